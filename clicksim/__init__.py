@@ -1,0 +1,49 @@
+"""Simulated prompts for interactive lesion segmentation of PET/CT.
+
+The names below are loaded when they are first used, so that `import clicksim` costs nothing.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Box": "clicksim.prompts",
+    "Click": "clicksim.prompts",
+    "ClicksimError": "clicksim.errors",
+    "Grid": "clicksim.geometry",
+    "Prompts": "clicksim.prompts",
+    "Scribble": "clicksim.prompts",
+    "find_lesions": "clicksim.lesions",
+    "measure_lesions": "clicksim.lesions",
+    "read_image": "clicksim.volumes",
+    "simulate_clicks": "clicksim.simulate.clicks",
+    "write_image": "clicksim.volumes",
+}
+
+if TYPE_CHECKING:
+    from clicksim.errors import ClicksimError as ClicksimError
+    from clicksim.geometry import Grid as Grid
+    from clicksim.lesions import find_lesions as find_lesions
+    from clicksim.lesions import measure_lesions as measure_lesions
+    from clicksim.prompts import Box as Box
+    from clicksim.prompts import Click as Click
+    from clicksim.prompts import Prompts as Prompts
+    from clicksim.prompts import Scribble as Scribble
+    from clicksim.simulate.clicks import simulate_clicks as simulate_clicks
+    from clicksim.volumes import read_image as read_image
+    from clicksim.volumes import write_image as write_image
+
+__all__ = ["__version__", *sorted(_HOMES)]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'clicksim' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,61 @@
+"""The exceptions of clicksim.
+
+    ClicksimError(ValueError)         every refusal of bad input; the command line prints it as one line
+    ├── GeometryError                 shapes, spacings, affines, grids that differ, points outside a volume
+    ├── ImageError                    a file or an array that is not a usable image
+    │   └── TruncatedError            the file ends before its header says
+    ├── PromptFormatError             a prompt file that cannot be read or written
+    ├── SettingError                  an unknown or impossible setting or protocol
+    ├── EmptyMaskError                no lesion where one is needed
+    └── ReferenceAbortError           the published rule has no answer here: its own script stops
+
+A message says what is wrong, what came, what is allowed or how to mend it, and where. A wrong type stays a
+`TypeError`.
+"""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class ClicksimError(ValueError):
+    """A refusal: the input, not the program, is at fault."""
+
+
+class GeometryError(ClicksimError):
+    """Shapes, spacings or affines that are impossible or do not fit together."""
+
+
+class ImageError(ClicksimError):
+    """A file or an array that is not a usable image."""
+
+
+class TruncatedError(ImageError):
+    """A file that ends before its header says."""
+
+
+class PromptFormatError(ClicksimError):
+    """A prompt file that cannot be read or written."""
+
+
+class SettingError(ClicksimError):
+    """An unknown or impossible setting or protocol."""
+
+
+class EmptyMaskError(ClicksimError):
+    """No lesion where one is needed."""
+
+
+class ReferenceAbortError(ClicksimError):
+    """The published rule has no answer for this input: its own script stops here."""
+
+
+def unknown_name(kind: str, name: str, allowed: Iterable[str]) -> SettingError:
+    """A `SettingError` for a name that does not exist, with the nearest one that does.
+
+    >>> str(unknown_name("strategy", "deepst", ["deepest", "rim"]))
+    "unknown strategy 'deepst'; did you mean 'deepest'? Allowed: deepest, rim"
+    """
+    names = sorted(allowed)
+    near = get_close_matches(name, names, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else "."
+    return SettingError(f"unknown {kind} {name!r}{hint} Allowed: {', '.join(names)}")

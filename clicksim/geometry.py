@@ -1,0 +1,178 @@
+"""Grids: shape, spacing and affine, and what happens to points when an image is cropped, flipped or resampled.
+
+Voxel axes `i, j, k` are the axes of the stored array; a whole number is the centre of a voxel. Millimetres
+`x, y, z` are RAS+. Arrays are never re-oriented; the affine says where a voxel lies.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from clicksim.errors import GeometryError
+
+Spacing = tuple[float, float, float]
+Shape = tuple[int, int, int]
+
+
+def check_shape(shape: Sequence[int]) -> Shape:
+    """Three positive whole numbers, or a `GeometryError`."""
+    if len(shape) != 3 or any(int(n) != n or n < 1 for n in shape):
+        raise GeometryError(f"a volume has three axes with at least one voxel each, got shape {tuple(shape)}")
+    return (int(shape[0]), int(shape[1]), int(shape[2]))
+
+
+def check_spacing(spacing: Sequence[float]) -> Spacing:
+    """Three positive finite numbers in mm, or a `GeometryError`."""
+    values = tuple(float(s) for s in spacing)
+    if len(values) != 3 or not all(np.isfinite(s) and s > 0 for s in values):
+        raise GeometryError(f"spacing must be three positive lengths in mm, got {values}")
+    return (values[0], values[1], values[2])
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """The lattice of a volume.
+
+    Attributes:
+        shape: Voxels along `i, j, k`.
+        spacing: Voxel size along `i, j, k` in mm, or None where only voxels are known.
+        affine: `(4, 4)`, voxel index to RAS+ mm, or None where only voxels are known.
+    """
+
+    shape: Shape
+    spacing: Spacing | None = None
+    affine: NDArray[np.float64] | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "shape", check_shape(self.shape))
+        if self.affine is not None:
+            affine = np.asarray(self.affine, dtype=np.float64)
+            if affine.shape != (4, 4) or not np.all(np.isfinite(affine)):
+                raise GeometryError(f"affine must be a finite 4 x 4 matrix, got shape {affine.shape}")
+            if abs(np.linalg.det(affine[:3, :3])) < 1e-12:
+                raise GeometryError("affine is singular: an axis has no length or two axes coincide")
+            affine.setflags(write=False)
+            object.__setattr__(self, "affine", affine)
+            if self.spacing is None:
+                object.__setattr__(self, "spacing", tuple(np.linalg.norm(affine[:3, :3], axis=0)))
+        if self.spacing is not None:
+            object.__setattr__(self, "spacing", check_spacing(self.spacing))
+
+    @classmethod
+    def from_spacing(cls, shape: Sequence[int], spacing: Sequence[float] | None) -> Self:
+        """A grid along the axes of the world with its first voxel at the origin; voxels only without a spacing."""
+        if spacing is None:
+            return cls(check_shape(shape))
+        checked = check_spacing(spacing)
+        return cls(check_shape(shape), checked, np.diag([*checked, 1.0]))
+
+    @property
+    def voxel_ml(self) -> float:
+        """Volume of one voxel in ml."""
+        return float(np.prod(self._known_spacing())) / 1000.0
+
+    @property
+    def size(self) -> int:
+        """Number of voxels."""
+        return self.shape[0] * self.shape[1] * self.shape[2]
+
+    def to_mm(self, voxels: ArrayLike) -> NDArray[np.float64]:
+        """`(n, 3)` voxel indices to `(n, 3)` RAS+ millimetres."""
+        affine = self._known_affine()
+        return np.asarray(voxels, dtype=np.float64).reshape(-1, 3) @ affine[:3, :3].T + affine[:3, 3]
+
+    def to_voxel(self, points: ArrayLike) -> NDArray[np.float64]:
+        """`(n, 3)` RAS+ millimetres to `(n, 3)` fractional voxel indices."""
+        inverse = np.linalg.inv(self._known_affine())
+        return np.asarray(points, dtype=np.float64).reshape(-1, 3) @ inverse[:3, :3].T + inverse[:3, 3]
+
+    def holds(self, voxels: ArrayLike) -> NDArray[np.bool_]:
+        """`(n,)`, True for each of `(n, 3)` voxel indices whose voxel lies inside the volume."""
+        index = np.asarray(voxels, dtype=np.float64).reshape(-1, 3)
+        return np.all((index >= -0.5) & (index < np.asarray(self.shape) - 0.5), axis=1)
+
+    def same_as(self, other: "Grid", *, tolerance_mm: float = 1e-2) -> bool:
+        """Whether two grids are the same lattice: equal shapes, and no corner further apart than the tolerance.
+
+        Where one of them knows no affine, the spacings are compared (to one part in a thousand, as headers of
+        one study disagree by that much); where one knows no spacing either, the shapes decide.
+        """
+        if self.shape != other.shape:
+            return False
+        if self.affine is not None and other.affine is not None:
+            corners = np.array(np.meshgrid(*([0, n - 1] for n in self.shape))).reshape(3, -1).T
+            return bool(np.max(np.abs(self.to_mm(corners) - other.to_mm(corners))) <= tolerance_mm)
+        if self.spacing is not None and other.spacing is not None:
+            return bool(np.allclose(self.spacing, other.spacing, rtol=1e-3, atol=0))
+        return True
+
+    def check_same(self, other: "Grid", names: tuple[str, str], *, where: str = "") -> None:
+        """Raise a `GeometryError` that names both grids unless they are the same lattice."""
+        if not self.same_as(other):
+            place = f" ({where})" if where else ""
+            raise GeometryError(
+                f"{names[0]} and {names[1]} are on different grids: {names[0]} {self}, {names[1]} {other}{place}; "
+                "resample one of them first"
+            )
+
+    def crop(self, start: Sequence[int], shape: Sequence[int]) -> "Grid":
+        """The grid of `array[start[0]:start[0] + shape[0], ...]`; a negative start pads."""
+        return self._moved(np.asarray(start, dtype=np.float64), np.eye(3), shape)
+
+    def flip(self, axis: int) -> "Grid":
+        """The grid of `numpy.flip(array, axis)`."""
+        step = np.eye(3)
+        step[axis, axis] = -1
+        origin = np.zeros(3)
+        origin[axis] = self.shape[axis] - 1
+        return self._moved(origin, step, self.shape)
+
+    def permute(self, axes: Sequence[int]) -> "Grid":
+        """The grid of `numpy.transpose(array, axes)`."""
+        if sorted(axes) != [0, 1, 2]:
+            raise GeometryError(f"axes must be a permutation of 0, 1, 2, got {tuple(axes)}")
+        return self._moved(np.zeros(3), np.eye(3)[:, list(axes)], [self.shape[a] for a in axes])
+
+    def resample(self, shape: Sequence[int]) -> "Grid":
+        """A grid of another shape over the same field of view: outer faces stay where they are."""
+        new = check_shape(shape)
+        factor = np.asarray(self.shape) / np.asarray(new)
+        return self._moved(factor / 2 - 0.5, np.diag(factor), new)
+
+    def _moved(self, origin: NDArray[np.float64], step: NDArray[np.float64], shape: Sequence[int]) -> "Grid":
+        """The grid whose voxel `v` lies at voxel `origin + step @ v` of this one."""
+        checked = check_shape(shape)
+        spacing = None if self.spacing is None else check_spacing(np.abs(step).T @ np.asarray(self.spacing))
+        if self.affine is None:
+            return Grid(checked, spacing)
+        change = np.eye(4)
+        change[:3, :3], change[:3, 3] = step, origin
+        return Grid(checked, spacing, self.affine @ change)
+
+    def _known_affine(self) -> NDArray[np.float64]:
+        if self.affine is None:
+            raise GeometryError(
+                f"millimetres need a spacing or an affine; this grid has only a shape, {self.shape}"
+            )
+        return self.affine
+
+    def _known_spacing(self) -> Spacing:
+        if self.spacing is None:
+            raise GeometryError(f"a length in mm needs a spacing; this grid has only a shape, {self.shape}")
+        return self.spacing
+
+    def __eq__(self, other: Any) -> bool:
+        return isinstance(other, Grid) and self.same_as(other, tolerance_mm=1e-6)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __str__(self) -> str:
+        size = (
+            "unknown spacing"
+            if self.spacing is None
+            else " x ".join(f"{s:.5g}" for s in self.spacing) + " mm"
+        )
+        return f"{self.shape} at {size}"

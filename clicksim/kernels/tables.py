@@ -1,0 +1,30 @@
+"""What a lesion table needs from the uptake."""
+
+import numpy as np
+
+from clicksim.kernels.compiler import kernel
+
+
+@kernel
+def highest_mean(uptake, voxels, offsets):
+    """The highest mean over a neighbourhood that is moved over some voxels and cut by the border.
+
+    Args:
+        uptake: `(I, J, K)`, any layout and float dtype.
+        voxels: int64 `(n, 3)`, centres.
+        offsets: int64 `(m, 3)`, the neighbourhood; it holds `(0, 0, 0)`.
+
+    Returns:
+        float64.
+    """
+    I, J, K = uptake.shape
+    best = -np.inf
+    for n in range(voxels.shape[0]):
+        total, count = 0.0, 0
+        for m in range(offsets.shape[0]):
+            i, j, k = voxels[n, 0] + offsets[m, 0], voxels[n, 1] + offsets[m, 1], voxels[n, 2] + offsets[m, 2]
+            if 0 <= i < I and 0 <= j < J and 0 <= k < K:
+                total += uptake[i, j, k]
+                count += 1
+        best = max(best, total / count)
+    return best

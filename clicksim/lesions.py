@@ -1,0 +1,424 @@
+"""Components and lesions: a mask in; sizes, boxes, depths, rims and uptake of each component out.
+
+Everything works on the runs of the foreground (`clicksim.kernels.runs`), so its cost follows the lesions and
+not the volume. Components are numbered from 1 by their first voxel in the order k, then j, then i (i runs
+fastest), whatever the memory layout of the array: the order in which cc3d numbers a Fortran-ordered array, and
+so the order behind the published clicks.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from clicksim.errors import GeometryError, ImageError, unknown_name
+from clicksim.geometry import Grid, Spacing, check_shape, check_spacing
+from clicksim.kernels import depth as depth_kernels
+from clicksim.kernels import runs as run_kernels
+from clicksim.kernels import tables as table_kernels
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Instances = Literal["auto", "labels", "components", "touching"]
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+INSTANCE_RULES = ("auto", "labels", "components", "touching")
+CONNECTIVITIES = (6, 18, 26)
+EQUAL_DEPTH = 1e-9  # relative; absorbs the rounding of sums of squares taken in another order
+
+
+@dataclass(frozen=True)
+class Memory:
+    """How a volume lies in memory: which axis is slow, middle and fast.
+
+    Attributes:
+        shape: `(I, J, K)`.
+        axes: The array's axes from slow to fast; `(2, 1, 0)` for a Fortran-ordered array.
+    """
+
+    shape: tuple[int, int, int]
+    axes: tuple[int, int, int]
+
+    @property
+    def lengths(self) -> Ints:
+        """Voxels along (slow, middle, fast)."""
+        return np.array([self.shape[a] for a in self.axes], dtype=np.int64)
+
+    @property
+    def ranks(self) -> Ints:
+        """What a step along (slow, middle, fast) adds to the C-order index of a voxel."""
+        _, J, K = self.shape
+        steps = (J * K, K, 1)
+        return np.array([steps[a] for a in self.axes], dtype=np.int64)
+
+    def coordinates(self, indices: Ints) -> Ints:
+        """`(n,)` flat indices in memory order to `(n, 3)` voxels `i, j, k`."""
+        _, middle, fast = self.lengths
+        out = np.empty((len(indices), 3), dtype=np.int64)
+        line, out[:, self.axes[2]] = np.divmod(indices, fast)
+        out[:, self.axes[0]], out[:, self.axes[1]] = np.divmod(line, middle)
+        return out
+
+    def indices(self, voxels: Ints) -> Ints:
+        """`(n, 3)` voxels `i, j, k` to flat indices in memory order."""
+        _, middle, fast = self.lengths
+        slow_axis, middle_axis, fast_axis = self.axes
+        return (voxels[:, slow_axis] * middle + voxels[:, middle_axis]) * fast + voxels[:, fast_axis]
+
+
+def flat_view(array: NDArray[Any]) -> tuple[NDArray[Any], Memory]:
+    """A volume as one line of its own memory; a copy only where it does not fill a block of memory.
+
+    Raises:
+        GeometryError: Not three axes, or an axis without voxels.
+    """
+    shape = check_shape(array.shape)
+    order = sorted(range(3), key=lambda a: (-abs(array.strides[a]) if shape[a] > 1 else 0, -a))
+    packed = array.transpose(order)
+    if not (packed.flags.c_contiguous and packed.flags.aligned):
+        order, packed = [2, 1, 0], np.ascontiguousarray(array.transpose(2, 1, 0))
+    return packed.reshape(-1), Memory(shape, (order[0], order[1], order[2]))
+
+
+def as_labels(mask: ArrayLike, *, where: str = "") -> NDArray[Any]:
+    """A mask or label array in a dtype that the kernels take: uint8, int16 or int32, without a copy where possible.
+
+    Raises:
+        ImageError: Values that are negative, not whole (to one part in a thousand), or above 2**31 - 1.
+    """
+    array = np.asarray(mask)
+    place = f" ({where})" if where else ""
+    if array.dtype == np.bool_:
+        return array.view(np.uint8)
+    if array.dtype == np.uint8:
+        return array
+    if array.dtype.kind not in "iuf":
+        raise ImageError(f"labels must be numbers, got {array.dtype}{place}")
+    if array.size:
+        low, high = array.min(), array.max()  # a NaN shows in both
+        if not (low >= 0 and high < 2**31):
+            raise ImageError(
+                f"labels must be 0 for background and positive for lesions, got {low} to {high}{place}; "
+                "set what is to be ignored to 0"
+            )
+    if array.dtype.kind == "f":
+        whole = np.rint(array)
+        if np.any(np.abs(array - whole) > 1e-3):
+            odd = np.unique(array[np.abs(array - whole) > 1e-3])[:10].tolist()
+            raise ImageError(f"labels must be whole numbers, got {odd}{place}; threshold the map first")
+        return whole.astype(np.int32, order="K")
+    if array.dtype == np.int8:
+        return array.view(np.uint8)
+    return array if array.dtype in (np.int16, np.int32) else array.astype(np.int32, order="K")
+
+
+@dataclass(frozen=True)
+class Components:
+    """The components of a volume, each as runs in memory order.
+
+    Attributes:
+        memory: Layout that the runs refer to.
+        ids: `(n,)` what each component is called: its number from 1, or the stored label of an instance.
+        starts, stops: Runs of all components, component by component.
+        bounds: `(n + 1,)`, where each component begins and ends among the runs.
+    """
+
+    memory: Memory
+    ids: Ints
+    starts: Ints
+    stops: Ints
+    bounds: Ints
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __iter__(self) -> Iterator["Component"]:
+        return (self[n] for n in range(len(self)))
+
+    def __getitem__(self, n: int) -> "Component":
+        runs = slice(int(self.bounds[n]), int(self.bounds[n + 1]))
+        _, low, high, _ = self.measures
+        return Component(self.memory, int(self.ids[n]), self.starts[runs], self.stops[runs], low[n], high[n])
+
+    @property
+    def sizes(self) -> Ints:
+        """`(n,)` voxels of each component."""
+        sizes, _, _, _ = self.measures
+        return sizes
+
+    @property
+    def boxes(self) -> tuple[Ints, Ints]:
+        """`(n, 3)` first and `(n, 3)` last voxel `i, j, k` of each component's box."""
+        _, low, high, _ = self.measures
+        back = np.argsort(self.memory.axes)
+        return low[:, back], high[:, back]
+
+    @property
+    def centroids(self) -> Floats:
+        """`(n, 3)` mean voxel `i, j, k`; a whole number is the centre of a voxel."""
+        sizes, _, _, sums = self.measures
+        return (sums / sizes[:, None])[:, np.argsort(self.memory.axes)]
+
+    @cached_property
+    def numbers(self) -> Ints:
+        """For each run the place of its component, from 0."""
+        return np.repeat(np.arange(len(self)), np.diff(self.bounds))
+
+    @cached_property
+    def measures(self) -> tuple[Ints, Ints, Ints, Floats]:
+        """Sizes, boxes and coordinate sums along (slow, middle, fast)."""
+        _, middle, fast = self.memory.lengths
+        measured: tuple[Ints, Ints, Ints, Floats] = run_kernels.measure_runs(
+            self.starts, self.stops, self.numbers, len(self), middle, fast
+        )
+        return measured
+
+    def select(self, keep: NDArray[np.bool_] | Ints) -> "Components":
+        """Some of the components, in their order; ids stay."""
+        places = np.arange(len(self))[keep]
+        runs = np.concatenate([np.arange(self.bounds[n], self.bounds[n + 1]) for n in places] or [places])
+        bounds = np.concatenate([[0], np.cumsum(np.diff(self.bounds)[places])])
+        return Components(self.memory, self.ids[places], self.starts[runs], self.stops[runs], bounds)
+
+
+@dataclass(frozen=True)
+class Component:
+    """One component: its voxels, its depth, its rim. What is asked for is computed once."""
+
+    memory: Memory
+    id: int
+    starts: Ints
+    stops: Ints
+    low: Ints
+    high: Ints
+
+    @cached_property
+    def indices(self) -> Ints:
+        """`(n,)` flat indices in memory order."""
+        expanded: Ints = run_kernels.expand_runs(self.starts, self.stops)
+        return expanded
+
+    @property
+    def box(self) -> tuple[Ints, Ints]:
+        """First and last voxel `i, j, k` of the box."""
+        back = np.argsort(self.memory.axes)
+        return self.low[back], self.high[back]
+
+    @cached_property
+    def voxels(self) -> Ints:
+        """`(n, 3)` voxels in C order of `(i, j, k)`."""
+        return self.memory.coordinates(self.indices)[self._c_order]
+
+    @cached_property
+    def _c_order(self) -> Ints:
+        """Places of the voxels in memory order, sorted by C order."""
+        voxels = self.memory.coordinates(self.indices)
+        _, J, K = self.memory.shape
+        return np.argsort((voxels[:, 0] * J + voxels[:, 1]) * K + voxels[:, 2], kind="stable")
+
+    def rim(self, *, closed: bool) -> Ints:
+        """`(n, 3)` voxels with a 6-neighbour outside the component, in C order.
+
+        They are the voxels of least depth in voxel units. Where the border of the volume does not count as
+        outside and the component fills the volume, there is no rim; all voxels are equally deep then, and all
+        of them are given.
+        """
+        geometry = (self.starts, self.stops, self.memory.lengths, self.low, self.high)
+        mask = depth_kernels.is_rim(*geometry, closed)
+        return self.voxels[mask[self._c_order]] if mask.any() else self.voxels
+
+    def depths(self, spacing: Spacing | None, *, closed: bool) -> Floats:
+        """`(n,)` distance of each voxel to the nearest voxel outside, in the order of `voxels`.
+
+        Args:
+            spacing: Voxel size in mm; None for voxel units.
+            closed: Whether the border of the volume counts as outside. If it does not, a component without any
+                voxel outside is infinitely deep.
+        """
+        squared = depth_kernels.squared_depths(*self._geometry(spacing), closed)
+        return np.asarray(np.sqrt(squared[self._c_order]))
+
+    def deepest(self, spacing: Spacing | None, *, closed: bool) -> tuple[tuple[int, int, int], float]:
+        """The deepest voxel and its depth; of equally deep ones the first in C order of `(i, j, k)`."""
+        index, squared = depth_kernels.deepest_voxel(
+            *self._geometry(spacing), closed, self.memory.ranks, EQUAL_DEPTH
+        )
+        i, j, k = self.memory.coordinates(np.array([index]))[0]
+        return (int(i), int(j), int(k)), float(np.sqrt(squared))
+
+    def holds(self, voxel: Sequence[int]) -> bool:
+        """Whether a voxel belongs to the component."""
+        if not all(0 <= v < n for v, n in zip(voxel, self.memory.shape, strict=True)):
+            return False
+        index = self.memory.indices(np.array([voxel], dtype=np.int64))[0]
+        run = int(np.searchsorted(self.starts, index, side="right")) - 1
+        return bool(run >= 0 and index < self.stops[run])
+
+    def _geometry(self, spacing: Spacing | None) -> tuple[Any, ...]:
+        """What the depth kernels take."""
+        size = np.ones(3) if spacing is None else np.asarray(spacing, dtype=np.float64)
+        weights = size[list(self.memory.axes)] ** 2
+        return self.starts, self.stops, self.memory.lengths, self.low, self.high, weights
+
+
+def find_lesions(
+    mask: ArrayLike, *, instances: Instances = "auto", connectivity: int = 26, where: str = ""
+) -> Components:
+    """The lesions of a mask or of an instance map.
+
+    Args:
+        mask: `(I, J, K)`; 0 is background. Booleans, integers and whole-valued floats of any layout.
+        instances: `components` splits the mask into connected components, whatever its values. `labels` takes
+            each distinct value as one lesion with that id, even in several parts. `auto` is `labels` where
+            there is more than one distinct non-zero value, else `components`. `touching` is the published
+            rule: voxels are connected where their values are equal, so touching instances are separate and one
+            value in two parts is two components.
+        connectivity: 6, 18 or 26.
+        where: A file or case to name in errors.
+
+    Returns:
+        Components in the order k, then j, then i of their first voxel; with `labels` in ascending order of id.
+        None for an empty mask.
+
+    Raises:
+        ImageError: Values that are no labels.
+        GeometryError: Not three axes.
+    """
+    if instances not in INSTANCE_RULES:
+        raise unknown_name("rule for instances", str(instances), INSTANCE_RULES)
+    if connectivity not in CONNECTIVITIES:
+        raise GeometryError(f"connectivity must be 6, 18 or 26, got {connectivity}")
+    array = np.asarray(mask)
+    if array.ndim != 3:
+        raise GeometryError(f"a mask has three axes, got shape {array.shape}{f' ({where})' if where else ''}")
+    flat, memory = flat_view(as_labels(array, where=where))
+    starts, stops, values = scan_labels(flat, memory)
+    rule = instances
+    if rule == "auto":
+        rule = "labels" if len(np.unique(values)) > 1 else "components"
+    if rule == "labels":
+        return _group_by_value(memory, starts, stops, values)
+    if rule == "components":
+        values = np.ones_like(values)
+        starts, stops = _close_gaps(starts, stops, int(memory.lengths[2]))
+        values = values[: len(starts)]
+    return connect(memory, starts, stops, values, connectivity)
+
+
+def scan_labels(flat: NDArray[Any], memory: Memory) -> tuple[Ints, Ints, Ints]:
+    """Runs of equal non-zero value: starts, stops, values. One pass over the labels."""
+    per_word = 8 // flat.itemsize
+    words = flat[: flat.size // per_word * per_word].view(np.uint64)
+    found: tuple[Ints, Ints, Ints] = run_kernels.find_runs(flat, words, per_word, int(memory.lengths[2]))
+    return found
+
+
+def connect(memory: Memory, starts: Ints, stops: Ints, values: Ints, connectivity: int) -> Components:
+    """Components of runs: equal values that touch."""
+    lengths = memory.lengths
+    roots = run_kernels.connect_runs(starts, stops, values, lengths[1], lengths[2], connectivity)
+    firsts, places = np.unique(roots, return_inverse=True)
+    # the first voxel of a component in the order k, j, i is the start of one of its runs
+    i, j, k = memory.coordinates(starts).T
+    I, J, _ = memory.shape
+    keys = np.full(len(firsts), np.iinfo(np.int64).max)
+    np.minimum.at(keys, places, (k * J + j) * I + i)
+    ranks = np.argsort(np.argsort(keys))
+    return _gather(memory, starts, stops, ranks[places], np.arange(1, len(firsts) + 1))
+
+
+def measure_lesions(
+    lesions: Components, *, spacing: Sequence[float], uptake: NDArray[Any] | None = None, peak_ml: float = 1.0
+) -> "pa.Table":
+    """One row per lesion: size, box, centroid, deepest voxel, and its uptake where one is given.
+
+    Args:
+        lesions: From `find_lesions`.
+        spacing: Voxel size along `(I, J, K)`, in mm.
+        uptake: `(I, J, K)`, such as SUV; the three SUV columns are null without it.
+        peak_ml: Volume of the sphere behind `suv_peak`.
+
+    Returns:
+        `lesion` (id), `voxels`, `volume_ml`, `box_first`, `box_last` (voxels, both inside), `centroid` (voxels),
+        `deepest` (voxel), `depth_mm` (border of the volume counted as outside), `suv_max`, `suv_mean`,
+        `suv_peak`: the highest mean over a sphere of `peak_ml` centred on a voxel of the lesion and cut by the
+        border of the volume; no smaller than one voxel.
+
+    Raises:
+        GeometryError: The uptake is on another grid.
+    """
+    import pyarrow as pa
+
+    sizes_mm = check_spacing(spacing)
+    grid = Grid.from_spacing(lesions.memory.shape, sizes_mm)
+    low, high = lesions.boxes
+    deepest = [lesion.deepest(sizes_mm, closed=True) for lesion in lesions]
+    empty: list[float | None] = [None] * len(lesions)
+    top, mean, peak = (
+        (empty, empty, empty) if uptake is None else _measure_uptake(lesions, uptake, grid, peak_ml)
+    )
+    triple, floats = pa.list_(pa.int32(), 3), pa.list_(pa.float64(), 3)
+    columns = {
+        "lesion": pa.array(lesions.ids, pa.int32()),
+        "voxels": pa.array(lesions.sizes, pa.int64()),
+        "volume_ml": pa.array(lesions.sizes * grid.voxel_ml, pa.float64()),
+        "box_first": pa.array(low.tolist(), triple),
+        "box_last": pa.array(high.tolist(), triple),
+        "centroid": pa.array(lesions.centroids.tolist(), floats),
+        "deepest": pa.array([voxel for voxel, _ in deepest], triple),
+        "depth_mm": pa.array([depth for _, depth in deepest], pa.float64()),
+        "suv_max": pa.array(top, pa.float32()),
+        "suv_mean": pa.array(mean, pa.float32()),
+        "suv_peak": pa.array(peak, pa.float32()),
+    }
+    return pa.table(columns)
+
+
+def _measure_uptake(
+    lesions: Components, uptake: NDArray[Any], grid: Grid, peak_ml: float
+) -> tuple[list[float], list[float], list[float]]:
+    """Maximum, mean and peak of each lesion."""
+    if uptake.shape != lesions.memory.shape:
+        raise GeometryError(f"uptake and mask have different shapes: {uptake.shape} and {lesions.memory.shape}")
+    sphere = _sphere(grid, peak_ml)
+    top, mean, peak = [], [], []
+    for lesion in lesions:
+        values = uptake[tuple(lesion.voxels.T)].astype(np.float64)
+        top.append(float(values.max()))
+        mean.append(float(values.mean()))
+        peak.append(float(table_kernels.highest_mean(uptake, lesion.voxels, sphere)))
+    return top, mean, peak
+
+
+def _sphere(grid: Grid, volume_ml: float) -> Ints:
+    """`(n, 3)` voxel offsets whose centres lie within a sphere of a volume; at least the centre."""
+    radius_mm = (3000.0 * volume_ml / (4.0 * np.pi)) ** (1 / 3)
+    spacing = np.asarray(grid.spacing)
+    reach = np.floor(radius_mm / spacing).astype(int)
+    offsets = np.stack(np.meshgrid(*(np.arange(-r, r + 1) for r in reach), indexing="ij"), -1).reshape(-1, 3)
+    return offsets[((offsets * spacing) ** 2).sum(1) <= radius_mm**2]
+
+
+def _group_by_value(memory: Memory, starts: Ints, stops: Ints, values: Ints) -> Components:
+    ids, places = np.unique(values, return_inverse=True)
+    return _gather(memory, starts, stops, places, ids)
+
+
+def _gather(memory: Memory, starts: Ints, stops: Ints, places: Ints, ids: Ints) -> Components:
+    """Runs sorted by component, in memory order within each."""
+    order = np.argsort(places, kind="stable")
+    bounds = np.searchsorted(places[order], np.arange(len(ids) + 1))
+    return Components(memory, ids.astype(np.int64), starts[order], stops[order], bounds)
+
+
+def _close_gaps(starts: Ints, stops: Ints, row: int) -> tuple[Ints, Ints]:
+    """Join neighbouring runs of one row, which differ in value only."""
+    if not len(starts):
+        return starts, stops
+    opens = np.concatenate([[True], (starts[1:] != stops[:-1]) | (starts[1:] % row == 0)])
+    return starts[opens], stops[np.concatenate([opens[1:], [True]])]

@@ -1,0 +1,57 @@
+"""What differs between patients: build, posture, sex, and what a tracer does in each organ.
+
+FDG is hot in brain, bladder and at times myocardium; PSMA in kidneys, salivary and lacrimal glands, duodenum
+and bladder. The values are typical ones, not measurements.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+LEFT, RIGHT = 1, -1
+
+# SUV before blurring; each patient multiplies them by a factor of its own
+SUV = {
+    "fdg": {
+        "fat": 0.25, "muscle": 0.65, "blood": 1.6, "lung": 0.45, "marrow": 1.5, "cortical": 0.7, "liver": 2.2,
+        "spleen": 1.8, "kidney": 2.6, "pelvis": 8.0, "bladder": 28.0, "white": 3.6, "grey": 9.5,
+        "gland": 2.2, "lacrimal": 1.6, "stomach": 1.9, "duodenum": 1.8, "bowel": 1.5, "colon": 1.7,
+        "pancreas": 1.4, "prostate": 1.8, "thyroid": 1.3, "ureter": 14.0, "tonsil": 4.2, "gallbladder": 0.6, "testis": 2.8,
+    },
+    "psma": {
+        "fat": 0.2, "muscle": 0.5, "blood": 1.4, "lung": 0.4, "marrow": 0.7, "cortical": 0.4, "liver": 5.0,
+        "spleen": 6.5, "kidney": 46.0, "pelvis": 32.0, "bladder": 32.0, "white": 0.15, "grey": 0.25,
+        "gland": 18.0, "lacrimal": 14.0, "stomach": 2.2, "duodenum": 14.0, "bowel": 5.5, "colon": 1.6,
+        "pancreas": 2.2, "prostate": 2.6, "thyroid": 1.3, "ureter": 14.0, "tonsil": 3.0, "gallbladder": 3.0, "testis": 0.8,
+    },
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Patient:
+    """What differs between patients."""
+
+    tracer: str
+    suv: dict[str, float]
+    girth: float
+    fat_mm: float
+    arms_up: bool
+    male: bool
+    rng: np.random.Generator
+
+
+def draw_patient(tracer: str, rng: np.random.Generator) -> Patient:
+    """A patient of random build and uptake."""
+    suv = {name: value * float(np.exp(rng.normal(0, 0.16))) for name, value in SUV[tracer].items()}
+    suv["bladder"] *= float(np.exp(rng.normal(0, 0.4)))
+    suv["myocardium"] = float(rng.uniform(3, 11) if tracer == "fdg" and rng.random() < 0.65 else 1.9)
+    girth = float(np.clip(rng.normal(1.02, 0.07), 0.88, 1.2))
+    return Patient(
+        tracer,
+        suv,
+        girth,
+        fat_mm=float(np.clip(14 + 90 * (girth - 1), 6, 30)),
+        arms_up=bool(rng.random() < 0.7),
+        male=tracer == "psma" or bool(rng.random() < 0.55),
+        rng=rng,
+    )

@@ -1,0 +1,348 @@
+"""The JSON files of the field, read and written.
+
+    plain             {"tumor": [[x, y, z], ...], "background": [...]}, on one line
+    grand-challenge   {"version": ..., "type": "Multiple points", "points": [{"point": ..., "name": ...}]}
+    lesion points     the same container with one named point per lesion, in fractional voxels
+
+`x, y, z` are voxel indices `i, j, k` of the stored array, never millimetres, although the container is the
+generic one for points. Files hold neither strokes nor boxes: what is read are clicks.
+"""
+
+import json
+import math
+import os
+import re
+import reprlib
+import secrets
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from clicksim.errors import GeometryError, PromptFormatError, unknown_name
+from clicksim.geometry import Grid
+from clicksim.prompts.records import Box, Click, Prompts, Voxel, check_inside
+
+FOREGROUND, BACKGROUND = "tumor", "background"
+_POLARITY = {FOREGROUND: True, BACKGROUND: False}
+_VERSION = {"major": 1, "minor": 0}
+_KIND = "Multiple points"
+
+
+def dump_prompts(prompts: Prompts, format: str = "plain", *, indent: int | None = None) -> str:  # noqa: A002
+    """Write prompts as text in one of the field's formats, without a line end behind it.
+
+    Foreground comes first, then background, each in its order. A scribble is the row of its voxels.
+
+    >>> dump_prompts(Prompts((Click((1, 2, 3), True),), Grid((4, 4, 4))))
+    '{"tumor": [[1, 2, 3]], "background": []}'
+
+    Args:
+        prompts: Clicks and scribbles.
+        format: `plain` or `grand-challenge`.
+        indent: Spaces per level; None writes one line, as the published files have it.
+
+    Raises:
+        SettingError: If the format is unknown.
+        PromptFormatError: If there are boxes, which these formats cannot say.
+    """
+    if format not in _WRITERS:
+        raise unknown_name("prompt format", format, _WRITERS)
+    boxes = sum(isinstance(prompt, Box) for prompt in prompts)
+    if boxes:
+        place = f" (case {prompts.case_id})" if prompts.case_id else ""
+        raise PromptFormatError(
+            f"{boxes} of {len(prompts)} prompts are boxes; {format} files hold clicks and scribbles{place}"
+        )
+    return json.dumps(_WRITERS[format](prompts), indent=indent)
+
+
+def load_prompts(
+    text: str, grid: Grid, *, case_id: str = "", where: str = "", strict: bool = True
+) -> Prompts:
+    """Read prompts from plain or Grand Challenge text; which of them it is shows in its keys.
+
+    A missing list means an empty one, and a Grand Challenge file needs no `name` of its own. Coordinates may
+    be written as 3 or as 3.0. The clicks stand in the order of the file.
+
+    Args:
+        text: The JSON.
+        grid: The lattice of the image that was clicked.
+        case_id: The case, for the result.
+        where: The file, for messages.
+        strict: Refuse names other than `tumor` and `background`, also `Tumor`; if False, such points are left
+            out, with a sentence in the notes of the result.
+
+    Returns:
+        Clicks with the annotator `file`.
+
+    Raises:
+        PromptFormatError: If the text is not JSON, repeats a key, or holds anything but such points.
+        GeometryError: If a point lies outside the volume.
+    """
+    root = _parse(text, where)
+    named = _plain_points(root, where) if _is_plain(root, where) else _named_points(root, where)
+    notes: tuple[str, ...] = ()
+    foreign = [name for name, _ in named if name not in _POLARITY]
+    if foreign:
+        names = _ten(dict.fromkeys(map(_short, foreign)))
+        if strict:
+            _refuse(f"prompts named {names}; allowed: {FOREGROUND}, {BACKGROUND}, in lower case", where)
+        notes = (f"{len(foreign)} prompts named {names} were left out",)
+    named = [(name, point) for name, point in named if name in _POLARITY]
+    clicks = tuple(
+        Click(voxel, _POLARITY[name])
+        for (name, _), voxel in zip(named, _voxels([point for _, point in named], grid, where), strict=True)
+    )
+    prompts = Prompts(clicks, grid, case_id, notes=notes, annotator="file")
+    check_inside(prompts, where=where)
+    return prompts
+
+
+def read_prompts(path: str | Path, grid: Grid, *, case_id: str = "", strict: bool = True) -> Prompts:
+    """Read a prompt file; see `load_prompts`. A byte order mark is skipped.
+
+    Raises:
+        PromptFormatError: If the file is missing or not UTF-8; otherwise as `load_prompts`.
+    """
+    return load_prompts(_read(Path(path)), grid, case_id=case_id, where=str(path), strict=strict)
+
+
+def write_prompts(
+    path: str | Path,
+    prompts: Prompts,
+    format: str = "plain",  # noqa: A002 - the field calls it format
+    *,
+    indent: int | None = None,
+) -> None:
+    """Write a prompt file, complete or not at all; see `dump_prompts`. An existing file is replaced.
+
+    Raises:
+        PromptFormatError: If the file cannot be written; otherwise as `dump_prompts`.
+    """
+    text = dump_prompts(prompts, format, indent=indent)
+    file = Path(path)
+    temporary = file.with_name(f".writing-{secrets.token_hex(8)}.json")
+    try:
+        with temporary.open("xb") as out:
+            out.write(text.encode())
+            out.flush()
+            os.fsync(out.fileno())
+        temporary.replace(file)
+    except OSError as error:
+        raise PromptFormatError(f"cannot write the prompts: {error.strerror} ({file})") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True, slots=True)
+class LesionPoint:
+    """Where a lesion of the longitudinal CT data lies.
+
+    Attributes:
+        lesion_id: Its number, the value of its voxels in the mask.
+        name: The name in the file, which ends with that number.
+        point: `(x, y, z)` as published: the centre of gravity in voxels plus 0.5 along each axis.
+    """
+
+    lesion_id: int
+    name: str
+    point: tuple[float, float, float]
+
+    @property
+    def index(self) -> tuple[float, float, float]:
+        """The centre of gravity as a fractional voxel index; a whole number is the centre of a voxel."""
+        x, y, z = self.point
+        return (x - 0.5, y - 0.5, z - 0.5)
+
+    @property
+    def voxel(self) -> Voxel:
+        """The voxel that holds the point."""
+        x, y, z = self.point
+        return (math.floor(x), math.floor(y), math.floor(z))
+
+
+def load_lesion_points(text: str, *, where: str = "") -> list[LesionPoint]:
+    """Read the points of a per-lesion file of the longitudinal CT data.
+
+    The number of a lesion is the last word of the point's name: 7 for `7` and for `Lesion 7`. An empty list of
+    points is a result, an empty file is refused.
+
+    Args:
+        text: The JSON.
+        where: The file, for messages.
+
+    Returns:
+        The points in the order of the file.
+
+    Raises:
+        PromptFormatError: If the text is not such JSON, a name does not end with a number from 1, a point has
+            not three finite coordinates, or two points have one number.
+    """
+    named = _named_points(_parse(text, where), where)
+    _refuse_points([point for _, point in named], _is_number, "three finite numbers", where)
+    points = [
+        LesionPoint(_lesion_id(name, where), name, (float(x), float(y), float(z)))
+        for name, (x, y, z) in named
+    ]
+    counts = Counter(p.lesion_id for p in points)
+    repeated = [str(lesion) for lesion, count in counts.items() if count > 1]
+    if repeated:
+        _refuse(f"lesions with more than one point: {_ten(repeated)}", where)
+    return points
+
+
+def dump_lesion_points(points: Iterable[LesionPoint]) -> str:
+    """Write lesion points in the published layout: sorted keys, 4 spaces, no line end behind it."""
+    named = [{"name": p.name, "point": list(p.point)} for p in points]
+    root = {"name": "Points of interest", "points": named, "type": _KIND, "version": _VERSION}
+    return json.dumps(root, indent=4, sort_keys=True)
+
+
+def _plain(prompts: Prompts) -> dict[str, Any]:
+    return {FOREGROUND: prompts.foreground.tolist(), BACKGROUND: prompts.background.tolist()}
+
+
+def _grand_challenge(prompts: Prompts) -> dict[str, Any]:
+    points = [{"point": point, "name": name} for name, rows in _plain(prompts).items() for point in rows]
+    return {"version": _VERSION, "type": _KIND, "points": points}
+
+
+_WRITERS: dict[str, Callable[[Prompts], dict[str, Any]]] = {
+    "plain": _plain,
+    "grand-challenge": _grand_challenge,
+}
+
+
+def _refuse(message: str, where: str) -> NoReturn:
+    raise PromptFormatError(f"{message} ({where})" if where else message)
+
+
+def _ten(names: Iterable[str]) -> str:
+    """Up to ten of them."""
+    found = list(names)
+    more = f" and {len(found) - 10} more" if len(found) > 10 else ""
+    return ", ".join(found[:10]) + more
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise PromptFormatError(f"cannot read the prompts: {error.strerror} ({file})") from error
+    except UnicodeDecodeError as error:
+        raise PromptFormatError(f"not a JSON file: byte {error.start} is not UTF-8 ({file})") from error
+
+
+def _parse(text: str, where: str) -> dict[str, Any]:
+    """The object that the text is, without repeated keys, NaN or Infinity."""
+
+    def unrepeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            keys = [key for key, _ in pairs]
+            _refuse(f"repeated keys: {_ten(sorted({repr(k) for k in keys if keys.count(k) > 1}))}", where)
+        return found
+
+    def no_constant(name: str) -> NoReturn:
+        _refuse(f"{name} is no coordinate; allowed: finite numbers", where)
+
+    if not text.strip():
+        _refuse("the file is empty; a case without prompts has empty lists", where)
+    try:
+        root = json.loads(text, object_pairs_hook=unrepeated, parse_constant=no_constant)
+    except json.JSONDecodeError as error:
+        _refuse(f"not JSON: {error.msg} at line {error.lineno}, column {error.colno}", where)
+    except RecursionError:
+        _refuse("not a prompt file: lists or objects are nested too deeply", where)
+    except PromptFormatError:
+        raise
+    except ValueError as error:  # a number of thousands of digits
+        _refuse(f"not a prompt file: {error}", where)
+    if not isinstance(root, dict):
+        _refuse(f"a prompt file is a JSON object, got a {type(root).__name__}", where)
+    return root
+
+
+def _is_plain(root: dict[str, Any], where: str) -> bool:
+    plain = sorted(root.keys() & _POLARITY.keys())
+    points = sorted(root.keys() & {"points", "type", "version"})
+    if bool(plain) == bool(points):
+        _refuse(
+            f"neither plain nor Grand Challenge prompts: keys {_ten(map(_short, root))}; allowed: "
+            f"{FOREGROUND} and {BACKGROUND}, or version, type and points",
+            where,
+        )
+    return bool(plain)
+
+
+def _plain_points(root: dict[str, Any], where: str) -> list[tuple[str, Any]]:
+    for name, points in root.items():
+        if not isinstance(points, list):
+            _refuse(f"{name!r} must be a list of points, got {_short(points)}", where)
+    return [(name, point) for name, points in root.items() for point in points]
+
+
+def _named_points(root: dict[str, Any], where: str) -> list[tuple[str, Any]]:
+    """Name and coordinates of each point of a Grand Challenge object."""
+    if root.get("type", _KIND) != _KIND:
+        _refuse(f"type is {_short(root['type'])}; allowed: {_KIND!r}", where)
+    version = root.get("version", _VERSION)
+    if not isinstance(version, dict) or version.get("major") != 1:
+        _refuse(f"version is {_short(version)}; known: major 1", where)
+    points = root.get("points", [])
+    if not isinstance(points, list):
+        _refuse(f"'points' must be a list, got {_short(points)}", where)
+    for number, item in enumerate(points):
+        if not isinstance(item, dict) or "point" not in item or not isinstance(item.get("name"), str):
+            _refuse(f"points[{number}] must be an object with point and name, got {_short(item)}", where)
+    return [(item["name"], item["point"]) for item in points]
+
+
+def _voxels(points: list[Any], grid: Grid, where: str) -> list[Voxel]:
+    _refuse_points(points, _is_whole, "three whole numbers", where)
+    voxels = [(int(x), int(y), int(z)) for x, y, z in points]
+    # beyond the whole numbers of a table; check_inside looks at the others
+    huge = [str(v) for v in voxels if max(map(abs, v)) >= 2**31]
+    if huge:
+        place = f" ({where})" if where else ""
+        raise GeometryError(f"points far outside the volume of shape {grid.shape}: {_ten(huge)}{place}")
+    return voxels
+
+
+def _refuse_points(points: list[Any], fits: Callable[[Any], bool], rule: str, where: str) -> None:
+    """Name up to ten points that are not three numbers of a kind."""
+    bad = [
+        f"point {number}: {_short(point)}"
+        for number, point in enumerate(points)
+        if not (isinstance(point, list) and len(point) == 3 and all(map(fits, point)))
+    ]
+    if bad:
+        _refuse(f"a point is {rule} [x, y, z], counted from 0 in the file; got {_ten(bad)}", where)
+
+
+def _is_number(value: Any) -> bool:
+    # True is an int in Python, and 1e999 a float
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
+
+
+def _is_whole(value: Any) -> bool:
+    return _is_number(value) and (isinstance(value, int) or value.is_integer())
+
+
+def _lesion_id(name: str, where: str) -> int:
+    words = name.split()
+    if not words or not re.fullmatch(r"0*[1-9][0-9]{0,8}", words[-1]):
+        _refuse(f"a lesion's name must end with its number, from 1; got {name!r}", where)
+    return int(words[-1])
+
+
+def _short(value: Any) -> str:
+    """The value as it may stand in a message, however long or deep it is."""
+    return reprlib.repr(value)

@@ -1,0 +1,81 @@
+"""Prompts as rows: one row per prompt voxel, the form in which they are stored.
+
+What the whole set shares (protocol, settings, seed, versions) stands once, in the table's metadata.
+"""
+
+import json
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from clicksim.prompts.records import Prompts, kind_of
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+METADATA_KEY = b"clicksim"
+
+
+def prompt_schema() -> "pa.Schema":
+    """The columns of a prompt table."""
+    import pyarrow as pa
+
+    number, text = pa.int32(), pa.string()
+    columns: list[tuple[str, pa.DataType, str]] = [
+        ("case", text, "the case the prompt belongs to"),
+        ("lesion", number, "number of the lesion or background component; null where there is none"),
+        ("round", number, "exchange with the model, from 0"),
+        ("order", number, "place within the case, polarity and round, from 0"),
+        ("polarity", pa.dictionary(pa.int8(), text), "foreground or background"),
+        ("kind", pa.dictionary(pa.int8(), text), "click, scribble or box"),
+        ("stroke", number, "number of the prompt within the case; the voxels of a scribble share it"),
+        ("annotator", pa.dictionary(pa.int8(), text), "who made it; simulated for a rule"),
+        ("i", number, "voxel index along the first stored axis"),
+        ("j", number, "voxel index along the second stored axis"),
+        ("k", number, "voxel index along the third stored axis"),
+        ("x", pa.float64(), "mm, towards the patient's right; null where only voxels are known"),
+        ("y", pa.float64(), "mm, towards anterior"),
+        ("z", pa.float64(), "mm, towards superior"),
+        ("effort_s", pa.float32(), "seconds that a person spent; null for simulated prompts"),
+    ]
+    return pa.schema([pa.field(name, kind, metadata={"meaning": meaning}) for name, kind, meaning in columns])
+
+
+def to_table(prompts: Prompts) -> "pa.Table":
+    """The rows of one case, with protocol, settings, seed and version in the metadata."""
+    import pyarrow as pa
+
+    from clicksim import __version__
+
+    schema = prompt_schema()
+    order = {True: 0, False: 0}
+    rows: dict[str, list[object]] = {name: [] for name in schema.names}
+    for stroke, prompt in enumerate(prompts):
+        for voxel in prompt.voxels:
+            rows["case"].append(prompts.case_id)
+            rows["lesion"].append(prompt.lesion)
+            rows["round"].append(prompt.round)
+            rows["order"].append(order[prompt.foreground])
+            rows["polarity"].append("foreground" if prompt.foreground else "background")
+            rows["kind"].append(kind_of(prompt))
+            rows["stroke"].append(stroke)
+            rows["annotator"].append(prompts.annotator)
+            for name, index in zip("ijk", voxel, strict=True):
+                rows[name].append(index)
+            order[prompt.foreground] += 1
+    count = len(rows["case"])
+    if prompts.grid.affine is None:
+        rows["x"] = rows["y"] = rows["z"] = [None] * count
+    else:
+        mm = prompts.grid.to_mm(np.array([rows["i"], rows["j"], rows["k"]], dtype=np.float64).T)
+        for name, column in zip("xyz", mm.T, strict=True):
+            rows[name] = column.tolist()
+    rows["effort_s"] = [None] * count
+    about = {
+        "version": __version__,
+        "protocol": prompts.protocol,
+        "seed": prompts.seed,
+        "settings": dict(prompts.settings),
+    }
+    metadata = {METADATA_KEY: json.dumps(about, sort_keys=True).encode()}
+    return pa.table(rows, schema=schema.with_metadata(metadata))

@@ -1,0 +1,160 @@
+"""Every setting of every rule, declared once: kind, unit, range, meaning, and when it has an effect."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from clicksim.errors import SettingError, unknown_name
+
+Value = Any  # bool, int, float, str or a list of numbers, as in TOML
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting.
+
+    Attributes:
+        kind: `int`, `float`, `bool`, `str`, `ints` or `floats`.
+        meaning: One line, with the unit.
+        choices: Allowed words.
+        low, high: Smallest and largest number allowed.
+        length: Number of entries of a list; None for any.
+        only_with: Another setting and the values of it with which this one has an effect.
+    """
+
+    kind: str
+    meaning: str
+    choices: tuple[str, ...] = ()
+    low: float = -math.inf
+    high: float = math.inf
+    length: int | None = None
+    only_with: tuple[str, tuple[str, ...]] | None = None
+
+
+STRATEGIES = ("deepest", "depth-weighted", "uniform", "rim")
+BACKGROUNDS = ("hot", "shell", "body", "organ", "others")
+
+CLICKS = {
+    "rule": Setting("str", "the algorithm; part of the protocol", ("published", "mended")),
+    "n_foreground": Setting("int", "foreground clicks in one image", low=0, high=100_000),
+    "n_background": Setting("int", "background clicks in one image", low=0, high=100_000),
+    "per_lesion": Setting("bool", "one centre click for each stored id, ascending, whatever the budget"),
+    "lesions": Setting(
+        "str",
+        "which lesions are clicked: drawn uniformly, the largest (volume) or hottest (uptake) first, or all of "
+        "them, once each, whatever the budget",
+        ("uniform", "volume", "uptake", "all"),
+    ),
+    "min_lesion_ml": Setting("float", "smaller lesions are not clicked, ml", low=0),
+    "target": Setting("int", "id of the one lesion to click; 0 for any", low=0),
+    "strategy": Setting("str", "where the first click in a component falls", STRATEGIES),
+    "fill": Setting("str", "where further clicks in a component fall; none for no further", (*STRATEGIES, "none")),
+    "jitter_mm": Setting("float", "radius of the ball in which a click is displaced, mm", low=0),
+    "jitter_attempts": Setting("int", "draws before a click stays where it is", low=1, high=1000),
+    "background": Setting(
+        "str",
+        "background clicks: components of hot uptake, a shell around lesions, anywhere in the body, an organ, or "
+        "the lesions other than the target",
+        BACKGROUNDS,
+    ),
+    "background_strategy": Setting(
+        "str", "where the first background click in a component falls", STRATEGIES,
+        only_with=("background", ("hot", "organ", "others")),
+    ),
+    "background_fill": Setting(
+        "str", "where further background clicks in a component fall", (*STRATEGIES, "none"),
+        only_with=("background", ("hot", "organ", "others")),
+    ),
+    "percentile": Setting(
+        "float", "hot lies above this percentile of the uptake outside lesions", low=0, high=100,
+        only_with=("background", ("hot",)),
+    ),
+    "suv": Setting(
+        "float", "hot lies above this uptake; 0 for the percentile", low=0, only_with=("background", ("hot",))
+    ),
+    "margin_mm": Setting(
+        "float", "distance that background clicks keep to lesions, mm", low=0, high=1000,
+        only_with=("background", ("hot", "shell", "body", "organ")),
+    ),
+    "shell_mm": Setting(
+        "floats", "nearest and farthest distance of the shell from the lesions, mm", low=0, high=1000, length=2,
+        only_with=("background", ("shell",)),
+    ),
+    "organ": Setting(
+        "ints", "labels of the organ mask to click in; empty for any", low=1, only_with=("background", ("organ",))
+    ),
+    "body_suv": Setting("float", "the body lies above this uptake", only_with=("background", ("body",))),
+    "center_offset": Setting("int", "largest displacement of centre clicks along each axis, voxels", low=0, high=1000),
+    "edge_offset": Setting("int", "largest displacement of edge clicks along each axis, voxels", low=0, high=1000),
+}  # fmt: skip
+
+TABLES: dict[str, dict[str, Setting]] = {"clicks": CLICKS}
+
+
+def check_setting(table: str, name: str, value: Value) -> Value:
+    """The value in its declared kind, or a `SettingError` that says what is allowed."""
+    setting = TABLES[table][name]
+    if setting.kind in ("ints", "floats"):
+        entries = value if isinstance(value, list | tuple) else [value]
+        if setting.length is not None and len(entries) != setting.length:
+            raise SettingError(f"{name} takes {setting.length} numbers, got {len(entries)}: {list(entries)}")
+        return [_check_number(name, setting, setting.kind[:-1], entry) for entry in entries]
+    if setting.kind in ("int", "float"):
+        return _check_number(name, setting, setting.kind, value)
+    if setting.kind == "bool":
+        if not isinstance(value, bool):
+            raise SettingError(f"{name} must be true or false, got {value!r}")
+        return value
+    if not isinstance(value, str):
+        raise SettingError(f"{name} must be one of {', '.join(setting.choices)}, got {value!r}")
+    if value not in setting.choices:
+        raise unknown_name(name, value, setting.choices)
+    return value
+
+
+def idle_settings(table: str, settings: Mapping[str, Value], given: Mapping[str, Value]) -> list[str]:
+    """Sentences about settings that were given but have no effect beside the others."""
+    idle = []
+    for name in given:
+        condition = TABLES[table][name].only_with
+        if condition and condition[0] in settings and settings[condition[0]] not in condition[1]:
+            other, values = condition
+            idle.append(
+                f"{name} has no effect unless {other} is {' or '.join(values)}; it is {settings[other]}"
+            )
+    return idle
+
+
+def parse_value(text: str) -> Value:
+    """A value as written on a command line: a TOML value, or a bare word.
+
+    >>> parse_value("3"), parse_value("2.5"), parse_value("true"), parse_value("rim"), parse_value("[1, 2]")
+    (3, 2.5, True, 'rim', [1, 2])
+    """
+    import tomllib
+
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def dump_table(name: str, values: Mapping[str, Value]) -> str:
+    """A TOML table. Every value that a setting can hold is written in JSON as it is in TOML."""
+    lines = [f"{key} = {json.dumps(value)}" for key, value in values.items()]
+    return "\n".join([f"[{name}]", *lines, ""])
+
+
+def _check_number(name: str, setting: Setting, kind: str, value: Value) -> float | int:
+    whole = kind == "int"
+    good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not good or (whole and value != int(value)):
+        raise SettingError(f"{name} must be a {'whole ' if whole else ''}number, got {value!r}")
+    if not setting.low <= value <= setting.high:
+        span = f"at least {setting.low:g}" + (
+            f" and at most {setting.high:g}" if setting.high < math.inf else ""
+        )
+        raise SettingError(f"{name} must be {span}, got {value}")
+    return int(value) if whole else float(value)

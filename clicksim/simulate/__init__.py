@@ -1,0 +1,5 @@
+"""Simulation: masks in, prompts out."""
+
+from clicksim.simulate.clicks import simulate_clicks
+
+__all__ = ["simulate_clicks"]

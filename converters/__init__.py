@@ -1,0 +1,1 @@
+"""Converters: one file per source, each ending in one function that writes into a catalog."""
