@@ -154,9 +154,7 @@ class Grid:
 
     def _known_affine(self) -> NDArray[np.float64]:
         if self.affine is None:
-            raise GeometryError(
-                f"millimetres need a spacing or an affine; this grid has only a shape, {self.shape}"
-            )
+            raise GeometryError(f"millimetres need a spacing or an affine; this grid has only a shape, {self.shape}")
         return self.affine
 
     def _known_spacing(self) -> Spacing:
@@ -170,9 +168,5 @@ class Grid:
     __hash__ = None  # type: ignore[assignment]
 
     def __str__(self) -> str:
-        size = (
-            "unknown spacing"
-            if self.spacing is None
-            else " x ".join(f"{s:.5g}" for s in self.spacing) + " mm"
-        )
+        size = "unknown spacing" if self.spacing is None else " x ".join(f"{s:.5g}" for s in self.spacing) + " mm"
         return f"{self.shape} at {size}"

@@ -245,9 +245,7 @@ class Component:
 
     def deepest(self, spacing: Spacing | None, *, closed: bool) -> tuple[tuple[int, int, int], float]:
         """The deepest voxel and its depth; of equally deep ones the first in C order of `(i, j, k)`."""
-        index, squared = depth_kernels.deepest_voxel(
-            *self._geometry(spacing), closed, self.memory.ranks, EQUAL_DEPTH
-        )
+        index, squared = depth_kernels.deepest_voxel(*self._geometry(spacing), closed, self.memory.ranks, EQUAL_DEPTH)
         i, j, k = self.memory.coordinates(np.array([index]))[0]
         return (int(i), int(j), int(k)), float(np.sqrt(squared))
 
@@ -359,9 +357,7 @@ def measure_lesions(
     low, high = lesions.boxes
     deepest = [lesion.deepest(sizes_mm, closed=True) for lesion in lesions]
     empty: list[float | None] = [None] * len(lesions)
-    top, mean, peak = (
-        (empty, empty, empty) if uptake is None else _measure_uptake(lesions, uptake, grid, peak_ml)
-    )
+    top, mean, peak = (empty, empty, empty) if uptake is None else _measure_uptake(lesions, uptake, grid, peak_ml)
     triple, floats = pa.list_(pa.int32(), 3), pa.list_(pa.float64(), 3)
     columns = {
         "lesion": pa.array(lesions.ids, pa.int32()),

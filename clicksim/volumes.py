@@ -197,9 +197,7 @@ def _extension(file: Path) -> str:
     for extension in EXTENSIONS:
         if file.name.endswith(extension) and file.name != extension:
             return extension
-    raise ImageError(
-        f"{file.name!r} has no ending of a known image format; allowed: {', '.join(EXTENSIONS)} ({file})"
-    )
+    raise ImageError(f"{file.name!r} has no ending of a known image format; allowed: {', '.join(EXTENSIONS)} ({file})")
 
 
 @contextmanager
@@ -215,8 +213,7 @@ def _refusing(file: Path, verb: str) -> Iterator[None]:
             raise
         raise type(error)(f"{error} ({file})") from error
     except FileNotFoundError as error:
-        missing = "there is no such file" if verb == "read" else "its folder does not exist"
-        raise ImageError(f"cannot {verb} the image: {missing} ({file})") from error
+        raise ImageError(f"cannot {verb} the image: there is no such file ({file})") from error
     except EOFError as error:
         raise TruncatedError(f"the compressed data end too early: the file is cut off ({file})") from error
     except MemoryError as error:
@@ -263,9 +260,7 @@ def _check_size(header: _Header, size: int) -> None:
             f"the header promises {promised} bytes ({what}), the file holds {most}{held}: cut off or damaged"
         )
     if header.packing == "none" and held > promised + _BLOCK:
-        raise ImageError(
-            f"the file goes on for {held - promised} bytes behind the image of its header ({what})"
-        )
+        raise ImageError(f"the file goes on for {held - promised} bytes behind the image of its header ({what})")
 
 
 def _read_array(header: _Header, raw: BinaryIO) -> NDArray[Any]:
@@ -277,9 +272,7 @@ def _read_array(header: _Header, raw: BinaryIO) -> NDArray[Any]:
         while filled < len(view):
             count = stream.readinto(view[filled:])
             if not count:
-                raise TruncatedError(
-                    f"the image ends after {filled} of {len(view)} bytes: the file is cut off"
-                )
+                raise TruncatedError(f"the image ends after {filled} of {len(view)} bytes: the file is cut off")
             filled += count
         _finish(stream)
     if not header.dtype.isnative:
@@ -367,9 +360,7 @@ def _read_nifti_header(raw: BinaryIO, *, packed: bool) -> _Header:
     raw.seek(0)
     if is_gzip != packed:
         right = ".nii.gz" if is_gzip else ".nii"
-        raise ImageError(
-            f"the file is {'' if is_gzip else 'not '}gzip-compressed; if it is NIfTI, name it {right}"
-        )
+        raise ImageError(f"the file is {'' if is_gzip else 'not '}gzip-compressed; if it is NIfTI, name it {right}")
     if not packed:
         return _parse_nifti(raw.read(540), "none")
     return _parse_nifti(_gunzip(raw).read(540), "gzip")
@@ -428,9 +419,7 @@ def _vox_offset(header: Any) -> int:
     least = int(header.single_vox_offset)
     offset = float(header["vox_offset"])
     if not (offset >= least and offset.is_integer()):
-        raise ImageError(
-            f"the header says that voxels begin at byte {offset:g}; allowed: a whole number from {least}"
-        )
+        raise ImageError(f"the header says that voxels begin at byte {offset:g}; allowed: a whole number from {least}")
     return int(offset)
 
 
@@ -475,7 +464,8 @@ def _nifti_header(data: NDArray[Any], grid: Grid, template: Any) -> Any:
     from nibabel.nifti1 import Nifti1Header
     from nibabel.nifti2 import Nifti2Header
 
-    kind: Any = Nifti1Header if max(grid.shape) < 1 << 15 else Nifti2Header
+    large = max(grid.shape) >= 1 << 15 or isinstance(template, Nifti2Header)
+    kind: Any = Nifti2Header if large else Nifti1Header
     header = kind() if template is None else kind.from_header(template, check=False)
     header = header.as_byteswapped("<")
     header.set_data_shape(grid.shape)
@@ -508,9 +498,7 @@ def _mha_header(file: Path, raw: BinaryIO, size: int) -> _Header:
     shape = _three_axes(tuple(int(n) for n in fields.get("DimSize", "").split()))
     name, channels = fields.get("ElementType", ""), fields.get("ElementNumberOfChannels", "1")
     if name not in _MET_TYPES or channels != "1":
-        raise ImageError(
-            f"voxels are {channels} x {name or 'of no type'}; allowed: 1 x one of {', '.join(_MET_TYPES)}"
-        )
+        raise ImageError(f"voxels are {channels} x {name or 'of no type'}; allowed: 1 x one of {', '.join(_MET_TYPES)}")
     # SimpleITK would take a minus sign for a flipped axis
     _check_lengths(fields.get("ElementSpacing", fields.get("ElementSize", "1 1 1")).split()[:3])
     packed = _is_true(fields, "CompressedData")
@@ -527,11 +515,12 @@ def _mha_fields(raw: BinaryIO) -> tuple[dict[str, str], int]:
     fields: dict[str, str] = {}
     for _ in range(1000):
         line = raw.readline(4096).decode("latin-1")
-        match = re.fullmatch(r"\s*([^=:]+?)\s*[=:]\s*(.*?)\s*", line)
-        if match is None:
+        mark = re.search("[=:]", line)
+        if mark is None:
             break
-        fields[match[1]] = match[2]
-        if match[1] == "ElementDataFile":
+        key = line[: mark.start()].strip()
+        fields[key] = line[mark.end() :].strip()
+        if key == "ElementDataFile":
             _check_mha_fields(fields)
             return fields, raw.tell()
     raise ImageError("not a MetaImage file: no header of lines `key = value` that ends with ElementDataFile")
@@ -539,9 +528,7 @@ def _mha_fields(raw: BinaryIO) -> tuple[dict[str, str], int]:
 
 def _check_mha_fields(fields: dict[str, str]) -> None:
     if fields["ElementDataFile"].upper() != "LOCAL":
-        raise ImageError(
-            f"the voxels stand in another file, {fields['ElementDataFile']!r}: write one .mha file"
-        )
+        raise ImageError(f"the voxels stand in another file, {fields['ElementDataFile']!r}: write one .mha file")
     if not _is_true(fields, "BinaryData", default="True") or int(fields.get("HeaderSize", "0")) > 0:
         raise ImageError("voxels as text, or behind a foreign header, are not read: write a binary .mha")
 
@@ -605,8 +592,10 @@ def _storable(array: NDArray[Any], grid: Grid, where: str) -> NDArray[Any]:
 def _replacing(file: Path, extension: str) -> Iterator[Path]:
     """A new name in the folder of `file` that becomes `file` when all went well, and is gone when not."""
     temporary = file.with_name(f".writing-{secrets.token_hex(8)}{extension}")
+    if not file.parent.is_dir():
+        raise ImageError("cannot write the image: its folder does not exist")
     if file.is_dir():
-        raise ImageError("there is a folder of this name")
+        raise ImageError("cannot write the image: there is a folder of this name")
     try:
         yield temporary
         with temporary.open("rb+") as written:
@@ -647,6 +636,4 @@ def _whole(array: NDArray[Any], where: str) -> NDArray[Any]:
 def _refuse_labels(values: NDArray[Any], where: str) -> None:
     names = ", ".join(f"{v:.9g}" for v in values[:10].tolist())
     more = f" and {len(values) - 10} more" if len(values) > 10 else ""
-    raise ImageError(
-        f"labels must be whole numbers from 0, found {names}{more} ({where}); is this a label image?"
-    )
+    raise ImageError(f"labels must be whole numbers from 0, found {names}{more} ({where}); is this a label image?")

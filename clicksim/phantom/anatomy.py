@@ -114,9 +114,7 @@ def _texture(canvas: Canvas, patient: Patient) -> None:
 def _lungs(canvas: Canvas, patient: Patient) -> None:
     """Five lobes; the fissures are planes. Denser and a little warmer towards the back."""
     for side, lobes in ((LEFT, (10, 10, 11)), (RIGHT, (12, 13, 14))):
-        region = ellipsoid(
-            canvas, (side * 76, -2, -428), (60, 86, 126), tilt=-side * 6, rng=patient.rng, wobble=0.02
-        )
+        region = ellipsoid(canvas, (side * 76, -2, -428), (60, 86, 126), tilt=-side * 6, rng=patient.rng, wobble=0.02)
         w, v, _ = canvas.at(region)
         uptake = np.float32(patient.suv["lung"]) * (1 - v / 400 - (w + 430) / 900)
         lower = np.broadcast_to(w + 450 < -v * 0.7, region[1].shape)
@@ -139,9 +137,7 @@ def _limbs(canvas: Canvas, patient: Patient, side: int) -> None:
         (tube(canvas, [(side * 150, -12, -318), *arm[1:3]], [22, 12, 11]), 69 if left else 70),
         (tube(canvas, [(side * 95, 0, -858), (side * 128, -6, -885)], [23, 16]), 75 if left else 76),
         (
-            tube(
-                canvas, [(side * 128, -6, -885), (side * 108, 4, -990), (side * 84, 0, -1330)], [18, 14, 15]
-            ),
+            tube(canvas, [(side * 128, -6, -885), (side * 108, 4, -990), (side * 84, 0, -1330)], [18, 14, 15]),
             0,
         ),
         (
@@ -153,27 +149,21 @@ def _limbs(canvas: Canvas, patient: Patient, side: int) -> None:
         for region in regions:
             number = organ or (75 if left else 76)
             canvas.fill(region, number, CORTEX_HU, suv["cortical"])
-            canvas.fill(
-                (region[0], region[1] / 0.7), number, SPONGY_HU, suv["marrow"] * (0.75 if organ else 0.35)
-            )
+            canvas.fill((region[0], region[1] / 0.7), number, SPONGY_HU, suv["marrow"] * (0.75 if organ else 0.35))
     blade = ellipsoid(canvas, (side * 98, -72, -370), (42, 7, 62), tilt=side * 14)
     canvas.fill(blade, 71 if left else 72, 350, suv["marrow"] * 0.6)
 
 
 def _ribs(canvas: Canvas, patient: Patient, side: int) -> None:
     """Twelve bows from the spine, around the chest and down."""
-    wide = np.interp(np.arange(12), (0, 2, 5, 8, 11), (62, 108, 134, 138, 118)) * (
-        1 + (patient.girth - 1) * 0.4
-    )
+    wide = np.interp(np.arange(12), (0, 2, 5, 8, 11), (62, 108, 134, 138, 118)) * (1 + (patient.girth - 1) * 0.4)
     deep = np.interp(np.arange(12), (0, 2, 5, 8, 11), (42, 76, 97, 98, 80))
     for number in range(12):
         top = -300 - 23.5 * number
         end = (150, 150, 148, 146, 144, 142, 138, 132, 125, 115, 88, 66)[number]
         angle = np.radians(np.linspace(14, end, 13))
         fall = np.linspace(0, 1, 13) ** 1.2 * (30 + 7 * min(number, 8))
-        points = np.stack(
-            [side * wide[number] * np.sin(angle), -deep[number] * np.cos(angle) + 2, top - fall], axis=1
-        )
+        points = np.stack([side * wide[number] * np.sin(angle), -deep[number] * np.cos(angle) + 2, top - fall], axis=1)
         for region in tube(canvas, points.tolist(), 5.2):
             canvas.fill(region, (92 if side == LEFT else 104) + number, 380, patient.suv["marrow"] * 0.65)
 
@@ -206,14 +196,10 @@ def _spine(canvas: Canvas, patient: Patient) -> None:
     for number, (middle, back, tall) in enumerate(zip(middles, depth, heights, strict=True)):
         size = np.interp(number, (0, 6, 7, 23), (0.62, 0.66, 0.7, 1.15))
         body = ellipsoid(canvas, (0, back, middle), (23 * size, 17 * size, 10.0 + tall * 0.5))
-        part = np.broadcast_to(
-            np.abs(canvas.axes[0][body[0][0]] - middle)[:, None, None] < tall * 0.41, body[1].shape
-        )
+        part = np.broadcast_to(np.abs(canvas.axes[0][body[0][0]] - middle)[:, None, None] < tall * 0.41, body[1].shape)
         marrow = suv["marrow"] * float(rng.uniform(0.94, 1.08))
         canvas.fill(body, 50 - number, 260, marrow, part=part)
-        arch = ellipsoid(
-            canvas, (0, back - 34 * size, middle - 4), (9 * size + 3, 16 * size, tall * 0.34), pitch=-20
-        )
+        arch = ellipsoid(canvas, (0, back - 34 * size, middle - 4), (9 * size + 3, 16 * size, tall * 0.34), pitch=-20)
         canvas.fill(arch, 50 - number, 420, marrow * 0.7)
         wing = ellipsoid(canvas, (0, back - 22 * size, middle), (34 * size, 6, 6))
         canvas.fill(wing, 50 - number, 420, marrow * 0.7)
@@ -240,14 +226,10 @@ def _heart_and_vessels(canvas: Canvas, patient: Patient) -> None:
     rho = wall[1]
     w, v, u = canvas.at(wall)
     uneven = 1 + 0.12 * waves(rng, u, v, w, length_mm=60)
-    open_base = (u - 42) - (w + 486) > -34
-    canvas.fill(
-        wall, 51, 50, suv["myocardium"] * uneven, core=0.66, part=np.broadcast_to(open_base, rho.shape)
-    )
-    canvas.fill(wall, 51, BLOOD_HU, blood, part=rho <= 0.66)
-    arch = bend(
-        [(6, 22, -450), (0, 28, -395), (16, -5, -372), (24, -42, -405), (20, -46, -520), (12, -28, -740)], 20
-    )
+    open_base = (u - 42) - (w + 486) > -20
+    canvas.fill(wall, 51, 50, suv["myocardium"] * uneven, core=0.7, part=np.broadcast_to(open_base, rho.shape))
+    canvas.fill(wall, 51, BLOOD_HU, blood, part=rho <= 0.7)
+    arch = bend([(6, 22, -450), (0, 28, -395), (16, -5, -372), (24, -42, -405), (20, -46, -520), (12, -28, -740)], 20)
     for region in tube(canvas, arch.tolist(), np.linspace(14.5, 9.5, 21).tolist()):
         canvas.fill(region, 52, BLOOD_HU, blood)
     for region in tube(canvas, [(-18, -22, -740), (-20, -12, -640), (-20, 2, -540), (-18, 10, -480)], 11.0):
@@ -281,9 +263,7 @@ def _gut(canvas: Canvas, patient: Patient) -> None:
     for piece, region in enumerate(tube(canvas, bend(frame, 48).tolist(), 16.0)):
         canvas.fill(region, 20, 20, suv["colon"] * float(patch[piece]))
         canvas.fill((region[0], region[1] / 0.6), 20, -150, 0.6 * suv["colon"])
-    duct = bend(
-        [(-25, 40, -640), (-52, 22, -648), (-58, 6, -690), (-30, 8, -716), (25, 2, -700), (45, 20, -672)], 18
-    )
+    duct = bend([(-25, 40, -640), (-52, 22, -648), (-58, 6, -690), (-30, 8, -716), (25, 2, -700), (45, 20, -672)], 18)
     for region in tube(canvas, duct.tolist(), 11.0):
         canvas.fill(region, 19, 30, suv["duodenum"] * float(np.exp(rng.normal(0, 0.18))))
 
@@ -294,9 +274,7 @@ def _upper_abdomen(canvas: Canvas, patient: Patient) -> None:
     stomach = ellipsoid(canvas, (66, 26, -585), (38, 36, 56), tilt=18, rng=rng, wobble=0.05)
     canvas.fill(stomach, 6, 20, 0.6)
     canvas.fill(stomach, 6, 40, suv["stomach"], core=0.78)
-    for region in tube(
-        canvas, [(-30, 20, -668), (10, 18, -648), (60, -8, -632), (92, -28, -612)], [14, 12, 11, 8]
-    ):
+    for region in tube(canvas, [(-30, 20, -668), (10, 18, -648), (60, -8, -632), (92, -28, -612)], [14, 12, 11, 8]):
         canvas.fill(region, 7, 40, suv["pancreas"])
     lobes = [
         ellipsoid(canvas, (-76, 0, -592), (70, 84, 88), tilt=-10, rng=rng, wobble=0.03),
@@ -320,15 +298,13 @@ def _urinary(canvas: Canvas, patient: Patient) -> None:
     """Kidneys, ureters, bladder; prostate and testes in men."""
     suv, rng = patient.suv, patient.rng
     for side, number, level in ((LEFT, 3, -664), (RIGHT, 2, -682)):
-        kidney = ellipsoid(
-            canvas, (side * 68, -46, level), (27, 27, 55), tilt=-side * 12, rng=rng, wobble=0.04
-        )
+        kidney = ellipsoid(canvas, (side * 68, -46, level), (27, 27, 55), tilt=-side * 12, rng=rng, wobble=0.04)
         canvas.fill(kidney, number, 40, suv["kidney"])
         canvas.fill((kidney[0], kidney[1] / 0.55), number, 30, 0.55 * suv["kidney"])
         for centre, semi in (
-            ((side * 52, -38, level), (10, 9, 14)),
-            ((side * 62, -44, level + 26), (7, 7, 8)),
-            ((side * 66, -44, level - 28), (7, 7, 9)),
+            ((side * 51, -38, level), (8, 9, 14)),
+            ((side * 62, -44, level + 26), (5.5, 6, 8)),
+            ((side * 66, -44, level - 28), (6, 5.5, 8)),
         ):
             urine = suv["pelvis"] * float(np.exp(rng.normal(0.2, 0.45)))
             canvas.fill(ellipsoid(canvas, centre, semi), number, 10, urine)
@@ -338,7 +314,7 @@ def _urinary(canvas: Canvas, patient: Patient) -> None:
             (side * 46, -30, -800),
             (side * 22, 8, -852),
         ]
-        for region in tube(canvas, bend(down, 14).tolist(), 3.2):
+        for region in tube(canvas, bend(down, 14).tolist(), 2.8):
             if rng.random() < 0.45:
                 canvas.fill(region, None, 20, suv["ureter"] * float(np.exp(rng.normal(0, 0.5))))
     full = float(rng.uniform(0.8, 1.15))

@@ -115,11 +115,7 @@ class Placer:
         for axis, value in zip(self.canvas.axes, point[::-1], strict=True):
             index.append(int(np.clip(np.searchsorted(axis, value), 0, len(axis) - 1)))
         seed = (index[0], index[1], index[2])
-        soft = (
-            self.canvas.body[seed]
-            and -200 < self.canvas.hu[seed] < 150
-            and self.canvas.organs[seed] in (0, 57, 58)
-        )
+        soft = self.canvas.body[seed] and -200 < self.canvas.hu[seed] < 150 and self.canvas.organs[seed] in (0, 57, 58)
         return seed if soft else None
 
     def _of_site(self, site: str) -> NDArray[np.int64]:
@@ -129,9 +125,7 @@ class Placer:
             self._voxels[site] = np.flatnonzero(wanted[self.canvas.organs])
         return self._voxels[site]
 
-    def _grow_at(
-        self, seed: tuple[int, int, int], volume_ml: float, number: int, rng: np.random.Generator
-    ) -> bool:
+    def _grow_at(self, seed: tuple[int, int, int], volume_ml: float, number: int, rng: np.random.Generator) -> bool:
         """Grow at a voxel; False where it would touch another lesion or leave the body."""
         wanted = max(1, round(volume_ml / self.voxel_ml))
         radius = (3 * volume_ml * 1000 / (4 * np.pi)) ** (1 / 3) / self.scale
@@ -166,8 +160,7 @@ class Placer:
             middle = centre + (rng.normal(0, 0.45 * radius, 3) if part else 0)
             semi = radius * np.exp(rng.normal(0, 0.22, 3))
             a, b, c = (
-                ((x - np.float32(m)) / np.float32(s)) ** 2
-                for x, m, s in zip((u, v, w), middle, semi, strict=True)
+                ((x - np.float32(m)) / np.float32(s)) ** 2 for x, m, s in zip((u, v, w), middle, semi, strict=True)
             )
             np.minimum(nearest, a + (b + c), out=nearest)
         nearest *= 1 + np.float32(0.16) * waves(rng, u, v, w, length_mm=max(1.3 * radius, 4.0), count=5)
@@ -189,19 +182,13 @@ class Placer:
         grown = np.pad(mask, pad)[tuple(slice(0, n) for n in other.shape)]
         return bool(np.any(other & binary_dilation(grown, np.ones((3, 3, 3), np.bool_))))
 
-    def _heat(
-        self, box: tuple[slice, slice, slice], mask: NDArray[np.bool_], rng: np.random.Generator
-    ) -> None:
+    def _heat(self, box: tuple[slice, slice, slice], mask: NDArray[np.bool_], rng: np.random.Generator) -> None:
         """Give a lesion its uptake: mostly hot, some faint, a large one with a colder core."""
         from scipy.ndimage import distance_transform_edt
 
         median, spread = (6.5, 0.5) if self.tracer == "fdg" else (9.0, 0.65)
         floor = 1.35 * float(np.median(self.canvas.activity[box][mask])) + 0.8
-        suv = float(
-            np.clip(
-                np.exp(rng.normal(np.log(median), spread)), min(floor, 12.0), 22.0 if median < 7 else 40.0
-            )
-        )
+        suv = float(np.clip(np.exp(rng.normal(np.log(median), spread)), min(floor, 12.0), 22.0 if median < 7 else 40.0))
         heat = np.full(mask.shape, suv, np.float32)
         if np.count_nonzero(mask) * self.voxel_ml > 12 and rng.random() < 0.4:
             depth = distance_transform_edt(mask)

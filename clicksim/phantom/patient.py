@@ -10,21 +10,23 @@ import numpy as np
 
 LEFT, RIGHT = 1, -1
 
-# SUV before blurring; each patient multiplies them by a factor of its own
 SUV = {
     "fdg": {
-        "fat": 0.25, "muscle": 0.65, "blood": 1.6, "lung": 0.45, "marrow": 1.5, "cortical": 0.7, "liver": 2.2,
-        "spleen": 1.8, "kidney": 2.6, "pelvis": 8.0, "bladder": 28.0, "white": 3.6, "grey": 9.5,
-        "gland": 2.2, "lacrimal": 1.6, "stomach": 1.9, "duodenum": 1.8, "bowel": 1.5, "colon": 1.7,
-        "pancreas": 1.4, "prostate": 1.8, "thyroid": 1.3, "ureter": 14.0, "tonsil": 4.2, "gallbladder": 0.6, "testis": 2.8,
+        "fat": 0.25, "muscle": 0.65, "blood": 1.6, "lung": 0.45, "marrow": 1.5, "cortical": 0.7,
+        "liver": 2.2, "spleen": 1.8, "kidney": 2.6, "pelvis": 8.0, "bladder": 28.0, "ureter": 11.0,
+        "white": 3.6, "grey": 9.5, "gland": 2.2, "lacrimal": 1.6, "tonsil": 4.2, "thyroid": 1.3,
+        "stomach": 1.9, "duodenum": 1.8, "bowel": 1.5, "colon": 1.7, "pancreas": 1.4, "gallbladder": 0.6,
+        "prostate": 1.8, "testis": 2.8,
     },
     "psma": {
-        "fat": 0.2, "muscle": 0.5, "blood": 1.4, "lung": 0.4, "marrow": 0.7, "cortical": 0.4, "liver": 5.0,
-        "spleen": 6.5, "kidney": 46.0, "pelvis": 32.0, "bladder": 32.0, "white": 0.15, "grey": 0.25,
-        "gland": 18.0, "lacrimal": 14.0, "stomach": 2.2, "duodenum": 14.0, "bowel": 5.5, "colon": 1.6,
-        "pancreas": 2.2, "prostate": 2.6, "thyroid": 1.3, "ureter": 14.0, "tonsil": 3.0, "gallbladder": 3.0, "testis": 0.8,
+        "fat": 0.2, "muscle": 0.5, "blood": 1.4, "lung": 0.4, "marrow": 0.7, "cortical": 0.4,
+        "liver": 5.0, "spleen": 6.5, "kidney": 46.0, "pelvis": 32.0, "bladder": 32.0, "ureter": 14.0,
+        "white": 0.15, "grey": 0.25, "gland": 18.0, "lacrimal": 14.0, "tonsil": 3.0, "thyroid": 1.3,
+        "stomach": 2.2, "duodenum": 14.0, "bowel": 5.5, "colon": 1.6, "pancreas": 2.2, "gallbladder": 3.0,
+        "prostate": 2.6, "testis": 0.8,
     },
 }  # fmt: skip
+"""SUV in each organ before blurring; every patient multiplies them by factors of its own."""
 
 
 @dataclass(frozen=True)

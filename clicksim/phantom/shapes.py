@@ -97,9 +97,7 @@ class Canvas:
             np.copyto(self.organs[box], np.uint8(organ), where=inside)
 
 
-def waves(
-    rng: np.random.Generator, u: Floats, v: Floats, w: Floats, *, length_mm: float, count: int = 6
-) -> Floats:
+def waves(rng: np.random.Generator, u: Floats, v: Floats, w: Floats, *, length_mm: float, count: int = 6) -> Floats:
     """Smooth noise of about unit variance: plane waves in random directions.
 
     Args:
@@ -152,18 +150,14 @@ def ellipsoid(
     if pitch:
         cos, sin = np.float32(np.cos(np.radians(pitch))), np.float32(np.sin(np.radians(pitch)))
         dv, dw = cos * dv - sin * dw, sin * dv + cos * dw
-    square = (
-        (du / np.float32(semi[0])) ** 2 + (dv / np.float32(semi[1])) ** 2 + (dw / np.float32(semi[2])) ** 2
-    )
+    square = (du / np.float32(semi[0])) ** 2 + (dv / np.float32(semi[1])) ** 2 + (dw / np.float32(semi[2])) ** 2
     rho = np.sqrt(square)
     if rng is not None and wobble > 0:
         rho *= 1 + np.float32(wobble) * waves(rng, u, v, w, length_mm=1.6 * min(semi))
     return box, rho
 
 
-def tube(
-    canvas: Canvas, points: Sequence[Sequence[float]], radii: float | Sequence[float]
-) -> Iterator[Region]:
+def tube(canvas: Canvas, points: Sequence[Sequence[float]], radii: float | Sequence[float]) -> Iterator[Region]:
     """A round tube along a polyline, one region per piece; the radius changes evenly along each piece."""
     thick = [float(radii)] * len(points) if isinstance(radii, int | float) else [float(r) for r in radii]
     path = np.asarray(points, np.float64)
@@ -186,7 +180,5 @@ def bend(points: Sequence[Sequence[float]], pieces: int) -> NDArray[np.float64]:
     from scipy.interpolate import CubicSpline
 
     path = np.asarray(points, np.float64)
-    curve: NDArray[np.float64] = CubicSpline(np.arange(len(path)), path)(
-        np.linspace(0, len(path) - 1, pieces + 1)
-    )
+    curve: NDArray[np.float64] = CubicSpline(np.arange(len(path)), path)(np.linspace(0, len(path) - 1, pieces + 1))
     return curve

@@ -58,9 +58,7 @@ def dump_prompts(prompts: Prompts, format: str = "plain", *, indent: int | None 
     return json.dumps(_WRITERS[format](prompts), indent=indent)
 
 
-def load_prompts(
-    text: str, grid: Grid, *, case_id: str = "", where: str = "", strict: bool = True
-) -> Prompts:
+def load_prompts(text: str, grid: Grid, *, case_id: str = "", where: str = "", strict: bool = True) -> Prompts:
     """Read prompts from plain or Grand Challenge text; which of them it is shows in its keys.
 
     A missing list means an empty one, and a Grand Challenge file needs no `name` of its own. Coordinates may
@@ -166,8 +164,8 @@ class LesionPoint:
 def load_lesion_points(text: str, *, where: str = "") -> list[LesionPoint]:
     """Read the points of a per-lesion file of the longitudinal CT data.
 
-    The number of a lesion is the last word of the point's name: 7 for `7` and for `Lesion 7`. An empty list of
-    points is a result, an empty file is refused.
+    The number of a lesion is the last word of the point's name: 7 for `7` and for `Lesion 7`. An empty list
+    of points is a result, an empty file is refused.
 
     Args:
         text: The JSON.
@@ -182,10 +180,7 @@ def load_lesion_points(text: str, *, where: str = "") -> list[LesionPoint]:
     """
     named = _named_points(_parse(text, where), where)
     _refuse_points([point for _, point in named], _is_number, "three finite numbers", where)
-    points = [
-        LesionPoint(_lesion_id(name, where), name, (float(x), float(y), float(z)))
-        for name, (x, y, z) in named
-    ]
+    points = [LesionPoint(_lesion_id(name, where), name, (float(x), float(y), float(z))) for name, (x, y, z) in named]
     counts = Counter(p.lesion_id for p in points)
     repeated = [str(lesion) for lesion, count in counts.items() if count > 1]
     if repeated:

@@ -4,6 +4,7 @@ What the whole set shares (protocol, settings, seed, versions) stands once, in t
 """
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -79,3 +80,14 @@ def to_table(prompts: Prompts) -> "pa.Table":
     }
     metadata = {METADATA_KEY: json.dumps(about, sort_keys=True).encode()}
     return pa.table(rows, schema=schema.with_metadata(metadata))
+
+
+def write_table(path: str | Path, table: "pa.Table") -> None:
+    """Write rows as Parquet; the file is complete or not there at all."""
+    import pyarrow.parquet as pq
+
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.part")
+    pq.write_table(table, temporary, compression="zstd")
+    temporary.replace(target)

@@ -58,9 +58,7 @@ def load_protocol(name: str) -> Protocol:
     raise unknown_name("protocol", name, known)
 
 
-def effective_settings(
-    protocol: Protocol, table: str, given: Mapping[str, Any]
-) -> tuple[dict[str, Any], list[str]]:
+def effective_settings(protocol: Protocol, table: str, given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """The settings of one table of a protocol with the user's own on top.
 
     Args:

@@ -121,9 +121,7 @@ def idle_settings(table: str, settings: Mapping[str, Value], given: Mapping[str,
         condition = TABLES[table][name].only_with
         if condition and condition[0] in settings and settings[condition[0]] not in condition[1]:
             other, values = condition
-            idle.append(
-                f"{name} has no effect unless {other} is {' or '.join(values)}; it is {settings[other]}"
-            )
+            idle.append(f"{name} has no effect unless {other} is {' or '.join(values)}; it is {settings[other]}")
     return idle
 
 
@@ -142,9 +140,11 @@ def parse_value(text: str) -> Value:
 
 
 def dump_table(name: str, values: Mapping[str, Value]) -> str:
-    """A TOML table. Every value that a setting can hold is written in JSON as it is in TOML."""
-    lines = [f"{key} = {json.dumps(value)}" for key, value in values.items()]
-    return "\n".join([f"[{name}]", *lines, ""])
+    """A TOML table, without a heading where the name is empty. JSON writes every value that a setting can hold as
+    TOML does.
+    """
+    heading = [f"[{name}]"] if name else []
+    return "\n".join([*heading, *(f"{key} = {json.dumps(value)}" for key, value in values.items()), ""])
 
 
 def _check_number(name: str, setting: Setting, kind: str, value: Value) -> float | int:
@@ -153,8 +153,6 @@ def _check_number(name: str, setting: Setting, kind: str, value: Value) -> float
     if not good or (whole and value != int(value)):
         raise SettingError(f"{name} must be a {'whole ' if whole else ''}number, got {value!r}")
     if not setting.low <= value <= setting.high:
-        span = f"at least {setting.low:g}" + (
-            f" and at most {setting.high:g}" if setting.high < math.inf else ""
-        )
+        span = f"at least {setting.low:g}" + (f" and at most {setting.high:g}" if setting.high < math.inf else "")
         raise SettingError(f"{name} must be {span}, got {value}")
     return int(value) if whole else float(value)

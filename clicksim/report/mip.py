@@ -1,6 +1,6 @@
 """Pictures of a case: maximum projections from the front and from the side, with lesions and prompts.
 
-As in nuclear medicine the patient stands upright, the right side on the left of the picture, and hot is black.
+As in nuclear medicine the patient stands upright, the right side on the left of the picture; hot is black.
 """
 
 import io
@@ -32,7 +32,6 @@ MOST_NUMBERS = 60
 INK, PAPER, FAINT_INK = (30, 30, 30), (255, 255, 255), (110, 110, 110)
 LESION, FOREGROUND, BACKGROUND = (30, 110, 235), (0, 158, 73), (222, 38, 38)
 SUFFIXES = (".png", ".webp")
-_RAS = (("L", "R"), ("P", "A"), ("I", "S"))
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,7 @@ class View:
 def find_views(grid: Grid) -> tuple[View, View]:
     """The coronal and the sagittal view of a grid.
 
-    The stored axes are matched to the patient's by the affine (the nearest ones, where it is oblique). Without
+    The stored axes are matched to the patient's by the affine, the nearest ones where it is oblique. Without
     an affine `i` is drawn to the right, `j` is taken as front to back and `k` as up.
     """
     if grid.affine is None:
@@ -85,7 +84,7 @@ def find_views(grid: Grid) -> tuple[View, View]:
         )
     from nibabel.orientations import io_orientation
 
-    match = io_orientation(grid.affine)
+    match = io_orientation(grid.affine)  # type: ignore[no-untyped-call]
     axis = {int(world): stored for stored, (world, _) in enumerate(match)}
     rises = {int(world): sign > 0 for world, sign in match}
     right, front, top = axis[0], axis[1], axis[2]
@@ -105,12 +104,12 @@ def draw_preview(
 ) -> "Image":
     """Draw a case from the front and from the side.
 
-    Lesions are outlined where they project; foreground prompts are green discs, background prompts red crosses,
-    both with their number in the order in which they were made. More than 60 prompts are drawn without numbers.
+    Lesions are outlined where they project; foreground clicks are green discs, background clicks red crosses,
+    both with their number in the order in which they were made; more than 60 prompts get no numbers.
 
     Args:
-        uptake: `(I, J, K)` SUV; None draws lesions and prompts on white. Values that cannot be SUV are shown up
-            to their 99th percentile instead of 10.
+        uptake: `(I, J, K)` SUV; None draws lesions and prompts on white. Values that cannot be SUV are
+            shown up to their 99th percentile instead of 10.
         labels: `(I, J, K)`, non-zero inside lesions; None where there is no truth.
         prompts: What to mark; may be empty.
         grid: The lattice of all of them.
@@ -131,8 +130,8 @@ def draw_preview(
     masks = [None if labels is None else labels.max(axis=view.project) > 0 for view in views]
     spacing = grid.spacing or (1.0, 1.0, 1.0)
     columns = [
-        _columns(*layers, view, prompts, grid)
-        for view, *layers in zip(views, projections, masks, strict=True)
+        _columns(projection, mask, view, prompts, grid)
+        for projection, mask, view in zip(projections, masks, views, strict=True)
     ]
     scale = _pixels_per_mm(views, columns, spacing, grid) * SUPERSAMPLE
     panels = [
@@ -191,9 +190,7 @@ def encode_picture(image: "Image", kind: str = "webp", *, height: int | None = N
     return buffer.getvalue()
 
 
-def _check_shapes(
-    uptake: NDArray[Any] | None, labels: NDArray[Any] | None, prompts: Prompts, grid: Grid
-) -> None:
+def _check_shapes(uptake: NDArray[Any] | None, labels: NDArray[Any] | None, prompts: Prompts, grid: Grid) -> None:
     shapes = {"uptake": uptake, "labels": labels}
     for name, array in shapes.items():
         if array is not None and array.shape != grid.shape:
@@ -201,9 +198,7 @@ def _check_shapes(
                 f"{name} has shape {array.shape}, its grid {grid.shape}; pass the grid it was read with"
             )
     if prompts.grid.shape != grid.shape:
-        raise GeometryError(
-            f"the prompts live on a grid of shape {prompts.grid.shape}, the image on {grid.shape}"
-        )
+        raise GeometryError(f"the prompts live on a grid of shape {prompts.grid.shape}, the image on {grid.shape}")
 
 
 def _window_top(projection: NDArray[Any] | None) -> float:
@@ -241,9 +236,7 @@ def _pixels_per_mm(
 ) -> float:
     """The scale at which the patient is 700 pixels high and no view is too wide."""
     high = max(grid.shape[view.up] * spacing[view.up] for view in views)
-    wide = max(
-        (last - first) * spacing[view.across] for view, (first, last) in zip(views, columns, strict=True)
-    )
+    wide = max((last - first) * spacing[view.across] for view, (first, last) in zip(views, columns, strict=True))
     return min(HEIGHT_PX / high, WIDEST_VIEW_PX / wide)
 
 
@@ -304,9 +297,7 @@ def _draw_prompts(pen: "ImageDraw", prompts: Prompts, to_pixels: Any) -> None:
             if numbered:
                 x, y = points[0]
                 place = (x + 5 * SUPERSAMPLE, y - 15 * SUPERSAMPLE)
-                pen.text(
-                    place, str(order), fill=colour, font=font, stroke_width=2 * SUPERSAMPLE, stroke_fill=PAPER
-                )
+                pen.text(place, str(order), fill=colour, font=font, stroke_width=2 * SUPERSAMPLE, stroke_fill=PAPER)
 
 
 def _draw_prompt(

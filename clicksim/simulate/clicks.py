@@ -80,14 +80,10 @@ def simulate_clicks(
             )
     if chosen["rule"] == "published":
         if instances != "auto":
-            raise SettingError(
-                f"{rule.id} has its own rule for instances; leave instances at auto, got {instances!r}"
-            )
+            raise SettingError(f"{rule.id} has its own rule for instances; leave instances at auto, got {instances!r}")
         clicks, notes = published_clicks(labels, hot, chosen, seed=seed, where=case_id)
     elif grid.spacing is None:
-        raise GeometryError(
-            f"{rule.id} measures in mm and needs the voxel size: give spacing=(i, j, k) in mm"
-        )
+        raise GeometryError(f"{rule.id} measures in mm and needs the voxel size: give spacing=(i, j, k) in mm")
     else:
         case = MendedCase(labels, hot, regions, grid.spacing, chosen, instances, seed, case_id)
         clicks, notes = case.clicks()

@@ -86,9 +86,7 @@ def without(indices: Ints, excluded: Ints) -> Ints:
     return indices[excluded[place] != indices]
 
 
-def _select(
-    flat: NDArray[Any], memory: Memory, inside: Ints, percentile: float, where: str
-) -> tuple[float, Ints]:
+def _select(flat: NDArray[Any], memory: Memory, inside: Ints, percentile: float, where: str) -> tuple[float, Ints]:
     """The percentile over the voxels outside the lesions, and the voxels outside that may lie above it."""
     outside = flat.size - len(inside)
     position = (outside - 1) * (percentile / 100.0)

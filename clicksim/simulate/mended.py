@@ -66,9 +66,7 @@ class MendedCase:
         if settings["target"]:
             if len(lesions) and settings["target"] not in lesions.ids:
                 ids = ", ".join(map(str, lesions.ids[:20]))
-                raise SettingError(
-                    f"target {settings['target']} is not a lesion of this mask; lesions: {ids}"
-                )
+                raise SettingError(f"target {settings['target']} is not a lesion of this mask; lesions: {ids}")
             able &= lesions.ids == settings["target"]
         able_lesions = lesions.select(able)
         count, budget = len(able_lesions), settings["n_foreground"]
@@ -93,7 +91,7 @@ class MendedCase:
         if budget == 0:
             return [], []
         if kind in ("hot", "body") and self.uptake is None:
-            return [], [f"no uptake given: no background clicks (background = {kind} needs one)"]
+            return [], [f"no uptake given: foreground clicks only (background = {kind} needs one)"]
         clicks = deal(self._background_pools(kind, lesions), budget, foreground=False)
         return clicks, _shortfall("background", len(clicks), budget)
 
@@ -107,9 +105,7 @@ class MendedCase:
             if kind == "hot":
                 assert self.uptake is not None
                 limits = {name: self.settings[name] for name in ("percentile", "suv")}
-                components = self._clear_of_lesions(
-                    *hot_voxels(self.uptake, lesions, **limits, where=self.case_id)
-                )
+                components = self._clear_of_lesions(*hot_voxels(self.uptake, lesions, **limits, where=self.case_id))
             elif kind == "organ":
                 components = self._clear_of_lesions(*self._organ_voxels(lesions))
             else:
@@ -136,9 +132,7 @@ class MendedCase:
 
     def _other_lesions(self, lesions: Components) -> Components:
         if not self.settings["target"]:
-            raise SettingError(
-                "background = others needs the lesion that is the foreground: set target to its id"
-            )
+            raise SettingError("background = others needs the lesion that is the foreground: set target to its id")
         return lesions.select(lesions.ids != self.settings["target"])
 
     def _in_body(self) -> Iterator[Voxel]:
@@ -199,9 +193,7 @@ class MendedCase:
         draws = self._stream(polarity, component.id, "jitter")
         for click in clicks:
             for _ in range(self.settings["jitter_attempts"]):
-                moved = _voxel(
-                    np.rint(np.asarray(click) + _in_ball(draws, radius) / np.asarray(self.spacing))
-                )
+                moved = _voxel(np.rint(np.asarray(click) + _in_ball(draws, radius) / np.asarray(self.spacing)))
                 if component.holds(moved):
                     yield moved
                     break

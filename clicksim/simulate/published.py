@@ -55,8 +55,10 @@ def published_clicks(
         lambda v: bool(labels[v] != 0),
         True,
     )
-    if uptake is None or settings["n_background"] == 0:
+    if settings["n_background"] == 0:
         return foreground, []
+    if uptake is None:
+        return foreground, ["no uptake given: foreground clicks only"]
     hot = hot_voxels(uptake, lesions, percentile=settings["percentile"], where=where)
     background = _place(
         join_voxels(*hot),
@@ -77,9 +79,7 @@ class _Moves:
     def __init__(self, draws: random.Random, center: int, edge: int) -> None:
         self.draws, self.center, self.edge = draws, center, edge
 
-    def __call__(
-        self, voxel: Voxel, reach: int, shape: Sequence[int], valid: Callable[[Voxel], bool]
-    ) -> Voxel:
+    def __call__(self, voxel: Voxel, reach: int, shape: Sequence[int], valid: Callable[[Voxel], bool]) -> Voxel:
         if reach == 0:
             return voxel
         i, j, k = (v + self.draws.randint(0, reach) for v in voxel)
@@ -102,8 +102,7 @@ def _place(
         return []
     chosen = [components[n] for n in stream.permutation(len(components))[:budget]]
     clicks = [
-        Click(moves(_centre(component), moves.center, shape, valid), foreground, component.id)
-        for component in chosen
+        Click(moves(_centre(component), moves.center, shape, valid), foreground, component.id) for component in chosen
     ]
     while len(clicks) < budget:
         component = chosen[len(clicks) % len(chosen)]

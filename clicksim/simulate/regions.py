@@ -26,9 +26,7 @@ class Surroundings:
         axes = list(self._memory.axes)
         offsets = ball(margin_mm, self.spacing)[:, axes]
         along_memory = np.ascontiguousarray(np.asarray(voxels, dtype=np.int64)[:, axes])
-        near: NDArray[np.bool_] = is_near(
-            self._flat, self._memory.lengths, along_memory, np.ascontiguousarray(offsets)
-        )
+        near: NDArray[np.bool_] = is_near(self._flat, self._memory.lengths, along_memory, np.ascontiguousarray(offsets))
         return near
 
     def shell(self, lesion: Component, nearest_mm: float, farthest_mm: float) -> Ints:
@@ -43,9 +41,7 @@ class Surroundings:
         reach = np.ceil(farthest_mm / np.asarray(self.spacing)).astype(int)
         seen = reach + np.ceil(nearest_mm / np.asarray(self.spacing)).astype(int)
         first, last = np.maximum(low - seen, 0), np.minimum(high + seen + 1, self.labels.shape)
-        crop = np.ascontiguousarray(
-            self.labels[tuple(slice(a, b) for a, b in zip(first, last, strict=True))] == 0
-        )
+        crop = np.ascontiguousarray(self.labels[tuple(slice(a, b) for a, b in zip(first, last, strict=True))] == 0)
         distance = edt.edt(crop, anisotropy=self.spacing, black_border=False, parallel=1)
         voxels = np.argwhere((distance >= nearest_mm) & (distance <= farthest_mm) & crop) + first
         return voxels[np.all((voxels >= low - reach) & (voxels <= high + reach), axis=1)]

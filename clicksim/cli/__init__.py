@@ -1,0 +1,63 @@
+"""The command line: parses, calls the library, prints.
+
+Results go to stdout, progress and notes to stderr. Exit code 0: done; 1: refused, with one line that says why;
+2: wrong usage. Commands are loaded when they are called, so that `clicksim --help` is quick.
+"""
+
+from importlib import import_module
+from typing import Any
+
+import click
+
+from clicksim import __version__
+from clicksim.errors import ClicksimError
+
+COMMANDS = {
+    "clicks": "Simulated clicks for one case or a folder of cases.",
+    "demo": "Phantoms in, clicks, pictures and a page out: what clicksim does, in seconds.",
+    "protocols": "The rules that clicksim knows, with all their settings.",
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands stand one to a file, as `command`, and are imported on use.
+
+    A `ClicksimError` becomes one line on stderr and exit code 1; anything else is a bug and keeps its traceback.
+    """
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names, without an import."""
+        return sorted(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command, imported now."""
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = import_module(f"clicksim.cli.{cmd_name}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The list for `--help`, without an import."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; say in one line what was refused."""
+        try:
+            return super().invoke(ctx)
+        except ClicksimError as error:
+            click.echo(f"clicksim: {error}", err=True)
+            raise click.exceptions.Exit(1) from error
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="clicksim")
+def main() -> None:
+    """Simulated prompts for interactive lesion segmentation of PET/CT.
+
+    \b
+    clicksim demo                                                       see what it does
+    clicksim clicks --label case.nii.gz --pet case_0001.nii.gz          clicks as JSON on stdout
+    clicksim clicks --label case.nii.gz --protocol autopet-iv@1         as the organisers published them
+    clicksim protocols autopet-iv@2                                     a rule and its settings
+    """

@@ -1,0 +1,49 @@
+"""`clicksim protocols`."""
+
+import json
+
+import click
+
+from clicksim.protocols import Protocol, list_protocols, load_protocol
+from clicksim.protocols.settings import TABLES
+
+
+@click.command("protocols")
+@click.argument("name", required=False)
+@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+def command(name: str | None, as_json: bool) -> None:
+    """List the protocols, or show one with all its settings.
+
+    \b
+    Examples:
+      clicksim protocols
+      clicksim protocols autopet-iv@2
+    """
+    if name is None:
+        protocols = list_protocols()
+        if as_json:
+            click.echo(json.dumps([{"id": p.id, "title": p.title, "source": p.source} for p in protocols]))
+            return
+        for protocol in protocols:
+            click.echo(f"{protocol.id:20}  {protocol.title}")
+        return
+    protocol = load_protocol(name)
+    click.echo(json.dumps({"id": protocol.id, **protocol.tables}) if as_json else describe(protocol))
+
+
+def describe(protocol: Protocol) -> str:
+    """The protocol as text: its source, what to know about it, and each setting with meaning and range."""
+    lines = [f"{protocol.id}: {protocol.title}", f"Source: {protocol.source}", ""]
+    lines += [f"- {note}" for note in protocol.notes]
+    for table, settings in protocol.tables.items():
+        lines += ["", f"[{table}]"]
+        for key, value in settings.items():
+            if key == "rule":
+                continue
+            setting = TABLES[table][key]
+            choices = f" ({', '.join(setting.choices)})" if setting.choices else ""
+            effect = ""
+            if setting.only_with:
+                effect = f"; only where {setting.only_with[0]} is {' or '.join(setting.only_with[1])}"
+            lines.append(f"{key + ' = ' + json.dumps(value):32}  {setting.meaning}{choices}{effect}")
+    return "\n".join(lines)

@@ -1,0 +1,86 @@
+"""Clicks from files: one case, read, checked and simulated."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from clicksim.errors import ImageError
+from clicksim.lesions import Instances
+from clicksim.prompts import Prompts
+from clicksim.simulate.clicks import simulate_clicks
+from clicksim.volumes import EXTENSIONS, Volume, case_id_of, read_image, read_label
+
+
+def simulate_case(
+    label: str | Path,
+    *,
+    pet: str | Path | None = None,
+    organs: str | Path | None = None,
+    case_id: str | None = None,
+    instances: Instances = "auto",
+    protocol: str = "autopet-iv@2",
+    seed: int = 42,
+    **settings: Any,
+) -> Prompts:
+    """The clicks of one case from its image files; see `clicksim.simulate_clicks` for the rule.
+
+    Args:
+        label: Mask or instance map.
+        pet: Uptake on the grid of the label.
+        organs: Organ labels on the grid of the label.
+        case_id: By default the label's file name without its ending.
+        instances, protocol, seed, **settings: As `clicksim.simulate_clicks` takes them.
+
+    Returns:
+        Prompts on the grid of the label, affine included.
+
+    Raises:
+        GeometryError: An image on another grid than the label.
+        ImageError: A file that cannot be read.
+        SettingError: As `clicksim.simulate_clicks`.
+    """
+    name = case_id_of(label) if case_id is None else case_id
+    mask = read_label(label)
+    uptake = None if pet is None else read_image(pet)
+    regions = None if organs is None else read_label(organs)
+    for kind, volume in (("PET", uptake), ("organ mask", regions)):
+        if volume is not None:
+            mask.grid.check_same(volume.grid, ("label", kind), where=f"case {name}")
+    prompts = simulate_clicks(
+        mask.array,
+        uptake=_array(uptake),
+        spacing=mask.grid.spacing,
+        instances=instances,
+        protocol=protocol,
+        seed=seed,
+        case_id=name,
+        organs=_array(regions),
+        **settings,
+    )
+    return replace(prompts, grid=mask.grid)
+
+
+def list_labels(folder: str | Path) -> list[Path]:
+    """The image files of a folder, by name."""
+    found = sorted(path for path in Path(folder).iterdir() if path.name.endswith(EXTENSIONS))
+    if not found:
+        raise ImageError(f"no label in {folder}: no file there ends in {', '.join(EXTENSIONS)}")
+    return found
+
+
+def find_companion(label: Path, folder: str | Path, channel: str = "_0001") -> Path:
+    """The image of a case in another folder: `<case>_0001` as nnU-Net names the PET, or the label's own name.
+
+    Raises:
+        ImageError: Neither is there.
+    """
+    name = case_id_of(label)
+    candidates = [Path(folder) / f"{name}{suffix}{ending}" for suffix in (channel, "") for ending in EXTENSIONS]
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    raise ImageError(f"no image of case {name} in {folder}: looked for {name}{channel} and {name}, {EXTENSIONS}")
+
+
+def _array(volume: Volume | None) -> Any:
+    return None if volume is None else volume.array
