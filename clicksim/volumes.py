@@ -270,7 +270,8 @@ def _read_array(header: _Header, raw: BinaryIO) -> NDArray[Any]:
         view = _bytes(array)
         filled = 0
         while filled < len(view):
-            count = stream.readinto(view[filled:])
+            # block by block, as the gzip reader fills a buffer of the same size first
+            count = stream.readinto(view[filled : filled + _BLOCK])
             if not count:
                 raise TruncatedError(f"the image ends after {filled} of {len(view)} bytes: the file is cut off")
             filled += count

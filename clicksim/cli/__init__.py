@@ -53,7 +53,7 @@ class LazyGroup(click.Group):
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="clicksim")
 def main() -> None:
-    """Simulated prompts for interactive lesion segmentation of PET/CT.
+    r"""Simulated prompts for interactive lesion segmentation of PET/CT.
 
     \b
     clicksim demo                                                       see what it does

@@ -54,7 +54,7 @@ def command(
     preview: Path | None,
     **given: Any,
 ) -> None:
-    """Simulated foreground and background clicks.
+    r"""Simulated foreground and background clicks.
 
     Without a PET there are no background clicks from uptake, and a line on stderr says so.
 

@@ -12,7 +12,7 @@ from clicksim.protocols.settings import TABLES
 @click.argument("name", required=False)
 @click.option("--json", "as_json", is_flag=True, help="For scripts.")
 def command(name: str | None, as_json: bool) -> None:
-    """List the protocols, or show one with all its settings.
+    r"""List the protocols, or show one with all its settings.
 
     \b
     Examples:

@@ -140,8 +140,9 @@ def parse_value(text: str) -> Value:
 
 
 def dump_table(name: str, values: Mapping[str, Value]) -> str:
-    """A TOML table, without a heading where the name is empty. JSON writes every value that a setting can hold as
-    TOML does.
+    """A TOML table, without a heading where the name is empty.
+
+    JSON writes every value that a setting can hold as TOML does.
     """
     heading = [f"[{name}]"] if name else []
     return "\n".join([*heading, *(f"{key} = {json.dumps(value)}" for key, value in values.items()), ""])
