@@ -7,7 +7,8 @@
     ├── PromptFormatError             a prompt file that cannot be read or written
     ├── SettingError                  an unknown or impossible setting or protocol
     ├── EmptyMaskError                no lesion where one is needed
-    └── ReferenceAbortError           the published rule has no answer here: its own script stops
+    ├── ReferenceAbortError           the published rule has no answer here: its own script stops
+    └── CatalogError                  a catalog that cannot be opened, written or trusted
 
 A message says what is wrong, what came, what is allowed or how to mend it, and where. A wrong type stays a
 `TypeError`.
@@ -47,6 +48,10 @@ class EmptyMaskError(ClicksimError):
 
 class ReferenceAbortError(ClicksimError):
     """The published rule has no answer for this input: its own script stops here."""
+
+
+class CatalogError(ClicksimError):
+    """A catalog that cannot be opened, written or trusted."""
 
 
 def unknown_name(kind: str, name: str, allowed: Iterable[str]) -> SettingError:

@@ -49,7 +49,7 @@ class Grid:
     def __post_init__(self) -> None:
         object.__setattr__(self, "shape", check_shape(self.shape))
         if self.affine is not None:
-            affine = np.asarray(self.affine, dtype=np.float64)
+            affine = np.array(self.affine, dtype=np.float64)  # a copy: the caller's stays writable
             if affine.shape != (4, 4) or not np.all(np.isfinite(affine)):
                 raise GeometryError(f"affine must be a finite 4 x 4 matrix, got shape {affine.shape}")
             if abs(np.linalg.det(affine[:3, :3])) < 1e-12:
@@ -103,27 +103,32 @@ class Grid:
         if self.shape != other.shape:
             return False
         if self.affine is not None and other.affine is not None:
-            corners = np.array(np.meshgrid(*([0, n - 1] for n in self.shape))).reshape(3, -1).T
-            return bool(np.max(np.abs(self.to_mm(corners) - other.to_mm(corners))) <= tolerance_mm)
+            return self._apart_mm(other) <= tolerance_mm
         if self.spacing is not None and other.spacing is not None:
-            return bool(np.allclose(self.spacing, other.spacing, rtol=1e-3, atol=0))
+            return all(abs(a - b) <= 1e-3 * max(a, b) for a, b in zip(self.spacing, other.spacing, strict=True))
         return True
 
     def check_same(self, other: "Grid", names: tuple[str, str], *, where: str = "") -> None:
         """Raise a `GeometryError` that names both grids unless they are the same lattice."""
         if not self.same_as(other):
             place = f" ({where})" if where else ""
+            known = self.shape == other.shape and self.affine is not None and other.affine is not None
+            apart = f", with corners up to {self._apart_mm(other):.3g} mm apart" if known else ""
             raise GeometryError(
-                f"{names[0]} and {names[1]} are on different grids: {names[0]} {self}, {names[1]} {other}{place}; "
-                "resample one of them first"
+                f"{names[0]} and {names[1]} are on different grids: {names[0]} {self}, {names[1]} {other}{apart}"
+                f"{place}; resample one of them first"
             )
 
     def crop(self, start: Sequence[int], shape: Sequence[int]) -> "Grid":
         """The grid of `array[start[0]:start[0] + shape[0], ...]`; a negative start pads."""
+        if len(start) != 3 or any(int(n) != n for n in start):
+            raise GeometryError(f"a crop starts at three whole voxel indices, got {tuple(start)}")
         return self._moved(np.asarray(start, dtype=np.float64), np.eye(3), shape)
 
     def flip(self, axis: int) -> "Grid":
         """The grid of `numpy.flip(array, axis)`."""
+        if axis not in range(-3, 3):
+            raise GeometryError(f"axis must be 0, 1 or 2, or -3 to -1 from the last one, got {axis}")
         step = np.eye(3)
         step[axis, axis] = -1
         origin = np.zeros(3)
@@ -142,6 +147,11 @@ class Grid:
         factor = np.asarray(self.shape) / np.asarray(new)
         return self._moved(factor / 2 - 0.5, np.diag(factor), new)
 
+    def _apart_mm(self, other: "Grid") -> float:
+        """The largest difference of a coordinate between the corners of two grids of one shape."""
+        corners = np.array(np.meshgrid(*([0, n - 1] for n in self.shape))).reshape(3, -1).T
+        return float(np.max(np.abs(self.to_mm(corners) - other.to_mm(corners))))
+
     def _moved(self, origin: NDArray[np.float64], step: NDArray[np.float64], shape: Sequence[int]) -> "Grid":
         """The grid whose voxel `v` lies at voxel `origin + step @ v` of this one."""
         checked = check_shape(shape)
@@ -154,7 +164,9 @@ class Grid:
 
     def _known_affine(self) -> NDArray[np.float64]:
         if self.affine is None:
-            raise GeometryError(f"millimetres need a spacing or an affine; this grid has only a shape, {self.shape}")
+            raise GeometryError(
+                f"a place in mm needs an affine; this grid has none: {self}; Grid.from_spacing makes one with both"
+            )
         return self.affine
 
     def _known_spacing(self) -> Spacing:

@@ -101,7 +101,7 @@ def as_labels(mask: ArrayLike, *, where: str = "") -> NDArray[Any]:
         raise ImageError(f"labels must be numbers, got {array.dtype}{place}")
     if array.size:
         low, high = array.min(), array.max()  # a NaN shows in both
-        if not (low >= 0 and high < 2**31):
+        if not (float(low) >= 0 and float(high) < 2**31 - 0.5):
             raise ImageError(
                 f"labels must be 0 for background and positive for lesions, got {low} to {high}{place}; "
                 "set what is to be ignored to 0"
@@ -115,6 +115,21 @@ def as_labels(mask: ArrayLike, *, where: str = "") -> NDArray[Any]:
     if array.dtype == np.int8:
         return array.view(np.uint8)
     return array if array.dtype in (np.int16, np.int32) else array.astype(np.int32, order="K")
+
+
+def as_uptake(uptake: ArrayLike) -> NDArray[Any]:
+    """The uptake in float32 or float64, without a copy where it is so already; whole numbers convert exactly.
+
+    Raises:
+        ImageError: Not real numbers.
+    """
+    array = np.asarray(uptake)
+    if array.dtype.kind not in "iuf":
+        raise ImageError(f"uptake must be real numbers, got {array.dtype}")
+    if array.dtype.isnative and array.dtype in (np.float32, np.float64):
+        return array
+    small = array.dtype.itemsize <= 2
+    return array.astype(np.float32 if small else np.float64, order="K")
 
 
 @dataclass(frozen=True)
@@ -331,7 +346,7 @@ def connect(memory: Memory, starts: Ints, stops: Ints, values: Ints, connectivit
 
 
 def measure_lesions(
-    lesions: Components, *, spacing: Sequence[float], uptake: NDArray[Any] | None = None, peak_ml: float = 1.0
+    lesions: Components, *, spacing: Sequence[float], uptake: ArrayLike | None = None, peak_ml: float = 1.0
 ) -> "pa.Table":
     """One row per lesion: size, box, centroid, deepest voxel, and its uptake where one is given.
 
@@ -349,6 +364,7 @@ def measure_lesions(
 
     Raises:
         GeometryError: The uptake is on another grid.
+        ImageError: The uptake is not finite in or near a lesion, or not real.
     """
     import pyarrow as pa
 
@@ -357,7 +373,7 @@ def measure_lesions(
     low, high = lesions.boxes
     deepest = [lesion.deepest(sizes_mm, closed=True) for lesion in lesions]
     empty: list[float | None] = [None] * len(lesions)
-    top, mean, peak = (empty, empty, empty) if uptake is None else _measure_uptake(lesions, uptake, grid, peak_ml)
+    top, mean, peak = (empty, empty, empty) if uptake is None else _measure_uptake(lesions, as_uptake(uptake), grid, peak_ml)
     triple, floats = pa.list_(pa.int32(), 3), pa.list_(pa.float64(), 3)
     columns = {
         "lesion": pa.array(lesions.ids, pa.int32()),
@@ -388,6 +404,8 @@ def _measure_uptake(
         top.append(float(values.max()))
         mean.append(float(values.mean()))
         peak.append(float(table_kernels.highest_mean(uptake, lesion.voxels, sphere)))
+        if not (np.all(np.isfinite(values)) and np.isfinite(peak[-1])):
+            raise ImageError(f"uptake is not finite in or near lesion {lesion.id}; mend or mask it first")
     return top, mean, peak
 
 

@@ -5,6 +5,7 @@ seed, case and purpose. There is no global state: workers, threads, order and ot
 """
 
 import hashlib
+import operator
 
 import numpy as np
 
@@ -18,17 +19,20 @@ def stream(seed: int, case_id: str, *purpose: int | str) -> np.random.Generator:
         purpose: What they are for, such as `("foreground", lesion, round)`. Numbers and texts are kept apart:
             `1` and `"1"` give different streams.
 
+    Raises:
+        TypeError: A seed or a part that is neither a whole number nor a text; 1.5 would else name the stream of 1.
+
     Examples:
         >>> float(stream(42, "case", "lesion", 3).random()) == float(stream(42, "case", "lesion", 3).random())
         True
         >>> float(stream(42, "case", "lesion", 3).random()) == float(stream(42, "case", "lesion", "3").random())
         False
     """
-    text = "\x1f".join([repr(int(seed)), repr(case_id), *(repr(_plain(part)) for part in purpose)])
+    text = "\x1f".join([repr(operator.index(seed)), repr(case_id), *(repr(_plain(part)) for part in purpose)])
     digest = hashlib.blake2b(text.encode(), digest_size=16).digest()
     return np.random.Generator(np.random.Philox(key=np.frombuffer(digest, dtype="<u8")))
 
 
 def _plain(part: int | str) -> int | str:
     """The part as plain Python, so that a NumPy integer and an int name the same stream."""
-    return part if isinstance(part, str) else int(part)
+    return part if isinstance(part, str) else operator.index(part)

@@ -448,7 +448,7 @@ def _check_lengths(spacing: Any) -> None:
 
 def _grid(shape: tuple[int, int, int], spacing: Any, affine: Any) -> Grid:
     x, y, z = (float(s) for s in spacing)
-    with np.errstate(all="ignore"):  # Grid refuses what overflows
+    with np.errstate(all="ignore"):  # a nonsensical header may overflow in the checks
         return Grid(shape, (x, y, z), np.array(affine, dtype=np.float64))
 
 

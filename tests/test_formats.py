@@ -161,11 +161,13 @@ SPOILED = {
     "points no list": ('{"type": "Multiple points", "points": 3}', "'points' must be a list"),
     "point no object": (challenge("[1, 2, 3]"), r"points\[0\] must be an object"),
     "point without name": (challenge('{"point": [1, 2, 3]}'), r"points\[0\] must be an object"),
+    "point without place": (challenge('{"name": "tumor"}'), r"points\[0\] must be an object"),
     "name no text": (challenge('{"point": [1, 2, 3], "name": null}'), r"points\[0\]"),
     "other type": ('{"type": "Multiple lines", "points": []}', "type is 'Multiple lines'"),
     "other version": (challenge(head='"version": {"major": 2}'), "known: major 1"),
     "two coordinates": ('{"tumor": [[1, 2, 3], [1, 2]]}', r"point 1: \[1, 2\]"),
     "four coordinates": ('{"tumor": [[1, 2, 3, 4]]}', "three whole numbers"),
+    "many coordinates": (json.dumps({"tumor": [[1] * 5000]}), "three whole numbers"),
     "no coordinates": ('{"tumor": [1, 2, 3]}', "point 0: 1, point 1: 2"),
     "fraction": ('{"tumor": [[1.5, 2, 3]]}', r"\[1.5, 2, 3\]"),
     "text": ('{"tumor": [["1", 2, 3]]}', "three whole numbers"),
@@ -250,9 +252,10 @@ def lesions(*names: str, point: object = (1.5, 2.5, 3.5)) -> str:
 
 
 def test_lesion_point__takes_off_the_half_voxel() -> None:
-    lesion = LesionPoint(7, "Lesion 7", (1.5, 2.25, 0.0))
-    assert lesion.index == (1.0, 1.75, -0.5)
+    lesion = LesionPoint(7, "Lesion 7", (1.5, 2.75, 0.0))
+    assert lesion.index == (1.0, 2.25, -0.5)
     assert lesion.voxel == (1, 2, 0)
+    assert LesionPoint(7, "7", (2.75, 1.5, 3.75)).voxel == (2, 1, 3)
 
 
 def test_load_lesion_points__takes_the_last_word_of_the_name() -> None:

@@ -127,6 +127,23 @@ def test_read_grid__takes_the_sform_then_the_qform(tmp_path: Path, sform: int, q
         assert grid == read_image(tmp_path / f"a{ending}").grid
 
 
+def test_read_image__mends_small_faults_of_a_header_as_nibabel_does_but_silently(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    faults = {"pixdim": [0, 2, 2.5, 3, 0, 0, 0, 0], "sform_code": 99, "qform_code": 1, "bitpix": 8}
+    file = save(tmp_path / "a.nii", nifti_bytes(values("f4"), **faults))
+    grid = read_image(file).grid
+    assert (capfd.readouterr(), caplog.records) == (("", ""), [])
+    assert np.array_equal(grid.affine, nib.load(file).affine)
+
+
+def test_read_grid__takes_huge_numbers_without_a_warning(tmp_path: Path) -> None:
+    huge = {"srow_x": [1e200, 0, 0, 0], "srow_y": [0, 1e200, 0, 0], "srow_z": [0, 0, 1e200, 0]}
+    raw = nifti_bytes(values("f4"), kind=nib.Nifti2Header, **huge)
+    grid = read_grid(save(tmp_path / "a.nii", raw))
+    assert grid.spacing == (2.0, 2.5, 3.0)
+
+
 @pytest.mark.parametrize("packed", [True, False])
 @pytest.mark.parametrize("dtype", TYPES)
 def test_read_image__agrees_with_simpleitk(tmp_path: Path, dtype: str, packed: bool) -> None:
@@ -258,6 +275,7 @@ BAD_MHA: dict[str, tuple[bytes, type[ClicksimError], str]] = {
     "cut in the header": (mha_bytes()[:100], ImageError, "not a MetaImage file"),
     "cut in the image": (mha_bytes()[:-1], TruncatedError, "the file holds"),
     "cut in the stream": (mha_bytes(packed=True, CompressedDataSize=0)[:-20], TruncatedError, "cut off"),
+    "cut in the checksum": (mha_bytes(packed=True, CompressedDataSize=0)[:-2], TruncatedError, "cut off"),
     "stream of too few bytes": (mha_bytes(packed=True, data=bytes(400)), TruncatedError, "after 400 of 420"),
     "stream of too many bytes": (mha_bytes(packed=True, data=bytes(2 << 20)), ImageError, "goes on"),
     "long tail": (mha_bytes() + bytes(2 << 20), ImageError, "goes on for"),
@@ -371,6 +389,7 @@ def test_read_label__makes_floats_the_smallest_type_that_fits(tmp_path: Path, la
     labels[3, 2, 2] = -0.0
     labels[0, 0, 0] = 0.0009
     labels[0, 0, 1] = -0.0009
+    labels[3, 2, 1] -= 0.0005 * (largest > 0)
     write_image(tmp_path / "a.nii.gz", labels, GRID)
     read = read_label(tmp_path / "a.nii.gz").array
     assert read.dtype == np.dtype(dtype)
@@ -497,6 +516,12 @@ def test_write_image__stores_a_mask_as_uint8(tmp_path: Path, ending: str) -> Non
     assert np.array_equal(read_label(tmp_path / f"a{ending}").array, mask)
 
 
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_write_image__keeps_a_spacing_that_differs_a_little_from_the_affine(tmp_path: Path, ending: str) -> None:
+    write_image(tmp_path / f"a{ending}", values("f4"), Grid(SHAPE, (2.001, 2.5, 3.0), AFFINE))
+    assert read_grid(tmp_path / f"a{ending}").spacing == pytest.approx((2.001, 2.5, 3.0), abs=1e-6)
+
+
 def test_write_image__has_no_qform_for_a_sheared_affine(tmp_path: Path) -> None:
     affine = AFFINE.copy()
     affine[0, 1] = 1.0
@@ -504,6 +529,14 @@ def test_write_image__has_no_qform_for_a_sheared_affine(tmp_path: Path) -> None:
     image: Any = nib.load(tmp_path / "a.nii")
     assert (int(image.header["sform_code"]), int(image.header["qform_code"])) == (1, 0)
     assert np.array_equal(image.affine, affine)
+
+
+@pytest.mark.parametrize("ending", NIFTI)
+def test_write_image__writes_nifti_2_where_an_axis_needs_it(tmp_path: Path, ending: str) -> None:
+    long = values("u1", (40_000, 1, 2))
+    write_image(tmp_path / f"a{ending}", long, Grid(long.shape, affine=AFFINE))
+    assert np.array_equal(read_image(tmp_path / f"a{ending}").array, long)
+    assert np.array_equal(np.asanyarray(nib.load(tmp_path / f"a{ending}").dataobj), long)
 
 
 @pytest.mark.parametrize("kind", [nib.Nifti1Header, nib.Nifti2Header])

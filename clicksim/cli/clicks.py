@@ -1,24 +1,27 @@
 """`clicksim clicks`."""
 
-import itertools
+import os
+import secrets
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from clicksim.errors import ClicksimError, SettingError
-from clicksim.protocols.settings import dump_table, parse_value
+from clicksim.cli.runs import DEFAULTS, Run, plan_runs
+from clicksim.errors import ClicksimError
 
 if TYPE_CHECKING:
     from clicksim.prompts import Prompts
 
 FORMATS = {"plain": "_clicks.json", "grand-challenge": "_lesion-clicks.json", "rows": "_clicks.parquet"}
-RUN_KEYS = ("protocol", "seed", "instances")
-DEFAULTS: dict[str, Any] = {"protocol": "autopet-iv@2", "seed": 42, "instances": "auto"}
-PATH = click.Path(path_type=Path)
+PICTURES = (".png", ".webp")
 IMAGE = click.Path(path_type=Path, exists=True)
+INPUT = click.Path(path_type=Path, exists=True, dir_okay=False)
+OUTPUT = click.Path(path_type=Path, dir_okay=False)
 
 
 @click.command("clicks")
@@ -30,15 +33,24 @@ IMAGE = click.Path(path_type=Path, exists=True)
 @click.option("--case-id", help="What the case is called; by default the label's name without its ending.")
 @click.option("--protocol", help=f"Name and version of the rule.  [default: {DEFAULTS['protocol']}]")
 @click.option("--seed", type=int, help=f"Of all draws.  [default: {DEFAULTS['seed']}]")
-@click.option("--instances", help="How values become lesions: auto, labels or components.  [default: auto]")
+@click.option("--instances", help="How values become lesions: auto, labels, components or touching.  [default: auto]")
 @click.option("--set", "pairs", multiple=True, metavar="NAME=VALUE", help="A setting of the protocol; repeatable.")
-@click.option("--config", type=IMAGE, help="TOML with protocol, seed and settings; options on the line win.")
-@click.option("--sweep", multiple=True, metavar="NAME=A,B,...", help="One run per value or combination; repeatable.")
+@click.option("--config", type=INPUT, help="TOML with protocol, seed and settings; options on the line win.")
+@click.option(
+    "--sweep",
+    multiple=True,
+    metavar="NAME=A,B,...",
+    help="One run per value or combination of settings, seed, protocol or instances; repeatable.",
+)
 @click.option("--dry-run", is_flag=True, help="Print the settings of each run as TOML and stop.")
-@click.option("--save-config", type=PATH, help="Write the effective settings as TOML, for --config.")
-@click.option("--out", type=PATH, help="File, or folder for a folder of labels or a sweep; stdout without.")
+@click.option("--save-config", type=OUTPUT, help="Write the effective settings as TOML, for --config.")
+@click.option(
+    "--out",
+    type=click.Path(),
+    help="File; for a folder of labels or a sweep, a folder. Without it JSON goes to stdout.",
+)
 @click.option("--format", "layout", type=click.Choice(list(FORMATS)), default="plain", show_default=True)
-@click.option("--preview", type=PATH, help="Draw lesions and clicks on maximum projections, PNG or WebP.")
+@click.option("--preview", type=OUTPUT, help="Draw lesions and clicks on maximum projections, PNG or WebP.")
 def command(
     label: Path,
     pet: Path | None,
@@ -49,7 +61,7 @@ def command(
     sweep: tuple[str, ...],
     dry_run: bool,
     save_config: Path | None,
-    out: Path | None,
+    out: str | None,
     layout: str,
     preview: Path | None,
     **given: Any,
@@ -66,89 +78,140 @@ def command(
       clicksim clicks --label case.nii.gz --set strategy=rim --set n_foreground=3 --save-config my.toml
       clicksim clicks --label case.nii.gz --sweep n_foreground=1,5,10 --sweep strategy=deepest,rim --out sweep
     """
-    runs = [Run(config, given, pairs, combination) for combination in _combinations(sweep)]
-    many = label.is_dir() or len(runs) > 1
-    _check_usage(many, len(runs) > 1, label, out, layout, case_id, preview, save_config)
+    runs = plan_runs(config, given, pairs, sweep)
+    request = Request(label, pet, organs, case_id, out, layout, preview, sweeps=bool(sweep))
+    request.check(needs_out=not dry_run, others={"--config": config, "--save-config": save_config})
+    if sweep and save_config:
+        raise click.UsageError("--save-config is for one run; each run of a sweep writes its settings.toml")
     if save_config:
         _write_text(save_config, runs[0].toml())
     if dry_run:
-        click.echo("\n".join(run.toml() for run in runs), nl=False)
+        click.echo("\n".join((f"# {run.slug}\n" if run.slug else "") + run.toml() for run in runs), nl=False)
         return
-    failed = 0
-    for run in runs:
-        target = out / run.slug if out and run.slug else out
-        if target and many:
-            target.mkdir(parents=True, exist_ok=True)
-            _write_text(target / "settings.toml", run.toml())
-        for image in _labels(label):
-            try:
-                prompts = _simulate(run, image, pet, organs, case_id)
-                file = target / f"{prompts.case_id}{FORMATS[layout]}" if target and many else target
-                _write(prompts, file, layout)
-                if preview:
-                    _draw(prompts, image, _beside(image, pet), preview)
-            except ClicksimError as error:
-                if not label.is_dir():
-                    raise
-                click.echo(f"clicksim: {error}", err=True)
-                failed += 1
-    if failed:
-        click.echo(f"clicksim: {failed} cases were refused; the others are written", err=True)
+    labels = request.labels()
+    refused = sum(_simulate_all(run, request, labels) for run in runs)
+    if refused:
+        count = len(labels) * len(runs)
+        click.echo(f"clicksim: {refused} of {count} cases refused, see above; the others are in {out}", err=True)
         raise click.exceptions.Exit(1)
 
 
-class Run:
-    """One combination of protocol, seed, instances and settings; the command line wins over the file."""
+@dataclass(frozen=True)
+class Request:
+    """Where images come from and where clicks go; the attributes are the options."""
 
-    def __init__(
-        self, config: Path | None, given: dict[str, Any], pairs: tuple[str, ...], combination: dict[str, Any]
-    ) -> None:
-        from clicksim.protocols import effective_settings, load_protocol
+    label: Path
+    pet: Path | None
+    organs: Path | None
+    case_id: str | None
+    out: str | None
+    layout: str
+    preview: Path | None
+    sweeps: bool
 
-        values = _read_config(config) if config else {}
-        keys = DEFAULTS | {key: values[key] for key in RUN_KEYS if key in values}
-        self.keys = keys | {key: value for key, value in given.items() if value is not None}
-        self.protocol = load_protocol(self.keys["protocol"])
-        self.given = values.get("clicks", {}) | dict(_pair(pair) for pair in pairs) | combination
-        self.settings, _ = effective_settings(self.protocol, "clicks", self.given)
-        self.slug = "_".join(f"{name}-{value}" for name, value in combination.items())
+    @property
+    def many(self) -> bool:
+        """Whether the result is a folder."""
+        return self.sweeps or self.label.is_dir()
 
-    def toml(self) -> str:
-        """The effective settings; run again with `--config`, they give the same bytes."""
-        settings = {name: value for name, value in self.settings.items() if name != "rule"}
-        return dump_table("", self.keys) + "\n" + dump_table("clicks", settings)
+    def labels(self) -> list[Path]:
+        """The label, or the labels of the folder."""
+        from clicksim.simulate.case import list_labels
+
+        return list_labels(self.label) if self.label.is_dir() else [self.label]
+
+    def file(self, run: Run, case: str) -> Path | None:
+        """Where the clicks of one case go; None for stdout."""
+        if self.out is None:
+            return None
+        return Path(self.out) / run.slug / f"{case}{FORMATS[self.layout]}" if self.many else Path(self.out)
+
+    def check(self, *, needs_out: bool, others: dict[str, Path | None]) -> None:
+        """Refuse, before any work, what cannot end well."""
+        if self.many and needs_out and self.out is None:
+            raise click.UsageError("a folder of labels or a sweep needs --out DIR")
+        if self.layout == "rows" and needs_out and self.out is None:
+            raise click.UsageError("--format rows is a Parquet file and needs --out")
+        if self.label.is_dir() and self.case_id is not None:
+            raise click.UsageError("--case-id is for one label; in a folder each case has its file's name")
+        if self.case_id is not None and (not self.case_id or (self.many and Path(self.case_id).name != self.case_id)):
+            raise click.UsageError(f"--case-id {self.case_id!r} cannot be the name of a file")
+        if self.many and self.preview:
+            raise click.UsageError("--preview is for one label and one run")
+        if self.preview and self.preview.suffix.lower() not in PICTURES:
+            raise click.UsageError(f"--preview is written as {' or '.join(PICTURES)}, got {self.preview.name!r}")
+        self._check_out()
+        self._check_distinct(others)
+
+    def _check_out(self) -> None:
+        if self.out is None:
+            return
+        path = Path(self.out)
+        if self.many and path.exists() and not path.is_dir():
+            raise ClicksimError(f"--out {self.out} is a file; a folder of labels or a sweep needs a folder")
+        if not self.many and (path.is_dir() or self.out.endswith(("/", os.sep))):
+            from clicksim.volumes import case_id_of
+
+            name = f"{case_id_of(self.label)}{FORMATS[self.layout]}"
+            raise ClicksimError(f"--out {self.out} is a folder; for one label give a file, such as {path / name}")
+
+    def _check_distinct(self, others: dict[str, Path | None]) -> None:
+        """No file is written over another one of the same command."""
+        seen: dict[Path, str] = {}
+        named = {"--label": self.label, "--pet": self.pet, "--organs": self.organs, **others, "--preview": self.preview}
+        written = {"--out": None if self.out is None or self.many else Path(self.out)}
+        for option, path in (named | written).items():
+            if path is None:
+                continue
+            other = seen.setdefault(path.resolve(), option)
+            if other != option and option in ("--out", "--preview", "--save-config"):
+                raise click.UsageError(f"{option} would write over the file of {other}: {path}")
 
 
-def _simulate(run: Run, label: Path, pet: Path | None, organs: Path | None, case_id: str | None) -> "Prompts":
+def _simulate_all(run: Run, request: Request, labels: Sequence[Path]) -> int:
+    """All cases of one run; the number of those that were refused. The refusal of a single case is raised."""
+    if request.many and request.out is not None:
+        _write_text(Path(request.out) / run.slug / "settings.toml", run.toml())
+    refused = 0
+    for label in _tracked(labels, run.slug or "cases"):
+        try:
+            _simulate_one(run, request, label)
+        except ClicksimError as error:
+            if not request.many:
+                raise
+            click.echo(f"clicksim: {' '.join(filter(None, [run.slug, label.name]))}: {error}", err=True)
+            refused += 1
+    return refused
+
+
+def _simulate_one(run: Run, request: Request, label: Path) -> None:
     """One case, with warnings and notes as lines on stderr."""
     from clicksim.simulate.case import simulate_case
 
+    pet, organs = _beside(label, request.pet), _beside(label, request.organs, channel="")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
-        prompts = simulate_case(
-            label,
-            pet=_beside(label, pet),
-            organs=_beside(label, organs, channel=""),
-            case_id=case_id,
-            **run.keys,
-            **run.given,
-        )
+        prompts = simulate_case(label, pet=pet, organs=organs, case_id=request.case_id, **run.keys, **run.given)
     for sentence in [*(str(warning.message) for warning in caught), *prompts.notes]:
         click.echo(f"{prompts.case_id}: {sentence}", err=True)
-    return prompts
+    _write(prompts, request.file(run, prompts.case_id), request.layout)
+    if request.preview:
+        _draw(prompts, label, pet, request.preview)
 
 
 def _write(prompts: "Prompts", file: Path | None, layout: str) -> None:
     if file is None:
         click.echo(prompts.to_json(layout))
-    elif layout == "rows":
-        from clicksim.prompts.table import write_table
+        return
+    with _writing(file):
+        if layout == "rows":
+            from clicksim.prompts.table import write_table
 
-        write_table(file, prompts.to_table())
-    else:
-        from clicksim.prompts.formats import write_prompts
+            write_table(file, prompts.to_table())
+        else:
+            from clicksim.prompts.formats import write_prompts
 
-        write_prompts(file, prompts, layout)
+            write_prompts(file, prompts, layout)
 
 
 def _draw(prompts: "Prompts", label: Path, pet: Path | None, preview: Path) -> None:
@@ -157,19 +220,18 @@ def _draw(prompts: "Prompts", label: Path, pet: Path | None, preview: Path) -> N
 
     uptake = None if pet is None else read_image(pet).array
     image = draw_preview(uptake, read_label(label).array, prompts, grid=prompts.grid, title=prompts.case_id)
-    save_picture(image, preview)
+    with _writing(preview):
+        save_picture(image, preview)
 
 
-def _labels(label: Path) -> Iterator[Path]:
-    """The label, or the labels of a folder with a progress bar on stderr."""
-    from clicksim.simulate.case import list_labels
-
-    if not label.is_dir():
-        yield label
+def _tracked(labels: Sequence[Path], what: str) -> Iterator[Path]:
+    """The labels, with progress on stderr where there are several."""
+    if len(labels) == 1:
+        yield labels[0]
         return
     from clicksim.cli.progress import track
 
-    yield from track(list_labels(label), "cases")
+    yield from track(labels, what)
 
 
 def _beside(label: Path, path: Path | None, channel: str = "_0001") -> Path | None:
@@ -181,64 +243,22 @@ def _beside(label: Path, path: Path | None, channel: str = "_0001") -> Path | No
     return find_companion(label, path, channel)
 
 
-def _combinations(sweep: tuple[str, ...]) -> list[dict[str, Any]]:
-    """All combinations of the values of all sweeps; one empty combination without a sweep."""
-    axes = []
-    for text in sweep:
-        name, values = _split(text)
-        listed = parse_value(f"[{values}]")
-        axes.append([(name, v) for v in (listed if isinstance(listed, list) else map(parse_value, values.split(",")))])
-    return [dict(combination) for combination in itertools.product(*axes)]
-
-
-def _pair(text: str) -> tuple[str, Any]:
-    name, value = _split(text)
-    return name, parse_value(value)
-
-
-def _split(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not equals or not name or not value:
-        raise click.UsageError(f"{text!r} is not NAME=VALUE")
-    return name.strip(), value.strip()
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    import tomllib
-
+@contextmanager
+def _writing(file: Path) -> Iterator[None]:
+    """A folder for the file; what the system refuses becomes one sentence that names it."""
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SettingError(f"{path} is not TOML: {error}") from error
-    unknown = sorted(set(values) - {*RUN_KEYS, "clicks"})
-    if unknown:
-        raise SettingError(f"{path} has {', '.join(unknown)}; allowed: {', '.join(RUN_KEYS)} and the table [clicks]")
-    return values
+        file.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        raise ClicksimError(f"cannot write {file}: {error.strerror or error}") from error
 
 
-def _check_usage(
-    many: bool,
-    sweep: bool,
-    label: Path,
-    out: Path | None,
-    layout: str,
-    case_id: str | None,
-    preview: Path | None,
-    save_config: Path | None,
-) -> None:
-    """Refuse combinations of options that mean nothing."""
-    if many and out is None:
-        raise click.UsageError("a folder of labels or a sweep needs --out DIR")
-    if layout == "rows" and out is None:
-        raise click.UsageError("--format rows is a Parquet file and needs --out")
-    if label.is_dir() and case_id is not None:
-        raise click.UsageError("--case-id is for one label; in a folder each case has its file's name")
-    if many and preview:
-        raise click.UsageError("--preview is for one label and one run")
-    if sweep and save_config:
-        raise click.UsageError("--save-config is for one run; each run of a sweep writes its settings.toml")
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
+def _write_text(file: Path, text: str) -> None:
+    """Write and rename, so that a reader never sees half a file."""
+    temporary = file.with_name(f".writing-{secrets.token_hex(8)}{file.suffix}")
+    with _writing(file):
+        try:
+            temporary.write_text(text, encoding="utf-8", newline="\n")
+            temporary.replace(file)
+        finally:
+            temporary.unlink(missing_ok=True)

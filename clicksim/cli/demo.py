@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any, Protocol
 
 import click
@@ -79,7 +80,7 @@ def make_demo(out: Path, *, cases: int = 4, seed: int = 42) -> Path:
             shown,
             title=TITLE,
             intro=INTRO,
-            command=f"clicksim demo --out {out} --cases {cases} --seed {seed}",
+            command=f"clicksim demo --out {quote(str(out))} --cases {cases} --seed {seed}",
         )
 
 

@@ -29,6 +29,8 @@ ABOVE_VERTEX_MM = 14.0
 PSF_FWHM_MM = 5.5
 NOISE = 0.15
 """Standard deviation of the noise where the uptake is 1 SUV, after blurring."""
+STEPS_PER_SUV = 1024
+"""Scanners store whole numbers and a slope; so values repeat, and files compress, as those of patients do."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +43,7 @@ class Phantom:
         grid: Orientation LAS, as in the public NIfTI data: `i` runs to the patient's left, `j` to anterior,
             `k` from the thighs to the head.
         ct: int16 Hounsfield units.
-        pet: float32 SUV, no voxel negative.
+        pet: float32 SUV, in steps of 1/1024 as from a stored whole number; no voxel negative.
         label: uint8 mask of the lesions; their numbers, uint8 or uint16, where instances were asked for.
         organs: uint8 organ numbers of TotalSegmentator v2; 0 where it has none.
         n_lesions: How many lesions the label has.
@@ -202,10 +204,15 @@ def _scan(canvas: Canvas, spacing: Spacing, shrink: float, rng: np.random.Genera
         canvas.hu[k] += (grain * np.float32(9) * body).astype(np.int16)
     gaussian_filter(canvas.activity, sigma, output=canvas.activity, mode="nearest", truncate=3.0)
     np.maximum(canvas.activity, 0, out=canvas.activity)
+    canvas.activity *= np.float32(STEPS_PER_SUV)
+    np.rint(canvas.activity, out=canvas.activity)
+    canvas.activity /= np.float32(STEPS_PER_SUV)
 
 
 def _air(shape: Shape, rng: np.random.Generator) -> NDArray[np.float32]:
     """What a reconstruction leaves in air: zero in half of the voxels, small values in the others."""
-    levels = 0.02 * (np.maximum(np.arange(256) - 127, 0) / 128) ** 2
-    noise = np.frombuffer(rng.bytes(shape[0] * shape[1] * shape[2]), np.uint8)
-    return levels.astype(np.float32)[noise].reshape(shape, order="F")
+    levels = np.rint(20 * (np.maximum(np.arange(256) - 127, 0) / 128) ** 2) / STEPS_PER_SUV
+    volume = np.empty(shape[::-1], np.float32)
+    for layer in volume:
+        layer[:] = levels.astype(np.float32)[np.frombuffer(rng.bytes(layer.size), np.uint8)].reshape(layer.shape)
+    return volume.T

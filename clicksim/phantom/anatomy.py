@@ -252,7 +252,8 @@ def _gut(canvas: Canvas, patient: Patient) -> None:
         upper = 1.5 if patient.tracer == "psma" and loop < 3 else 0.75
         if patient.tracer == "psma" and loop < 3:
             centre[0] = rng.uniform(20, 70)
-        for region in tube(canvas, bend((centre + turns).tolist(), 20).tolist(), 10.5):
+        path = np.clip(bend((centre + turns).tolist(), 20), (-92, -20, -840), (92, 78, -655))
+        for region in tube(canvas, path.tolist(), 10.5):
             canvas.fill(region, 18, 25, suv["bowel"] * upper * float(np.exp(rng.normal(0, 0.35))))
     frame = [
         (-112, 20, -800), (-118, 4, -720), (-112, 6, -668), (-60, 58, -684), (0, 66, -696), (62, 58, -676),

@@ -21,7 +21,7 @@ TRACHEA = 16
 
 # where lesions grow: organ numbers, share of the lesions per tracer
 SITES: dict[str, tuple[tuple[int, ...], dict[str, float]]] = {
-    "bone": ((*range(25, 51), *range(69, 79), *range(92, 117)), {"fdg": 0.22, "psma": 0.5}),
+    "bone": ((*range(25, 51), *range(71, 79), *range(92, 117)), {"fdg": 0.22, "psma": 0.5}),
     "liver": ((5,), {"fdg": 0.12, "psma": 0.03}),
     "lung": ((10, 11, 12, 13, 14), {"fdg": 0.2, "psma": 0.05}),
     "prostate": ((22,), {"fdg": 0.0, "psma": 0.08}),
@@ -87,10 +87,13 @@ class Placer:
         rng = self.draw("lesion", number)
         volume = float(np.exp(rng.normal(np.log(MEDIAN_ML), ML_SIGMA)))
         volume = min(volume, LARGEST_ML, 0.004 * self._body_voxels * self.voxel_ml)
-        for attempt in range(TRIES):
+        for _ in range(TRIES):
             seed = self._seed(rng)
-            if seed is not None and self._grow_at(seed, volume * 0.85**attempt, number, rng):
+            if seed is None:
+                continue
+            if self._grow_at(seed, volume, number, rng):
                 return
+            volume *= 0.85
         free = self._free_voxels()
         if not len(free):
             raise EmptyMaskError(

@@ -116,20 +116,26 @@ class Prompts:
         return self._voxels(foreground=False)
 
     def crop(self, start: Sequence[int], shape: Sequence[int]) -> Self:
-        """The prompts of a cropped or padded image; a voxel that leaves the volume is gone, and noted."""
-        moved = self._moved(lambda v: v - np.asarray(start), self.grid.crop(start, shape))
-        kept = tuple(p for p in (_inside(prompt, moved.grid) for prompt in moved.items) if p is not None)
-        lost = len(moved.items) - len(kept)
-        note = (f"{lost} of {len(moved.items)} prompts lie outside the crop",) if lost else ()
-        return replace(moved, items=kept, notes=self.notes + note)
+        """The prompts of a cropped or padded image; what leaves the volume is gone, and noted."""
+        grid = self.grid.crop(start, shape)
+        origin = np.array([int(n) for n in start])
+        moved = self._moved(lambda v: v - origin, grid)
+        inside = [(prompt, _inside(prompt, grid)) for prompt in moved.items]
+        kept = tuple(part for _, part in inside if part is not None)
+        lost = len(inside) - len(kept)
+        cut = sum(part is not None and part != prompt for prompt, part in inside)
+        notes = [f"{lost} of {len(inside)} prompts lie outside the crop"] if lost else []
+        notes += [f"{cut} of {len(inside)} prompts are cut by the crop"] if cut else []
+        return replace(moved, items=kept, notes=(*self.notes, *notes))
 
     def flip(self, axis: int) -> Self:
         """The prompts of the image flipped along one axis."""
+        grid = self.grid.flip(axis)
         step = np.ones(3, dtype=np.int64)
         step[axis] = -1
         origin = np.zeros(3, dtype=np.int64)
         origin[axis] = self.grid.shape[axis] - 1
-        return self._moved(lambda v: origin + v * step, self.grid.flip(axis))
+        return self._moved(lambda v: origin + v * step, grid)
 
     def permute(self, axes: Sequence[int]) -> Self:
         """The prompts of the image with its axes permuted, as `numpy.transpose` does."""

@@ -4,11 +4,15 @@ What the whole set shares (protocol, settings, seed, versions) stands once, in t
 """
 
 import json
+import os
+import secrets
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from clicksim.errors import PromptFormatError
 from clicksim.prompts.records import Prompts, kind_of
 
 if TYPE_CHECKING:
@@ -49,21 +53,21 @@ def to_table(prompts: Prompts) -> "pa.Table":
     from clicksim import __version__
 
     schema = prompt_schema()
-    order = {True: 0, False: 0}
+    order: Counter[tuple[bool, int]] = Counter()
     rows: dict[str, list[object]] = {name: [] for name in schema.names}
     for stroke, prompt in enumerate(prompts):
         for voxel in prompt.voxels:
             rows["case"].append(prompts.case_id)
             rows["lesion"].append(prompt.lesion)
             rows["round"].append(prompt.round)
-            rows["order"].append(order[prompt.foreground])
+            rows["order"].append(order[prompt.foreground, prompt.round])
             rows["polarity"].append("foreground" if prompt.foreground else "background")
             rows["kind"].append(kind_of(prompt))
             rows["stroke"].append(stroke)
             rows["annotator"].append(prompts.annotator)
             for name, index in zip("ijk", voxel, strict=True):
                 rows[name].append(index)
-            order[prompt.foreground] += 1
+            order[prompt.foreground, prompt.round] += 1
     count = len(rows["case"])
     if prompts.grid.affine is None:
         rows["x"] = rows["y"] = rows["z"] = [None] * count
@@ -83,11 +87,25 @@ def to_table(prompts: Prompts) -> "pa.Table":
 
 
 def write_table(path: str | Path, table: "pa.Table") -> None:
-    """Write rows as Parquet; the file is complete or not there at all."""
+    """Write rows as Parquet, complete or not at all; an existing file is replaced.
+
+    Raises:
+        PromptFormatError: If the file cannot be written.
+    """
     import pyarrow.parquet as pq
 
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.part")
-    pq.write_table(table, temporary, compression="zstd")
-    temporary.replace(target)
+    temporary = target.with_name(f".writing-{secrets.token_hex(8)}.parquet")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("xb") as out:
+                pq.write_table(table, out, compression="zstd")
+                out.flush()
+                os.fsync(out.fileno())
+            temporary.replace(target)
+        finally:
+            if temporary.parent.is_dir():
+                temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise PromptFormatError(f"cannot write the table: {error.strerror or error} ({target})") from error

@@ -2,6 +2,7 @@
 
 import tomllib
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -80,7 +81,8 @@ def effective_settings(protocol: Protocol, table: str, given: Mapping[str, Any])
     for name in given:
         if name not in changeable:
             raise unknown_name(f"setting of {protocol.id}", name, changeable)
-    settings = dict(defaults) | {name: check_setting(table, name, value) for name, value in given.items()}
+    # copied, lists included: whoever changes what comes back does not change the protocol
+    settings = deepcopy(dict(defaults)) | {name: check_setting(table, name, value) for name, value in given.items()}
     return settings, idle_settings(table, settings, given)
 
 

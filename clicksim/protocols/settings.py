@@ -2,6 +2,8 @@
 
 import json
 import math
+import reprlib
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +23,7 @@ class Setting:
         choices: Allowed words.
         low, high: Smallest and largest number allowed.
         length: Number of entries of a list; None for any.
+        ascending: Whether no entry of a list may be smaller than the one before.
         only_with: Another setting and the values of it with which this one has an effect.
     """
 
@@ -30,6 +33,7 @@ class Setting:
     low: float = -math.inf
     high: float = math.inf
     length: int | None = None
+    ascending: bool = False
     only_with: tuple[str, tuple[str, ...]] | None = None
 
 
@@ -80,7 +84,7 @@ CLICKS = {
     ),
     "shell_mm": Setting(
         "floats", "nearest and farthest distance of the shell from the lesions, mm", low=0, high=1000, length=2,
-        only_with=("background", ("shell",)),
+        ascending=True, only_with=("background", ("shell",)),
     ),
     "organ": Setting(
         "ints", "labels of the organ mask to click in; empty for any", low=1, only_with=("background", ("organ",))
@@ -94,13 +98,11 @@ TABLES: dict[str, dict[str, Setting]] = {"clicks": CLICKS}
 
 
 def check_setting(table: str, name: str, value: Value) -> Value:
-    """The value in its declared kind, or a `SettingError` that says what is allowed."""
+    """The value in its declared kind, or a `SettingError` that says what is allowed; NumPy values become plain."""
     setting = TABLES[table][name]
+    value = value.tolist() if hasattr(value, "tolist") else value
     if setting.kind in ("ints", "floats"):
-        entries = value if isinstance(value, list | tuple) else [value]
-        if setting.length is not None and len(entries) != setting.length:
-            raise SettingError(f"{name} takes {setting.length} numbers, got {len(entries)}: {list(entries)}")
-        return [_check_number(name, setting, setting.kind[:-1], entry) for entry in entries]
+        return _check_list(name, setting, list(value) if isinstance(value, list | tuple) else [value])
     if setting.kind in ("int", "float"):
         return _check_number(name, setting, setting.kind, value)
     if setting.kind == "bool":
@@ -126,17 +128,23 @@ def idle_settings(table: str, settings: Mapping[str, Value], given: Mapping[str,
 
 
 def parse_value(text: str) -> Value:
-    """A value as written on a command line: a TOML value, or a bare word.
+    """A value as written on a command line: a TOML value, several with commas between them, or a bare word.
 
     >>> parse_value("3"), parse_value("2.5"), parse_value("true"), parse_value("rim"), parse_value("[1, 2]")
     (3, 2.5, True, 'rim', [1, 2])
+    >>> parse_value("5,20")
+    [5, 20]
     """
     import tomllib
 
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text
+    for form in (text, f"[{text}]") if "," in text else (text,):
+        try:
+            found = tomllib.loads(f"value = {form}")
+        except (ValueError, RecursionError):  # not TOML; a number of thousands of digits; brackets without end
+            continue
+        if len(found) == 1:  # a line break in the text could bring more
+            return found["value"]
+    return text
 
 
 def dump_table(name: str, values: Mapping[str, Value]) -> str:
@@ -148,11 +156,20 @@ def dump_table(name: str, values: Mapping[str, Value]) -> str:
     return "\n".join([*heading, *(f"{key} = {json.dumps(value)}" for key, value in values.items()), ""])
 
 
+def _check_list(name: str, setting: Setting, entries: list[Value]) -> list[float | int]:
+    if setting.length is not None and len(entries) != setting.length:
+        raise SettingError(f"{name} takes {setting.length} numbers, got {len(entries)}: {entries}")
+    numbers = [_check_number(name, setting, setting.kind[:-1], entry) for entry in entries]
+    if setting.ascending and numbers != sorted(numbers):
+        raise SettingError(f"{name} must not descend, got {numbers}")
+    return numbers
+
+
 def _check_number(name: str, setting: Setting, kind: str, value: Value) -> float | int:
     whole = kind == "int"
-    good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    good = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
     if not good or (whole and value != int(value)):
-        raise SettingError(f"{name} must be a {'whole ' if whole else ''}number, got {value!r}")
+        raise SettingError(f"{name} must be a {'whole ' if whole else ''}number, got {reprlib.repr(value)}")
     if not setting.low <= value <= setting.high:
         span = f"at least {setting.low:g}" + (f" and at most {setting.high:g}" if setting.high < math.inf else "")
         raise SettingError(f"{name} must be {span}, got {value}")

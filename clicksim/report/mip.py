@@ -276,10 +276,9 @@ def _outline(panel: "Image", mask: NDArray[np.bool_], *, filled: bool) -> None:
     """Colour the rim just outside the lesions, so that the lesion itself stays visible."""
     from PIL import Image, ImageChops, ImageFilter
 
-    inside = Image.fromarray(mask.astype(np.uint8) * 255).resize(panel.size, Image.Resampling.NEAREST)
-    smooth = inside.filter(ImageFilter.MedianFilter(5)) if min(panel.size) > 5 else inside
-    inside = ImageChops.lighter(smooth, inside) if smooth.getbbox() is None else smooth
-    rim = ImageChops.subtract(inside.filter(ImageFilter.MaxFilter(2 * SUPERSAMPLE + 1)), inside)
+    soft = Image.fromarray(mask.astype(np.uint8) * 255).resize(panel.size, Image.Resampling.BICUBIC)
+    inside = soft.point([255 * (level > 90) for level in range(256)])
+    rim = ImageChops.subtract(inside.filter(ImageFilter.MaxFilter(2 * SUPERSAMPLE + 3)), inside)
     if filled:
         panel.paste((190, 214, 250), mask=inside)
     panel.paste(LESION, mask=rim)

@@ -1,5 +1,6 @@
 """Clicks from files: one case, read, checked and simulated."""
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -61,10 +62,22 @@ def simulate_case(
 
 
 def list_labels(folder: str | Path) -> list[Path]:
-    """The image files of a folder, by name."""
-    found = sorted(path for path in Path(folder).iterdir() if path.name.endswith(EXTENSIONS))
+    """The image files of a folder, by name; hidden files, such as `._x.nii.gz`, are no labels.
+
+    Raises:
+        ImageError: The folder cannot be read or has no image, or two files are of one case.
+    """
+    try:
+        paths = sorted(Path(folder).iterdir())
+    except OSError as error:
+        raise ImageError(f"cannot list the labels: {error.strerror} ({folder})") from error
+    found = [path for path in paths if path.name.endswith(EXTENSIONS) and path.name[0] != "." and path.is_file()]
     if not found:
         raise ImageError(f"no label in {folder}: no file there ends in {', '.join(EXTENSIONS)}")
+    counts = Counter(map(case_id_of, found))
+    twice = [path.name for path in found if counts[case_id_of(path)] > 1]
+    if twice:
+        raise ImageError(f"several labels of one case in {folder}: {', '.join(twice[:10])}; keep one of each")
     return found
 
 
@@ -79,7 +92,8 @@ def find_companion(label: Path, folder: str | Path, channel: str = "_0001") -> P
     for candidate in candidates:
         if candidate.is_file():
             return candidate
-    raise ImageError(f"no image of case {name} in {folder}: looked for {name}{channel} and {name}, {EXTENSIONS}")
+    stems = " and ".join(dict.fromkeys([f"{name}{channel}", name]))
+    raise ImageError(f"no image of case {name} in {folder}: looked for {stems} with {', '.join(EXTENSIONS)}")
 
 
 def _array(volume: Volume | None) -> Any:

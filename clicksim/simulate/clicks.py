@@ -1,5 +1,6 @@
 """Clicks from a mask: the door to both rules."""
 
+import operator
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -63,6 +64,7 @@ def simulate_clicks(
         >>> simulate_clicks(mask, spacing=(2, 2, 3), n_foreground=1).foreground.tolist()
         [[3, 4, 4]]
     """
+    seed = operator.index(seed)
     rule = load_protocol(protocol)
     chosen, idle = effective_settings(rule, "clicks", settings)
     for sentence in idle:
@@ -70,6 +72,8 @@ def simulate_clicks(
     labels = np.asarray(mask)
     if labels.ndim != 3:
         raise GeometryError(f"a mask has three axes, got shape {labels.shape}{_where(case_id)}")
+    if organs is not None and chosen.get("background") != "organ":
+        warnings.warn("organs has no effect unless background is organ", UserWarning, stacklevel=2)
     grid = Grid.from_spacing(labels.shape, spacing)
     hot, regions = (None if volume is None else np.asarray(volume) for volume in (uptake, organs))
     for name, volume in (("uptake", hot), ("organ mask", regions)):
@@ -81,6 +85,8 @@ def simulate_clicks(
     if chosen["rule"] == "published":
         if instances != "auto":
             raise SettingError(f"{rule.id} has its own rule for instances; leave instances at auto, got {instances!r}")
+        if not 0 <= seed < 2**32:
+            raise SettingError(f"{rule.id} takes seeds from 0 to {2**32 - 1}, got {seed}")
         clicks, notes = published_clicks(labels, hot, chosen, seed=seed, where=case_id)
     elif grid.spacing is None:
         raise GeometryError(f"{rule.id} measures in mm and needs the voxel size: give spacing=(i, j, k) in mm")

@@ -7,6 +7,7 @@ those, and the hot voxels are already there. Where the bracket fails (many equal
 the bit patterns takes its place.
 """
 
+import math
 from typing import Any
 
 import numpy as np
@@ -15,23 +16,12 @@ from numpy.typing import NDArray
 from clicksim.errors import ImageError
 from clicksim.kernels import runs as run_kernels
 from clicksim.kernels import uptake as uptake_kernels
-from clicksim.lesions import Components, Memory, connect, flat_view
+from clicksim.lesions import Components, Memory, as_uptake, connect, flat_view
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 SAMPLE = 1 << 16  # voxels; the bracket is then within some ten per cent of the wanted tail
-
-
-def as_uptake(uptake: NDArray[Any]) -> NDArray[Any]:
-    """The uptake in float32 or float64, without a copy where it is so already; whole numbers convert exactly."""
-    array = np.asarray(uptake)
-    if array.dtype.kind not in "iuf":
-        raise ImageError(f"uptake must be real numbers, got {array.dtype}")
-    if array.dtype.isnative and array.dtype in (np.float32, np.float64):
-        return array
-    small = array.dtype.itemsize <= 2
-    return array.astype(np.float32 if small else np.float64, order="K")
 
 
 def hot_voxels(
@@ -61,6 +51,12 @@ def hot_voxels(
         return memory, np.empty(0, np.int64)
     threshold, candidates = _select(flat, memory, inside, percentile, where)
     return memory, candidates[flat[candidates].astype(np.float64) > threshold]
+
+
+def check_finite(uptake: NDArray[Any], *, where: str = "") -> None:
+    """Raise an `ImageError` that names up to ten voxels of an uptake that are NaN or infinite. One pass."""
+    flat, memory = flat_view(as_uptake(uptake))
+    _collect(flat, memory, math.inf, np.empty(0, np.int64), where)
 
 
 def join_voxels(memory: Memory, indices: Ints) -> Components:
@@ -118,7 +114,7 @@ def _bracket(flat: NDArray[Any], tail: int) -> float:
 def _collect(flat: NDArray[Any], memory: Memory, floor: float, inside: Ints, where: str) -> Ints:
     """Sorted flat indices of the voxels outside the lesions that lie above a floor. One pass."""
     kind = flat.dtype.type
-    bound = kind(floor)
+    bound = kind(min(floor, float(np.finfo(kind).max)))  # below infinity, so that the kernel sees infinite values
     if float(bound) > floor:  # rounded up: one step down, so that nothing above the floor is missed
         bound = np.nextafter(bound, kind(-np.inf))
     found: Ints = uptake_kernels.collect_above(flat, bound, np.finfo(kind).min)

@@ -7,6 +7,7 @@ component and purpose, so that one component never changes another's clicks.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from clicksim.geometry import Spacing
 from clicksim.lesions import Component, Components, Instances, Memory, find_lesions
 from clicksim.prompts import Click
 from clicksim.prompts.records import Voxel
-from clicksim.simulate.hot import hot_voxels, join_voxels, lesion_indices, without
+from clicksim.simulate.hot import check_finite, hot_voxels, join_voxels, lesion_indices, without
 from clicksim.simulate.regions import Surroundings
 from clicksim.streams import stream
 
@@ -84,6 +85,7 @@ class MendedCase:
             return lesions.sizes.astype(np.float64)
         if self.uptake is None:
             raise SettingError("lesions = uptake needs an uptake; give one, or choose uniform, volume or all")
+        check_finite(self.uptake, where=self.case_id)
         return np.array([float(self.uptake[tuple(lesion.voxels.T)].max()) for lesion in lesions])
 
     def _background(self, lesions: Components) -> tuple[list[Click], list[str]]:
@@ -139,14 +141,18 @@ class MendedCase:
         """Voxels of the body outside lesions and margin, drawn uniformly by rejection."""
         assert self.uptake is not None
         draws, shape = self._stream("background", "body"), self.labels.shape
+        check_finite(self.uptake, where=self.case_id)
+        given: set[Voxel] = set()
         misses = 0
         while misses < BODY_ATTEMPTS:
             voxel = _voxel(draws.integers(0, shape))
-            if self.uptake[voxel] > self.settings["body_suv"] and not self._surroundings.near(
-                np.array([voxel]), self.settings["margin_mm"]
-            ):
-                yield voxel
             misses += 1
+            if voxel in given or not self.uptake[voxel] > self.settings["body_suv"]:
+                continue
+            if not self._surroundings.near(np.array([voxel]), self.settings["margin_mm"])[0]:
+                misses = 0
+                given.add(voxel)
+                yield voxel
 
     def _in_shell(self, lesion: Component) -> Iterator[Voxel]:
         """Voxels of the shell near one lesion, in random order."""
@@ -179,19 +185,25 @@ class MendedCase:
         else:
             depths = component.depths(self.spacing, closed=True)
             # weighted draws without replacement: exponential times with the depth as rate (Efraimidis, Spirakis)
-            times = -depths if strategy == "deepest" else draws.exponential(size=len(depths)) / depths
+            # in float32 depths are equal that differ by the rounding of sums taken in another order
+            times = -depths.astype(np.float32) if strategy == "deepest" else draws.exponential(size=len(depths)) / depths
             order = np.argsort(times, kind="stable")
         for n in order:
             yield _voxel(voxels[n])
 
     def _jittered(self, component: Component, clicks: Iterator[Voxel], polarity: str) -> Iterator[Voxel]:
-        """Clicks displaced within a ball, as long as they stay in their component."""
+        """Clicks displaced within a ball, as long as they stay in their component.
+
+        Where further clicks are wanted and displacements fell on one another, the undisplaced ones follow.
+        """
         radius = self.settings["jitter_mm"]
         if radius == 0:
             yield from clicks
             return
         draws = self._stream(polarity, component.id, "jitter")
+        seen = []
         for click in clicks:
+            seen.append(click)
             for _ in range(self.settings["jitter_attempts"]):
                 moved = _voxel(np.rint(np.asarray(click) + _in_ball(draws, radius) / np.asarray(self.spacing)))
                 if component.holds(moved):
@@ -199,8 +211,10 @@ class MendedCase:
                     break
             else:
                 yield click
+        if len(seen) > 1:
+            yield from seen
 
-    @property
+    @cached_property
     def _surroundings(self) -> Surroundings:
         return Surroundings(self.labels, self.spacing)
 

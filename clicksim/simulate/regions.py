@@ -50,7 +50,7 @@ class Surroundings:
 @cache
 def ball(radius_mm: float, spacing: Spacing) -> Ints:
     """`(n, 3)` offsets within a distance, the nearest first; `(0, 0, 0)` is always one of them."""
-    reach = [int(radius_mm / s) for s in spacing]
+    reach = [int(radius_mm / s * (1 + 1e-9)) for s in spacing]
     axes = [np.arange(-r, r + 1) for r in reach]
     offsets = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3)
     squared = ((offsets * np.asarray(spacing)) ** 2).sum(1)

@@ -1,0 +1,42 @@
+"""`python -m benchmarks`: measure everything and write docs/benchmarks.md."""
+
+import argparse
+import os
+import sys
+import time
+from importlib import import_module
+from pathlib import Path
+
+for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
+    os.environ.setdefault(variable, "1")  # before numpy is imported
+
+GROUPS = ("clicks", "passes", "memory", "files", "folder", "startup")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the groups, and write the page or, for a part of them, print it."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--full", action="store_true", help="run the published approach to its end: many minutes")
+    parser.add_argument("--quick", action="store_true", help="tiny cases; the numbers mean nothing")
+    parser.add_argument("--only", action="append", choices=GROUPS, metavar="GROUP", help=f"of {', '.join(GROUPS)}")
+    parser.add_argument("--out", type=Path, help="file; by default docs/benchmarks.md, stdout with --only or --quick")
+    given = parser.parse_args(arguments)
+
+    from benchmarks.cases import ROOT
+    from benchmarks.table import render, write_page
+
+    sections = []
+    for name in given.only or GROUPS:
+        start = time.perf_counter()
+        sections += import_module(f"benchmarks.{name}").run(full=given.full, quick=given.quick)
+        print(f"{name}: {time.perf_counter() - start:.1f} s", file=sys.stderr)
+    out = given.out or (None if given.only or given.quick else ROOT / "docs" / "benchmarks.md")
+    if out is None:
+        print(render(sections), end="")
+        return
+    write_page(sections, out)
+    print(f"written: {out}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

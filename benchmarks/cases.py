@@ -1,0 +1,73 @@
+"""The two cases that everything is timed on, and small ones for the smoke test."""
+
+import os
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from clicksim.geometry import Spacing
+from clicksim.phantom import Phantom, make_phantom
+from clicksim.volumes import read_label
+
+ROOT = Path(__file__).resolve().parents[1]
+REALDATA = Path(os.environ.get("CLICKSIM_REALDATA", ROOT.parent / "shared" / "realdata"))
+REAL_CASE = "autopet/fdg_0b57b247b6"
+
+SHAPE_A, SPACING_A = (256, 256, 371), (2.73438, 2.73438, 3.0)
+SHAPE_FULL, SPACING_FULL = (400, 400, 326), (2.03642, 2.03642, 3.0)
+SHAPE_TINY, SPACING_TINY = (56, 56, 80), (10.0, 10.0, 12.0)
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """One case in memory: uint8 labels and float32 uptake, both in Fortran order."""
+
+    name: str
+    labels: NDArray[Any]
+    uptake: NDArray[Any]
+    spacing: Spacing
+
+    @property
+    def voxels(self) -> int:
+        """How many there are."""
+        return int(self.uptake.size)
+
+
+@cache
+def phantom(seed: int, *, quick: bool, n_lesions: int | None = None) -> Phantom:
+    """A phantom on the grid of the real case, or a tiny one."""
+    shape, spacing = (SHAPE_TINY, SPACING_TINY) if quick else (SHAPE_FULL, SPACING_FULL)
+    return make_phantom(seed, shape=shape, spacing=spacing, n_lesions=n_lesions)
+
+
+@cache
+def case_a(*, quick: bool) -> Case:
+    """A phantom with twelve lesions; tiny, with three, for the smoke test."""
+    shape, spacing = (SHAPE_TINY, SPACING_TINY) if quick else (SHAPE_A, SPACING_A)
+    made = make_phantom(7, shape=shape, spacing=spacing, n_lesions=3 if quick else 12)
+    name = f"A, phantom {' x '.join(map(str, shape))}"
+    return Case(name, made.label, made.pet, made.grid.spacing or SPACING_A)
+
+
+@cache
+def case_b() -> Case | None:
+    """A real FDG mask on the PET of a phantom on the same grid; None where there is no real data."""
+    files = sorted((REALDATA / REAL_CASE).glob("*.nii.gz"))
+    if not files:
+        return None
+    label = read_label(files[0])
+    made = make_phantom(8, shape=label.grid.shape, spacing=label.grid.spacing or SPACING_FULL)
+    name = f"B, real FDG mask {' x '.join(map(str, label.grid.shape))}"
+    return Case(name, label.array, made.pet, label.grid.spacing or SPACING_FULL)
+
+
+def all_cases(*, quick: bool) -> tuple[list[Case], str]:
+    """The cases there are, and a sentence on the one that is missing."""
+    if quick:
+        return [case_a(quick=True)], ""
+    found = [case for case in (case_a(quick=False), case_b()) if case is not None]
+    missing = f"not run: there is no {REAL_CASE}/*.nii.gz in the folder that CLICKSIM_REALDATA names"
+    return found, missing if len(found) < 2 else ""

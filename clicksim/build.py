@@ -1,0 +1,274 @@
+"""The pipeline over all cases: units of work in any number of processes, resumed after a kill, committed at once.
+
+Each unit (a patient) leaves a folder of Parquet parts under its final name only when it is complete. At the end
+the parts become the tables. A run that was killed leaves the old tables and the finished parts; `resume` takes
+those up. The order in which units end changes nothing.
+"""
+
+import getpass
+import platform
+import shutil
+import sys
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from clicksim import __version__
+from clicksim.catalog import Context, Outcome, Source, Unit, create_catalog
+from clicksim.catalog.schema import rows_to_table
+from clicksim.errors import CatalogError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+WORK = ".work"
+AHEAD = 4  # units in flight per worker: enough that none waits, few enough that results do not pile up
+Tables = dict[str, "pa.Table"]
+Work = Callable[[Unit], Tables]
+
+
+class Progress(Protocol):
+    """What a run reports to, after each unit."""
+
+    def __call__(self, done: int, total: int, rejected: int) -> None:
+        """Units done, of all; rows rejected so far."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """How a run ended, by count of rows."""
+
+    cases: int
+    rejected: int
+
+
+def convert_source(
+    source: Source,
+    folder: Path,
+    catalog_path: Path,
+    *,
+    workers: int = 0,
+    resume: bool = False,
+    shard: tuple[int, int] = (0, 1),
+    options: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> Summary:
+    """Bring a source into a catalog; its rows replace those of an earlier conversion.
+
+    Args:
+        source: From `clicksim.catalog.find_source`.
+        folder: The publisher's folder or archive.
+        catalog_path: A catalog, or where to make one.
+        workers: Processes; 0 works in this one.
+        resume: Take up the parts of a run that was interrupted.
+        shard: `(I, N)` converts every N-th patient from the I-th on.
+        options: Options of the source.
+        progress: Told after each patient.
+
+    Raises:
+        CatalogError: The folder is not there, or parts of an interrupted run are, and `resume` was not asked for.
+    """
+    if not folder.exists():
+        raise CatalogError(f"{folder} does not exist; {source.title} is expected as\n{source.layout}")
+    catalog = create_catalog(catalog_path).with_root(source.name, folder)
+    context = Context(folder.resolve(), catalog.path.resolve(), source.name, dict(options or {}))
+    started = time.time()
+    units, found = source.plan(context)
+    chosen = sorted(units, key=lambda unit: unit.key)[shard[0] :: shard[1]]
+    if shard[0] > 0:
+        found = Outcome()  # what the plan rejected belongs to the first shard
+    parts = Parts(catalog.path / WORK / f"convert-{source.name}", resume=resume)
+    parts.run(chosen, partial(_convert_unit, source.convert, context), workers=workers, progress=progress)
+    tables = parts.gather(chosen, _tables_of(found))
+    for name in ("links", "lesions", "rejected", "cases"):  # cases last: they are what a reader starts from
+        catalog.write_part(name, source.name, tables[name])
+    catalog.write_sources(rows_to_table("sources", [{"source": source.name, **source.facts}]))
+    summary = Summary(len(tables["cases"]), len(tables["rejected"]))
+    about = {"cases": summary.cases, "rejected": summary.rejected, "workers": workers, "shard": list(shard)}
+    catalog.write_run(f"convert-{source.name}", run_facts(started, about))
+    parts.remove()
+    return summary
+
+
+class Parts:
+    """The finished units of a run, one folder of Arrow files each."""
+
+    def __init__(self, folder: Path, *, resume: bool) -> None:
+        """Open the parts of a run.
+
+        Raises:
+            CatalogError: There are parts of an interrupted run, and it is not to be resumed.
+        """
+        if folder.exists() and not resume:
+            raise CatalogError(
+                f"an earlier run was interrupted: {folder} holds its finished cases; go on with --resume, "
+                "or delete that folder to begin anew"
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+
+    def run(self, units: Sequence[Unit], work: Work, *, workers: int, progress: Progress | None) -> None:
+        """Do the units that have no part yet."""
+        left = [unit for unit in units if not part_path(self.folder, unit).is_dir()]
+        done, rejected = len(units) - len(left), 0
+        for count in run_units(partial(do_unit, work, self.folder), left, workers, partial(_bury, self.folder)):
+            done, rejected = done + 1, rejected + count
+            if progress:
+                progress(done, len(units), rejected)
+
+    def gather(self, units: Sequence[Unit], found: Tables) -> Tables:
+        """The tables of all units, after those that were found before."""
+        import pyarrow as pa
+        from pyarrow import feather
+
+        pieces = {name: [table] for name, table in found.items()}
+        for unit in units:
+            for file in sorted(part_path(self.folder, unit).glob("*.arrow")):
+                pieces.setdefault(file.stem, []).append(feather.read_table(file, memory_map=False))
+        return {name: pa.concat_tables(tables, promote_options="permissive") for name, tables in pieces.items()}
+
+    def remove(self) -> None:
+        """Delete the parts: their content stands in the tables."""
+        shutil.rmtree(self.folder)
+        if not any(self.folder.parent.iterdir()):
+            self.folder.parent.rmdir()
+
+
+def part_path(folder: Path, unit: Unit) -> Path:
+    """Where a finished unit stands; any key gives a valid name, and no two keys the same."""
+    return folder / slug(unit.key)
+
+
+def slug(name: str) -> str:
+    """A file name for any text: its plain characters, cut, and a hash of the whole."""
+    import hashlib
+    import re
+
+    plain = re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-.")[:60]
+    return f"{plain}-{hashlib.blake2b(name.encode(), digest_size=4).hexdigest()}"
+
+
+def do_unit(work: Work, folder: Path, unit: Unit) -> int:
+    """Do a unit and leave its part; returns how many rows it rejected. Runs in any process."""
+    return _leave_part(folder, unit, work(unit))
+
+
+def run_units(
+    work: Callable[[Unit], int], units: Sequence[Unit], workers: int, bury: Callable[[Unit], int]
+) -> Iterator[int]:
+    """Run units in this process or in others; yields what each returned, as they end.
+
+    A worker that dies takes its pool with it. The units that were under way are tried once more, each alone, so
+    that the one that kills is found; that one is given to `bury`, and the others go on.
+    """
+    if workers == 0:
+        yield from map(work, units)
+        return
+    waiting = list(reversed(units))
+    while waiting:
+        with process_pool(workers) as pool:
+            lost = yield from _drain(pool, work, waiting, workers * AHEAD)
+        for unit in lost:
+            with process_pool(1) as pool:
+                try:
+                    yield pool.submit(work, unit).result()
+                except BrokenProcessPool:
+                    yield bury(unit)
+
+
+def _drain(
+    pool: Executor, work: Callable[[Unit], int], units: list[Unit], ahead: int
+) -> Generator[int, None, list[Unit]]:
+    """Take units from the end of the list until it is empty or the pool breaks; returns those under way then."""
+    running: dict[Future[int], Unit] = {}
+    while units or running:
+        try:
+            while units and len(running) < ahead:
+                running[pool.submit(work, units[-1])] = units[-1]
+                units.pop()
+            finished, _ = wait(running, return_when=FIRST_COMPLETED)
+            for future in finished:
+                count = future.result()
+                del running[future]
+                yield count
+        except BrokenProcessPool:
+            return list(running.values())
+    return []
+
+
+@contextmanager
+def process_pool(workers: int) -> Iterator[Executor]:
+    """Processes that start afresh: a fork would inherit locks and threads of this one."""
+    import multiprocessing
+
+    method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context(method))
+    try:
+        yield pool
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
+    pool.shutdown()
+
+
+def run_facts(started: float, about: Mapping[str, Any]) -> dict[str, Any]:
+    """Who ran what, when and where: what stands in `runs/` and in no table."""
+    return {
+        "started": _instant(started),
+        "ended": _instant(time.time()),
+        "seconds": round(time.time() - started, 3),
+        "user": _user(),
+        "machine": platform.platform(),
+        "python": platform.python_version(),
+        "clicksim": __version__,
+        "command": sys.argv,
+        **about,
+    }
+
+
+def _convert_unit(convert: Callable[[Context, Unit], Outcome], context: Context, unit: Unit) -> Tables:
+    return _tables_of(convert(context, unit))
+
+
+def _tables_of(outcome: Outcome) -> Tables:
+    return {name: rows_to_table(name, rows) for name, rows in outcome.tables().items()}
+
+
+def _leave_part(folder: Path, unit: Unit, tables: Tables) -> int:
+    """Write a unit's tables and give the folder its final name, in that order."""
+    from pyarrow import feather
+
+    target = part_path(folder, unit)
+    temporary = target.with_name(f".writing-{target.name}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    for name, table in tables.items():
+        if len(table):
+            feather.write_feather(table, str(temporary / f"{name}.arrow"), compression="uncompressed")
+    temporary.rename(target)
+    return len(tables["rejected"]) if "rejected" in tables else 0
+
+
+def _bury(folder: Path, unit: Unit) -> int:
+    """The part of a unit whose process died twice: one rejection."""
+    outcome = Outcome()
+    message = "the process died twice while it worked on this; is there enough memory? Try fewer workers"
+    outcome.reject("WorkerDied", message, path=unit.key)
+    return _leave_part(folder, unit, _tables_of(outcome))
+
+
+def _instant(seconds: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container may run under a number without a name
+        return "unknown"

@@ -1,0 +1,303 @@
+"""The catalog's columns, declared once: name, type, unit, meaning, and where each source takes it from.
+
+The reference page in the documentation is generated from this file. `case_id` is unique within a source and
+`source` stands in the folder name, as in any hive-partitioned table.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from clicksim.errors import CatalogError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+FORMAT_VERSION = 1
+SOURCES = ("tcia_fdg", "tcia_psma", "fdat", "deep_psma", "longitudinal_ct")
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column.
+
+    Attributes:
+        name: As in the files.
+        kind: A key of `KINDS`.
+        meaning: One line, with the unit and the allowed words.
+        taken_from: By source, where the value comes from; a source that is not named leaves it null.
+    """
+
+    name: str
+    kind: str
+    meaning: str
+    taken_from: Mapping[str, str] = field(default_factory=dict)
+
+
+def _from(tcia: str = "", fdat: str = "", psma: str = "", longi: str = "") -> dict[str, str]:
+    """Origins by source; both TCIA collections share one."""
+    named = {"tcia_fdg": tcia, "tcia_psma": tcia, "fdat": fdat, "deep_psma": psma, "longitudinal_ct": longi}
+    return {source: origin for source, origin in named.items() if origin}
+
+
+CASES = (
+    Column("case_id", "text", "unique name within the source",
+           _from("collection, patient and StudyInstanceUID", "file name", "train_NNNN/TRACER", "pid_TP_NN")),
+    Column("source_release", "text", "DOI, record or version of the release", _from(*["release"] * 4)),
+    Column("licence", "text", "licence of the release; the strictest where two are named", _from(*["release"] * 4)),
+    Column("patient_key", "text", "pseudonym with the source before it; one patient never has two",
+           _from("PatientID", "second token of the name", "folder", "pid")),
+    Column("study_key", "text", "joins the same study across fdat and TCIA: patient and date",
+           _from("patient and StudyDate (+6247 days for PSMA)", "patient and date")),
+    Column("tracer_class", "word", "FDG, PSMA or none", _from("collection", "first token of the name", "folder", "none")),
+    Column("radionuclide", "word", "F18 or Ga68", _from("code, half-life", "psma_metadata.csv; F18 for FDG")),
+    Column("study_date_raw", "text", "as found", _from("StudyDate", "name")),
+    Column("study_date", "date", "parsed; shifted where date_shifted says so", _from("StudyDate", "name")),
+    Column("date_shifted", "flag", "dates are comparable within a patient only", _from("true", "true")),
+    Column("days_since_baseline", "int", "days", _from(longi="demographics (v3)")),
+    Column("timepoint", "word", "single, BL or FU", _from("single", "single", "single", "file name")),
+    Column("body_region_id", "small", "0, 1 or 2: the image of a time point", _from(longi="file name")),
+    Column("study_description", "text", "as found", _from("StudyDescription", "name (FDG)")),
+    Column("sex", "word", "F or M", _from("PatientSex", "fdg_metadata.csv; M for PSMA", "", "demographics (v3)")),
+    Column("age_years", "single", "years", _from("PatientAge", "metadata", "", "demographics (v3)")),
+    Column("diagnosis", "word", "NEGATIVE, MELANOMA, LYMPHOMA, LUNG_CANCER or PROSTATE",
+           _from("clinical table", "fdg_metadata.csv; PROSTATE for PSMA", "PROSTATE", "MELANOMA")),
+    Column("contrast_ct", "flag", "CT with contrast agent", _from("tags", "psma_metadata.csv", "", "true by protocol")),
+    Column("manufacturer", "text", "of the PET scanner", _from("Manufacturer")),
+    Column("model", "text", "of the PET scanner", _from("ManufacturerModelName", "psma_metadata.csv")),
+    Column("patient_weight_kg", "single", "kg", _from("PatientWeight")),
+    Column("injected_dose_bq", "double", "Bq", _from("RadionuclideTotalDose")),
+    Column("half_life_s", "double", "s", _from("RadionuclideHalfLife", "nuclide")),
+    Column("uptake_time_s", "double", "s from injection to the reference time", _from("times", "injection table (PSMA)")),
+    Column("pet_units_in", "text", "unit of the stored PET", _from("Units", "SUV", "SUV")),
+    Column("decay_correction", "word", "START, ADMIN or NONE", _from("DecayCorrection")),
+    Column("suv_factor", "double", "SUV per stored unit; null where it differs by slice", _from("rule", "1", "1")),
+    Column("suv_factors", "doubles", "one factor per slice, where it differs", _from("rule")),
+    Column("suv_ref_time_rule", "word", "GE_PRIVATE, SERIES, BACK, ACQ or NONE", _from("rule")),
+    Column("suv_adm_time_rule", "word", "TABLE, DATETIME, TIME, TIME_PREV_DAY or GE_PRIVATE", _from("rule")),
+    Column("suv_warnings", "texts", "codes of the SUV rules", _from("rule")),
+    Column("pet_path", "text", "root:relative path of the uptake", _from("written", "imagesTr", "source")),
+    Column("ct_path", "text", "root:relative path of the CT on the grid of the case",
+           _from("written", "imagesTr", "written", "inputsTr")),
+    Column("label_path", "text", "root:relative path of the mask or instance map",
+           _from("written", "labelsTr", "source", "inputsTr or targetsTr")),
+    Column("organs_path", "text", "root:relative path of organ labels", _from(psma="written")),
+    Column("normal_path", "text", "root:relative path of the mask of physiological uptake", _from(psma="written")),
+    Column("ct_series_uid", "text", "SeriesInstanceUID", _from("tag")),
+    Column("pt_series_uid", "text", "SeriesInstanceUID", _from("tag")),
+    Column("seg_series_uid", "text", "SeriesInstanceUID", _from("tag")),
+    Column("shape_xyz", "int3", "voxels along the stored axes i, j, k", _from("PET", "label", "PET", "mask")),
+    Column("spacing_xyz_mm", "double3", "mm along the stored axes i, j, k", _from("PET", "label", "PET", "mask")),
+    Column("affine_ras", "double16", "voxel to RAS+ mm, row by row", _from("computed", "label", "PET", "mask")),
+    Column("axcodes_in", "word", "orientation of the stored axes, such as LAS", _from(*["header"] * 4)),
+    Column("ct_native_spacing_mm", "double3", "before resampling", _from("tags", "", "header", "header")),
+    Column("ct_coverage_fraction", "single", "PET voxels that the CT covers, 0 to 1", _from("computed", "", "computed")),
+    Column("ct_fill_value_hu", "short", "HU where the CT does not reach", _from("-1024", "-1024", "-1024")),
+    Column("z_gap_min_mm", "single", "smallest distance of two PET slices", _from("slice positions")),
+    Column("z_gap_max_mm", "single", "largest distance of two PET slices", _from("slice positions")),
+    Column("defaced", "flag", "the face was removed; null where unknown", _from("release", "", "", "true")),
+    Column("lesion_present", "flag", "the mask is not empty", _from(*["mask"] * 4)),
+    Column("n_lesions", "int", "components of 26-connectivity, or stored ids", _from(*["mask"] * 4)),
+    Column("lesion_volume_ml", "double", "ml", _from(*["mask"] * 4)),
+    Column("suv_max", "single", "g/ml, of the whole volume", _from("PET", "PET", "PET")),
+    Column("suv_max_in_lesion", "single", "g/ml", _from("PET", "PET", "PET")),
+    Column("suv_threshold", "single", "g/ml; lesions and physiological uptake lie at or above it",
+           _from(psma="threshold.json")),
+    Column("ttb_below_threshold_voxels", "int", "lesion voxels below the threshold, on the native grid",
+           _from(psma="computed")),
+    Column("rigid_to_other_ras", "double16",
+           "RAS+ mm of this case to RAS+ mm of the other tracer's, row by row; the centre is folded in",
+           _from(psma="rigid.tfm")),
+    Column("paired_case_id", "text", "the other tracer, or the same region at the other time point",
+           _from(psma="folder", longi="file name")),
+    Column("official_fold", "small", "validation fold of the publisher, 0 to 4", _from("", "splits_final.json")),
+    Column("official_split", "word", "train, val or test", _from(longi="data_split.json (v2, v3)")),
+    Column("n_frames_seg", "int", "frames of the SEG", _from("SEG")),
+    Column("n_segments", "int", "segments of the SEG", _from("SEG")),
+    Column("sha256_in", "text", "SHA-256 of the label file as published", _from("SEG", "file", "file", "file")),
+    Column("converter_version", "text", "clicksim version", _from(*["converter"] * 4)),
+    Column("quality_flags", "texts", "codes of FLAGS", _from(*["converter"] * 4)),
+)  # fmt: skip
+
+LESIONS = (
+    Column("case_id", "text", "the case"),
+    Column("lesion_index", "int", "number of the component, or the stored id"),
+    Column("id_is_native", "flag", "the number is the publisher's"),
+    Column("voxels", "int", "voxels; null where the mask has no such id"),
+    Column("volume_ml", "double", "ml"),
+    Column("csv_volume_mm3", "double", "the publisher's volume, mm³", _from(longi="volume_bl, volume_fu")),
+    Column("centroid_ijk", "double3", "mean voxel; a whole number is the centre of a voxel"),
+    Column("centroid_ras_mm", "double3", "RAS+ mm"),
+    Column("deepest_ijk", "int3", "the voxel farthest from the outside, in mm"),
+    Column("depth_mm", "single", "its distance to the nearest voxel outside, mm"),
+    Column("cog_csv_ijk", "double3", "the publisher's centroid, half a voxel already taken off",
+           _from(longi="cog_bl or cog_fu")),
+    Column("cog_propagated_ijk", "double3", "baseline centroid carried to the follow-up by registration",
+           _from(longi="cog_propagated")),
+    Column("cog_backpropagated_ijk", "double3", "follow-up centroid carried to the baseline",
+           _from(longi="cog_backpropagated")),
+    Column("propagated_in_fov", "flag", "the propagated centroid lies inside the image", _from(longi="computed")),
+    Column("bbox_ijk", "int6", "first and last voxel of the box, both inside"),
+    Column("suv_max", "single", "g/ml"),
+    Column("suv_mean", "single", "g/ml"),
+    Column("suv_peak", "single", "g/ml: highest mean over a sphere of 1 ml centred on a lesion voxel"),
+    Column("lesion_type", "word", "site", _from(longi="lesion_type")),
+    Column("topology_class", "word", "UNCHANGED, DISAPPEARING, NEWLYAPPEARING, MERGING or SPLITTING",
+           _from(longi="column, or derived")),
+    Column("merged_into", "int", "the lesion that this one is part of at follow-up", _from(longi="merged_into")),
+    Column("linking_unclear", "flag", "as published; null where the table has no such column", _from(longi="column")),
+    Column("target_lesion", "flag", "as published", _from(longi="column")),
+    Column("use_for_challenge", "flag", "as published", _from(longi="column")),
+)  # fmt: skip
+
+LINKS = (
+    Column("patient_key", "text", "the patient"),
+    Column("bl_case_id", "text", "case at baseline; null for a new lesion"),
+    Column("bl_lesion", "int", "lesion_index there"),
+    Column("fu_case_id", "text", "case at follow-up; null for a lesion that is gone"),
+    Column("fu_lesion", "int", "lesion_index there"),
+    Column("relation", "word", "same, merged, appeared, disappeared or split"),
+    Column("link_source", "word", "csv_class where the publisher says so, derived where ids and centroids do"),
+)
+
+REJECTED = (
+    Column("case_id", "text", "the case, as far as it has a name"),
+    Column("patient_key", "text", "the patient, where known"),
+    Column("path", "text", "what was found, relative to the source folder"),
+    Column("code", "text", "reason; a key of REASONS"),
+    Column("message", "text", "what is wrong, what came, how to mend it"),
+)
+
+ORIGINS = (
+    Column("source", "text", "name in the tables"),
+    Column("title", "text", "name of the collection"),
+    Column("release", "text", "release or version that the catalog was made from"),
+    Column("doi", "text", "DOI or record"),
+    Column("licence", "text", "licence; the strictest where the publisher names two"),
+    Column("controlled_access", "flag", "needs an agreement with the publisher"),
+    Column("citation", "text", "what a paper that uses the cases must cite"),
+    Column("bibtex", "text", "the same for a bibliography"),
+    Column("annotation", "text", "how lesions were drawn"),
+    Column("readers", "text", "who drew and checked them"),
+)
+
+TABLES: dict[str, tuple[Column, ...]] = {
+    "cases": CASES,
+    "lesions": LESIONS,
+    "links": LINKS,
+    "rejected": REJECTED,
+    "sources": ORIGINS,
+}
+
+SORT_KEYS: dict[str, tuple[str, ...]] = {
+    "cases": ("case_id",),
+    "lesions": ("case_id", "lesion_index"),
+    "links": ("patient_key", "bl_case_id", "bl_lesion", "fu_case_id", "fu_lesion"),
+    "rejected": ("path", "case_id", "code", "message"),
+    "prompts": ("case", "round", "stroke", "order"),
+    "sources": ("source",),
+}
+
+FLAGS = {
+    "LABEL_FLOAT": "the label is stored as floating point",
+    "LABEL_RESAMPLED": "the label was on another grid and was resampled, nearest neighbour",
+    "CT_RESAMPLED": "the CT was on another grid and was resampled",
+    "CT_COVERAGE_LOW": "the CT covers less than 98 % of the PET",
+    "CT_GRID_DIFFERS": "the CT is on another grid than the label; it is left as it is",
+    "AXES_NOT_LAS": "the stored axes differ from those of most cases of the source",
+    "QFORM_ONLY": "the affine comes from the qform alone",
+    "EMPTY_BUT_DIAGNOSED": "no lesion in the mask, but the diagnosis is not NEGATIVE",
+    "LESION_BUT_NEGATIVE": "lesions in the mask, but the diagnosis is NEGATIVE",
+    "LESION_IN_DEFACED": "lesion voxels with an uptake of exactly 0, as de-facing leaves them",
+    "NEGATIVE_UPTAKE": "the uptake has negative values",
+    "FINGERPRINT_DIFFERS": "shape or spacing differ from the dataset's fingerprint",
+    "METADATA_MISSING": "the metadata table has no row for this case",
+    "METADATA_CONTRADICTS": "the metadata table has rows that contradict each other",
+    "THRESHOLD_UNUSUAL": "the threshold lies outside 1.5 to 8",
+    "TTB_BELOW_THRESHOLD": "lesion voxels below the threshold, at most 1 % of them",
+    "THRESHOLD_VIOLATION": "more than 1 % of the lesion voxels lie below the threshold",
+    "REGISTRATION_NOT_INVERSE": "the two registrations of a patient are not each other's inverse",
+    "REGISTRATION_MISSING": "no usable registration between the tracers",
+    "ORGANS_MISSING": "no organ labels",
+    "CSV_VOLUME_DIFFERS": "a volume in the table differs from the mask",
+    "CSV_ID_NOT_IN_MASK": "the table names a lesion that the mask does not hold",
+    "MASK_ID_NOT_IN_CSV": "the mask holds a lesion that the table does not name",
+    "COG_UNREADABLE": "a centroid in the table cannot be read",
+    "COG_OUTSIDE": "a centroid lies outside the image",
+    "PROPAGATED_MISSING": "no propagated centroid in any row",
+}
+
+REASONS = {
+    "BadName": "the file name does not follow the source's grammar",
+    "MissingChannel": "a file that the case needs is not there",
+    "UnreadableFile": "a file cannot be read as what it should be",
+    "TruncatedFile": "a file ends before its header says, or is empty",
+    "GridMismatch": "two images of the case lie on different grids",
+    "BadLabel": "the label has values that are no lesion labels",
+    "BadUptake": "the uptake has values that are not finite, or no unit of SUV",
+    "BadThreshold": "the threshold is missing, not finite, not positive or above 20",
+    "BadTable": "a table of the source cannot be parsed",
+    "DuplicateCase": "two files claim the same case",
+    "PathLeavesRoot": "a path points outside the source folder",
+    "WorkerDied": "the process that converted the case died twice",
+}
+
+KINDS = (
+    "text", "word", "texts", "flag", "small", "short", "int", "single", "double", "doubles", "int3", "int6",
+    "double3", "double16", "date",
+)  # fmt: skip
+
+
+@cache
+def table_schema(name: str) -> "pa.Schema":
+    """The Arrow schema of a table; each field carries its meaning as metadata.
+
+    Raises:
+        CatalogError: There is no such table.
+    """
+    import pyarrow as pa
+
+    if name == "prompts":
+        from clicksim.prompts.table import prompt_schema
+
+        return prompt_schema()
+    if name not in TABLES:
+        raise CatalogError(f"no table {name!r} in a catalog; tables: {', '.join([*TABLES, 'prompts'])}")
+    kinds = _arrow_kinds()
+    return pa.schema([pa.field(c.name, kinds[c.kind], metadata={"meaning": c.meaning}) for c in TABLES[name]])
+
+
+def rows_to_table(name: str, rows: Iterable[Mapping[str, Any]]) -> "pa.Table":
+    """Rows of a table, missing columns null; an unknown column or a value of the wrong type raises.
+
+    Raises:
+        CatalogError: A column that the schema does not have, or a value that does not fit it.
+    """
+    import pyarrow as pa
+
+    schema, listed = table_schema(name), list(rows)
+    unknown = sorted({key for row in listed for key in row} - set(schema.names))
+    if unknown:
+        raise CatalogError(f"table {name} has no column {', '.join(unknown)}; columns: {', '.join(schema.names)}")
+    try:
+        columns = {key: pa.array([row.get(key) for row in listed], kind) for key, kind in _types(schema)}
+        return pa.table(columns, schema)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
+        raise CatalogError(f"a row does not fit table {name}: {error}") from error
+
+
+def _types(schema: "pa.Schema") -> list[tuple[str, Any]]:
+    return [(field.name, field.type) for field in schema]
+
+
+def _arrow_kinds() -> dict[str, Any]:
+    import pyarrow as pa
+
+    return {
+        "text": pa.string(), "word": pa.dictionary(pa.int8(), pa.string()), "texts": pa.list_(pa.string()),
+        "flag": pa.bool_(), "small": pa.int8(), "short": pa.int16(), "int": pa.int32(), "single": pa.float32(),
+        "double": pa.float64(), "doubles": pa.list_(pa.float64()), "date": pa.date32(),
+        "int3": pa.list_(pa.int32(), 3), "int6": pa.list_(pa.int32(), 6),
+        "double3": pa.list_(pa.float64(), 3), "double16": pa.list_(pa.float64(), 16),
+    }  # fmt: skip

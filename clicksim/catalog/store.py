@@ -1,0 +1,316 @@
+"""The catalog on disk: Parquet tables that any reader opens, and the only code that writes them.
+
+A file gets its final name by rename, after it was flushed to the disk: a reader sees the old table or the new
+one, never half of one. Rows are sorted, so two runs over the same data give the same bytes; wall-clock facts
+stand in `runs/` and in no table.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from clicksim import __version__
+from clicksim.catalog.schema import FORMAT_VERSION, SORT_KEYS, TABLES, table_schema
+from clicksim.errors import CatalogError
+from clicksim.files import replacing
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+ROW_GROUPS = {"cases": 1_000, "lesions": 20_000, "prompts": 50_000}  # small enough that a lookup reads little
+ROOT_VARIABLE = "CLICKSIM_ROOT_"
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """An open catalog: its tables, and the files that they point to.
+
+    Attributes:
+        path: The folder.
+        roots: Folders by name; the `catalog` itself, and each source that is used in place.
+    """
+
+    path: Path
+    roots: Mapping[str, str]
+
+    @property
+    def cases(self) -> "pa.Table":
+        """One row per case, by source and case id."""
+        return self.table("cases")
+
+    @property
+    def lesions(self) -> "pa.Table":
+        """One row per lesion."""
+        return self.table("lesions")
+
+    @property
+    def links(self) -> "pa.Table":
+        """One row per lesion identity across time points."""
+        return self.table("links")
+
+    @property
+    def rejected(self) -> "pa.Table":
+        """One row per study or file that was found and not taken, with the reason."""
+        return self.table("rejected")
+
+    @property
+    def sources(self) -> "pa.Table":
+        """One row per source: DOI, release, licence, citation."""
+        import pyarrow.parquet as pq
+
+        file = self.path / "sources.parquet"
+        return pq.read_table(file) if file.is_file() else table_schema("sources").empty_table()
+
+    @property
+    def prompts(self) -> "pa.Table":
+        """One row per prompt voxel of all runs, with the run's id as column `run`."""
+        return self.table("prompts")
+
+    @property
+    def runs(self) -> list[str]:
+        """Ids of the prompt runs."""
+        return [name for name, _ in self._parts("prompts")]
+
+    def table(self, name: str, part: str | None = None) -> "pa.Table":
+        """A table of all parts, or of one source or run; the part's name becomes the last column.
+
+        Raises:
+            CatalogError: No such table, or a file of it that cannot be read.
+        """
+        import pyarrow as pa
+
+        schema = table_schema(name)
+        key = _partition_key(name)
+        pieces = []
+        for value, file in self._parts(name):
+            if part is None or part == value:
+                piece = _read_parquet(file).cast(schema)
+                column = pa.array([value] * len(piece)).dictionary_encode()
+                pieces.append(piece.replace_schema_metadata(None).append_column(key, column))
+        if not pieces:
+            return schema.append(pa.field(key, pa.dictionary(pa.int32(), pa.string()))).empty_table()
+        return pa.concat_tables(pieces).unify_dictionaries()
+
+    def case(self, case_id: str, source: str | None = None) -> dict[str, Any]:
+        """The row of one case. Only the row group that can hold it is read, so its cost does not grow.
+
+        Raises:
+            CatalogError: No such case, or one in several sources and none named.
+        """
+        found = []
+        for value, file in self._parts("cases"):
+            if source in (None, value):
+                found += [row | {"source": value} for row in _rows_of(file, case_id)]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            names = ", ".join(row["source"] for row in found)
+            raise CatalogError(f"case {case_id!r} is in several sources: {names}; name one")
+        raise CatalogError(f"no case {case_id!r} in {self.path}")
+
+    def metadata(self, run: str) -> dict[str, Any]:
+        """Protocol, settings, seed and versions of a prompt run."""
+        import pyarrow.parquet as pq
+
+        from clicksim.prompts.table import METADATA_KEY
+
+        for name, file in self._parts("prompts"):
+            if name == run:
+                about: dict[str, Any] = json.loads(pq.read_schema(file).metadata[METADATA_KEY])
+                return about
+        raise CatalogError(f"no prompt run {run!r} in {self.path}; runs: {', '.join(self.runs) or 'none'}")
+
+    def sql(self, query: str) -> "pa.Table":
+        """The answer of DuckDB to a query over the tables `cases lesions links rejected sources prompts`.
+
+        Raises:
+            CatalogError: DuckDB is not installed, or refuses the query.
+        """
+        try:
+            import duckdb
+        except ImportError as error:
+            raise CatalogError("queries need DuckDB: pip install 'clicksim[sql]'") from error
+        with duckdb.connect() as connection:
+            for name in (*TABLES, "prompts"):
+                connection.register(name, self.sources if name == "sources" else self.table(name))
+            try:
+                return connection.sql(query).to_arrow_table()
+            except duckdb.Error as error:
+                raise CatalogError(f"the query was refused: {error}") from error
+
+    def resolve(self, location: str) -> Path:
+        """The file behind a `<root>:<relative path>`.
+
+        The variable `CLICKSIM_ROOT_<NAME>` moves a root for one process.
+
+        Raises:
+            CatalogError: An unknown root, or a path that leaves it, also through a link.
+        """
+        name, colon, relative = location.partition(":")
+        if not colon or name not in self.roots:
+            raise CatalogError(f"{location!r} has no known root; roots: {', '.join(sorted(self.roots))}")
+        root = (self.path / os.environ.get(ROOT_VARIABLE + name.upper(), self.roots[name])).resolve()
+        return inside(root, relative)
+
+    def digest(self) -> str:
+        """SHA-256 over all tables: the same content, the same digest, wherever the catalog lies."""
+        files = [(f"{name}/{value}", file) for name in (*TABLES, "prompts") for value, file in self._parts(name)]
+        files += [("sources", file) for file in [self.path / "sources.parquet"] if file.is_file()]
+        total = hashlib.sha256()
+        for key, file in files:
+            total.update(f"{key}\0{hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
+        return total.hexdigest()
+
+    def write_part(self, name: str, part: str, table: "pa.Table") -> Path:
+        """Replace one source or run of a table; sorted, complete or not there at all.
+
+        Raises:
+            CatalogError: Columns that differ from the schema.
+        """
+        schema = table_schema(name)
+        if table.schema.names != schema.names:
+            raise CatalogError(f"table {name} has columns {schema.names}, got {table.schema.names}")
+        file = self.path / name / f"{_partition_key(name)}={part}" / "part-0.parquet"
+        metadata = table.schema.metadata
+        _write_parquet(file, table.cast(schema).replace_schema_metadata(metadata), name)
+        return file
+
+    def write_sources(self, rows: "pa.Table") -> None:
+        """Add or replace rows of the table of sources."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        kept = self.sources.filter(pc.invert(pc.field("source").isin(rows["source"])))
+        _write_parquet(self.path / "sources.parquet", pa.concat_tables([kept, rows.cast(kept.schema)]), "sources")
+
+    def write_run(self, run: str, about: Mapping[str, Any]) -> None:
+        """The wall-clock facts of a run: who, when, on what machine, how it ended."""
+        _write_json(self.path / "runs" / f"{run}.json", about)
+
+    def with_root(self, name: str, folder: Path) -> "Catalog":
+        """The catalog with a root added or moved, on disk as well."""
+        roots = {**self.roots, name: str(Path(folder).resolve())}
+        _write_head(self.path, roots)
+        return Catalog(self.path, roots)
+
+    def _parts(self, name: str) -> list[tuple[str, Path]]:
+        """Partition values and files of a table, sorted."""
+        prefix = f"{_partition_key(name)}="
+        folders = sorted((self.path / name).glob(f"{prefix}*"))
+        files = [(folder.name[len(prefix) :], folder / "part-0.parquet") for folder in folders]
+        return [(value, file) for value, file in files if file.is_file()]
+
+
+def open_catalog(path: str | Path) -> Catalog:
+    """Open an existing catalog.
+
+    Raises:
+        CatalogError: No catalog there, or one of a newer format.
+    """
+    head = Path(path) / "catalog.json"
+    try:
+        content = json.loads(head.read_text(encoding="utf-8"))
+        version, roots = content["format_version"], content["roots"]
+    except FileNotFoundError as error:
+        raise CatalogError(f"no catalog in {path}: catalog.json is missing; clicksim convert makes one") from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CatalogError(f"{head} is not a catalog's head: {error!r}") from error
+    if not isinstance(version, int) or version > FORMAT_VERSION:
+        raise CatalogError(
+            f"{path} has catalog format {version}, this clicksim {__version__} knows {FORMAT_VERSION}: "
+            "pip install --upgrade clicksim"
+        )
+    return Catalog(Path(path), {str(name): str(folder) for name, folder in roots.items()})
+
+
+def create_catalog(path: str | Path) -> Catalog:
+    """Open a catalog, or make an empty one.
+
+    Raises:
+        CatalogError: The folder holds other things and no catalog.
+    """
+    folder = Path(path)
+    if (folder / "catalog.json").exists():
+        return open_catalog(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise CatalogError(f"{folder} exists and is no catalog; name an empty or a new folder")
+    _write_head(folder, {"catalog": "."})
+    return open_catalog(folder)
+
+
+def inside(root: Path, relative: str) -> Path:
+    """A path below a root.
+
+    Raises:
+        CatalogError: An absolute path, one with `..`, or one that a link leads outside.
+    """
+    pure = PurePosixPath(relative)
+    target = (root / pure).resolve()
+    if pure.is_absolute() or ".." in pure.parts or not target.is_relative_to(root.resolve()):
+        raise CatalogError(f"path {relative!r} leaves its root {root}")
+    return target
+
+
+def _partition_key(name: str) -> str:
+    return "run" if name in ("prompts", "rounds") else "source"
+
+
+def _rows_of(file: Path, case_id: str) -> list[dict[str, Any]]:
+    """The rows of a case in a file sorted by `case_id`, from the row groups whose range holds it."""
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(file) as parquet:
+        column = parquet.schema_arrow.names.index("case_id")
+        groups = [
+            n
+            for n in range(parquet.num_row_groups)
+            if _may_hold(parquet.metadata.row_group(n).column(column).statistics, case_id)
+        ]
+        rows = parquet.read_row_groups(groups).filter(pc.field("case_id") == case_id) if groups else None
+        return [] if rows is None else rows.to_pylist()
+
+
+def _may_hold(statistics: Any, value: str) -> bool:
+    return statistics is None or not statistics.has_min_max or statistics.min <= value <= statistics.max
+
+
+def _read_parquet(file: Path) -> "pa.Table":
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.read_table(file, partitioning=None)
+    except (pa.ArrowException, OSError) as error:
+        raise CatalogError(f"{file} cannot be read: {error}; convert or simulate that part again") from error
+
+
+def _write_parquet(file: Path, table: "pa.Table", name: str) -> None:
+    import pyarrow.parquet as pq
+
+    keys: Sequence[tuple[str, str]] = [(key, "ascending") for key in SORT_KEYS[name]]
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(file) as temporary:
+        pq.write_table(
+            table.sort_by(list(keys)).combine_chunks(),
+            temporary,
+            compression="zstd",
+            row_group_size=ROW_GROUPS.get(name, 50_000),
+        )
+
+
+def _write_head(folder: Path, roots: Mapping[str, str]) -> None:
+    _write_json(
+        folder / "catalog.json",
+        {"format_version": FORMAT_VERSION, "made_by": f"clicksim {__version__}", "roots": dict(sorted(roots.items()))},
+    )
+
+
+def _write_json(file: Path, content: Mapping[str, Any]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(file) as temporary:
+        temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,156 @@
+"""The runs that a command line asks for: protocol, seed, instances and settings, from file, options and sweeps."""
+
+import itertools
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from clicksim.errors import SettingError, unknown_name
+from clicksim.protocols import effective_settings, load_protocol
+from clicksim.protocols.settings import dump_table, parse_value
+
+RUN_KEYS = ("protocol", "seed", "instances")
+DEFAULTS: dict[str, Any] = {"protocol": "autopet-iv@2", "seed": 42, "instances": "auto"}
+MOST_RUNS = 10_000
+
+
+class Run:
+    """One combination of protocol, seed, instances and settings.
+
+    A sweep wins over the command line, and that over the file, whose entries win over the protocol's.
+
+    Attributes:
+        keys: Protocol, seed and instances.
+        settings: All settings of the protocol's `[clicks]`.
+        given: Those that a simulation needs to be told.
+        slug: The folder of this run in a sweep; empty without one.
+    """
+
+    def __init__(
+        self,
+        config: Mapping[str, Any],
+        options: Mapping[str, Any],
+        pairs: Mapping[str, Any],
+        combination: Mapping[str, Any],
+    ) -> None:
+        swept = {name: value for name, value in combination.items() if name not in RUN_KEYS}
+        self.keys = DEFAULTS | {
+            name: values[name] for values in (config, options, combination) for name in RUN_KEYS if name in values
+        }
+        _check_keys(self.keys)
+        protocol = load_protocol(self.keys["protocol"])
+        defaults = protocol.tables.get("clicks", {})
+        stored = config.get("clicks", {})
+        self.settings, _ = effective_settings(protocol, "clicks", {**stored, **pairs, **swept})
+        # a stored default is no wish, so a file of all settings does not warn of those without effect
+        wished = {name: value for name, value in stored.items() if self.settings[name] != defaults[name]}
+        self.given = {**wished, **pairs, **swept}
+        self.slug = "_".join(f"{name}-{_word(value)}" for name, value in combination.items())
+        if defaults.get("rule") == "published" and not 0 <= self.keys["seed"] < 2**32:
+            raise SettingError(f"seed of {protocol.id} must be at least 0 and below 2**32, got {self.keys['seed']}")
+
+    def toml(self) -> str:
+        """The effective settings; run again with `--config`, they give the same bytes."""
+        settings = {name: value for name, value in self.settings.items() if name != "rule"}
+        return dump_table("", self.keys) + "\n" + dump_table("clicks", settings)
+
+
+def plan_runs(
+    config: Path | None, options: Mapping[str, Any], pairs: Sequence[str], sweeps: Sequence[str]
+) -> list[Run]:
+    """One run, or one for each combination of the values of all sweeps; each is checked before the first begins.
+
+    Raises:
+        SettingError: A protocol, a setting or a value that is not allowed; a file that is no such TOML.
+        click.UsageError: A text that is not NAME=VALUE; a name that is given twice in ways that contradict.
+    """
+    stored = read_config(config) if config else {}
+    given = {name: value for name, value in options.items() if value is not None}
+    settings = dict(_pair(text) for text in pairs)
+    axes = [_axis(text) for text in sweeps]
+    names = [name for name, _ in axes]
+    for name in names:
+        if names.count(name) > 1 or name in settings or name in given:
+            raise click.UsageError(f"{name} is swept and given once more; give its values in one --sweep alone")
+    count = math.prod(len(values) for _, values in axes)
+    if count > MOST_RUNS:
+        raise click.UsageError(f"the sweeps make {count} runs; at most {MOST_RUNS} are taken")
+    combinations = itertools.product(*(values for _, values in axes))
+    return [Run(stored, given, settings, dict(zip(names, values, strict=True))) for values in combinations]
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The content of a settings file: protocol, seed, instances, and the table `[clicks]`, each as far as it is there.
+
+    Raises:
+        SettingError: If it cannot be read, is not TOML, or holds anything else.
+    """
+    import tomllib
+
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise SettingError(f"cannot read the settings: {error.strerror} ({path})") from error
+    except (ValueError, RecursionError) as error:
+        raise SettingError(f"{path} is not TOML: {error}") from error
+    unknown = sorted(set(values) - {*RUN_KEYS, "clicks"})
+    if unknown:
+        raise SettingError(
+            f"{path} has {', '.join(unknown[:10])}; allowed: {', '.join(RUN_KEYS)} and, for settings of the protocol, "
+            "the table [clicks]"
+        )
+    if not isinstance(values.get("clicks", {}), dict):
+        raise SettingError(f"clicks must be a table of settings, [clicks], got {values['clicks']!r} ({path})")
+    return values
+
+
+def _check_keys(keys: Mapping[str, Any]) -> None:
+    """Refuse what only a file or a sweep can bring: a seed that is no number, a name that is no text."""
+    seed, protocol, instances = keys["seed"], keys["protocol"], keys["instances"]
+    if not isinstance(seed, int) or isinstance(seed, bool):
+        raise SettingError(f"seed must be a whole number, got {seed!r}")
+    if not isinstance(protocol, str):
+        raise SettingError(f"protocol must be a name with a version, such as autopet-iv@2, got {protocol!r}")
+    if instances != "auto":
+        from clicksim.lesions import INSTANCE_RULES
+
+        if instances not in INSTANCE_RULES:
+            raise unknown_name("rule for instances", str(instances), INSTANCE_RULES)
+
+
+def _axis(text: str) -> tuple[str, list[Any]]:
+    """The name and the values of one sweep."""
+    name, values = _split(text)
+    listed = parse_value(f"[{values}]")
+    found = listed if isinstance(listed, list) else [parse_value(value.strip()) for value in values.split(",")]
+    words = [_word(value) for value in found]
+    if not found or "" in words:
+        raise click.UsageError(f"{text!r} has an empty value; a sweep is NAME=A,B,...")
+    if len(set(words)) < len(words):
+        raise click.UsageError(f"{text!r} has a value twice")
+    return name, found
+
+
+def _word(value: Any) -> str:
+    """A value as part of a folder's name."""
+    if isinstance(value, list):
+        return "-".join(_word(entry) for entry in value) or "none"
+    return value if isinstance(value, str) else json.dumps(value, default=str)
+
+
+def _pair(text: str) -> tuple[str, Any]:
+    name, value = _split(text)
+    if name in RUN_KEYS:
+        raise click.UsageError(f"{name} is no setting of a protocol but an option: --{name} {value}")
+    return name, parse_value(value)
+
+
+def _split(text: str) -> tuple[str, str]:
+    name, equals, value = (part.strip() for part in text.partition("="))
+    if not equals or not name or not value:
+        raise click.UsageError(f"{text!r} is not NAME=VALUE")
+    return name, value

@@ -1,0 +1,79 @@
+"""What every source measures in the same way: the lesions of a mask, with their uptake, in one read of each."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clicksim.catalog.source import Row
+from clicksim.errors import ImageError
+from clicksim.geometry import Grid
+from clicksim.lesions import Instances, find_lesions, measure_lesions
+
+
+def measure_case(
+    labels: NDArray[Any], grid: Grid, uptake: NDArray[Any] | None, *, instances: Instances
+) -> tuple[Row, list[Row]]:
+    """Columns of a case, and rows of its lesions without `case_id`.
+
+    Args:
+        labels: `(I, J, K)`, a mask or an instance map.
+        grid: Their lattice, with an affine.
+        uptake: On the same lattice, or None.
+        instances: `components` for masks, `labels` where ids are the publisher's.
+
+    Returns:
+        `shape_xyz`, `spacing_xyz_mm`, `affine_ras`, `lesion_present`, `n_lesions`, `lesion_volume_ml`, `suv_max`,
+        `suv_max_in_lesion`; and for each lesion the columns that a mask and an uptake give.
+
+    Raises:
+        ImageError: Labels that are none; an uptake that is not finite.
+    """
+    assert grid.spacing is not None
+    assert grid.affine is not None
+    lesions = find_lesions(labels, instances=instances)
+    table = measure_lesions(lesions, spacing=grid.spacing, uptake=uptake)
+    top = None if uptake is None else highest(uptake)
+    peaks = [value for value in table["suv_max"].to_pylist() if value is not None]
+    case = {
+        "shape_xyz": list(grid.shape),
+        "spacing_xyz_mm": list(grid.spacing),
+        "affine_ras": grid.affine.ravel().tolist(),
+        "lesion_present": len(lesions) > 0,
+        "n_lesions": len(lesions),
+        "lesion_volume_ml": float(lesions.sizes.sum()) * grid.voxel_ml,
+        "suv_max": top,
+        "suv_max_in_lesion": max(peaks, default=None),
+    }
+    native = instances == "labels"
+    return case, [_lesion_row(row, grid, native) for row in table.to_pylist()]
+
+
+def highest(uptake: NDArray[Any]) -> float:
+    """The maximum of an uptake whose every value is finite.
+
+    Raises:
+        ImageError: NaN or infinite values.
+    """
+    high, low = float(uptake.max()), float(uptake.min())  # a NaN shows in both
+    if not (np.isfinite(high) and np.isfinite(low)):
+        bad = int(uptake.size - np.count_nonzero(np.isfinite(uptake)))
+        raise ImageError(f"uptake has {bad} voxels that are not finite")
+    return high
+
+
+def _lesion_row(row: Row, grid: Grid, native: bool) -> Row:
+    return {
+        "lesion_index": row["lesion"],
+        "id_is_native": native,
+        "voxels": row["voxels"],
+        "volume_ml": row["volume_ml"],
+        "centroid_ijk": row["centroid"],
+        "centroid_ras_mm": grid.to_mm([row["centroid"]])[0].tolist(),
+        "deepest_ijk": row["deepest"],
+        "depth_mm": row["depth_mm"],
+        "bbox_ijk": [*row["box_first"], *row["box_last"]],
+        "suv_max": row["suv_max"],
+        "suv_mean": row["suv_mean"],
+        "suv_peak": row["suv_peak"],
+    }
