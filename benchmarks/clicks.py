@@ -13,8 +13,8 @@ from clicksim.lesions import find_lesions
 from clicksim.prompts import Prompts
 
 TEXT = """Foreground and background clicks of one case, ten each, from arrays in memory. "published approach" computes a
-distance transform of the whole volume for each click. {how} "plain assembly" is cc3d for components and boxes,
-`edt` or scipy (the faster of the two here: {distance}) in the box plus one voxel, and a partition for the percentile.
+distance transform of the whole volume for each click. {how} "plain assembly" is cc3d for components, scipy for
+their boxes, `edt` or scipy (the faster of the two here: {distance}) in the box plus one voxel, and a partition for the percentile.
 {equal}"""
 ESTIMATE = (
     "Here its labelling and percentile were run, and one distance transform; the row multiplies that one by the "

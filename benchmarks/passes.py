@@ -19,9 +19,9 @@ from clicksim.lesions import Component
 from clicksim.simulate import hot, published
 
 HEADER = ("step", "time", "share", "reads", "GB/s", "share of the floor's rate")
-TEXT = """`autopet-iv@1` on case {case}: the steps of one call, each without the steps inside it, the fastest of {rounds}
-calls. The floors are the plainest loops over the same memory; no pass can be much faster than those. All steps
-together need {passes:.2f} passes of `uptake.max()`."""
+TEXT = """`autopet-iv@1` on case {case}: the steps of one call, each without the steps inside it, the fastest
+of {rounds} calls. The floors are the plainest loops over the same memory; no pass can be much faster than those. All
+steps together need {passes:.2f} passes of `uptake.max()`."""
 
 # what is timed: where it is looked up, its name there, what the table calls it
 STEPS: list[tuple[Any, str, str]] = [
@@ -33,7 +33,7 @@ STEPS: list[tuple[Any, str, str]] = [
     (hot, "lesion_indices", "lesion voxels"),
     (hot, "without", "leaving out lesion voxels"),
     (hot, "_select", "partition"),
-    (hot, "hot_voxels", "voxels above the threshold"),
+    (published, "hot_voxels", "voxels above the threshold"),
     (published, "join_voxels", "hot components"),
     (Component, "deepest", "depths"),
     (Component, "rim", "rims"),
@@ -101,7 +101,7 @@ def _profile(case: Case, *, rounds: int) -> Section:
             rate = f"{volumes[kind].nbytes / seconds / 1e9:.1f}"
             cells += [kind, rate, f"{quickest[kind] / seconds:.0%}"]
         rows.append(cells + [""] * (len(HEADER) - len(cells)))
-    rows.append(["one call", show_time(best), "100 %", "", "", ""])
+    rows.append(["one call", show_time(best), "100%", "", "", ""])
     passes = best / floors["`uptake.max()`", "uptake"].best
     text = TEXT.format(case=case.name, rounds=rounds, passes=passes)
     return Section(f"Profile of case {case.name[0]}", text, HEADER, rows)
@@ -143,6 +143,6 @@ def _floor_row(name: str, size: int, seconds: Time) -> list[str]:
 def _sum(values):  # type: ignore[no-untyped-def]
     """A sum in any order, so that it becomes vector instructions."""
     total = values[0] - values[0]
-    for v in values:
-        total += v
+    for n in range(values.size):
+        total += values[n]
     return total

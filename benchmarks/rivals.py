@@ -3,7 +3,7 @@
 Both place the clicks of `autopet-iv@1` and give the same voxels. The published approach works on whole volumes:
 one distance transform of the whole volume for each component, and one more for each extra click. The plain
 assembly is what a good engineer writes with the libraries at hand: fast labelling, boxes, distances in the box
-plus one voxel, a partition in place of a sort.
+plus one voxel, a partition in place of a sort. Of several ways the fastest was taken.
 """
 
 from collections.abc import Callable
@@ -86,13 +86,14 @@ def hot_by_partition(labels: Array, uptake: Array) -> Array:
     values = uptake.ravel(order="K")[outside.ravel(order="K")]
     position = (len(values) - 1) * (PERCENTILE / 100)
     rank = int(position)
-    following = min(rank + 1, len(values) - 1)
-    values.partition([rank, following])
-    lower, upper = float(values[rank]), float(values[following])
+    values.partition(rank)  # one rank and a minimum: many times faster here than two ranks at once
+    lower32 = values[rank]
+    upper32 = values[rank + 1 :].min() if rank + 1 < len(values) else lower32
+    lower, upper = float(lower32), float(upper32)
     step, fraction = upper - lower, position - rank
     threshold = lower + step * fraction if fraction < 0.5 else upper - step * (1 - fraction)
     # no value lies between two neighbours in rank, so the comparison can stay in float32
-    return (uptake > values[rank if threshold < upper else following]) & outside
+    return (uptake > (lower32 if threshold < upper else upper32)) & outside
 
 
 def _deal(
@@ -126,13 +127,15 @@ def _deal_boxes(
     mask: Array, stream: np.random.RandomState, distance: Distance, candidates: Callable[[Array, Array], Array]
 ) -> list[Voxel]:
     """Boxes throughout; depths are kept from the first click on a component to the next."""
+    from scipy.ndimage import find_objects
+
     numbers, count = cc3d.connected_components(mask, connectivity=26, return_N=True)
-    boxes = cc3d.statistics(numbers)["bounding_boxes"]
+    boxes = [box[::-1] for box in find_objects(numbers.T)]  # along memory; four times faster than cc3d.statistics
     known: dict[int, tuple[Array, Array, Array]] = {}
 
     def look(number: int) -> tuple[Array, Array, Array]:
         if number not in known:
-            grown = [slice(max(s.start - 1, 0), s.stop + 1) for s in boxes[number]]
+            grown = [slice(max(s.start - 1, 0), s.stop + 1) for s in boxes[number - 1]]
             component = numbers[tuple(grown)] == number
             known[number] = component, distance(component), np.array([s.start for s in grown])
         return known[number]

@@ -3,6 +3,7 @@
 import datetime
 import os
 import platform
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -45,7 +46,12 @@ class Section:
 
     def markdown(self) -> str:
         """Heading, text and table."""
-        lines = [f"## {self.title}", "", *([self.text, ""] if self.text else [])]
+        lines = [
+            f"## {self.title}",
+            "",
+            textwrap.fill(self.text, 120, break_long_words=False, break_on_hyphens=False),
+            "",
+        ]
         lines += [_line(self.header), _line(["---"] * len(self.header)), *(_line(row) for row in self.rows)]
         return "\n".join(lines) + "\n"
 

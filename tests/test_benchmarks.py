@@ -36,7 +36,7 @@ def test_rivals__equal_the_slow_twin_and_clicksim(n_boxes: int) -> None:
     rng = np.random.default_rng(n_boxes)
     labels = np.zeros((17, 15, 19), np.uint8, order="F")
     for corner in ((0, 0, 0), (4, 9, 10), (10, 2, 3))[:n_boxes]:
-        labels[tuple(slice(c, c + 4) for c in corner)] = 1
+        labels[tuple(slice(c, c + 2) for c in corner)] = 1
     uptake = np.asfortranarray(rng.random(labels.shape, dtype=np.float32))
     uptake[6:9, 6:9, 6:9] += 2  # few hot components, so that extra background clicks are drawn
     expected = reference.autopet_iv_1(labels, uptake)

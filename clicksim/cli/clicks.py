@@ -92,7 +92,8 @@ def command(
     refused = sum(_simulate_all(run, request, labels) for run in runs)
     if refused:
         count = len(labels) * len(runs)
-        click.echo(f"clicksim: {refused} of {count} cases refused, see above; the others are in {out}", err=True)
+        rest = f"; the others are in {out}" if refused < count else ""
+        click.echo(f"clicksim: {refused} of {count} cases refused, see above{rest}", err=True)
         raise click.exceptions.Exit(1)
 
 

@@ -38,7 +38,8 @@ class Setting:
 
 
 STRATEGIES = ("deepest", "depth-weighted", "uniform", "rim")
-BACKGROUNDS = ("hot", "shell", "body", "organ", "others")
+BACKGROUNDS = ("hot", "threshold", "shell", "body", "organ", "others")
+IN_COMPONENTS = ("hot", "threshold", "organ", "others")
 
 CLICKS = {
     "rule": Setting("str", "the algorithm; part of the protocol", ("published", "mended")),
@@ -59,28 +60,29 @@ CLICKS = {
     "jitter_attempts": Setting("int", "draws before a click stays where it is", low=1, high=1000),
     "background": Setting(
         "str",
-        "background clicks: components of hot uptake, a shell around lesions, anywhere in the body, an organ, or "
-        "the lesions other than the target",
+        "background clicks: components of hot uptake, of uptake at or above a threshold, a shell around lesions, "
+        "anywhere in the body, an organ, or the lesions other than the target",
         BACKGROUNDS,
     ),
     "background_strategy": Setting(
         "str", "where the first background click in a component falls", STRATEGIES,
-        only_with=("background", ("hot", "organ", "others")),
+        only_with=("background", IN_COMPONENTS),
     ),
     "background_fill": Setting(
         "str", "where further background clicks in a component fall", (*STRATEGIES, "none"),
-        only_with=("background", ("hot", "organ", "others")),
+        only_with=("background", IN_COMPONENTS),
     ),
     "percentile": Setting(
         "float", "hot lies above this percentile of the uptake outside lesions", low=0, high=100,
         only_with=("background", ("hot",)),
     ),
     "suv": Setting(
-        "float", "hot lies above this uptake; 0 for the percentile", low=0, only_with=("background", ("hot",))
+        "float", "hot lies above this uptake, threshold at or above it; 0 for the percentile, or for the threshold "
+        "that the catalog knows of the case", low=0, only_with=("background", ("hot", "threshold")),
     ),
     "margin_mm": Setting(
         "float", "distance that background clicks keep to lesions, mm", low=0, high=1000,
-        only_with=("background", ("hot", "shell", "body", "organ")),
+        only_with=("background", ("hot", "threshold", "shell", "body", "organ")),
     ),
     "shell_mm": Setting(
         "floats", "nearest and farthest distance of the shell from the lesions, mm", low=0, high=1000, length=2,

@@ -92,7 +92,7 @@ class MendedCase:
         budget, kind = self.settings["n_background"], self.settings["background"]
         if budget == 0:
             return [], []
-        if kind in ("hot", "body") and self.uptake is None:
+        if kind in ("hot", "threshold", "body") and self.uptake is None:
             return [], [f"no uptake given: foreground clicks only (background = {kind} needs one)"]
         clicks = deal(self._background_pools(kind, lesions), budget, foreground=False)
         return clicks, _shortfall("background", len(clicks), budget)
@@ -104,10 +104,8 @@ class MendedCase:
             for lesion in self._shuffled(lesions):
                 yield lesion.id, self._in_shell(lesion)
         else:
-            if kind == "hot":
-                assert self.uptake is not None
-                limits = {name: self.settings[name] for name in ("percentile", "suv")}
-                components = self._clear_of_lesions(*hot_voxels(self.uptake, lesions, **limits, where=self.case_id))
+            if kind in ("hot", "threshold"):
+                components = self._clear_of_lesions(*self._hot_voxels(kind, lesions))
             elif kind == "organ":
                 components = self._clear_of_lesions(*self._organ_voxels(lesions))
             else:
@@ -123,6 +121,15 @@ class MendedCase:
         """Components of the voxels that keep the margin."""
         near = self._surroundings.near(memory.coordinates(indices), self.settings["margin_mm"])
         return join_voxels(memory, indices[~near])
+
+    def _hot_voxels(self, kind: str, lesions: Components) -> tuple[Memory, Ints]:
+        assert self.uptake is not None
+        suv = self.settings["suv"]
+        if kind == "threshold":
+            if suv == 0:
+                raise SettingError("background = threshold needs the threshold of the case: set suv")
+            suv = float(np.nextafter(suv, -np.inf))  # at or above, where hot is above
+        return hot_voxels(self.uptake, lesions, percentile=self.settings["percentile"], suv=suv, where=self.case_id)
 
     def _organ_voxels(self, lesions: Components) -> tuple[Memory, Ints]:
         if self.organs is None:
@@ -186,7 +193,9 @@ class MendedCase:
             depths = component.depths(self.spacing, closed=True)
             # weighted draws without replacement: exponential times with the depth as rate (Efraimidis, Spirakis)
             # in float32 depths are equal that differ by the rounding of sums taken in another order
-            times = -depths.astype(np.float32) if strategy == "deepest" else draws.exponential(size=len(depths)) / depths
+            times = (
+                -depths.astype(np.float32) if strategy == "deepest" else draws.exponential(size=len(depths)) / depths
+            )
             order = np.argsort(times, kind="stable")
         for n in order:
             yield _voxel(voxels[n])

@@ -1,12 +1,14 @@
-"""The pipeline over all cases: units of work in any number of processes, resumed after a kill, committed at once.
+"""Units of work in any number of processes, resumed after a kill.
 
-Each unit (a patient) leaves a folder of Parquet parts under its final name only when it is complete. At the end
-the parts become the tables. A run that was killed leaves the old tables and the finished parts; `resume` takes
-those up. The order in which units end changes nothing.
+Each unit (a patient) leaves a folder of Arrow files, which gets its final name only when it is complete. A run
+that was killed leaves the finished parts; `resume` takes those up. The order in which units end changes nothing.
 """
 
 import getpass
+import hashlib
+import json
 import platform
+import re
 import shutil
 import sys
 import time
@@ -14,15 +16,15 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from clicksim import __version__
-from clicksim.catalog import Context, Outcome, Source, Unit, create_catalog
+from clicksim.catalog import Outcome, Unit
 from clicksim.catalog.schema import rows_to_table
 from clicksim.errors import CatalogError
+from clicksim.files import replacing
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -40,77 +42,34 @@ class Progress(Protocol):
         """Units done, of all; rows rejected so far."""
 
 
-@dataclass(frozen=True)
-class Summary:
-    """How a run ended, by count of rows."""
-
-    cases: int
-    rejected: int
-
-
-def convert_source(
-    source: Source,
-    folder: Path,
-    catalog_path: Path,
-    *,
-    workers: int = 0,
-    resume: bool = False,
-    shard: tuple[int, int] = (0, 1),
-    options: Mapping[str, Any] | None = None,
-    progress: Progress | None = None,
-) -> Summary:
-    """Bring a source into a catalog; its rows replace those of an earlier conversion.
-
-    Args:
-        source: From `clicksim.catalog.find_source`.
-        folder: The publisher's folder or archive.
-        catalog_path: A catalog, or where to make one.
-        workers: Processes; 0 works in this one.
-        resume: Take up the parts of a run that was interrupted.
-        shard: `(I, N)` converts every N-th patient from the I-th on.
-        options: Options of the source.
-        progress: Told after each patient.
-
-    Raises:
-        CatalogError: The folder is not there, or parts of an interrupted run are, and `resume` was not asked for.
-    """
-    if not folder.exists():
-        raise CatalogError(f"{folder} does not exist; {source.title} is expected as\n{source.layout}")
-    catalog = create_catalog(catalog_path).with_root(source.name, folder)
-    context = Context(folder.resolve(), catalog.path.resolve(), source.name, dict(options or {}))
-    started = time.time()
-    units, found = source.plan(context)
-    chosen = sorted(units, key=lambda unit: unit.key)[shard[0] :: shard[1]]
-    if shard[0] > 0:
-        found = Outcome()  # what the plan rejected belongs to the first shard
-    parts = Parts(catalog.path / WORK / f"convert-{source.name}", resume=resume)
-    parts.run(chosen, partial(_convert_unit, source.convert, context), workers=workers, progress=progress)
-    tables = parts.gather(chosen, _tables_of(found))
-    for name in ("links", "lesions", "rejected", "cases"):  # cases last: they are what a reader starts from
-        catalog.write_part(name, source.name, tables[name])
-    catalog.write_sources(rows_to_table("sources", [{"source": source.name, **source.facts}]))
-    summary = Summary(len(tables["cases"]), len(tables["rejected"]))
-    about = {"cases": summary.cases, "rejected": summary.rejected, "workers": workers, "shard": list(shard)}
-    catalog.write_run(f"convert-{source.name}", run_facts(started, about))
-    parts.remove()
-    return summary
-
-
 class Parts:
     """The finished units of a run, one folder of Arrow files each."""
 
-    def __init__(self, folder: Path, *, resume: bool) -> None:
+    def __init__(self, folder: Path, job: Mapping[str, Any], *, resume: bool) -> None:
         """Open the parts of a run.
 
+        Args:
+            folder: Where they stand.
+            job: What the run does, as plain data; parts of another job are not taken up.
+            resume: Whether to take up finished parts.
+
         Raises:
-            CatalogError: There are parts of an interrupted run, and it is not to be resumed.
+            CatalogError: There are parts of an interrupted run, and it is not to be resumed, or was another job.
         """
-        if folder.exists() and not resume:
+        head = folder / "job.json"
+        text = json.dumps(job, sort_keys=True, indent=1)
+        if head.exists() and not resume:
             raise CatalogError(
                 f"an earlier run was interrupted: {folder} holds its finished cases; go on with --resume, "
                 "or delete that folder to begin anew"
             )
+        if head.exists() and head.read_text(encoding="utf-8") != text:
+            raise CatalogError(
+                f"{folder} holds the parts of a run with other inputs or settings; delete it to begin anew"
+            )
         folder.mkdir(parents=True, exist_ok=True)
+        with replacing(head) as temporary:
+            temporary.write_text(text, encoding="utf-8")
         self.folder = folder
 
     def run(self, units: Sequence[Unit], work: Work, *, workers: int, progress: Progress | None) -> None:
@@ -147,9 +106,6 @@ def part_path(folder: Path, unit: Unit) -> Path:
 
 def slug(name: str) -> str:
     """A file name for any text: its plain characters, cut, and a hash of the whole."""
-    import hashlib
-    import re
-
     plain = re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-.")[:60]
     return f"{plain}-{hashlib.blake2b(name.encode(), digest_size=4).hexdigest()}"
 
@@ -232,11 +188,8 @@ def run_facts(started: float, about: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _convert_unit(convert: Callable[[Context, Unit], Outcome], context: Context, unit: Unit) -> Tables:
-    return _tables_of(convert(context, unit))
-
-
-def _tables_of(outcome: Outcome) -> Tables:
+def tables_of(outcome: Outcome) -> Tables:
+    """The outcome as tables of the catalog's schema."""
     return {name: rows_to_table(name, rows) for name, rows in outcome.tables().items()}
 
 
@@ -260,7 +213,7 @@ def _bury(folder: Path, unit: Unit) -> int:
     outcome = Outcome()
     message = "the process died twice while it worked on this; is there enough memory? Try fewer workers"
     outcome.reject("WorkerDied", message, path=unit.key)
-    return _leave_part(folder, unit, _tables_of(outcome))
+    return _leave_part(folder, unit, tables_of(outcome))
 
 
 def _instant(seconds: float) -> str:

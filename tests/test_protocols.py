@@ -1,0 +1,242 @@
+"""Protocols: every file is sound, wrong names and values are refused, and settings come back from TOML."""
+
+import json
+import tomllib
+from importlib.resources import files
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from clicksim.errors import SettingError
+from clicksim.protocols import effective_settings, list_protocols, load_protocol
+from clicksim.protocols.settings import CLICKS, TABLES, check_setting, dump_table, parse_value
+
+PROTOCOLS = list_protocols()
+IDS = [protocol.id for protocol in PROTOCOLS]
+FILES = sorted(path.name for path in files("clicksim.protocols").iterdir() if path.name.endswith(".toml"))
+
+
+# the files
+
+
+def test_list_protocols__has_every_file_by_name_and_version():
+    assert IDS == ["autopet-iv@1", "autopet-iv@2", "longitudinal-ct@1"]
+    assert sorted(f"{p.name}-{p.version}.toml" for p in PROTOCOLS) == FILES
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS, ids=IDS)
+def test_protocol__says_what_it_is(protocol):
+    assert protocol.version >= 1
+    assert protocol.title
+    assert protocol.source
+    assert protocol.notes
+    assert all(note.endswith(".") for note in protocol.notes)
+    content = tomllib.loads(protocol.text)
+    assert set(content) == {"name", "version", "title", "source", "notes", *protocol.tables}
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS, ids=IDS)
+def test_protocol__has_only_declared_settings_of_the_declared_kind(protocol):
+    for table, settings in protocol.tables.items():
+        assert set(settings) <= set(TABLES[table])
+        assert settings["rule"] in CLICKS["rule"].choices
+        raw = tomllib.loads(protocol.text)[table]
+        assert json.dumps(settings) == json.dumps(raw)  # 5 and 5.0 are told apart
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS, ids=IDS)
+def test_load_protocol__finds_each_by_its_id(protocol):
+    assert load_protocol(protocol.id) is protocol
+
+
+def test_settings__are_all_used_by_some_protocol_and_explained():
+    used = {name for protocol in PROTOCOLS for name in protocol.tables["clicks"]}
+    assert used == set(CLICKS)
+    assert all(setting.meaning for setting in CLICKS.values())
+    for setting in CLICKS.values():
+        if setting.only_with:
+            assert set(setting.only_with[1]) <= set(CLICKS[setting.only_with[0]].choices)
+
+
+# names
+
+
+def test_load_protocol__names_the_nearest():
+    with pytest.raises(SettingError, match="did you mean 'autopet-iv@1'"):
+        load_protocol("autopet-vi@1")
+
+
+def test_load_protocol__wants_a_version():
+    with pytest.raises(SettingError, match="needs a version: autopet-iv@1 or autopet-iv@2"):
+        load_protocol("autopet-iv")
+
+
+@pytest.mark.parametrize("name", ["", "@2", "autopet-iv@3", "Autopet-IV@2"])
+def test_load_protocol__lists_what_there_is(name):
+    with pytest.raises(SettingError, match=r"Allowed: autopet-iv@1, autopet-iv@2, longitudinal-ct@1"):
+        load_protocol(name)
+
+
+def test_effective_settings__names_the_nearest_setting():
+    with pytest.raises(SettingError, match="did you mean 'n_foreground'"):
+        effective_settings(load_protocol("autopet-iv@2"), "clicks", {"n_forground": 3})
+
+
+def test_effective_settings__names_the_nearest_choice():
+    with pytest.raises(SettingError, match=r"did you mean 'deepest'\? Allowed: deepest, depth-weighted, rim, uniform"):
+        effective_settings(load_protocol("autopet-iv@2"), "clicks", {"strategy": "deepst"})
+
+
+def test_effective_settings__keeps_the_rule_of_the_protocol():
+    with pytest.raises(SettingError, match="unknown setting of autopet-iv@2 'rule'"):
+        effective_settings(load_protocol("autopet-iv@2"), "clicks", {"rule": "published"})
+
+
+def test_effective_settings__refuses_the_setting_of_another_protocol():
+    with pytest.raises(SettingError, match="unknown setting of autopet-iv@1 'margin_mm'"):
+        effective_settings(load_protocol("autopet-iv@1"), "clicks", {"margin_mm": 3})
+
+
+def test_effective_settings__says_which_protocols_have_a_rule():
+    with pytest.raises(SettingError, match="no rule for rounds"):
+        effective_settings(load_protocol("autopet-iv@2"), "rounds", {})
+
+
+# values
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "reason"),
+    [
+        ("n_foreground", -1, "at least 0"),
+        ("n_foreground", 100_001, "at most 100000"),
+        ("n_foreground", 2.5, "whole number"),
+        ("n_foreground", "3", "whole number"),
+        ("n_foreground", True, "whole number"),
+        ("n_foreground", None, "whole number"),
+        ("n_foreground", float("nan"), "whole number"),
+        ("n_foreground", 10**400, "whole number"),
+        ("percentile", 100.5, "at most 100"),
+        ("percentile", float("inf"), "must be a number"),
+        ("suv", 10**400, "must be a number"),
+        ("strategy", 3, "one of deepest"),
+        ("strategy", "", "unknown strategy"),
+        ("strategy", "none", "unknown strategy"),
+        ("strategy", ["rim"], "one of deepest"),
+        ("shell_mm", 5, "takes 2 numbers"),
+        ("shell_mm", [5, 10, 20], "takes 2 numbers"),
+        ("shell_mm", [20, 5], "must not descend"),
+        ("shell_mm", [5, "x"], "must be a number"),
+        ("shell_mm", [-1, 5], "at least 0"),
+        ("organ", [1.5], "whole number"),
+        ("organ", [0], "at least 1"),
+    ],
+)
+def test_check_setting__refuses(name, value, reason):
+    with pytest.raises(SettingError, match=reason):
+        check_setting("clicks", name, value)
+
+
+@pytest.mark.parametrize("value", ["true", 1, 0, None])
+def test_check_setting__takes_no_number_for_a_truth(value):
+    with pytest.raises(SettingError, match="true or false"):
+        check_setting("clicks", "per_lesion", value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("n_foreground", 3.0, 3),
+        ("n_foreground", np.int64(3), 3),
+        ("suv", 4, 4.0),
+        ("suv", np.float32(2.5), 2.5),
+        ("per_lesion", np.bool_(True), True),
+        ("organ", 5, [5]),
+        ("organ", [], []),
+        ("organ", np.array([5, 6]), [5, 6]),
+        ("shell_mm", (5, 5), [5.0, 5.0]),
+        ("strategy", "rim", "rim"),
+    ],
+)
+def test_check_setting__gives_plain_values_of_the_declared_kind(name, value, expected):
+    found = check_setting("clicks", name, value)
+    assert json.dumps(found) == json.dumps(expected)
+
+
+# effective settings
+
+
+def test_effective_settings__puts_the_users_on_top():
+    protocol = load_protocol("autopet-iv@2")
+    settings, idle = effective_settings(protocol, "clicks", {"n_foreground": 3, "strategy": "rim"})
+    assert settings == {**protocol.tables["clicks"], "n_foreground": 3, "strategy": "rim"}
+    assert list(settings) == list(protocol.tables["clicks"])
+    assert idle == []
+
+
+def test_effective_settings__never_hands_out_the_protocols_own_lists():
+    settings, _ = effective_settings(load_protocol("autopet-iv@2"), "clicks", {})
+    settings["shell_mm"].append(99)
+    settings["n_foreground"] = 99
+    assert load_protocol("autopet-iv@2").tables["clicks"]["shell_mm"] == [5.0, 20.0]
+    assert effective_settings(load_protocol("autopet-iv@2"), "clicks", {})[0]["n_foreground"] == 10
+
+
+@pytest.mark.parametrize(
+    ("given_", "words"),
+    [
+        ({"percentile": 99.0}, []),
+        ({"percentile": 99.0, "background": "shell"}, ["percentile", "background is hot", "it is shell"]),
+        ({"shell_mm": [1, 2]}, ["shell_mm", "background is shell", "it is hot"]),
+        ({"background_fill": "rim", "background": "body"}, ["background_fill", "hot or organ or others"]),
+    ],
+)
+def test_effective_settings__tells_of_settings_without_effect(given_, words):
+    _, idle = effective_settings(load_protocol("autopet-iv@2"), "clicks", given_)
+    assert len(idle) == bool(words)
+    assert all(word in " ".join(idle) for word in words)
+
+
+# TOML
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS, ids=IDS)
+def test_dump_table__comes_back_from_toml(protocol):
+    settings, _ = effective_settings(protocol, "clicks", {})
+    back = tomllib.loads(dump_table("clicks", settings))
+    assert json.dumps(back) == json.dumps({"clicks": settings})
+
+
+NUMBERS = st.integers(-(2**60), 2**60) | st.floats(allow_nan=False, allow_infinity=False)
+VALUES = NUMBERS | st.booleans() | st.lists(NUMBERS, max_size=3) | st.sampled_from(["rim", "a b", 'quote"', "back\\"])
+
+
+@given(st.dictionaries(st.sampled_from(list(CLICKS)), VALUES))
+def test_dump_table__brings_every_value_back(values):
+    assert json.dumps(tomllib.loads(dump_table("", values))) == json.dumps(values)
+    assert tomllib.loads(dump_table("clicks", values))["clicks"] == values
+
+
+@given(VALUES.filter(lambda value: not isinstance(value, str)))
+def test_parse_value__reads_what_toml_writes(value):
+    assert json.dumps(parse_value(json.dumps(value))) == json.dumps(value)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("rim", "rim"),
+        ('"rim"', "rim"),
+        ("depth-weighted", "depth-weighted"),
+        ("5,20", [5, 20]),
+        ("rim,deepest", "rim,deepest"),
+        ("[1, 2", "[1, 2"),
+        ("1\nx=2", "1\nx=2"),
+        ("", ""),
+        ("9" * 5000, "9" * 5000),
+    ],
+)
+def test_parse_value__takes_bare_words_and_lists(text, value):
+    assert parse_value(text) == value
