@@ -373,7 +373,9 @@ def measure_lesions(
     low, high = lesions.boxes
     deepest = [lesion.deepest(sizes_mm, closed=True) for lesion in lesions]
     empty: list[float | None] = [None] * len(lesions)
-    top, mean, peak = (empty, empty, empty) if uptake is None else _measure_uptake(lesions, as_uptake(uptake), grid, peak_ml)
+    top, mean, peak = (
+        (empty, empty, empty) if uptake is None else _measure_uptake(lesions, as_uptake(uptake), grid, peak_ml)
+    )
     triple, floats = pa.list_(pa.int32(), 3), pa.list_(pa.float64(), 3)
     columns = {
         "lesion": pa.array(lesions.ids, pa.int32()),

@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from clicksim.errors import SettingError
-from converters.series import DicomRefusal, Finding, Series, normal_of
+from converters.headers import DicomError
+from converters.series import Finding, Series, normal_of
 
 FEW_SLICES = 20
 """A stack of fewer slices comes after every longer one."""
@@ -77,14 +79,14 @@ def choose_series(
         require: Which of `pet`, `ct`, `seg` must be there.
 
     Raises:
-        DicomRefusal: `NoUsablePet`, `NoUsableCt`, `NoUsableSeg` with a reason for each series that was left out;
+        DicomError: `NoUsablePet`, `NoUsableCt`, `NoUsableSeg` with a reason for each series that was left out;
             `AmbiguousSeries` with the list of those that cannot be told apart; `SeveralStudies`.
         SettingError: If `require` or `rule` say something unknown.
     """
     own = list(series)
     _check_settings(rule or Rule(), require)
     if len({s.study_uid for s in own}) > 1:
-        raise DicomRefusal("SeveralStudies", f"the series belong to {len({s.study_uid for s in own})} studies, not one")
+        raise DicomError("SeveralStudies", f"the series belong to {len({s.study_uid for s in own})} studies, not one")
     desk = _Desk(rule or Rule(), require)
     masks = [s for s in own if s.modality in ("SEG", "RTSTRUCT")]
     pet = desk.pet(own, masks)
@@ -162,7 +164,7 @@ class _Desk:
         if not usable and kind in self.require:
             found = "; ".join(f.message for f in faults[:10]) or "the study holds none"
             name = {"pet": "PET", "ct": "CT", "seg": "mask"}[kind]
-            raise DicomRefusal(_ABSENT[kind], f"no usable {name}: {found}")
+            raise DicomError(_ABSENT[kind], f"no usable {name}: {found}")
         return usable
 
     def _best(
@@ -184,7 +186,7 @@ class _Desk:
             usable = self._narrow(usable, [s for s in usable if measure(s) == least], self.rule.then)
         if len(usable) > 1:
             listed = "; ".join(str(s) for s in usable[:10])
-            raise DicomRefusal(
+            raise DicomError(
                 "AmbiguousSeries",
                 f"{len(usable)} series could be the {kind.upper()}: {listed}; name one by a rule on its description",
             )
@@ -257,7 +259,7 @@ def coverage_along_normal(one: Series, other: Series) -> float:
     return float(shared >= 0) if length <= 0 else float(max(shared, 0.0) / length)
 
 
-def _offsets(one: Series, frame: Series) -> "np.ndarray[tuple[int], np.dtype[np.float64]] | None":
+def _offsets(one: Series, frame: Series) -> NDArray[np.float64] | None:
     """Sorted slice positions of `one` along the normal of `frame`, in mm."""
     orientation = frame.slices[0].orientation
     places = [s.position for s in one.slices if s.position is not None]

@@ -19,7 +19,6 @@ Sources of the rules: DICOM PS3.3 C.7.6.2 (image plane), C.11.1 (modality LUT), 
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,24 +29,13 @@ from clicksim.errors import GeometryError, SettingError
 from clicksim.geometry import Grid
 from clicksim.volumes import Volume
 from converters.choice import Choice, Rule, choose_series
-from converters.series import (
-    SAME_PLACE_MM,
-    DicomRefusal,
-    Finding,
-    Scan,
-    Series,
-    Slice,
-    by_study,
-    find_series,
-    normal_of,
-    quietly,
-    read_dataset,
-    scan_folder,
-)
+from converters.headers import DicomError, quietly, read_dataset
+from converters.series import Finding, Scan, Series, Slice, by_study, find_series, scan_folder
+from converters.slices import DIRECTION, TO_RAS, GeometryRefusal, SliceGeometry, slice_geometry
 
 __all__ = [
     "Choice",
-    "DicomRefusal",
+    "DicomError",
     "Finding",
     "GeometryRefusal",
     "Rule",
@@ -63,206 +51,6 @@ __all__ = [
     "scan_folder",
     "slice_geometry",
 ]
-
-GAP_RELATIVE = 0.01
-GAP_MM = 0.1
-"""Gaps within one of these of the median gap count as even, and their average is the spacing."""
-
-TILT_MM = 0.1
-TILT_RELATIVE = 1e-3
-"""A stack may lean by the larger of 0.1 mm and a thousandth of its length."""
-
-DIRECTION = 1e-4
-"""Direction cosines are equal, and axes at right angles, within this."""
-
-_TO_RAS = np.diag([-1.0, -1.0, 1.0])
-
-
-class GeometryRefusal(DicomRefusal):
-    """Slices that make no volume: `IncompleteSeries`, `DuplicateSlice`, `NonUniformSpacing`, `GantryTilt`, ..."""
-
-
-@dataclass(frozen=True, eq=False)
-class SliceGeometry:
-    """Where the slices of a series lie, in LPS+ mm.
-
-    Attributes:
-        shape: Voxels along `i, j, k`.
-        uids: SOPInstanceUID of each slice, by ascending `k`.
-        row: `(3,)` unit vector of increasing `i`.
-        column: `(3,)` unit vector of increasing `j`.
-        origins: `(K, 3)`, centre of the first pixel of each slice.
-        pixel_mm: Pixel size along `i` and `j`.
-        frame_of_reference: Its UID, or an empty string.
-        series: The series, in words, for messages.
-    """
-
-    shape: tuple[int, int, int]
-    uids: tuple[str, ...]
-    row: NDArray[np.float64]
-    column: NDArray[np.float64]
-    origins: NDArray[np.float64]
-    pixel_mm: tuple[float, float]
-    frame_of_reference: str
-    series: str
-
-    @property
-    def normal(self) -> NDArray[np.float64]:
-        """`(3,)` unit vector of increasing `k`."""
-        return np.cross(self.row, self.column)
-
-    @property
-    def offsets(self) -> NDArray[np.float64]:
-        """`(K,)`, position of each slice along the normal in mm."""
-        return self.origins @ self.normal
-
-    @property
-    def gaps(self) -> NDArray[np.float64]:
-        """`(K - 1,)`, distances between neighbouring slices in mm."""
-        return np.diff(self.offsets)
-
-    @property
-    def typical_gap(self) -> float:
-        """The median gap in mm; of two in the middle the smaller, as a missing slice makes a gap larger."""
-        gaps = np.sort(self.gaps)
-        return float(gaps[(gaps.size - 1) // 2]) if gaps.size else float("nan")
-
-    def faults(self) -> list[tuple[str, str]]:
-        """What keeps the slices from being a regular volume, as pairs of code and sentence; empty if nothing does."""
-        if self.shape[2] < 2:
-            return [("IncompleteSeries", "one slice alone: the spacing between slices is unknown")]
-        return [f for f in (self._duplicate(), self._unevenness(), self._tilt()) if f is not None]
-
-    def grid(self) -> Grid:
-        """The regular grid of the slices; the spacing along `k` is the average gap, never SliceThickness.
-
-        Raises:
-            GeometryRefusal: With the code of the first of `faults` and all codes.
-        """
-        if faults := self.faults():
-            refusal = GeometryRefusal(faults[0][0], "; ".join(text for _, text in faults) + f" ({self.series})")
-            refusal.codes = tuple(code for code, _ in faults)
-            raise refusal
-        return self.regular_grid(self.shape[2])
-
-    def regular_grid(self, count: int) -> Grid:
-        """`count` slices at even distances from the first slice to the last, without a check."""
-        step = (self.origins[-1] - self.origins[0]) / (count - 1)
-        # along the normal, as what is left of a lean is below the tolerance and a sheared grid is none
-        step = self.normal * float(step @ self.normal)
-        axes = np.column_stack([self.row * self.pixel_mm[0], self.column * self.pixel_mm[1], step])
-        affine = np.eye(4)
-        affine[:3, :3] = _TO_RAS @ axes
-        affine[:3, 3] = _TO_RAS @ self.origins[0]
-        return Grid((self.shape[0], self.shape[1], count), None, affine)
-
-    def _duplicate(self) -> tuple[str, str] | None:
-        close = np.flatnonzero(self.gaps < SAME_PLACE_MM)
-        if not close.size:
-            return None
-        places = ", ".join(f"{self.offsets[k]:.2f}" for k in close[:10])
-        return "DuplicateSlice", f"{close.size} pairs of slices share a position along the normal, at {places} mm"
-
-    def _unevenness(self) -> tuple[str, str] | None:
-        gaps, typical = self.gaps, self.typical_gap
-        if typical < SAME_PLACE_MM:
-            return None
-        tolerance = max(GAP_RELATIVE * typical, GAP_MM)
-        odd = gaps[np.abs(gaps - typical) > tolerance]
-        listed = ", ".join(f"{g:.4g}" for g in np.unique(odd.round(4))[:10])
-        if not odd.size:
-            drift = np.abs(self.offsets - np.linspace(self.offsets[0], self.offsets[-1], self.offsets.size)).max()
-            if drift <= typical / 2:
-                return None
-            return "NonUniformSpacing", f"even spacing would move a slice by {drift:.3g} mm, more than half a gap"
-        times = np.round(odd / typical)
-        if np.all((times >= 2) & (np.abs(odd - times * typical) <= tolerance)):
-            missing = int(np.sum(times - 1))
-            return "IncompleteSeries", f"{missing} slices are missing: gaps of {listed} mm where {typical:.4g} is usual"
-        return "NonUniformSpacing", f"gaps of {listed} mm where {typical:.4g} is usual"
-
-    def _tilt(self) -> tuple[str, str] | None:
-        moved = self.origins - self.origins[0]
-        along = moved @ self.normal
-        aside = np.linalg.norm(moved - np.outer(along, self.normal), axis=1)
-        if aside.max() <= max(TILT_MM, TILT_RELATIVE * along[-1]):
-            return None
-        angle = np.degrees(np.arctan2(aside.max(), abs(along[int(aside.argmax())])))
-        return "GantryTilt", f"the slices lean by {angle:.2f} degrees against their normal"
-
-
-def slice_geometry(series: Series) -> SliceGeometry:
-    """Where the slices of a series lie; uneven gaps and missing slices are kept as they are.
-
-    Args:
-        series: A stack of single-frame slices.
-
-    Raises:
-        GeometryRefusal: `MultiFrame`, `MissingGeometry`, `SeriesInconsistent` (slices of different size or pixel
-            spacing), or `GantryTilt` where the orientation changes from slice to slice.
-    """
-    first = series.slices[0]
-    for entry in series.slices:
-        _check_slice(entry)
-        if (entry.rows, entry.columns) != (first.rows, first.columns):
-            sizes = f"{first.columns} x {first.rows} and {entry.columns} x {entry.rows}"
-            raise GeometryRefusal("SeriesInconsistent", f"slices of {sizes} pixels in one series ({entry.path})")
-        if not np.allclose(entry.pixel_spacing or (), first.pixel_spacing or (), rtol=1e-4, atol=0):
-            sizes = f"{first.pixel_spacing} and {entry.pixel_spacing}"
-            raise GeometryRefusal("SeriesInconsistent", f"pixel spacings {sizes} mm in one series ({entry.path})")
-        if not np.allclose(entry.orientation or (), first.orientation or (), rtol=0, atol=DIRECTION):
-            raise GeometryRefusal("GantryTilt", f"the orientation changes within the series ({entry.path})")
-    row, column = _axes(first)
-    spacing = first.pixel_spacing or (0.0, 0.0)
-    origins = np.array([s.position for s in series.slices], dtype=np.float64)
-    # by the axes that the grid will have; a stable sort keeps slices at one place in the order they came
-    order = np.argsort(origins @ np.cross(row, column), kind="stable")
-    return SliceGeometry(
-        shape=(first.columns, first.rows, len(series.slices)),
-        uids=tuple(series.slices[k].uid for k in order),
-        row=row,
-        column=column,
-        origins=origins[order],
-        pixel_mm=(spacing[1], spacing[0]),
-        frame_of_reference=series.frame_of_reference,
-        series=str(series),
-    )
-
-
-def _check_slice(entry: Slice) -> None:
-    if entry.frames > 1:
-        raise GeometryRefusal(
-            "MultiFrame", f"{entry.frames} frames in one file; only single-frame slices are read ({entry.path})"
-        )
-    missing = [n for n in ("position", "orientation", "pixel_spacing", "rows", "columns") if not getattr(entry, n)]
-    if missing:
-        raise GeometryRefusal("MissingGeometry", f"the header lacks {', '.join(missing)} ({entry.path})")
-    if min(entry.rows, entry.columns, *(entry.pixel_spacing or ())) <= 0:
-        raise GeometryRefusal("MissingGeometry", f"size or pixel spacing are not positive ({entry.path})")
-    if max(abs(x) for x in (*(entry.position or ()), *(entry.pixel_spacing or ()))) > 1e6:
-        raise GeometryRefusal("MissingGeometry", f"position or pixel spacing exceed a kilometre ({entry.path})")
-
-
-def _axes(entry: Slice) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Row and column direction, made exactly orthonormal; `-0.0` becomes 0."""
-    return orthonormal(entry.orientation or (), entry.path)
-
-
-def orthonormal(orientation: Any, where: object) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Row and column direction of six direction cosines, made exactly orthonormal.
-
-    Raises:
-        GeometryRefusal: `SeriesInconsistent`, if they are no unit vectors at right angles within 1e-3.
-    """
-    row, column = np.asarray(orientation[:3], dtype=np.float64), np.asarray(orientation[3:], dtype=np.float64)
-    lengths = np.linalg.norm(row), np.linalg.norm(column)
-    if not np.allclose(lengths, 1, rtol=0, atol=1e-3) or abs(float(row @ column)) > 1e-3:
-        raise GeometryRefusal(
-            "SeriesInconsistent", f"row and column directions are not at right angles: {tuple(orientation)} ({where})"
-        )
-    row = row / lengths[0]
-    column = column - row * float(row @ column)
-    return row + 0.0, column / np.linalg.norm(column) + 0.0
 
 
 def read_volume(series: Series, *, dtype: DTypeLike | None = None, gaps: str = "refuse") -> Volume:
@@ -283,7 +71,7 @@ def read_volume(series: Series, *, dtype: DTypeLike | None = None, gaps: str = "
 
     Raises:
         GeometryRefusal: As `slice_geometry` and `SliceGeometry.grid`.
-        DicomRefusal: `UnreadableDicom`, `UndecodablePixels`, `TruncatedPixels`, `UnsupportedPixels`.
+        DicomError: `UnreadableDicom`, `UndecodablePixels`, `TruncatedPixels`, `UnsupportedPixels`.
         SettingError: On an unknown `gaps` or `dtype`.
     """
     wanted = None if dtype is None else np.dtype(dtype)
@@ -295,7 +83,7 @@ def read_volume(series: Series, *, dtype: DTypeLike | None = None, gaps: str = "
     grid, weights = _layout(geometry, gaps)
     exact = wanted is None and series.modality == "CT" and all(w == 0 for _, w in weights)
     stack = _Stack(grid, wanted or np.dtype(np.int16 if exact else np.float32), ordered[0], may_widen=wanted is None)
-    known: dict[int, NDArray[np.float64]] = {}
+    known: dict[int, NDArray[Any]] = {}
     for k, (below, weight) in enumerate(weights):
         known = {n: known[n] if n in known else _values(ordered[n], series) for n in {below, below + (weight > 0)}}
         values = known[below] if weight == 0 else (1 - weight) * known[below] + weight * known[below + 1]
@@ -335,49 +123,55 @@ class _Stack:
         try:
             self.array: NDArray[Any] = np.empty(grid.shape, dtype, order="F")
         except MemoryError as error:
-            raise DicomRefusal("UnsupportedPixels", f"a volume of {grid} does not fit into memory") from error
+            raise DicomError("UnsupportedPixels", f"a volume of {grid} does not fit into memory") from error
 
-    def put(self, k: int, values: NDArray[np.float64]) -> None:
+    def put(self, k: int, values: NDArray[Any]) -> None:
         """Store `(J, I)` values as slice `k`."""
         if self.array.dtype == np.int16 and not _fits_int16(values):
             if not self.may_widen:
-                raise DicomRefusal(
-                    "UnsupportedPixels", f"slice {k} holds values that are no int16; ask for float32 ({self.first.path})"
+                raise DicomError(
+                    "UnsupportedPixels",
+                    f"slice {k} holds values that are no int16; ask for float32 ({self.first.path})",
                 )
             self.array = self.array.astype(np.float32, order="F")
         self.array[:, :, k] = values.T
 
 
-def _fits_int16(values: NDArray[np.float64]) -> bool:
+def _fits_int16(values: NDArray[Any]) -> bool:
     info = np.iinfo(np.int16)
-    return bool(values.min() >= info.min and values.max() <= info.max and np.all(values == np.rint(values)))
+    if values.min() < info.min or values.max() > info.max:
+        return False
+    return values.dtype.kind == "i" or bool(np.all(values == np.rint(values)))
 
 
-def _values(entry: Slice, series: Series) -> NDArray[np.float64]:
-    """`(J, I)`, the values of one slice: stored value x slope + intercept."""
+def _values(entry: Slice, series: Series) -> NDArray[Any]:
+    """`(J, I)`, the values of one slice, stored value x slope + intercept: int64 where exact, else float64."""
     dataset = read_dataset(entry.path)
     with quietly("UnsupportedPixels", entry.path):
         if entry.slope is None and series.modality == "PT":
-            raise DicomRefusal("UnsupportedPixels", f"a PET slice without RescaleSlope has no unit ({entry.path})")
+            raise DicomError("UnsupportedPixels", f"a PET slice without RescaleSlope has no unit ({entry.path})")
         if entry.slope is None and dataset.get("ModalityLUTSequence"):
-            raise DicomRefusal("UnsupportedPixels", f"values are given by a lookup table ({entry.path})")
-    stored = stored_values(dataset, entry.path)
+            raise DicomError("UnsupportedPixels", f"values are given by a lookup table ({entry.path})")
+    stored = _stored_values(dataset, entry.path)
     if stored.shape != (entry.rows, entry.columns):
-        raise DicomRefusal(
+        raise DicomError(
             "UnsupportedPixels", f"pixels of shape {stored.shape}, not {(entry.rows, entry.columns)} ({entry.path})"
         )
     slope = 1.0 if entry.slope is None else entry.slope
-    values = stored.astype(np.float64) * slope + (entry.intercept or 0.0)
+    intercept = entry.intercept or 0.0
+    if stored.dtype.kind in "iu" and stored.dtype.itemsize <= 4 and slope == 1 and intercept == int(intercept):
+        return stored.astype(np.int64) + int(np.clip(intercept, -(2**40), 2**40))
+    values = stored.astype(np.float64) * slope + intercept
     if not np.all(np.isfinite(values)):
-        raise DicomRefusal("UnsupportedPixels", f"values that are not finite ({entry.path})")
+        raise DicomError("UnsupportedPixels", f"values that are not finite ({entry.path})")
     return values
 
 
-def stored_values(dataset: Any, where: Path) -> NDArray[Any]:
+def _stored_values(dataset: Any, where: Path) -> NDArray[Any]:
     """The stored pixel values of a data set, before slope and intercept; `(J, I)`, or `(F, J, I)` for frames."""
     with quietly("UndecodablePixels", where):
         if not any(k in dataset for k in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
-            raise DicomRefusal("TruncatedPixels", f"the file holds no pixel data ({where})")
+            raise DicomError("TruncatedPixels", f"the file holds no pixel data ({where})")
         syntax = dataset.file_meta.get("TransferSyntaxUID") if hasattr(dataset, "file_meta") else None
         if syntax is not None and syntax.is_transfer_syntax and syntax.is_compressed:
             return _decoded(dataset, where)
@@ -393,12 +187,11 @@ def _native(dataset: Any, syntax: Any, where: Path) -> NDArray[Any]:
         implicit = dataset.original_encoding[0]
         dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
     if "PixelData" in dataset:
-        bits = int(dataset.BitsAllocated) * int(dataset.get("SamplesPerPixel") or 1) * int(dataset.get("NumberOfFrames") or 1)
-        promised = (int(dataset.Rows) * int(dataset.Columns) * bits + 7) // 8
-        if len(dataset.PixelData) < promised:
-            raise DicomRefusal(
-                "TruncatedPixels", f"the file ends early: {len(dataset.PixelData)} of {promised} bytes of pixels ({where})"
-            )
+        samples = int(dataset.get("SamplesPerPixel") or 1) * int(dataset.get("NumberOfFrames") or 1)
+        promised = (int(dataset.Rows) * int(dataset.Columns) * samples * int(dataset.BitsAllocated) + 7) // 8
+        held = len(dataset.PixelData)
+        if held < promised:
+            raise DicomError("TruncatedPixels", f"the file ends early: {held} of {promised} bytes of pixels ({where})")
     return np.asarray(dataset.pixel_array)
 
 
@@ -415,7 +208,7 @@ def _decoded(dataset: Any, where: Path) -> NDArray[Any]:
         try:
             image = sitk.ReadImage(str(copy), imageIO="GDCMImageIO")
         except RuntimeError as error:
-            raise DicomRefusal("UndecodablePixels", f"SimpleITK cannot decode {name} ({where})") from error
+            raise DicomError("UndecodablePixels", f"SimpleITK cannot decode {name} ({where})") from error
     stored = np.asarray(sitk.GetArrayFromImage(image))
     frames = int(dataset.get("NumberOfFrames") or 1)
     return stored[0] if frames == 1 and stored.ndim == 3 and stored.shape[0] == 1 else stored
@@ -481,12 +274,12 @@ def _itk_frame(grid: Grid) -> tuple[NDArray[np.float64], NDArray[np.float64], ND
     """Direction matrix, spacing and origin of a grid in LPS+."""
     if grid.affine is None:
         raise GeometryError(f"resampling needs an affine; this grid has only a shape, {grid.shape}")
-    axes = _TO_RAS @ grid.affine[:3, :3]
+    axes = TO_RAS @ grid.affine[:3, :3]
     spacing = np.linalg.norm(axes, axis=0)
     directions = axes / spacing
     if not np.allclose(directions.T @ directions, np.eye(3), rtol=0, atol=DIRECTION):
         raise GeometryError(f"the axes of {grid} are not at right angles; SimpleITK cannot say such a grid")
-    return directions, spacing, _TO_RAS @ grid.affine[:3, 3]
+    return directions, spacing, TO_RAS @ grid.affine[:3, 3]
 
 
 def coverage_fraction(source: Grid, target: Grid) -> float:

@@ -23,8 +23,9 @@ def measure_case(
         instances: `components` for masks, `labels` where ids are the publisher's.
 
     Returns:
-        `shape_xyz`, `spacing_xyz_mm`, `affine_ras`, `lesion_present`, `n_lesions`, `lesion_volume_ml`, `suv_max`,
-        `suv_max_in_lesion`; and for each lesion the columns that a mask and an uptake give.
+        `shape_xyz`, `spacing_xyz_mm`, `affine_ras`, `instances`, `lesion_present`, `n_lesions`,
+        `lesion_volume_ml`, `suv_max`, `suv_max_in_lesion`; and for each lesion the columns that a mask and an
+        uptake give.
 
     Raises:
         ImageError: Labels that are none; an uptake that is not finite.
@@ -39,6 +40,7 @@ def measure_case(
         "shape_xyz": list(grid.shape),
         "spacing_xyz_mm": list(grid.spacing),
         "affine_ras": grid.affine.ravel().tolist(),
+        "instances": instances,
         "lesion_present": len(lesions) > 0,
         "n_lesions": len(lesions),
         "lesion_volume_ml": float(lesions.sizes.sum()) * grid.voxel_ml,

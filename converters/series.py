@@ -2,17 +2,15 @@
 
     scan_folder, find_series    every series under a folder, from headers alone, grouped by UID
     by_study                    the same, study by study
-    DicomRefusal                every refusal of DICOM input; its `code` names the rule
+    normal_of, in_order         how slices are put in order
 
 Names of folders and files decide nothing: publishers shorten, repeat and renumber them.
 """
 
 import os
 import stat
-import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clicksim.errors import ClicksimError
+from converters.headers import DicomError, numbers, quietly, read_dataset, whole, word, words
 
 Point = tuple[float, float, float]
 
@@ -32,30 +30,37 @@ _OBJECTS = {"SEG", "RTSTRUCT"}
 
 _DIRECTORY = "1.2.840.10008.1.3.10"
 
-_KEYWORDS = (
-    "SOPClassUID SOPInstanceUID StudyInstanceUID SeriesInstanceUID FrameOfReferenceUID PatientID Modality "
-    "SeriesDescription ImageType CorrectedImage SeriesType NumberOfTimeSlices NumberOfTimeSlots ConvolutionKernel "
-    "InstanceNumber AcquisitionNumber TemporalPositionIdentifier TemporalPositionIndex ImagePositionPatient "
-    "ImageOrientationPatient PixelSpacing Rows Columns NumberOfFrames NumberOfSlices RescaleSlope RescaleIntercept "
-    "ReferencedSeriesSequence ReferencedFrameOfReferenceSequence"
-).split()
-
-
-class DicomRefusal(ClicksimError):
-    """DICOM input that cannot be used.
-
-    Attributes:
-        code: The name of the rule, such as `AmbiguousSeries`.
-        codes: Every rule that the input breaks, the one of `code` first.
-    """
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(code, message)
-        self.code = code
-        self.codes: tuple[str, ...] = (code,)
-
-    def __str__(self) -> str:
-        return f"{self.args[1]} [{self.code}]"
+_KEYWORDS = [
+    "SOPClassUID",
+    "SOPInstanceUID",
+    "StudyInstanceUID",
+    "SeriesInstanceUID",
+    "FrameOfReferenceUID",
+    "PatientID",
+    "Modality",
+    "SeriesDescription",
+    "ImageType",
+    "CorrectedImage",
+    "SeriesType",
+    "NumberOfTimeSlices",
+    "NumberOfTimeSlots",
+    "ConvolutionKernel",
+    "InstanceNumber",
+    "AcquisitionNumber",
+    "TemporalPositionIdentifier",
+    "TemporalPositionIndex",
+    "ImagePositionPatient",
+    "ImageOrientationPatient",
+    "PixelSpacing",
+    "Rows",
+    "Columns",
+    "NumberOfFrames",
+    "NumberOfSlices",
+    "RescaleSlope",
+    "RescaleIntercept",
+    "ReferencedSeriesSequence",
+    "ReferencedFrameOfReferenceSequence",
+]
 
 
 @dataclass(frozen=True)
@@ -126,7 +131,7 @@ class Series:
         """The whole header of each slice, in slice order: `pydicom.Dataset` without pixels, read anew.
 
         Raises:
-            DicomRefusal: `UnreadableDicom`, if a file has changed since the folder was scanned.
+            DicomError: `UnreadableDicom`, if a file has changed since the folder was scanned.
         """
         return [read_dataset(s.path, pixels=False) for s in self.slices]
 
@@ -150,39 +155,6 @@ class Scan:
     skipped: int
 
 
-@contextmanager
-def quietly(code: str, where: object) -> Iterator[None]:
-    """Turn whatever damaged DICOM sets off in pydicom into one refusal, and keep its warnings away.
-
-    pydicom converts a value when it is first looked at, and damaged ones raise nearly every exception there is.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    except ClicksimError:
-        raise
-    except Exception as error:
-        reason = " ".join(str(error).split())[:200]
-        raise DicomRefusal(code, f"cannot read the DICOM file: {reason or type(error).__name__} ({where})") from error
-
-
-def read_dataset(path: str | Path, *, pixels: bool = True, keywords: Sequence[str] | None = None) -> Any:
-    """Read a DICOM file: a `pydicom.Dataset`, whole, without pixels, or only the named elements.
-
-    Raises:
-        DicomRefusal: `UnreadableDicom`.
-    """
-    import pydicom
-
-    with quietly("UnreadableDicom", path):
-        tags: Any = None if keywords is None else list(keywords)
-        dataset = pydicom.dcmread(path, stop_before_pixels=not pixels, force=True, specific_tags=tags)
-        if not len(dataset):
-            raise DicomRefusal("UnreadableDicom", f"the file holds no DICOM element ({path})")
-        return dataset
-
-
 def find_series(root: str | Path) -> list[Series]:
     """Every series under a folder; see `scan_folder`, which also says what was left out."""
     return list(scan_folder(root).series)
@@ -202,11 +174,11 @@ def scan_folder(root: str | Path) -> Scan:
         root: A folder, or one file.
 
     Raises:
-        DicomRefusal: `NoSuchFolder`.
+        DicomError: `NoSuchFolder`.
     """
     folder = Path(root)
     if not folder.exists():
-        raise DicomRefusal("NoSuchFolder", f"there is no such folder ({folder})")
+        raise DicomError("NoSuchFolder", f"there is no such folder ({folder})")
     groups: defaultdict[tuple[str, str, bool], list[tuple[Slice, Any]]] = defaultdict(list)
     findings: list[Finding] = []
     skipped = 0
@@ -218,13 +190,13 @@ def scan_folder(root: str | Path) -> Scan:
                 continue
             key, entry = _describe(path, header)
             groups[key].append(entry)
-        except DicomRefusal as refusal:
+        except DicomError as refusal:
             findings.append(Finding(refusal.code, refusal.args[1], str(path)))
     series: list[Series] = []
     for key in sorted(groups):
         try:
             series.extend(_build(key[0], key[1], groups[key]))
-        except DicomRefusal as refusal:
+        except DicomError as refusal:
             findings.append(Finding(refusal.code, refusal.args[1], str(groups[key][0][0].path)))
     series.sort(key=lambda s: (s.patient_id, s.study_uid, s.modality, s.series_uid))
     return Scan(tuple(series), tuple(findings), skipped)
@@ -261,14 +233,14 @@ def _dicom_header(path: Path) -> Any:
         with path.open("rb") as raw:
             start = raw.read(132)
     except OSError as error:
-        raise DicomRefusal("UnreadableDicom", f"cannot open the file: {error.strerror} ({path})") from error
+        raise DicomError("UnreadableDicom", f"cannot open the file: {error.strerror} ({path})") from error
     preamble = start[128:132] == b"DICM"
     # without a preamble a data set begins with group 2 or 8, whichever byte order
     if not preamble and start[:2] not in (b"\x08\x00", b"\x00\x08", b"\x02\x00"):
         return None
     try:
         header = read_dataset(path, pixels=False, keywords=_KEYWORDS)
-    except DicomRefusal:
+    except DicomError:
         if preamble:
             raise
         return None
@@ -285,46 +257,11 @@ def _is_directory(header: Any) -> bool:
     return meta is not None and meta.get("MediaStorageSOPClassUID") == _DIRECTORY
 
 
-def words(dataset: Any, keyword: str) -> tuple[str, ...]:
-    """An element of text as a tuple, empty where it is absent; backslashes have split it."""
-    value = dataset.get(keyword)
-    if value is None or value == "":
-        return ()
-    parts = [value] if isinstance(value, str | bytes | int | float) else list(value)
-    return tuple(str(p).strip() for p in parts)
-
-
-def word(dataset: Any, keyword: str) -> str:
-    """The first word of an element, or an empty string."""
-    return next(iter(words(dataset, keyword)), "")
-
-
-def numbers(dataset: Any, keyword: str, count: int) -> tuple[float, ...] | None:
-    """An element of `count` finite numbers; None where it is absent or of another length.
-
-    Raises:
-        ValueError: If one is no finite number.
-    """
-    parts = words(dataset, keyword)
-    if len(parts) != count:
-        return None
-    values = tuple(float(p) for p in parts)
-    if not np.all(np.isfinite(values)):
-        raise ValueError(f"{keyword} must be finite, got {values}")
-    return values
-
-
-def whole(dataset: Any, keyword: str) -> int | None:
-    """An element that is one whole number, or None."""
-    values = numbers(dataset, keyword, 1)
-    return None if values is None else int(values[0])
-
-
 def _describe(path: Path, header: Any) -> tuple[tuple[str, str, bool], tuple[Slice, Any]]:
     with quietly("UnreadableDicom", path):
         study, series, uid = (word(header, k) for k in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"))
         if not (study and series and uid):
-            raise DicomRefusal("MissingUid", f"a DICOM file without study, series or instance UID ({path})")
+            raise DicomError("MissingUid", f"a DICOM file without study, series or instance UID ({path})")
         entry = _slice_of(path, uid, header)
         localizer = "LOCALIZER" in words(header, "ImageType")
         return (study, series, localizer), (entry, header)
@@ -423,7 +360,7 @@ def _without_copies(entries: list[Slice]) -> tuple[list[Slice], tuple[Finding, .
         if first is entry:
             continue
         if replace(entry, path=first.path) != first:
-            raise DicomRefusal(
+            raise DicomError(
                 "SeriesInconsistent", f"two different slices have the UID {entry.uid}: {first.path}, {entry.path}"
             )
         dropped += 1
@@ -469,5 +406,3 @@ def _share_places(ordered: list[Slice]) -> bool:
     normal = normal_of(ordered[0].orientation or ())
     offsets = np.sort(np.array([e.position for e in ordered]) @ normal)
     return bool(np.any(np.diff(offsets) < SAME_PLACE_MM))
-
-

@@ -61,7 +61,11 @@ PHILIPS_SUV = PrivateTag(
     0x7053, "Philips PET Private Group", 0x00, ("PhilipsPETPrivateGroup", "SUVScaleFactor"), fixed=True
 )
 PHILIPS_ACTIVITY = PrivateTag(
-    0x7053, "Philips PET Private Group", 0x09, ("PhilipsPETPrivateGroup", "ActivityConcentrationScaleFactor"), fixed=True
+    0x7053,
+    "Philips PET Private Group",
+    0x09,
+    ("PhilipsPETPrivateGroup", "ActivityConcentrationScaleFactor"),
+    fixed=True,
 )
 
 
@@ -107,6 +111,15 @@ class Notes:
         self.warnings.extend(other.warnings)
 
 
+@dataclass(frozen=True)
+class Amounts:
+    """What was injected, and into whom; None where not given and not needed."""
+
+    weight_kg: float | None
+    dose_bq: float | None
+    half_life_s: float | None
+
+
 class Header:
     """One slice's header: a pydicom `Dataset`, the DICOM JSON model, or a plain mapping of keywords.
 
@@ -148,9 +161,7 @@ class Header:
 
 def _creators(source: Any, group: int) -> list[int]:
     numbers = (int(key, 16) if isinstance(key, str) and _is_hex(key) else key for key in list(source.keys()))
-    return sorted(
-        int(n) for n in numbers if isinstance(n, int) and n >> 16 == group and 0x10 <= (n & 0xFFFF) <= 0xFF
-    )
+    return sorted(int(n) for n in numbers if isinstance(n, int) and n >> 16 == group and 0x10 <= (n & 0xFFFF) <= 0xFF)
 
 
 def _is_hex(key: str) -> bool:

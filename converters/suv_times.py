@@ -174,7 +174,7 @@ def reference_time(headers: list[Header], half_life: float | None, notes: Notes,
 _Found = tuple[float, Rule] | None
 
 
-def _ge_scan(headers: list[Header], first: float, half_life: float | None) -> _Found:
+def _ge_scan(headers: list[Header], first: float, _: float | None) -> _Found:
     instants = {parse_datetime(header.private(GE_SCAN), _zone(header)) for header in headers}
     instant = instants.pop()
     if instants or instant is None or abs(instant - first) > DAY:
@@ -182,14 +182,14 @@ def _ge_scan(headers: list[Header], first: float, half_life: float | None) -> _F
     return instant, Rule("GE_PRIVATE", f"{GE_SCAN} of {GE_SCAN.creator}", iso(instant))
 
 
-def _series(headers: list[Header], first: float, half_life: float | None) -> _Found:
+def _series(headers: list[Header], first: float, _: float | None) -> _Found:
     instant = _pair(headers[0], ("SeriesDate",), "SeriesTime")
     if instant is None or instant > first + SERIES_SLACK:
         return None
     return instant, Rule("SERIES", "SeriesDate + SeriesTime", iso(instant))
 
 
-def _counted_back(headers: list[Header], first: float, half_life: float | None) -> _Found:
+def _counted_back(headers: list[Header], _: float, half_life: float | None) -> _Found:
     if half_life is None:
         return None
     instants = []

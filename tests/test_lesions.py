@@ -122,7 +122,13 @@ def test_find_lesions__takes_read_only_unaligned_broadcast_and_foreign_byte_orde
     numbers, _ = by_rule(labels, "touching")
     frozen = np.asfortranarray(labels)
     frozen.setflags(write=False)
-    for array in (frozen, unaligned(labels), unaligned(labels.astype(np.float32)), labels.astype(">i4"), labels.tolist()):
+    for array in (
+        frozen,
+        unaligned(labels),
+        unaligned(labels.astype(np.float32)),
+        labels.astype(">i4"),
+        labels.tolist(),
+    ):
         np.testing.assert_array_equal(painted(find_lesions(array, instances="touching")), numbers)
     wide = np.broadcast_to(labels[:, :, :1], labels.shape)
     np.testing.assert_array_equal(
@@ -130,7 +136,9 @@ def test_find_lesions__takes_read_only_unaligned_broadcast_and_foreign_byte_orde
     )
 
 
-@pytest.mark.parametrize("dtype", ["?", "i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "f2", "f4", "f8", "g", ">u2", ">f8"])
+@pytest.mark.parametrize(
+    "dtype", ["?", "i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "f2", "f4", "f8", "g", ">u2", ">f8"]
+)
 def test_find_lesions__takes_every_real_dtype(dtype):
     labels = np.zeros((4, 5, 6), dtype=dtype)
     labels[1:3, 2, 3] = labels[0, 4, 5] = 1
@@ -297,7 +305,9 @@ def test_measure_lesions__of_no_lesion_is_an_empty_table():
 @pytest.mark.parametrize("dtype", ["u1", "i2", ">i2", "i8", "f2", "f4", ">f4", "f8", ">f8", "g"])
 def test_measure_lesions__takes_every_real_dtype(dtype):
     uptake = np.arange(27).reshape(3, 3, 3).astype(dtype)
-    row = measure_lesions(find_lesions(np.ones((3, 3, 3))), spacing=(4, 4, 4), uptake=uptake, peak_ml=0.3).to_pylist()[0]
+    row = measure_lesions(find_lesions(np.ones((3, 3, 3))), spacing=(4, 4, 4), uptake=uptake, peak_ml=0.3).to_pylist()[
+        0
+    ]
     assert (row["suv_max"], row["suv_mean"]) == (26, 13)
     assert row["suv_peak"] == pytest.approx(np.mean([26, 25, 23, 17]))
 

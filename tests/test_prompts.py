@@ -200,7 +200,8 @@ def test_to_table__keeps_what_the_set_shares_in_the_metadata():
 
 def test_prompt_schema__says_what_each_column_means():
     schema = prompt_schema()
-    assert schema.names == "case lesion round order polarity kind stroke annotator i j k x y z effort_s".split()
+    prompt = ["case", "lesion", "round", "order", "polarity", "kind", "stroke", "annotator"]
+    assert schema.names == [*prompt, "i", "j", "k", "x", "y", "z", "effort_s"]
     assert all(field.metadata[b"meaning"] for field in schema)
     assert {schema.field(name).type for name in "ijk"} == {pa.int32()}
     assert {schema.field(name).type for name in "xyz"} == {pa.float64()}

@@ -68,7 +68,7 @@ def test_stream__interleaved_draws_do_not_meet():
 def test_stream__gives_the_golden_draws():
     """Simulated clicks of every release rest on these numbers: a change here is a new protocol version."""
     generator = stream(42, "case", "foreground", 3, 0)
-    assert generator.integers(0, 2**32, 4).tolist() == GOLDEN_INTEGERS
-    assert generator.random() == GOLDEN_FLOAT
-    assert stream(42, "fdg_01", "background", "choice").permutation(8).tolist() == GOLDEN_ORDER
-    assert stream(-1, "").integers(0, 1000, 5).tolist() == GOLDEN_WITHOUT_PURPOSE
+    assert generator.integers(0, 2**32, 4).tolist() == [3176048019, 3790943957, 535735022, 3928815194]
+    assert generator.random() == 0.23651056636646461
+    assert stream(42, "fdg_01", "background", "choice").permutation(8).tolist() == [4, 1, 2, 5, 6, 7, 0, 3]
+    assert stream(-1, "").integers(0, 1000, 5).tolist() == [353, 28, 550, 532, 75]

@@ -73,7 +73,7 @@ class Catalog:
     @property
     def runs(self) -> list[str]:
         """Ids of the prompt runs."""
-        return [name for name, _ in self._parts("prompts")]
+        return self.parts("prompts")
 
     def table(self, name: str, part: str | None = None) -> "pa.Table":
         """A table of all parts, or of one source or run; the part's name becomes the last column.
@@ -114,15 +114,29 @@ class Catalog:
 
     def metadata(self, run: str) -> dict[str, Any]:
         """Protocol, settings, seed and versions of a prompt run."""
-        import pyarrow.parquet as pq
-
         from clicksim.prompts.table import METADATA_KEY
 
-        for name, file in self._parts("prompts"):
-            if name == run:
-                about: dict[str, Any] = json.loads(pq.read_schema(file).metadata[METADATA_KEY])
-                return about
-        raise CatalogError(f"no prompt run {run!r} in {self.path}; runs: {', '.join(self.runs) or 'none'}")
+        about: dict[str, Any] = json.loads(self.part_metadata("prompts", run)[METADATA_KEY])
+        return about
+
+    def part_metadata(self, name: str, part: str) -> dict[bytes, bytes]:
+        """The metadata of one file of a table.
+
+        Raises:
+            CatalogError: No such source or run.
+        """
+        import pyarrow.parquet as pq
+
+        for value, file in self._parts(name):
+            if value == part:
+                return {key: text for key, text in pq.read_schema(file).metadata.items() if key != b"ARROW:schema"}
+        raise CatalogError(
+            f"no {part!r} in table {name} of {self.path}; there is: {', '.join(self.parts(name)) or '-'}"
+        )
+
+    def parts(self, name: str) -> list[str]:
+        """The sources or runs that a table has."""
+        return [value for value, _ in self._parts(name)]
 
     def sql(self, query: str) -> "pa.Table":
         """The answer of DuckDB to a query over the tables `cases lesions links rejected sources prompts`.

@@ -13,9 +13,12 @@ from clicksim import __version__
 from clicksim.errors import ClicksimError
 
 COMMANDS = {
+    "catalog": "Look at a catalog, check it, query, merge and move it.",
     "clicks": "Simulated clicks for one case or a folder of cases.",
+    "convert": "Bring a publisher's folder into a catalog.",
     "demo": "Phantoms in, clicks, pictures and a page out: what clicksim does, in seconds.",
     "protocols": "The rules that clicksim knows, with all their settings.",
+    "verify": "Simulate a prompt run anew and compare voxel by voxel.",
 }
 
 
@@ -53,11 +56,11 @@ class LazyGroup(click.Group):
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="clicksim")
 def main() -> None:
-    r"""Simulated prompts for interactive lesion segmentation of PET/CT.
+    """Simulated prompts for interactive lesion segmentation of PET/CT.
 
     \b
     clicksim demo                                                       see what it does
     clicksim clicks --label case.nii.gz --pet case_0001.nii.gz          clicks as JSON on stdout
     clicksim clicks --label case.nii.gz --protocol autopet-iv@1         as the organisers published them
     clicksim protocols autopet-iv@2                                     a rule and its settings
-    """
+    """  # noqa: D301 - click wants the character itself

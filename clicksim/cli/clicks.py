@@ -1,7 +1,6 @@
 """`clicksim clicks`."""
 
 import os
-import secrets
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ import click
 
 from clicksim.cli.runs import DEFAULTS, Run, plan_runs
 from clicksim.errors import ClicksimError
+from clicksim.files import replacing
 
 if TYPE_CHECKING:
     from clicksim.prompts import Prompts
@@ -66,7 +66,7 @@ def command(
     preview: Path | None,
     **given: Any,
 ) -> None:
-    r"""Simulated foreground and background clicks.
+    """Simulated foreground and background clicks.
 
     Without a PET there are no background clicks from uptake, and a line on stderr says so.
 
@@ -77,7 +77,7 @@ def command(
       clicksim clicks --label labelsTr --pet imagesTr --out clicks --format grand-challenge
       clicksim clicks --label case.nii.gz --set strategy=rim --set n_foreground=3 --save-config my.toml
       clicksim clicks --label case.nii.gz --sweep n_foreground=1,5,10 --sweep strategy=deepest,rim --out sweep
-    """
+    """  # noqa: D301 - click wants the character itself
     runs = plan_runs(config, given, pairs, sweep)
     request = Request(label, pet, organs, case_id, out, layout, preview, sweeps=bool(sweep))
     request.check(needs_out=not dry_run, others={"--config": config, "--save-config": save_config})
@@ -256,10 +256,5 @@ def _writing(file: Path) -> Iterator[None]:
 
 def _write_text(file: Path, text: str) -> None:
     """Write and rename, so that a reader never sees half a file."""
-    temporary = file.with_name(f".writing-{secrets.token_hex(8)}{file.suffix}")
-    with _writing(file):
-        try:
-            temporary.write_text(text, encoding="utf-8", newline="\n")
-            temporary.replace(file)
-        finally:
-            temporary.unlink(missing_ok=True)
+    with _writing(file), replacing(file) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")

@@ -3,22 +3,35 @@
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from typing import TypeVar
+from contextlib import contextmanager
+from typing import Any, Protocol, TypeVar
 
 Item = TypeVar("Item")
 
 LOG_EVERY_S = 30.0
 
 
+class Report(Protocol):
+    """What long work calls as it goes on."""
+
+    def __call__(self, done: int, total: int, refused: int = 0) -> None:
+        """Done of all; refused so far."""
+
+
 def track(items: Sequence[Item], what: str) -> Iterator[Item]:
     """The items, with progress."""
-    if sys.stderr.isatty():
-        yield from _bar(items, what)
-    else:
-        yield from _lines(items, what)
+    with progress(what) as report:
+        for done, item in enumerate(items, start=1):
+            yield item
+            report(done, len(items))
 
 
-def _bar(items: Sequence[Item], what: str) -> Iterator[Item]:
+@contextmanager
+def progress(what: str) -> Iterator[Report]:
+    """Something to report to while work of unknown length goes on."""
+    if not sys.stderr.isatty():
+        yield _Lines(what)
+        return
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -36,22 +49,48 @@ def _bar(items: Sequence[Item], what: str) -> Iterator[Item]:
         TextColumn("{task.fields[rate]}"),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
+        TextColumn("{task.fields[refused]}"),
     )
-    start = time.monotonic()
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task(what, total=len(items), rate="")
-        for done, item in enumerate(items, start=1):
-            yield item
-            progress.update(task, advance=1, rate=f"{done / (time.monotonic() - start):.2f}/s")
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        yield _Bar(bar, bar.add_task(what, total=None, rate="", refused=""))
 
 
-def _lines(items: Sequence[Item], what: str) -> Iterator[Item]:
-    start = last = time.monotonic()
-    for done, item in enumerate(items, start=1):
-        yield item
-        now = time.monotonic()
-        if now - last >= LOG_EVERY_S or done == len(items):
-            rate = done / max(now - start, 1e-9)
-            left = (len(items) - done) / rate
-            print(f"{what}: {done} of {len(items)}, {rate:.2f}/s, {left:.0f} s left", file=sys.stderr)
-            last = now
+class _Bar:
+    """A bar of rich."""
+
+    def __init__(self, bar: Any, task: Any) -> None:
+        self.bar, self.task, self.clock = bar, task, _Clock()
+
+    def __call__(self, done: int, total: int, refused: int = 0) -> None:
+        rate, _ = self.clock.read(done, total)
+        note = f"{refused} refused" if refused else ""
+        self.bar.update(self.task, completed=done, total=total, rate=f"{rate:.2f}/s", refused=note)
+
+
+class _Lines:
+    """Plain lines, not too many, and always the last."""
+
+    def __init__(self, what: str) -> None:
+        self.what, self.clock, self.last = what, _Clock(), time.monotonic()
+
+    def __call__(self, done: int, total: int, refused: int = 0) -> None:
+        if time.monotonic() - self.last < LOG_EVERY_S and done < total:
+            return
+        self.last = time.monotonic()
+        rate, left = self.clock.read(done, total)
+        note = f", {refused} refused" if refused else ""
+        print(f"{self.what}: {done} of {total}, {rate:.2f}/s, {left:.0f} s left{note}", file=sys.stderr)
+
+
+class _Clock:
+    """Rate and time left. What a resumed run finds done already does not count."""
+
+    def __init__(self) -> None:
+        self.start, self.first = time.monotonic(), -1
+
+    def read(self, done: int, total: int) -> tuple[float, float]:
+        """Rate a second, and seconds left."""
+        if self.first < 0:
+            self.first = done - 1
+        rate = (done - self.first) / max(time.monotonic() - self.start, 1e-9)
+        return rate, (total - done) / rate

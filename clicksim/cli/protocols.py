@@ -12,13 +12,13 @@ from clicksim.protocols.settings import TABLES
 @click.argument("name", required=False)
 @click.option("--json", "as_json", is_flag=True, help="For scripts.")
 def command(name: str | None, as_json: bool) -> None:
-    r"""List the protocols, or show one with all its settings.
+    """List the protocols, or show one with all its settings.
 
     \b
     Examples:
       clicksim protocols
       clicksim protocols autopet-iv@2
-    """
+    """  # noqa: D301 - click wants the character itself
     if name is None:
         protocols = list_protocols()
         if as_json:

@@ -4,8 +4,6 @@ What the whole set shares (protocol, settings, seed, versions) stands once, in t
 """
 
 import json
-import os
-import secrets
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from clicksim.errors import PromptFormatError
+from clicksim.files import replacing
 from clicksim.prompts.records import Prompts, kind_of
 
 if TYPE_CHECKING:
@@ -95,17 +94,9 @@ def write_table(path: str | Path, table: "pa.Table") -> None:
     import pyarrow.parquet as pq
 
     target = Path(path)
-    temporary = target.with_name(f".writing-{secrets.token_hex(8)}.parquet")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with temporary.open("xb") as out:
-                pq.write_table(table, out, compression="zstd")
-                out.flush()
-                os.fsync(out.fileno())
-            temporary.replace(target)
-        finally:
-            if temporary.parent.is_dir():
-                temporary.unlink(missing_ok=True)
+        with replacing(target) as temporary:
+            pq.write_table(table, temporary, compression="zstd")
     except OSError as error:
         raise PromptFormatError(f"cannot write the table: {error.strerror or error} ({target})") from error

@@ -1,0 +1,199 @@
+"""Whether a catalog holds what it says: cheap looks by default, every file opened on request.
+
+Each check is one function from a catalog to findings. `check_cohort` holds a catalog against the publisher's
+figures, as far as they are known and with their errors mended.
+"""
+
+import tomllib
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+from clicksim.catalog.schema import FLAGS, REASONS
+from clicksim.catalog.store import Catalog
+from clicksim.errors import CatalogError, ClicksimError, unknown_name
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that is not as it should be.
+
+    Attributes:
+        check: The name of the check.
+        case_id: The case, or empty for the catalog as a whole.
+        detail: What is wrong, what came, what was expected.
+    """
+
+    check: str
+    case_id: str
+    detail: str
+
+
+Check = Callable[[Catalog], Iterator[Finding]]
+
+
+def check_catalog(catalog: Catalog, *, read_data: bool = False) -> list[Finding]:
+    """All findings, by check and case.
+
+    Args:
+        catalog: An open catalog.
+        read_data: Open every label and uptake and measure the lesions again.
+    """
+    checks = CHECKS + ((check_data,) if read_data else ())
+    return sorted((f for check in checks for f in check(catalog)), key=lambda f: (f.check, f.case_id, f.detail))
+
+
+def check_keys(catalog: Catalog) -> Iterator[Finding]:
+    """Each case id once in its source; each lesion, link and prompt belongs to a case."""
+    rows = catalog.cases.select(["case_id", "source"]).to_pylist()
+    for (source, case), count in Counter((row["source"], row["case_id"]) for row in rows).items():
+        if count > 1:
+            yield Finding("keys", case, f"{count} rows in {source}")
+    known = {row["case_id"] for row in rows}
+    for table, columns in (("lesions", ["case_id"]), ("links", ["bl_case_id", "fu_case_id"]), ("prompts", ["case"])):
+        for column in columns:
+            for case in sorted(set(catalog.table(table)[column].to_pylist()) - known - {None}):
+                yield Finding("keys", case, f"{table}.{column} names a case that is not in cases")
+
+
+def check_files(catalog: Catalog) -> Iterator[Finding]:
+    """Each path resolves below its root and is there."""
+    columns = [name for name in catalog.cases.schema.names if name.endswith("_path")]
+    for row in catalog.cases.select(["case_id", *columns]).to_pylist():
+        for column in columns:
+            if row[column] is None:
+                continue
+            try:
+                path = catalog.resolve(row[column])
+            except CatalogError as error:
+                yield Finding("files", row["case_id"], f"{column}: {error}")
+                continue
+            if not path.is_file():
+                yield Finding(
+                    "files", row["case_id"], f"{column}: {row[column]} is not there; clicksim catalog relocate?"
+                )
+
+
+def check_folds(catalog: Catalog) -> Iterator[Finding]:
+    """No patient in two folds or two splits."""
+    rows = catalog.cases.select(["patient_key", "official_fold", "official_split"]).to_pylist()
+    for column in ("official_fold", "official_split"):
+        held: dict[str, set[Any]] = {}
+        for row in rows:
+            if row[column] is not None:
+                held.setdefault(row["patient_key"], set()).add(row[column])
+        for patient, values in sorted(held.items()):
+            if len(values) > 1:
+                yield Finding("folds", "", f"patient {patient} is in {column} {sorted(values)}")
+
+
+def check_codes(catalog: Catalog) -> Iterator[Finding]:
+    """Every flag and every reason is a known one."""
+    for row in catalog.cases.select(["case_id", "quality_flags"]).to_pylist():
+        for flag in row["quality_flags"] or []:
+            if flag not in FLAGS:
+                yield Finding("codes", row["case_id"], f"unknown quality flag {flag}")
+    for row in catalog.rejected.select(["case_id", "code"]).to_pylist():
+        if row["code"] not in REASONS:
+            yield Finding("codes", row["case_id"] or "", f"unknown reason {row['code']}")
+
+
+def check_lesions(catalog: Catalog) -> Iterator[Finding]:
+    """The number and volume of lesions in `cases` are those of the rows in `lesions`."""
+    count: Counter[str] = Counter()
+    volume: Counter[str] = Counter()
+    for row in catalog.lesions.select(["case_id", "voxels", "volume_ml"]).to_pylist():
+        if row["voxels"] is not None:
+            count[row["case_id"]] += 1
+            volume[row["case_id"]] += row["volume_ml"]
+    for row in catalog.cases.select(["case_id", "n_lesions", "lesion_volume_ml"]).to_pylist():
+        case = row["case_id"]
+        if row["n_lesions"] != count[case]:
+            yield Finding("lesions", case, f"n_lesions {row['n_lesions']}, rows {count[case]}")
+        elif abs((row["lesion_volume_ml"] or 0) - volume[case]) > 1e-3 * max(1.0, volume[case]):
+            yield Finding("lesions", case, f"lesion_volume_ml {row['lesion_volume_ml']}, rows {volume[case]:.6g}")
+
+
+def check_prompts(catalog: Catalog) -> Iterator[Finding]:
+    """Every prompt voxel lies inside its case."""
+    shapes = {row["case_id"]: row["shape_xyz"] for row in catalog.cases.select(["case_id", "shape_xyz"]).to_pylist()}
+    for row in catalog.prompts.select(["case", "run", "i", "j", "k"]).to_pylist():
+        shape = shapes.get(row["case"])
+        voxel = (row["i"], row["j"], row["k"])
+        if shape and not all(0 <= v < n for v, n in zip(voxel, shape, strict=True)):
+            yield Finding("prompts", row["case"], f"run {row['run']}: voxel {voxel} lies outside {shape}")
+
+
+def check_data(catalog: Catalog) -> Iterator[Finding]:
+    """Every label and uptake opens, on the grid and with the lesions that the row says."""
+    from clicksim.lesions import find_lesions
+    from clicksim.volumes import read_image, read_label
+
+    columns = [
+        "case_id",
+        "label_path",
+        "pet_path",
+        "shape_xyz",
+        "n_lesions",
+        "lesion_volume_ml",
+        "suv_max",
+        "instances",
+    ]
+    for row in catalog.cases.select(columns).to_pylist():
+        case = row["case_id"]
+        try:
+            label = read_label(catalog.resolve(row["label_path"]))
+            lesions = find_lesions(label.array, instances=row["instances"])
+            volume = float(lesions.sizes.sum()) * label.grid.voxel_ml
+            if list(label.grid.shape) != row["shape_xyz"]:
+                yield Finding("data", case, f"label has shape {label.grid.shape}, the row says {row['shape_xyz']}")
+            if len(lesions) != row["n_lesions"] or abs(volume - row["lesion_volume_ml"]) > 1e-3 * max(1.0, volume):
+                said = f"{row['n_lesions']} lesions of {row['lesion_volume_ml']:.6g} ml"
+                yield Finding("data", case, f"{len(lesions)} lesions of {volume:.6g} ml, the row says {said}")
+            if row["pet_path"] and row["suv_max"] is not None:
+                top = float(read_image(catalog.resolve(row["pet_path"])).array.max())
+                if abs(top - row["suv_max"]) > 1e-4 * max(1.0, abs(top)):
+                    yield Finding("data", case, f"highest uptake {top:.6g}, the row says {row['suv_max']:.6g}")
+        except ClicksimError as error:
+            yield Finding("data", case, str(error))
+
+
+CHECKS: tuple[Check, ...] = (check_keys, check_files, check_folds, check_codes, check_lesions, check_prompts)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One figure of a cohort: what the publisher's data give, and what the catalog holds."""
+
+    name: str
+    expected: int
+    found: int
+
+
+def check_cohort(catalog: Catalog, cohort: str) -> list[Figure]:
+    """The catalog's figures beside those that the complete download gives.
+
+    The expectations stand in `cohorts/<name>.toml`: each is a count of cases or of patients under conditions on
+    the columns.
+
+    Raises:
+        SettingError: No such cohort; the known ones are named.
+    """
+    known = {path.name.removesuffix(".toml"): path for path in files("clicksim.catalog").joinpath("cohorts").iterdir()}
+    if cohort not in known:
+        raise unknown_name("cohort", cohort, known)
+    rows = catalog.cases.to_pylist()
+    figures = []
+    for figure in tomllib.loads(known[cohort].read_text(encoding="utf-8"))["figure"]:
+        kept = [row for row in rows if all(_meets(row, key, value) for key, value in figure["where"].items())]
+        found = len({row["patient_key"] for row in kept}) if figure["count"] == "patients" else len(kept)
+        figures.append(Figure(figure["name"], figure["expected"], found))
+    return figures
+
+
+def _meets(row: dict[str, Any], key: str, value: Any) -> bool:
+    """Whether a column has a value, or for a list of a column starts with it."""
+    held = row[key]
+    return held[: len(value)] == value if isinstance(value, list) and held is not None else bool(held == value)

@@ -1,0 +1,150 @@
+"""Whole catalogs: merged from shards, moved, summed up, and cited."""
+
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clicksim.catalog.schema import SORT_KEYS, TABLES
+from clicksim.catalog.store import Catalog, create_catalog, open_catalog
+from clicksim.errors import CatalogError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+KEYS = {"cases": ["case_id"], "lesions": ["case_id", "lesion_index"]}
+
+
+def merge_catalogs(out: str | Path, parts: Sequence[str | Path]) -> Catalog:
+    """One catalog of several, such as the shards of a SLURM array.
+
+    Rows of the same source or run are put together; a row that stands in several catalogs, equal in every
+    column, is kept once. Written images are linked where the disk allows, else copied.
+
+    Raises:
+        CatalogError: A case or a lesion with differing rows, a root that points to two folders, or an `out` that
+            is one of the parts.
+    """
+    if Path(out).resolve() in {Path(part).resolve() for part in parts}:
+        raise CatalogError(f"{out} cannot be merged into itself; name a new folder")
+    opened = [open_catalog(part) for part in parts]
+    target = create_catalog(out)
+    for catalog in opened:
+        target = _with_roots(target, catalog)
+        _link_images(catalog.path / "images", target.path / "images")
+    for name in (*[table for table in TABLES if table != "sources"], "prompts"):
+        for part in sorted({value for catalog in opened for value in catalog.parts(name)}):
+            tables = [catalog.table(name, part) for catalog in [target, *opened] if part in catalog.parts(name)]
+            target.write_part(name, part, _union(name, part, tables, _metadata(opened, name, part)))
+    for catalog in opened:
+        target.write_sources(catalog.sources)
+        for file in sorted((catalog.path / "runs").glob("*.json")):
+            _copy_run(file, target.path / "runs")
+    return target
+
+
+def summarise(catalog: Catalog) -> list[dict[str, Any]]:
+    """One row per source: cases, patients, lesions, volumes, tracers, folds, flags, rejections."""
+    rows = []
+    for source in catalog.parts("cases"):
+        cases = catalog.table("cases", source).to_pylist()
+        volumes = sorted(case["lesion_volume_ml"] or 0.0 for case in cases)
+        rejected = catalog.table("rejected", source).num_rows if source in catalog.parts("rejected") else 0
+        rows.append(
+            {
+                "source": source,
+                "cases": len(cases),
+                "patients": len({case["patient_key"] for case in cases}),
+                "without_lesion": sum(not case["lesion_present"] for case in cases),
+                "lesions": sum(case["n_lesions"] or 0 for case in cases),
+                "volume_ml": round(sum(volumes), 3),
+                "median_volume_ml": round(volumes[len(volumes) // 2], 3) if volumes else None,
+                "tracers": _count(cases, "tracer_class"),
+                "folds": _count(cases, "official_fold"),
+                "splits": _count(cases, "official_split"),
+                "flags": _count([{"flag": f} for case in cases for f in case["quality_flags"] or []], "flag"),
+                "rejected": rejected,
+            }
+        )
+    return rows
+
+
+def cite(catalog: Catalog, *, bibtex: bool = False) -> str:
+    """What a paper that uses the catalog's cases must cite, each source with its licence."""
+    used = set(catalog.parts("cases"))
+    rows = [row for row in catalog.sources.to_pylist() if row["source"] in used]
+    if bibtex:
+        return "\n\n".join(row["bibtex"] for row in rows if row["bibtex"])
+    return "\n\n".join(
+        f"{row['title']} ({row['release']}). Licence: {row['licence']}.\n{row['citation']}\n{row['doi']}"
+        for row in rows
+    )
+
+
+def _count(rows: Sequence[dict[str, Any]], column: str) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for row in rows:
+        if row[column] is not None:
+            counts[str(row[column])] = counts.get(str(row[column]), 0) + 1
+    return dict(sorted(counts.items()))
+
+
+def _with_roots(target: Catalog, part: Catalog) -> Catalog:
+    for name, folder in part.roots.items():
+        if name == "catalog":
+            continue
+        if target.roots.get(name, folder) != folder:
+            raise CatalogError(f"root {name} is {target.roots[name]} and {folder}: relocate one of them first")
+        if name not in target.roots:
+            target = target.with_root(name, Path(folder))
+    return target
+
+
+def _union(name: str, part: str, tables: list["pa.Table"], metadata: dict[bytes, bytes] | None) -> "pa.Table":
+    """The rows of all tables, equal ones once, without the column of the partition."""
+    import pyarrow as pa
+
+    rows = pa.concat_tables(table.select(table.column_names[:-1]) for table in tables)
+    seen: dict[str, None] = {}
+    keep = [n for n, row in enumerate(rows.to_pylist()) if repr(row) not in seen and seen.setdefault(repr(row)) is None]
+    rows = rows.take(keep)
+    keys = KEYS.get(name)
+    if keys:
+        counted = rows.group_by(keys).aggregate([([], "count_all")]).filter(pa.compute.field("count_all") > 1)
+        if len(counted):
+            twice = ", ".join(str(row) for row in counted.select(keys).slice(0, 10).to_pylist())
+            raise CatalogError(f"{name} of {part} has differing rows for {twice}; convert these cases again")
+    return rows.sort_by([(key, "ascending") for key in SORT_KEYS[name]]).replace_schema_metadata(metadata)
+
+
+def _metadata(catalogs: Sequence[Catalog], name: str, part: str) -> dict[bytes, bytes] | None:
+    """The metadata of a prompt run, which all its shards share."""
+    if name != "prompts":
+        return None
+    found = [catalog.part_metadata(name, part) for catalog in catalogs if part in catalog.parts(name)]
+    if any(metadata != found[0] for metadata in found):
+        raise CatalogError(f"run {part} has other settings in different catalogs; simulate it again")
+    return found[0]
+
+
+def _link_images(source: Path, target: Path) -> None:
+    for file in sorted(path for path in source.rglob("*") if path.is_file()) if source.is_dir() else []:
+        place = target / file.relative_to(source)
+        if place.exists():
+            continue
+        place.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(file, place)
+        except OSError:
+            shutil.copy2(file, place)
+
+
+def _copy_run(file: Path, folder: Path) -> None:
+    """The facts of a run; those of shards stand side by side."""
+    folder.mkdir(exist_ok=True)
+    place, n = folder / file.name, 1
+    while place.exists() and place.read_bytes() != file.read_bytes():
+        place = folder / f"{file.stem}-{n}.json"
+        n += 1
+    shutil.copy2(file, place)

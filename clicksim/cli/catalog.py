@@ -1,0 +1,181 @@
+"""`clicksim catalog`."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+CATALOG = click.argument("catalog", type=click.Path(path_type=Path, exists=True))
+JSON = click.option("--json", "as_json", is_flag=True, help="For scripts.")
+
+
+@click.group("catalog")
+def command() -> None:
+    r"""Look at a catalog, check it, and move it.
+
+    \b
+    Examples:
+      clicksim catalog summary CATALOG
+      clicksim catalog check CATALOG --read-data
+      clicksim catalog check CATALOG --expect autopet-v
+      clicksim catalog query CATALOG "select tracer_class, count(*) from cases group by all"
+      clicksim catalog import-prompts CATALOG all_Autopet_III_clicks.zip --run published --protocol autopet-iv@1
+      clicksim catalog relocate CATALOG fdat=/data/PSMA-FDG-PET-CT-Lesions_v2
+    """
+
+
+@command.command()
+@CATALOG
+@JSON
+def summary(catalog: Path, as_json: bool) -> None:
+    """Cases, lesions, volumes, tracers, folds, flags and rejections of each source."""
+    from clicksim.catalog import open_catalog
+    from clicksim.catalog.manage import summarise
+
+    opened = open_catalog(catalog)
+    rows = summarise(opened)
+    if as_json:
+        click.echo(json.dumps({"sources": rows, "runs": opened.runs}))
+        return
+    for row in rows:
+        click.echo(row.pop("source"))
+        for name, value in row.items():
+            text = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
+            click.echo(f"  {name.replace('_', ' '):18}{'-' if text in (None, '') else text}")
+    click.echo(f"prompt runs: {', '.join(opened.runs) or 'none'}")
+
+
+@command.command()
+@CATALOG
+@click.option("--read-data", is_flag=True, help="Open every file and measure the lesions again.")
+@click.option("--expect", metavar="COHORT", help="Hold the figures against a complete download, such as autopet-v.")
+@JSON
+def check(catalog: Path, read_data: bool, expect: str | None, as_json: bool) -> None:
+    """Whether the catalog holds what it says; exit code 1 where it does not."""
+    from clicksim.catalog import open_catalog
+    from clicksim.catalog.check import check_catalog, check_cohort
+
+    opened = open_catalog(catalog)
+    findings = check_catalog(opened, read_data=read_data)
+    figures = check_cohort(opened, expect) if expect else []
+    if as_json:
+        content: dict[str, Any] = {"findings": [vars(f) for f in findings], "figures": [vars(f) for f in figures]}
+        click.echo(json.dumps(content))
+    else:
+        for finding in findings:
+            click.echo(f"{finding.check:10}{finding.case_id or '-'}  {finding.detail}")
+        for figure in figures:
+            mark = "ok" if figure.found == figure.expected else "differs"
+            click.echo(f"{mark:10}{figure.name}: {figure.found}, expected {figure.expected}")
+    short = [figure for figure in figures if figure.found != figure.expected]
+    if findings or short:
+        click.echo(f"clicksim: {len(findings)} findings, {len(short)} figures that differ", err=True)
+        if any(figure.found < figure.expected for figure in short):
+            click.echo("clicksim: fewer cases than published: is the download complete?", err=True)
+        raise click.exceptions.Exit(1)
+    if not as_json:
+        click.echo("no findings")
+
+
+@command.command()
+@CATALOG
+@click.argument("sql")
+@JSON
+def query(catalog: Path, sql: str, as_json: bool) -> None:
+    """Ask the tables cases, lesions, links, rejected, sources and prompts in SQL (DuckDB)."""
+    from clicksim.catalog import open_catalog
+
+    _print_table(open_catalog(catalog).sql(sql), as_json)
+
+
+@command.command()
+@CATALOG
+@JSON
+def rejected(catalog: Path, as_json: bool) -> None:
+    """What was found and not taken, with the reason."""
+    from clicksim.catalog import open_catalog
+
+    _print_table(open_catalog(catalog).rejected.select(["source", "path", "case_id", "code", "message"]), as_json)
+
+
+@command.command()
+@click.argument("out", type=click.Path(path_type=Path))
+@click.argument("catalogs", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True))
+def merge(out: Path, catalogs: tuple[Path, ...]) -> None:
+    """Make OUT of several catalogs, such as the shards of a SLURM array."""
+    from clicksim.catalog.manage import merge_catalogs
+
+    merged = merge_catalogs(out, catalogs)
+    click.echo(f"{merged.cases.num_rows} cases in {out}")
+
+
+@command.command()
+@CATALOG
+@click.option("--bibtex", is_flag=True, help="For a bibliography.")
+def cite(catalog: Path, bibtex: bool) -> None:
+    """What a paper that uses these cases must cite, with the licences."""
+    from clicksim.catalog import open_catalog
+    from clicksim.catalog.manage import cite as cite_catalog
+
+    click.echo(cite_catalog(open_catalog(catalog), bibtex=bibtex))
+
+
+@command.command()
+@CATALOG
+@click.argument("moves", nargs=-1, required=True, metavar="NAME=DIR...")
+def relocate(catalog: Path, moves: tuple[str, ...]) -> None:
+    """Tell the catalog where a source folder lies now.
+
+    The variable CLICKSIM_ROOT_<NAME> does the same for one process.
+    """
+    from clicksim.catalog import open_catalog
+    from clicksim.errors import CatalogError, unknown_name
+
+    opened = open_catalog(catalog)
+    for move in moves:
+        name, equals, folder = move.partition("=")
+        if not equals:
+            raise click.UsageError(f"{move!r} is not NAME=DIR")
+        if name not in opened.roots:
+            raise unknown_name("root", name, opened.roots)
+        if name == "catalog":
+            raise CatalogError("the root `catalog` is the catalog's own folder; move the folder itself")
+        if not Path(folder).exists():
+            raise CatalogError(f"{folder} does not exist; root {name} stays {opened.roots[name]}")
+        opened = opened.with_root(name, Path(folder))
+        click.echo(f"{name} = {opened.roots[name]}")
+
+
+@command.command("import-prompts")
+@CATALOG
+@click.argument("files", type=click.Path(path_type=Path, exists=True))
+@click.option("--run", required=True, help="What to call the run.")
+@click.option("--kind", type=click.Choice(["click", "scribble"]), default="click", show_default=True)
+@click.option("--protocol", default="", help="The rule that the files follow, for `clicksim verify`.")
+@click.option("--seed", type=int, default=42, show_default=True, help="The seed of that rule.")
+def import_prompts(catalog: Path, files: Path, run: str, kind: str, protocol: str, seed: int) -> None:
+    """Bring a ZIP or folder of published prompt FILES in as a run, by case name."""
+    from clicksim.build.published import import_prompts as bring
+
+    result = bring(catalog, files, run=run, kind=kind, protocol=protocol, seed=seed)
+    click.echo(f"{result.cases} cases in run {run}")
+    for title, names in (("no such case", result.unmatched), ("refused", result.refused), ("no file", result.missing)):
+        for name in names:
+            click.echo(f"{title}: {name}", err=True)
+    if result.unmatched or result.refused:
+        raise click.exceptions.Exit(1)
+
+
+def _print_table(table: Any, as_json: bool) -> None:
+    """Rows as JSON lines, or as columns of text."""
+    if as_json:
+        click.echo(json.dumps(table.to_pylist(), default=str))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    drawn = Table(*table.column_names)
+    for row in table.to_pylist():
+        drawn.add_row(*("" if value is None else str(value) for value in row.values()))
+    Console(markup=False, highlight=False).print(drawn)

@@ -1,0 +1,99 @@
+"""`clicksim convert`."""
+
+from pathlib import Path
+
+import click
+
+from clicksim.errors import SettingError
+
+PATH = click.Path(path_type=Path)
+
+
+@click.command("convert")
+@click.argument("source", required=False)
+@click.argument("folder", type=PATH, required=False)
+@click.argument("catalog", type=PATH, required=False)
+@click.option("--list", "list_only", is_flag=True, help="Show the sources with their layout and options, and stop.")
+@click.option("--workers", type=click.IntRange(0), default=0, show_default=True, help="Processes; 0 works in this one.")
+@click.option("--resume", is_flag=True, help="Go on with a run that was interrupted.")
+@click.option("--shard", metavar="I/N", help="Every N-th patient from the I-th on (from 0); merge the catalogs after.")
+@click.option("--option", "pairs", multiple=True, metavar="NAME=VALUE", help="An option of the source; repeatable.")
+def command(
+    source: str | None,
+    folder: Path | None,
+    catalog: Path | None,
+    list_only: bool,
+    workers: int,
+    resume: bool,
+    shard: str | None,
+    pairs: tuple[str, ...],
+) -> None:
+    r"""Bring a publisher's FOLDER into a CATALOG.
+
+    SOURCE is one of `clicksim convert --list`. Images that are harmonised already are used in place. Whatever is
+    found ends as a row, or in the table `rejected` with its reason; the exit code is 1 when something was
+    rejected. Conversion of the same source replaces its rows.
+
+    \b
+    Examples:
+      clicksim convert --list
+      clicksim convert fdat PSMA-FDG-PET-CT-Lesions_v2 catalog --workers 8
+      clicksim convert deep-psma CHALLENGE_DATA catalog --resume
+    """
+    from clicksim.catalog import find_source, list_sources
+
+    if list_only:
+        for name, known in list_sources().items():
+            click.echo(f"{name:18}{known.title}\n")
+            click.echo("\n".join(f"    {line}" for line in known.layout.strip("\n").splitlines()))
+            for option, meaning in known.options.items():
+                click.echo(f"    --option {option}=...  {meaning}")
+            click.echo()
+        return
+    if source is None or folder is None or catalog is None:
+        raise click.UsageError("give SOURCE FOLDER CATALOG, or --list")
+    from clicksim.build import convert_source
+    from clicksim.cli.progress import progress
+
+    known = find_source(source)
+    with progress("patients") as report:
+        summary = convert_source(
+            known,
+            folder,
+            catalog,
+            workers=workers,
+            resume=resume,
+            shard=read_shard(shard),
+            options=read_options(pairs, known.options),
+            progress=report,
+        )
+    click.echo(f"{summary.cases} cases in {catalog}, {summary.rejected} rejected")
+    if summary.rejected:
+        click.echo(f"clicksim: see the reasons with: clicksim catalog rejected {catalog}", err=True)
+        raise click.exceptions.Exit(1)
+
+
+def read_shard(text: str | None) -> tuple[int, int]:
+    """`I/N` as numbers; all of it without one."""
+    if text is None:
+        return (0, 1)
+    first, _, count = text.partition("/")
+    if not (first.isdigit() and count.isdigit() and int(first) < int(count)):
+        raise click.UsageError(f"--shard takes I/N with I from 0 to N-1, got {text!r}")
+    return (int(first), int(count))
+
+
+def read_options(pairs: tuple[str, ...], known: object) -> dict[str, str]:
+    """Options of a source; an unknown one is refused with the nearest name."""
+    from clicksim.errors import unknown_name
+
+    assert isinstance(known, dict)
+    options = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise click.UsageError(f"{pair!r} is not NAME=VALUE")
+        if name not in known:
+            raise unknown_name("option", name, known) if known else SettingError("this source has no options")
+        options[name] = value
+    return options

@@ -1,0 +1,102 @@
+"""Reading DICOM headers: files that are damaged in any way end in one kind of refusal.
+
+DicomError      every refusal of DICOM input; its `code` names the rule
+read_dataset    a file, whole, without pixels, or only some of its elements
+quietly         the door that all looks into a data set go through
+words, word, numbers, whole    an element as text or numbers, absent ones as nothing
+"""
+
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clicksim.errors import ClicksimError
+
+
+class DicomError(ClicksimError):
+    """DICOM input that cannot be used.
+
+    Attributes:
+        code: The name of the rule, such as `AmbiguousSeries`.
+        codes: Every rule that the input breaks, the one of `code` first.
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(code, message)
+        self.code = code
+        self.codes: tuple[str, ...] = (code,)
+
+    def __str__(self) -> str:
+        return f"{self.args[1]} [{self.code}]"
+
+
+@contextmanager
+def quietly(code: str, where: object) -> Iterator[None]:
+    """Turn whatever damaged DICOM sets off in pydicom into one refusal, and keep its warnings away.
+
+    pydicom converts a value when it is first looked at, and damaged ones raise nearly every exception there is.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except ClicksimError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise DicomError(code, f"cannot read the DICOM file: {reason or type(error).__name__} ({where})") from error
+
+
+def read_dataset(path: str | Path, *, pixels: bool = True, keywords: Sequence[str] | None = None) -> Any:
+    """Read a DICOM file: a `pydicom.Dataset`, whole, without pixels, or only the named elements.
+
+    Raises:
+        DicomError: `UnreadableDicom`.
+    """
+    import pydicom
+
+    with quietly("UnreadableDicom", path):
+        tags: Any = None if keywords is None else list(keywords)
+        dataset = pydicom.dcmread(path, stop_before_pixels=not pixels, force=True, specific_tags=tags)
+        if not len(dataset):
+            raise DicomError("UnreadableDicom", f"the file holds no DICOM element ({path})")
+        return dataset
+
+
+def words(dataset: Any, keyword: str) -> tuple[str, ...]:
+    """An element of text as a tuple, empty where it is absent; backslashes have split it."""
+    value = dataset.get(keyword)
+    if value is None or value == "":
+        return ()
+    parts = [value] if isinstance(value, str | bytes | int | float) else list(value)
+    return tuple(str(p).strip() for p in parts)
+
+
+def word(dataset: Any, keyword: str) -> str:
+    """The first word of an element, or an empty string."""
+    return next(iter(words(dataset, keyword)), "")
+
+
+def numbers(dataset: Any, keyword: str, count: int) -> tuple[float, ...] | None:
+    """An element of `count` finite numbers; None where it is absent or of another length.
+
+    Raises:
+        ValueError: If one is no finite number.
+    """
+    parts = words(dataset, keyword)
+    if len(parts) != count:
+        return None
+    values = tuple(float(p) for p in parts)
+    if not np.all(np.isfinite(values)):
+        raise ValueError(f"{keyword} must be finite, got {values}")
+    return values
+
+
+def whole(dataset: Any, keyword: str) -> int | None:
+    """An element that is one whole number, or None."""
+    values = numbers(dataset, keyword, 1)
+    return None if values is None else int(values[0])

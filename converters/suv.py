@@ -1,0 +1,294 @@
+"""From the headers of a PET series to the factor that turns its rescaled values into SUV by body weight.
+
+`SUV = RescaleSlope * stored value * factor`. The door is `suv_factor`; each rule below is one function. A series
+that breaks a rule is refused with a `SuvError`, never estimated. Here are the decay correction and the order of the
+rules; the series, weight, dose and half-life are in `suv_checks`, units in `suv_units`, instants in `suv_times`, the
+reading of tags in `suv_headers`.
+"""
+
+import math
+import warnings as python_warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, TypeVar
+
+from converters.suv_checks import (
+    check_attenuation,
+    check_dynamic,
+    check_injections,
+    check_intercepts,
+    check_series,
+    check_slices,
+    check_slopes,
+    find_dose,
+    find_half_life,
+    find_nuclide,
+    find_weight,
+    nuclide_of,
+)
+from converters.suv_headers import Amounts, Header, Notes, Rule, SuvError, parts, read_headers, shown, text
+from converters.suv_times import (
+    check_uptake,
+    earliest_acquisition,
+    frame_factors,
+    injection_time,
+    iso,
+    reference_time,
+)
+from converters.suv_units import Units, check_philips, find_units
+
+__all__ = ["Rule", "Suv", "SuvError", "suv_factor"]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Suv:
+    """How the values of one series become SUV by body weight.
+
+    Attributes:
+        factor: Multiplies the rescaled value; g/Bq for Bq/ml, 1 for g/ml. NaN where `per_slice` holds different
+            values, so that no one can use it by mistake.
+        per_slice: One factor per header, in their order, for DecayCorrection NONE; else None.
+        rules: Of `units`, `decay`, `reference_time`, `injection_time`, `weight`, `dose`, `half_life`: the rule that
+            gave it, the tag and the value. A subject that nothing needed and nothing gave has the code `NONE`.
+        warnings: `CODE: text`, in the order in which the rules are tried.
+        weight_kg, dose_bq, half_life_s, uptake_time_s: None where neither given nor needed.
+        radionuclide: `F18`, `Ga68`, or None for any other.
+        decay_correction: `START`, `ADMIN`, `NONE`, or None where Units needed none and none was given.
+        units: As in the header: `BQML`, `CNTS`, `GML` or `CM2ML`.
+    """
+
+    factor: float
+    per_slice: tuple[float, ...] | None
+    rules: Mapping[str, Rule]
+    warnings: tuple[str, ...]
+    weight_kg: float | None
+    dose_bq: float | None
+    half_life_s: float | None
+    uptake_time_s: float | None
+    radionuclide: str | None
+    decay_correction: str | None
+    units: str
+
+    @property
+    def warning_codes(self) -> tuple[str, ...]:
+        """The names of the warnings, without their text."""
+        return tuple(warning.partition(":")[0] for warning in self.warnings)
+
+
+@dataclass
+class _Refusals:
+    """Tries every rule, so that one refusal can name all that is wrong; the first found is the one raised."""
+
+    errors: list[SuvError] = field(default_factory=list)
+
+    def attempt(self, rule: Callable[[], T]) -> T | None:
+        try:
+            return rule()
+        except SuvError as error:
+            self.errors.append(error)
+            return None
+
+    def finish(self) -> None:
+        if self.errors:
+            first, *rest = self.errors
+            also = dict.fromkeys(error.code for error in rest if error.code != first.code)
+            raise SuvError(first.code, first.problem, tuple(also))
+
+
+def suv_factor(headers: Any, *, injection_seconds: float | None = None) -> Suv:
+    """Find the factor from rescaled PET values to SUV by body weight.
+
+    All rules are tried on all headers given. Two of them need more than one header and are left out for a single
+    one: the number of slices, and slices at the same position. A mapping of keywords (`{"Units": "BQML", ...}`) is
+    an excerpt of a header; its Modality and RescaleSlope may be left out.
+
+    Args:
+        headers: One per slice, or a single one: pydicom Datasets, DICOM JSON, or mappings of keywords.
+        injection_seconds: Seconds from injection to scan; replaces the injection times of the headers.
+
+    Returns:
+        The factor and where each of its parts came from.
+
+    Raises:
+        SuvError: With `code`, the broken rule; `also` names what else is wrong.
+        TypeError: If a header is no header, or `injection_seconds` no number.
+    """
+    if injection_seconds is not None and not isinstance(injection_seconds, int | float):
+        raise TypeError(f"injection_seconds must be a number of seconds; got {injection_seconds!r}")
+    with python_warnings.catch_warnings():
+        python_warnings.simplefilter("ignore")  # pydicom's remarks on values that the rules judge themselves
+        return _convert(read_headers(headers), injection_seconds)
+
+
+def _convert(headers: list[Header], injection_seconds: float | None) -> Suv:
+    notes, refusals, first = Notes(), _Refusals(), headers[0]
+    refusals.attempt(lambda: check_series(headers))
+    units = refusals.attempt(lambda: find_units(headers, notes)) or Units("")
+    for check in (check_slopes, check_intercepts, check_attenuation):
+        refusals.attempt(partial(check, headers))
+    refusals.attempt(lambda: check_dynamic(headers, notes))
+    refusals.attempt(lambda: check_slices(headers))
+    direct = units.direct
+    decay = refusals.attempt(lambda: find_decay(headers, direct, notes))
+    needs = _needs(units, decay)
+    refusals.attempt(lambda: check_injections(headers, needed=not direct))
+    weight = _quantity(lambda n: find_weight(first, n), "weight" in needs, refusals, notes)
+    dose = _quantity(lambda n: find_dose(first, n), "dose" in needs, refusals, notes)
+    nuclide = find_nuclide(first)
+    half_life = _quantity(lambda n: find_half_life(first, nuclide, n), "half_life" in needs, refusals, notes)
+    scale = refusals.attempt(lambda: units.scale(first, weight)) if units and weight else 1.0
+    refusals.finish()
+    if nuclide is None and half_life is not None:
+        nuclide = nuclide_of(half_life)
+        if nuclide is None:
+            notes.warn("NUCLIDE_UNKNOWN", f"half-life {half_life:g} s is neither that of F-18 nor that of Ga-68")
+    amounts = Amounts(weight, dose, half_life)
+    times = _find_times(headers, decay, half_life, injection_seconds, "half_life" in needs, notes)
+    factors = _factors(headers, scale * units.factor, direct, decay, amounts, times)
+    check_philips(first, units, amounts, decay, times.uptake, notes)
+    for subject in ("units", "decay", "reference_time", "injection_time", "weight", "dose", "half_life"):
+        notes.rules.setdefault(subject, Rule("NONE", "not needed", ""))
+    if not all(math.isfinite(factor) and factor > 0 for factor in factors):
+        raise SuvError("CountsNotConvertible", f"the factor is {factors[0]:g}; a finite positive one is needed")
+    return Suv(
+        factor=factors[0] if len(set(factors)) == 1 else math.nan,
+        per_slice=tuple(factors) if decay == "NONE" and not direct else None,
+        rules=notes.rules,
+        warnings=tuple(notes.warnings),
+        weight_kg=weight,
+        dose_bq=dose,
+        half_life_s=half_life,
+        uptake_time_s=times.uptake,
+        radionuclide=nuclide,
+        decay_correction=decay,
+        units=units.name,
+    )
+
+
+# --- decay -----------------------------------------------------------------------------------------------------
+
+
+def find_decay(headers: list[Header], direct: bool, notes: Notes) -> str | None:
+    """Decay Correction, which must not contradict Corrected Image; may be absent where Units gave SUV."""
+    value = headers[0]["DecayCorrection"]
+    decay = text(value).upper()
+    if decay not in ("START", "ADMIN", "NONE"):
+        if not direct:
+            raise SuvError(
+                "DecayCorrectionMissing", f"DecayCorrection is {shown(value)}; START, ADMIN or NONE is needed"
+            )
+        return None
+    for header in headers:
+        corrected = {"DECY", "DECAY"} & set(parts(header["CorrectedImage"]))
+        if bool(corrected) == (decay == "NONE"):
+            came = shown(header["CorrectedImage"])
+            expected = "not name" if decay == "NONE" else "name"
+            raise SuvError(
+                "DecayFlagConflict", f"DecayCorrection is {decay}, so CorrectedImage must {expected} DECY; {came}"
+            )
+    notes.rules["decay"] = Rule(decay, "DecayCorrection", decay)
+    return decay
+
+
+def _needs(units: Units | None, decay: str | None) -> set[str]:
+    if units is not None and units.direct:
+        return {"weight"} if units.kind else set()
+    return {"weight", "dose"} if decay == "ADMIN" else {"weight", "dose", "half_life"}
+
+
+@dataclass(frozen=True)
+class _Times:
+    """Seconds from injection to the reference, and the instant of injection (None where the user gave seconds)."""
+
+    uptake: float | None = None
+    injection: float | None = None
+
+
+def _find_times(
+    headers: list[Header],
+    decay: str | None,
+    half_life: float | None,
+    injection_seconds: float | None,
+    needed: bool,
+    notes: Notes,
+) -> _Times:
+    """The uptake time; where the factor does not need it, times that cannot be used are a warning at most."""
+    found = Notes()
+    try:
+        times = _try_times(headers, decay, half_life, injection_seconds, found)
+    except SuvError as error:
+        if needed:
+            raise
+        if not error.code.startswith("Missing"):
+            notes.warn("TIMES_NOT_USED", str(error))
+        return _Times()
+    notes.add(found)
+    return times
+
+
+def _try_times(
+    headers: list[Header], decay: str | None, half_life: float | None, injection_seconds: float | None, notes: Notes
+) -> _Times:
+    if injection_seconds is not None:
+        return _times_by_table(headers, decay, half_life, float(injection_seconds), notes)
+    if decay == "NONE":
+        reference = earliest_acquisition(headers)
+        if reference is None:
+            raise SuvError("MissingAcquisitionTime", "DecayCorrection NONE needs the acquisition time of every slice")
+    else:
+        reference = reference_time(headers, half_life, notes, check=decay == "START")
+    injection = injection_time(headers, reference, notes)
+    check_uptake(reference - injection, half_life, notes)
+    return _Times(reference - injection, injection)
+
+
+def _times_by_table(
+    headers: list[Header], decay: str | None, half_life: float | None, seconds: float, notes: Notes
+) -> _Times:
+    """The user's seconds are the uptake time as they stand, whatever the header's own times are."""
+    reference = earliest_acquisition(headers)
+    if decay != "NONE":
+        try:
+            reference = reference_time(headers, half_life, notes, check=decay == "START")
+        except SuvError as error:
+            notes.warn("TIMES_NOT_USED", str(error))
+    check_uptake(seconds, half_life, notes)
+    injection = None if reference is None else reference - seconds
+    value = f"{seconds:g} s before the scan" + ("" if injection is None else f", {iso(injection)}")
+    notes.rules["injection_time"] = Rule("TABLE", "injection_seconds", value)
+    return _Times(seconds, injection)
+
+
+def _factors(
+    headers: list[Header], scale: float, direct: bool, decay: str | None, amounts: Amounts, times: _Times
+) -> list[float]:
+    """The factor, or for DecayCorrection NONE one per slice."""
+    weight, dose, half_life = amounts.weight_kg, amounts.dose_bq, amounts.half_life_s
+    if direct or weight is None or dose is None:
+        return [scale]
+    at_injection = scale * 1000 * weight / dose
+    if decay == "ADMIN" or half_life is None or times.uptake is None:
+        return [at_injection]
+    if decay == "START":
+        return [at_injection / 2 ** (-times.uptake / half_life)]
+    if times.injection is None:
+        raise SuvError("MissingAcquisitionTime", "DecayCorrection NONE needs the acquisition time of every slice")
+    return [at_injection * part for part in frame_factors(headers, times.injection, half_life)]
+
+
+def _quantity(find: Callable[[Notes], float], needed: bool, refusals: _Refusals, notes: Notes) -> float | None:
+    """A quantity; where the factor does not need it, an odd one is a warning and a missing one None."""
+    found = Notes()
+    try:
+        value = find(found)
+    except SuvError as error:
+        if needed:
+            refusals.errors.append(error)
+        elif not error.code.startswith("Missing"):
+            notes.warn("VALUE_NOT_USED", str(error))
+        return None
+    notes.add(found)
+    return value
