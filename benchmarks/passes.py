@@ -10,7 +10,7 @@ import numpy as np
 from numba import njit
 
 from benchmarks.cases import Case, all_cases
-from benchmarks.measure import Time, measure
+from benchmarks.measure import measure
 from benchmarks.table import Section, show_time
 from clicksim import lesions as lesions_module
 from clicksim import simulate_clicks
@@ -39,6 +39,11 @@ STEPS: list[tuple[Any, str, str]] = [
     (Component, "rim", "rims"),
     (published, "_place", "draws and boxes"),
 ]
+FLOORS = {  # and what they read
+    "`uptake.max()`": "uptake",
+    "compiled sum of the uptake": "uptake",
+    "compiled sum of the labels": "labels",
+}
 STREAMING = {"scan of the labels": "labels", "collecting pass": "uptake"}
 
 
@@ -88,12 +93,17 @@ def _profile(case: Case, *, rounds: int) -> Section:
     def clicks() -> None:
         simulate_clicks(case.labels, uptake=case.uptake, spacing=case.spacing, protocol="autopet-iv@1")
 
-    floors = _floors(case, rounds)
+    volumes = {"labels": case.labels, "uptake": case.uptake}
+    floors = measure(_floors(case), rounds=rounds)
     best, parts = _fastest_call(clicks, rounds)
     parts["all else"] = best - sum(parts.values())
-    volumes = {"labels": case.labels, "uptake": case.uptake}
-    rows = [_floor_row(name, volumes[kind].nbytes, seconds) for (name, kind), seconds in floors.items()]
-    quickest = {kind: min(t.best for (_, k), t in floors.items() if k == kind) for kind in volumes}
+    rows = []
+    quickest = dict.fromkeys(volumes, np.inf)
+    for name, time_taken in floors.items():
+        kind, seconds = FLOORS[name], time_taken.best
+        quickest[kind] = min(quickest[kind], seconds)
+        rate = f"{volumes[kind].nbytes / seconds / 1e9:.1f}"
+        rows.append([f"floor: {name}", show_time(seconds), "", kind, rate, ""])
     for name, seconds in sorted(parts.items(), key=lambda part: -part[1]):
         cells = [name, show_time(seconds), f"{seconds / best:.1%}"]
         if name in STREAMING:
@@ -102,7 +112,7 @@ def _profile(case: Case, *, rounds: int) -> Section:
             cells += [kind, rate, f"{quickest[kind] / seconds:.0%}"]
         rows.append(cells + [""] * (len(HEADER) - len(cells)))
     rows.append(["one call", show_time(best), "100%", "", "", ""])
-    passes = best / floors["`uptake.max()`", "uptake"].best
+    passes = best / floors["`uptake.max()`"].best
     text = TEXT.format(case=case.name, rounds=rounds, passes=passes)
     return Section(f"Profile of case {case.name[0]}", text, HEADER, rows)
 
@@ -119,24 +129,12 @@ def _fastest_call(clicks: Callable[[], None], rounds: int) -> tuple[float, dict[
     return min(calls, key=lambda call: call[0])
 
 
-def _floors(case: Case, rounds: int) -> dict[tuple[str, str], Time]:
-    """The plainest passes over labels and uptake."""
+def _floors(case: Case) -> dict[str, Callable[[], Any]]:
+    """The plainest passes over labels and uptake, by the names in `FLOORS`."""
     uptake = case.uptake.ravel(order="K")
     labels = case.labels.ravel(order="K")
     words = labels[: labels.size // 8 * 8].view(np.uint64)
-    works = {
-        ("floor: `uptake.max()`", "uptake"): case.uptake.max,
-        ("floor: compiled sum of the uptake", "uptake"): lambda: _sum(uptake),
-        ("floor: compiled sum of the labels", "labels"): lambda: _sum(words),
-    }
-    named = {name: work for (name, _), work in works.items()}
-    found = measure(named, rounds=rounds)
-    return {(name.removeprefix("floor: "), kind): found[name] for name, kind in works}
-
-
-def _floor_row(name: str, size: int, seconds: Time) -> list[str]:
-    kind = "labels" if "labels" in name else "uptake"
-    return [f"floor: {name}", show_time(seconds.best), "", kind, f"{size / seconds.best / 1e9:.1f}", ""]
+    return dict(zip(FLOORS, (case.uptake.max, lambda: _sum(uptake), lambda: _sum(words)), strict=True))
 
 
 @njit(fastmath=True)

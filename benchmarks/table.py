@@ -5,7 +5,7 @@ import os
 import platform
 import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
@@ -42,7 +42,7 @@ class Section:
     title: str
     text: str = ""
     header: Sequence[str] = HEADER
-    rows: list[Sequence[str]] = field(default_factory=list)
+    rows: Sequence[Sequence[str]] = ()
 
     def markdown(self) -> str:
         """Heading, text and table."""

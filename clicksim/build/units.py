@@ -38,8 +38,8 @@ Work = Callable[[Unit], Tables]
 class Progress(Protocol):
     """What a run reports to, after each unit."""
 
-    def __call__(self, done: int, total: int, rejected: int) -> None:
-        """Units done, of all; rows rejected so far."""
+    def __call__(self, done: int, total: int, refused: int = 0) -> None:
+        """Units done, of all; rows refused so far."""
 
 
 class Parts:

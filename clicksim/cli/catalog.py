@@ -12,7 +12,7 @@ JSON = click.option("--json", "as_json", is_flag=True, help="For scripts.")
 
 @click.group("catalog")
 def command() -> None:
-    r"""Look at a catalog, check it, and move it.
+    """Look at a catalog, check it, and move it.
 
     \b
     Examples:
@@ -22,7 +22,7 @@ def command() -> None:
       clicksim catalog query CATALOG "select tracer_class, count(*) from cases group by all"
       clicksim catalog import-prompts CATALOG all_Autopet_III_clicks.zip --run published --protocol autopet-iv@1
       clicksim catalog relocate CATALOG fdat=/data/PSMA-FDG-PET-CT-Lesions_v2
-    """
+    """  # noqa: D301 - click wants the character itself
 
 
 @command.command()
@@ -53,8 +53,8 @@ def summary(catalog: Path, as_json: bool) -> None:
 @JSON
 def check(catalog: Path, read_data: bool, expect: str | None, as_json: bool) -> None:
     """Whether the catalog holds what it says; exit code 1 where it does not."""
+    from clicksim.audit import check_catalog, check_cohort
     from clicksim.catalog import open_catalog
-    from clicksim.catalog.check import check_catalog, check_cohort
 
     opened = open_catalog(catalog)
     findings = check_catalog(opened, read_data=read_data)

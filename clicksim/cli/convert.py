@@ -28,7 +28,7 @@ def command(
     shard: str | None,
     pairs: tuple[str, ...],
 ) -> None:
-    r"""Bring a publisher's FOLDER into a CATALOG.
+    """Bring a publisher's FOLDER into a CATALOG.
 
     SOURCE is one of `clicksim convert --list`. Images that are harmonised already are used in place. Whatever is
     found ends as a row, or in the table `rejected` with its reason; the exit code is 1 when something was
@@ -39,7 +39,7 @@ def command(
       clicksim convert --list
       clicksim convert fdat PSMA-FDG-PET-CT-Lesions_v2 catalog --workers 8
       clicksim convert deep-psma CHALLENGE_DATA catalog --resume
-    """
+    """  # noqa: D301 - click wants the character itself
     from clicksim.catalog import find_source, list_sources
 
     if list_only:

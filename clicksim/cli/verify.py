@@ -12,7 +12,7 @@ import click
 @click.option("--against", "run", required=True, metavar="RUN", help="A prompt run of the catalog.")
 @click.option("--json", "as_json", is_flag=True, help="For scripts.")
 def command(catalog: Path, run: str, as_json: bool) -> None:
-    r"""Simulate every case of a prompt run anew, and compare voxel by voxel.
+    """Simulate every case of a prompt run anew, and compare voxel by voxel.
 
     Prints equal, unequal or not reproducible for each case and in total; exit code 1 unless all are equal. With
     the published files imported, this is the proof that the published rule is met.
@@ -21,7 +21,7 @@ def command(catalog: Path, run: str, as_json: bool) -> None:
     Example:
       clicksim catalog import-prompts CATALOG all_Autopet_III_clicks.zip --run published --protocol autopet-iv@1
       clicksim verify CATALOG --against published
-    """
+    """  # noqa: D301 - click wants the character itself
     from clicksim.build.prompts import verify_run
     from clicksim.cli.progress import progress
 

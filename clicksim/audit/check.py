@@ -181,7 +181,7 @@ def check_cohort(catalog: Catalog, cohort: str) -> list[Figure]:
     Raises:
         SettingError: No such cohort; the known ones are named.
     """
-    known = {path.name.removesuffix(".toml"): path for path in files("clicksim.catalog").joinpath("cohorts").iterdir()}
+    known = {path.name.removesuffix(".toml"): path for path in files("clicksim.audit").joinpath("cohorts").iterdir()}
     if cohort not in known:
         raise unknown_name("cohort", cohort, known)
     rows = catalog.cases.to_pylist()
