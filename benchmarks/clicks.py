@@ -28,7 +28,7 @@ def run(*, full: bool, quick: bool) -> list[Section]:
     rows: list[Any] = []
     facts: list[str] = []
     for case in cases:
-        found, fact = _rows(case, full=full or quick, rounds=3 if quick else 15)
+        found, fact = _rows(case, full=full or quick, rounds=3 if quick else 40)
         rows += found
         facts.append(fact)
     if missing:
@@ -65,7 +65,7 @@ def _rows(case: Case, *, full: bool, rounds: int) -> tuple[list[list[str]], str]
             "edt": lambda: rivals.plain_assembly(case.labels, case.uptake, distance=rivals.by_edt),
             "scipy": lambda: rivals.plain_assembly(case.labels, case.uptake, distance=rivals.by_scipy),
         },
-        rounds=3,
+        rounds=5,
         warm_up=0,  # both ran above
     )
     assembly = "edt" if slow["edt"].best <= slow["scipy"].best else "scipy"

@@ -49,7 +49,7 @@ STREAMING = {"scan of the labels": "labels", "collecting pass": "uptake"}
 
 def run(*, full: bool, quick: bool) -> list[Section]:  # noqa: ARG001
     cases, _ = all_cases(quick=quick)
-    return [_profile(case, rounds=2 if quick else 12) for case in cases]
+    return [_profile(case, rounds=2 if quick else 20) for case in cases]
 
 
 class Stopwatch:

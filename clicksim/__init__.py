@@ -14,23 +14,31 @@ _HOMES = {
     "Grid": "clicksim.geometry",
     "Prompts": "clicksim.prompts",
     "Scribble": "clicksim.prompts",
+    "correct": "clicksim.simulate.corrections",
     "find_lesions": "clicksim.lesions",
     "measure_lesions": "clicksim.lesions",
+    "open_catalog": "clicksim.catalog",
     "read_image": "clicksim.volumes",
+    "score": "clicksim.metrics",
     "simulate_clicks": "clicksim.simulate.clicks",
+    "simulate_scribbles": "clicksim.simulate.scribbles",
     "write_image": "clicksim.volumes",
 }
 
 if TYPE_CHECKING:
+    from clicksim.catalog import open_catalog as open_catalog
     from clicksim.errors import ClicksimError as ClicksimError
     from clicksim.geometry import Grid as Grid
     from clicksim.lesions import find_lesions as find_lesions
     from clicksim.lesions import measure_lesions as measure_lesions
+    from clicksim.metrics import score as score
     from clicksim.prompts import Box as Box
     from clicksim.prompts import Click as Click
     from clicksim.prompts import Prompts as Prompts
     from clicksim.prompts import Scribble as Scribble
     from clicksim.simulate.clicks import simulate_clicks as simulate_clicks
+    from clicksim.simulate.corrections import correct as correct
+    from clicksim.simulate.scribbles import simulate_scribbles as simulate_scribbles
     from clicksim.volumes import read_image as read_image
     from clicksim.volumes import write_image as write_image
 

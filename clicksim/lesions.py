@@ -85,6 +85,31 @@ def flat_view(array: NDArray[Any]) -> tuple[NDArray[Any], Memory]:
     return packed.reshape(-1), Memory(shape, (order[0], order[1], order[2]))
 
 
+def fortran_view(array: NDArray[Any]) -> tuple[NDArray[Any], Memory]:
+    """As `flat_view`, with k slow and i fast; a copy where the memory lies otherwise."""
+    flat, memory = flat_view(array)
+    if memory.axes == (2, 1, 0):
+        return flat, memory
+    return np.asfortranarray(array).reshape(-1, order="F"), Memory(memory.shape, (2, 1, 0))
+
+
+def check_pair(prediction: ArrayLike, truth: ArrayLike, *, where: str = "") -> list[NDArray[Any]]:
+    """Prediction and truth as labels of one dtype.
+
+    Raises:
+        GeometryError: Shapes that differ or have not three axes.
+        ImageError: Values that are no labels.
+    """
+    masks = [np.asarray(prediction), np.asarray(truth)]
+    if masks[0].shape != masks[1].shape or masks[0].ndim != 3:
+        place = f" ({where})" if where else ""
+        raise GeometryError(
+            f"prediction and truth need the same three axes: prediction {masks[0].shape}, truth {masks[1].shape}{place}"
+        )
+    labels = [as_labels(mask, where=where) for mask in masks]
+    return labels if labels[0].dtype == labels[1].dtype else [label.astype(np.int32, order="K") for label in labels]
+
+
 def as_labels(mask: ArrayLike, *, where: str = "") -> NDArray[Any]:
     """A mask or label array in a dtype that the kernels take: uint8, int16 or int32, without a copy where possible.
 
@@ -331,16 +356,25 @@ def scan_labels(flat: NDArray[Any], memory: Memory) -> tuple[Ints, Ints, Ints]:
     return found
 
 
-def connect(memory: Memory, starts: Ints, stops: Ints, values: Ints, connectivity: int) -> Components:
-    """Components of runs: equal values that touch."""
+def connect(
+    memory: Memory, starts: Ints, stops: Ints, values: Ints, connectivity: int, *, order: Literal["F", "C"] = "F"
+) -> Components:
+    """Components of runs: equal values that touch.
+
+    Args:
+        memory: Layout that the runs refer to.
+        starts, stops, values: Runs, sorted by start.
+        connectivity: 6, 18 or 26; 8 within slices across the slow axis.
+        order: Numbers follow the first voxel in the order k, j, i (`F`) or i, j, k (`C`).
+    """
     lengths = memory.lengths
     roots = run_kernels.connect_runs(starts, stops, values, lengths[1], lengths[2], connectivity)
     firsts, places = np.unique(roots, return_inverse=True)
-    # the first voxel of a component in the order k, j, i is the start of one of its runs
+    # the first voxel of a component is the start of one of its runs, in either order
     i, j, k = memory.coordinates(starts).T
-    I, J, _ = memory.shape
+    I, J, K = memory.shape
     keys = np.full(len(firsts), np.iinfo(np.int64).max)
-    np.minimum.at(keys, places, (k * J + j) * I + i)
+    np.minimum.at(keys, places, (k * J + j) * I + i if order == "F" else (i * J + j) * K + k)
     ranks = np.argsort(np.argsort(keys))
     return _gather(memory, starts, stops, ranks[places], np.arange(1, len(firsts) + 1))
 

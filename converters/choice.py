@@ -49,7 +49,7 @@ class Choice:
     """What of a study is used.
 
     Attributes:
-        pet, ct, seg: The chosen series; None where a series was not required and is not there.
+        pet, ct, seg: The chosen series; None where one was not required and is not there or ambiguous.
         reasons: What decided, step by step, in sentences.
         left_out: A finding for each series that was not taken.
     """
@@ -185,6 +185,12 @@ class _Desk:
             least = min(measure(s) for s in usable)
             usable = self._narrow(usable, [s for s in usable if measure(s) == least], self.rule.then)
         if len(usable) > 1:
+            if kind not in self.require:
+                self.left_out += [
+                    Finding("AmbiguousSeries", f"{s}: one of {len(usable)} that nothing tells apart", str(s.paths[0]))
+                    for s in usable
+                ]
+                return None
             listed = "; ".join(str(s) for s in usable[:10])
             raise DicomError(
                 "AmbiguousSeries",

@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 
 from clicksim.errors import ClicksimError, GeometryError, ImageError, TruncatedError
 from clicksim.geometry import Grid
-from clicksim.lesions import as_labels
-from clicksim.volumes import Volume, read_grid, read_image
+from clicksim.volumes import Volume, read_grid, read_image, read_label
 from converters.tables import Rejection
 
 
@@ -29,12 +28,14 @@ class HeaderFacts:
         axcodes: Where the stored axes point to, such as `LAS`.
         sform_code: 0 where the sform is not set; None for a file that is not NIfTI.
         qform_code: The same for the qform.
+        is_float: Values are stored as floating point, or scaled to it; None for a file that is not NIfTI.
     """
 
     grid: Grid
     axcodes: str
     sform_code: int | None
     qform_code: int | None
+    is_float: bool | None
 
     def flags(self, usual_axes: str | None = None) -> list[str]:
         """`QFORM_ONLY`, `AFFINE_GUESSED`, and `AXES_NOT_LAS` where the axes are not the usual ones."""
@@ -83,7 +84,8 @@ def rejecting(file: Path, root: Path, code: str = "UnreadableFile") -> Iterator[
         message = str(error).replace(f"{root}/", "")
         if isinstance(error, TruncatedError) or _is_empty(file):
             code = "TruncatedFile"
-        raise Rejection(code, message) from error
+        path = file.relative_to(root).as_posix() if file.is_relative_to(root) else file.name
+        raise Rejection(code, message, path) from error
 
 
 def _is_empty(file: Path) -> bool:
@@ -106,11 +108,16 @@ def read_facts(file: Path, root: Path) -> HeaderFacts:
 def header_facts(file: Path, grid: Grid) -> HeaderFacts:
     """The facts of an image whose grid is known; `file` has been read already, so its header is sound."""
     assert grid.affine is not None
-    sform, qform = (None, None) if file.name.endswith(".mha") else _form_codes(file)
-    return HeaderFacts(grid, axis_codes(grid.affine), sform, qform)
+    axcodes = axis_codes(grid.affine)
+    if file.name.endswith(".mha"):
+        return HeaderFacts(grid, axcodes, None, None, None)
+    header = _nifti_header(file)
+    slope, intercept = header.get_slope_inter()
+    is_float = header.get_data_dtype().kind == "f" or (slope or 1.0, intercept or 0.0) != (1.0, 0.0)
+    return HeaderFacts(grid, axcodes, int(header["sform_code"]), int(header["qform_code"]), is_float)
 
 
-def _form_codes(file: Path) -> tuple[int, int]:
+def _nifti_header(file: Path) -> Any:
     import gzip
 
     from nibabel.nifti1 import Nifti1Header
@@ -124,8 +131,7 @@ def _form_codes(file: Path) -> tuple[int, int]:
             block = raw.read(540)
     is_first = 348 in (int.from_bytes(block[:4], "little"), int.from_bytes(block[:4], "big"))
     kind: Any = Nifti1Header if is_first else Nifti2Header
-    header = kind(block[: 348 if is_first else 540], check=False)
-    return int(header["sform_code"]), int(header["qform_code"])
+    return kind(block[: 348 if is_first else 540], check=False)
 
 
 def axis_codes(affine: NDArray[np.float64]) -> str:
@@ -152,15 +158,18 @@ def read_labels(file: Path, root: Path, *, highest: int | None = None, usual_axe
     Raises:
         Rejection: `UnreadableFile`, `TruncatedFile`; `BadLabel` for values that are no labels.
     """
-    with rejecting(file, root):
-        volume = read_image(file)
-        facts = header_facts(file, volume.grid)
+    try:
+        volume = read_label(file)
+    except ClicksimError as error:
+        with rejecting(file, root):
+            read_image(file)  # what is no image at all is refused as such
+        with rejecting(file, root, "BadLabel"):
+            raise error
+    facts = header_facts(file, volume.grid)
     with rejecting(file, root, "BadLabel"):
-        array = as_labels(volume.array, where=str(file))
-        if highest is not None and (top := int(array.max())) > highest:
+        if highest is not None and (top := int(volume.array.max())) > highest:
             raise ImageError(f"labels go up to {top}, allowed: 0 to {highest} ({file}); is this another kind of label?")
-    flags = ["LABEL_FLOAT"] if volume.array.dtype.kind == "f" else []
-    return Labels(array, facts, flags + facts.flags(usual_axes))
+    return Labels(volume.array, facts, (["LABEL_FLOAT"] if facts.is_float else []) + facts.flags(usual_axes))
 
 
 def read_uptake(file: Path, root: Path) -> Volume:

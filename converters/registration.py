@@ -56,7 +56,7 @@ def read_rigid(path: str | Path) -> Matrix:
 
     kind, parameters, fixed = _parse_transform(_read_text(path), str(path))
     transform: Any = getattr(SimpleITK, kind)()
-    transform.SetFixedParameters(fixed)
+    transform.SetFixedParameters(fixed + [0.0] * (len(transform.GetFixedParameters()) - len(fixed)))
     transform.SetParameters(parameters)
     columns = [transform.TransformPoint(point) for point in np.vstack([np.eye(3), np.zeros(3)]).tolist()]
     matrix = np.eye(4)

@@ -7,7 +7,7 @@ Frames are placed here, and not by highdicom, for three reasons: highdicom refus
 spatial locations, which is what dcmqi writes and what the largest collection holds; it does not check a frame's
 position against the slice that the frame references; and it can't place frames on slices with uneven gaps. Tests
 compare the two wherever highdicom reads an object. SimpleITK is no help: it stacks the frames of a SEG without
-regard to where they belong. Compressed frames are decoded by highdicom.
+regard to where they belong. Compressed frames are decoded by highdicom, single bits in JPEG 2000 by Pillow.
 
 Sources of the rules: DICOM PS3.3 C.8.20 (segmentation), PS3.5 8.1.1 (bits of single-bit pixels run on from frame to
 frame).
@@ -15,6 +15,7 @@ frame).
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal
 
@@ -368,6 +369,9 @@ def _compressed(dataset: Any, syntax: Any, count: int, where: str) -> Iterator[N
         for index, frame in enumerate(generate_frames(dataset.PixelData, number_of_frames=count)):
             if index >= count:
                 return
+            if int(dataset.BitsAllocated) == 1 and syntax in _JPEG2000:
+                yield _one_bit(frame)
+                continue
             yield decode_frame(
                 frame,
                 transfer_syntax_uid=syntax,
@@ -380,3 +384,13 @@ def _compressed(dataset: Any, syntax: Any, count: int, where: str) -> Iterator[N
                 pixel_representation=0,
                 index=index,
             )
+
+
+_JPEG2000 = ("1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91")
+
+
+def _one_bit(frame: bytes) -> NDArray[Any]:
+    """A frame of single bits in JPEG 2000, by Pillow: highdicom needs a further plug-in for these."""
+    from PIL import Image
+
+    return np.asarray(Image.open(BytesIO(frame))) > 0

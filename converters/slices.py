@@ -32,7 +32,7 @@ TO_RAS = np.diag([-1.0, -1.0, 1.0])
 """DICOM's patient coordinates are LPS+."""
 
 
-class GeometryRefusal(DicomError):
+class GeometryRefusal(DicomError):  # noqa: N818 - a refusal of slices, not of grids: GeometryError is taken
     """Slices that make no volume: `IncompleteSeries`, `DuplicateSlice`, `NonUniformSpacing`, `GantryTilt`, ..."""
 
 

@@ -116,7 +116,7 @@ def suv_factor(headers: Any, *, injection_seconds: float | None = None) -> Suv:
         SuvError: With `code`, the broken rule; `also` names what else is wrong.
         TypeError: If a header is no header, or `injection_seconds` no number.
     """
-    if injection_seconds is not None and not isinstance(injection_seconds, int | float):
+    if injection_seconds is not None and not hasattr(injection_seconds, "__float__"):
         raise TypeError(f"injection_seconds must be a number of seconds; got {injection_seconds!r}")
     with python_warnings.catch_warnings():
         python_warnings.simplefilter("ignore")  # pydicom's remarks on values that the rules judge themselves
@@ -139,7 +139,7 @@ def _convert(headers: list[Header], injection_seconds: float | None) -> Suv:
     dose = _quantity(lambda n: find_dose(first, n), "dose" in needs, refusals, notes)
     nuclide = find_nuclide(first)
     half_life = _quantity(lambda n: find_half_life(first, nuclide, n), "half_life" in needs, refusals, notes)
-    scale = refusals.attempt(lambda: units.scale(first, weight)) if units and weight else 1.0
+    scale = (refusals.attempt(partial(units.scale, first, weight)) or 1.0) if weight else 1.0
     refusals.finish()
     if nuclide is None and half_life is not None:
         nuclide = nuclide_of(half_life)
@@ -193,8 +193,8 @@ def find_decay(headers: list[Header], direct: bool, notes: Notes) -> str | None:
     return decay
 
 
-def _needs(units: Units | None, decay: str | None) -> set[str]:
-    if units is not None and units.direct:
+def _needs(units: Units, decay: str | None) -> set[str]:
+    if units.direct:
         return {"weight"} if units.kind else set()
     return {"weight", "dose"} if decay == "ADMIN" else {"weight", "dose", "half_life"}
 

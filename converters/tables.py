@@ -30,14 +30,15 @@ class Rejection(ClicksimError):  # noqa: N818 - a verdict on the data, as the ta
 
     Attributes:
         code: A key of `clicksim.catalog.schema.REASONS`.
+        path: The file at fault, relative to the source; empty where it is not one file.
     """
 
-    def __init__(self, code: str, message: str) -> None:
-        self.code = code
+    def __init__(self, code: str, message: str, path: str = "") -> None:
+        self.code, self.path = code, path
         super().__init__(message)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.code, str(self))
+        return type(self), (self.code, str(self), self.path)
 
 
 def read_table(path: Path, required: Sequence[str] = ()) -> list[dict[str, str]]:

@@ -231,8 +231,9 @@ def test_clicks__refuses_images_that_are_none(here):
 @pytest.mark.parametrize(
     ("args", "words"),
     [
+        (["--protocol", "autopet-v@1"], ["no rule for clicks; these have: autopet-iv@1"]),
         (["--protocol", "autopet-iv"], ["needs a version", "autopet-iv@2"]),
-        (["--protocol", "autopet-vi@2"], ["did you mean 'autopet-iv@2'"]),
+        (["--protocol", "autopet-iiv@2"], ["did you mean 'autopet-iv@2'"]),
         (["--set", "n_forground=3"], ["did you mean 'n_foreground'"]),
         (["--set", "n_foreground=abc"], ["whole number", "'abc'"]),
         (["--set", "shell_mm=20,5"], ["must not descend"]),
@@ -330,7 +331,7 @@ def test_clicks__settings_file_gives_way_to_the_line(here):
     assert tomllib.loads(clicks("--config", "c.toml", "--seed", "1", "--dry-run").stdout)["seed"] == 1
 
 
-@pytest.mark.parametrize("protocol", [protocol.id for protocol in list_protocols()])
+@pytest.mark.parametrize("protocol", [protocol.id for protocol in list_protocols() if "clicks" in protocol.tables])
 @pytest.mark.parametrize("layout", ["plain", "grand-challenge", "rows"])
 def test_clicks__saved_settings_give_the_same_bytes_and_no_word(here, protocol, layout):
     threshold = ("--set", "suv=4") if protocol == "deep-psma@1" else ()
@@ -449,15 +450,17 @@ def test_protocols__lists_all(here):
 @pytest.mark.parametrize("protocol", list_protocols(), ids=lambda p: p.id)
 def test_protocols__shows_every_setting_with_its_value(protocol):
     text = run("protocols", protocol.id).stdout
-    for name, value in protocol.tables["clicks"].items():
-        assert (f"{name} = {json.dumps(value)}" in text) == (name != "rule")
+    for table, settings in protocol.tables.items():
+        assert f"[{table}]" in text
+        for name, value in settings.items():
+            assert (f"{name} = {json.dumps(value)}" in text) == (name != "rule")
     assert protocol.source in text
-    assert json.loads(run("protocols", protocol.id, "--json").stdout)["clicks"] == protocol.tables["clicks"]
+    assert json.loads(run("protocols", protocol.id, "--json").stdout) == {"id": protocol.id, **protocol.tables}
 
 
 def test_protocols__refuses_what_there_is_not():
     refused(run("protocols", "autopet-iv"), "needs a version")
-    refused(run("protocols", "autopet-v@1"), "unknown protocol", "did you mean")
+    refused(run("protocols", "autopet-iiv@1"), "unknown protocol", "did you mean")
 
 
 # the process

@@ -189,6 +189,42 @@ def test_measure_runs__equals_numpy_on_the_voxels(labels):
         np.testing.assert_array_equal(sums[n], voxels.sum(0))
 
 
+@pytest.mark.parametrize("share", [0.1, 0.3, 0.6])
+def test_connect_runs__with_connectivity_8_stays_in_its_slice(share):
+    mask = np.random.default_rng(8).random((5, 12, 13)) < share
+    structure = ndimage.generate_binary_structure(3, 2)
+    structure[[0, 2]] = False
+    structure[1] = True
+    np.testing.assert_array_equal(numbered(mask.astype(np.uint8), 8), ndimage.label(mask, structure)[0])
+
+
+@few
+@given(st.data(), SMALL, st.sampled_from([np.uint8, np.int16, np.int32]))
+def test_find_errors__are_the_runs_of_what_differs(data, shape, dtype):
+    truth = data.draw(strategies.instances(shape)).astype(dtype)
+    # a few errors, or another mask altogether, whose words are seldom equal
+    flips = data.draw(strategies.masks(shape))
+    prediction = np.where(flips, (truth == 0) * data.draw(st.integers(1, 3)), truth).astype(dtype)
+    per_word = 8 // truth.itemsize
+    flat = [volume.reshape(-1) for volume in (prediction, truth)]
+    words = [line[: line.size // per_word * per_word].view(np.uint64) for line in flat]
+    errors = np.where((prediction != 0) & (truth == 0), 1, np.where((prediction == 0) & (truth != 0), 2, 0))
+    got = runs.find_errors(*flat, *words, per_word, shape[2])
+    for found, expected in zip(got, runs_of(errors), strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_find_errors__takes_all_values_but_0_for_foreground_and_finds_more_than_it_had_room_for():
+    truth = np.full((6, 10, 20), 2, np.uint8)
+    prediction = truth - 1
+    prediction[:, :, ::2] = 0
+    flat = [prediction.reshape(-1), truth.reshape(-1)]
+    starts, stops, values = runs.find_errors(*flat, *(line.view(np.uint64) for line in flat), 8, 20)
+    np.testing.assert_array_equal(starts, np.arange(0, 1200, 2))
+    assert np.all(stops - starts == 1)
+    assert np.all(values == 2)
+
+
 # depth
 
 
@@ -257,6 +293,22 @@ def test_deepest_voxel__ties_go_to_the_lowest_rank_whatever_the_order_of_runs():
         index, squared = depth.deepest_voxel(*geometry_of(mask), np.ones(3), True, np.array(ranks), 1e-9)
         assert np.unravel_index(index, mask.shape) == expected
         assert squared == 1
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_deepest_voxel__of_depths_equal_within_the_tolerance_the_lowest_rank_wins(mirrored, sign):
+    mask = np.zeros((16, 7, 7), dtype=bool)
+    mask[1:4, 1:6, 1:6] = True  # as deep as it is thin along the slow axis
+    mask[8:13, 1:6, 2:5] = True  # as deep as it is thin along the fast axis
+    mask = np.ascontiguousarray(mask[::-1]) if mirrored else mask
+    deeper, earlier = not mirrored, sign > 0
+    for tolerance, first_block in ((0.1, earlier), (1e-9, deeper)):
+        index, squared = depth.deepest_voxel(
+            *geometry_of(mask), np.array([1.0, 4.0, 0.95]), True, sign * np.array([49, 7, 1]), tolerance
+        )
+        assert (index < 8 * 49) == first_block
+        assert squared == 4
 
 
 @few

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clicksim.errors import GeometryError, ImageError, SettingError
-from clicksim.lesions import find_lesions, measure_lesions
+from clicksim.lesions import find_lesions, flat_view, measure_lesions
 from tests import reference, strategies
 
 CONNECTIVITIES = st.sampled_from([6, 18, 26])
@@ -202,6 +202,16 @@ def test_find_lesions__refuses_unknown_rules_with_the_nearest_name():
         find_lesions(np.zeros((2, 2, 2)), instances="component")
     with pytest.raises(GeometryError, match="6, 18 or 26, got 8"):
         find_lesions(np.zeros((2, 2, 2)), connectivity=8)
+
+
+@given(strategies.instances(), strategies.layouts())
+def test_flat_view__lists_every_voxel_and_copies_only_what_fills_no_block(labels, layout):
+    array = layout(labels)
+    flat, memory = flat_view(array)
+    np.testing.assert_array_equal(flat, labels[tuple(memory.coordinates(np.arange(labels.size)).T)])
+    if layout in (strategies.as_c, strategies.as_f, strategies.as_middle):
+        assert np.shares_memory(flat, array)
+    assert flat.flags.c_contiguous
 
 
 # one component

@@ -1,6 +1,7 @@
 """Prompts as records, which follow their image, and as rows."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -237,7 +238,8 @@ def test_write_table__leaves_the_old_file_where_the_new_one_fails(tmp_path, monk
     write_table(target, to_table(example()))
     old = target.read_bytes()
 
-    def full(*_, **__):
+    def full(table, where, **_):
+        Path(where).write_bytes(b"half a table")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(pq, "write_table", full)

@@ -59,6 +59,54 @@ def find_runs(flat, words, per_word, row):
 
 
 @kernel
+def find_errors(prediction, truth, prediction_words, truth_words, per_word, row):
+    """Runs of voxels in which two masks differ; voxels of equal words are skipped unseen.
+
+    Args:
+        prediction, truth: `(n,)` of one dtype and one memory order; not 0 is foreground.
+        prediction_words, truth_words: The same memory as uint64, as far as it fills whole words.
+        per_word: Voxels in a word.
+        row: Length of the fastest axis.
+
+    Returns:
+        starts, stops: int64. values: int64, 1 for a false positive, 2 for a false negative.
+    """
+    capacity = 256
+    starts = np.empty(capacity, np.int64)
+    stops = np.empty(capacity, np.int64)
+    values = np.empty(capacity, np.int64)
+    count = 0
+    v = 0
+    while v < truth.size:
+        if v % per_word == 0:
+            w = v // per_word
+            while w < truth_words.size and prediction_words[w] == truth_words[w]:
+                w += 1
+            v = w * per_word
+            if v >= truth.size:
+                break
+        kind = _error(prediction[v], truth[v])
+        if kind == 0:
+            v += 1
+            continue
+        start = v
+        end = (v // row + 1) * row
+        v += 1
+        while v < end and _error(prediction[v], truth[v]) == kind:
+            v += 1
+        if count == capacity:
+            capacity *= 2
+            starts = _grown(starts, capacity)
+            stops = _grown(stops, capacity)
+            values = _grown(values, capacity)
+        starts[count] = start
+        stops[count] = v
+        values[count] = kind
+        count += 1
+    return starts[:count].copy(), stops[:count].copy(), values[:count].copy()
+
+
+@kernel
 def join_indices(indices, row):
     """Runs of a sorted list of flat indices: neighbours in one row are joined.
 
@@ -90,7 +138,7 @@ def connect_runs(starts, stops, values, middle, row, connectivity):
         starts, stops, values: The runs.
         middle: Length of the middle axis.
         row: Length of the fastest axis.
-        connectivity: 6, 18 or 26.
+        connectivity: 6, 18 or 26; 8 connects within each slice across the slow axis only.
 
     Returns:
         int64, for each run the index of the first run of its component.
@@ -103,7 +151,7 @@ def connect_runs(starts, stops, values, middle, row, connectivity):
     straight = 0 if connectivity == 6 else 1
     diagonal = 1 if connectivity == 26 else 0
     reach = np.array([straight, straight, diagonal, diagonal])
-    rows_used = 2 if connectivity == 6 else 4
+    rows_used = 1 if connectivity == 8 else 2 if connectivity == 6 else 4
     pointers = np.zeros(4, np.int64)
     for r in range(starts.size):
         line = starts[r] // row
@@ -175,6 +223,11 @@ def expand_runs(starts, stops):
             out[n] = v
             n += 1
     return out
+
+
+@kernel
+def _error(prediction, truth):
+    return 0 if (prediction != 0) == (truth != 0) else 1 if prediction != 0 else 2
 
 
 @kernel

@@ -18,7 +18,7 @@ class Setting:
     """One setting.
 
     Attributes:
-        kind: `int`, `float`, `bool`, `str`, `ints` or `floats`.
+        kind: `int`, `float`, `bool`, `str`, `ints`, `floats` or `words`.
         meaning: One line, with the unit.
         choices: Allowed words.
         low, high: Smallest and largest number allowed.
@@ -96,13 +96,54 @@ CLICKS = {
     "edge_offset": Setting("int", "largest displacement of edge clicks along each axis, voxels", low=0, high=1000),
 }  # fmt: skip
 
-TABLES: dict[str, dict[str, Setting]] = {"clicks": CLICKS}
+SCRIBBLES = {
+    "rule": Setting("str", "the algorithm; part of the protocol", ("published", "mended")),
+    "strategy": Setting("str", "how a stroke is drawn in a slice", ("centerline", "random", "boundary")),
+    "n_components": Setting("int", "components of a label that are scribbled, of each polarity", low=0, high=100_000),
+    "axis": Setting("int", "stored axis across which slices lie, from 0", low=0, high=2),
+    "background": Setting("str", "background strokes from a label: in a shell around lesions, or none", ("shell", "none")),
+    "shell_mm": Setting(
+        "floats", "nearest and farthest distance of the shell from the lesions, mm", low=0, high=1000, length=2,
+        only_with=("background", ("shell",)),
+    ),
+    "trim": Setting("float", "share of a centre line that is cut off at each end", low=0, high=0.49),
+    "walk": Setting("float", "share of the rim that a boundary stroke follows", low=0.01, high=1),
+    "thickness_mm": Setting("float", "width of a stroke, mm; 0 for one voxel", low=0, high=100),
+    "tremor_mm": Setting("float", "standard deviation of the sideways tremor, mm", low=0, high=100),
+    "kind": Setting("str", "what a correction is made of", ("scribble", "click")),
+    "n_prompts": Setting("int", "prompts in one round of corrections", low=1, high=1000),
+    "choose": Setting(
+        "str", "which error regions are corrected: the largest, the deepest, or drawn by their size",
+        ("size", "depth", "random"),
+    ),
+    "errors": Setting(
+        "words", "kinds of error that are corrected; empty for all", ("missed", "under", "false", "over", "merged")
+    ),
+}  # fmt: skip
+
+SCORE = {
+    "rule": Setting("str", "the algorithm; part of the protocol", ("autopet-iv", "autopet-v", "mended")),
+    "connectivity": Setting("int", "of components: 6, 18 or 26", low=6, high=26),
+    "iou": Setting("float", "IoU from which a lesion counts as found", low=0, high=1),
+    "empty_truth": Setting(
+        "str", "scores of a case without lesions: undefined, or 1 where nothing is predicted and else 0",
+        ("undefined", "one-or-zero"),
+    ),
+}  # fmt: skip
+
+TABLES: dict[str, dict[str, Setting]] = {"clicks": CLICKS, "scribbles": SCRIBBLES, "score": SCORE}
 
 
 def check_setting(table: str, name: str, value: Value) -> Value:
     """The value in its declared kind, or a `SettingError` that says what is allowed; NumPy values become plain."""
     setting = TABLES[table][name]
     value = value.tolist() if hasattr(value, "tolist") else value
+    if setting.kind == "words":
+        words = value if isinstance(value, list | tuple) else [value]
+        for word in words:
+            if word not in setting.choices:
+                raise unknown_name(name, str(word), setting.choices)
+        return list(words)
     if setting.kind in ("ints", "floats"):
         return _check_list(name, setting, list(value) if isinstance(value, list | tuple) else [value])
     if setting.kind in ("int", "float"):

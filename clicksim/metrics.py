@@ -1,0 +1,355 @@
+"""Scores of a prediction against the truth, and of a curve over rounds, under named rules for empty cases.
+
+All overlap scores come from the runs of both masks: one pass over each, and a cost that follows the lesions
+after that. Sources: the evaluation scripts of autoPET IV and V.
+
+    dice      2 |P ∩ G| / (|P| + |G|)
+    fpv, fnv  volume of the predicted components that no lesion touches, and of the lesions that no prediction does
+    dmm       lesion F1: a lesion is found where some predicted component has an IoU of at least 0.1 with it
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from clicksim.errors import SettingError
+from clicksim.geometry import Spacing, check_spacing
+from clicksim.kernels.overlaps import overlap_runs
+from clicksim.lesions import Components, check_pair, connect, fortran_view, scan_labels
+from clicksim.protocols import effective_settings, load_protocol
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The scores of one prediction. NaN where a rule leaves a score undefined.
+
+    Attributes:
+        dice: Overlap of the masks.
+        dmm: Lesion F1 of this case.
+        tp, fp, fn: Lesions found, predicted components that match no lesion, lesions not found.
+        fpv_ml, fnv_ml: Volume of components and lesions without any overlap; NaN without a spacing.
+        n_truth, n_predicted: Lesions, and predicted components.
+        truth_voxels, predicted_voxels, common_voxels: Sizes of the masks and of what they share.
+        truth_ml, predicted_ml: The same in ml; NaN without a spacing.
+        protocol: The rule, such as `autopet-v@1`.
+    """
+
+    dice: float
+    dmm: float
+    tp: int
+    fp: int
+    fn: int
+    fpv_ml: float
+    fnv_ml: float
+    n_truth: int
+    n_predicted: int
+    truth_voxels: int
+    predicted_voxels: int
+    common_voxels: int
+    truth_ml: float
+    predicted_ml: float
+    protocol: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON: undefined scores are None."""
+        return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in vars(self).items()}
+
+
+def score(
+    prediction: ArrayLike,
+    truth: ArrayLike,
+    *,
+    spacing: Sequence[float] | None = None,
+    protocol: str = "autopet-v@1",
+    where: str = "",
+    **settings: Any,
+) -> Scores:
+    """Score a prediction.
+
+    Under the published rules (`autopet-iv@1`, `autopet-v@1`) raw values enter the Dice as they are, so an instance
+    map gives the published number and not the Dice of its mask; under `autopet-v@1` a truth with values above 1 is
+    an instance map with as many lesions as its highest value. Mended rules take masks as masks, and every distinct
+    value of an instance map as a lesion. What an empty truth gives is a setting of the protocol.
+
+    Args:
+        prediction: `(I, J, K)`; not 0 is predicted.
+        truth: `(I, J, K)`; a mask or an instance map.
+        spacing: Voxel size of the truth in mm, for volumes.
+        protocol: Name and version.
+        where: A case to name in errors.
+        **settings: Of the protocol's table `[score]`.
+
+    Raises:
+        GeometryError: Shapes that differ.
+        ImageError: Values that are no labels.
+        SettingError: An unknown protocol or setting.
+
+    Examples:
+        >>> truth = np.zeros((4, 4, 4)); truth[1:3, 1:3, 1] = 1
+        >>> prediction = np.zeros((4, 4, 4)); prediction[1:3, 1, 1] = 1
+        >>> scores = score(prediction, truth, spacing=(10, 10, 10))
+        >>> round(scores.dice, 4), scores.dmm, scores.fpv_ml, scores.fnv_ml
+        (0.6667, 1.0, 0.0, 0.0)
+    """
+    return compare(prediction, truth, spacing=spacing, protocol=protocol, where=where, **settings).scores
+
+
+def compare(
+    prediction: ArrayLike,
+    truth: ArrayLike,
+    *,
+    spacing: Sequence[float] | None = None,
+    protocol: str = "autopet-v@1",
+    where: str = "",
+    **settings: Any,
+) -> "Comparison":
+    """A prediction beside the truth: the scores of `score`, and which lesion met which component."""
+    rule = load_protocol(protocol)
+    chosen, _ = effective_settings(rule, "score", settings)
+    masks = check_pair(prediction, truth, where=where)
+    volume = None if spacing is None else check_spacing(spacing)
+    sides = [_Side.of(mask, chosen["connectivity"]) for mask in masks]
+    published = chosen["rule"] != "mended"
+    instances = sides[1].top > 1 and chosen["rule"] != "autopet-iv"
+    if instances:
+        sides[1] = sides[1].by_value(all_up_to_top=published)
+    return Comparison(sides[0], sides[1], volume, chosen, rule.id)
+
+
+@dataclass(frozen=True)
+class _Side:
+    """The components of one mask, as runs in scan order."""
+
+    starts: Ints
+    stops: Ints
+    values: Ints
+    places: Ints
+    ids: Ints
+
+    @classmethod
+    def of(cls, labels: NDArray[Any], connectivity: int) -> "_Side":
+        flat, memory = fortran_view(labels)
+        starts, stops, values = scan_labels(flat, memory)
+        components = connect(memory, starts, stops, values, connectivity)
+        return cls(starts, stops, values, _places(components, starts), components.ids)
+
+    def by_value(self, *, all_up_to_top: bool) -> "_Side":
+        """Each value a lesion; also the values that no voxel has, where the published count is wanted."""
+        ids = np.arange(1, self.top + 1) if all_up_to_top else np.unique(self.values)
+        return _Side(self.starts, self.stops, self.values, np.searchsorted(ids, self.values), ids)
+
+    @property
+    def top(self) -> int:
+        return int(self.values.max(initial=0))
+
+    @cached_property
+    def sizes(self) -> Ints:
+        sizes = np.zeros(len(self.ids), np.int64)
+        np.add.at(sizes, self.places, self.stops - self.starts)
+        return sizes
+
+    @property
+    def weight(self) -> int:
+        """The sum of all values."""
+        return int(((self.stops - self.starts) * self.values).sum())
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A prediction beside the truth.
+
+    Attributes:
+        predicted, true: The components of both.
+        spacing: mm, or None.
+        settings: Of the protocol's `[score]`.
+        protocol: Its name and version.
+    """
+
+    predicted: _Side
+    true: _Side
+    spacing: Spacing | None
+    settings: Mapping[str, Any]
+    protocol: str
+
+    @cached_property
+    def pairs(self) -> Ints:
+        """`(n, 3)`: place of a lesion, place of a predicted component that shares voxels with it, how many."""
+        found = overlap_runs(self.true.starts, self.true.stops, self.predicted.starts, self.predicted.stops)
+        if not len(found):
+            return np.empty((0, 3), np.int64)
+        width = len(self.predicted.ids)
+        keys, which = np.unique(
+            self.true.places[found[:, 0]] * width + self.predicted.places[found[:, 1]], return_inverse=True
+        )
+        common = np.zeros(len(keys), np.int64)
+        np.add.at(common, which, found[:, 2])
+        return np.column_stack([keys // width, keys % width, common])
+
+    @cached_property
+    def ious(self) -> Floats:
+        """IoU of each pair."""
+        common = self.pairs[:, 2]
+        union = self.true.sizes[self.pairs[:, 0]] + self.predicted.sizes[self.pairs[:, 1]] - common
+        return np.asarray(common / union)
+
+    @cached_property
+    def scores(self) -> Scores:
+        """All scores under the rule."""
+        met = self.pairs[self.ious >= self.settings["iou"]]
+        found, matched = len(np.unique(met[:, 0])), len(np.unique(met[:, 1]))
+        tp, fn, fp = found, len(self.true.ids) - found, len(self.predicted.ids) - matched
+        voxel_ml = math.nan if self.spacing is None else math.prod(self.spacing) / 1000.0
+        untouched = [
+            int(np.delete(side.sizes, np.unique(self.pairs[:, column])).sum())
+            for column, side in ((0, self.true), (1, self.predicted))
+        ]
+        sizes = [int(side.sizes.sum()) for side in (self.true, self.predicted)]
+        return Scores(
+            dice=self._dice(*sizes),
+            dmm=self._dmm(tp, fp, fn),
+            tp=tp,
+            fp=fp,
+            fn=fn,
+            fpv_ml=untouched[1] * voxel_ml,
+            fnv_ml=math.nan if self._undefined(sizes[0]) else untouched[0] * voxel_ml,
+            n_truth=len(self.true.ids),
+            n_predicted=len(self.predicted.ids),
+            truth_voxels=sizes[0],
+            predicted_voxels=sizes[1],
+            common_voxels=int(self.pairs[:, 2].sum()),
+            truth_ml=sizes[0] * voxel_ml,
+            predicted_ml=sizes[1] * voxel_ml,
+            protocol=self.protocol,
+        )
+
+    def to_table(self) -> "pa.Table":
+        """One row per lesion: id, voxels, best IoU and the component that has it, whether it counts as found."""
+        import pyarrow as pa
+
+        best = np.zeros(len(self.true.ids))
+        partner = np.full(len(self.true.ids), -1)
+        for (lesion, component, _), iou in zip(self.pairs.tolist(), self.ious.tolist(), strict=True):
+            if iou > best[lesion]:
+                best[lesion], partner[lesion] = iou, self.predicted.ids[component]
+        touched = np.isin(np.arange(len(best)), self.pairs[:, 0])
+        return pa.table(
+            {
+                "lesion": pa.array(self.true.ids, pa.int32()),
+                "voxels": pa.array(self.true.sizes, pa.int64()),
+                "iou": pa.array(best, pa.float64()),
+                "component": pa.array([None if p < 0 else int(p) for p in partner], pa.int32()),
+                "touched": pa.array(touched, pa.bool_()),
+                "found": pa.array(best >= self.settings["iou"], pa.bool_()),
+            }
+        )
+
+    def _undefined(self, truth_voxels: int) -> bool:
+        return truth_voxels == 0 and self.settings["empty_truth"] == "undefined"
+
+    def _dice(self, truth: int, predicted: int) -> float:
+        if self._undefined(truth):
+            return math.nan
+        if truth == 0:
+            return 1.0 if predicted == 0 else 0.0
+        if self.settings["rule"] == "mended":
+            return 2 * int(self.pairs[:, 2].sum()) / (truth + predicted)
+        found = overlap_runs(self.true.starts, self.true.stops, self.predicted.starts, self.predicted.stops)
+        product = int((self.true.values[found[:, 0]] * self.predicted.values[found[:, 1]] * found[:, 2]).sum())
+        return 2 * product / (self.true.weight + self.predicted.weight)
+
+    def _dmm(self, tp: int, fp: int, fn: int) -> float:
+        if tp + fn == 0:
+            if self.settings["empty_truth"] == "undefined":
+                return math.nan
+            return 1.0 if fp == 0 else 0.0
+        return 2 * tp / (2 * tp + fp + fn)
+
+
+def surface_dice(
+    prediction: ArrayLike, truth: ArrayLike, *, spacing: Sequence[float], tolerance_mm: float = 2.0
+) -> float:
+    """Share of both surfaces that lies within a tolerance of the other (Nikolov et al., 2018, on voxel surfaces).
+
+    A surface voxel is a mask voxel with a 6-neighbour outside the mask, beyond the border of the volume as well;
+    distances are between voxel centres, in mm. 1 where both masks are empty, 0 where one is.
+    """
+    import edt
+
+    masks = check_pair(prediction, truth)
+    if not (masks[0].any() or masks[1].any()):
+        return 1.0
+    if not (masks[0].any() and masks[1].any()):
+        return 0.0
+    size = check_spacing(spacing)
+    low, high = _joint_box(masks)
+    crops = [np.ascontiguousarray(mask[tuple(map(slice, low, high))] != 0) for mask in masks]
+    surfaces = [_surface(crop) for crop in crops]
+    near = 0
+    for own, other in (surfaces, surfaces[::-1]):
+        distance = edt.edt(~other, anisotropy=size, black_border=False, parallel=1)
+        near += int(np.count_nonzero(distance[own] <= tolerance_mm))
+    return near / sum(int(surface.sum()) for surface in surfaces)
+
+
+def auc(curve: Sequence[float], *, normalised: bool = False) -> float:
+    """Area under a score over rounds by the trapezoid rule with unit steps, as published.
+
+    The published sum grows with the number of rounds (a perfect score over rounds 0 to 5 gives 5); normalised, it
+    is divided by the number of steps. Any NaN gives NaN. One round has no area: 0, and NaN normalised.
+    """
+    values = np.asarray(curve, dtype=np.float64)
+    area = float(((values[1:] + values[:-1]) / 2).sum())
+    return (area / (len(values) - 1) if len(values) > 1 else math.nan) if normalised else area
+
+
+def rounds_to(curve: Sequence[float], goal: float) -> int | None:
+    """NoC@x: the first round whose score reaches the goal; None where none does."""
+    return next((n for n, value in enumerate(curve) if value >= goal), None)
+
+
+def score_at(curve: Sequence[float], number: int) -> float:
+    """DSC@k: the score after `number` prompts; the last one where a run ended earlier.
+
+    Raises:
+        SettingError: An empty curve, or a negative number.
+    """
+    if not len(curve) or number < 0:
+        raise SettingError(f"a score at round {number} needs a curve that is not empty and a round from 0")
+    return float(curve[min(number, len(curve) - 1)])
+
+
+def _places(components: Components, starts: Ints) -> Ints:
+    """The place of the component of each run, runs in scan order."""
+    places = np.empty(len(starts), np.int64)
+    places[np.searchsorted(starts, components.starts)] = components.numbers
+    return places
+
+
+def _joint_box(masks: list[NDArray[Any]]) -> tuple[Ints, Ints]:
+    boxes = []
+    for mask in masks:
+        flat, memory = fortran_view(mask)
+        found = connect(memory, *scan_labels(flat, memory), 26).boxes
+        boxes.append((found[0].min(axis=0), found[1].max(axis=0)))
+    low = np.minimum(boxes[0][0], boxes[1][0])
+    return low, np.maximum(boxes[0][1], boxes[1][1]) + 1
+
+
+def _surface(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    padded = np.pad(mask, 1)
+    inner = mask.copy()
+    for axis in range(3):
+        for step in (-1, 1):
+            inner &= np.roll(padded, step, axis)[1:-1, 1:-1, 1:-1]
+    return mask & ~inner

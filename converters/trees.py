@@ -1,0 +1,187 @@
+"""A publisher's tree of files: a folder, or a zip archive that is read without being unpacked.
+
+`open_tree` finds where the tree begins. Its methods give the names in a folder, the bytes of a small file, and any
+file as one on this disk.
+"""
+
+import os
+import shutil
+import tempfile
+import zipfile
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+
+from clicksim.errors import CatalogError
+from converters.tables import Rejection
+
+MOST_TABLE_BYTES = 1 << 28
+
+
+class FolderTree:
+    """The tree of a folder.
+
+    Attributes:
+        source: What the user named.
+        top: The folder in it where the tree begins; empty where that is `source` itself.
+        is_archive: Files must be unpacked before another program can read them.
+    """
+
+    is_archive = False
+
+    def __init__(self, source: Path, top: str) -> None:
+        self.source, self.top = source, top
+        self._root = source / top
+
+    def names(self, folder: str) -> list[str]:
+        """Names of the files in a folder, sorted, without those that begin with a dot; none where it is absent."""
+        try:
+            with os.scandir(self._root / folder) as entries:
+                # a link that leads nowhere is a name as well: it becomes an unreadable file
+                return sorted(e.name for e in entries if not e.name.startswith(".") and not e.is_dir())
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+    def content(self, path: str) -> bytes:
+        """The bytes of a small file.
+
+        Raises:
+            Rejection: `PathLeavesRoot`; `BadTable` where it cannot be read.
+        """
+        with self.local(path) as (file, _):
+            try:
+                if file.stat().st_size > MOST_TABLE_BYTES:
+                    raise Rejection("BadTable", f"{path} is too large for a table: {file.stat().st_size} bytes", path)
+                return file.read_bytes()
+            except OSError as error:
+                raise Rejection("BadTable", f"{path} cannot be read: {error.strerror}", path) from error
+
+    @contextmanager
+    def local(self, path: str) -> Iterator[tuple[Path, Path]]:
+        """The file on this disk, and the folder that its path is relative to.
+
+        Raises:
+            Rejection: `PathLeavesRoot`: a link leads out of the source, where a catalog would not follow it.
+        """
+        file = self._root / path
+        if not file.resolve().is_relative_to(self.source):
+            raise Rejection(
+                "PathLeavesRoot", f"{path} is a link that leads out of the source; put the file in its place", path
+            )
+        yield file, self._root
+
+
+class ArchiveTree:
+    """The tree of a zip archive; attributes and methods as for `FolderTree`."""
+
+    is_archive = True
+
+    def __init__(self, source: Path, top: str, archive: zipfile.ZipFile, files: dict[str, zipfile.ZipInfo]) -> None:
+        self.source, self.top = source, top
+        self._archive, self._files = archive, files
+        self._folders: defaultdict[str, list[str]] = defaultdict(list)
+        for path in files:
+            folder, _, name = path.rpartition("/")
+            if not name.startswith("."):
+                self._folders[folder].append(name)
+
+    def names(self, folder: str) -> list[str]:
+        """As `FolderTree.names`."""
+        return sorted(self._folders.get(folder, []))
+
+    def content(self, path: str) -> bytes:
+        """As `FolderTree.content`."""
+        if self._files[path].file_size > MOST_TABLE_BYTES:
+            raise Rejection("BadTable", f"{path} is too large for a table: {self._files[path].file_size} bytes", path)
+        with self.local(path) as (file, _):
+            return file.read_bytes()
+
+    @contextmanager
+    def local(self, path: str) -> Iterator[tuple[Path, Path]]:
+        """A copy of the file in a temporary folder, gone when the context ends.
+
+        Raises:
+            Rejection: `UnreadableFile`: damaged, encrypted, or packed by a method that is not known here.
+        """
+        with tempfile.TemporaryDirectory(prefix="clicksim-") as folder:
+            file = Path(folder) / path
+            file.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                with self._archive.open(self._files[path]) as packed, file.open("xb") as out:
+                    shutil.copyfileobj(packed, out, 1 << 20)
+            except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, OSError) as error:
+                raise Rejection("UnreadableFile", f"{path} cannot be unpacked: {error}", path) from error
+            yield file, Path(folder)
+
+
+Tree = FolderTree | ArchiveTree
+
+
+def open_tree(source: Path, marks: Sequence[str], layout: str) -> Tree:
+    """The tree of a source; an archive's directory is read once per process.
+
+    Args:
+        source: A folder or a `.zip` archive.
+        marks: Folders of which the tree has at least one, in the source or in one folder of it.
+        layout: What is expected, for errors.
+
+    Raises:
+        CatalogError: No such tree, or several; an archive that is cut off or names paths outside itself.
+    """
+    if source.is_dir():
+        tops = ["", *sorted(e.name for e in source.iterdir() if e.is_dir() and not e.name.startswith("."))]
+        found = [top for top in tops if any((source / top / mark).is_dir() for mark in marks)]
+        return FolderTree(source, _only_top(found, source, marks, layout))
+    status = source.stat()
+    return _open_archive(source, tuple(marks), layout, status.st_size, status.st_mtime_ns)
+
+
+def _only_top(found: list[str], source: Path, marks: Sequence[str], layout: str) -> str:
+    if "" in found or len(found) == 1:
+        return "" if "" in found else found[0]
+    if found:
+        raise CatalogError(f"{source} holds several trees: {', '.join(found[:10])}; name one of them")
+    raise CatalogError(f"{source} has no folder {' or '.join(marks)}; expected is\n{layout}")
+
+
+@lru_cache(maxsize=1)
+def _open_archive(source: Path, marks: tuple[str, ...], layout: str, _size: int, _changed: int) -> ArchiveTree:
+    try:
+        archive = zipfile.ZipFile(source)  # stays open for the process: each patient reads from it
+    except (zipfile.BadZipFile, OSError) as error:
+        raise CatalogError(f"{source} is no complete zip archive: {error}; was the download cut off?") from error
+    members = [member for member in archive.infolist() if not member.is_dir()]
+    try:
+        _check_members(members, source)
+        folders = {PurePosixPath(member.filename).parts[:-1] for member in members}
+        inner = {"" if parts[0] in marks else parts[0] for parts in folders if set(parts[:2]) & set(marks)}
+        top = _only_top(sorted(inner), source, marks, layout)
+    except CatalogError:
+        archive.close()
+        raise
+    prefix = f"{top}/" if top else ""
+    files = {m.filename[len(prefix) :]: m for m in members if m.filename.startswith(prefix)}
+    return ArchiveTree(source, top, archive, files)
+
+
+def _check_members(members: list[zipfile.ZipInfo], source: Path) -> None:
+    """Nobody who means well packs such names: the whole archive is refused."""
+    names = [member.orig_filename.rstrip("\0") for member in members]
+    leaving = [name for name in names if _leaves(name)]
+    if leaving:
+        raise CatalogError(f"{source} holds names that lead out of it: {_shown(leaving)}; this archive is not taken")
+    seen: set[str] = set()
+    twice = sorted({name for name in names if name in seen or seen.add(name)})  # type: ignore[func-returns-value]
+    if twice:
+        raise CatalogError(f"{source} holds the same name twice: {_shown(twice)}; this archive is not taken")
+
+
+def _leaves(name: str) -> bool:
+    pure = PurePosixPath(name)
+    return pure.is_absolute() or ".." in pure.parts or "\\" in name or "\0" in name or ":" in name
+
+
+def _shown(names: list[str]) -> str:
+    return ", ".join(map(repr, names[:10])) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
