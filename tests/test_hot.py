@@ -121,6 +121,12 @@ def test_hot_voxels__interpolate_and_compare_in_double_precision():
     assert found(uptake, np.zeros((4, 1, 1)), 50).ravel().tolist() == [False, False, True, True]
 
 
+@given(st.floats(-1e6, 1e6), st.floats(0, 1e6), st.floats(0, 1, exclude_max=True))
+def test_interpolate__rounds_as_numpy_does(lower, step, fraction):
+    ends = np.array([lower, lower + step])
+    assert hot._interpolate(ends[0], ends[1], fraction) == np.quantile(ends, fraction)
+
+
 def test_hot_voxels__of_tiny_and_of_full_volumes():
     one = np.ones((1, 1, 1), np.float32)
     assert found(one, np.zeros((1, 1, 1)), 99.75).sum() == 0

@@ -101,7 +101,9 @@ SCRIBBLES = {
     "strategy": Setting("str", "how a stroke is drawn in a slice", ("centerline", "random", "boundary")),
     "n_components": Setting("int", "components of a label that are scribbled, of each polarity", low=0, high=100_000),
     "axis": Setting("int", "stored axis across which slices lie, from 0", low=0, high=2),
-    "background": Setting("str", "background strokes from a label: in a shell around lesions, or none", ("shell", "none")),
+    "background": Setting(
+        "str", "background strokes from a label: in a shell around lesions, or none", ("shell", "none")
+    ),
     "shell_mm": Setting(
         "floats", "nearest and farthest distance of the shell from the lesions, mm", low=0, high=1000, length=2,
         only_with=("background", ("shell",)),

@@ -6,6 +6,7 @@ of that slice. It never leaves that part: what thickness or tremor would carry o
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -125,7 +126,7 @@ PATHS = {"centerline": _centre_line, "random": _random_line, "boundary": _rim_wa
 
 
 def _arc_length(section: Section, path: Ints) -> Floats:
-    """mm from the start to each pixel of a path."""
+    """Length from the start to each pixel of a path, in mm."""
     steps = np.linalg.norm(np.diff(path, axis=0) * section.size, axis=1)
     return np.concatenate([[0.0], np.cumsum(steps)])
 
@@ -142,7 +143,7 @@ def _tremble(section: Section, path: Ints, amplitude: float, draws: np.random.Ge
     weights = np.exp(-0.5 * ((along[:, None] - along[None]) / TREMOR_SMOOTH_MM) ** 2)
     smooth = weights @ noise / np.sqrt((weights**2).sum(axis=1))[:, None]
     moved = np.rint(path + smooth * amplitude / section.size).astype(np.int64)
-    lines = [kernels.straight_line(*a, *b) for a, b in zip(moved[:-1], moved[1:], strict=True)]
+    lines = [kernels.straight_line(*a, *b) for a, b in pairwise(moved)]
     line = np.concatenate(lines)
     inside = np.all((line >= 0) & (line < section.mask.shape), axis=1)
     line = line[inside]
