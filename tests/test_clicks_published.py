@@ -87,6 +87,15 @@ def test_simulate_clicks__equals_the_slow_twin_on_cases_of_many_hot_components(s
         assert published(label, np.asfortranarray(tied)) == oracle(label, tied)
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_simulate_clicks__strays_over_a_tiny_volume_as_the_slow_twin_does(seed):
+    uptake = np.random.default_rng(seed).random((3, 3, 2))  # 17 voxels around one hot voxel, nine draws
+    assert published(uptake * 0, uptake, seed=seed) == oracle(uptake * 0, uptake, seed=seed)
+    uptake[0, 0, 0] = uptake[0, 0, 1] = uptake[2, 2, 1] = 2
+    label = uptake < 0.1
+    assert published(label, np.asfortranarray(uptake), seed=seed) == oracle(label, uptake, seed=seed)
+
+
 @pytest.mark.parametrize("with_uptake", [False, True])
 @pytest.mark.parametrize("value", [0, 1])
 def test_simulate_clicks__is_short_with_a_note_where_nothing_qualifies(value, with_uptake):

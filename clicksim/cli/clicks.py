@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from clicksim.cli.over_catalog import simulate_in_catalog
 from clicksim.cli.runs import DEFAULTS, Run, plan_runs
 from clicksim.errors import ClicksimError
 from clicksim.files import replacing
@@ -21,11 +22,13 @@ FORMATS = {"plain": "_clicks.json", "grand-challenge": "_lesion-clicks.json", "r
 PICTURES = (".png", ".webp")
 IMAGE = click.Path(path_type=Path, exists=True)
 INPUT = click.Path(path_type=Path, exists=True, dir_okay=False)
+FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
 OUTPUT = click.Path(path_type=Path, dir_okay=False)
 
 
 @click.command("clicks")
-@click.option("--label", type=IMAGE, required=True, help="Lesion mask or instance map, or a folder of them.")
+@click.option("--label", type=IMAGE, help="Lesion mask or instance map, or a folder of them.")
+@click.option("--catalog", type=FOLDER, help="All cases of a catalog; commits a prompt run, and with --out JSON too.")
 @click.option(
     "--pet", type=IMAGE, help="Uptake on the label's grid; for a folder, the folder of <case>_0001 or <case>."
 )
@@ -51,8 +54,12 @@ OUTPUT = click.Path(path_type=Path, dir_okay=False)
 )
 @click.option("--format", "layout", type=click.Choice(list(FORMATS)), default="plain", show_default=True)
 @click.option("--preview", type=OUTPUT, help="Draw lesions and clicks on maximum projections, PNG or WebP.")
+@click.option("--source", help="With --catalog: one source, such as fdat.  [default: all]")
+@click.option("--workers", type=click.IntRange(0), default=0, help="With --catalog: processes; 0 works in this one.")
+@click.option("--resume", is_flag=True, help="With --catalog: go on with a run that was interrupted.")
 def command(
-    label: Path,
+    label: Path | None,
+    catalog: Path | None,
     pet: Path | None,
     organs: Path | None,
     case_id: str | None,
@@ -64,6 +71,9 @@ def command(
     out: str | None,
     layout: str,
     preview: Path | None,
+    source: str | None,
+    workers: int,
+    resume: bool,
     **given: Any,
 ) -> None:
     """Simulated foreground and background clicks.
@@ -77,8 +87,19 @@ def command(
       clicksim clicks --label labelsTr --pet imagesTr --out clicks --format grand-challenge
       clicksim clicks --label case.nii.gz --set strategy=rim --set n_foreground=3 --save-config my.toml
       clicksim clicks --label case.nii.gz --sweep n_foreground=1,5,10 --sweep strategy=deepest,rim --out sweep
+      clicksim clicks --catalog CATALOG --protocol autopet-iv@2 --workers 8
     """  # noqa: D301 - click wants the character itself
     runs = plan_runs(config, given, pairs, sweep)
+    if (label is None) == (catalog is None):
+        raise click.UsageError("give --label or --catalog, one of them")
+    if catalog is not None:
+        if pet or organs or case_id or preview or save_config or dry_run:
+            raise click.UsageError("--pet, --organs, --case-id, --preview, --save-config, --dry-run go with --label")
+        simulate_in_catalog(catalog, runs, source, out, layout, workers, resume=resume)
+        return
+    if source or workers or resume:
+        raise click.UsageError("--source, --workers and --resume go with --catalog")
+    assert label is not None
     request = Request(label, pet, organs, case_id, out, layout, preview, sweeps=bool(sweep))
     request.check(needs_out=not dry_run, others={"--config": config, "--save-config": save_config})
     if sweep and save_config:
