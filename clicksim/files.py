@@ -3,7 +3,7 @@
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -24,4 +24,5 @@ def replacing(file: Path) -> Iterator[Path]:
             os.fsync(written.fileno())
         temporary.replace(file)
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # the folder itself may be gone or be a file; the first error tells more
+            temporary.unlink()

@@ -100,13 +100,11 @@ def convert(context: Context, unit: Unit) -> Outcome:
     outcome, patient = Outcome(), unit.key
     folder = context.source / unit.content["folder"]
     about = {"patient_key": f"{NAME}:{patient}"}
-    tracers = []
-    for child in _folders(folder):
-        if child.name in TRACERS:
-            tracers.append(child.name)
-        else:
-            message = f"{child.name!r} is no tracer; they are {' and '.join(TRACERS)}"
-            outcome.reject("BadName", message, path=_path(context, child), **about)
+    names = [child.name for child in _folders(folder)]
+    for name in set(names) - set(TRACERS):
+        message = f"{name!r} is no tracer; they are {' and '.join(TRACERS)}"
+        outcome.reject("BadName", message, path=_path(context, folder / name), **about)
+    tracers = [name for name in names if name in TRACERS]
     if not tracers:
         message = f"{patient} has neither a folder FDG nor a folder PSMA"
         outcome.reject("MissingChannel", message, path=_path(context, folder), **about)
@@ -116,7 +114,7 @@ def convert(context: Context, unit: Unit) -> Outcome:
         try:
             case, lesions = _convert_tracer(context, folder / tracer, case_id)
         except Rejection as refusal:
-            path = _path(context, folder / tracer)
+            path = refusal.path or _path(context, folder / tracer)
             outcome.reject(refusal.code, str(refusal), path=path, case_id=case_id, **about)
             continue
         case |= {"case_id": case_id, "tracer_class": tracer, **about}
@@ -176,7 +174,7 @@ def _convert_tracer(context: Context, folder: Path, case_id: str) -> tuple[Row, 
     try:
         measured, lesions = measure_case(mask, pet.grid, uptake, instances="components")
     except ImageError as error:
-        raise Rejection("BadUptake", f"PET.nii.gz: {error}") from error
+        raise Rejection("BadUptake", f"PET.nii.gz: {error}", _path(context, folder / "PET.nii.gz")) from error
     ct, ct_row, ct_flags = _resample_ct(folder / "CT.nii.gz", root, pet.grid)
     below = int(np.count_nonzero(uptake[mask] < threshold - BELOW))
     flags = [*labels.flags, *facts.flags(USUAL_AXES), *([] if near else ["HEADERS_DIFFER"]), *ct_flags]
@@ -243,8 +241,7 @@ def _check_files(context: Context, folder: Path) -> None:
     Raises:
         Rejection: `MissingChannel`, `PathLeavesRoot`.
     """
-    missing = [name for name in NEEDED if not (folder / name).is_file()]
-    if missing:
+    if missing := [name for name in NEEDED if not (folder / name).is_file()]:
         raise Rejection("MissingChannel", f"{', '.join(missing)} not found in {_path(context, folder)}")
     for file in sorted(folder.iterdir()):
         _check_inside(context, file)
@@ -254,8 +251,8 @@ def _check_inside(context: Context, file: Path) -> None:
     try:
         inside(context.source, _path(context, file))
     except CatalogError as error:
-        message = f"{_path(context, file)} is a link that leads out of the source folder"
-        raise Rejection("PathLeavesRoot", message) from error
+        message = f"{_path(context, file)} is a link that leads out of the source; put the file in its place"
+        raise Rejection("PathLeavesRoot", message, _path(context, file)) from error
 
 
 def _same_lattice(pet: Grid, ttb: Grid) -> bool:
@@ -294,7 +291,8 @@ def _resample_ct(file: Path, root: Path, grid: Grid) -> tuple[NDArray[np.int16],
     with rejecting(file, root):
         ct = read_image(file)
     if ct.array.dtype.kind == "f" and not np.all(np.isfinite(ct.array)):
-        raise Rejection("BadCt", f"{file.name} has values that are not finite")
+        name = file.relative_to(root).as_posix()
+        raise Rejection("BadCt", f"{name} has values that are not finite", name)
     moved = bring_onto(ct, np.eye(4), grid, fill=_OUTSIDE)
     outside = moved == np.float32(_OUTSIDE)
     low, high = CT_RANGE_HU
@@ -394,10 +392,8 @@ SOURCE = Source(
             "Challenge. Zenodo, record 15281784. https://doi.org/10.5281/zenodo.15281784"
         ),
         "bibtex": (
-            "@misc{deep_psma,\n"
-            "  title = {{DEEP-PSMA}: Deep-learning Evaluation for Enhanced Prognostics - {PSMA PET}, training data},\n"
-            "  publisher = {Zenodo},\n"
-            "  doi = {10.5281/zenodo.15281784}\n}"
+            "@misc{deep_psma,\n  title = {{DEEP-PSMA}: Deep-learning Evaluation for Enhanced Prognostics - {PSMA PET}, "
+            "training data},\n  publisher = {Zenodo},\n  doi = {10.5281/zenodo.15281784}\n}"
         ),
         "annotation": (
             "Total tumour burden, drawn for each tracer among the voxels at or above a threshold: SUV 3 for PSMA, for "

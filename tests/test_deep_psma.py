@@ -32,7 +32,7 @@ PET_GRIDS = {
 }
 CT_GRID = Grid((44, 40, 26), affine=np.array([[-2.1, 0, 0, 45], [0, -2.1, 0, 41], [0, 0, 3.3, -43], [0, 0, 0, 1]]))
 TRANSFORM = sitk.Euler3DTransform((10.0, -20.0, 300.0), 0.05, -0.03, 0.08, (3.0, -4.0, 5.0))
-THRESHOLDS = {"FDG": 2.1165041586631523, "PSMA": 3.0}
+THRESHOLDS = {"FDG": 2.3, "PSMA": 3.0}  # the float32 next to 2.3 lies below it
 USUAL = ["CT_CLIPPED", "CT_RESAMPLED"]
 
 
@@ -189,6 +189,19 @@ def places(grid: Grid) -> tuple[np.ndarray, np.ndarray]:
     """Where in the CT each voxel of a PET lies, and whether that is inside it; one voxel at a time, by its mm."""
     place = CT_GRID.to_voxel(grid.to_mm(np.indices(grid.shape).reshape(3, -1).T))
     return place.T.reshape(3, *grid.shape), CT_GRID.holds(place).reshape(grid.shape)
+
+
+def test_convert__the_ct_is_air_where_it_does_not_reach_and_the_fraction_is_a_count(tree: Path, tmp_path: Path) -> None:
+    odd_short_ct(tree)
+    catalog = run(tree, tmp_path / "catalog")
+    row = catalog.case("train_0001/PSMA")
+    ours = read_image(catalog.resolve(row["ct_path"])).array
+    place, inside = places(PET_GRIDS["PSMA"])
+    inside &= place[2] < 19.5
+    values = ndimage.map_coordinates(make_ct()[:, :, :20].astype(float), place, order=1, mode="nearest")
+    np.testing.assert_allclose(ours, np.where(inside, values, -1024).clip(-1024, 3071), atol=0.51)
+    assert row["ct_coverage_fraction"] == pytest.approx(np.count_nonzero(inside) / inside.size, abs=1e-7)
+    assert 0.5 < inside.mean() < 0.9
 
 
 def test_convert__the_organs_are_the_nearest_voxels_of_the_ct(converted: Any) -> None:
@@ -507,7 +520,8 @@ def test_convert__what_is_spoiled_is_rejected_and_costs_no_other_case(tree: Path
     catalog = run(tree, tmp_path / "catalog")
     rejected = catalog.rejected.to_pylist()
     assert [(row["case_id"], row["code"]) for row in rejected] == [("train_0001/PSMA", code)]
-    assert rejected[0]["path"] == "CHALLENGE_DATA/train_0001/PSMA"
+    one_file = code not in ("MissingChannel", "BadThreshold", "GridMismatch")
+    assert rejected[0]["path"] == "CHALLENGE_DATA/train_0001/PSMA" + f"/{file}" * one_file
     assert rejected[0]["patient_key"] == "deep_psma:train_0001"
     assert file in rejected[0]["message"] or code == "GridMismatch"
     assert code in REASONS

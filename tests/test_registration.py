@@ -201,14 +201,16 @@ def test_bring_onto__equals_simpleitk_with_the_transform_itself(tmp_path: Path, 
     assert np.mean(ours != theirs) < 2e-3  # no more than a tie that float32 decides
 
 
+@pytest.mark.parametrize("dtype", [np.float64, np.int16])
 @pytest.mark.parametrize("backwards", [False, True])
-def test_bring_onto__equals_scipy_in_both_directions(tmp_path: Path, backwards: bool) -> None:
+def test_bring_onto__equals_scipy_in_both_directions(tmp_path: Path, backwards: bool, dtype: Any) -> None:
     transform = make_euler((0.15, -0.1, 0.2), (5, -6, 7), (10, -20, 30))
     fixed, moving = (MOVING, FIXED) if backwards else (FIXED, MOVING)
     sitk.WriteTransform(transform.GetInverse() if backwards else transform, str(tmp_path / "rigid.tfm"))
     matrix = read_rigid(tmp_path / "rigid.tfm")
-    values = np.random.default_rng(3).normal(size=moving.shape)
+    values = np.random.default_rng(3).normal(scale=9, size=moving.shape).astype(dtype)
     ours = bring_onto(Volume(values, moving), matrix, fixed, fill=99.0)
+    values = values.astype(float)
     assert fixed.affine is not None
     assert moving.affine is not None
     step = np.linalg.inv(moving.affine) @ matrix @ fixed.affine

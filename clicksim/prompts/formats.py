@@ -10,10 +10,8 @@ generic one for points. Files hold neither strokes nor boxes: what is read are c
 
 import json
 import math
-import os
 import re
 import reprlib
-import secrets
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -21,6 +19,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from clicksim.errors import GeometryError, PromptFormatError, unknown_name
+from clicksim.files import replacing
 from clicksim.geometry import Grid
 from clicksim.prompts.records import Box, Click, Prompts, Voxel, check_inside
 
@@ -121,17 +120,11 @@ def write_prompts(
     """
     text = dump_prompts(prompts, format, indent=indent)
     file = Path(path)
-    temporary = file.with_name(f".writing-{secrets.token_hex(8)}.json")
     try:
-        with temporary.open("xb") as out:
-            out.write(text.encode())
-            out.flush()
-            os.fsync(out.fileno())
-        temporary.replace(file)
+        with replacing(file) as temporary:
+            temporary.write_bytes(text.encode())
     except OSError as error:
         raise PromptFormatError(f"cannot write the prompts: {error.strerror} ({file})") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True, slots=True)

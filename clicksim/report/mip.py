@@ -4,8 +4,6 @@ As in nuclear medicine the patient stands upright, the right side on the left of
 """
 
 import io
-import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from clicksim.errors import GeometryError, SettingError
+from clicksim.files import replacing
 from clicksim.geometry import Grid
 from clicksim.prompts import Box, Click, Prompts, Scribble
 
@@ -161,17 +160,8 @@ def save_picture(image: "Image", path: str | Path) -> Path:
     if target.suffix.lower() not in SUFFIXES:
         raise SettingError(f"a picture is written as .png or .webp, got {target.name!r}")
     data = encode_picture(image, target.suffix[1:].lower())
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(target)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with replacing(target) as temporary:
+        temporary.write_bytes(data)
     return target
 
 

@@ -1,13 +1,12 @@
 """One self-contained HTML page about a set of cases: no script, nothing loaded from elsewhere."""
 
 import base64
-import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from clicksim.files import replacing
 from clicksim.prompts import Prompts
 from clicksim.prompts.records import kind_of
 
@@ -142,16 +141,7 @@ def _data_uri(picture: "Image | None") -> dict[str, Any] | None:
 
 
 def _replace_text(target: Path, text: str) -> Path:
-    """Write to a temporary file in the same folder, then rename."""
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(target)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    """Write, and rename at the end."""
+    with replacing(target) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
     return target
