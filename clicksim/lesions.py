@@ -29,6 +29,7 @@ Floats = NDArray[np.float64]
 
 INSTANCE_RULES = ("auto", "labels", "components", "touching")
 CONNECTIVITIES = (6, 18, 26)
+DENSE = 20  # one voxel in so many, from which a volume is re-ordered as a whole
 EQUAL_DEPTH = 1e-9  # relative; absorbs the rounding of sums of squares taken in another order
 
 
@@ -85,12 +86,26 @@ def flat_view(array: NDArray[Any]) -> tuple[NDArray[Any], Memory]:
     return packed.reshape(-1), Memory(shape, (order[0], order[1], order[2]))
 
 
-def fortran_view(array: NDArray[Any]) -> tuple[NDArray[Any], Memory]:
-    """As `flat_view`, with k slow and i fast; a copy where the memory lies otherwise."""
-    flat, memory = flat_view(array)
-    if memory.axes == (2, 1, 0):
-        return flat, memory
-    return np.asfortranarray(array).reshape(-1, order="F"), Memory(memory.shape, (2, 1, 0))
+def flat_in(array: NDArray[Any], memory: Memory) -> NDArray[Any]:
+    """A label array as one line in the order of a given memory; a view where it lies so.
+
+    Where it lies otherwise, only its non-zero voxels are moved: to re-order a whole volume costs some twenty times
+    as much. An array that is not sparse is copied as a whole.
+
+    Args:
+        array: `(I, J, K)` of a dtype that `as_labels` gives.
+        memory: Layout of the result.
+    """
+    flat, own = flat_view(array)
+    if own == memory:
+        return flat
+    starts, stops, values = scan_labels(flat, own)
+    if DENSE * (stops - starts).sum() > flat.size:
+        return np.ascontiguousarray(array.transpose(memory.axes)).reshape(-1)
+    out = np.zeros(flat.size, dtype=flat.dtype)
+    voxels = own.coordinates(run_kernels.expand_runs(starts, stops))
+    out[memory.indices(voxels)] = np.repeat(values, stops - starts)
+    return out
 
 
 def check_pair(prediction: ArrayLike, truth: ArrayLike, *, where: str = "") -> list[NDArray[Any]]:
@@ -164,12 +179,15 @@ class Components:
     Attributes:
         memory: Layout that the runs refer to.
         ids: `(n,)` what each component is called: its number from 1, or the stored label of an instance.
+        keys: `(n,)` what its random streams are keyed by: the place of its first voxel in the order k, j, i, or the
+            stored label, so that other components change nothing.
         starts, stops: Runs of all components, component by component.
         bounds: `(n + 1,)`, where each component begins and ends among the runs.
     """
 
     memory: Memory
     ids: Ints
+    keys: Ints
     starts: Ints
     stops: Ints
     bounds: Ints
@@ -183,7 +201,9 @@ class Components:
     def __getitem__(self, n: int) -> "Component":
         runs = slice(int(self.bounds[n]), int(self.bounds[n + 1]))
         _, low, high, _ = self.measures
-        return Component(self.memory, int(self.ids[n]), self.starts[runs], self.stops[runs], low[n], high[n])
+        return Component(
+            self.memory, int(self.ids[n]), int(self.keys[n]), self.starts[runs], self.stops[runs], low[n], high[n]
+        )
 
     @property
     def sizes(self) -> Ints:
@@ -223,7 +243,7 @@ class Components:
         places = np.arange(len(self))[keep]
         runs = np.concatenate([np.arange(self.bounds[n], self.bounds[n + 1]) for n in places] or [places])
         bounds = np.concatenate([[0], np.cumsum(np.diff(self.bounds)[places])])
-        return Components(self.memory, self.ids[places], self.starts[runs], self.stops[runs], bounds)
+        return Components(self.memory, self.ids[places], self.keys[places], self.starts[runs], self.stops[runs], bounds)
 
 
 @dataclass(frozen=True)
@@ -232,6 +252,7 @@ class Component:
 
     memory: Memory
     id: int
+    key: int
     starts: Ints
     stops: Ints
     low: Ints
@@ -296,6 +317,13 @@ class Component:
         index = self.memory.indices(np.array([voxel], dtype=np.int64))[0]
         run = int(np.searchsorted(self.starts, index, side="right")) - 1
         return bool(run >= 0 and index < self.stops[run])
+
+    def part(self, indices: Ints) -> "Component":
+        """Some of its voxels, by their sorted flat indices, under its name; at least one."""
+        starts, stops = run_kernels.join_indices(indices, self.memory.lengths[2])
+        along_memory = self.memory.coordinates(indices)[:, list(self.memory.axes)]
+        low, high = along_memory.min(axis=0), along_memory.max(axis=0)
+        return Component(self.memory, self.id, self.key, starts, stops, low, high)
 
     def _geometry(self, spacing: Spacing | None) -> tuple[Any, ...]:
         """What the depth kernels take."""
@@ -376,7 +404,7 @@ def connect(
     keys = np.full(len(firsts), np.iinfo(np.int64).max)
     np.minimum.at(keys, places, (k * J + j) * I + i if order == "F" else (i * J + j) * K + k)
     ranks = np.argsort(np.argsort(keys))
-    return _gather(memory, starts, stops, ranks[places], np.arange(1, len(firsts) + 1))
+    return _gather(memory, starts, stops, ranks[places], np.arange(1, len(firsts) + 1), np.sort(keys))
 
 
 def measure_lesions(
@@ -456,14 +484,14 @@ def _sphere(grid: Grid, volume_ml: float) -> Ints:
 
 def _group_by_value(memory: Memory, starts: Ints, stops: Ints, values: Ints) -> Components:
     ids, places = np.unique(values, return_inverse=True)
-    return _gather(memory, starts, stops, places, ids)
+    return _gather(memory, starts, stops, places, ids, ids)
 
 
-def _gather(memory: Memory, starts: Ints, stops: Ints, places: Ints, ids: Ints) -> Components:
+def _gather(memory: Memory, starts: Ints, stops: Ints, places: Ints, ids: Ints, keys: Ints) -> Components:
     """Runs sorted by component, in memory order within each."""
     order = np.argsort(places, kind="stable")
     bounds = np.searchsorted(places[order], np.arange(len(ids) + 1))
-    return Components(memory, ids.astype(np.int64), starts[order], stops[order], bounds)
+    return Components(memory, ids.astype(np.int64), keys.astype(np.int64), starts[order], stops[order], bounds)
 
 
 def _close_gaps(starts: Ints, stops: Ints, row: int) -> tuple[Ints, Ints]:

@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 from clicksim.errors import SettingError
 from clicksim.geometry import Spacing, check_spacing
 from clicksim.kernels.overlaps import overlap_runs
-from clicksim.lesions import Components, check_pair, connect, fortran_view, scan_labels
+from clicksim.lesions import CONNECTIVITIES, Components, Memory, check_pair, connect, flat_in, flat_view, scan_labels
 from clicksim.protocols import effective_settings, load_protocol
 
 if TYPE_CHECKING:
@@ -117,13 +117,20 @@ def compare(
     """A prediction beside the truth: the scores of `score`, and which lesion met which component."""
     rule = load_protocol(protocol)
     chosen, _ = effective_settings(rule, "score", settings)
-    masks = check_pair(prediction, truth, where=where)
+    if chosen["connectivity"] not in CONNECTIVITIES:
+        raise SettingError(f"connectivity must be 6, 18 or 26, got {chosen['connectivity']}")
+    predicted, true = check_pair(prediction, truth, where=where)
     volume = None if spacing is None else check_spacing(spacing)
-    sides = [_Side.of(mask, chosen["connectivity"]) for mask in masks]
-    published = chosen["rule"] != "mended"
-    instances = sides[1].top > 1 and chosen["rule"] != "autopet-iv"
-    if instances:
-        sides[1] = sides[1].by_value(all_up_to_top=published)
+    flat, memory = flat_view(true)
+    sides = [_Side.of(labels, memory, chosen["connectivity"]) for labels in (flat_in(predicted, memory), flat)]
+    if chosen["rule"] == "mended":
+        if sides[0].several:  # a prediction is a mask, whatever its values
+            mask = (flat_in(predicted, memory) != 0).view(np.uint8)
+            sides[0] = _Side.of(mask, memory, chosen["connectivity"])
+        if sides[1].several:
+            sides[1] = sides[1].by_value(np.unique(sides[1].values))
+    elif chosen["rule"] == "autopet-v" and sides[1].top > 1:
+        sides[1] = sides[1].by_value(np.arange(1, sides[1].top + 1))  # also values that no voxel has, as published
     return Comparison(sides[0], sides[1], volume, chosen, rule.id)
 
 
@@ -138,20 +145,23 @@ class _Side:
     ids: Ints
 
     @classmethod
-    def of(cls, labels: NDArray[Any], connectivity: int) -> "_Side":
-        flat, memory = fortran_view(labels)
+    def of(cls, flat: NDArray[Any], memory: Memory, connectivity: int) -> "_Side":
         starts, stops, values = scan_labels(flat, memory)
         components = connect(memory, starts, stops, values, connectivity)
         return cls(starts, stops, values, _places(components, starts), components.ids)
 
-    def by_value(self, *, all_up_to_top: bool) -> "_Side":
-        """Each value a lesion; also the values that no voxel has, where the published count is wanted."""
-        ids = np.arange(1, self.top + 1) if all_up_to_top else np.unique(self.values)
+    def by_value(self, ids: Ints) -> "_Side":
+        """Each of some values a lesion; the ids hold all values that occur, in ascending order."""
         return _Side(self.starts, self.stops, self.values, np.searchsorted(ids, self.values), ids)
 
     @property
     def top(self) -> int:
         return int(self.values.max(initial=0))
+
+    @property
+    def several(self) -> bool:
+        """Whether there is more than one distinct value."""
+        return bool(np.any(self.values != self.values[:1]))
 
     @cached_property
     def sizes(self) -> Ints:
@@ -339,7 +349,7 @@ def _places(components: Components, starts: Ints) -> Ints:
 def _joint_box(masks: list[NDArray[Any]]) -> tuple[Ints, Ints]:
     boxes = []
     for mask in masks:
-        flat, memory = fortran_view(mask)
+        flat, memory = flat_view(mask)
         found = connect(memory, *scan_labels(flat, memory), 26).boxes
         boxes.append((found[0].min(axis=0), found[1].max(axis=0)))
     low = np.minimum(boxes[0][0], boxes[1][0])

@@ -101,7 +101,7 @@ def convert(context: Context, unit: Unit) -> Outcome:
     folder = context.source / unit.content["folder"]
     about = {"patient_key": f"{NAME}:{patient}"}
     names = [child.name for child in _folders(folder)]
-    for name in set(names) - set(TRACERS):
+    for name in sorted(set(names) - set(TRACERS)):
         message = f"{name!r} is no tracer; they are {' and '.join(TRACERS)}"
         outcome.reject("BadName", message, path=_path(context, folder / name), **about)
     tracers = [name for name in names if name in TRACERS]

@@ -42,7 +42,7 @@ from converters.lesion_csv import (
     link_lesions,
     read_lesion_csv,
 )
-from converters.lesion_points import read_published_points
+from converters.lesion_points import point_tables, read_published_points
 from converters.longitudinal_files import (
     LAYOUT,
     RELEASES,
@@ -373,4 +373,5 @@ SOURCE = Source(
         "readers": None,
     },
     options={"release": "v1, v2 or v3, where the folder does not tell"},
+    prompt_runs=point_tables,
 )

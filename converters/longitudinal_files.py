@@ -152,7 +152,8 @@ def _read_split(context: Context, found: Outcome) -> dict[str, str] | None:
                 "BadTable", f"{name} must map {', '.join(SPLITS)} to lists of patients; got {content!r:.80}"
             )
     except (Rejection, OSError) as error:
-        found.reject(getattr(error, "code", "BadTable"), str(error), path=name)
+        message = f"{name} cannot be read: {error.strerror}" if isinstance(error, OSError) else str(error)
+        found.reject(getattr(error, "code", "BadTable"), message, path=name)
         return {}
     for key, pids in content.items():
         for pid in pids:

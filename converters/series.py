@@ -305,6 +305,10 @@ def _build(study: str, uid: str, entries: list[tuple[Slice, Any]]) -> list[Serie
     ordered = in_order(slices)
     parts = _split(ordered)
     if parts is None:
+        promised = template.promised_slices or 0
+        if template.modality == "PT" and len(ordered) < promised:
+            text = f"{len(ordered)} of {promised} slices are there; a download may have been cut short"
+            findings = (*findings, Finding("FewerSlicesThanPromised", text))
         return [replace(template, slices=tuple(ordered), findings=findings)]
     return [replace(template, part=part, slices=tuple(in_order(own)), findings=findings) for part, own in parts]
 

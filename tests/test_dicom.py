@@ -110,6 +110,18 @@ def test_find_series__splits_stacks_that_share_positions(tmp_path, keyword):
     assert [s.instance for s in parts[0].slices] == [1, 3, 5]
 
 
+def test_find_series__does_not_split_into_single_slices(tmp_path):
+    write_stack(tmp_path, places=[5, 5, 5], edit=lambda d, n: setattr(d, "AcquisitionNumber", n))
+    refused(tmp_path, "DuplicateSlice")
+
+
+def test_find_series__notes_a_pet_of_fewer_slices_than_its_header_promises(tmp_path):
+    write_stack(tmp_path / "cut", "PT", NumberOfSlices=9)
+    write_stack(tmp_path / "whole", "PT", NumberOfSlices=4)
+    assert [f.code for f in one(tmp_path / "cut").findings] == ["FewerSlicesThanPromised"]
+    assert not one(tmp_path / "whole").findings
+
+
 def test_find_series__keeps_a_stack_of_several_acquisitions_whole(tmp_path):
     write_stack(tmp_path, edit=lambda d, n: setattr(d, "AcquisitionNumber", n))
     assert len(one(tmp_path).slices) == 4

@@ -2,6 +2,7 @@
 
 import csv
 import gzip
+import hashlib
 import json
 import shutil
 import zipfile
@@ -36,6 +37,7 @@ def label_of(empty: bool = False) -> np.ndarray:
     label = np.zeros(SHAPE, np.uint8)
     if not empty:
         label[2:5, 3:6, 4:6] = 1
+        label[4, 5, 5] = 0
         label[9, 9, 8] = 1
     return label
 
@@ -118,6 +120,7 @@ def test_convert__takes_the_tree_in_place(tree):
     assert row["patient_key"] == cases[FDG_AGAIN]["patient_key"] == "PETCT_0011f3deaf"
     assert (row["radionuclide"], row["half_life_s"], row["suv_factor"]) == ("F18", 6586.2, 1.0)
     assert (cases[PSMA]["sex"], cases[PSMA]["diagnosis"], cases[PSMA]["radionuclide"]) == ("M", "PROSTATE", None)
+    assert row["sha256_in"] == hashlib.sha256((tree / f"labelsTr/{FDG}.nii.gz").read_bytes()).hexdigest()
     assert row["shape_xyz"] == list(SHAPE)
     assert row["affine_ras"] == LAS.ravel().tolist()
     assert (row["axcodes_in"], row["quality_flags"], row["official_fold"]) == ("LAS", [], None)
@@ -129,7 +132,7 @@ def test_convert__measures_lesions_as_the_library_does(tree):
     cases, _, catalog = brought_in(tree)
     lesions = [row for row in catalog.lesions.to_pylist() if row["case_id"] == FDG]
     expected = measure_lesions(find_lesions(label_of()), spacing=(4, 4, 3), uptake=pet_of()).to_pylist()
-    assert [row["voxels"] for row in lesions] == [18, 1] == [row["voxels"] for row in expected]
+    assert [row["voxels"] for row in lesions] == [17, 1] == [row["voxels"] for row in expected]
     assert [row["suv_peak"] for row in lesions] == [row["suv_peak"] for row in expected]
     assert cases[FDG]["n_lesions"] == 2
     assert cases[FDG]["suv_max"] == pet_of().max()
@@ -205,11 +208,13 @@ def test_convert__flags_an_affine_that_no_form_gives(tree):
 
 def test_convert__takes_empty_labels(tree):
     add_case(tree, FDG, label=label_of(empty=True))
+    add_case(tree, PSMA, label=label_of(empty=True))
     cases, rejected, catalog = brought_in(tree)
     assert not rejected
     row = cases[FDG]
     assert (row["lesion_present"], row["n_lesions"], row["lesion_volume_ml"]) == (False, 0, 0.0)
     assert row["suv_max_in_lesion"] is None
+    assert cases[PSMA]["quality_flags"] == []  # all of PSMA is diagnosed, also where nothing was found
     assert FDG not in catalog.lesions["case_id"].to_pylist()
 
 
@@ -219,7 +224,7 @@ def test_convert__flags_negative_uptake_and_lesions_without_any(tree):
     pet[3, 4, 5] = 0.0
     add_case(tree, FDG, pet=pet)
     pet_beside = pet_of()
-    pet_beside[6, 4, 5] = 0.0
+    pet_beside[4, 5, 5] = 0.0  # in the lesion's box, outside the lesion
     add_case(tree, PSMA, pet=pet_beside)
     cases, _, _ = brought_in(tree)
     assert cases[FDG]["quality_flags"] == ["LESION_IN_DEFACED", "NEGATIVE_UPTAKE"]

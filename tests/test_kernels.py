@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from clicksim.kernels import depth, margin, runs, tables, uptake
+from clicksim.kernels import depth, margin, overlaps, runs, tables, uptake
 from tests import reference, strategies
 
 pytestmark = pytest.mark.kernel
@@ -453,3 +453,24 @@ def test_highest_mean__equals_means_by_hand_in_any_layout(data, shape, layout, d
 def test_highest_mean__of_negative_values_is_negative():
     values = np.full((2, 2, 2), -3.0, np.float32)
     assert tables.highest_mean(values, np.array([[0, 0, 0]]), np.array([[0, 0, 0], [1, 0, 0], [-1, 0, 0]])) == -3
+
+
+@pytest.mark.parametrize("odd", [np.nan, np.inf])
+@pytest.mark.parametrize("at", [0, 1, 3])
+def test_highest_mean__is_not_finite_where_a_neighbour_is_not(odd, at):
+    values = np.arange(4, dtype=np.float32).reshape(4, 1, 1)
+    values[at] = odd
+    centres = np.array([[1, 0, 0], [2, 0, 0]])
+    assert not np.isfinite(tables.highest_mean(values, centres, np.array([[0, 0, 0], [1, 0, 0], [-1, 0, 0]])))
+
+
+@few
+@given(st.data(), SMALL)
+def test_overlap_runs__equals_comparing_all_pairs(data, shape):
+    one, other = (runs_of(data.draw(strategies.instances(shape))) for _ in range(2))
+    pairs = []
+    for a in range(len(one[0])):
+        for b in range(len(other[0])):
+            common = min(one[1][a], other[1][b]) - max(one[0][a], other[0][b])
+            pairs += [[a, b, common]] if common > 0 else []
+    assert overlaps.overlap_runs(one[0], one[1], other[0], other[1]).tolist() == pairs

@@ -189,11 +189,35 @@ ORIGINS = (
     Column("readers", "text", "who drew and checked them"),
 )
 
+ROUNDS = (
+    Column("case_id", "text", "the case"),
+    Column("annotator", "text", "who made the prompts; simulated for a rule"),
+    Column("round", "int", "exchange with the model, from 0"),
+    Column("dice", "double", "overlap of the masks; null where the rule leaves it undefined"),
+    Column("dmm", "double", "lesion F1 of this case; null where undefined"),
+    Column("tp", "int", "lesions found; null, as all scores below, where there is no prediction"),
+    Column("fp", "int", "predicted components that match no lesion"),
+    Column("fn", "int", "lesions not found"),
+    Column("fpv_ml", "double", "volume of predicted components that touch no lesion, ml"),
+    Column("fnv_ml", "double", "volume of lesions that no prediction touches, ml; null where undefined"),
+    Column("truth_ml", "double", "volume of the truth, ml"),
+    Column("predicted_ml", "double", "volume of the prediction, ml"),
+    Column("n_prompts", "int", "prompts seen so far: clicks, or strokes"),
+    Column("inferred", "flag", "the predictor was asked; not where the rounds had ended before"),
+    Column("failure", "word", "a key of FAILURES; null where all went well"),
+    Column("detail", "text", "what failed, in words"),
+    Column("patient_key", "text", "the patient"),
+    Column("source", "word", "name of the source; null outside a catalog"),
+    Column("tracer_class", "word", "FDG, PSMA or none; null where unknown"),
+    Column("model", "text", "PET scanner; null where unknown"),
+)
+
 TABLES: dict[str, tuple[Column, ...]] = {
     "cases": CASES,
     "lesions": LESIONS,
     "links": LINKS,
     "rejected": REJECTED,
+    "rounds": ROUNDS,
     "sources": ORIGINS,
 }
 
@@ -203,6 +227,7 @@ SORT_KEYS: dict[str, tuple[str, ...]] = {
     "links": ("patient_key", "bl_case_id", "bl_lesion", "fu_case_id", "fu_lesion"),
     "rejected": ("path", "case_id", "code", "message"),
     "prompts": ("case", "round", "stroke", "order"),
+    "rounds": ("case_id", "annotator", "round"),
     "sources": ("source",),
 }
 
@@ -250,6 +275,18 @@ FLAGS = {
     "LESION_IMAGE_UNKNOWN": "the lesion table places a lesion at this time point but in no image",
     "TOPOLOGY_CONTRADICTS": "a published topology class is one that the masks cannot have",
     "PUBLISHED_POINTS_MIXED": "the published points of the case mix propagated centroids with true ones",
+}
+
+FAILURES = {
+    "PredictorError": "the predictor raised, or its command ended with an error",
+    "TimeLimit": "no answer within the time limit",
+    "NoPrediction": "the predictor ended without a prediction, or there is no recorded one",
+    "WrongShape": "the prediction has another shape than the case",
+    "WrongGrid": "the prediction lies on another grid than the case",
+    "BadLabel": "the prediction has values that are no labels, or its file cannot be read",
+    "OneKindOfError": "published rule: without false positives or without false negatives its loop fails",
+    "CaseRefused": "the case cannot be read, or its prompts cannot be simulated",
+    "WorkerDied": "the process that played the case died twice",
 }
 
 REASONS = {

@@ -8,9 +8,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from clicksim.errors import CatalogError, unknown_name
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 ENTRY_POINTS = "clicksim.sources"
 Row = dict[str, Any]
@@ -84,6 +87,7 @@ class Context:
 
 Plan = Callable[[Context], tuple[list[Unit], Outcome]]
 Convert = Callable[[Context, Unit], Outcome]
+PromptRuns = Callable[[list[Row], list[Row]], Mapping[str, "pa.Table"]]
 
 
 @dataclass(frozen=True)
@@ -99,6 +103,8 @@ class Source:
             raises nothing for bad data: that ends in `Outcome.rejected`.
         facts: A row of the table of sources: DOI, release, licence, citation, annotation protocol.
         options: Options of this source by name, with their meaning.
+        prompt_runs: From the rows of all cases and lesions to prompt tables by run, for a source whose publisher
+            gives points of its own; they are committed with the conversion.
     """
 
     name: str
@@ -108,6 +114,7 @@ class Source:
     convert: Convert
     facts: Mapping[str, Any]
     options: Mapping[str, str] = field(default_factory=dict)
+    prompt_runs: PromptRuns | None = None
 
 
 def list_sources() -> dict[str, Source]:

@@ -98,9 +98,14 @@ CLICKS = {
 
 SCRIBBLES = {
     "rule": Setting("str", "the algorithm; part of the protocol", ("published", "mended")),
-    "strategy": Setting("str", "how a stroke is drawn in a slice", ("centerline", "random", "boundary")),
+    "strategy": Setting(
+        "str", "how a stroke is drawn in a slice", ("centerline", "random", "boundary"),
+        only_with=("kind", ("scribble",)),
+    ),
     "n_components": Setting("int", "components of a label that are scribbled, of each polarity", low=0, high=100_000),
-    "axis": Setting("int", "stored axis across which slices lie, from 0", low=0, high=2),
+    "axis": Setting(
+        "int", "stored axis across which slices lie, from 0", low=0, high=2, only_with=("kind", ("scribble",))
+    ),
     "background": Setting(
         "str", "background strokes from a label: in a shell around lesions, or none", ("shell", "none")
     ),
@@ -108,10 +113,20 @@ SCRIBBLES = {
         "floats", "nearest and farthest distance of the shell from the lesions, mm", low=0, high=1000, length=2,
         only_with=("background", ("shell",)),
     ),
-    "trim": Setting("float", "share of a centre line that is cut off at each end", low=0, high=0.49),
-    "walk": Setting("float", "share of the rim that a boundary stroke follows", low=0.01, high=1),
-    "thickness_mm": Setting("float", "width of a stroke, mm; 0 for one voxel", low=0, high=100),
-    "tremor_mm": Setting("float", "standard deviation of the sideways tremor, mm", low=0, high=100),
+    "trim": Setting(
+        "float", "share of a centre line that is cut off at each end", low=0, high=0.49,
+        only_with=("strategy", ("centerline",)),
+    ),
+    "walk": Setting(
+        "float", "share of the rim that a boundary stroke follows", low=0.01, high=1,
+        only_with=("strategy", ("boundary",)),
+    ),
+    "thickness_mm": Setting(
+        "float", "width of a stroke, mm; 0 for one voxel", low=0, high=100, only_with=("kind", ("scribble",))
+    ),
+    "tremor_mm": Setting(
+        "float", "standard deviation of the sideways tremor, mm", low=0, high=100, only_with=("kind", ("scribble",))
+    ),
     "kind": Setting("str", "what a correction is made of", ("scribble", "click")),
     "n_prompts": Setting("int", "prompts in one round of corrections", low=1, high=1000),
     "choose": Setting(
@@ -133,7 +148,22 @@ SCORE = {
     ),
 }  # fmt: skip
 
-TABLES: dict[str, dict[str, Setting]] = {"clicks": CLICKS, "scribbles": SCRIBBLES, "score": SCORE}
+ROUNDS = {
+    "rule": Setting("str", "the algorithm; part of the protocol", ("published", "mended")),
+    "prompts": Setting(
+        "str",
+        "where prompts come from: clicks simulated before the first round and shown one by one, or corrections of the "
+        "previous prediction",
+        ("clicks", "corrections"),
+    ),
+    "n_rounds": Setting("int", "predictions of a case; the first one is without prompts", low=1, high=1000),
+    "strategies": Setting(
+        "words", "strategies shared out over the cases by the seed, one for each; empty for the one of [scribbles]",
+        ("centerline", "random", "boundary"), only_with=("prompts", ("corrections",)),
+    ),
+}  # fmt: skip
+
+TABLES: dict[str, dict[str, Setting]] = {"clicks": CLICKS, "scribbles": SCRIBBLES, "score": SCORE, "rounds": ROUNDS}
 
 
 def check_setting(table: str, name: str, value: Value) -> Value:

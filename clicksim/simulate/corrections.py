@@ -5,42 +5,27 @@ their runs. That pass costs less than to carry regions over from round to round 
 so nothing is kept between rounds but the prompts.
 """
 
+import operator
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from clicksim.errors import GeometryError
 from clicksim.geometry import Grid, Spacing
-from clicksim.lesions import Component, find_lesions
-from clicksim.lesions import connect as connect_runs
+from clicksim.lesions import Component
 from clicksim.prompts import Click, Prompts, Scribble
 from clicksim.prompts.records import Voxel
 from clicksim.protocols import effective_settings, load_protocol
-from clicksim.simulate.errors import FALSE_NEGATIVE, find_errors
+from clicksim.simulate.errors import Region, find_errors, find_regions
+from clicksim.simulate.hot import without
 from clicksim.simulate.pen import draw_stroke
 from clicksim.simulate.published_scribbles import published_correction
-from clicksim.simulate.scribbles import spacing_of
+from clicksim.simulate.scribbles import LABEL_SETTINGS, idle_at_door, spacing_of
 from clicksim.streams import stream
-
-
-@dataclass(frozen=True)
-class Region:
-    """One error region.
-
-    Attributes:
-        component: Its voxels; the id counts all regions in the order k, j, i of their first voxel.
-        foreground: True where lesion was missed: the prompt that mends it is a foreground prompt.
-        kind: `missed` (a lesion without any overlap), `under` (the missing part of a lesion that was found),
-            `false` (a predicted component without any overlap), `over` (what a prediction adds to a lesion), or
-            `merged` (the same, of a predicted component that joins several lesions).
-    """
-
-    component: Component
-    foreground: bool
-    kind: str
 
 
 def correct(
@@ -78,87 +63,31 @@ def correct(
 
     Raises:
         SettingError: An unknown protocol or setting.
-        GeometryError: Shapes that differ; a missing spacing.
+        GeometryError: Shapes that differ, those of previous prompts included; a missing spacing.
         ImageError: Values that are no labels.
     """
+    seed, number = operator.index(seed), operator.index(round)
     rule = load_protocol(protocol)
     chosen, idle = effective_settings(rule, "scribbles", settings)
-    for sentence in idle:
+    for sentence in [*idle, *idle_at_door(settings, LABEL_SETTINGS, "a correction")]:
         warnings.warn(sentence, UserWarning, stacklevel=2)
     grid = Grid.from_spacing(np.asarray(truth).shape, spacing)
+    if previous is not None and previous.grid.shape != grid.shape:
+        raise GeometryError(
+            f"previous prompts are on another grid: prompts {previous.grid.shape}, masks {grid.shape}"
+            f"{f' (case {case_id})' if case_id else ''}; crop them together with the masks"
+        )
     items: list[Click] | list[Scribble] | list[Click | Scribble]
     if chosen["rule"] == "published":
         errors = find_errors(prediction, truth, where=case_id)
-        items, notes = published_correction(errors, chosen, seed=seed, number=round)
+        items, notes = published_correction(errors, chosen, seed=seed, number=number)
     else:
         size = spacing_of(grid, rule.id)
         regions = find_regions(prediction, truth, errors=chosen["errors"], where=case_id)
-        case = _Correction(size, chosen, seed, case_id, round, previous)
+        case = _Correction(size, chosen, seed, case_id, number, previous)
         items = list(case.prompts(regions))
         notes = [] if items else ["no error left to correct" if not regions else "every error is prompted already"]
     return Prompts(tuple(items), grid, case_id, rule.id, seed, chosen, tuple(notes))
-
-
-def find_regions(
-    prediction: ArrayLike, truth: ArrayLike, *, errors: Sequence[str] = (), where: str = ""
-) -> list[Region]:
-    """The error regions of a prediction, each with its kind, in the order k, j, i of their first voxels.
-
-    Args:
-        prediction, truth: `(I, J, K)`.
-        errors: Kinds to give; empty for all.
-        where: A case to name in errors.
-    """
-    runs = find_errors(prediction, truth, where=where)
-    components = connect_runs(runs.memory, runs.starts, runs.stops, runs.kinds, 26)
-    first_kind = {int(start): int(kind) for start, kind in zip(runs.starts, runs.kinds, strict=True)}
-    labels = _Labels(np.asarray(prediction), np.asarray(truth))
-    regions = []
-    for component in components:
-        missed = first_kind[int(component.starts[0])] == FALSE_NEGATIVE
-        kind = labels.kind_of(component, missed=missed) if errors else ""
-        if not errors or kind in errors:
-            regions.append(Region(component, missed, kind or labels.kind_of(component, missed=missed)))
-    return regions
-
-
-@dataclass
-class _Labels:
-    """Prediction and truth with their components, to tell kinds of error apart."""
-
-    prediction: NDArray[Any]
-    truth: NDArray[Any]
-    _found: dict[str, list[tuple[Component, int]]] = field(default_factory=dict)
-
-    def kind_of(self, region: Component, *, missed: bool) -> str:
-        """The kind of an error region, by what its whole lesion or predicted component overlaps."""
-        overlaps = self._overlaps("truth" if missed else "prediction", region.voxels[0])
-        if missed:
-            return "under" if overlaps else "missed"
-        return ("false", "over", "merged")[min(overlaps, 2)]
-
-    def _overlaps(self, side: str, voxel: NDArray[np.int64]) -> int:
-        """How many components of the other mask the component at a voxel overlaps."""
-        own, other = (self.truth, self.prediction) if side == "truth" else (self.prediction, self.truth)
-        if side not in self._found:
-            self._found[side] = [(component, -1) for component in find_lesions(own != 0, instances="components")]
-        entries = self._found[side]
-        for n, (component, count) in enumerate(entries):
-            if component.holds(tuple(int(v) for v in voxel)):
-                if count < 0:
-                    count = self._count(component, other)
-                    entries[n] = (component, count)
-                return count
-        return 0
-
-    @staticmethod
-    def _count(component: Component, other: NDArray[Any]) -> int:
-        """Components of the other mask below one component; found in its box."""
-        low, high = component.box
-        box = tuple(slice(int(a), int(b) + 1) for a, b in zip(low, high, strict=True))
-        inside = np.zeros(high - low + 1, dtype=bool)
-        inside[tuple((component.voxels - low).T)] = True
-        return len(find_lesions(np.where(inside, other[box], 0), instances="touching"))
 
 
 @dataclass(frozen=True)
@@ -187,7 +116,7 @@ class _Correction:
 
     def _chosen(self, regions: list[Region]) -> list[Region]:
         """Regions in the order in which they are corrected."""
-        sizes = np.array([len(region.component.indices) for region in regions], dtype=np.float64)
+        sizes = np.array([region.size for region in regions], dtype=np.float64)
         if self.settings["choose"] == "depth":
             sizes = np.array([region.component.deepest(self.spacing, closed=True)[1] for region in regions])
         elif self.settings["choose"] == "random":
@@ -198,13 +127,15 @@ class _Correction:
     def _prompt(self, region: Region, used: set[Voxel]) -> Click | Scribble | None:
         """A prompt in a region on voxels that have none; None where all are used."""
         polarity = "foreground" if region.foreground else "background"
-        draws = stream(self.seed, self.case_id, "correct", self.round, polarity, region.component.id)
+        draws = stream(self.seed, self.case_id, "correct", self.round, polarity, region.component.key)
         if self.settings["kind"] == "click":
             voxel = self._click(region.component, used)
             return None if voxel is None else Click(voxel, region.foreground, region.component.id, self.round)
-        stroke = draw_stroke(region.component, self.spacing, self.settings, draws)
-        fresh = tuple(voxel for voxel in stroke if voxel not in used)
-        return Scribble(fresh, region.foreground, region.component.id, self.round) if fresh else None
+        free = _unprompted(region.component, used)
+        if free is None:
+            return None
+        stroke = draw_stroke(free, self.spacing, self.settings, draws)
+        return Scribble(stroke, region.foreground, region.component.id, self.round)
 
     def _click(self, component: Component, used: set[Voxel]) -> Voxel | None:
         """The deepest voxel without a prompt."""
@@ -224,3 +155,14 @@ class _Correction:
         for prompt in self.previous or ():
             used[prompt.foreground].update(prompt.voxels)
         return used
+
+
+def _unprompted(component: Component, used: set[Voxel]) -> Component | None:
+    """What of a component has no prompt yet; None where nothing is left."""
+    if not used:
+        return component
+    taken = np.sort(component.memory.indices(np.array(list(used), dtype=np.int64)))
+    left = without(component.indices, taken)
+    if len(left) == len(component.indices):
+        return component
+    return component.part(left) if len(left) else None

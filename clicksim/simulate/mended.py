@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from clicksim.errors import SettingError
 from clicksim.geometry import Spacing
-from clicksim.lesions import Component, Components, Instances, Memory, find_lesions
+from clicksim.lesions import Component, Components, Instances, Memory, as_uptake, find_lesions
 from clicksim.prompts import Click
 from clicksim.prompts.records import Voxel
 from clicksim.simulate.hot import check_finite, hot_voxels, join_voxels, lesion_indices, without
@@ -128,7 +128,8 @@ class MendedCase:
         if kind == "threshold":
             if suv == 0:
                 raise SettingError("background = threshold needs the threshold of the case: set suv")
-            suv = float(np.nextafter(suv, -np.inf))  # at or above, where hot is above
+            # at or above, where hot is above; a threshold is compared in the precision of the uptake
+            suv = float(np.nextafter(float(as_uptake(self.uptake).dtype.type(suv)), -np.inf))
         return hot_voxels(self.uptake, lesions, percentile=self.settings["percentile"], suv=suv, where=self.case_id)
 
     def _organ_voxels(self, lesions: Components) -> tuple[Memory, Ints]:
@@ -165,7 +166,7 @@ class MendedCase:
         """Voxels of the shell near one lesion, in random order."""
         nearest, farthest = self.settings["shell_mm"]
         voxels = self._surroundings.shell(lesion, max(nearest, self.settings["margin_mm"]), farthest)
-        order = self._stream("background", lesion.id, "shell").permutation(len(voxels))
+        order = self._stream("background", lesion.key, "shell").permutation(len(voxels))
         return (_voxel(voxels[n]) for n in order)
 
     def _pool(self, component: Component, polarity: str) -> Pool:
@@ -176,9 +177,9 @@ class MendedCase:
             fill = "none"
 
         def clicks() -> Iterator[Voxel]:
-            yield next(self._ordered(component, strategy, self._stream(polarity, component.id, "first")))
+            yield next(self._ordered(component, strategy, self._stream(polarity, component.key, "first")))
             if fill != "none":
-                yield from self._ordered(component, fill, self._stream(polarity, component.id, "fill"))
+                yield from self._ordered(component, fill, self._stream(polarity, component.key, "fill"))
 
         return component.id, self._jittered(component, clicks(), polarity)
 
@@ -209,7 +210,7 @@ class MendedCase:
         if radius == 0:
             yield from clicks
             return
-        draws = self._stream(polarity, component.id, "jitter")
+        draws = self._stream(polarity, component.key, "jitter")
         seen = []
         for click in clicks:
             seen.append(click)

@@ -93,7 +93,10 @@ def cut_section(region: Component, spacing: Spacing, axis: int) -> Section:
 
 
 def _centre_line(section: Section, settings: Mapping[str, Any], draws: np.random.Generator) -> Ints:  # noqa: ARG001
-    """The way through the skeleton between its two points farthest apart in mm, trimmed by length."""
+    """The way through the skeleton between its two points farthest apart in mm, trimmed by length.
+
+    Of a way so short that nothing is left, the pixel nearest to its middle stays.
+    """
     skeleton = kernels.largest_part(kernels.thin(section.mask, THINNING))
     pixels = np.argwhere(skeleton)
     if len(pixels) < 2:
@@ -102,7 +105,9 @@ def _centre_line(section: Section, settings: Mapping[str, Any], draws: np.random
     path = kernels.shortest_path(skeleton, pixels[first], pixels[last])
     along = _arc_length(section, path)
     cut = settings["trim"] * along[-1]
-    return np.asarray(path[(along >= cut) & (along <= along[-1] - cut)])
+    kept = (along >= cut) & (along <= along[-1] - cut)
+    kept[np.argmin(np.abs(along - along[-1] / 2))] = True
+    return np.asarray(path[kept])
 
 
 def _random_line(section: Section, settings: Mapping[str, Any], draws: np.random.Generator) -> Ints:  # noqa: ARG001

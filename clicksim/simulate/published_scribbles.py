@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clicksim.lesions import Component, Components, Memory, connect, find_lesions
+from clicksim.lesions import Component, Components, Memory, as_labels, connect, find_lesions
 from clicksim.prompts import Scribble
 from clicksim.prompts.records import Voxel
 from clicksim.simulate.errors import ErrorRuns
@@ -35,7 +35,7 @@ def published_scribbles(
     The published files do not keep strokes apart. The label is cast to eight bits first, as published. An empty
     label gives none.
     """
-    labels = np.asarray(mask).astype(np.uint8, order="K")
+    labels = as_labels(mask, where=where).astype(np.uint8, order="K")
     lesions = find_lesions(labels, instances="touching", where=where)
     if not len(lesions):
         return [], []
@@ -52,6 +52,8 @@ def published_correction(
     errors: ErrorRuns, settings: Mapping[str, Any], *, seed: int, number: int
 ) -> tuple[list[Scribble], list[str]]:
     """The one scribble that the published loop adds in a round; none, with a note, where it fails."""
+    if not errors.truth.any():
+        return [], ["no lesion: the published loop adds no scribble"]
     strokes = {}
     for foreground in (False, True):
         region = largest_in_slice(errors, missed=foreground)

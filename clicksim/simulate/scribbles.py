@@ -1,7 +1,8 @@
 """Scribbles from a label: the door to both rules."""
 
+import operator
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,9 @@ from clicksim.simulate.pen import draw_stroke
 from clicksim.simulate.published_scribbles import published_scribbles
 from clicksim.simulate.regions import Surroundings
 from clicksim.streams import stream
+
+LABEL_SETTINGS = ("n_components", "background", "shell_mm")
+CORRECTION_SETTINGS = ("kind", "n_prompts", "choose", "errors")
 
 
 def simulate_scribbles(
@@ -50,9 +54,10 @@ def simulate_scribbles(
         GeometryError: Not three axes; a missing spacing.
         ImageError: A mask that is no label array.
     """
+    seed = operator.index(seed)
     rule = load_protocol(protocol)
     chosen, idle = effective_settings(rule, "scribbles", settings)
-    for sentence in idle:
+    for sentence in [*idle, *idle_at_door(settings, CORRECTION_SETTINGS, "scribbles from a label")]:
         warnings.warn(sentence, UserWarning, stacklevel=2)
     labels = np.asarray(mask)
     if labels.ndim != 3:
@@ -65,8 +70,13 @@ def simulate_scribbles(
         scribbles, notes = published_scribbles(labels, chosen, seed=seed, where=case_id)
     else:
         size = spacing_of(grid, rule.id)
-        scribbles = list(_mended(labels, size, chosen, instances, seed, case_id))
+        scribbles = list(_mended(labels, size, chosen, instances, seed, case_id, notes))
     return Prompts(tuple(scribbles), grid, case_id, rule.id, seed, chosen, tuple(notes))
+
+
+def idle_at_door(given: Iterable[str], idle: Sequence[str], work: str) -> list[str]:
+    """Sentences about given settings that the table has for other work."""
+    return [f"{name} has no effect on {work}" for name in given if name in idle]
 
 
 def spacing_of(grid: Grid, protocol: str) -> Spacing:
@@ -77,22 +87,30 @@ def spacing_of(grid: Grid, protocol: str) -> Spacing:
 
 
 def _mended(
-    labels: NDArray[Any], spacing: Spacing, settings: Mapping[str, Any], instances: Instances, seed: int, case_id: str
+    labels: NDArray[Any],
+    spacing: Spacing,
+    settings: Mapping[str, Any],
+    instances: Instances,
+    seed: int,
+    case_id: str,
+    notes: list[str],
 ) -> Iterator[Scribble]:
-    """A stroke in each chosen lesion, then one in the shell around each."""
+    """A stroke in each chosen lesion, then one in the shell around each; notes say where there is no room for one."""
     lesions = find_lesions(labels, instances=instances, where=case_id)
     order = stream(seed, case_id, "scribble", "choice").permutation(len(lesions))
     chosen = [lesions[n] for n in order[: settings["n_components"]]]
     for lesion in chosen:
-        draws = stream(seed, case_id, "scribble", "foreground", lesion.id)
+        draws = stream(seed, case_id, "scribble", "foreground", lesion.key)
         yield Scribble(draw_stroke(lesion, spacing, settings, draws), True, lesion.id)
     if settings["background"] == "none":
         return
     around = Surroundings(labels, spacing)
     for lesion in chosen:
         region = _shell(around, lesion, settings["shell_mm"], labels.shape)
-        if region is not None:
-            draws = stream(seed, case_id, "scribble", "background", lesion.id)
+        if region is None:
+            notes.append(f"no background stroke for lesion {lesion.id}: the shell around it holds no voxel")
+        else:
+            draws = stream(seed, case_id, "scribble", "background", lesion.key)
             yield Scribble(draw_stroke(region, spacing, settings, draws), False, lesion.id)
 
 

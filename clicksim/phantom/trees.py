@@ -1,0 +1,110 @@
+"""What the phantom source trees have in common: what was written, files with odd headers, and files that are broken."""
+
+import gzip
+import io
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clicksim.geometry import Grid, Shape, Spacing
+from clicksim.volumes import write_image
+
+SMALL_SHAPE: Shape = (48, 40, 60)
+SMALL_SPACING: Spacing = (9.0, 9.0, 10.0)
+"""A whole body, made smaller, that is painted and converted in a tenth of a second."""
+
+
+@dataclass
+class SourceTree:
+    """A folder in a publisher's layout.
+
+    Attributes:
+        folder: The tree.
+        cases: Ids of the cases that a converter takes, in the order in which they were written.
+        spoiled: Files that were broken, relative to the folder, with the reason code that each must get.
+    """
+
+    folder: Path
+    cases: list[str] = field(default_factory=list)
+    spoiled: dict[str, str] = field(default_factory=dict)
+
+
+def to_lps(array: NDArray[Any], grid: Grid) -> tuple[NDArray[Any], Grid]:
+    """A phantom, which is stored LAS, with its second axis the other way round."""
+    assert grid.affine is not None
+    turn = np.diag([1.0, -1.0, 1.0, 1.0])
+    turn[1, 3] = grid.shape[1] - 1
+    return np.asfortranarray(array[:, ::-1]), Grid(grid.shape, grid.spacing, grid.affine @ turn)
+
+
+def write_odd_header(path: Path, array: NDArray[Any], grid: Grid, *, sform: int, qform: int) -> None:
+    """Write NIfTI with form codes, and types, that `write_image` does not write. The bytes depend on the input alone."""
+    import nibabel
+
+    image: Any = nibabel.Nifti1Image(array, grid.affine)  # type: ignore[attr-defined]
+    image.set_sform(grid.affine if sform else None, sform)
+    image.set_qform(grid.affine if qform else None, qform)
+    path.write_bytes(gzip.compress(image.to_bytes(), 1, mtime=0))
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]], columns: Iterable[str], *, bom: bool = False) -> None:
+    """Write a table as spreadsheets do, with the byte order mark that some of them put first."""
+    import csv
+
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(columns), extrasaction="ignore", restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    path.write_text(text.getvalue(), encoding="utf-8-sig" if bom else "utf-8", newline="")
+
+
+Spoiler = Callable[[Path, NDArray[Any], Grid], None]
+
+
+def leave_out(path: Path, array: NDArray[Any], grid: Grid) -> None:
+    """A file that is not there."""
+    path.unlink()
+
+
+def empty_file(path: Path, array: NDArray[Any], grid: Grid) -> None:
+    """A download that never began."""
+    path.write_bytes(b"")
+
+
+def cut_file(path: Path, array: NDArray[Any], grid: Grid) -> None:
+    """A download that broke off."""
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+
+
+def write_prose(path: Path, array: NDArray[Any], grid: Grid) -> None:
+    """What a portal serves to whoever is not logged in."""
+    path.write_bytes(b"<html>Please log in.</html>")
+
+
+def move_grid(path: Path, array: NDArray[Any], grid: Grid) -> None:
+    """An image of another case: the same shape, elsewhere."""
+    assert grid.affine is not None
+    moved = grid.affine.copy()
+    moved[:3, 3] += 25
+    write_image(path, array, Grid(grid.shape, grid.spacing, moved))
+
+
+def put_value(value: float) -> Spoiler:
+    """One voxel with a value that cannot be."""
+
+    def spoil(path: Path, array: NDArray[Any], grid: Grid) -> None:
+        spoiled = array.astype(np.result_type(array, np.float32) if value != int_or_none(value) else array.dtype)
+        spoiled[tuple(n // 2 for n in spoiled.shape)] = value
+        write_image(path, spoiled, grid)
+
+    return spoil
+
+
+def int_or_none(value: float) -> int | None:
+    """The value as a whole number, where it is one."""
+    return int(value) if np.isfinite(value) and value == int(value) else None

@@ -1,0 +1,243 @@
+"""The interactive loop: prompts and predictions in turns, and a score for each round.
+
+    autopet-iv   11 rounds; round n sees the first n clicks of each polarity
+    autopet-v    6 rounds; the first without prompts, each later one with a correction of the previous prediction
+
+Source: `interactive/` of lab-midas/autoPETV, and the challenge pages. What a round costs that went wrong:
+
+    the predictor fails       Dice and DMM 0; the next round corrects the last prediction that there is
+    perfect (mended)          the rounds end, and keep their score
+    one kind of error is      Dice and DMM 0 in this and all later rounds, without a prediction: the published loop
+      left (published)        fails there
+    the case cannot be read   all rounds 0 (published) or undefined (mended), with the reason
+"""
+
+import math
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clicksim.errors import ClicksimError
+from clicksim.lesions import as_labels
+from clicksim.metrics import Scores, score
+from clicksim.prompts import Prompts
+from clicksim.prompts.records import check_inside
+from clicksim.rounds.predictors import ask
+from clicksim.rounds.prompters import Finished, Prompter, Recording, Rules, make_prompter
+from clicksim.rounds.records import Case, Game, Predictor, RoundFailure, Row, Scan
+
+Mask = NDArray[np.uint8]
+Keep = Callable[[int, Mask], None]
+SCORES = ("dice", "dmm", "tp", "fp", "fn", "fpv_ml", "fnv_ml", "predicted_ml")
+
+
+def play(
+    case: Case,
+    predictor: Predictor,
+    *,
+    protocol: str = "autopet-v@2",
+    seed: int = 42,
+    time_limit_s: float = 600.0,
+    recording: Recording | None = None,
+    keep: Keep | None = None,
+    **settings: Any,
+) -> Game:
+    """Play one case.
+
+    Args:
+        case: Images and truth.
+        predictor: A callable; `open_predictor` makes one from a SPEC.
+        protocol: Name and version; says where prompts come from and how rounds are scored.
+        seed: Of all draws.
+        time_limit_s: For one prediction.
+        recording: Prompts to play again instead of the protocol's; as many rounds as it has steps.
+        keep: Called with each round and its prediction.
+        **settings: Of the protocol's `[rounds]`, and of `[clicks]` or `[scribbles]`, whichever makes its prompts.
+
+    Returns:
+        The rounds. What goes wrong with the predictor stands in their rows.
+
+    Raises:
+        SettingError: An unknown protocol or setting.
+        ClicksimError: A case that is none: a truth that is no label, or on another grid; clicks that cannot be
+            simulated; recorded prompts outside the volume.
+
+    Examples:
+        >>> truth = np.zeros((9, 9, 9), np.uint8, order="F"); truth[3:6, 3:6, 3:6] = 1
+        >>> from clicksim import Grid
+        >>> case = Case(Scan("cube", Grid.from_spacing((9, 9, 9), (4, 4, 4))), truth)
+        >>> game = play(case, lambda scan, prompts: truth * (len(prompts) > 0), n_rounds=3)
+        >>> [row["dice"] for row in game.rows], [row["inferred"] for row in game.rows]
+        ([0.0, 1.0, 1.0], [True, True, False])
+    """
+    rules = Rules.of(protocol, settings)
+    for sentence in rules.notes:
+        warnings.warn(sentence, UserWarning, stacklevel=2)
+    case = _prepared(case)
+    prompter = recording or make_prompter(case, rules, seed)
+    n_rounds = len(recording.steps) if recording else rules.rounds["n_rounds"]
+    referee = _Referee(case, rules)
+    game = _Game(case, predictor, prompter, referee, time_limit_s, keep)
+    for number in range(n_rounds):
+        game.play_round(number)
+    finish = getattr(predictor, "finish", None)
+    if finish:
+        finish()
+    return Game(game.rows, game.prompts, game.seconds, prompter.notes)
+
+
+def failed_rows(case_id: str, facts: Any, rules: Rules, failure: RoundFailure, *, annotator: str, n: int) -> list[Row]:
+    """The rows of a case that could not be played: 0 as published, or undefined."""
+    score_ = 0.0 if rules.published else None
+    return [
+        {
+            "case_id": case_id,
+            "annotator": annotator,
+            "round": number,
+            "dice": score_,
+            "dmm": score_,
+            "n_prompts": 0,
+            "inferred": False,
+            "failure": failure.code,
+            "detail": str(failure),
+            **facts,
+        }
+        for number in range(n)
+    ]
+
+
+class _Game:
+    """A game under way."""
+
+    def __init__(
+        self,
+        case: Case,
+        predictor: Predictor,
+        prompter: Prompter,
+        referee: "_Referee",
+        time_limit_s: float,
+        keep: Keep | None,
+    ) -> None:
+        self.case, self.predictor, self.prompter, self.referee = case, predictor, prompter, referee
+        self.time_limit_s, self.keep = time_limit_s, keep
+        self.rows: list[Row] = []
+        self.seconds: list[tuple[float, float]] = []
+        settings = dict(prompter.settings)
+        scan = case.scan
+        self.prompts = Prompts(
+            (), scan.grid, scan.case_id, prompter.protocol, prompter.seed, settings, annotator=prompter.annotator
+        )
+        self.prediction: Mask | None = None
+        self.scores: Row = referee.failed()
+        self.over: RoundFailure | Finished | None = None
+
+    def play_round(self, number: int) -> None:
+        """One round, whatever happens in it."""
+        started, asked = time.perf_counter(), 0.0
+        failure = self._prompt(number)
+        if self.over is None:
+            before = time.perf_counter()
+            failure = self._predict(number)
+            asked = time.perf_counter() - before - self._scoring
+        row = {
+            "case_id": self.case.scan.case_id,
+            "annotator": self.prompter.annotator,
+            "round": number,
+            **(self.scores if failure is None else self.referee.failed()),
+            "n_prompts": len(self.prompts),
+            "inferred": self.over is None,
+            "failure": None if failure is None else failure.code,
+            "detail": None if failure is None else str(failure),
+            **self.case.facts,
+        }
+        self.rows.append(row)
+        self.seconds.append((asked, time.perf_counter() - started - asked))
+
+    def _prompt(self, number: int) -> RoundFailure | None:
+        """Add the prompts of this round; says why the rounds are over where they failed."""
+        if self.over is None:
+            try:
+                new = self.prompter.prompts(number, self.prediction, self.prompts)
+                self.prompts = replace(self.prompts, items=self.prompts.items + new)
+            except (Finished, RoundFailure) as end:
+                self.over = end
+        return self.over if isinstance(self.over, RoundFailure) else None
+
+    def _predict(self, number: int) -> RoundFailure | None:
+        """Ask and score."""
+        self._scoring = 0.0
+        try:
+            mask = ask(self.predictor, replace(self.case.scan, round=number), self.prompts, self.time_limit_s)
+        except RoundFailure as failure:
+            return failure
+        began = time.perf_counter()
+        self.prediction, self.scores = mask, self.referee.score(mask)
+        if self.keep:
+            self.keep(number, mask)
+        self._scoring = time.perf_counter() - began
+        return None
+
+
+class _Referee:
+    """Scores under the rule of a protocol."""
+
+    def __init__(self, case: Case, rules: Rules) -> None:
+        self.case, self.rules = case, rules
+        spacing = case.scan.grid.spacing
+        self.truth_voxels = int(np.count_nonzero(case.truth))
+        self.truth_ml = None if spacing is None else self.truth_voxels * math.prod(spacing) / 1000.0
+
+    def score(self, mask: Mask) -> Row:
+        """The scores of a prediction; what is undefined is None."""
+        scores = score(
+            mask,
+            self.case.truth,
+            spacing=self.case.scan.grid.spacing,
+            protocol=self.rules.protocol,
+            where=self.case.scan.case_id,
+        )
+        values = scores.to_dict() | {"dice": self._dice(scores)}
+        return {name: values[name] for name in SCORES} | {"truth_ml": self.truth_ml}
+
+    def failed(self) -> Row:
+        """The scores of a round without a prediction: 0, but where the rule leaves a case without lesions out."""
+        undefined = self.truth_voxels == 0 and not self.rules.corrects and self.rules.published
+        value = None if undefined else 0.0
+        return dict.fromkeys(SCORES) | {"dice": value, "dmm": value, "truth_ml": self.truth_ml}
+
+    def _dice(self, scores: Scores) -> float | None:
+        """Dice of the masks. The loop of autoPET V binarises both, and defines it without lesions too."""
+        if not (self.rules.corrects and self.rules.published):
+            return None if math.isnan(scores.dice) else scores.dice
+        if scores.truth_voxels == 0:
+            return 1.0 if scores.predicted_voxels == 0 else 0.0
+        return 2 * scores.common_voxels / (scores.truth_voxels + scores.predicted_voxels)
+
+
+def _prepared(case: Case) -> Case:
+    """The case with a truth that every round reads without a copy, and images that a predictor cannot change."""
+    scan = case.scan
+    truth = np.asarray(case.truth)
+    for name, array in (("truth", truth), ("CT", scan.ct), ("PET", scan.pet)):
+        if array is not None and array.shape != scan.grid.shape:
+            raise ClicksimError(f"{name} has shape {array.shape}, the case {scan.grid.shape} (case {scan.case_id})")
+    images = {name: None if array is None else _locked(array) for name, array in (("ct", scan.ct), ("pet", scan.pet))}
+    labels = np.asfortranarray(as_labels(truth, where=scan.case_id))
+    return replace(case, scan=replace(scan, **images), truth=labels)
+
+
+def _locked(array: NDArray[Any]) -> NDArray[Any]:
+    view = array.view()
+    view.setflags(write=False)
+    return view
+
+
+def check_recording(recording: Recording, case: Case) -> None:
+    """Raise a `GeometryError` for recorded prompts outside the volume."""
+    items = tuple(prompt for step in recording.steps for prompt in step)
+    check_inside(Prompts(items, case.scan.grid), where=f"case {case.scan.case_id}")

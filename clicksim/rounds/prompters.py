@@ -1,0 +1,210 @@
+"""Where the prompts of a round come from: clicks revealed one by one, corrections of errors, or a recording."""
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clicksim.prompts import Prompts
+from clicksim.prompts.records import Prompt
+from clicksim.protocols import effective_settings, load_protocol
+from clicksim.rounds.records import Case, RoundFailure
+from clicksim.simulate.clicks import simulate_clicks
+from clicksim.simulate.corrections import correct
+from clicksim.simulate.errors import find_errors
+from clicksim.streams import stream
+
+Mask = NDArray[np.uint8]
+PROMPT_TABLES = {"clicks": "clicks", "corrections": "scribbles"}
+
+
+class Finished(Exception):  # noqa: N818 - not an error: the prediction is perfect
+    """Nothing is left to correct."""
+
+
+class Prompter(Protocol):
+    """Gives the prompts of one round after the other."""
+
+    protocol: str
+    seed: int | None
+    settings: Mapping[str, Any]
+    annotator: str
+    notes: tuple[str, ...]
+
+    def prompts(self, number: int, prediction: Mask | None, so_far: Prompts) -> tuple[Prompt, ...]:
+        """The prompts that come new in a round.
+
+        Args:
+            number: The round, from 0.
+            prediction: The last one that there is, or None.
+            so_far: Prompts of earlier rounds.
+
+        Raises:
+            Finished: The prediction is perfect, and the rounds end with its score.
+            RoundFailure: The rounds cannot go on.
+        """
+
+
+@dataclass(frozen=True)
+class Rules:
+    """A protocol's rules for rounds with the user's settings, told apart by table.
+
+    Attributes:
+        protocol: Name and version.
+        rounds: All settings of `[rounds]`.
+        given: The user's settings of the prompts, for `[clicks]` or `[scribbles]`.
+        prompts: All of them.
+        notes: Sentences about settings without effect.
+    """
+
+    protocol: str
+    rounds: Mapping[str, Any]
+    given: Mapping[str, Any]
+    prompts: Mapping[str, Any]
+    notes: tuple[str, ...]
+
+    @classmethod
+    def of(cls, protocol: str, settings: Mapping[str, Any]) -> "Rules":
+        """The rules of a protocol.
+
+        Raises:
+            SettingError: An unknown protocol or setting, or a protocol without rounds.
+        """
+        rule = load_protocol(protocol)
+        defaults, _ = effective_settings(rule, "rounds", {})
+        own = {name: value for name, value in settings.items() if name in defaults and name != "prompts"}
+        rest = {name: value for name, value in settings.items() if name not in own}
+        rounds, idle = effective_settings(rule, "rounds", own)
+        prompts, more = effective_settings(rule, PROMPT_TABLES[rounds["prompts"]], rest)
+        return cls(protocol, rounds, rest, prompts, (*idle, *more))
+
+    @property
+    def published(self) -> bool:
+        """Whether the published faults are kept."""
+        return bool(self.rounds["rule"] == "published")
+
+    @property
+    def corrects(self) -> bool:
+        """Whether prompts come from the errors of the previous prediction."""
+        return bool(self.rounds["prompts"] == "corrections")
+
+
+def make_prompter(case: Case, rules: Rules, seed: int) -> Prompter:
+    """The prompter of a case under a protocol.
+
+    Raises:
+        ClicksimError: Clicks that cannot be simulated for this case.
+    """
+    return _Corrections.of(case, rules, seed) if rules.corrects else _Revealed.of(case, rules, seed)
+
+
+@dataclass(frozen=True)
+class _Revealed:
+    """Clicks simulated before the first round; round n sees the first n of each polarity."""
+
+    protocol: str
+    seed: int | None
+    settings: Mapping[str, Any]
+    lists: tuple[tuple[Prompt, ...], tuple[Prompt, ...]]
+    notes: tuple[str, ...]
+    annotator: str = "simulated"
+
+    @classmethod
+    def of(cls, case: Case, rules: Rules, seed: int) -> "_Revealed":
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # the rules have named idle settings already
+            clicks = simulate_clicks(
+                case.truth,
+                uptake=case.scan.pet,
+                spacing=case.scan.grid.spacing,
+                protocol=rules.protocol,
+                seed=seed,
+                case_id=case.scan.case_id,
+                **rules.given,
+            )
+        lists = [tuple(prompt for prompt in clicks if prompt.foreground == polarity) for polarity in (True, False)]
+        return cls(rules.protocol, seed, clicks.settings, (lists[0], lists[1]), clicks.notes)
+
+    def prompts(self, number: int, prediction: Mask | None, so_far: Prompts) -> tuple[Prompt, ...]:  # noqa: ARG002
+        """The next click of each polarity, as far as there is one."""
+        if number == 0:
+            return ()
+        return tuple(replace(clicks[number - 1], round=number) for clicks in self.lists if number <= len(clicks))
+
+
+@dataclass(frozen=True)
+class _Corrections:
+    """Prompts from the errors of the previous prediction; the strategy of a case never changes."""
+
+    protocol: str
+    seed: int | None
+    settings: Mapping[str, Any]
+    given: Mapping[str, Any]
+    case: Case
+    published: bool
+    notes: tuple[str, ...] = ()
+    annotator: str = "simulated"
+
+    @classmethod
+    def of(cls, case: Case, rules: Rules, seed: int) -> "_Corrections":
+        given, settings = dict(rules.given), dict(rules.prompts)
+        shared = rules.rounds["strategies"]
+        if shared:
+            draw = stream(seed, case.scan.case_id, "rounds", "strategy").integers(len(shared))
+            given["strategy"] = settings["strategy"] = shared[int(draw)]
+        return cls(rules.protocol, seed, settings, given, case, rules.published)
+
+    def prompts(self, number: int, prediction: Mask | None, so_far: Prompts) -> tuple[Prompt, ...]:
+        """The corrections of this round."""
+        truth = self.case.truth
+        if number == 0 or (self.published and not truth.any()):
+            return ()  # the published loop adds nothing to a case without lesions, and asks again
+        if prediction is None:
+            if self.published:
+                raise RoundFailure("NoPrediction", "no prediction of an earlier round to correct")
+            prediction = np.zeros(truth.shape, np.uint8, order="F")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            found = correct(
+                prediction,
+                truth,
+                spacing=self.case.scan.grid.spacing,
+                protocol=self.protocol,
+                seed=self.seed if self.seed is not None else 42,
+                case_id=self.case.scan.case_id,
+                round=number,
+                previous=so_far,
+                **self.given,
+            )
+        if not found.items and self.published:
+            raise RoundFailure("OneKindOfError", found.notes[0])
+        if not found.items and not len(find_errors(prediction, truth).starts):
+            raise Finished
+        return found.items
+
+
+@dataclass(frozen=True)
+class Recording:
+    """Prompts that were made before, played again as they stand.
+
+    Attributes:
+        steps: The prompts of each round; their number is the number of rounds.
+        annotator: Who made them.
+        effort_s: Seconds that it took, as far as recorded.
+        protocol, seed, settings: Of the run that made them, as far as known.
+    """
+
+    steps: tuple[tuple[Prompt, ...], ...]
+    annotator: str = "simulated"
+    effort_s: float | None = None
+    protocol: str = ""
+    seed: int | None = None
+    settings: Mapping[str, Any] = ()  # type: ignore[assignment]
+    notes: tuple[str, ...] = ()
+
+    def prompts(self, number: int, prediction: Mask | None, so_far: Prompts) -> tuple[Prompt, ...]:  # noqa: ARG002
+        """The recorded prompts of this round."""
+        return self.steps[number]

@@ -1,0 +1,369 @@
+"""Models of the person who prompts: displaced, missing, repeated and wrong clicks.
+
+A rule places ideal prompts; an annotator changes them. Its parameters are those of a statistical model that can be
+fitted to recorded prompts (`fit_annotator`), with a measure of how well it fits. The presets have no such source:
+they are assumed, and say so.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from clicksim.errors import SettingError, unknown_name
+from clicksim.geometry import Grid, Spacing
+from clicksim.lesions import Component, find_lesions
+from clicksim.prompts import Click, Prompts, Scribble
+from clicksim.prompts.records import Prompt, Voxel
+from clicksim.streams import stream
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Annotator:
+    """A person, as far as their prompts show.
+
+    Attributes:
+        name: In tables.
+        offset_mm: Standard deviation, along each axis, of the displacement of a click in a point-like lesion, mm.
+        offset_per_radius: What that deviation grows by for each mm of the lesion's radius (of the sphere of equal
+            volume).
+        miss_intercept: Log-odds of missing a lesion of 1 ml with a contrast of 2.
+        miss_per_volume: Change of the log-odds for each e-fold of the volume; negative where large lesions are seen.
+        miss_per_contrast: The same for the contrast: highest uptake in the lesion over the mean around it.
+        wrong_polarity: Probability that a prompt gets the opposite polarity.
+        repeat: Probability that a prompt is followed by another one in the same region.
+        tremor_mm: Standard deviation of each voxel of a stroke around its course, mm.
+        seconds: Mean time for a prompt, s.
+        source: Where the parameters come from; `assumed` for presets.
+    """
+
+    name: str
+    offset_mm: float = 0.0
+    offset_per_radius: float = 0.0
+    miss_intercept: float = -np.inf
+    miss_per_volume: float = 0.0
+    miss_per_contrast: float = 0.0
+    wrong_polarity: float = 0.0
+    repeat: float = 0.0
+    tremor_mm: float = 0.0
+    seconds: float = 0.0
+    source: str = "assumed"
+
+    def __post_init__(self) -> None:
+        for name in ("offset_mm", "offset_per_radius", "tremor_mm", "seconds"):
+            if not 0 <= getattr(self, name) < np.inf:
+                raise SettingError(f"{name} of an annotator must be at least 0, got {getattr(self, name)}")
+        for name in ("wrong_polarity", "repeat"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise SettingError(f"{name} of an annotator is a probability, got {getattr(self, name)}")
+
+    def spread(self, radius_mm: ArrayLike) -> Floats:
+        """Standard deviation of the displacement along each axis, in mm."""
+        return np.asarray(self.offset_mm + self.offset_per_radius * np.asarray(radius_mm, dtype=np.float64))
+
+    def misses(self, volume_ml: ArrayLike, contrast: ArrayLike) -> Floats:
+        """Probability that a lesion is missed."""
+        if self.miss_intercept == -np.inf:
+            return np.zeros(np.broadcast(volume_ml, contrast).shape)
+        odds = self.miss_intercept + _predictors(volume_ml, contrast) @ [self.miss_per_volume, self.miss_per_contrast]
+        return np.asarray(1.0 / (1.0 + np.exp(-odds)))
+
+
+PRESETS = {
+    "ideal": Annotator("ideal"),
+    "careful": Annotator(
+        "careful", offset_mm=1.0, offset_per_radius=0.1, miss_intercept=-4.0, miss_per_volume=-0.8,
+        miss_per_contrast=-1.0, wrong_polarity=0.002, repeat=0.05, tremor_mm=0.5, seconds=4.0,
+    ),
+    "hurried": Annotator(
+        "hurried", offset_mm=2.5, offset_per_radius=0.25, miss_intercept=-2.0, miss_per_volume=-0.8,
+        miss_per_contrast=-1.0, wrong_polarity=0.02, repeat=0.15, tremor_mm=1.5, seconds=1.5,
+    ),
+}  # fmt: skip
+
+
+def find_annotator(name: str) -> Annotator:
+    """A preset by name.
+
+    Raises:
+        SettingError: There is none; the nearest name is given.
+    """
+    if name not in PRESETS:
+        raise unknown_name("annotator", name, PRESETS)
+    return PRESETS[name]
+
+
+def annotate(
+    prompts: Prompts,
+    mask: ArrayLike,
+    annotator: Annotator | str,
+    *,
+    uptake: ArrayLike | None = None,
+    seed: int = 42,
+) -> Prompts:
+    """The prompts as a person would have made them.
+
+    A lesion that the person misses loses all its foreground prompts. Clicks are displaced by a Gaussian in mm; a
+    click that would leave the volume is set on its border. The result depends on the seed, the case, and the
+    place of a prompt in its list, and on nothing else.
+
+    Args:
+        prompts: Of a rule, with a grid that has a spacing.
+        mask: `(I, J, K)`, the lesions that the prompts were made for.
+        annotator: A model or the name of a preset.
+        uptake: `(I, J, K)`; without it every lesion has a contrast of 2.
+        seed: Of the person's draws.
+
+    Returns:
+        The changed prompts; `annotator` and `effort_s` tell of the person.
+    """
+    model = find_annotator(annotator) if isinstance(annotator, str) else annotator
+    spacing = _spacing(prompts.grid)
+    lesions = {lesion.id: lesion for lesion in find_lesions(np.asarray(mask), where=prompts.case_id)}
+    hidden = _hidden(model, lesions, spacing, uptake, prompts.case_id, seed)
+    items: list[Prompt] = []
+    for number, prompt in enumerate(prompts):
+        if prompt.foreground and prompt.lesion in hidden:
+            continue
+        draws = stream(seed, prompts.case_id, "annotator", model.name, number)
+        target = lesions.get(prompt.lesion) if prompt.foreground and prompt.lesion is not None else None
+        items += _act(model, prompt, target, prompts.grid, spacing, draws)
+    note = (f"{model.name} misses {len(hidden)} of {len(lesions)} lesions",) if hidden else ()
+    return replace(prompts, items=tuple(items), annotator=model.name, notes=prompts.notes + note)
+
+
+def radius_mm(volume_ml: ArrayLike) -> Floats:
+    """Radius of the sphere of a volume, in mm."""
+    return np.asarray((3000.0 * np.asarray(volume_ml, dtype=np.float64) / (4 * np.pi)) ** (1 / 3))
+
+
+def contrast_of(lesion: Component, uptake: NDArray[Any], spacing: Spacing, *, around_mm: float = 10.0) -> float:
+    """Highest uptake in a lesion over the mean uptake around it, at least 1; 1 where there is nothing around."""
+    low, high = lesion.box
+    reach = np.ceil(around_mm / np.asarray(spacing)).astype(int)
+    first, last = np.maximum(low - reach, 0), np.minimum(high + reach + 1, uptake.shape)
+    crop = uptake[tuple(slice(a, b) for a, b in zip(first, last, strict=True))].astype(np.float64)
+    inside = np.zeros(crop.shape, dtype=bool)
+    inside[tuple((lesion.voxels - first).T)] = True
+    around = crop[~inside].mean() if not inside.all() else 0.0
+    return max(1.0, float(crop[inside].max() / around)) if around > 0 else 1.0
+
+
+@dataclass(frozen=True)
+class Fit:
+    """An annotator fitted to recorded prompts.
+
+    Attributes:
+        annotator: The fitted model.
+        intervals: 95 % bootstrap interval of each fitted parameter.
+        offset_p: Probability of displacements at least this unlike the model (Kolmogorov and Smirnov); small is bad.
+        miss_error: Mean difference, over fifths of the predicted probability, between predicted and observed misses.
+        lesions, clicks: How many the fit rests on.
+    """
+
+    annotator: Annotator
+    intervals: Mapping[str, tuple[float, float]]
+    offset_p: float
+    miss_error: float
+    lesions: int
+    clicks: int
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What was recorded of one lesion that a person was shown.
+
+    Attributes:
+        volume_ml, contrast: Of the lesion.
+        offsets_mm: `(n, 3)` displacement of each click from the lesion's deepest voxel; none where it was missed.
+        wrong: Clicks of the wrong polarity among them.
+        seconds: Time spent on it.
+    """
+
+    volume_ml: float
+    contrast: float
+    offsets_mm: NDArray[np.float64]
+    wrong: int = 0
+    seconds: float = 0.0
+
+
+def fit_annotator(name: str, recorded: Sequence[Recorded], *, seed: int = 42, bootstrap: int = 200) -> Fit:
+    """The annotator that most likely made the recorded prompts.
+
+    Displacements are Gaussian with a deviation linear in the lesion's radius; misses follow a logistic regression
+    on the logarithms of volume and contrast; polarity and repetition are shares. Intervals come from drawing
+    lesions with replacement.
+
+    Raises:
+        SettingError: Fewer than ten lesions, or no click at all.
+    """
+    if len(recorded) < 10 or not any(len(entry.offsets_mm) for entry in recorded):
+        raise SettingError(f"a fit needs at least ten lesions and a click, got {len(recorded)} lesions")
+    model = _fit(name, recorded)
+    names = [field.name for field in fields(Annotator) if field.type == "float" or field.type is float]
+    draws = np.random.Generator(np.random.Philox(seed))
+    samples = []
+    for _ in range(bootstrap):
+        chosen = [recorded[n] for n in draws.integers(len(recorded), size=len(recorded))]
+        if any(len(entry.offsets_mm) for entry in chosen):
+            samples.append([getattr(_fit(name, chosen), key) for key in names])
+    low, high = np.quantile(np.array(samples), [0.025, 0.975], axis=0, method="inverted_cdf")
+    intervals = {key: (float(a), float(b)) for key, a, b in zip(names, low, high, strict=True)}
+    clicks = sum(len(entry.offsets_mm) for entry in recorded)
+    return Fit(model, intervals, _offset_p(model, recorded), _miss_error(model, recorded), len(recorded), clicks)
+
+
+def describe(annotator: Annotator) -> str:
+    """The parameters as lines of text."""
+    return "\n".join(f"{key} = {value}" for key, value in asdict(annotator).items())
+
+
+def _hidden(
+    model: Annotator,
+    lesions: Mapping[int, Component],
+    spacing: Spacing,
+    uptake: ArrayLike | None,
+    case_id: str,
+    seed: int,
+) -> set[int]:
+    """Ids of the lesions that the person does not see."""
+    hidden = set()
+    voxel_ml = float(np.prod(spacing)) / 1000.0
+    for number, lesion in lesions.items():
+        contrast = 2.0 if uptake is None else contrast_of(lesion, np.asarray(uptake), spacing)
+        chance = float(model.misses(len(lesion.indices) * voxel_ml, contrast))
+        if stream(seed, case_id, "annotator", model.name, "miss", number).random() < chance:
+            hidden.add(number)
+    return hidden
+
+
+def _act(
+    model: Annotator,
+    prompt: Prompt,
+    target: Component | None,
+    grid: Grid,
+    spacing: Spacing,
+    draws: np.random.Generator,
+) -> Iterator[Prompt]:
+    """One ideal prompt as the person makes it, once or several times."""
+    volume = 0.0 if target is None else len(target.indices) * grid.voxel_ml
+    spread = float(model.spread(radius_mm(volume)))
+    while True:
+        made = _displaced(prompt, spread, model.tremor_mm, grid, spacing, draws)
+        flipped = draws.random() < model.wrong_polarity
+        yield replace(made, foreground=made.foreground != flipped)
+        if draws.random() >= model.repeat:
+            return
+
+
+def _displaced(
+    prompt: Prompt, spread: float, tremor: float, grid: Grid, spacing: Spacing, draws: np.random.Generator
+) -> Prompt:
+    """A click moved as a whole; a stroke moved as a whole, and each of its voxels by the tremor."""
+    shift = draws.standard_normal(3) * spread
+    if isinstance(prompt, Click):
+        return replace(prompt, voxel=_place(prompt.voxel, shift, grid, spacing))
+    if isinstance(prompt, Scribble):
+        trembling = draws.standard_normal((len(prompt.voxels), 3)) * tremor + shift
+        path = (_place(voxel, step, grid, spacing) for voxel, step in zip(prompt.voxels, trembling, strict=True))
+        return replace(prompt, voxels=tuple(dict.fromkeys(path)))
+    return prompt
+
+
+def _place(voxel: Voxel, shift_mm: Floats, grid: Grid, spacing: Spacing) -> Voxel:
+    moved = np.rint(np.asarray(voxel) + shift_mm / np.asarray(spacing)).astype(int)
+    i, j, k = np.clip(moved, 0, np.asarray(grid.shape) - 1)
+    return (int(i), int(j), int(k))
+
+
+def _spacing(grid: Grid) -> Spacing:
+    if grid.spacing is None:
+        raise SettingError("an annotator works in mm: the prompts need a grid with a spacing")
+    return grid.spacing
+
+
+def _predictors(volume_ml: ArrayLike, contrast: ArrayLike) -> Floats:
+    """`(n, 2)`, zero for 1 ml and a contrast of 2."""
+    volume, ratio = np.broadcast_arrays(np.asarray(volume_ml, float), np.asarray(contrast, float))
+    return np.stack([np.log(np.maximum(volume, 1e-6)), np.log(np.maximum(ratio, 1.0) / 2.0)], axis=-1)
+
+
+def _fit(name: str, recorded: Sequence[Recorded]) -> Annotator:
+    seen = [entry for entry in recorded if len(entry.offsets_mm)]
+    offset, growth = _fit_offsets(seen)
+    intercept, per_volume, per_contrast = _fit_misses(recorded)
+    clicks = sum(len(entry.offsets_mm) for entry in seen)
+    return Annotator(
+        name,
+        offset_mm=offset,
+        offset_per_radius=growth,
+        miss_intercept=intercept,
+        miss_per_volume=per_volume,
+        miss_per_contrast=per_contrast,
+        wrong_polarity=sum(entry.wrong for entry in seen) / clicks,
+        repeat=1.0 - len(seen) / clicks,
+        seconds=sum(entry.seconds for entry in seen) / clicks,
+        source=f"fitted to {clicks} clicks on {len(recorded)} lesions",
+    )
+
+
+def _fit_offsets(seen: Sequence[Recorded]) -> tuple[float, float]:
+    """Deviation at radius 0 and its growth, by maximum likelihood."""
+    from scipy.optimize import minimize
+
+    radii = np.concatenate([np.full(len(entry.offsets_mm), radius_mm(entry.volume_ml)) for entry in seen])
+    squared = np.concatenate([(entry.offsets_mm**2).sum(axis=1) for entry in seen])
+
+    def cost(parameters: Floats) -> tuple[float, Floats]:
+        spread = np.maximum(parameters[0] + parameters[1] * radii, 1e-6)
+        slope = 3 / spread - squared / spread**3
+        return float((3 * np.log(spread) + squared / (2 * spread**2)).sum()), np.array([slope.sum(), slope @ radii])
+
+    start = np.array([np.sqrt(squared.mean() / 3) / 2 + 1e-3, 0.05])
+    found = minimize(cost, start, jac=True, method="L-BFGS-B", bounds=[(0, None), (0, None)])
+    return float(found.x[0]), float(found.x[1])
+
+
+def _fit_misses(recorded: Sequence[Recorded]) -> tuple[float, float, float]:
+    """Logistic regression with a weak ridge, which keeps it finite where every lesion was seen or missed."""
+    from scipy.optimize import minimize
+
+    missed = np.array([not len(entry.offsets_mm) for entry in recorded], dtype=np.float64)
+    if not missed.any():
+        return (-np.inf, 0.0, 0.0)
+    volumes, contrasts = (np.array([getattr(entry, key) for entry in recorded]) for key in ("volume_ml", "contrast"))
+    design = np.column_stack([np.ones(len(recorded)), _predictors(volumes, contrasts)])
+
+    ridge = 0.01 * np.array([0.0, 1.0, 1.0])
+
+    def cost(weights: Floats) -> tuple[float, Floats]:
+        odds = design @ weights
+        chance = 1.0 / (1.0 + np.exp(-odds))
+        value = (np.logaddexp(0, odds) - missed * odds).sum() + ridge @ weights**2
+        return float(value), design.T @ (chance - missed) + 2 * ridge * weights
+
+    found = minimize(cost, np.zeros(3), jac=True, method="L-BFGS-B")
+    return (float(found.x[0]), float(found.x[1]), float(found.x[2]))
+
+
+def _offset_p(model: Annotator, recorded: Sequence[Recorded]) -> float:
+    """Kolmogorov-Smirnov test of the displacements, in deviations, against the chi distribution of three axes."""
+    from scipy.stats import chi, kstest
+
+    scaled = [
+        np.linalg.norm(entry.offsets_mm, axis=1) / np.maximum(model.spread(radius_mm(entry.volume_ml)), 1e-9)
+        for entry in recorded
+        if len(entry.offsets_mm)
+    ]
+    return float(kstest(np.concatenate(scaled), chi(3).cdf).pvalue)
+
+
+def _miss_error(model: Annotator, recorded: Sequence[Recorded]) -> float:
+    chance = np.array([float(model.misses(entry.volume_ml, entry.contrast)) for entry in recorded])
+    missed = np.array([not len(entry.offsets_mm) for entry in recorded], dtype=np.float64)
+    fifths = np.array_split(np.argsort(chance, kind="stable"), 5)
+    return float(np.mean([abs(chance[part].mean() - missed[part].mean()) for part in fifths]))
