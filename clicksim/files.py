@@ -1,6 +1,8 @@
-"""Files that are complete or not there at all."""
+"""Files that are complete or not there at all, and names for them."""
 
+import hashlib
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -26,3 +28,13 @@ def replacing(file: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # the folder itself may be gone or be a file; the first error tells more
             temporary.unlink()
+
+
+def slug(name: str) -> str:
+    """A file name for any text: its plain characters, cut, and a hash of the whole.
+
+    >>> slug("psma_01_2019-12-28")
+    'psma-01-2019-12-28-419f031b'
+    """
+    plain = re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-.")[:60]
+    return f"{plain}-{hashlib.blake2b(name.encode(), digest_size=4).hexdigest()}"

@@ -39,7 +39,7 @@ from numpy.typing import NDArray
 
 from clicksim import __version__
 from clicksim.catalog.source import Context, Outcome, Row, Source, Unit
-from clicksim.files import replacing
+from clicksim.files import replacing, slug
 from clicksim.geometry import Grid
 from clicksim.volumes import case_id_of, write_image
 from converters.fdat_plan import CT, LAYOUT, MARKS, OPTIONS, PET, Case, CaseName, Settings, plan
@@ -56,7 +56,7 @@ from converters.nifti import (
     resample_labels,
     sha256_of,
 )
-from converters.tables import Rejection, slug
+from converters.tables import Rejection
 from converters.trees import Tree, open_tree
 
 NAME = "fdat"

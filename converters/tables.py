@@ -183,15 +183,3 @@ def common_value(rows: Iterable[dict[str, str]], column: str) -> tuple[str | Non
     """
     values = {value for row in rows if (value := word_or_none(row.get(column))) is not None}
     return (values.pop(), False) if len(values) == 1 else (None, len(values) > 1)
-
-
-def slug(name: str) -> str:
-    """A folder name for any case: its plain characters, cut, and a hash of the whole name.
-
-    >>> slug("psma_01_2019-12-28")
-    'psma-01-2019-12-28-419f031b'
-    """
-    import hashlib
-
-    plain = re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-.")[:60]
-    return f"{plain}-{hashlib.blake2b(name.encode(), digest_size=4).hexdigest()}"

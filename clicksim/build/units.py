@@ -5,10 +5,8 @@ that was killed leaves the finished parts; `resume` takes those up. The order in
 """
 
 import getpass
-import hashlib
 import json
 import platform
-import re
 import shutil
 import sys
 import time
@@ -24,7 +22,7 @@ from clicksim import __version__
 from clicksim.catalog import Outcome, Unit
 from clicksim.catalog.schema import rows_to_table
 from clicksim.errors import CatalogError
-from clicksim.files import replacing
+from clicksim.files import replacing, slug
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -102,12 +100,6 @@ class Parts:
 def part_path(folder: Path, unit: Unit) -> Path:
     """Where a finished unit stands; any key gives a valid name, and no two keys the same."""
     return folder / slug(unit.key)
-
-
-def slug(name: str) -> str:
-    """A file name for any text: its plain characters, cut, and a hash of the whole."""
-    plain = re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-.")[:60]
-    return f"{plain}-{hashlib.blake2b(name.encode(), digest_size=4).hexdigest()}"
 
 
 def do_unit(work: Work, folder: Path, unit: Unit) -> int:
