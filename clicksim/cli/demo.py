@@ -1,36 +1,50 @@
-"""`clicksim demo`: synthetic cases, their clicks, and a page to look at them, without any download."""
+"""`clicksim demo`: synthetic downloads of three publishers, brought into a catalog, clicked in, shown on a page."""
 
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from clicksim.errors import ClicksimError
+from clicksim.files import replacing
 
 if TYPE_CHECKING:
-    import pyarrow as pa
+    from numpy.typing import NDArray
 
-    from clicksim.phantom import Phantom
+    from clicksim.catalog import Catalog
     from clicksim.prompts import Prompts
     from clicksim.report.page import PageCase
 
 TITLE = "clicksim demo"
 INTRO = (
-    "Synthetic whole-body PET/CT with simulated clicks: no patient and no download. Each picture shows the maximum "
-    "uptake from the front and from the side, lesions outlined, clicks numbered in the order in which they were made."
+    "Synthetic PET/CT and CT in the layouts of three publishers, converted into one catalog, with simulated clicks: no "
+    "patient and no download. Each picture shows the maximum from the front and from the side, lesions outlined, "
+    "clicks numbered in the order in which they were made."
 )
+MARK = ".clicksim-demo"
+MADE = ("sources", "catalog", "clicks", "pictures")
 
 
-class Progress(Protocol):
-    """What tells the user how far the work is."""
+@dataclass(frozen=True)
+class Part:
+    """One source of the demo: its command, its protocol, its voxels, its heading on the page."""
 
-    def __call__(self, step: str) -> None:
-        """Say that the next step has begun."""
+    command: str
+    name: str
+    protocol: str
+    spacing: tuple[float, float, float]
+    heading: str
+
+
+PARTS = (
+    Part("fdat", "fdat", "autopet-iv@2", (4.07283, 4.07283, 3.0), "fdat: whole-body FDG and PSMA PET/CT"),
+    Part("deep-psma", "deep_psma", "deep-psma@1", (5.0, 5.0, 5.0), "DEEP-PSMA: two tracers of one patient"),
+    Part("longitudinal-ct", "longitudinal_ct", "longitudinal-ct@1", (4.5, 4.5, 5.0), "Longitudinal CT: two time points"),
+)
 
 
 @click.command("demo")
@@ -41,127 +55,143 @@ class Progress(Protocol):
     show_default=True,
     help="Folder for the files; made where it does not exist.",
 )
-@click.option("--cases", type=click.IntRange(1, 1000), default=4, show_default=True, help="How many cases.")
+@click.option(
+    "--patients", type=click.IntRange(1, 1000), default=3, show_default=True, help="Of fdat; the others have one for 3."
+)
 @click.option("--seed", type=int, default=42, show_default=True, help="Of phantoms and clicks.")
-def command(out: Path, cases: int, seed: int) -> None:
-    """Make synthetic PET/CT cases, click in them, and write a page to look at.
+def command(out: Path, patients: int, seed: int) -> None:
+    """Write synthetic downloads, convert them, click in them, and write a page to look at.
 
-    FDG and PSMA take turns; the third case has no lesion. Files of the same names in the folder are replaced,
-    others are left alone.
+    The steps are those of `clicksim convert` and `clicksim clicks --catalog`. An earlier demo in the folder is
+    replaced; other files are left alone.
     """
     try:
-        page = make_demo(out, cases=cases, seed=seed)
+        page = make_demo(out, patients=patients, seed=seed)
     except (ClicksimError, OSError) as error:
         click.echo(f"clicksim demo: {error}", err=True)
         raise click.exceptions.Exit(1) from None
     click.echo(f"open {page} in a browser")
 
 
-def make_demo(out: Path, *, cases: int = 4, seed: int = 42) -> Path:
+def make_demo(out: Path, *, patients: int = 3, seed: int = 42) -> Path:
     """Write the demo's files to a folder and return the page.
 
-    Per case `<case>_ct.nii.gz`, `<case>_pet.nii.gz`, `<case>_label.nii.gz`, `<case>_clicks.json` and
-    `<case>.png`; for all of them `clicks.parquet` and `index.html`.
+    `sources/<name>` as the publishers have their files, `catalog`, one `<case>_clicks.json` a case in `clicks`,
+    pictures, and `index.html`.
+
+    Raises:
+        ClicksimError: The folder has things of these names that no demo made.
     """
+    from clicksim.build import convert_source
+    from clicksim.build.prompts import ClickJob, simulate_catalog
+    from clicksim.catalog import find_source, open_catalog
+    from clicksim.cli.progress import progress
     from clicksim.report.page import write_page
 
-    out.mkdir(parents=True, exist_ok=True)
+    _clear(out)
     shown: list[PageCase] = []
-    tables: list[pa.Table] = []
-    with _progress(4 * cases + 1) as say:
-        for number in range(cases):
-            case, prompts = _make_case(out, number, seed, say)
-            shown.append(case)
-            tables.append(prompts.to_table())
-        say("page")
-        _write_table(out / "clicks.parquet", tables)
-        return write_page(
-            out / "index.html",
-            shown,
-            title=TITLE,
-            intro=INTRO,
-            command=f"clicksim demo --out {quote(str(out))} --cases {cases} --seed {seed}",
-        )
+    for part in PARTS:
+        click.echo(f"{part.command}: phantoms", err=True)
+        tree = _write_source(out / "sources" / part.name, part, patients, seed)
+        with progress(f"{part.command}: patients converted") as report:
+            convert_source(find_source(part.command), tree, out / "catalog", progress=report)
+        job = ClickJob(str(out / "catalog"), part.protocol, seed, {}, str(out / "clicks"))
+        with progress(f"{part.command}: patients clicked") as report:
+            run, _ = simulate_catalog(job, source=part.name, progress=report)
+        click.echo(f"{part.command}: pictures", err=True)
+        shown += _draw_cases(open_catalog(out / "catalog"), part, run, out)
+    made_by = f"clicksim demo --out {quote(str(out))} --patients {patients} --seed {seed}"
+    return write_page(out / "index.html", shown, title=TITLE, intro=INTRO, command=made_by)
 
 
-def _make_case(out: Path, number: int, seed: int, say: Progress) -> tuple["PageCase", "Prompts"]:
-    """One phantom, its clicks, and their files."""
-    from clicksim import simulate_clicks, write_image
-    from clicksim.phantom import make_phantom
+def _clear(out: Path) -> None:
+    """Take away an earlier demo, and nothing else."""
+    found = [name for name in MADE if (out / name).exists()]
+    if found and not (out / MARK).is_file():
+        raise ClicksimError(f"{out} has {', '.join(found)} that no demo made; name another folder with --out")
+    for name in found:
+        shutil.rmtree(out / name)
+    out.mkdir(parents=True, exist_ok=True)
+    with replacing(out / MARK) as temporary:
+        temporary.write_text("clicksim demo may replace: " + " ".join(MADE) + "\n", encoding="utf-8")
+    (out / "pictures").mkdir()
+
+
+def _write_source(folder: Path, part: Part, patients: int, seed: int) -> Path:
+    """The phantoms of one source, on a grid fine enough to look at."""
+    from clicksim.phantom import layouts
+
+    few = (patients + 2) // 3
+    if part.name == "fdat":
+        layouts.write_fdat(folder, patients=patients, seed=seed, shape=None, spacing=part.spacing, lesions=(3, 14))
+    elif part.name == "deep_psma":
+        layouts.write_deep_psma(folder, patients=few, seed=seed, shape=None, spacing=part.spacing, lesions=(3, 14))
+    else:
+        layouts.write_longitudinal_ct(folder, patients=few, seed=seed, shape=None, spacing=part.spacing)
+    return folder
+
+
+def _draw_cases(catalog: "Catalog", part: Part, run: str, out: Path) -> "list[PageCase]":
+    """Picture and facts of each case of a source."""
     from clicksim.report.mip import draw_preview, save_picture
     from clicksim.report.page import PageCase
+    from clicksim.volumes import read_image, read_label
 
-    say(f"case {number + 1}: phantom")
-    phantom = make_phantom(seed + number, tracer=("fdg", "psma")[number % 2], n_lesions=_lesions(number, seed))
-    name = phantom.case_id
-    say(f"{name}: images")
-    files = {f"{name}_{kind}.nii.gz": getattr(phantom, kind) for kind in ("ct", "pet", "label")}
-    for file, array in files.items():
-        write_image(out / file, array, phantom.grid)
-    say(f"{name}: clicks")
-    drawn = simulate_clicks(phantom.label, uptake=phantom.pet, spacing=phantom.grid.spacing, case_id=name, seed=seed)
-    prompts = replace(drawn, grid=phantom.grid)
-    clicks = f"{name}_clicks.json"
-    _write_text(out / clicks, prompts.to_json("plain"))
-    say(f"{name}: picture")
-    picture = draw_preview(phantom.pet, phantom.label, prompts, grid=phantom.grid, title=_title(phantom, prompts))
-    save_picture(picture, out / f"{name}.png")
-    case = PageCase(
-        prompts,
-        picture,
-        tracer=phantom.tracer,
-        n_lesions=phantom.n_lesions,
-        volume_ml=float((phantom.label > 0).sum()) * phantom.grid.voxel_ml,
-        files=[*files, clicks],
-    )
-    return case, prompts
-
-
-def _lesions(number: int, seed: int) -> int:
-    """Between 3 and 14 lesions, and none in every fourth case from the third on: an empty case belongs to any set."""
-    from clicksim.streams import stream
-
-    return 0 if number % 4 == 2 else int(stream(seed, "demo", "lesions", number).integers(3, 15))
+    about, rows = catalog.metadata(run), catalog.table("prompts", run).to_pylist()
+    cases = []
+    for case in catalog.table("cases", part.name).to_pylist():
+        label = read_label(catalog.resolve(case["label_path"]))
+        image = read_image(catalog.resolve(case["pet_path"] or case["ct_path"])).array
+        prompts = _prompts(case, [row for row in rows if row["case"] == case["case_id"]], about)
+        title = f"{case['case_id']}, {_count(case['n_lesions'])}, {part.protocol}"
+        picture = draw_preview(
+            image if case["pet_path"] else _dense(image), label.array, prompts, grid=label.grid, title=title
+        )
+        name = case["case_id"].replace("/", "_")
+        save_picture(picture, out / "pictures" / f"{name}.png")
+        files = [f"clicks/{name}_clicks.json", f"pictures/{name}.png"]
+        facts = [(text, str(case[key])) for text, key in FACTS if case[key] not in (None, [], "single", "none")]
+        cases.append(
+            PageCase(
+                prompts,
+                picture,
+                tracer="" if case["tracer_class"] == "none" else case["tracer_class"],
+                n_lesions=case["n_lesions"],
+                volume_ml=case["lesion_volume_ml"],
+                files=files,
+                facts=[(text, value.strip("[]").replace("'", "")) for text, value in facts],
+                group=part.heading,
+            )
+        )
+    return cases
 
 
-def _title(phantom: "Phantom", prompts: "Prompts") -> str:
-    """Such as `fdg_phantom0042, 1 lesion, autopet-iv@2`."""
-    count = "no lesion" if not phantom.n_lesions else f"{phantom.n_lesions} lesion{'s' * (phantom.n_lesions > 1)}"
-    return f"{phantom.case_id}, {count}, {prompts.protocol}"
+FACTS = (
+    ("patient", "patient_key"), ("date (shifted)", "study_date"), ("time point", "timepoint"),
+    ("diagnosis", "diagnosis"), ("fold", "official_fold"), ("split", "official_split"),
+    ("threshold (SUV)", "suv_threshold"), ("other scan", "paired_case_id"), ("flags", "quality_flags"),
+)  # fmt: skip
 
 
-def _write_text(path: Path, text: str) -> None:
-    """Write and rename, so that a reader never sees half a file."""
-    temporary = path.with_name(f".{path.name}.partial")
-    temporary.write_text(text, encoding="utf-8", newline="\n")
-    temporary.replace(path)
+def _prompts(case: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], about: Mapping[str, Any]) -> "Prompts":
+    """The clicks of a case, from its rows in the catalog."""
+    import numpy as np
+
+    from clicksim.geometry import Grid
+    from clicksim.prompts import Click, Prompts
+
+    grid = Grid(tuple(case["shape_xyz"]), tuple(case["spacing_xyz_mm"]), np.reshape(case["affine_ras"], (4, 4)))
+    ordered = sorted(rows, key=lambda row: (row["polarity"] == "background", row["order"]))
+    clicks = [Click((r["i"], r["j"], r["k"]), r["polarity"] == "foreground", r["lesion"]) for r in ordered]
+    return Prompts(tuple(clicks), grid, case["case_id"], about["protocol"], about["seed"], about["settings"])
 
 
-def _write_table(path: Path, tables: "Sequence[pa.Table]") -> None:
-    """All clicks as one Parquet table; the metadata is that of the first case."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+def _dense(ct: "NDArray[Any]") -> "NDArray[Any]":
+    """A CT as if it were an uptake, so that bone is dark and soft tissue a shade."""
+    import numpy as np
 
-    temporary = path.with_name(f".{path.name}.partial")
-    pq.write_table(pa.concat_tables(tables), temporary)
-    temporary.replace(path)
+    return np.clip((ct.astype(np.float32) + 50) / 60, 0, 10)
 
 
-@contextmanager
-def _progress(steps: int) -> Iterator[Progress]:
-    """A bar on a terminal, plain lines elsewhere; both on stderr."""
-    if not sys.stderr.isatty():
-        yield lambda step: click.echo(step, err=True)
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
-
-    columns: Any = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
-    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("", total=steps, completed=-1)
-
-        def say(step: str) -> None:
-            bar.update(task, advance=1, description=step)
-
-        yield say
+def _count(lesions: int) -> str:
+    return f"{lesions or 'no'} lesion{'s' * (lesions > 1)}"

@@ -28,6 +28,7 @@ class PageCase:
         volume_ml: Their volume together; None where unknown.
         files: Names of files beside the page that belong to it; they become links.
         facts: Further facts, name and text.
+        group: A heading above the first of the cases that share it, such as their source; empty for none.
     """
 
     prompts: Prompts
@@ -37,6 +38,7 @@ class PageCase:
     volume_ml: float | None = None
     files: Sequence[str] = ()
     facts: Sequence[tuple[str, str]] = field(default=())
+    group: str = ""
 
 
 def write_page(path: str | Path, cases: Sequence[PageCase], *, title: str, intro: str = "", command: str = "") -> Path:
@@ -80,6 +82,7 @@ def _describe(case: PageCase, number: int) -> dict[str, Any]:
     return {
         "anchor": f"case-{number}",
         "name": prompts.case_id or f"case {number}",
+        "group": case.group,
         "picture": _data_uri(case.picture),
         "facts": [*_facts(case), *case.facts],
         "notes": prompts.notes,

@@ -1,0 +1,77 @@
+"""From a publisher's folder to the catalog's tables."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from clicksim.build.units import WORK, Parts, Progress, Tables, run_facts, tables_of
+from clicksim.catalog import Context, Outcome, Source, Unit, create_catalog
+from clicksim.catalog.schema import rows_to_table
+from clicksim.errors import CatalogError
+
+
+@dataclass(frozen=True)
+class Summary:
+    """How a run ended, by count of rows."""
+
+    cases: int
+    rejected: int
+
+
+def convert_source(
+    source: Source,
+    folder: Path,
+    catalog_path: Path,
+    *,
+    workers: int = 0,
+    resume: bool = False,
+    shard: tuple[int, int] = (0, 1),
+    options: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> Summary:
+    """Bring a source into a catalog; its rows replace those of an earlier conversion.
+
+    Args:
+        source: From `clicksim.catalog.find_source`.
+        folder: The publisher's folder or archive.
+        catalog_path: A catalog, or where to make one.
+        workers: Processes; 0 works in this one.
+        resume: Take up the parts of a run that was interrupted.
+        shard: `(I, N)` converts every N-th patient from the I-th on.
+        options: Options of the source.
+        progress: Told after each patient.
+
+    Raises:
+        CatalogError: The folder is not there, or parts of an interrupted run are, and `resume` was not asked for.
+    """
+    if not folder.exists():
+        raise CatalogError(f"{folder} does not exist; {source.title} is expected as\n{source.layout}")
+    catalog = create_catalog(catalog_path).with_root(source.name, folder)
+    context = Context(folder.resolve(), catalog.path.resolve(), source.name, dict(options or {}))
+    started = time.time()
+    units, found = source.plan(context)
+    chosen = sorted(units, key=lambda unit: unit.key)[shard[0] :: shard[1]]
+    if shard[0] > 0:
+        found = Outcome()  # what the plan rejected belongs to the first shard
+    job = {"source": str(context.source), "options": dict(context.options), "shard": list(shard)}
+    parts = Parts(catalog.path / WORK / f"convert-{source.name}", job, resume=resume)
+    parts.run(chosen, partial(_convert_unit, source.convert, context), workers=workers, progress=progress)
+    tables = parts.gather(chosen, tables_of(found))
+    for name in ("links", "lesions", "rejected", "cases"):  # cases last: they are what a reader starts from
+        catalog.write_part(name, source.name, tables[name])
+    if source.prompt_runs:
+        for run, table in source.prompt_runs(tables["cases"].to_pylist(), tables["lesions"].to_pylist()).items():
+            catalog.write_part("prompts", run, table)
+    catalog.write_sources(rows_to_table("sources", [{"source": source.name, **source.facts}]))
+    summary = Summary(len(tables["cases"]), len(tables["rejected"]))
+    about = {"cases": summary.cases, "rejected": summary.rejected, "workers": workers, "shard": list(shard)}
+    catalog.write_run(f"convert-{source.name}", run_facts(started, about))
+    parts.remove()
+    return summary
+
+
+def _convert_unit(convert: Callable[[Context, Unit], Outcome], context: Context, unit: Unit) -> Tables:
+    return tables_of(convert(context, unit))

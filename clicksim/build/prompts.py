@@ -1,0 +1,291 @@
+"""Prompts for all cases of a catalog: simulated, committed as one run, and held against a published one."""
+
+import hashlib
+import json
+import time
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clicksim import __version__
+from clicksim.build.convert import Summary
+from clicksim.build.units import WORK, Parts, Progress, Tables, run_facts
+from clicksim.catalog import Catalog, Outcome, Unit, open_catalog
+from clicksim.catalog.schema import rows_to_table, table_schema
+from clicksim.errors import CatalogError, ClicksimError, GeometryError, ImageError, ReferenceAbortError, TruncatedError
+from clicksim.prompts import Prompts
+from clicksim.prompts.table import METADATA_KEY
+from clicksim.protocols import effective_settings, load_protocol
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+ENDINGS = {"plain": "_clicks.json", "grand-challenge": "_lesion-clicks.json", "rows": "_clicks.parquet"}
+
+
+@dataclass(frozen=True)
+class ClickJob:
+    """What is simulated in every case of a catalog.
+
+    Attributes:
+        catalog: Its folder.
+        protocol, seed: As `clicksim.simulate_clicks` takes them.
+        settings: The user's own.
+        out: Where to write one JSON file per case as well, or None.
+        layout: Of those files: `plain`, `grand-challenge` or `rows` (Parquet).
+    """
+
+    catalog: str
+    protocol: str
+    seed: int
+    settings: Mapping[str, Any]
+    out: str | None = None
+    layout: str = "plain"
+
+    def about(self) -> dict[str, Any]:
+        """What the run's metadata say."""
+        settings, _ = effective_settings(load_protocol(self.protocol), "clicks", self.settings)
+        return {"version": __version__, "protocol": self.protocol, "seed": self.seed, "settings": settings}
+
+
+def simulate_catalog(
+    job: ClickJob,
+    *,
+    source: str | None = None,
+    workers: int = 0,
+    resume: bool = False,
+    progress: Progress | None = None,
+) -> tuple[str, Summary]:
+    """Simulate clicks in every case of a catalog, and commit them as one prompt run.
+
+    The unit of work is a patient. A case that cannot be simulated is reported and the others go on.
+
+    Args:
+        job: What to simulate.
+        source: One source of the catalog, or all.
+        workers: Processes; 0 works in this one.
+        resume: Take up a run that was interrupted.
+        progress: Told after each patient.
+
+    Returns:
+        The id of the run, which is a hash of protocol, settings, seed and cases; and how many cases were
+        simulated and refused. The refused ones stand in `runs/<id>.json`.
+
+    Raises:
+        CatalogError: No cases.
+        SettingError: An unknown protocol or setting.
+    """
+    catalog = open_catalog(job.catalog)
+    units = patient_units(catalog, source)
+    run = run_id(job, units)
+    started = time.time()
+    parts = Parts(catalog.path / WORK / f"prompts-{run}", {"run": run}, resume=resume)
+    parts.run(units, partial(_simulate_patient, job), workers=workers, progress=progress)
+    tables = parts.gather(units, {name: table_schema(name).empty_table() for name in ("prompts", "rejected")})
+    commit_prompts(catalog, run, tables["prompts"], job.about())
+    refused = tables["rejected"].to_pylist()
+    cases = sum(len(unit.content) for unit in units)
+    catalog.write_run(run, run_facts(started, {"cases": cases, "workers": workers, "refused": refused}))
+    parts.remove()
+    return run, Summary(cases - len(refused), len(refused))
+
+
+def commit_prompts(catalog: Catalog, run: str, table: "pa.Table", about: Mapping[str, Any]) -> None:
+    """Write a prompt run; what all its rows share stands in the file's metadata."""
+    metadata = {METADATA_KEY: json.dumps(about, sort_keys=True).encode()}
+    catalog.write_part("prompts", run, table.replace_schema_metadata(metadata))
+
+
+def patient_units(catalog: Catalog, source: str | None = None) -> list[Unit]:
+    """The patients of a catalog, each with its cases.
+
+    Raises:
+        CatalogError: There are none.
+    """
+    columns = [
+        "case_id",
+        "patient_key",
+        "label_path",
+        "pet_path",
+        "organs_path",
+        "suv_threshold",
+        "instances",
+        "source",
+    ]
+    by_patient: dict[str, list[dict[str, Any]]] = {}
+    for row in catalog.table("cases", source).select(columns).to_pylist():
+        by_patient.setdefault(f"{row['source']}/{row['patient_key']}", []).append(row)
+    if not by_patient:
+        raise CatalogError(f"no cases{f' of {source}' if source else ''} in {catalog.path}")
+    return [Unit(key, rows) for key, rows in sorted(by_patient.items())]
+
+
+def run_id(job: ClickJob, units: list[Unit]) -> str:
+    """Hash of protocol, settings, seed and cases."""
+    about = job.about()
+    del about["version"]
+    cases = [[unit.key, [row["case_id"] for row in unit.content]] for unit in units]
+    return hashlib.blake2b(json.dumps([about, cases], sort_keys=True).encode(), digest_size=8).hexdigest()
+
+
+def simulate_row(catalog: Catalog, row: Mapping[str, Any], job: ClickJob) -> Prompts:
+    """The clicks of one case of a catalog.
+
+    An instance map is one where the publisher's ids are the lesions; anything else is split into components, so
+    that `lesion` in the prompts is `lesion_index` in the lesions.
+    """
+    from clicksim.simulate.case import simulate_case
+
+    def file(column: str) -> Path | None:
+        return None if row[column] is None else catalog.resolve(row[column])
+
+    label = file("label_path")
+    if label is None:
+        raise ImageError(f"case {row['case_id']} has no label")
+    protocol = load_protocol(job.protocol)
+    settings = dict(job.settings)
+    rules = protocol.tables.get("clicks", {})
+    if row["suv_threshold"] and settings.get("background", rules.get("background")) == "threshold":
+        settings.setdefault("suv", float(row["suv_threshold"]))
+    published = rules.get("rule") == "published"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # idle settings were named once, before the run
+        prompts = simulate_case(
+            label,
+            pet=file("pet_path") if rules.get("n_background", 0) else None,
+            organs=file("organs_path") if settings.get("background") == "organ" else None,
+            case_id=row["case_id"],
+            instances="auto" if published else row["instances"],
+            protocol=job.protocol,
+            seed=job.seed,
+            **settings,
+        )
+    return replace(prompts, settings=job.about()["settings"])
+
+
+def _simulate_patient(job: ClickJob, unit: Unit) -> Tables:
+    """The prompt rows of one patient's cases."""
+    import pyarrow as pa
+
+    catalog, outcome = open_catalog(job.catalog), Outcome()
+    tables = [table_schema("prompts").empty_table()]
+    for row in unit.content:
+        try:
+            prompts = simulate_row(catalog, row, job)
+        except ClicksimError as error:
+            outcome.reject(reason_of(error), str(error), case_id=row["case_id"], patient_key=row["patient_key"])
+            continue
+        tables.append(prompts.to_table().replace_schema_metadata(None))
+        if job.out:
+            _write_file(Path(job.out), prompts, job.layout)
+    rows = pa.concat_tables([table.cast(table_schema("prompts")) for table in tables])
+    return {"prompts": rows, "rejected": rows_to_table("rejected", outcome.rejected)}
+
+
+def _write_file(folder: Path, prompts: Prompts, layout: str) -> None:
+    """One file per case; a case id with a slash becomes one with an underscore."""
+    from clicksim.prompts.formats import write_prompts
+    from clicksim.prompts.table import write_table
+
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"{prompts.case_id.replace('/', '_')}{ENDINGS[layout]}"
+    if layout == "rows":
+        write_table(file, prompts.to_table())
+    else:
+        write_prompts(file, prompts, layout)
+
+
+def reason_of(error: ClicksimError) -> str:
+    """The reason code of a refusal."""
+    kinds: tuple[tuple[type[ClicksimError], str], ...] = (
+        (TruncatedError, "TruncatedFile"),
+        (GeometryError, "GridMismatch"),
+        (ImageError, "UnreadableFile"),
+        (ReferenceAbortError, "ReferenceAborts"),
+        (CatalogError, "PathLeavesRoot"),
+    )
+    return next((code for kind, code in kinds if isinstance(error, kind)), "SettingRefused")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How one case of a published run compares with the rule.
+
+    Attributes:
+        case_id: The case.
+        outcome: `equal`, `unequal` or `not reproducible`.
+        detail: What differs, or why it could not be compared.
+    """
+
+    case_id: str
+    outcome: str
+    detail: str = ""
+
+
+def verify_run(catalog_path: str | Path, run: str, *, progress: Progress | None = None) -> list[Verdict]:
+    """Simulate every case of a prompt run anew, and compare voxel by voxel, in order.
+
+    The rule is the run's own protocol, settings and seed; for imported files, those named at import.
+
+    Returns:
+        One verdict per case of the run, by case id. A case is not reproducible where its images are missing or
+        the rule refuses them.
+
+    Raises:
+        CatalogError: No such run, or one without a protocol.
+    """
+    catalog = open_catalog(catalog_path)
+    about = catalog.metadata(run)
+    if not about.get("protocol"):
+        raise CatalogError(f"run {run} names no protocol; import it again with --protocol")
+    protocol = load_protocol(about["protocol"])
+    own = {name: value for name, value in about["settings"].items() if name != "rule"}
+    job = ClickJob(str(catalog_path), protocol.id, about["seed"], own)
+    recorded = _recorded(catalog.table("prompts", run))
+    covered = about.get("cases") or sorted(recorded)
+    rows = {row["case_id"]: row for unit in patient_units(catalog) for row in unit.content}
+    verdicts = []
+    for done, case in enumerate(covered, start=1):
+        verdicts.append(_compare(catalog, rows.get(case), case, recorded.get(case, {}), job))
+        if progress:
+            progress(done, len(covered), sum(verdict.outcome != "equal" for verdict in verdicts))
+    return verdicts
+
+
+def _recorded(table: "pa.Table") -> dict[str, dict[str, list[list[int]]]]:
+    """The voxels of each case by polarity, in order."""
+    found: dict[str, dict[str, list[list[int]]]] = {}
+    columns = ["case", "polarity", "order", "i", "j", "k"]
+    for row in table.select(columns).sort_by([("case", "ascending"), ("order", "ascending")]).to_pylist():
+        found.setdefault(row["case"], {}).setdefault(row["polarity"], []).append([row["i"], row["j"], row["k"]])
+    return found
+
+
+def _compare(
+    catalog: Catalog, row: Mapping[str, Any] | None, case: str, recorded: Mapping[str, list[list[int]]], job: ClickJob
+) -> Verdict:
+    if row is None:
+        return Verdict(case, "not reproducible", "the catalog has no such case")
+    try:
+        prompts = simulate_row(catalog, row, job)
+    except ClicksimError as error:
+        return Verdict(case, "not reproducible", str(error))
+    new = {"foreground": prompts.foreground.tolist(), "background": prompts.background.tolist()}
+    if row["pet_path"] is None and recorded.get("background"):
+        same = new["foreground"] == recorded.get("foreground", [])
+        detail = f"no PET for the background; the foreground is {'equal' if same else 'unequal'}"
+        return Verdict(case, "not reproducible" if same else "unequal", detail)
+    differing = [polarity for polarity, voxels in new.items() if voxels != recorded.get(polarity, [])]
+    if not differing:
+        return Verdict(case, "equal")
+    return Verdict(case, "unequal", "; ".join(_first_difference(p, new[p], recorded.get(p, [])) for p in differing))
+
+
+def _first_difference(polarity: str, new: list[list[int]], old: list[list[int]]) -> str:
+    for n, (ours, theirs) in enumerate(zip(new, old, strict=False)):
+        if ours != theirs:
+            return f"{polarity} click {n}: {ours} here, {theirs} recorded"
+    return f"{polarity}: {len(new)} clicks here, {len(old)} recorded"
