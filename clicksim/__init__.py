@@ -15,6 +15,7 @@ _HOMES = {
     "Prompts": "clicksim.prompts",
     "Scribble": "clicksim.prompts",
     "correct": "clicksim.simulate.corrections",
+    "encode": "clicksim.guidance",
     "find_lesions": "clicksim.lesions",
     "measure_lesions": "clicksim.lesions",
     "open_catalog": "clicksim.catalog",
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from clicksim.catalog import open_catalog as open_catalog
     from clicksim.errors import ClicksimError as ClicksimError
     from clicksim.geometry import Grid as Grid
+    from clicksim.guidance import encode as encode
     from clicksim.lesions import find_lesions as find_lesions
     from clicksim.lesions import measure_lesions as measure_lesions
     from clicksim.metrics import score as score

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from clicksim.errors import SettingError
+from clicksim.errors import ImageError, SettingError
 from clicksim.geometry import Spacing, check_spacing
 from clicksim.kernels.overlaps import overlap_runs
 from clicksim.lesions import CONNECTIVITIES, Components, Memory, check_pair, connect, flat_in, flat_view, scan_labels
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
+
+MOST_LESIONS = 10_000_000
 
 
 @dataclass(frozen=True)
@@ -130,6 +132,11 @@ def compare(
         if sides[1].several:
             sides[1] = sides[1].by_value(np.unique(sides[1].values))
     elif chosen["rule"] == "autopet-v" and sides[1].top > 1:
+        if sides[1].top > MOST_LESIONS:
+            raise ImageError(
+                f"{rule.id} counts as many lesions as the highest value of an instance map, here {sides[1].top}"
+                f"{f' ({where})' if where else ''}; number them from 1, or score under autopet-v@2"
+            )
         sides[1] = sides[1].by_value(np.arange(1, sides[1].top + 1))  # also values that no voxel has, as published
     return Comparison(sides[0], sides[1], volume, chosen, rule.id)
 

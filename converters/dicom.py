@@ -30,7 +30,7 @@ from clicksim.geometry import Grid
 from clicksim.volumes import Volume
 from converters.choice import Choice, Rule, choose_series
 from converters.headers import DicomError, quietly, read_dataset
-from converters.series import Finding, Scan, Series, Slice, by_study, find_series, scan_folder
+from converters.series import Finding, Scan, Series, Slice, by_study, find_series, scan_files, scan_folder
 from converters.slices import DIRECTION, TO_RAS, GeometryRefusal, SliceGeometry, slice_geometry
 
 __all__ = [
@@ -48,8 +48,10 @@ __all__ = [
     "find_series",
     "read_volume",
     "resample_to",
+    "scan_files",
     "scan_folder",
     "slice_geometry",
+    "slice_values",
 ]
 
 
@@ -85,7 +87,7 @@ def read_volume(series: Series, *, dtype: DTypeLike | None = None, gaps: str = "
     stack = _Stack(grid, wanted or np.dtype(np.int16 if exact else np.float32), ordered[0], may_widen=wanted is None)
     known: dict[int, NDArray[Any]] = {}
     for k, (below, weight) in enumerate(weights):
-        known = {n: known[n] if n in known else _values(ordered[n], series) for n in {below, below + (weight > 0)}}
+        known = {n: known[n] if n in known else slice_values(ordered[n], series) for n in {below, below + (weight > 0)}}
         values = known[below] if weight == 0 else (1 - weight) * known[below] + weight * known[below + 1]
         stack.put(k, values)
     return Volume(stack.array, grid, str(ordered[0].path.parent))
@@ -144,7 +146,7 @@ def _fits_int16(values: NDArray[Any]) -> bool:
     return values.dtype.kind == "i" or bool(np.all(values == np.rint(values)))
 
 
-def _values(entry: Slice, series: Series) -> NDArray[Any]:
+def slice_values(entry: Slice, series: Series) -> NDArray[Any]:
     """`(J, I)`, the values of one slice, stored value x slope + intercept: int64 where exact, else float64."""
     dataset = read_dataset(entry.path)
     with quietly("UnsupportedPixels", entry.path):

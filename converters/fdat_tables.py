@@ -52,10 +52,13 @@ def read_clinical(tree: Tree, found: Outcome) -> tuple[Clinical, Clinical]:
     """Columns and flags by study key, for FDG and PSMA; empty where there is no table."""
     fdg = _first(tree, FDG_TABLES, ("Subject ID",), found)
     psma = _first(tree, PSMA_TABLES, ("Subject ID", "Study Date"), found)
-    return (
-        {key: _clinical(rows, FDG_COLUMNS) for key, rows in _by_study(fdg, _fdg_date).items()},
-        {key: _clinical(rows, PSMA_COLUMNS) for key, rows in _by_study(psma, _psma_date).items()},
-    )
+    return clinical_rows(fdg, "FDG"), clinical_rows(psma, "PSMA")
+
+
+def clinical_rows(rows: Rows, tracer: str) -> Clinical:
+    """Columns and flags by study key, from the rows of one publisher's table for `FDG` or `PSMA`."""
+    dated, columns = (_fdg_date, FDG_COLUMNS) if tracer == "FDG" else (_psma_date, PSMA_COLUMNS)
+    return {key: _clinical(own, columns) for key, own in _by_study(rows, dated).items()}
 
 
 def _first(tree: Tree, paths: Iterable[str], required: tuple[str, ...], found: Outcome) -> Rows:

@@ -1,6 +1,7 @@
 """From a folder tree to the DICOM series in it.
 
     scan_folder, find_series    every series under a folder, from headers alone, grouped by UID
+    scan_files                  the same for some files
     by_study                    the same, study by study
     normal_of, in_order         how slices are put in order
 
@@ -179,12 +180,17 @@ def scan_folder(root: str | Path) -> Scan:
     folder = Path(root)
     if not folder.exists():
         raise DicomError("NoSuchFolder", f"there is no such folder ({folder})")
+    return scan_files(_files(folder))
+
+
+def scan_files(paths: Iterable[Path]) -> Scan:
+    """The same for files, as `scan_folder` for those under a folder."""
     groups: defaultdict[tuple[str, str, bool], list[tuple[Slice, Any]]] = defaultdict(list)
     findings: list[Finding] = []
     skipped = 0
-    for path in _files(folder):
+    for path in paths:
         try:
-            header = _dicom_header(path)
+            header = dicom_header(path)
             if header is None:
                 skipped += 1
                 continue
@@ -227,7 +233,7 @@ def _files(folder: Path) -> Iterator[Path]:
                 yield path
 
 
-def _dicom_header(path: Path) -> Any:
+def dicom_header(path: Path) -> Any:
     """The elements that grouping needs, or None where the file is not DICOM."""
     try:
         with path.open("rb") as raw:

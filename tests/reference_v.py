@@ -135,9 +135,8 @@ def rim(mask: ArrayLike) -> list[Pixel]:
     def open_to(r: int, c: int) -> bool:
         return 0 <= r < array.shape[0] and 0 <= c < array.shape[1] and (r, c) not in inside
 
-    return [
-        (r, c) for r, c in pixels_of(array) if any(open_to(r + dr, c + dc) for dr, dc in ((-1, 0), (1, 0), (0, -1), (0, 1)))
-    ]
+    crosses = {(r, c): [(r - 1, c), (r + 1, c), (r, c - 1), (r, c + 1)] for r, c in pixels_of(array)}
+    return [pixel for pixel, cross in crosses.items() if any(open_to(*other) for other in cross)]
 
 
 def walk(pixels: list[Pixel], start: Pixel, steps: int) -> list[Pixel]:
@@ -285,11 +284,8 @@ def scores_mended(prediction: ArrayLike, truth: ArrayLike, spacing: tuple[float,
     """Masks as masks, every distinct value of an instance map one lesion; 1 or 0 for a truth without lesions."""
     p, g = (np.asarray(prediction) != 0).astype(np.uint8), np.asarray(truth)
     values = [value for value in np.unique(g) if value != 0]
-    places = {value: n for n, value in enumerate(values, start=1)}
-    if len(values) > 1:  # renumbered without gaps, so that the published count is the count of values
-        g = np.vectorize(lambda value: places.get(value, 0))(g)
-    else:
-        g = (g != 0).astype(np.uint8)
+    # renumbered without gaps, so that the published count is the count of values; a single value is a mask
+    g = sum(((g == value) * n for n, value in enumerate(values, start=1)), np.zeros(g.shape, int))
     out = scores_v(p, g, spacing) | {"dice": scores_iv(p, g != 0, spacing)["dice"]}
     if not g.any():
         perfect = 0.0 if p.any() else 1.0

@@ -143,6 +143,9 @@ def check_data(catalog: Catalog) -> Iterator[Finding]:
     ]
     for row in catalog.cases.select(columns).to_pylist():
         case = row["case_id"]
+        if row["label_path"] is None:
+            yield Finding("data", case, "the row has no label")
+            continue
         try:
             label = read_label(catalog.resolve(row["label_path"]))
             lesions = find_lesions(label.array, instances=row["instances"])

@@ -7,9 +7,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from clicksim import __version__
 from clicksim.build.units import WORK, Parts, Progress, Tables, run_facts, tables_of
-from clicksim.catalog import Context, Outcome, Source, Unit, create_catalog
-from clicksim.catalog.schema import rows_to_table
+from clicksim.catalog import Context, Outcome, Source, Unit, create_catalog, open_catalog
+from clicksim.catalog.schema import TABLES, rows_to_table
 from clicksim.errors import CatalogError
 
 
@@ -49,17 +50,23 @@ def convert_source(
     """
     if not folder.exists():
         raise CatalogError(f"{folder} does not exist; {source.title} is expected as\n{source.layout}")
-    catalog = create_catalog(catalog_path).with_root(source.name, folder)
-    context = Context(folder.resolve(), catalog.path.resolve(), source.name, dict(options or {}))
+    context = Context(folder.resolve(), catalog_path.resolve(), source.name, dict(options or {}))
     started = time.time()
-    units, found = source.plan(context)
+    units, found = source.plan(context)  # before anything is written: it refuses a folder of another kind
+    catalog = create_catalog(catalog_path)
     chosen = sorted(units, key=lambda unit: unit.key)[shard[0] :: shard[1]]
     if shard[0] > 0:
         found = Outcome()  # what the plan rejected belongs to the first shard
-    job = {"source": str(context.source), "options": dict(context.options), "shard": list(shard)}
+    job = {
+        "version": __version__,
+        "source": str(context.source),
+        "options": {name: str(value) for name, value in context.options.items()},
+        "shard": list(shard),
+    }
     parts = Parts(catalog.path / WORK / f"convert-{source.name}", job, resume=resume)
     parts.run(chosen, partial(_convert_unit, source.convert, context), workers=workers, progress=progress)
     tables = parts.gather(chosen, tables_of(found))
+    catalog = open_catalog(catalog.path).with_root(source.name, folder)
     for name in ("links", "lesions", "rejected", "cases"):  # cases last: they are what a reader starts from
         catalog.write_part(name, source.name, tables[name])
     if source.prompt_runs:
@@ -70,7 +77,15 @@ def convert_source(
     about = {"cases": summary.cases, "rejected": summary.rejected, "workers": workers, "shard": list(shard)}
     catalog.write_run(f"convert-{source.name}", run_facts(started, about))
     parts.remove()
+    _sweep(catalog.path, source.name)
     return summary
+
+
+def _sweep(catalog: Path, source: str) -> None:
+    """Take away the half-written files of earlier runs that were killed."""
+    for folder in (*(catalog / table / f"source={source}" for table in TABLES), catalog / "images" / source):
+        for file in folder.rglob(".writing-*"):
+            file.unlink(missing_ok=True)
 
 
 def _convert_unit(convert: Callable[[Context, Unit], Outcome], context: Context, unit: Unit) -> Tables:

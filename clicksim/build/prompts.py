@@ -82,7 +82,8 @@ def simulate_catalog(
     units = patient_units(catalog, source)
     run = run_id(job, units)
     started = time.time()
-    parts = Parts(catalog.path / WORK / f"prompts-{run}", {"run": run}, resume=resume)
+    about = {"run": run, "version": __version__, "out": job.out, "layout": job.layout}
+    parts = Parts(catalog.path / WORK / f"prompts-{run}", about, resume=resume)
     parts.run(units, partial(_simulate_patient, job), workers=workers, progress=progress)
     tables = parts.gather(units, {name: table_schema(name).empty_table() for name in ("prompts", "rejected")})
     commit_prompts(catalog, run, tables["prompts"], job.about())
@@ -149,7 +150,7 @@ def simulate_row(catalog: Catalog, row: Mapping[str, Any], job: ClickJob) -> Pro
     settings = dict(job.settings)
     rules = protocol.tables.get("clicks", {})
     if row["suv_threshold"] and settings.get("background", rules.get("background")) == "threshold":
-        settings.setdefault("suv", float(row["suv_threshold"]))
+        settings["suv"] = settings.get("suv") or float(row["suv_threshold"])
     published = rules.get("rule") == "published"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # idle settings were named once, before the run
@@ -274,7 +275,7 @@ def _compare(
     except ClicksimError as error:
         return Verdict(case, "not reproducible", str(error))
     new = {"foreground": prompts.foreground.tolist(), "background": prompts.background.tolist()}
-    if row["pet_path"] is None and recorded.get("background"):
+    if row["pet_path"] is None and recorded.get("background") and not new["background"]:
         same = new["foreground"] == recorded.get("foreground", [])
         detail = f"no PET for the background; the foreground is {'equal' if same else 'unequal'}"
         return Verdict(case, "not reproducible" if same else "unequal", detail)

@@ -2,6 +2,7 @@
 
 import time
 import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -42,7 +43,8 @@ def import_prompts(
 ) -> Import:
     """Bring a zip or a folder of prompt files into a catalog as one run.
 
-    A file belongs to the case whose id is its name without `_clicks.json`, `_lesion-clicks.json` or `.json`.
+    A file belongs to the case whose id is its name without `_clicks.json`, `_lesion-clicks.json` or `.json`; a
+    slash in an id is an underscore in the name, as `clicksim clicks --catalog --out` writes it.
     Both the plain and the Grand Challenge layout are read. The files do not say which voxels make a stroke, so
     scribbles become one stroke per polarity.
 
@@ -69,10 +71,11 @@ def import_prompts(
     started = time.time()
     columns = ["case_id", "shape_xyz", "spacing_xyz_mm", "affine_ras"]
     cases = {row["case_id"]: row for row in catalog.cases.select(columns).to_pylist()}
+    by_file = {case.replace("/", "_"): case for case in cases} | {case: case for case in cases}
     tables, unmatched, refused, taken = [table_schema("prompts").empty_table()], [], [], set()
     for name, content in _prompt_files(files):
-        case = _case_of(name)
-        if case not in cases:
+        case = by_file.get(_case_of(name))
+        if case is None:
             unmatched.append(name)
             continue
         try:
@@ -98,13 +101,15 @@ def _prompt_files(files: Path) -> Iterator[tuple[str, Any]]:
     """Names and readers of all JSON files of a zip or a folder, sorted by name."""
     if files.is_dir():
         for path in sorted(files.rglob("*.json")):
-            yield path.name, path.read_bytes
+            if not path.name.startswith("."):
+                yield path.name, path.read_bytes
         return
     try:
         with zipfile.ZipFile(files) as archive:
             for info in sorted(archive.infolist(), key=lambda info: info.filename):
-                if info.filename.endswith(".json"):
-                    yield PurePosixPath(info.filename).name, lambda info=info: _member(archive, info)
+                name = PurePosixPath(info.filename).name
+                if name.endswith(".json") and not name.startswith("."):  # such as macOS puts beside each file
+                    yield name, lambda info=info: _member(archive, info)
     except (zipfile.BadZipFile, OSError) as error:
         raise CatalogError(f"{files} is neither a folder nor a zip that can be read: {error}") from error
 
@@ -112,7 +117,10 @@ def _prompt_files(files: Path) -> Iterator[tuple[str, Any]]:
 def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
     if info.file_size > LARGEST:
         raise PromptFormatError(f"{info.file_size} bytes are no prompt file; the largest allowed has {LARGEST}")
-    return archive.read(info)
+    try:
+        return archive.read(info)
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+        raise PromptFormatError(f"cannot be unpacked: {error}") from error
 
 
 def _case_of(name: str) -> str:

@@ -196,7 +196,10 @@ def _leave_part(folder: Path, unit: Unit, tables: Tables) -> int:
     for name, table in tables.items():
         if len(table):
             feather.write_feather(table, str(temporary / f"{name}.arrow"), compression="uncompressed")
-    temporary.rename(target)
+    if target.is_dir():  # its worker left it, and died before it could say so
+        shutil.rmtree(temporary)
+    else:
+        temporary.rename(target)
     return len(tables["rejected"]) if "rejected" in tables else 0
 
 

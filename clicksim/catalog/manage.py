@@ -20,7 +20,8 @@ def merge_catalogs(out: str | Path, parts: Sequence[str | Path]) -> Catalog:
     """One catalog of several, such as the shards of a SLURM array.
 
     Rows of the same source or run are put together; a row that stands in several catalogs, equal in every
-    column, is kept once. Written images are linked where the disk allows, else copied.
+    column, is kept once. Written images are linked where the disk allows, else copied. Fold plans stay behind:
+    each was drawn over a part of the patients.
 
     Raises:
         CatalogError: A case or a lesion with differing rows, a root that points to two folders, or an `out` that
@@ -33,7 +34,8 @@ def merge_catalogs(out: str | Path, parts: Sequence[str | Path]) -> Catalog:
     for catalog in opened:
         target = _with_roots(target, catalog)
         _link_images(catalog.path / "images", target.path / "images")
-    for name in (*[table for table in TABLES if table != "sources"], "prompts"):
+    # folds are left out: a plan over a part of the patients is none over all of them
+    for name in (*[table for table in TABLES if table not in ("sources", "folds")], "prompts"):
         for part in sorted({value for catalog in opened for value in catalog.parts(name)}):
             tables = [catalog.table(name, part) for catalog in [target, *opened] if part in catalog.parts(name)]
             target.write_part(name, part, _union(name, part, tables, _metadata(opened, name, part)))
@@ -108,7 +110,7 @@ def _union(name: str, part: str, tables: list["pa.Table"], metadata: dict[bytes,
     rows = pa.concat_tables(table.select(table.column_names[:-1]) for table in tables)
     seen: dict[str, None] = {}
     keep = [n for n, row in enumerate(rows.to_pylist()) if repr(row) not in seen and seen.setdefault(repr(row)) is None]
-    rows = rows.take(keep)
+    rows = rows.take(pa.array(keep, pa.int64()))
     keys = KEYS.get(name)
     if keys:
         counted = rows.group_by(keys).aggregate([([], "count_all")]).filter(pa.compute.field("count_all") > 1)
@@ -129,7 +131,9 @@ def _metadata(catalogs: Sequence[Catalog], name: str, part: str) -> dict[bytes, 
 
 
 def _link_images(source: Path, target: Path) -> None:
-    for file in sorted(path for path in source.rglob("*") if path.is_file()) if source.is_dir() else []:
+    for file in sorted(source.rglob("*")):
+        if not file.is_file() or file.name.startswith("."):  # a killed run may leave half a file with a dot
+            continue
         place = target / file.relative_to(source)
         if place.exists():
             continue

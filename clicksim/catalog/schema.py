@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from clicksim.catalog.dicom_codes import DICOM_FLAGS, DICOM_REASONS
 from clicksim.errors import CatalogError
 
 if TYPE_CHECKING:
@@ -43,13 +44,14 @@ def _from(tcia: str = "", fdat: str = "", psma: str = "", longi: str = "") -> di
 
 CASES = (
     Column("case_id", "text", "unique name within the source",
-           _from("collection, patient and StudyInstanceUID", "file name", "train_NNNN/TRACER", "pid_TP_NN")),
+           _from("PatientID and StudyInstanceUID", "file name", "train_NNNN/TRACER", "pid_TP_NN")),
     Column("source_release", "text", "DOI, record or version of the release", _from(*["release"] * 4)),
     Column("licence", "text", "licence of the release; the strictest where two are named", _from(*["release"] * 4)),
-    Column("patient_key", "text", "pseudonym with the source before it; one patient never has two",
+    Column("patient_key", "text", "pseudonym; one patient never has two, and no two sources share one by chance",
            _from("PatientID", "second token of the name", "folder", "pid")),
     Column("study_key", "text", "joins the same study across fdat and TCIA: patient and date",
            _from("patient and StudyDate (+6247 days for PSMA)", "patient and date")),
+    Column("fdat_case_id", "text", "the name of the same study in fdat", _from("computed")),
     Column("tracer_class", "word", "FDG, PSMA or none",
            _from("collection", "first token of the name", "folder", "none")),
     Column("radionuclide", "word", "F18 or Ga68", _from("code, half-life", "psma_metadata.csv; F18 for FDG")),
@@ -79,6 +81,20 @@ CASES = (
     Column("suv_ref_time_rule", "word", "GE_PRIVATE, SERIES, BACK, ACQ or NONE", _from("rule")),
     Column("suv_adm_time_rule", "word", "TABLE, DATETIME, TIME, TIME_PREV_DAY or GE_PRIVATE", _from("rule")),
     Column("suv_warnings", "texts", "codes of the SUV rules", _from("rule")),
+    Column("suv_rules", "texts", "which rule and tag gave what: subject, rule, tag, value", _from("rule")),
+    Column("pet_bed_starts_s", "doubles", "s from the decay reference to each acquisition", _from("AcquisitionTime")),
+    Column("pet_first_file_s", "double", "the same for the first file by name", _from("AcquisitionTime")),
+    Column("pet_reconstruction", "text", "as found", _from("ReconstructionMethod")),
+    Column("pet_iterations", "small", "of the reconstruction", _from("NumberOfIterations, or the method's name")),
+    Column("pet_subsets", "small", "of the reconstruction", _from("NumberOfSubsets, or the method's name")),
+    Column("pet_filter_mm", "single", "FWHM of the Gaussian filter, mm", _from("ConvolutionKernel")),
+    Column("pet_slice_thickness_mm", "single", "mm, not the distance of slices", _from("SliceThickness")),
+    Column("ct_kvp", "single", "tube voltage, kV", _from("KVP")),
+    Column("ct_exposure_mas", "single", "mAs, of the middle slice", _from("Exposure")),
+    Column("ct_kernel", "text", "reconstruction kernel", _from("ConvolutionKernel")),
+    Column("ct_slice_thickness_mm", "single", "mm, not the distance of slices", _from("SliceThickness")),
+    Column("ct_contrast_agent", "text", "as found", _from("ContrastBolusAgent")),
+    Column("series_choice", "texts", "what decided between the series of the study", _from("rule")),
     Column("pet_path", "text", "root:relative path of the uptake", _from("written", "imagesTr", "source")),
     Column("ct_path", "text", "root:relative path of the CT on the grid of the case",
            _from("written", "imagesTr", "written", "inputsTr")),
@@ -212,8 +228,18 @@ ROUNDS = (
     Column("model", "text", "PET scanner; null where unknown"),
 )
 
+FOLDS = (
+    Column("source", "text", "source of the case"),
+    Column("case_id", "text", "the case"),
+    Column("patient_key", "text", "the patient; a fold never trains on a patient that it validates"),
+    Column("fold", "short", "the fold that validates on the case; null where all folds leave it out, as a test case"),
+    Column("left_out", "text", "the tracer or scanner that the fold validates on; null in a stratified plan"),
+    Column("official", "flag", "the fold is the publisher's"),
+)
+
 TABLES: dict[str, tuple[Column, ...]] = {
     "cases": CASES,
+    "folds": FOLDS,
     "lesions": LESIONS,
     "links": LINKS,
     "rejected": REJECTED,
@@ -226,6 +252,7 @@ SORT_KEYS: dict[str, tuple[str, ...]] = {
     "lesions": ("case_id", "lesion_index"),
     "links": ("patient_key", "bl_case_id", "bl_lesion", "fu_case_id", "fu_lesion"),
     "rejected": ("path", "case_id", "code", "message"),
+    "folds": ("source", "case_id"),
     "prompts": ("case", "round", "stroke", "order"),
     "rounds": ("case_id", "annotator", "round"),
     "sources": ("source",),
@@ -275,6 +302,7 @@ FLAGS = {
     "LESION_IMAGE_UNKNOWN": "the lesion table places a lesion at this time point but in no image",
     "TOPOLOGY_CONTRADICTS": "a published topology class is one that the masks cannot have",
     "PUBLISHED_POINTS_MIXED": "the published points of the case mix propagated centroids with true ones",
+    **DICOM_FLAGS,
 }
 
 FAILURES = {
@@ -305,6 +333,7 @@ REASONS = {
     "ReferenceAborts": "the published script stops at this case",
     "SettingRefused": "the case does not allow the settings",
     "WorkerDied": "the process that converted the case died twice",
+    **DICOM_REASONS,
 }
 
 KINDS = (

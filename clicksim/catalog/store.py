@@ -8,7 +8,8 @@ stand in `runs/` and in no table.
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 ROW_GROUPS = {"cases": 1_000, "lesions": 20_000, "prompts": 50_000}  # small enough that a lookup reads little
 ROOT_VARIABLE = "CLICKSIM_ROOT_"
+UNSAFE = frozenset('/\\=:*?"<>|')  # in the name of a source or run, which names a folder
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ class Catalog:
         pieces = []
         for value, file in self._parts(name):
             if part is None or part == value:
-                piece = _read_parquet(file).cast(schema)
+                piece = _cast(_read_parquet(file), schema, file)
                 column = pa.array([value] * len(piece)).dictionary_encode()
                 pieces.append(piece.replace_schema_metadata(None).append_column(key, column))
         if not pieces:
@@ -129,7 +131,8 @@ class Catalog:
 
         for value, file in self._parts(name):
             if value == part:
-                return {key: text for key, text in pq.read_schema(file).metadata.items() if key != b"ARROW:schema"}
+                held = pq.read_schema(file).metadata or {}
+                return {key: text for key, text in held.items() if key != b"ARROW:schema"}
         raise CatalogError(
             f"no {part!r} in table {name} of {self.path}; there is: {', '.join(self.parts(name)) or '-'}"
         )
@@ -152,8 +155,14 @@ class Catalog:
             for name in (*TABLES, "prompts"):
                 connection.register(name, self.sources if name == "sources" else self.table(name))
             try:
-                return connection.sql(query).to_arrow_table()
+                answer = connection.sql(query)
             except duckdb.Error as error:
+                raise CatalogError(f"the query was refused: {error}") from error
+            if answer is None:
+                raise CatalogError("the query has no answer: ask with SELECT; the tables cannot be changed by SQL")
+            try:
+                return answer.to_arrow_table()
+            except duckdb.Error as error:  # some mistakes show only once it runs
                 raise CatalogError(f"the query was refused: {error}") from error
 
     def resolve(self, location: str) -> Path:
@@ -179,6 +188,17 @@ class Catalog:
             total.update(f"{key}\0{hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
         return total.hexdigest()
 
+    def part_digest(self, name: str, part: str) -> str:
+        """SHA-256 of one source, run or plan of a table.
+
+        Raises:
+            CatalogError: There is none.
+        """
+        for value, file in self._parts(name):
+            if value == part:
+                return hashlib.sha256(file.read_bytes()).hexdigest()
+        raise CatalogError(f"no {part!r} in table {name} of {self.path}")
+
     def write_part(self, name: str, part: str, table: "pa.Table") -> Path:
         """Replace one source or run of a table; sorted, complete or not there at all.
 
@@ -186,6 +206,8 @@ class Catalog:
             CatalogError: Columns that differ from the schema.
         """
         schema = table_schema(name)
+        if set(part) & UNSAFE or part.startswith(".") or not part:
+            raise CatalogError(f"{part!r} names a folder of table {name}; use letters, digits, '-', '_' and '@'")
         if table.schema.names != schema.names:
             raise CatalogError(f"table {name} has columns {schema.names}, got {table.schema.names}")
         file = self.path / name / f"{_partition_key(name)}={part}" / "part-0.parquet"
@@ -228,7 +250,7 @@ def open_catalog(path: str | Path) -> Catalog:
     head = Path(path) / "catalog.json"
     try:
         content = json.loads(head.read_text(encoding="utf-8"))
-        version, roots = content["format_version"], content["roots"]
+        version, roots = content["format_version"], dict(content["roots"])
     except FileNotFoundError as error:
         raise CatalogError(f"no catalog in {path}: catalog.json is missing; clicksim convert makes one") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -245,14 +267,18 @@ def create_catalog(path: str | Path) -> Catalog:
     """Open a catalog, or make an empty one.
 
     Raises:
-        CatalogError: The folder holds other things and no catalog.
+        CatalogError: The folder holds other things and no catalog, or cannot be written.
     """
     folder = Path(path)
     if (folder / "catalog.json").exists():
         return open_catalog(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise CatalogError(f"{folder} exists and is no catalog; name an empty or a new folder")
-    _write_head(folder, {"catalog": "."})
+    try:
+        # a run that was killed at once leaves a half-written head
+        if folder.exists() and any(not file.name.startswith(".writing-") for file in folder.iterdir()):
+            raise CatalogError(f"{folder} exists and is no catalog; name an empty or a new folder")
+        _write_head(folder, {"catalog": "."})
+    except OSError as error:
+        raise CatalogError(f"no catalog can be made in {folder}: {error.strerror or error}") from error
     return open_catalog(folder)
 
 
@@ -270,7 +296,7 @@ def inside(root: Path, relative: str) -> Path:
 
 
 def _partition_key(name: str) -> str:
-    return "run" if name in ("prompts", "rounds") else "source"
+    return {"prompts": "run", "rounds": "run", "folds": "plan"}.get(name, "source")
 
 
 def _rows_of(file: Path, case_id: str) -> list[dict[str, Any]]:
@@ -278,12 +304,11 @@ def _rows_of(file: Path, case_id: str) -> list[dict[str, Any]]:
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
-    with pq.ParquetFile(file) as parquet:
-        column = parquet.schema_arrow.names.index("case_id")
+    with _reading(file), pq.ParquetFile(file) as parquet:
         groups = [
             n
             for n in range(parquet.num_row_groups)
-            if _may_hold(parquet.metadata.row_group(n).column(column).statistics, case_id)
+            if _may_hold(parquet.metadata.row_group(n).column(0).statistics, case_id)  # case_id is the first column
         ]
         rows = parquet.read_row_groups(groups).filter(pc.field("case_id") == case_id) if groups else None
         return [] if rows is None else rows.to_pylist()
@@ -293,14 +318,54 @@ def _may_hold(statistics: Any, value: str) -> bool:
     return statistics is None or not statistics.has_min_max or statistics.min <= value <= statistics.max
 
 
-def _read_parquet(file: Path) -> "pa.Table":
+@contextmanager
+def _reading(file: Path) -> Iterator[None]:
+    """What the reader of Parquet refuses becomes a sentence that names the file."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     try:
-        return pq.read_table(file, partitioning=None)
+        yield
     except (pa.ArrowException, OSError) as error:
         raise CatalogError(f"{file} cannot be read: {error}; convert or simulate that part again") from error
+
+
+def _read_parquet(file: Path) -> "pa.Table":
+    import pyarrow.parquet as pq
+
+    with _reading(file):
+        return pq.read_table(file, partitioning=None)
+
+
+def _cast(table: "pa.Table", schema: "pa.Schema", file: Path) -> "pa.Table":
+    """The table with the types of the schema.
+
+    Raises:
+        CatalogError: Its columns are others, as those of another version of clicksim may be.
+    """
+    import pyarrow as pa
+
+    try:
+        return table.cast(schema)
+    except (pa.ArrowException, ValueError) as error:
+        differing = sorted(set(table.column_names) ^ set(schema.names))
+        raise CatalogError(
+            f"{file} has other columns than clicksim {__version__} ({', '.join(differing) or error}); "
+            "convert or simulate that part again"
+        ) from error
+
+
+def _canonical(table: "pa.Table") -> "pa.Table":
+    """The same rows with dictionaries in order of appearance: how a table was put together leaves no trace."""
+    import pyarrow as pa
+
+    columns = []
+    for field, column in zip(table.schema, table.columns, strict=True):
+        if pa.types.is_dictionary(field.type):
+            plain = column.cast(field.type.value_type).combine_chunks()
+            columns.append(plain.dictionary_encode().cast(field.type))
+        else:
+            columns.append(column)
+    return pa.table(columns, schema=table.schema)
 
 
 def _write_parquet(file: Path, table: "pa.Table", name: str) -> None:
@@ -310,7 +375,7 @@ def _write_parquet(file: Path, table: "pa.Table", name: str) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     with replacing(file) as temporary:
         pq.write_table(
-            table.sort_by(list(keys)).combine_chunks(),
+            _canonical(table.sort_by(list(keys))).combine_chunks(),
             temporary,
             compression="zstd",
             row_group_size=ROW_GROUPS.get(name, 50_000),

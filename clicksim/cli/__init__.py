@@ -18,6 +18,9 @@ COMMANDS = {
     "convert": "Bring a publisher's folder into a catalog.",
     "demo": "Phantoms in, clicks, pictures and a page out: what clicksim does, in seconds.",
     "protocols": "The rules that clicksim knows, with all their settings.",
+    "rounds": "Play prompts and predictions in turns, and score every round.",
+    "score": "Score a prediction: Dice, lesion F1, false volumes.",
+    "scribbles": "Simulated scribbles for a label, or for a prediction's errors.",
     "verify": "Simulate a prompt run anew and compare voxel by voxel.",
 }
 

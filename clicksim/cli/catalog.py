@@ -1,6 +1,7 @@
 """`clicksim catalog`."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -168,14 +169,20 @@ def import_prompts(catalog: Path, files: Path, run: str, kind: str, protocol: st
 
 
 def _print_table(table: Any, as_json: bool) -> None:
-    """Rows as JSON lines, or as columns of text."""
+    """Rows as one JSON list; as a drawing on a terminal, and else as lines with tabs, whole."""
     if as_json:
         click.echo(json.dumps(table.to_pylist(), default=str))
+        return
+    columns = [column.to_pylist() for column in table.columns]  # two of them may have one name
+    rows = [["" if value is None else str(value) for value in row] for row in zip(*columns, strict=True)]
+    if not sys.stdout.isatty():
+        for line in [table.column_names, *rows]:
+            click.echo("\t".join(" ".join(cell.split()) for cell in line))
         return
     from rich.console import Console
     from rich.table import Table
 
     drawn = Table(*table.column_names)
-    for row in table.to_pylist():
-        drawn.add_row(*("" if value is None else str(value) for value in row.values()))
+    for row in rows:
+        drawn.add_row(*row)
     Console(markup=False, highlight=False).print(drawn)

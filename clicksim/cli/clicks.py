@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +18,13 @@ from clicksim.files import replacing
 if TYPE_CHECKING:
     from clicksim.prompts import Prompts
 
-FORMATS = {"plain": "_clicks.json", "grand-challenge": "_lesion-clicks.json", "rows": "_clicks.parquet"}
+FORMATS = {"plain": "_{}.json", "grand-challenge": "_lesion-clicks.json", "rows": "_{}.parquet"}
 PICTURES = (".png", ".webp")
 IMAGE = click.Path(path_type=Path, exists=True)
 INPUT = click.Path(path_type=Path, exists=True, dir_okay=False)
 FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
 OUTPUT = click.Path(path_type=Path, dir_okay=False)
+Simulate = Callable[[Run, Path], "Prompts"]
 
 
 @click.command("clicks")
@@ -105,17 +106,18 @@ def command(
     if sweep and save_config:
         raise click.UsageError("--save-config is for one run; each run of a sweep writes its settings.toml")
     if save_config:
-        _write_text(save_config, runs[0].toml())
+        write_text(save_config, runs[0].toml())
     if dry_run:
         click.echo("\n".join((f"# {run.slug}\n" if run.slug else "") + run.toml() for run in runs), nl=False)
         return
-    labels = request.labels()
-    refused = sum(_simulate_all(run, request, labels) for run in runs)
-    if refused:
-        count = len(labels) * len(runs)
-        rest = f"; the others are in {out}" if refused < count else ""
-        click.echo(f"clicksim: {refused} of {count} cases refused, see above{rest}", err=True)
-        raise click.exceptions.Exit(1)
+
+    def simulate(run: Run, label: Path) -> "Prompts":
+        from clicksim.simulate.case import simulate_case
+
+        uptake, regions = beside(label, pet), beside(label, organs, channel="")
+        return simulate_case(label, pet=uptake, organs=regions, case_id=case_id, **run.keys, **run.given)
+
+    simulate_runs(runs, request, simulate)
 
 
 @dataclass(frozen=True)
@@ -130,11 +132,17 @@ class Request:
     layout: str
     preview: Path | None
     sweeps: bool
+    kind: str = "clicks"
 
     @property
     def many(self) -> bool:
         """Whether the result is a folder."""
         return self.sweeps or self.label.is_dir()
+
+    @property
+    def ending(self) -> str:
+        """What the name of a file ends with."""
+        return FORMATS[self.layout].format(self.kind)
 
     def labels(self) -> list[Path]:
         """The label, or the labels of the folder."""
@@ -146,7 +154,7 @@ class Request:
         """Where the clicks of one case go; None for stdout."""
         if self.out is None:
             return None
-        return Path(self.out) / run.slug / f"{case}{FORMATS[self.layout]}" if self.many else Path(self.out)
+        return Path(self.out) / run.slug / f"{case}{self.ending}" if self.many else Path(self.out)
 
     def check(self, *, needs_out: bool, others: dict[str, Path | None]) -> None:
         """Refuse, before any work, what cannot end well."""
@@ -174,7 +182,7 @@ class Request:
         if not self.many and (path.is_dir() or self.out.endswith(("/", os.sep))):
             from clicksim.volumes import case_id_of
 
-            name = f"{case_id_of(self.label)}{FORMATS[self.layout]}"
+            name = f"{case_id_of(self.label)}{self.ending}"
             raise ClicksimError(f"--out {self.out} is a folder; for one label give a file, such as {path / name}")
 
     def _check_distinct(self, others: dict[str, Path | None]) -> None:
@@ -190,14 +198,25 @@ class Request:
                 raise click.UsageError(f"{option} would write over the file of {other}: {path}")
 
 
-def _simulate_all(run: Run, request: Request, labels: Sequence[Path]) -> int:
+def simulate_runs(runs: Sequence[Run], request: Request, simulate: Simulate) -> None:
+    """All cases of all runs; exit code 1 where some were refused."""
+    labels = request.labels()
+    refused = sum(_simulate_all(run, request, labels, simulate) for run in runs)
+    if refused:
+        count = len(labels) * len(runs)
+        rest = f"; the others are in {request.out}" if refused < count else ""
+        click.echo(f"clicksim: {refused} of {count} cases refused, see above{rest}", err=True)
+        raise click.exceptions.Exit(1)
+
+
+def _simulate_all(run: Run, request: Request, labels: Sequence[Path], simulate: Simulate) -> int:
     """All cases of one run; the number of those that were refused. The refusal of a single case is raised."""
     if request.many and request.out is not None:
-        _write_text(Path(request.out) / run.slug / "settings.toml", run.toml())
+        write_text(Path(request.out) / run.slug / "settings.toml", run.toml())
     refused = 0
     for label in _tracked(labels, run.slug or "cases"):
         try:
-            _simulate_one(run, request, label)
+            _finish_one(run, request, label, simulate)
         except ClicksimError as error:
             if not request.many:
                 raise
@@ -206,19 +225,16 @@ def _simulate_all(run: Run, request: Request, labels: Sequence[Path]) -> int:
     return refused
 
 
-def _simulate_one(run: Run, request: Request, label: Path) -> None:
+def _finish_one(run: Run, request: Request, label: Path, simulate: Simulate) -> None:
     """One case, with warnings and notes as lines on stderr."""
-    from clicksim.simulate.case import simulate_case
-
-    pet, organs = _beside(label, request.pet), _beside(label, request.organs, channel="")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
-        prompts = simulate_case(label, pet=pet, organs=organs, case_id=request.case_id, **run.keys, **run.given)
+        prompts = simulate(run, label)
     for sentence in [*(str(warning.message) for warning in caught), *prompts.notes]:
         click.echo(f"{prompts.case_id}: {sentence}", err=True)
     _write(prompts, request.file(run, prompts.case_id), request.layout)
     if request.preview:
-        _draw(prompts, label, pet, request.preview)
+        _draw(prompts, label, beside(label, request.pet), request.preview)
 
 
 def _write(prompts: "Prompts", file: Path | None, layout: str) -> None:
@@ -256,7 +272,7 @@ def _tracked(labels: Sequence[Path], what: str) -> Iterator[Path]:
     yield from track(labels, what)
 
 
-def _beside(label: Path, path: Path | None, channel: str = "_0001") -> Path | None:
+def beside(label: Path, path: Path | None, channel: str = "_0001") -> Path | None:
     """The image that belongs to a label: the path itself, or the case's file in that folder."""
     if path is None or not path.is_dir():
         return path
@@ -275,7 +291,7 @@ def _writing(file: Path) -> Iterator[None]:
         raise ClicksimError(f"cannot write {file}: {error.strerror or error}") from error
 
 
-def _write_text(file: Path, text: str) -> None:
+def write_text(file: Path, text: str) -> None:
     """Write and rename, so that a reader never sees half a file."""
     with _writing(file), replacing(file) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="\n")

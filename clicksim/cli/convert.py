@@ -1,5 +1,6 @@
 """`clicksim convert`."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import click
@@ -83,11 +84,10 @@ def read_shard(text: str | None) -> tuple[int, int]:
     return (int(first), int(count))
 
 
-def read_options(pairs: tuple[str, ...], known: object) -> dict[str, str]:
+def read_options(pairs: tuple[str, ...], known: Mapping[str, str]) -> dict[str, str]:
     """Options of a source; an unknown one is refused with the nearest name."""
     from clicksim.errors import unknown_name
 
-    assert isinstance(known, dict)
     options = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")

@@ -43,7 +43,9 @@ class Part:
 PARTS = (
     Part("fdat", "fdat", "autopet-iv@2", (4.07283, 4.07283, 3.0), "fdat: whole-body FDG and PSMA PET/CT"),
     Part("deep-psma", "deep_psma", "deep-psma@1", (5.0, 5.0, 5.0), "DEEP-PSMA: two tracers of one patient"),
-    Part("longitudinal-ct", "longitudinal_ct", "longitudinal-ct@1", (4.5, 4.5, 5.0), "Longitudinal CT: two time points"),
+    Part(
+        "longitudinal-ct", "longitudinal_ct", "longitudinal-ct@1", (4.5, 4.5, 5.0), "Longitudinal CT: two time points"
+    ),
 )
 
 
@@ -143,10 +145,9 @@ def _draw_cases(catalog: "Catalog", part: Part, run: str, out: Path) -> "list[Pa
         label = read_label(catalog.resolve(case["label_path"]))
         image = read_image(catalog.resolve(case["pet_path"] or case["ct_path"])).array
         prompts = _prompts(case, [row for row in rows if row["case"] == case["case_id"]], about)
-        title = f"{case['case_id']}, {_count(case['n_lesions'])}, {part.protocol}"
-        picture = draw_preview(
-            image if case["pet_path"] else _dense(image), label.array, prompts, grid=label.grid, title=title
-        )
+        title = f"{_count(case['n_lesions'])}, {part.protocol}: {case['case_id']}"
+        shade, caption = (image, "") if case["pet_path"] else (_dense(image), DENSE)
+        picture = draw_preview(shade, label.array, prompts, grid=label.grid, title=title, caption=caption)
         name = case["case_id"].replace("/", "_")
         save_picture(picture, out / "pictures" / f"{name}.png")
         files = [f"clicks/{name}_clicks.json", f"pictures/{name}.png"]
@@ -166,6 +167,7 @@ def _draw_cases(catalog: "Catalog", part: Part, run: str, out: Path) -> "list[Pa
     return cases
 
 
+DENSE = "maximum projection, CT, -50 to 550 HU"
 FACTS = (
     ("patient", "patient_key"), ("date (shifted)", "study_date"), ("time point", "timepoint"),
     ("diagnosis", "diagnosis"), ("fold", "official_fold"), ("split", "official_split"),

@@ -25,9 +25,10 @@ class Run:
 
     Attributes:
         keys: Protocol, seed and instances.
-        settings: All settings of the protocol's `[clicks]`.
+        settings: All settings of the protocol's table.
         given: Those that a simulation needs to be told.
         slug: The folder of this run in a sweep; empty without one.
+        table: The protocol's table, `clicks` or `scribbles`.
     """
 
     def __init__(
@@ -36,31 +37,40 @@ class Run:
         options: Mapping[str, Any],
         pairs: Mapping[str, Any],
         combination: Mapping[str, Any],
+        table: str = "clicks",
+        defaults: Mapping[str, Any] = DEFAULTS,
     ) -> None:
+        self.table = table
         swept = {name: value for name, value in combination.items() if name not in RUN_KEYS}
-        self.keys = DEFAULTS | {
+        self.keys = dict(defaults) | {
             name: values[name] for values in (config, options, combination) for name in RUN_KEYS if name in values
         }
         _check_keys(self.keys)
         protocol = load_protocol(self.keys["protocol"])
-        defaults = protocol.tables.get("clicks", {})
-        stored = config.get("clicks", {})
-        self.settings, _ = effective_settings(protocol, "clicks", {**stored, **pairs, **swept})
+        standard = protocol.tables.get(table, {})
+        stored = config.get(table, {})
+        self.settings, _ = effective_settings(protocol, table, {**stored, **pairs, **swept})
         # a stored default is no wish, so a file of all settings does not warn of those without effect
-        wished = {name: value for name, value in stored.items() if self.settings[name] != defaults[name]}
+        wished = {name: value for name, value in stored.items() if self.settings[name] != standard[name]}
         self.given = {**wished, **pairs, **swept}
         self.slug = "_".join(f"{name}-{_word(value)}" for name, value in combination.items())
-        if defaults.get("rule") == "published" and not 0 <= self.keys["seed"] < 2**32:
+        if standard.get("rule") == "published" and not 0 <= self.keys["seed"] < 2**32:
             raise SettingError(f"seed of {protocol.id} must be at least 0 and below 2**32, got {self.keys['seed']}")
 
     def toml(self) -> str:
         """The effective settings; run again with `--config`, they give the same bytes."""
         settings = {name: value for name, value in self.settings.items() if name != "rule"}
-        return dump_table("", self.keys) + "\n" + dump_table("clicks", settings)
+        return dump_table("", self.keys) + "\n" + dump_table(self.table, settings)
 
 
 def plan_runs(
-    config: Path | None, options: Mapping[str, Any], pairs: Sequence[str], sweeps: Sequence[str]
+    config: Path | None,
+    options: Mapping[str, Any],
+    pairs: Sequence[str],
+    sweeps: Sequence[str],
+    *,
+    table: str = "clicks",
+    defaults: Mapping[str, Any] = DEFAULTS,
 ) -> list[Run]:
     """One run, or one for each combination of the values of all sweeps; each is checked before the first begins.
 
@@ -68,9 +78,9 @@ def plan_runs(
         SettingError: A protocol, a setting or a value that is not allowed; a file that is no such TOML.
         click.UsageError: A text that is not NAME=VALUE; a name that is given twice in ways that contradict.
     """
-    stored = read_config(config) if config else {}
+    stored = read_config(config, table) if config else {}
     given = {name: value for name, value in options.items() if value is not None}
-    settings = dict(_pair(text) for text in pairs)
+    settings = read_pairs(pairs)
     axes = [_axis(text) for text in sweeps]
     names = [name for name, _ in axes]
     for name in names:
@@ -80,11 +90,22 @@ def plan_runs(
     if count > MOST_RUNS:
         raise click.UsageError(f"the sweeps make {count} runs; at most {MOST_RUNS} are taken")
     combinations = itertools.product(*(values for _, values in axes))
-    return [Run(stored, given, settings, dict(zip(names, values, strict=True))) for values in combinations]
+    return [
+        Run(stored, given, settings, dict(zip(names, values, strict=True)), table, defaults) for values in combinations
+    ]
 
 
-def read_config(path: Path) -> dict[str, Any]:
-    """The content of a settings file: protocol, seed, instances, and the table `[clicks]`, each as far as it is there.
+def read_pairs(pairs: Sequence[str]) -> dict[str, Any]:
+    """The settings behind texts of the form NAME=VALUE.
+
+    Raises:
+        click.UsageError: Another text, or the name of an option.
+    """
+    return dict(_pair(text) for text in pairs)
+
+
+def read_config(path: Path, table: str = "clicks") -> dict[str, Any]:
+    """The content of a settings file: protocol, seed, instances, and one table of settings, as far as they are there.
 
     Raises:
         SettingError: If it cannot be read, is not TOML, or holds anything else.
@@ -97,14 +118,14 @@ def read_config(path: Path) -> dict[str, Any]:
         raise SettingError(f"cannot read the settings: {error.strerror} ({path})") from error
     except (ValueError, RecursionError) as error:
         raise SettingError(f"{path} is not TOML: {error}") from error
-    unknown = sorted(set(values) - {*RUN_KEYS, "clicks"})
+    unknown = sorted(set(values) - {*RUN_KEYS, table})
     if unknown:
         raise SettingError(
             f"{path} has {', '.join(unknown[:10])}; allowed: {', '.join(RUN_KEYS)} and, for settings of the protocol, "
-            "the table [clicks]"
+            f"the table [{table}]"
         )
-    if not isinstance(values.get("clicks", {}), dict):
-        raise SettingError(f"clicks must be a table of settings, [clicks], got {values['clicks']!r} ({path})")
+    if not isinstance(values.get(table, {}), dict):
+        raise SettingError(f"{table} must be a table of settings, [{table}], got {values[table]!r} ({path})")
     return values
 
 

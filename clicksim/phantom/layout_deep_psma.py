@@ -26,7 +26,7 @@ from clicksim.phantom.trees import (
     write_prose,
 )
 from clicksim.streams import stream
-from clicksim.volumes import read_image, write_image
+from clicksim.volumes import write_image
 
 TOP = "CHALLENGE_DATA"
 TRACERS = ("FDG", "PSMA")
@@ -175,8 +175,7 @@ def _write_spoiled(tree: SourceTree, seed: int) -> None:
     tree.cases += ["train_0091/FDG", "train_0091/PSMA"]
     for number, (name, code, spoil) in zip(numbers, SPOILERS, strict=False):
         file = sound.with_name(f"train_{number:04d}") / "PSMA" / name
-        volume = read_image(file)
-        spoil(file, volume.array, volume.grid)
+        spoil(file)
         tree.cases.append(f"train_{number:04d}/FDG")
         tree.spoiled[file.relative_to(tree.folder).as_posix()] = code
     last = sound.with_name(f"train_{numbers[-1]:04d}") / "PSMA" / "threshold.json"

@@ -135,7 +135,7 @@ def _write_study(
 ) -> tuple[list[int], list[float]]:
     """Write CT, PET and label; the fingerprint of the case."""
     phantom = make_phantom(study.seed, tracer=study.tracer, shape=shape, spacing=spacing, n_lesions=n_lesions)
-    images = {"0000": phantom.ct, "0001": phantom.pet}
+    images: dict[str, NDArray[Any]] = {"0000": phantom.ct, "0001": phantom.pet}
     grid = phantom.grid
     label: NDArray[Any] = phantom.label
     if study.is_odd:
@@ -224,13 +224,16 @@ def _psma_row(study: Study) -> dict[str, str]:
 def _write_spoiled(tree: SourceTree, seed: int) -> None:
     """One broken case of each kind, and a name that is none."""
     phantom = make_phantom(seed, shape=SMALL_SHAPE, spacing=SMALL_SPACING, n_lesions=2)
-    images = {"imagesTr/{}_0000.nii.gz": phantom.ct, "imagesTr/{}_0001.nii.gz": phantom.pet}
-    images["labelsTr/{}.nii.gz"] = phantom.label
+    images: dict[str, NDArray[Any]] = {
+        "imagesTr/{}_0000.nii.gz": phantom.ct,
+        "imagesTr/{}_0001.nii.gz": phantom.pet,
+        "labelsTr/{}.nii.gz": phantom.label,
+    }
     for number, (name, code, spoil) in enumerate(SPOILERS):
         case = f"psma_{stream(seed, 'spoiled', number).bytes(8).hex()}_2017-05-04"
         for file, array in images.items():
             write_image(tree.folder / file.format(case), array, phantom.grid)
-        spoil(tree.folder / name.format(case), images[name], phantom.grid)
+        spoil(tree.folder / name.format(case))
         tree.spoiled[name.format(case)] = code
     file = "labelsTr/psma_my own case.nii.gz"
     write_image(tree.folder / file, phantom.label, phantom.grid)

@@ -32,7 +32,7 @@ from clicksim.phantom.trees import (
 )
 from clicksim.prompts.formats import LesionPoint, dump_lesion_points
 from clicksim.streams import stream
-from clicksim.volumes import read_image, write_image
+from clicksim.volumes import write_image
 
 V1_COLUMNS = ("lesion_id", "cog_bl", "img_id_bl", "cog_propagated", "cog_fu", "img_id_fu", "lesion_type")
 COLUMNS = (
@@ -213,7 +213,9 @@ def _write_region(tree: SourceTree, pid: str, region: Region, *, long: bool) -> 
         grid = region.grid if timepoint == "BL" else _shifted(region.grid)
         for kind, file, array in (("img", "inputsTr", ct), ("mask", folder, mask)):
             stored, lattice = to_lps(array, grid)
-            write_image(tree.folder / f"{file}/{pid}_{timepoint}_{kind}_{middle}{region.number:02d}.nii.gz", stored, lattice)
+            write_image(
+                tree.folder / f"{file}/{pid}_{timepoint}_{kind}_{middle}{region.number:02d}.nii.gz", stored, lattice
+            )
         tree.cases.append(f"{pid}_{timepoint}_{region.number:02d}")
 
 
@@ -311,9 +313,7 @@ def _write_spoiled(tree: SourceTree, seed: int) -> None:
         _write_region(tree, pid, region, long=False)
         write_csv(tree.folder / f"inputsTr/{pid}.csv", rows, COLUMNS)
     for pid, (name, code, spoil) in zip(pids, SPOILERS, strict=False):
-        file = tree.folder / name.format(pid)
-        volume = read_image(file)
-        spoil(file, volume.array, volume.grid)
+        spoil(tree.folder / name.format(pid))
         tree.cases.remove(f"{pid}_BL_00")
         tree.spoiled[name.format(pid)] = code
     table, points = f"inputsTr/{pids[-2]}.csv", f"inputsTr/{pids[-1]}_BL_00.json"

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clicksim.geometry import Grid, Shape, Spacing
-from clicksim.volumes import write_image
+from clicksim.volumes import read_image, write_image
 
 SMALL_SHAPE: Shape = (48, 40, 60)
 SMALL_SPACING: Spacing = (9.0, 9.0, 10.0)
@@ -42,10 +42,11 @@ def to_lps(array: NDArray[Any], grid: Grid) -> tuple[NDArray[Any], Grid]:
 
 
 def write_odd_header(path: Path, array: NDArray[Any], grid: Grid, *, sform: int, qform: int) -> None:
-    """Write NIfTI with form codes, and types, that `write_image` does not write. The bytes depend on the input alone."""
+    """Write NIfTI with form codes and types that `write_image` does not write; the input alone decides the bytes."""
     import nibabel
 
-    image: Any = nibabel.Nifti1Image(array, grid.affine)  # type: ignore[attr-defined]
+    images: Any = nibabel
+    image = images.Nifti1Image(array, grid.affine)
     image.set_sform(grid.affine if sform else None, sform)
     image.set_qform(grid.affine if qform else None, qform)
     path.write_bytes(gzip.compress(image.to_bytes(), 1, mtime=0))
@@ -62,49 +63,46 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]], columns: Iterable[s
     path.write_text(text.getvalue(), encoding="utf-8-sig" if bom else "utf-8", newline="")
 
 
-Spoiler = Callable[[Path, NDArray[Any], Grid], None]
+Spoiler = Callable[[Path], None]
 
 
-def leave_out(path: Path, array: NDArray[Any], grid: Grid) -> None:
+def leave_out(path: Path) -> None:
     """A file that is not there."""
     path.unlink()
 
 
-def empty_file(path: Path, array: NDArray[Any], grid: Grid) -> None:
+def empty_file(path: Path) -> None:
     """A download that never began."""
     path.write_bytes(b"")
 
 
-def cut_file(path: Path, array: NDArray[Any], grid: Grid) -> None:
+def cut_file(path: Path) -> None:
     """A download that broke off."""
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
 
 
-def write_prose(path: Path, array: NDArray[Any], grid: Grid) -> None:
+def write_prose(path: Path) -> None:
     """What a portal serves to whoever is not logged in."""
     path.write_bytes(b"<html>Please log in.</html>")
 
 
-def move_grid(path: Path, array: NDArray[Any], grid: Grid) -> None:
+def move_grid(path: Path) -> None:
     """An image of another case: the same shape, elsewhere."""
-    assert grid.affine is not None
-    moved = grid.affine.copy()
+    volume = read_image(path)
+    assert volume.grid.affine is not None
+    moved = volume.grid.affine.copy()
     moved[:3, 3] += 25
-    write_image(path, array, Grid(grid.shape, grid.spacing, moved))
+    write_image(path, volume.array, Grid(volume.grid.shape, affine=moved))
 
 
 def put_value(value: float) -> Spoiler:
-    """One voxel with a value that cannot be."""
+    """One voxel with a value that cannot be; an image of whole numbers becomes one of fractions where it must."""
 
-    def spoil(path: Path, array: NDArray[Any], grid: Grid) -> None:
-        spoiled = array.astype(np.result_type(array, np.float32) if value != int_or_none(value) else array.dtype)
-        spoiled[tuple(n // 2 for n in spoiled.shape)] = value
-        write_image(path, spoiled, grid)
+    def spoil(path: Path) -> None:
+        volume = read_image(path)
+        array = volume.array if float(value).is_integer() else volume.array.astype(np.float32)
+        array[tuple(n // 2 for n in array.shape)] = value
+        write_image(path, array, volume.grid)
 
     return spoil
-
-
-def int_or_none(value: float) -> int | None:
-    """The value as a whole number, where it is one."""
-    return int(value) if np.isfinite(value) and value == int(value) else None

@@ -100,6 +100,7 @@ def draw_preview(
     *,
     grid: Grid,
     title: str = "",
+    caption: str = "",
 ) -> "Image":
     """Draw a case from the front and from the side.
 
@@ -113,6 +114,7 @@ def draw_preview(
         prompts: What to mark; may be empty.
         grid: The lattice of all of them.
         title: One line above the picture.
+        caption: What the shades mean, below it; by default the window of the uptake.
 
     Returns:
         An RGB picture whose millimetres are equally long in both directions.
@@ -125,11 +127,11 @@ def draw_preview(
     _check_shapes(uptake, labels, prompts, grid)
     views = find_views(grid)
     projections = [None if uptake is None else np.nan_to_num(uptake.max(axis=view.project)) for view in views]
-    top = _window_top(projections[0])
+    top = find_window(projections[0])
     masks = [None if labels is None else labels.max(axis=view.project) > 0 for view in views]
     spacing = grid.spacing or (1.0, 1.0, 1.0)
     columns = [
-        _columns(projection, mask, view, prompts, grid)
+        find_columns(projection, mask, view, prompts, grid)
         for projection, mask, view in zip(projections, masks, views, strict=True)
     ]
     scale = _pixels_per_mm(views, columns, spacing, grid) * SUPERSAMPLE
@@ -146,7 +148,7 @@ def draw_preview(
         _letter(sheet, view, x, panel.width, head)
         x += panel.width + margin
     _write_title(sheet, title)
-    _write_legend(sheet, prompts, window=None if uptake is None else top, lesions=labels is not None)
+    _write_legend(sheet, prompts, caption or _window_text(uptake, top), lesions=labels is not None)
     return sheet.reduce(SUPERSAMPLE)
 
 
@@ -165,7 +167,9 @@ def save_picture(image: "Image", path: str | Path) -> Path:
     return target
 
 
-def encode_picture(image: "Image", kind: str = "webp", *, height: int | None = None) -> bytes:
+def encode_picture(
+    image: "Image", kind: str = "webp", *, height: int | None = None, quality: int = 82
+) -> bytes:
     """The bytes of a picture as `png` or `webp`, made smaller to a height in pixels where one is given."""
     from PIL import Image
 
@@ -174,7 +178,7 @@ def encode_picture(image: "Image", kind: str = "webp", *, height: int | None = N
         image = image.resize((width, height), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     if kind == "webp":
-        image.save(buffer, "WEBP", quality=82, method=4)
+        image.save(buffer, "WEBP", quality=quality, method=4)
     else:
         image.save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
@@ -191,7 +195,7 @@ def _check_shapes(uptake: NDArray[Any] | None, labels: NDArray[Any] | None, prom
         raise GeometryError(f"the prompts live on a grid of shape {prompts.grid.shape}, the image on {grid.shape}")
 
 
-def _window_top(projection: NDArray[Any] | None) -> float:
+def find_window(projection: NDArray[Any] | None) -> float:
     """The value drawn black: 10 for SUV, the 99th percentile of the projection for anything else."""
     warm = np.empty(0) if projection is None else projection[projection > 0]
     if not warm.size:
@@ -200,7 +204,7 @@ def _window_top(projection: NDArray[Any] | None) -> float:
     return WINDOW_SUV if 1.0 <= high <= 150 else high
 
 
-def _columns(
+def find_columns(
     projection: NDArray[Any] | None, mask: NDArray[Any] | None, view: View, prompts: Prompts, grid: Grid
 ) -> tuple[int, int]:
     """First and last column to draw: the body, every lesion and every prompt, without the air beside them."""
@@ -208,7 +212,7 @@ def _columns(
     if projection is None or not projection.any():
         return 0, count
     picture = view.lay(projection)
-    warm = picture > 0.015 * _window_top(projection)
+    warm = picture > 0.015 * find_window(projection)
     used = np.mean(warm, axis=0) > 0.02
     if mask is not None:
         used |= view.lay(mask).any(axis=0)
@@ -346,7 +350,12 @@ def _write_title(sheet: "Image", title: str) -> None:
     pen.text((SUPERSAMPLE * MARGIN_PX, SUPERSAMPLE * 12), line, fill=INK, font=font)
 
 
-def _write_legend(sheet: "Image", prompts: Prompts, *, window: float | None, lesions: bool) -> None:
+def _window_text(uptake: NDArray[Any] | None, top: float) -> str:
+    unit = "SUV " if top == WINDOW_SUV else ""
+    return "" if uptake is None else f"maximum projection, {unit}0 to {top:.3g}"
+
+
+def _write_legend(sheet: "Image", prompts: Prompts, caption: str, *, lesions: bool) -> None:
     """What the colours mean, and the range of the grey scale."""
     from PIL import ImageDraw
 
@@ -367,7 +376,5 @@ def _write_legend(sheet: "Image", prompts: Prompts, *, window: float | None, les
             pen.ellipse(box, outline=LESION, width=2 * SUPERSAMPLE)
         pen.text((x + 3 * r, y), text, fill=INK, font=font)
         x += int(3 * r + pen.textlength(text, font=font)) + 18 * SUPERSAMPLE
-    if window is not None:
-        unit = "SUV " if window == WINDOW_SUV else ""
-        note = f"maximum projection, {unit}0 to {window:.3g}"
-        pen.text((SUPERSAMPLE * MARGIN_PX, y + 17 * SUPERSAMPLE), note, fill=FAINT_INK, font=font)
+    if caption:
+        pen.text((SUPERSAMPLE * MARGIN_PX, y + 17 * SUPERSAMPLE), caption, fill=FAINT_INK, font=font)

@@ -1,8 +1,10 @@
 """Interactive evaluation: prompts and predictions in turns, over any predictor, and what became of them.
 
-    play(case, predictor, protocol="autopet-v@2")     one case, round by round
-    open_predictor("cmd:run.sh {input} {output}")     a predictor by its SPEC
-    summarise(rows), compare_runs(a, b)               means with intervals, paired differences
+play(case, predictor, protocol="autopet-v@2")     one case, round by round
+open_predictor("cmd:run.sh {input} {output}")     a predictor by its SPEC
+summarise(rows), compare_runs(a, b)               means with intervals, paired differences
+
+`clicksim rounds` on the command line does all of it over a catalog.
 """
 
 from clicksim.rounds.containers import CommandPredictor, predict_folder

@@ -20,7 +20,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
-from clicksim.errors import ClicksimError, SettingError
+from clicksim.errors import ClicksimError, ImageError, SettingError
 from clicksim.geometry import Grid
 from clicksim.prompts import Prompts
 from clicksim.prompts.formats import read_prompts, write_prompts
@@ -71,7 +71,11 @@ class CommandPredictor:
             source.mkdir(exist_ok=True)
             write_prompts(source / CLICKS, prompts, "grand-challenge")
             self._run(source, target)
-            return _read_result(target, _uuid(case.case_id))
+            try:
+                return _read_result(target, _uuid(case.case_id))
+            except ImageError as error:
+                # the folder's name is drawn anew each time, and the row is to be the same
+                raise RoundFailure("BadLabel", str(error).replace(str(target), "{output}")) from error
 
     def finish(self) -> None:
         """Delete the images of the case."""

@@ -29,7 +29,7 @@ from clicksim.prompts import Prompts
 from clicksim.prompts.records import check_inside
 from clicksim.rounds.predictors import ask
 from clicksim.rounds.prompters import Finished, Prompter, Recording, Rules, make_prompter
-from clicksim.rounds.records import Case, Game, Predictor, RoundFailure, Row, Scan
+from clicksim.rounds.records import Case, Game, Predictor, RoundFailure, Row
 
 Mask = NDArray[np.uint8]
 Keep = Callable[[int, Mask], None]
@@ -79,6 +79,8 @@ def play(
     for sentence in rules.notes:
         warnings.warn(sentence, UserWarning, stacklevel=2)
     case = _prepared(case)
+    if recording:
+        check_recording(recording, case)
     prompter = recording or make_prompter(case, rules, seed)
     n_rounds = len(recording.steps) if recording else rules.rounds["n_rounds"]
     referee = _Referee(case, rules)
@@ -99,6 +101,8 @@ def failed_rows(case_id: str, facts: Any, rules: Rules, failure: RoundFailure, *
             "case_id": case_id,
             "annotator": annotator,
             "round": number,
+            **dict.fromkeys(SCORES),
+            "truth_ml": None,
             "dice": score_,
             "dmm": score_,
             "n_prompts": 0,
@@ -226,12 +230,13 @@ def _prepared(case: Case) -> Case:
     for name, array in (("truth", truth), ("CT", scan.ct), ("PET", scan.pet)):
         if array is not None and array.shape != scan.grid.shape:
             raise ClicksimError(f"{name} has shape {array.shape}, the case {scan.grid.shape} (case {scan.case_id})")
-    images = {name: None if array is None else _locked(array) for name, array in (("ct", scan.ct), ("pet", scan.pet))}
     labels = np.asfortranarray(as_labels(truth, where=scan.case_id))
-    return replace(case, scan=replace(scan, **images), truth=labels)
+    return replace(case, scan=replace(scan, ct=_locked(scan.ct), pet=_locked(scan.pet)), truth=labels)
 
 
-def _locked(array: NDArray[Any]) -> NDArray[Any]:
+def _locked(array: NDArray[Any] | None) -> NDArray[Any] | None:
+    if array is None:
+        return None
     view = array.view()
     view.setflags(write=False)
     return view

@@ -1,11 +1,13 @@
 """Predictors by their SPEC, and the one call that asks them.
 
-    py:module:function            a Python callable, or a factory class without arguments; the folder in which the
-                                  command was started is searched too
-    cmd:<shell with {input} {output}>
-                                  a new process each round over a Grand Challenge folder
-    dir:PATH                      recorded predictions, <case>/iter_<k>.nii.gz or <case>_<k>.nii.gz
-    builtin:threshold             a simple threshold predictor
+py:module:function            a Python callable, or a factory class without arguments; the folder in which the
+                              command was started is searched too
+cmd:<shell with {input} {output}>
+                              a new process each round over a Grand Challenge folder
+dir:PATH                      recorded predictions, <case>/iter_<k>.nii.gz or <case>_<k>.nii.gz
+builtin:threshold             a simple threshold predictor
+
+What a predictor is called with, and what it may give back, stands at `clicksim.rounds.records.Predictor`.
 """
 
 import os
@@ -49,7 +51,7 @@ def open_predictor(spec: str, *, time_limit_s: float = 600.0) -> Predictor:
     """
     kind, colon, rest = spec.partition(":")
     if not colon or kind not in KINDS:
-        raise unknown_name("kind of predictor", kind, [f"{k}:..." for k in KINDS])
+        raise unknown_name("kind of predictor", kind, KINDS)
     if kind == "cmd":
         return CommandPredictor(rest, time_limit_s)
     if kind == "dir":
@@ -125,7 +127,7 @@ def _as_mask(answer: Any, scan: Scan) -> NDArray[np.uint8]:
     if array.shape != scan.grid.shape:
         raise RoundFailure("WrongShape", f"the prediction has shape {array.shape}, the case {scan.grid.shape}")
     if isinstance(answer, Volume) and not answer.grid.same_as(scan.grid):
-        raise RoundFailure("WrongGrid", f"the prediction lies on {answer.grid} and elsewhere than the case, {scan.grid}")
+        raise RoundFailure("WrongGrid", f"the prediction lies elsewhere: on {answer.grid}, the case on {scan.grid}")
     try:
         labels = as_labels(array)
     except ClicksimError as error:

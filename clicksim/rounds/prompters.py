@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -28,11 +28,25 @@ class Finished(Exception):  # noqa: N818 - not an error: the prediction is perfe
 class Prompter(Protocol):
     """Gives the prompts of one round after the other."""
 
-    protocol: str
-    seed: int | None
-    settings: Mapping[str, Any]
-    annotator: str
-    notes: tuple[str, ...]
+    @property
+    def protocol(self) -> str:
+        """Name and version; empty where unknown."""
+
+    @property
+    def seed(self) -> int | None:
+        """Of the draws, where there was one."""
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """Of the rule."""
+
+    @property
+    def annotator(self) -> str:
+        """Who makes the prompts."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences for the user."""
 
     def prompts(self, number: int, prediction: Mask | None, so_far: Prompts) -> tuple[Prompt, ...]:
         """The prompts that come new in a round.
@@ -202,7 +216,7 @@ class Recording:
     effort_s: float | None = None
     protocol: str = ""
     seed: int | None = None
-    settings: Mapping[str, Any] = ()  # type: ignore[assignment]
+    settings: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
     def prompts(self, number: int, prediction: Mask | None, so_far: Prompts) -> tuple[Prompt, ...]:  # noqa: ARG002

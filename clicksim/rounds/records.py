@@ -13,7 +13,7 @@ from clicksim.prompts import Prompts
 Row = dict[str, Any]
 
 
-class RoundFailure(ClicksimError):
+class RoundFailure(ClicksimError):  # noqa: N818 - a round fails, and the run goes on
     """What costs a predictor its round.
 
     Attributes:

@@ -171,9 +171,7 @@ def _macro(centres: Mapping[str, Sequence[Curve]], seed: int, resamples: int) ->
     point, sample = _nanmean(np.array(points)), _nanmean(np.array(samples))
     defined = (~np.isnan(np.array(points))).sum(axis=0)
     single = all(len({curve.patient for curve in curves}) < 2 for curves in centres.values())
-    return {
-        name: _entry(point[m], None if single else sample[:, m], int(defined[m])) for m, name in enumerate(names)
-    }
+    return {name: _entry(point[m], None if single else sample[:, m], int(defined[m])) for m, name in enumerate(names)}
 
 
 def _means(curves: Sequence[Curve], names: Sequence[str], seed: int, resamples: int) -> dict[str, dict[str, Any]]:

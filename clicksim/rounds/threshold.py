@@ -33,7 +33,7 @@ class ThresholdPredictor:
         reach_mm: How far from a foreground prompt they may reach, along each axis.
     """
 
-    suv: float = 4.0
+    suv: float = 5.0
     share: float = 0.41
     reach_mm: float = 30.0
 

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from clicksim.errors import GeometryError, SettingError
 from clicksim.geometry import Grid, Spacing
-from clicksim.lesions import Component, Instances, Memory, find_lesions
+from clicksim.lesions import Component, Instances, Memory, as_labels, find_lesions
 from clicksim.prompts import Prompts, Scribble
 from clicksim.protocols import effective_settings, load_protocol
 from clicksim.simulate.hot import join_voxels
@@ -62,6 +62,7 @@ def simulate_scribbles(
     labels = np.asarray(mask)
     if labels.ndim != 3:
         raise GeometryError(f"a mask has three axes, got shape {labels.shape}{f' (case {case_id})' if case_id else ''}")
+    labels = as_labels(labels, where=case_id)
     grid = Grid.from_spacing(labels.shape, spacing)
     notes: list[str] = []
     if chosen["rule"] == "published":

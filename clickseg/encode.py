@@ -1,0 +1,167 @@
+"""Prompts as dense channels, drawn on the device, for a whole batch at once.
+
+Prompts are rows of one table of whole numbers, `(n, 5)`: sample in the batch, polarity (0 foreground, 1 background),
+voxel `i, j, k` in patch coordinates. A scribble is one row for each of its voxels. A row with a negative sample is
+no prompt: rows are switched off in place, so that nothing has to wait for the device to count.
+
+Every encoding here has a finite support, so its values around one voxel are the same for all prompts: a stencil,
+made once for a voxel size. Where stencils overlap the highest value counts (a scribble is then a capsule around its
+path); those of `gaussian-sum` add up, but a voxel that is prompted twice counts once.
+"""
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from clicksim.errors import unknown_name
+from clicksim.geometry import Shape, Spacing, check_spacing
+from clicksim.prompts import Prompts
+
+TRUNCATE = 4.0  # sigmas, where a Gaussian ends
+ON_EDGE = 1e-9  # relative; a voxel exactly on the radius belongs to the ball whatever the rounding
+
+FOREGROUND, BACKGROUND = 0, 1
+COLUMNS = 5
+
+
+@lru_cache(maxsize=64)
+def stencil(encoding: str, size_mm: float, spacing: Spacing) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """The values of an encoding around one voxel.
+
+    With `d` the distance in mm between the centres of voxels:
+
+    - `gaussian`: `exp(-d^2 / 2 s^2)` up to 4 s; the peak is 1.
+    - `gaussian-sum`: the same divided by its sum, as a normalised filter gives it.
+    - `ball`: 1 where `d <= r`.
+    - `edt-ball`: in that ball, the distance to the nearest voxel outside it, over the largest such distance.
+
+    Args:
+        encoding: One of the four names.
+        size_mm: Sigma of a Gaussian, radius of a ball.
+        spacing: mm along `i, j, k`.
+
+    Returns:
+        `(m, 3)` offsets in voxels and `(m,)` values, none of them zero.
+
+    Raises:
+        SettingError: An unknown encoding.
+    """
+    if encoding not in STENCILS:
+        raise unknown_name("encoding", encoding, STENCILS)
+    reach = size_mm * TRUNCATE if encoding.startswith("gaussian") else size_mm
+    steps = np.floor(reach * (1 + ON_EDGE) / np.asarray(check_spacing(spacing))).astype(int) + 1
+    offsets = np.stack(np.meshgrid(*(np.arange(-n, n + 1) for n in steps), indexing="ij"), axis=-1).reshape(-1, 3)
+    distances = np.sqrt(((offsets * np.asarray(spacing)) ** 2).sum(axis=1))
+    inside = distances <= reach * (1 + ON_EDGE)
+    values = STENCILS[encoding](offsets, distances, inside, size_mm, np.asarray(spacing))
+    return offsets[inside].astype(np.int64), values.astype(np.float32)
+
+
+def _gaussian(offsets, distances, inside, sigma, spacing):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202, ARG001
+    return np.exp(-0.5 * (distances[inside] / sigma) ** 2)
+
+
+def _gaussian_sum(offsets, distances, inside, sigma, spacing):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
+    values = _gaussian(offsets, distances, inside, sigma, spacing)
+    return values / values.sum()
+
+
+def _ball(offsets, distances, inside, radius, spacing):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202, ARG001
+    return np.ones(int(inside.sum()))
+
+
+def _edt_ball(offsets, distances, inside, radius, spacing):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202, ARG001
+    from scipy.spatial import cKDTree
+
+    depth, _ = cKDTree(offsets[~inside] * spacing).query(offsets[inside] * spacing)
+    return depth / depth.max()
+
+
+STENCILS = {"gaussian": _gaussian, "gaussian-sum": _gaussian_sum, "ball": _ball, "edt-ball": _edt_ball}
+
+
+def encode(
+    points: Tensor,
+    batch: int,
+    shape: Shape,
+    *,
+    encoding: str,
+    size_mm: float,
+    spacing: Sequence[Spacing] | Spacing,
+) -> Tensor:
+    """Draw the prompts of a batch.
+
+    Args:
+        points: `(n, 5)` int64 on the device; see above. Voxels outside the patch draw what reaches into it.
+        batch: Samples.
+        shape: Voxels of a patch.
+        encoding, size_mm: As `stencil` takes them.
+        spacing: Voxel size in mm, one for all samples or one for each.
+
+    Returns:
+        float32 `(batch, 2, I, J, K)` on the device of the points: foreground, background.
+
+    Raises:
+        SettingError: An unknown encoding.
+        GeometryError: A spacing that is none.
+    """
+    each = [spacing] * batch if isinstance(spacing[0], int | float) else list(spacing)
+    channels = torch.zeros((batch, 2, *shape), dtype=torch.float32, device=points.device)
+    if len(points) == 0:
+        return channels
+    if encoding == "gaussian-sum":
+        points = _without_repeats(points, shape)
+    for one in dict.fromkeys(check_spacing(s) for s in each):  # type: ignore[arg-type]
+        offsets, values = stencil(encoding, float(size_mm), one)
+        at = torch.from_numpy(offsets).to(points.device, non_blocking=True)
+        value = torch.from_numpy(values).to(points.device, non_blocking=True)
+        here = torch.tensor([check_spacing(s) == one for s in each]).to(points.device)  # type: ignore[arg-type]
+        _draw(channels, points, here, at, value, add=encoding == "gaussian-sum")
+    return channels
+
+
+def _draw(channels: Tensor, points: Tensor, here: Tensor, at: Tensor, value: Tensor, *, add: bool) -> None:
+    """Lay a stencil on each point of the samples that are `here`; what falls outside adds nothing to voxel 0."""
+    batch, _, *shape = channels.shape
+    limit = torch.tensor(shape, device=points.device)
+    sample = points[:, 0].clamp(min=0)
+    on = (points[:, 0] >= 0) & here[sample]
+    voxels = points[:, None, 2:] + at[None]  # (n, m, 3)
+    inside = ((voxels >= 0) & (voxels < limit)).all(dim=-1) & on[:, None]
+    voxels = voxels.clamp(min=0).minimum(limit - 1)
+    index = (sample * 2 + points[:, 1].clamp(0, 1))[:, None]
+    for axis, length in enumerate(shape):
+        index = index * length + voxels[..., axis]
+    drawn = torch.where(inside, value[None], value.new_zeros(())).reshape(-1)
+    flat = channels.view(-1)
+    if add:
+        flat.index_put_((index.reshape(-1),), drawn, accumulate=True)
+    else:
+        flat.scatter_reduce_(0, index.reshape(-1), drawn, reduce="amax")
+
+
+def _without_repeats(points: Tensor, shape: Shape) -> Tensor:
+    """The points with all but one of equal rows switched off, without counting them."""
+    span = 4 * max(shape)  # voxels outside the patch keep their own number
+    key = points[:, 0] * 2 + points[:, 1]
+    for axis in range(3):
+        key = key * (3 * span) + (points[:, 2 + axis].clamp(-span, 2 * span - 1) + span)
+    ordered, order = torch.sort(key, stable=True)
+    again = torch.zeros_like(key, dtype=torch.bool)
+    again[order[1:]] = ordered[1:] == ordered[:-1]
+    out = points.clone()
+    out[:, 0] = torch.where(again, torch.full_like(out[:, 0], -1), out[:, 0])
+    return out
+
+
+def rows_of(prompts: Prompts, sample: int = 0) -> NDArray[np.int64]:
+    """The rows of one sample's prompts, `(n, 5)`, foreground first."""
+    parts = []
+    for polarity, voxels in ((FOREGROUND, prompts.foreground), (BACKGROUND, prompts.background)):
+        head = np.broadcast_to(np.array([sample, polarity], dtype=np.int64), (len(voxels), 2))
+        parts.append(np.concatenate([head, voxels.astype(np.int64)], axis=1))
+    return np.concatenate(parts)

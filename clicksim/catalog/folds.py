@@ -1,0 +1,392 @@
+"""Folds: which cases a model trains on and which it is judged on, always whole patients.
+
+A plan stands in the catalog's table `folds/plan=<name>`, one row per case, with what made it in the metadata of
+the file. One rule turns a plan into splits, whatever its scheme:
+
+    fold f validates on the cases whose `fold` is f, and trains on every other case whose patient has none there;
+    a case whose `fold` is null takes part in neither.
+
+In a stratified plan a patient has one fold, so this is the usual cross-validation. Where a scanner or a tracer is
+left out, a patient with studies on both sides is judged on one side and trained on neither.
+"""
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clicksim import __version__
+from clicksim.catalog.schema import rows_to_table
+from clicksim.catalog.store import Catalog
+from clicksim.errors import CatalogError, SettingError, unknown_name
+from clicksim.streams import stream
+
+METADATA_KEY = b"clicksim"
+SCHEMES = ("stratified", "leave-one-centre-out", "leave-one-tracer-out")
+OFFICIAL = ("keep", "ignore")
+LARGEST_FOLDS = 1000
+COLUMNS = (
+    "source", "case_id", "patient_key", "tracer_class", "manufacturer", "model", "shape_xyz", "spacing_xyz_mm",
+    "lesion_present", "lesion_volume_ml", "official_fold", "official_split",
+)  # fmt: skip
+Row = dict[str, Any]
+Key = tuple[str, str]
+"""Source and case id: a case id alone is unique within its source only."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """One fold as a trainer takes it.
+
+    Attributes:
+        fold: Its number.
+        left_out: The tracer or scanner that it validates on; empty in a stratified plan.
+        train, validation: Cases by source and id, sorted. No patient is in both.
+    """
+
+    fold: int
+    left_out: str
+    train: tuple[Key, ...]
+    validation: tuple[Key, ...]
+
+
+@dataclass(frozen=True)
+class Folds:
+    """A plan.
+
+    Attributes:
+        rows: Rows of the table `folds`, by source and case id.
+        about: Scheme, seed, number of folds, what was balanced, version.
+    """
+
+    rows: tuple[Row, ...]
+    about: Mapping[str, Any]
+
+    @property
+    def fold_of(self) -> dict[Key, int | None]:
+        """The validation fold of each case."""
+        return {(row["source"], row["case_id"]): row["fold"] for row in self.rows}
+
+    def splits(self) -> list[Split]:
+        """All folds; see the rule on top of this file."""
+        patients: dict[int, set[str]] = defaultdict(set)
+        names: dict[int, str] = {}
+        for row in self.rows:
+            if row["fold"] is not None:
+                patients[row["fold"]].add(row["patient_key"])
+                names[row["fold"]] = row["left_out"] or ""
+        return [
+            Split(
+                fold,
+                names[fold],
+                tuple(
+                    _key(row)
+                    for row in self.rows
+                    if row["fold"] not in (None, fold) and row["patient_key"] not in patients[fold]
+                ),
+                tuple(_key(row) for row in self.rows if row["fold"] == fold),
+            )
+            for fold in sorted(patients)
+        ]
+
+
+def make_folds(
+    catalog: Catalog,
+    *,
+    scheme: str = "stratified",
+    n_folds: int = 5,
+    seed: int = 42,
+    sources: Sequence[str] | None = None,
+    official: str = "keep",
+) -> Folds:
+    """Draw a plan over all cases of a catalog, or of some of its sources.
+
+    A patient is one `patient_key`, also where several sources share it. Cases that the publisher holds out
+    (`official_split` is `test`) belong to no fold; `train` and `val` are drawn anew.
+
+    Args:
+        catalog: An open catalog.
+        scheme: `stratified` balances tracer, scanner, lesion burden and empty cases over the folds;
+            `leave-one-centre-out` and `leave-one-tracer-out` make a fold of each scanner or tracer.
+        n_folds: Of a stratified plan; at most as many as there are patients.
+        seed: Decides between patients that are alike.
+        sources: Names in the tables, or all.
+        official: `keep` leaves cases in the fold of their publisher, and their patients' other cases follow;
+            `ignore` draws all, test cases too.
+
+    Raises:
+        SettingError: An unknown scheme; fewer than two folds, or more than patients; official folds that do not
+            fit `n_folds`.
+        CatalogError: No cases; an official fold that splits a patient; a scheme that leaves a fold nothing to
+            train on, or that has one group only.
+    """
+    if scheme not in SCHEMES:
+        raise unknown_name("scheme", scheme, SCHEMES)
+    if official not in OFFICIAL:
+        raise unknown_name("handling of official folds", official, OFFICIAL)
+    cases = fold_cases(catalog, sources)
+    held_out = {c["patient_key"] for c in cases if official == "keep" and c["official_split"] == "test"}
+    drawn = [case for case in cases if case["patient_key"] not in held_out]
+    if not drawn:
+        raise CatalogError("the publisher holds all of these cases out; draw them with official='ignore'")
+    if scheme == "stratified":
+        kept = _official_folds(drawn, n_folds) if official == "keep" else {}
+        fold_of = _stratify(drawn, n_folds, seed, kept)
+        groups: dict[Key, str | None] = {}
+        numbers = {_key(case): fold_of[case["patient_key"]] for case in drawn}
+    else:
+        of = centre_of if scheme == "leave-one-centre-out" else tracer_of
+        kept, groups = {}, {_key(case): of(case) for case in drawn}
+        names = sorted({str(name) for name in groups.values()})
+        numbers = {key: names.index(str(name)) for key, name in groups.items()}
+    rows = [
+        {
+            "source": case["source"],
+            "case_id": case["case_id"],
+            "patient_key": case["patient_key"],
+            "fold": numbers.get(_key(case)),
+            "left_out": groups.get(_key(case)),
+            "official": case["patient_key"] in kept or case["patient_key"] in held_out,
+        }
+        for case in cases
+    ]
+    about = {"scheme": scheme, "seed": seed, "official": official, "version": __version__}
+    about |= {"folds": len({n for n in numbers.values()}), "sources": sorted({case["source"] for case in cases})}
+    folds = Folds(tuple(sorted(rows, key=_key)), about)
+    _check_splits(folds)
+    return folds
+
+
+def write_folds(catalog: Catalog, name: str, folds: Folds) -> None:
+    """Store a plan under a name; a plan of that name is replaced."""
+    metadata = {METADATA_KEY: json.dumps(dict(folds.about), sort_keys=True).encode()}
+    catalog.write_part("folds", name, rows_to_table("folds", folds.rows).replace_schema_metadata(metadata))
+
+
+def read_folds(catalog: Catalog, name: str) -> Folds:
+    """A plan of the catalog.
+
+    Raises:
+        SettingError: No such plan; the nearest name is given.
+    """
+    if name not in catalog.parts("folds"):
+        raise unknown_name("fold plan", name, catalog.parts("folds"))
+    rows = [{k: v for k, v in row.items() if k != "plan"} for row in catalog.table("folds", name).to_pylist()]
+    about = json.loads(catalog.part_metadata("folds", name).get(METADATA_KEY, b"{}"))
+    return Folds(tuple(sorted(rows, key=_key)), about)
+
+
+def fold_cases(catalog: Catalog, sources: Sequence[str] | None = None) -> list[Row]:
+    """The columns of all cases, or of some sources, that folds are made of.
+
+    Raises:
+        SettingError: An unknown source.
+        CatalogError: No cases.
+    """
+    known = catalog.parts("cases")
+    for source in sources or ():
+        if source not in known:
+            raise unknown_name("source", source, known)
+    cases = [row for row in catalog.cases.select(list(COLUMNS)).to_pylist() if row["source"] in (sources or known)]
+    if not cases:
+        raise CatalogError(f"no cases in {catalog.path}")
+    return sorted(cases, key=_key)
+
+
+def tracer_of(case: Mapping[str, Any]) -> str:
+    """The tracer; `none` where there is none."""
+    return case["tracer_class"] or "none"
+
+
+def centre_of(case: Mapping[str, Any]) -> str:
+    """What stands in for the centre: the scanner's model, else matrix and voxel size within the slice.
+
+    Publishers that name no scanner still give away which one it was: each reconstructs on a grid of its own. CT
+    of one scanner has any field of view; there the source is as much as can be known.
+
+    >>> centre_of({"model": None, "tracer_class": "PSMA", "source": "fdat", "shape_xyz": [200, 200, 326],
+    ...            "spacing_xyz_mm": [4.07283, 4.07283, 2.0]})
+    'fdat 200 x 200 at 4.07 mm'
+    """
+    if case.get("model"):
+        return " ".join(part for part in (case.get("manufacturer"), case["model"]) if part)
+    if tracer_of(case) == "none" or not case["shape_xyz"] or not case["spacing_xyz_mm"]:
+        return str(case["source"])
+    (nx, ny, _), spacing = case["shape_xyz"], case["spacing_xyz_mm"]
+    return f"{case['source']} {nx} x {ny} at {spacing[0]:.2f} mm"
+
+
+def burden_of(case: Mapping[str, Any]) -> str:
+    """The lesion volume in steps of a factor of ten; `empty` without a lesion, `unknown` without a figure."""
+    if case["lesion_present"] is False:
+        return "empty"
+    volume = case["lesion_volume_ml"]
+    if volume is None:
+        return "unknown"
+    return next((f"below {limit} ml" for limit in (1, 10, 100, 1000) if volume < limit), "1000 ml and more")
+
+
+STRATA = {"tracer": tracer_of, "centre": centre_of, "burden": burden_of}
+
+
+def balance(catalog: Catalog, folds: Folds) -> list[Row]:
+    """Studies of each stratum in each fold, as counted when a plan is printed.
+
+    Returns:
+        Rows with `stratum`, `value`, `folds` (a list of counts, by fold), `spread` (largest less smallest) and
+        `largest_patient` (studies of one patient in that stratum). First come all cases, and patients.
+    """
+    cases = {_key(case): case for case in fold_cases(catalog)}
+    used = [row for row in folds.rows if row["fold"] is not None and _key(row) in cases]
+    n_folds = 1 + max((row["fold"] for row in used), default=-1)
+    counts: dict[tuple[str, str], list[int]] = defaultdict(lambda: [0] * n_folds)
+    patients: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
+    for row in used:
+        for stratum in (("all", "studies"), *_strata(cases[_key(row)])):
+            counts[stratum][row["fold"]] += 1
+            patients[stratum][row["patient_key"]] += 1
+    for fold in range(n_folds):
+        people = {row["patient_key"] for row in used if row["fold"] == fold}
+        counts["all", "patients"][fold] = len(people)
+        patients["all", "patients"].update(people)
+    order = ["all", *STRATA]
+    return [
+        {
+            "stratum": stratum,
+            "value": value,
+            "folds": found,
+            "spread": max(found) - min(found),
+            "largest_patient": max(patients[stratum, value].values()),
+        }
+        for (stratum, value), found in sorted(counts.items(), key=lambda item: (order.index(item[0][0]), item[0][1]))
+    ]
+
+
+def _strata(case: Row) -> list[tuple[str, str]]:
+    """The strata of a case, each alone; that a case is empty is one of its burdens."""
+    return [(name, of(case)) for name, of in STRATA.items()]
+
+
+def _key(row: Mapping[str, Any]) -> Key:
+    return (row["source"], row["case_id"])
+
+
+def _official_folds(cases: Sequence[Row], n_folds: int) -> dict[str, int]:
+    """The publisher's fold of each patient that has one."""
+    found: dict[str, set[int]] = defaultdict(set)
+    for case in cases:
+        if case["official_fold"] is not None:
+            found[case["patient_key"]].add(case["official_fold"])
+    split = sorted(patient for patient, folds in found.items() if len(folds) > 1)
+    if split:
+        raise CatalogError(
+            f"the official folds split {len(split)} patients: {', '.join(split[:10])}; draw others with "
+            "official='ignore' (--official ignore)"
+        )
+    kept = {patient: folds.pop() for patient, folds in found.items()}
+    if kept and max(kept.values()) >= n_folds:
+        raise SettingError(
+            f"the official folds go up to {max(kept.values())}, {n_folds} folds were asked for; ask for "
+            f"{max(kept.values()) + 1}, or set official='ignore' (--official ignore)"
+        )
+    return kept
+
+
+def _stratify(cases: Sequence[Row], n_folds: int, seed: int, kept: Mapping[str, int]) -> dict[str, int]:
+    """A fold for each patient, so that every stratum is spread evenly.
+
+    Large patients are placed first, each where it makes the sum of squares of all counts grow least; then patients
+    are moved, and exchanged, as long as that makes the sum smaller. The stream decides ties.
+    """
+    patients = sorted({case["patient_key"] for case in cases})
+    if not 2 <= n_folds <= min(len(patients), LARGEST_FOLDS):
+        raise SettingError(f"{n_folds} folds of {len(patients)} patients; from 2 to the number of patients are allowed")
+    counts = _count_strata(cases, patients)
+    rng = stream(seed, "", "folds", n_folds)
+    order = rng.permutation(len(patients))
+    order = order[np.argsort(-counts[order].sum(axis=1), kind="stable")]
+    names = rng.permutation(n_folds)  # so that the first fold is not always the one that ties favour
+    fold_of = np.full(len(patients), -1)
+    for n, patient in enumerate(patients):
+        fold_of[n] = kept.get(patient, -1)
+    totals = np.zeros((n_folds, counts.shape[1]))
+    np.add.at(totals, fold_of[fold_of >= 0], counts[fold_of >= 0])
+    weights = 1.0 / np.maximum(counts.sum(axis=0), 1.0)  # a rare stratum is as hard to spread as a common one
+    free = [int(n) for n in order if fold_of[n] < 0]
+    for n in free:
+        growth = (2 * totals[names] * counts[n] * weights).sum(axis=1)
+        fold_of[n] = names[int(np.argmin(growth))]
+        totals[fold_of[n]] += counts[n]
+    _exchange(fold_of, totals, counts, weights, free)
+    return dict(zip(patients, fold_of.tolist(), strict=True))
+
+
+def _count_strata(cases: Sequence[Row], patients: Sequence[str]) -> NDArray[np.float64]:
+    """`(patients, strata)`: studies of each patient in each stratum; the first column has all, the second is 1."""
+    place = {patient: n for n, patient in enumerate(patients)}
+    strata = sorted({stratum for case in cases for stratum in _strata(case)})
+    column = {stratum: n for n, stratum in enumerate(strata, start=2)}
+    counts = np.zeros((len(patients), 2 + len(strata)))
+    counts[:, 1] = 1
+    for case in cases:
+        n = place[case["patient_key"]]
+        counts[n, 0] += 1
+        for stratum in _strata(case):
+            counts[n, column[stratum]] += 1
+    return counts
+
+
+def _exchange(
+    fold_of: NDArray[Any],
+    totals: NDArray[np.float64],
+    counts: NDArray[np.float64],
+    weights: NDArray[np.float64],
+    free: Sequence[int],
+    passes: int = 4,
+) -> None:
+    """Move a patient, or exchange two, wherever the weighted sum of squares gets smaller; in place."""
+    people = np.array(free, dtype=int)
+    for _ in range(passes):
+        changed = False
+        for n in people:
+            here = fold_of[n]
+            # of moving n to fold g and m back: (t_h - d)^2 + (t_g + d)^2 less what was, with d = c_n - c_m
+            others = people[fold_of[people] != here]
+            away = np.delete(np.arange(len(totals)), here)
+            back = np.concatenate([counts[others], np.zeros((len(away), counts.shape[1]))])
+            there = np.concatenate([fold_of[others], away])
+            step = counts[n] - back
+            gain = ((2 * step * (totals[there] - totals[here]) + 2 * step**2) * weights).sum(axis=1)
+            best = int(np.argmin(gain))
+            if gain[best] < -1e-9:
+                target = int(there[best])
+                totals[here] -= step[best]
+                totals[target] += step[best]
+                fold_of[n] = target
+                if best < len(others):
+                    fold_of[others[best]] = here
+                changed = True
+        if not changed:
+            return
+
+
+def _check_splits(folds: Folds) -> None:
+    """Refuse a plan with a fold that has nothing to train on."""
+    splits = folds.splits()
+    if len(splits) < 2:
+        raise CatalogError(
+            f"{folds.about['scheme']} needs two groups at least, these cases have {_names(splits)} only"
+        )
+    bare = [split for split in splits if not split.train]
+    if bare:
+        raise CatalogError(
+            f"nothing is left to train on when {_names(bare)} is left out: all other cases are of the same patients"
+        )
+
+
+def _names(splits: Iterable[Split]) -> str:
+    return ", ".join(split.left_out or str(split.fold) for split in splits)

@@ -1,0 +1,263 @@
+"""What `clicksim rounds` does: plan, play in parts that survive a kill, gather, commit and draw."""
+
+import json
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from clicksim.errors import CatalogError, ClicksimError
+from clicksim.files import replacing
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from clicksim.catalog import Catalog, Unit
+    from clicksim.rounds.jobs import RoundsJob, Tables
+    from clicksim.rounds.replay import Recordings
+
+WORK = ".work"
+
+
+@dataclass
+class Games:
+    """A run of `clicksim rounds`; the attributes are its options."""
+
+    predictor: str
+    protocol: str
+    seed: int
+    settings: Mapping[str, Any]
+    time_limit: float
+    catalog: Path | None
+    source: str | None
+    label: Path | None
+    pet: Path | None
+    ct: Path | None
+    case_id: str | None
+    workers: int
+    resume: bool
+    name: str | None
+    out: Path | None
+    keep_predictions: bool
+    replay: tuple[str, ...]
+    gap: bool
+
+    def play(self) -> dict[str, Any]:
+        """Play all, write all, and give the summary."""
+        from clicksim.rounds.jobs import run_id, with_recordings
+        from clicksim.rounds.predictors import open_predictor
+
+        job = self._job()
+        for sentence in job.rules.notes:
+            click.echo(sentence, err=True)
+        open_predictor(self.predictor, time_limit_s=self.time_limit)  # what cannot be opened is refused before the work
+        catalog = self._open()
+        own = self._units(catalog)
+        recordings, recorded = self._recordings(catalog)
+        units = own
+        if recordings:
+            units, absent = with_recordings(own, recordings)
+            if absent:
+                click.echo(f"{len(absent)} recorded cases are not here: {', '.join(absent[:10])}", err=True)
+        run = self.name or run_id(job, units)
+        started = time.time()
+        tables = self._run(job, catalog, units, run)
+        summary = self._summary(tables, run, job)
+        if recorded is not None:
+            summary["replay_minus_recorded"] = _compare_common(recorded, tables["rounds"], self.seed)
+        if self.gap:
+            rest = [replace(unit, content=[e | {"recordings": None} for e in unit.content]) for unit in units]
+            plain = replace(job, keep=None)
+            played = self._run(plain, catalog, rest, f"{run}-own")
+            summary["gap"] = _compare_common(tables["rounds"], played["rounds"], self.seed, by_case=True)
+        facts = self._facts(started, tables, units)
+        if catalog is not None:
+            commit(catalog, run, tables, facts)
+        if self.out is not None:
+            write_outcome(self.out, tables, summary, facts)
+        return summary
+
+    def _job(self) -> "RoundsJob":
+        from clicksim.rounds.jobs import RoundsJob
+
+        keep = str(self.out / "predictions") if self.keep_predictions and self.out else None
+        return RoundsJob(self.predictor, self.protocol, self.seed, self.settings, self.time_limit, keep)
+
+    def _open(self) -> "Catalog | None":
+        from clicksim.catalog import open_catalog
+
+        return None if self.catalog is None else open_catalog(self.catalog)
+
+    def _units(self, catalog: "Catalog | None") -> "list[Unit]":
+        from clicksim.rounds.jobs import catalog_units, file_unit
+        from clicksim.volumes import case_id_of
+
+        if catalog is not None:
+            return catalog_units(catalog, self.source)
+        assert self.label is not None
+        name = case_id_of(self.label) if self.case_id is None else self.case_id
+        return [file_unit(self.label, pet=self.pet, ct=self.ct, case_id=name)]
+
+    def _recordings(self, catalog: "Catalog | None") -> "tuple[Recordings, pa.Table | None]":
+        """Recorded prompts, and the rounds of the one run that made them, where it is known."""
+        from clicksim.rounds.replay import make_recordings, read_recordings
+
+        found: Recordings = {}
+        rounds: list[pa.Table] = []
+        files = []
+        for name in self.replay:
+            if catalog is not None and name in catalog.parts("prompts"):
+                known = catalog.table("rounds", name) if name in catalog.parts("rounds") else None
+                rounds += [] if known is None else [known.drop_columns(["run"])]
+                prompts = catalog.table("prompts", name).replace_schema_metadata(catalog.part_metadata("prompts", name))
+                found |= make_recordings(prompts, [] if known is None else known.to_pylist(), where=name)
+            elif Path(name).exists():
+                files.append(name)
+                rounds += _rounds_beside(Path(name))
+            else:
+                raise CatalogError(f"--replay {name} is neither a run of the catalog nor a file")
+        for case_id, recordings in read_recordings(files).items():
+            if case_id in found:
+                raise CatalogError(f"case {case_id} is recorded in a run and in a file; replay one of them")
+            found[case_id] = recordings
+        if self.replay and not found:
+            raise CatalogError(f"{', '.join(self.replay)}: no recorded case")
+        return found, rounds[0] if len(rounds) == 1 and len(self.replay) == 1 else None
+
+    def _run(self, job: "RoundsJob", catalog: "Catalog | None", units: "Sequence[Unit]", run: str) -> "Tables":
+        """Play the units in parts that survive a kill."""
+        from clicksim.build.units import Parts
+        from clicksim.catalog.schema import table_schema
+        from clicksim.cli.progress import progress
+        from clicksim.rounds.jobs import finish_tables, play_unit, run_id
+
+        with ExitStack() as stack:
+            home = self.out if catalog is None else catalog.path
+            if home is None:
+                home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="clicksim-")))
+            about = {"run": run, "id": run_id(job, units)}
+            parts = Parts(home / WORK / f"rounds-{run}", about, resume=self.resume)
+            report = stack.enter_context(progress("patients"))
+            parts.run(units, partial(play_unit, job, catalog), workers=self.workers, progress=report)
+            empty = {name: table_schema(name).empty_table() for name in ("rounds", "prompts")}
+            tables = finish_tables(job, units, parts.gather(units, empty))
+            parts.remove()
+        return tables
+
+    def _summary(self, tables: "Tables", run: str, job: "RoundsJob") -> dict[str, Any]:
+        from clicksim.rounds.statistics import summarise
+
+        rows = tables["rounds"].to_pylist()
+        summary = {"run": run, **job.about(), **summarise(rows, seed=self.seed)}
+        failures: dict[str, int] = {}
+        for row in rows:
+            if row["failure"]:
+                failures[row["failure"]] = failures.get(row["failure"], 0) + 1
+        summary["failures"] = failures
+        for name in ("agreement", "efforts", "notes"):
+            if name in tables:
+                summary[name] = tables[name].to_pylist()
+        return summary
+
+    def _facts(self, started: float, tables: "Tables", units: "Sequence[Unit]") -> dict[str, Any]:
+        """Wall-clock facts, which stand in no table."""
+        from clicksim.build.units import run_facts
+
+        timings = tables["timings"].to_pylist() if "timings" in tables else []
+        about = {"cases": sum(len(unit.content) for unit in units), "workers": self.workers, "rounds": timings}
+        return run_facts(started, about)
+
+
+def compare_folders(catalog: Path | None, names: tuple[str, str], seed: int) -> dict[str, Any]:
+    """The paired difference of two runs, by the names of their folders or, in a catalog, of the runs."""
+    from clicksim.catalog import open_catalog
+    from clicksim.rounds.statistics import compare_runs
+
+    opened = None if catalog is None else open_catalog(catalog)
+    tables = []
+    for name in names:
+        if opened is not None and name in opened.parts("rounds"):
+            tables.append(opened.table("rounds", name))
+            continue
+        found = _rounds_beside(Path(name))
+        if not found:
+            raise CatalogError(f"{name} is no folder with rounds.parquet{'' if opened is None else ', and no run'}")
+        tables += found
+    rows = [table.to_pylist() for table in tables]
+    return {"first": names[0], "second": names[1], **compare_runs(rows[0], rows[1], seed=seed)}
+
+
+def commit(catalog: "Catalog", run: str, tables: "Tables", facts: Mapping[str, Any]) -> None:
+    """Write the run into the catalog: prompts, then rounds, then what the clock says."""
+    catalog.write_part("prompts", run, tables["prompts"])
+    catalog.write_part("rounds", run, tables["rounds"])
+    catalog.write_run(run, facts)
+
+
+def write_outcome(out: Path, tables: "Tables", summary: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
+    """Write the tables, the scores of each case, the summary, the curve and what the clock says to a folder."""
+    from clicksim.prompts.table import write_table
+    from clicksim.report.curves import draw_curves, save_curves
+    from clicksim.rounds.curves import curves_of, metric_scores
+
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for name in ("rounds", "prompts"):
+            write_table(out / f"{name}.parquet", tables[name])
+        scores = metric_scores(curves_of(tables["rounds"].to_pylist()))
+        for file, content in (("metric_scores", scores), ("summary", summary), ("run", facts)):
+            with replacing(out / f"{file}.json") as temporary:
+                temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        shown = {name: summary["all"]["rounds"][key] for name, key in (("Dice", "dice"), ("lesion F1", "dmm"))}
+        title = f"{summary['protocol']}, {summary['predictor']}, {summary['all']['cases']} cases"
+        save_curves(draw_curves(shown, title=title, what="score"), out / "curve.png")
+    except OSError as error:
+        raise ClicksimError(f"cannot write to {out}: {error.strerror or error}") from error
+
+
+def _rounds_beside(path: Path) -> "list[pa.Table]":
+    """The rounds of an --out folder."""
+    import pyarrow.parquet as pq
+
+    file = path / "rounds.parquet" if path.is_dir() else path
+    return [pq.read_table(file, partitioning=None)] if file.name == "rounds.parquet" and file.is_file() else []
+
+
+def _compare_common(first: "pa.Table", second: "pa.Table", seed: int, *, by_case: bool = False) -> dict[str, Any]:
+    """The paired difference over what both have, cut to the shorter of two games.
+
+    Args:
+        first, second: Rounds.
+        seed: Of the bootstrap.
+        by_case: Compare every annotator of the first with the one game of the second.
+    """
+    from clicksim.rounds.statistics import compare_runs
+
+    one, two = first.to_pylist(), second.to_pylist()
+    if by_case:
+        games: dict[str, list[dict[str, Any]]] = {}
+        for row in two:
+            games.setdefault(row["case_id"], []).append(row)
+        keys = dict.fromkeys((row["case_id"], row["annotator"]) for row in one)
+        two = [row | {"annotator": person} for case_id, person in keys for row in games.get(case_id, [])]
+    lengths = [_lengths(rows) for rows in (one, two)]
+    shared = {key: min(n, lengths[1][key]) for key, n in lengths[0].items() if key in lengths[1]}
+    cut = [[row for row in rows if row["round"] < shared.get(_key(row), 0)] for rows in (one, two)]
+    return compare_runs(cut[0], cut[1], seed=seed)
+
+
+def _lengths(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], int]:
+    found: dict[tuple[str, str], int] = {}
+    for row in rows:
+        found[_key(row)] = max(found.get(_key(row), 0), row["round"] + 1)
+    return found
+
+
+def _key(row: Mapping[str, Any]) -> tuple[str, str]:
+    return row["case_id"], row["annotator"]

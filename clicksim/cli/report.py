@@ -1,0 +1,87 @@
+"""`clicksim report`: one self-contained HTML page about a catalog."""
+
+from functools import partial
+from pathlib import Path
+
+import click
+
+
+@click.command("report")
+@click.argument("catalog", type=click.Path(path_type=Path, exists=True))
+@click.argument("out", type=click.Path(path_type=Path, dir_okay=False))
+@click.option("--public", is_flag=True, help="To be given away: no names, UIDs, dates and paths; 90 for ages over 89.")
+@click.option("--show-head", is_flag=True, help="Show the top 250 mm of cases that are not known to be defaced.")
+@click.option("--workers", type=click.IntRange(0), default=0, show_default=True, help="Processes; 0 works in this one.")
+@click.option("--cases", type=click.IntRange(1), help="List so many cases, spread evenly; figures count all of them.")
+@click.option("--resume", is_flag=True, help="Go on with a report that was interrupted.")
+def command(
+    catalog: Path, out: Path, public: bool, show_head: bool, workers: int, cases: int | None, resume: bool
+) -> None:
+    """Write a page OUT about CATALOG: figures, all cases with pictures, findings, curves of rounds.
+
+    The page is one file that works without a network. The top 250 mm of the field of view of a case that is not
+    known to be defaced are not drawn.
+
+    \b
+    Examples:
+      clicksim report CATALOG report.html --workers 8
+      clicksim report CATALOG public.html --public
+    """  # noqa: D301 - click wants the character itself
+    page = make_report(
+        catalog, out, public=public, show_head=show_head, workers=workers, cases=cases, resume=resume
+    )
+    click.echo(f"open {page} in a browser")
+
+
+def make_report(
+    catalog: Path,
+    out: Path,
+    *,
+    public: bool = False,
+    show_head: bool = False,
+    workers: int = 0,
+    cases: int | None = None,
+    resume: bool = False,
+    title: str | None = None,
+) -> Path:
+    """Check a catalog, draw its cases, and write the page.
+
+    Args:
+        catalog: Its folder.
+        out: The HTML file.
+        public: Drop names, UIDs, dates and paths, and show ages over 89 as 90.
+        show_head: Show the top of cases that are not known to be defaced.
+        workers: Processes that draw; 0 works in this one.
+        cases: How many cases are listed; None lists all.
+        resume: Take up the pictures of a report that was interrupted.
+        title: Of the page; by default the name of the folder, and none in a public page.
+
+    Raises:
+        CatalogError: No catalog, no cases, or parts of an interrupted report, and `resume` was not asked for.
+    """
+    from clicksim.audit import check_catalog
+    from clicksim.build.units import WORK, Parts
+    from clicksim.catalog import open_catalog
+    from clicksim.cli.progress import progress
+    from clicksim.errors import CatalogError
+    from clicksim.report.catalog import Finding, select_cases, write_report
+    from clicksim.report.thumbnails import ThumbnailJob, draw_unit, plan_thumbnails
+
+    opened = open_catalog(catalog)
+    if not out.resolve().parent.is_dir():
+        raise CatalogError(f"{out.parent} is not there; make the folder that the report is to stand in")
+    selection = select_cases(opened, public=public, cases=cases)
+    findings = [Finding(f.check, f.case_id, f.detail) for f in check_catalog(opened)]
+    units = plan_thumbnails(opened, selection.keys, selection.runs)
+    job = {"catalog": opened.digest(), "show_head": show_head, "cases": cases}
+    parts = Parts(opened.path / WORK / "report", job, resume=resume)
+    with progress("pictures") as report:
+        work = partial(draw_unit, ThumbnailJob(str(opened.path), show_head))
+        parts.run(units, work, workers=workers, progress=report)
+    drawn = parts.gather(units, {}).get("thumbnails")
+    rows = [] if drawn is None else drawn.to_pylist()
+    pictures = {(row["source"], row["case_id"]): (row["webp"], row["overlay"]) for row in rows}
+    heading = title or ("Catalog report" if public else f"Catalog {opened.path.resolve().name}")
+    page = write_report(out, selection, pictures, findings, title=heading)
+    parts.remove()
+    return page

@@ -1,0 +1,132 @@
+"""`clicksim rounds`."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from clicksim.cli.runs import read_pairs
+
+INPUT = click.Path(path_type=Path, exists=True, dir_okay=False)
+FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
+
+
+@click.command("rounds")
+@click.option("--catalog", type=FOLDER, help="Play all cases of a catalog, and commit the run there.")
+@click.option("--source", help="With --catalog: one source of it.")
+@click.option("--label", type=INPUT, help="Play one case: its lesion mask or instance map.")
+@click.option("--pet", type=INPUT, help="Uptake on the label's grid.")
+@click.option("--ct", type=INPUT, help="CT on the label's grid.")
+@click.option("--case-id", help="What the case is called; by default the label's name without its ending.")
+@click.option(
+    "--predictor",
+    metavar="SPEC",
+    help="py:module:function, 'cmd:<shell with {input} {output}>', dir:PATH or builtin:threshold.",
+)
+@click.option("--protocol", default="autopet-v@2", show_default=True, help="Name and version of the rule.")
+@click.option("--seed", type=int, default=42, show_default=True, help="Of all draws, and of the bootstrap.")
+@click.option("--set", "pairs", multiple=True, metavar="NAME=VALUE", help="A setting of the protocol; repeatable.")
+@click.option("--time-limit", type=click.FloatRange(min=0.01), default=600.0, show_default=True, metavar="SECONDS")
+@click.option("--workers", type=click.IntRange(0), default=0, show_default=True, help="Processes; 0 works in this one.")
+@click.option("--resume", is_flag=True, help="Go on with a run that was interrupted.")
+@click.option("--run", "name", help="Name of the run; by default a hash of predictor, protocol, settings and cases.")
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder for tables, summary and curve.")
+@click.option("--keep-predictions", is_flag=True, help="Store them below --out, where dir: finds them again.")
+@click.option(
+    "--replay",
+    multiple=True,
+    metavar="RUN|FILE",
+    help="Play recorded prompts: a run of the catalog, an --out folder or a Parquet file of prompts; repeatable.",
+)
+@click.option("--gap", is_flag=True, help="With --replay: play the predictor's own rounds too, and compare.")
+@click.option("--compare", nargs=2, metavar="A B", help="Compare two runs: --out folders, or runs of --catalog.")
+@click.option("--json", "as_json", is_flag=True, help="Print the whole summary as JSON.")
+def command(compare: tuple[str, str] | None, as_json: bool, **given: Any) -> None:
+    """Play prompts and predictions in turns, and score every round.
+
+    A predictor that fails, is too slow or answers on another grid loses the round, with a reason in the table, and
+    the run goes on. dir:PATH reads <case>/iter_<k>.nii.gz or <case>_<k>.nii.gz.
+
+    \b
+    Examples:
+      clicksim rounds --label a.nii.gz --pet a_pet.nii.gz --ct a_ct.nii.gz --predictor builtin:threshold --out game
+      clicksim rounds --catalog CATALOG --predictor py:mymodel:predict --protocol autopet-v@1 --workers 4
+      clicksim rounds --catalog CATALOG --predictor 'cmd:docker run --rm -v {input}:/input -v {output}:/output me'
+      clicksim rounds --catalog CATALOG --replay RUN --gap --predictor py:other:predict --out replay
+      clicksim rounds --compare game replay
+    """  # noqa: D301 - click wants the character itself
+    if compare:
+        from clicksim.cli.games import compare_folders
+
+        if given["predictor"] or given["label"] or given["replay"]:
+            raise click.UsageError("--compare stands alone, or beside --catalog for runs of a catalog")
+        found = compare_folders(given["catalog"], compare, given["seed"])
+        click.echo(json.dumps(found, indent=1, allow_nan=False) if as_json else _difference(found["all"]))
+        return
+    summary = _play(given)
+    click.echo(json.dumps(summary, indent=1, allow_nan=False) if as_json else _page(summary))
+
+
+def _play(given: dict[str, Any]) -> dict[str, Any]:
+    from clicksim.cli.games import Games
+
+    if (given["catalog"] is None) == (given["label"] is None):
+        raise click.UsageError("give --catalog, or --label with --pet and --ct")
+    if given["predictor"] is None:
+        raise click.UsageError("--predictor is missing: py:module:function, cmd:..., dir:PATH or builtin:threshold")
+    if given["label"] is None and (given["pet"] or given["ct"] or given["case_id"]):
+        raise click.UsageError("--pet, --ct and --case-id go with --label")
+    if given["label"] is not None and given["source"]:
+        raise click.UsageError("--source goes with --catalog")
+    if given["keep_predictions"] and given["out"] is None:
+        raise click.UsageError("--keep-predictions needs --out")
+    if given["gap"] and not given["replay"]:
+        raise click.UsageError("--gap goes with --replay")
+    settings = read_pairs(given.pop("pairs"))
+    return Games(settings=settings, **given).play()
+
+
+def _page(summary: dict[str, Any]) -> str:
+    """The run in a few lines."""
+    whole = summary["all"]
+    lines = [f"run {summary['run']}: {whole['cases']} cases of {whole['patients']} patients, {summary['protocol']}"]
+    lines += ["round  dice (95 % interval)     dmm (95 % interval)"]
+    scores = whole["rounds"]
+    for number, (dice, dmm) in enumerate(zip(scores["dice"], scores["dmm"], strict=True)):
+        lines.append(f"{number:5}  {_mean(dice):24}  {_mean(dmm)}")
+    for key in ("auc_dice", "auc_dmm", "final_fpv_ml", "final_fnv_ml"):
+        lines.append(f"{key:14} {_mean(whole[key])}")
+    if summary["lesion_free"]["cases"]:
+        free = summary["lesion_free"]
+        lines.append(f"{free['cases']} cases without lesions: false-positive volume {_mean(free['final_fpv_ml'])} ml")
+    if whole["failed_rounds"]:
+        lines.append(f"{whole['failed_rounds']} rounds failed; the reasons stand in the table of rounds")
+    if "gap" in summary:
+        lines += ["own rounds minus replay:", _difference(summary["gap"]["all"])]
+    if "replay_minus_recorded" in summary:
+        lines += ["replay minus the run that was recorded:", _difference(summary["replay_minus_recorded"]["all"])]
+    for pair in summary.get("agreement", []):
+        lines.append(
+            f"{pair['case_id']}: {pair['first']} and {pair['second']} {_value(pair['distance_mm'])} mm apart, same "
+            f"polarity {_value(pair['same_polarity'])}, same lesions {_value(pair['same_lesions'])}"
+        )
+    return "\n".join(lines)
+
+
+def _difference(pairs: dict[str, Any]) -> str:
+    """Mean differences of the main numbers."""
+    names = ("auc_dice", "auc_dmm", "final_dice", "final_dmm", "final_fpv_ml", "final_fnv_ml")
+    head = f"second minus first, {pairs['cases']} cases of {pairs['patients']} patients"
+    return "\n".join([head, *(f"{name:14} {_mean(pairs['difference'][name])}" for name in names)])
+
+
+def _mean(entry: dict[str, Any]) -> str:
+    if entry["mean"] is None:
+        return "undefined"
+    interval = "" if entry["low"] is None else f" ({entry['low']:.3f} to {entry['high']:.3f})"
+    return f"{entry['mean']:.3f}{interval}"
+
+
+def _value(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.2f}"

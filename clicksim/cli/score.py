@@ -1,0 +1,56 @@
+"""`clicksim score`."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+INPUT = click.Path(path_type=Path, exists=True, dir_okay=False)
+
+
+@click.command("score")
+@click.option("--label", type=INPUT, required=True, help="The truth: a mask or an instance map.")
+@click.option("--prediction", type=INPUT, required=True, help="On the grid of the label.")
+@click.option(
+    "--protocol",
+    default="autopet-v@1",
+    show_default=True,
+    help="The rule: published, since a score is compared with others'.",
+)
+@click.option("--set", "pairs", multiple=True, metavar="NAME=VALUE", help="A setting of the rule; repeatable.")
+@click.option("--case-id", help="What the case is called; by default the label's name without its ending.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object; what is undefined is null.")
+def command(
+    label: Path, prediction: Path, protocol: str, pairs: tuple[str, ...], case_id: str | None, as_json: bool
+) -> None:
+    """Score a prediction: Dice, lesion F1 (dmm), false-positive and false-negative volume.
+
+    Volumes use the voxel size of the label. A case without lesions is scored as the protocol says.
+
+    \b
+    Examples:
+      clicksim score --label case.nii.gz --prediction mine.nii.gz
+      clicksim score --label case.nii.gz --prediction mine.nii.gz --protocol autopet-v@2 --json
+    """  # noqa: D301 - click wants the character itself
+    from clicksim.cli.runs import read_pairs
+    from clicksim.metrics import score
+    from clicksim.volumes import case_id_of, read_label
+
+    truth, mask = read_label(label), read_label(prediction)
+    name = case_id_of(label) if case_id is None else case_id
+    truth.grid.check_same(mask.grid, ("label", "prediction"), where=f"case {name}")
+    settings = read_pairs(pairs)
+    scores = score(mask.array, truth.array, spacing=truth.grid.spacing, protocol=protocol, where=name, **settings)
+    found = {"case": name, **scores.to_dict()}
+    click.echo(json.dumps(found, allow_nan=False) if as_json else _page(found))
+
+
+def _page(found: dict[str, Any]) -> str:
+    """One score on a line."""
+    texts = {name: "undefined" if value is None else value for name, value in found.items()}
+    return "\n".join(f"{name:18}{_short(value)}" for name, value in texts.items())
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4f}" if isinstance(value, float) else str(value)

@@ -1,0 +1,28 @@
+"""Guidance: dense maps drawn from prompts when they are needed, and a linter for maps that lie.
+
+    encode              prompts to channels, on any patch, in any encoding, into the caller's buffer
+    write_channels      channels as NIfTI files in nnU-Net's naming, where a user wants files
+    lint                what a channel shows and hides, as findings with a verdict and a reason
+    lint_predictor      what a model makes of its guidance
+    DEFAULTS, PRESETS   every encoding with its settings, and what published entries used
+"""
+
+from clicksim.guidance.drawing import encode
+from clicksim.guidance.findings import Finding, format_findings
+from clicksim.guidance.linter import lint
+from clicksim.guidance.settings import DEFAULTS, MEANING, PRESETS, Preset
+from clicksim.guidance.storing import write_channels
+from clicksim.guidance.trials import lint_predictor
+
+__all__ = [
+    "DEFAULTS",
+    "MEANING",
+    "PRESETS",
+    "Finding",
+    "Preset",
+    "encode",
+    "format_findings",
+    "lint",
+    "lint_predictor",
+    "write_channels",
+]

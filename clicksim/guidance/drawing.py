@@ -1,0 +1,147 @@
+"""`encode`: from prompts to channels."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clicksim.errors import GeometryError, SettingError
+from clicksim.geometry import Grid, Shape, Spacing, check_shape, check_spacing
+from clicksim.guidance.canvas import Canvas, Image, dense_buffer, find_seeds, place_image
+from clicksim.guidance.encodings import ENCODINGS
+from clicksim.guidance.settings import Plan, plan_encoding
+from clicksim.prompts import Prompts
+from clicksim.prompts.records import check_inside
+
+
+def encode(
+    prompts: Prompts,
+    shape: Sequence[int],
+    *,
+    spacing: Sequence[float] | None = None,
+    encoding: str = "gaussian",
+    out: NDArray[np.float32] | None = None,
+    origin: Sequence[int] | None = None,
+    image: NDArray[Any] | None = None,
+    **settings: Any,
+) -> NDArray[np.float32]:
+    """Draw prompts as dense channels: foreground, then background.
+
+    Lengths are in mm on the prompts' own grid; a setting that ends in `_vx` is in voxels by name. Clicks and the
+    voxels of scribbles are points, boxes are solid. Where prompts of one polarity meet, the largest value stays
+    (unless `merge` is `add`), so neither order nor repetition matters. Without prompts a channel is zero.
+
+    With `origin` only a patch is drawn: it equals the same part of the whole, whatever lies outside, also where it
+    reaches beyond the volume (there the whole would be padded first). Three exceptions: `normalise` looks at the patch
+    alone; a reflecting border mirrors at the volume and leaves zero beyond; an `image` of the patch alone hides what
+    lies outside, so that encodings that read it take no prompts from there: give the whole image where that matters.
+
+    Args:
+        prompts: What is drawn.
+        shape: Of the patch; without `origin` that of the prompts' grid.
+        spacing: In mm, needed where the grid has none; a different one than the grid's is refused.
+        encoding: A name of `clicksim.guidance.DEFAULTS` or `PRESETS`; formulas in `clicksim.guidance.encodings`.
+        out: float32 `(2, I, J, K)`, any dense memory; overwritten and returned.
+        origin: The voxel of the prompts' grid at which the patch begins; it may be negative.
+        image: The uptake, for encodings that read one: of the whole volume or of the patch, by its shape.
+        **settings: Settings of the encoding; those of all encodings are `channels`, `decay`, `decay_by`,
+            `background`, `normalise` and `threshold`: see `clicksim.guidance.MEANING`.
+
+    Returns:
+        float32 `(2, I, J, K)`; `(1, I, J, K)` where `channels` asks for one signed channel.
+
+    Raises:
+        SettingError: An unknown encoding or setting, an impossible value, a missing image.
+        GeometryError: A shape, spacing or buffer that does not fit; prompts outside their volume.
+        ImageError: An image that is not real, finite and 3-D.
+
+    Examples:
+        >>> from clicksim import Click, Grid, Prompts
+        >>> prompts = Prompts((Click((1, 1, 1), True),), Grid.from_spacing((3, 3, 3), (2, 2, 2)))
+        >>> encode(prompts, (3, 3, 3), encoding="distance", reach_mm=4)[0, 1, 1].tolist()
+        [0.5, 1.0, 0.5]
+    """
+    plan = plan_encoding(encoding, settings)
+    size, start = _check_patch(prompts.grid, shape, origin)
+    known = _check_spacing(prompts.grid, spacing)
+    check_inside(prompts, where=f"case {prompts.case_id}" if prompts.case_id else "")
+    beside = _check_image(plan, image, prompts.grid.shape, size, start)
+    two = plan["channels"] == "two"
+    buffer = dense_buffer(out, (2 if two else 1, *size))
+    channels = Canvas.channels(buffer, start)
+    if not two:
+        channels += Canvas.channels(np.zeros((1, *size), dtype=np.float32), start)
+    weights = _weights(prompts, plan)
+    # where values add up a box is all its voxels; elsewhere its surface does, and the inside is filled
+    summed = plan.settings.get("scale") == "sum" or plan.settings.get("merge") == "add"
+    solid = summed or plan.encoding in ("masked", "inverse-distance")
+    for canvas, foreground in zip(channels, (True, False), strict=True):
+        seeds = find_seeds(prompts, foreground=foreground, weights=weights, spacing=known, solid=solid)
+        if not len(seeds.voxels) or not (foreground or plan["background"]):
+            continue
+        ENCODINGS[plan.encoding](canvas, seeds, plan, beside)
+        if not solid:
+            canvas.fill(seeds)
+        _finish(canvas.view, plan)
+    if not two:
+        _sign(channels[0].view, channels[1].view, plan)
+    return buffer
+
+
+def _finish(view: NDArray[np.float32], plan: Plan) -> None:
+    """Min-max and threshold, as some entries use them."""
+    if plan["normalise"] == "minmax":
+        low, high = float(view.min()), float(view.max())
+        if high > low:
+            view -= np.float32(low)
+            view /= np.float32(high - low)
+    if plan["threshold"] >= 0:
+        view[...] = view > plan["threshold"]
+
+
+def _sign(foreground: NDArray[np.float32], background: NDArray[np.float32], plan: Plan) -> None:
+    """Foreground less background, in the memory of the foreground."""
+    if plan["channels"] == "foreground-first":
+        background[foreground > 0] = 0.0
+    foreground -= background
+
+
+def _weights(prompts: Prompts, plan: Plan) -> NDArray[np.float64]:
+    """`decay` to the power of a prompt's age: the later rounds or, by prompt, the later prompts."""
+    rounds = np.array([prompt.round for prompt in prompts], dtype=np.int64)
+    age = rounds.max(initial=0) - rounds
+    if plan["decay_by"] == "prompt":
+        age = np.empty_like(rounds)
+        age[np.argsort(rounds, kind="stable")] = np.arange(rounds.size)[::-1]
+    return np.asarray(np.power(float(plan["decay"]), age), dtype=np.float64)
+
+
+def _check_patch(grid: Grid, shape: Sequence[int], origin: Sequence[int] | None) -> tuple[Shape, NDArray[np.int64]]:
+    size = check_shape(shape)
+    if origin is None:
+        if size != grid.shape:
+            raise GeometryError(
+                f"the prompts live on a volume of shape {grid.shape}, the channels are to have {size}; "
+                "a patch needs origin=, the voxel at which it begins"
+            )
+        return size, np.zeros(3, dtype=np.int64)
+    if len(origin) != 3 or any(int(n) != n for n in origin):
+        raise GeometryError(f"a patch begins at three whole voxel indices, got origin {tuple(origin)}")
+    return size, np.array([int(n) for n in origin], dtype=np.int64)
+
+
+def _check_spacing(grid: Grid, spacing: Sequence[float] | None) -> Spacing | None:
+    if spacing is None:
+        return grid.spacing
+    given = check_spacing(spacing)
+    Grid(grid.shape, given).check_same(Grid(grid.shape, grid.spacing), ("spacing=", "the prompts"))
+    return grid.spacing or given
+
+
+def _check_image(plan: Plan, image: Any, volume: Shape, shape: Shape, origin: NDArray[np.int64]) -> Image | None:
+    if not plan.needs_image:
+        return None  # what is not read is not checked
+    if image is None:
+        raise SettingError(f"the encoding {plan.encoding} reads the image; give image=")
+    return place_image(image, volume, shape, origin)

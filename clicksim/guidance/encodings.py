@@ -1,0 +1,261 @@
+"""The encodings: formula, source and support of each.
+
+Below, `d` is the distance from a voxel to the nearest prompt voxel of the polarity (0 inside a box), in mm, or in
+voxels where the length is given as `_vx`; `w` is the weight of a prompt, 1 without decay. Values are merged by the
+largest `w * value` unless `merge` is `add`. Where a support ends, the cost follows the prompts, not the volume.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clicksim.errors import SettingError
+from clicksim.guidance.canvas import Canvas, Floats, Image, Ints, Seeds
+from clicksim.guidance.geodesic import draw_exp_geodesic, draw_geodesic
+from clicksim.guidance.settings import Plan
+from clicksim.guidance.templates import distance_template, edt_ball_template, resized_ball
+
+Draw = Callable[[Canvas, Seeds, Plan, Image | None], None]
+MUCH = 8.0  # values to stamp per voxel of the patch from which one distance transform costs less
+
+
+def draw_points(canvas: Canvas, seeds: Seeds, plan: Plan, _: Image | None) -> None:  # noqa: ARG001
+    """1 at the voxels of prompts, 0 elsewhere. Source: autoPET V baseline (its sigma of 0)."""
+    canvas.stamp(np.ones((1, 1, 1)), (0, 0, 0), seeds)
+
+
+def draw_gaussian(canvas: Canvas, seeds: Seeds, plan: Plan, _: Image | None) -> None:
+    """`exp(-d^2 / 2 sigma^2)`, 1 at the prompt; cut off, along each axis, `truncate` sigma away (rounded to voxels).
+
+    With `scale="sum"` the values of one prompt sum to 1, as `scipy.ndimage.gaussian_filter` of a single 1 gives them,
+    and with `border="reflect"` what leaves the volume comes back as in its default mode; with `merge="add"` prompts
+    that meet add up, while coinciding ones count once. `profile="integrated"` takes the integral of the Gaussian over
+    each voxel, `(erf((x + 1/2) / sqrt(2) sigma) - erf((x - 1/2) / sqrt(2) sigma)) / 2`.
+    Sources: autoPET IV baseline (sum, reflect, add); MONAI `GaussianFilter` (integrated), as used by SW-FastEdit.
+    """
+    sigma = np.broadcast_to(plan.voxels("sigma", seeds.spacing), (len(seeds.voxels), 3))
+    _paint_gaussians(canvas, seeds, sigma, plan)
+
+
+def draw_ball(canvas: Canvas, seeds: Seeds, plan: Plan, _: Image | None) -> None:
+    """1 where `d <= radius`, else 0. Source: the disks of RITM and SimpleClick, in three dimensions."""
+    radius, spacing = plan.length("radius", seeds.spacing)
+    template = distance_template(radius, spacing, lambda d: d <= radius)
+    canvas.stamp(template, _middle(template), seeds)
+
+
+def draw_disk(canvas: Canvas, seeds: Seeds, plan: Plan, _: Image | None) -> None:
+    """1 where `d <= radius` within the slice of the prompt, across the stored axis `axis`.
+
+    With `scale="sum"` a disk is divided by its number of voxels, and with `merge="add"` disks add up, as in the
+    autoPET V guidance tutorial, where disks that meet dim all others after the min-max.
+    """
+    radius, spacing = plan.length("radius", seeds.spacing)
+    template = distance_template(radius, spacing, lambda d: d <= radius, flat=plan["axis"])
+    if plan["scale"] == "sum":
+        template = template / template.sum()
+    canvas.stamp(template, _middle(template), seeds, add=plan["merge"] == "add")
+
+
+def draw_edt_ball(canvas: Canvas, seeds: Seeds, plan: Plan, _: Image | None) -> None:
+    """Depth inside a ball, divided by its largest: 1 at the prompt, falling to 1/(r+1) or so at the rim.
+
+    In mm the ball is `d <= radius_mm` and depth is in mm; in voxels it is the published one, whose depth is taken to
+    the nearest cell outside the ball within the ball's own box. Unequal or fractional radii in voxels: the ball of
+    the largest is resized (trilinear) to `round(2 r + 1)` cells and cut at 0.5.
+    Source: nnInteractive, points; autoPET-interactive with radius 2.
+    """
+    if "radius_vx" in plan.settings:
+        ball = resized_ball(plan.voxels("radius", None))
+        template = edt_ball_template(ball, (1.0, 1.0, 1.0))
+        canvas.stamp(template, [n // 2 for n in template.shape], seeds)
+        return
+    radius, spacing = plan.length("radius", seeds.spacing)
+    ball = distance_template(radius, spacing, lambda d: d <= radius) > 0
+    # one cell around, so that a ball that fills its box has an outside
+    template = edt_ball_template(np.pad(ball, 1), spacing)
+    canvas.stamp(template, _middle(template), seeds)
+
+
+def draw_distance(canvas: Canvas, seeds: Seeds, plan: Plan, _: Image | None) -> None:
+    """`max(0, 1 - d / reach)`: the truncated Euclidean distance, turned so that the prompt is 1.
+
+    Source: truncated distance maps of Xu et al., Deep Interactive Object Selection, CVPR 2016.
+    """
+    reach, spacing = plan.length("reach", seeds.spacing)
+    _draw_fall(canvas, seeds, reach, spacing, lambda d: np.maximum(0.0, 1.0 - d / reach))
+
+
+def draw_exp_distance(canvas: Canvas, seeds: Seeds, plan: Plan, _: Image | None) -> None:
+    """`exp(-d / fall)`, and 0 beyond `truncate * fall`; infinite for none.
+
+    Source: the exponentiated distance maps compared in Guiding the Guidance (2023).
+    """
+    fall, spacing = plan.length("fall", seeds.spacing)
+    end = fall * plan["truncate"]
+    _draw_fall(canvas, seeds, end, spacing, lambda d: np.where(d <= end, np.exp(-d / fall), 0.0))
+
+
+def draw_inverse_distance(canvas: Canvas, seeds: Seeds, plan: Plan, _: Image | None) -> None:
+    """`1 / (d + offset)` in voxels, as published: with min-max and the offset of 1e-6 in effect binary.
+
+    With `inverted` the distance is that of a prompt voxel to the nearest voxel without a prompt, and 0 elsewhere.
+    Source: autoPET V guidance tutorial, on CPU and on GPU. Kept to be recognised; use `distance` or `exp-distance`.
+    """
+    offset = plan.voxels("offset", None)[0]
+    if plan["inverted"]:
+        _raise(canvas, _distance_inside(canvas, seeds), lambda d: 1.0 / (d + offset))
+        return
+    _raise(canvas, _distance_to(canvas, seeds.voxels, (1.0, 1.0, 1.0)), lambda d: 1.0 / (d + offset))
+
+
+def draw_adaptive(canvas: Canvas, seeds: Seeds, plan: Plan, image: Image | None) -> None:
+    """A Gaussian of peak 1 for each prompt, narrow where the image around it varies.
+
+    `sigma = sigma_max - (sigma_max - sigma_min) * min(1, s / contrast)`, with `s` the standard deviation of the image
+    in the box that reaches `window` from the prompt along each axis, cut to the image.
+    Source of the idea: adaptive heat maps of Guiding the Guidance (2023). The tutorial of autoPET V has its sense
+    inverted between disks and Gaussians, and its narrowest prompts outweigh all others; here every peak is 1.
+    """
+    assert image is not None
+    inside = seeds.near(image.start, image.stop)
+    half = np.floor(np.add(plan.voxels("window", seeds.spacing), 1e-9)).astype(np.int64)
+    spread = np.array([image.box(voxel - half, voxel + half + 1)[0].std() for voxel in inside.voxels])
+    share = np.minimum(1.0, spread / plan["contrast"])[:, None]
+    wide = np.array(plan.voxels("sigma_max", seeds.spacing))
+    narrow = np.array(plan.voxels("sigma_min", seeds.spacing))
+    if np.any(narrow > wide):
+        raise SettingError(f"the smallest sigma is above the largest: {narrow} and {wide} voxels")
+    _paint_gaussians(canvas, inside, wide - (wide - narrow) * share, plan)
+
+
+def draw_masked(canvas: Canvas, seeds: Seeds, plan: Plan, image: Image | None) -> None:
+    """A Gaussian of peak 1, foreground masked by uptake: 0 where the uptake is below `min(suv, uptake at the prompt)`.
+
+    The background is not masked. Source: the third entry of autoPET IV, in one signed channel.
+    """
+    assert image is not None
+    sigma = np.broadcast_to(plan.voxels("sigma", seeds.spacing), (len(seeds.voxels), 3))
+    if not seeds.foreground:
+        _paint_gaussians(canvas, seeds, sigma, plan)
+        return
+    inside = seeds.near(image.start, image.stop)
+    floors = np.minimum(plan["suv"], image.at(inside.voxels))
+    starts, counts, profiles = _profiles(inside, sigma[: len(inside.voxels)], plan)
+    for voxel in range(len(inside.voxels)):
+        a, b, c = (profiles[voxel, axis, : counts[voxel, axis]] for axis in range(3))
+        values = inside.weights[voxel] * a[:, None, None] * b[:, None] * c
+        uptake, first = image.box(starts[voxel], starts[voxel] + counts[voxel])
+        seen = tuple(slice(s, s + n) for s, n in zip((first - starts[voxel]).tolist(), uptake.shape, strict=True))
+        canvas.raise_to(np.where(uptake >= floors[voxel], values[seen], 0.0), first)
+
+
+def _middle(template: NDArray[np.float64]) -> list[int]:
+    return [n // 2 for n in template.shape]
+
+
+def _paint_gaussians(canvas: Canvas, seeds: Seeds, sigma: Floats, plan: Plan) -> None:
+    """Gaussians of `(n, 3)` sigmas in voxels."""
+    starts, counts, profiles = _profiles(seeds, sigma, plan)
+    canvas.paint(starts, counts, profiles, seeds.weights, add=plan.settings.get("merge") == "add")
+
+
+def _profiles(seeds: Seeds, sigma: Floats, plan: Plan) -> tuple[Ints, Ints, Floats]:
+    """Along each axis: the first voxel, the number of values, and the values of each prompt's Gaussian."""
+    radius = (plan["truncate"] * sigma + 0.5).astype(np.int64)
+    starts, counts = seeds.voxels - radius, 2 * radius + 1
+    longest = int(counts.max(initial=1))
+    steps = np.arange(longest) - radius[..., None]
+    inside = steps <= radius[..., None]
+    weights = np.where(inside, _bell(steps, sigma[..., None], plan.settings.get("profile", "sampled")), 0.0)
+    if plan.settings.get("scale", "peak") == "sum":
+        if plan.settings["profile"] == "sampled":
+            weights /= weights.sum(axis=2, keepdims=True)
+    else:
+        weights /= weights.max(axis=2, keepdims=True)
+    if plan.settings.get("border") == "reflect":
+        return _reflected(starts, counts, weights, seeds.volume)
+    return starts, counts, weights
+
+
+def _bell(steps: Ints, sigma: Floats, profile: str) -> Floats:
+    if profile == "sampled":
+        return np.exp(-0.5 * (steps / sigma) ** 2)
+    from scipy.special import erf
+
+    scale = 1.0 / (np.sqrt(2.0) * sigma)
+    return 0.5 * (erf((steps + 0.5) * scale) - erf((steps - 0.5) * scale))
+
+
+def _reflected(starts: Ints, counts: Ints, weights: Floats, volume: tuple[int, ...]) -> tuple[Ints, Ints, Floats]:
+    """Profiles over the whole axis, with what leaves the volume mirrored at the outer face of the last voxel."""
+    folded = np.zeros((len(starts), 3, max(volume)))
+    for axis, n in enumerate(volume):
+        place = (starts[:, axis, None] + np.arange(weights.shape[2])) % (2 * n)
+        place = np.where(place < n, place, 2 * n - 1 - place)
+        rows = np.broadcast_to(np.arange(len(starts))[:, None], place.shape)
+        np.add.at(folded[:, axis], (rows, place), weights[:, axis])
+    used = folded > 0
+    first = used.argmax(axis=2)
+    last = folded.shape[2] - used[..., ::-1].argmax(axis=2)
+    span = last - first
+    longest = int(span.max(initial=1))
+    at = np.minimum(first[..., None] + np.arange(longest), folded.shape[2] - 1)
+    return first, span, np.take_along_axis(folded, at, axis=2)
+
+
+def _draw_fall(
+    canvas: Canvas, seeds: Seeds, end: float, spacing: tuple[float, float, float], value: Callable[[Floats], Floats]
+) -> None:
+    """A value that falls with the distance and ends at `end`: by stamps, or by one distance transform."""
+    cells = np.prod(2.0 * (end / np.array(spacing)) + 1.0) if np.isfinite(end) else np.inf
+    if cells * len(seeds.voxels) <= MUCH * canvas.view.size:
+        template = distance_template(end, spacing, value)
+        canvas.stamp(template, _middle(template), seeds)
+        return
+    for weight, voxels in seeds.by_weight():
+        _raise(canvas, _distance_to(canvas, voxels, spacing), lambda d, w=weight: w * value(d))
+
+
+def _distance_to(canvas: Canvas, voxels: Ints, spacing: tuple[float, float, float]) -> Floats:
+    """The distance to the nearest of some voxels, by one distance transform of the box that holds all of them."""
+    import edt
+
+    low = np.minimum(canvas.origin, voxels.min(axis=0))
+    high = np.maximum(canvas.origin + canvas.shape, voxels.max(axis=0) + 1)
+    free = np.ones(high - low, dtype=bool, order="F")
+    free[tuple((voxels - low).T)] = False
+    found = edt.edt(free, anisotropy=spacing, black_border=False, parallel=1)
+    first = canvas.origin - low
+    return found[tuple(slice(a, a + n) for a, n in zip(first.tolist(), canvas.shape, strict=True))].astype(np.float64)
+
+
+def _distance_inside(canvas: Canvas, seeds: Seeds) -> Floats:
+    """For prompt voxels the distance to the nearest voxel without a prompt, 0 elsewhere; in voxels."""
+    from scipy.ndimage import distance_transform_edt
+
+    mask = np.zeros(canvas.shape, dtype=bool)
+    inside = seeds.near(canvas.origin, canvas.origin + canvas.shape)
+    mask[tuple((inside.voxels - canvas.origin).T)] = True
+    return np.asarray(distance_transform_edt(mask), dtype=np.float64)
+
+
+def _raise(canvas: Canvas, distance: Floats, value: Callable[[Floats], Floats]) -> None:
+    canvas.raise_to(value(distance).astype(np.float32), canvas.origin)
+
+
+ENCODINGS: dict[str, Draw] = {
+    "points": draw_points,
+    "gaussian": draw_gaussian,
+    "ball": draw_ball,
+    "disk": draw_disk,
+    "edt-ball": draw_edt_ball,
+    "distance": draw_distance,
+    "exp-distance": draw_exp_distance,
+    "inverse-distance": draw_inverse_distance,
+    "geodesic": draw_geodesic,
+    "exp-geodesic": draw_exp_geodesic,
+    "adaptive": draw_adaptive,
+    "masked": draw_masked,
+}

@@ -1,0 +1,337 @@
+"""The guidance linter: what a channel shows, and what is wrong with it.
+
+A faulty channel raises no error: the network trains, only worse. Each check looks at one such fault that somebody
+has published, and gives a verdict with the number that it rests on.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import permutations, product
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from clicksim.errors import GeometryError, ImageError
+from clicksim.geometry import Grid, Spacing, check_spacing
+from clicksim.guidance.findings import Finding
+from clicksim.prompts import Prompts
+
+LOW_PEAK, FAINT_PEAK = 0.1, 0.5
+DELTA = 1e-3  # of the peak, one voxel away
+SPIKE = 30.0  # standard deviations
+FAR = 3  # voxels by which a channel may be shifted and is still recognised
+
+
+def lint(
+    guidance: ArrayLike,
+    prompts: Prompts,
+    *,
+    spacing: Sequence[float] | None = None,
+    origin: Sequence[int] | None = None,
+) -> list[Finding]:
+    """Check guidance channels against the prompts that they are to show.
+
+    Checks of each polarity: `finite`, `storage`, `prompts` (lost and clipped), `peak`, `polarity` (inverted, or the
+    other one's), `place` (axes exchanged, mirrored or shifted), `support` in mm, `energy`, `balance` between prompts of
+    a round, `z-score`. Of both together: `overlap`.
+
+    Args:
+        guidance: `(2, I, J, K)`, foreground and background, or one signed channel, `(1, I, J, K)` or `(I, J, K)`.
+        prompts: What was drawn.
+        spacing: In mm, where the prompts' grid has none.
+        origin: The voxel of the prompts' grid at which the channels begin.
+
+    Returns:
+        One finding per check and channel; `format_findings` makes text of them.
+
+    Raises:
+        GeometryError: Channels that are not on the prompts' grid.
+        ImageError: Channels that are not real numbers.
+    """
+    channels = _channels(guidance)
+    start = np.zeros(3, dtype=np.int64) if origin is None else np.array([int(n) for n in origin])
+    if origin is None and channels.shape[1:] != prompts.grid.shape:
+        if sorted(channels.shape[1:]) == sorted(prompts.grid.shape):
+            hint = "the axes are exchanged, as between arrays in z, y, x and in x, y, z; transpose the channels"
+        else:
+            hint = "a patch needs origin="
+        raise GeometryError(
+            f"the channels have shape {channels.shape[1:]}, the prompts' volume {prompts.grid.shape}: {hint}"
+        )
+    size = prompts.grid.spacing if spacing is None else check_spacing(spacing)
+    sides = [
+        _Side(name, channel, _voxels(prompts, foreground, start), _voxels(prompts, not foreground, start),
+              _rounds(prompts, foreground), size)
+        for name, foreground, channel in zip(("foreground", "background"), (True, False), channels, strict=True)
+    ]  # fmt: skip
+    findings = [finding for side in sides for finding in _check_side(side)]
+    return [*findings, _overlap(*sides)]
+
+
+@dataclass(frozen=True, eq=False)
+class _Side:
+    """One channel with the prompts that it shows and those that it does not."""
+
+    name: str
+    channel: NDArray[Any]
+    voxels: NDArray[np.int64]
+    others: NDArray[np.int64]
+    rounds: NDArray[np.int64]
+    spacing: Spacing | None
+
+    @cached_property
+    def seen(self) -> NDArray[np.bool_]:
+        """Which prompts lie inside the channel."""
+        return Grid(self.channel.shape).holds(self.voxels)  # type: ignore[arg-type]
+
+    @cached_property
+    def peak(self) -> float:
+        """The largest value."""
+        return float(self.channel.max())
+
+    @cached_property
+    def at_prompts(self) -> NDArray[np.float64]:
+        """The values under the prompts inside the channel."""
+        return _values(self.channel, self.voxels[self.seen])
+
+    @cached_property
+    def strong(self) -> NDArray[np.bool_]:
+        """Where the channel reaches half of what it has under its prompts."""
+        level = float(np.median(self.at_prompts)) if len(self.at_prompts) else self.peak
+        return self.channel >= 0.5 * level if level > 0 else np.zeros(self.channel.shape, dtype=bool)
+
+    def good(self, check: str, reason: str, value: float | None = None) -> Finding:
+        return Finding(check, self.name, "good", reason, value)
+
+    def note(self, check: str, reason: str, value: float | None = None) -> Finding:
+        return Finding(check, self.name, "note", reason, value)
+
+    def suspect(self, check: str, reason: str, value: float | None = None) -> Finding:
+        return Finding(check, self.name, "suspect", reason, value)
+
+    def bad(self, check: str, reason: str, value: float | None = None) -> Finding:
+        return Finding(check, self.name, "bad", reason, value)
+
+
+def _check_side(side: _Side) -> list[Finding]:
+    if not np.isfinite(side.channel).all():
+        count = int(np.count_nonzero(~np.isfinite(side.channel)))
+        return [side.bad("finite", f"{count} values are NaN or infinite; nothing else was checked", float(count))]
+    if not len(side.voxels):
+        return [_without_prompts(side)]
+    if not side.seen.any():
+        return [side.note("prompts", f"all {len(side.voxels)} prompt voxels lie outside the channels")]
+    if side.peak <= 0 and side.channel.min() >= 0:
+        return [side.bad("peak", f"the channel is empty, though {len(side.voxels)} prompt voxels belong in it", 0.0)]
+    return [check(side) for check in CHECKS]
+
+
+def _without_prompts(side: _Side) -> Finding:
+    span = float(np.abs(side.channel).max())
+    if span == 0:
+        return side.good("prompts", "no prompts, and the channel is zero")
+    return side.bad("prompts", f"no prompts, and yet values up to {span:.3g}: a ramp or a leftover", span)
+
+
+def _prompts(side: _Side) -> Finding:
+    """Prompts outside the channel, without a value, or so near a face that their support is cut."""
+    outside = len(side.voxels) - int(side.seen.sum())
+    lost = int(np.count_nonzero(side.at_prompts <= 0))
+    whole = len(side.voxels)
+    if lost:
+        return side.bad("prompts", f"{lost} of {whole} prompt voxels have no value under them", float(lost))
+    if outside:
+        return side.note("prompts", f"{outside} of {whole} prompt voxels lie outside the channels", float(outside))
+    faces = [s for axis in range(3) for s in (side.strong.take(0, axis), side.strong.take(-1, axis))]
+    if any(face.any() for face in faces):
+        return side.note("prompts", "the support of a prompt is clipped at a face of the volume")
+    return side.good("prompts", f"all {whole} prompt voxels have a value")
+
+
+def _storage(side: _Side) -> Finding:
+    """Values that went through 8 bits: a header of a label, taken over with its slope of 1/255."""
+    levels = np.unique(side.channel.reshape(-1)[:: max(1, side.channel.size // 2_000_000)])
+    levels = np.unique(np.concatenate([levels, side.at_prompts]))
+    steps = levels * 255
+    whole = np.abs(steps - np.round(steps)) < 1e-3
+    if 1 < side.peak < 1 + 1e-6:
+        return side.bad("storage", f"the peak is {side.peak:.10f}: stored in 8 bits with a slope of 1/255", side.peak)
+    if 2 < len(levels) <= 256 and whole.all():
+        return side.suspect("storage", f"only {len(levels)} levels, all multiples of 1/255: stored in 8 bits")
+    return side.good("storage", "no trace of 8-bit storage")
+
+
+def _peak(side: _Side) -> Finding:
+    peak = side.peak
+    if peak < LOW_PEAK:
+        return side.bad(
+            "peak", f"the peak is {peak:.2g}, not 1: normalised to a unit sum? Against images of unit variance it "
+            "vanishes; scale by the peak", peak,
+        )  # fmt: skip
+    if peak < FAINT_PEAK or peak > 1.5:
+        return side.suspect("peak", f"the peak is {peak:.3g}; 1 is usual", peak)
+    return side.good("peak", f"the peak is {peak:.3g}", peak)
+
+
+def _polarity(side: _Side) -> Finding:
+    """Low at its own prompts, or high at the others'."""
+    own = float(np.median(side.at_prompts))
+    around = float(side.channel.mean())
+    if own < around:
+        return side.bad(
+            "polarity", f"inverted: {own:.3g} at the prompts and {around:.3g} on average; turn the distance round", own
+        )
+    others = side.others[Grid(side.channel.shape).holds(side.others)]  # type: ignore[arg-type]
+    theirs = float(np.median(_values(side.channel, others))) if len(others) else 0.0
+    if theirs > own:
+        return side.bad("polarity", f"{theirs:.3g} at the other polarity's prompts and {own:.3g} at its own: exchanged?")
+    return side.good("polarity", f"{own:.3g} at the prompts, {around:.2g} on average", own)
+
+
+def _place(side: _Side) -> Finding:
+    """Whether another order of axes, a mirror or a shift would fit the prompts clearly better."""
+    voxels = side.voxels[side.seen]
+    here = float(side.at_prompts.mean())
+    shape = np.array(side.channel.shape)
+    best, reason = here, ""
+    turned = [(np.array(axes), flips) for axes in permutations(range(3)) for flips in product((False, True), repeat=3)]
+    for axes, flips in turned:
+        moved = voxels[:, axes]
+        moved = np.where(flips, shape - 1 - moved, moved)
+        score = _score(side.channel, moved)
+        if score > best and here < 0.5 * score:
+            names = "".join("ijk"[a] for a in axes)
+            mirrored = [name for name, flip in zip("ijk", flips, strict=True) if flip]
+            parts = [f"in the order {', '.join(names)}"] if names != "ijk" else []
+            parts += [f"mirrored along {', '.join(mirrored)}"] if mirrored else []
+            best, reason = score, " and ".join(parts)
+    for shift in product(range(-FAR, FAR + 1), repeat=3):
+        score = _score(side.channel, voxels + shift)
+        if score > 1.02 * best and score > 1.1 * here:
+            best, reason = score, f"shifted by {shift} voxels"
+    if not reason:
+        return side.good("place", "no other order of axes, mirror or shift fits the prompts better", here)
+    return side.bad("place", f"the prompts fit better {reason}: {best:.3g} in place of {here:.3g}", here)
+
+
+def _support(side: _Side) -> Finding:
+    """How far a prompt reaches: the radius of a ball of the volume at half height, per prompt."""
+    voxels = np.unique(side.voxels[side.seen], axis=0)
+    near = _neighbours(voxels, side.channel.shape)
+    beside = float(np.abs(_values(side.channel, near)).max()) if len(near) else 0.0
+    share = float(np.count_nonzero(side.channel)) / side.channel.size
+    count = int(side.strong.sum())
+    if beside <= DELTA * side.peak and len(near):
+        if share > 0.5:
+            return side.bad(
+                "support", f"a delta: {beside:.2g} one voxel from a prompt, though {share:.0%} of the voxels are not "
+                "zero; it is called a distance and holds none", beside,
+            )  # fmt: skip
+        return side.suspect("support", "single voxels: a resampling or a pooling layer may lose them", 0.0)
+    size = side.spacing or (1.0, 1.0, 1.0)
+    radius = float((0.75 / np.pi * count * np.prod(size) / len(voxels)) ** (1 / 3))
+    unit = "mm" if side.spacing else "voxels"
+    text = f"{radius:.3g} {unit} at half height, {share:.2g} of the voxels are not zero"
+    if count > 0.5 * side.channel.size:
+        return side.suspect("support", f"half height nearly everywhere: {text}", radius)
+    return side.good("support", text, radius)
+
+
+def _energy(side: _Side) -> Finding:
+    """Sum of the values per prompt voxel."""
+    energy = float(np.abs(side.channel).sum(dtype=np.float64)) / int(side.seen.sum())
+    share = float(side.at_prompts.sum()) / max(float(side.channel.sum(dtype=np.float64)), 1e-300)
+    text = f"{energy:.3g} per prompt voxel; {min(share, 1.0):.2g} of it under the prompts"
+    return side.good("energy", text, energy)
+
+
+def _balance(side: _Side) -> Finding:
+    """Whether some prompts of a round outweigh others."""
+    rounds = side.rounds[side.seen]
+    ratio = 1.0
+    for number in np.unique(rounds):
+        values = side.at_prompts[rounds == number]
+        ratio = min(ratio, float(values.min()) / max(float(values.max()), 1e-300))
+    text = f"the weakest prompt of a round has {ratio:.2g} of the strongest"
+    if ratio < 0.2:
+        return side.bad("balance", f"{text}: some prompts are next to invisible", ratio)
+    return side.suspect("balance", text, ratio) if ratio < 0.6 else side.good("balance", text, ratio)
+
+
+def _z_score(side: _Side) -> Finding:
+    """What a pipeline that normalises every channel would make of this one."""
+    spread = float(side.channel.std(dtype=np.float64))
+    if spread == 0:
+        return side.bad("z-score", "the channel is constant", 0.0)
+    spike = (side.peak - float(side.channel.mean(dtype=np.float64))) / spread
+    text = f"z-scoring would make the peak {spike:.3g} standard deviations"
+    if spike > SPIKE:
+        return side.note("z-score", f"{text}: exempt the channel from normalisation", spike)
+    return side.good("z-score", text, spike)
+
+
+CHECKS: tuple[Callable[[_Side], Finding], ...] = (
+    _prompts, _storage, _peak, _polarity, _place, _support, _energy, _balance, _z_score,
+)  # fmt: skip
+
+
+def _overlap(first: _Side, second: _Side) -> Finding:
+    """Voxels that both polarities claim."""
+    both = {tuple(v) for v in first.voxels.tolist()} & {tuple(v) for v in second.voxels.tolist()}
+    if both:
+        names = ", ".join(map(str, sorted(both)[:10]))
+        return Finding("overlap", "both", "bad", f"{len(both)} voxels have prompts of both polarities: {names}")
+    if not (len(first.voxels) and len(second.voxels)):
+        return Finding("overlap", "both", "good", "one polarity alone", 0.0)
+    if not (np.isfinite(first.channel).all() and np.isfinite(second.channel).all()):
+        return Finding("overlap", "both", "bad", "not checked: values are not finite")
+    shared = int(np.count_nonzero(first.strong & second.strong))
+    share = shared / max(1, min(int(first.strong.sum()), int(second.strong.sum())))
+    text = f"{shared} voxels at half height in both polarities, {share:.0%} of the smaller"
+    return Finding("overlap", "both", "suspect" if share > 0.1 else "good", text, share)
+
+
+def _channels(guidance: ArrayLike) -> NDArray[Any]:
+    """`(2, I, J, K)`: a signed channel is split."""
+    array = np.asarray(guidance)
+    if array.dtype.kind not in "buif":
+        raise ImageError(f"guidance must be real numbers, got {array.dtype}")
+    array = array[None] if array.ndim == 3 else array
+    if array.ndim != 4 or array.shape[0] not in (1, 2) or not array.size:
+        raise GeometryError(f"guidance must have the shape (2, I, J, K), or (1, I, J, K) signed, got {array.shape}")
+    if array.shape[0] == 1:
+        array = np.concatenate([np.maximum(array, 0), np.maximum(-array, 0)]) if array.dtype.kind in "if" else array
+    if array.shape[0] == 1:
+        array = np.concatenate([array, np.zeros_like(array)])
+    return array if array.dtype.kind == "f" else array.astype(np.float32)
+
+
+def _voxels(prompts: Prompts, foreground: bool, origin: NDArray[np.int64]) -> NDArray[np.int64]:  # noqa: FBT001
+    found = prompts.foreground if foreground else prompts.background
+    return found.astype(np.int64) - origin
+
+
+def _rounds(prompts: Prompts, foreground: bool) -> NDArray[np.int64]:  # noqa: FBT001
+    found = [prompt.round for prompt in prompts if prompt.foreground == foreground for _ in prompt.voxels]
+    return np.array(found, dtype=np.int64)
+
+
+def _values(channel: NDArray[Any], voxels: NDArray[np.int64]) -> NDArray[np.float64]:
+    return channel[tuple(voxels.T)].astype(np.float64)
+
+
+def _score(channel: NDArray[Any], voxels: NDArray[np.int64]) -> float:
+    """The mean under some voxels; 0 for those outside."""
+    inside = np.all((voxels >= 0) & (voxels < channel.shape), axis=1)
+    return float(_values(channel, voxels[inside]).sum()) / len(voxels)
+
+
+def _neighbours(voxels: NDArray[np.int64], shape: Sequence[int]) -> NDArray[np.int64]:
+    """The 6-neighbours inside the channel that are no prompts themselves."""
+    steps = np.concatenate([np.eye(3, dtype=np.int64), -np.eye(3, dtype=np.int64)])
+    around = np.unique((voxels[:, None] + steps).reshape(-1, 3), axis=0)
+    around = around[np.all((around >= 0) & (around < shape), axis=1)]
+    own = {tuple(v) for v in voxels.tolist()}
+    return around[[tuple(v) not in own for v in around.tolist()]].reshape(-1, 3)

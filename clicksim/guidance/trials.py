@@ -1,0 +1,140 @@
+"""Trials of a model: does it look at its guidance, and does it do what the clicks say?"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clicksim.errors import GeometryError, ImageError
+from clicksim.geometry import check_spacing
+from clicksim.guidance.findings import Finding
+from clicksim.prompts import Prompts
+from clicksim.streams import stream
+
+Predict = Callable[[NDArray[np.float32]], Any]
+LOW_OBEDIENCE = 0.9
+
+
+def lint_predictor(
+    predict: Predict,
+    guidance: NDArray[np.float32],
+    prompts: Prompts,
+    *,
+    spacing: Sequence[float] | None = None,
+    shift_mm: float = 20.0,
+    threshold: float = 0.5,
+    seed: int = 42,
+) -> list[Finding]:
+    """Ask a model again with its guidance spoiled, and compare.
+
+    Trials: the same again (`repeat`), all channels zero (`zero`), their voxels in a random order (`shuffle`), moved by
+    `shift_mm` along each axis (`shift`), polarities exchanged (`flip`); without background (`background`: a background
+    prompt must not add lesion) and without foreground (`foreground`: a foreground prompt must not remove any). `obeys`
+    says what share of prompt voxels is predicted as clicked. A change is 1 - Dice of the masks; what `repeat` changes
+    by itself counts as noise.
+
+    Args:
+        predict: Takes guidance `(2, I, J, K)` and gives a mask or probabilities `(I, J, K)`; images are its own matter.
+        guidance: As the model knows it, foreground and background, on the prompts' grid.
+        prompts: What the guidance shows.
+        spacing: In mm, where the prompts' grid has none; voxels count as 1 mm where nobody knows.
+        shift_mm: How far guidance is moved, mm; at least a voxel.
+        threshold: Probabilities above it are lesion.
+        seed: Of the shuffle.
+
+    Returns:
+        One finding per trial, of the channel `model`.
+
+    Raises:
+        GeometryError: Guidance or a prediction of another shape.
+        ImageError: A prediction that is not finite.
+    """
+    if guidance.ndim != 4 or guidance.shape != (2, *prompts.grid.shape):
+        raise GeometryError(
+            f"the trials need guidance of shape {(2, *prompts.grid.shape)}, the prompts' volume; got {guidance.shape}"
+        )
+    size = prompts.grid.spacing if spacing is None else check_spacing(spacing)
+
+    def ask(channels: NDArray[np.float32]) -> NDArray[np.bool_]:
+        return _as_mask(predict(channels.copy()), prompts.grid.shape, threshold)
+
+    base = ask(guidance)
+    noise = _change(base, ask(guidance))
+    steps = [max(1, round(shift_mm / s)) for s in size or (1.0, 1.0, 1.0)]
+    order = stream(seed, prompts.case_id, "lint", "shuffle").permutation(base.size)
+    shuffled = guidance.reshape(2, -1)[:, order].reshape(guidance.shape)
+    trials = {
+        "zero": np.zeros_like(guidance),
+        "shuffle": shuffled,
+        "shift": np.roll(guidance, steps, axis=(1, 2, 3)),
+        "flip": guidance[::-1],
+    }
+    findings = [_repeat(noise), _obeys(base, prompts)]
+    if not len(prompts):
+        return findings
+    findings += [_trial(name, _change(base, ask(channels)), noise) for name, channels in trials.items()]
+    for polarity, name in enumerate(("foreground", "background")):
+        if len(getattr(prompts, name)):
+            without = guidance.copy()
+            without[polarity] = 0
+            findings.append(_monotone(name, base, ask(without)))
+    return findings
+
+
+def _repeat(noise: float) -> Finding:
+    if noise:
+        return Finding("repeat", "model", "note", f"the same input changes {noise:.1%} of the mask", noise)
+    return Finding("repeat", "model", "good", "the same input gives the same mask", 0.0)
+
+
+def _obeys(base: NDArray[np.bool_], prompts: Prompts) -> Finding:
+    """Whether a prompt's own voxel is predicted as clicked."""
+    right = [*base[tuple(prompts.foreground.T)].tolist(), *(~base[tuple(prompts.background.T)]).tolist()]
+    if not right:
+        return Finding("obeys", "model", "note", "no prompts to obey")
+    share = sum(right) / len(right)
+    verdict = "good" if share >= LOW_OBEDIENCE else "suspect" if share >= 0.5 else "bad"
+    return Finding("obeys", "model", verdict, f"{sum(right)} of {len(right)} prompt voxels are predicted as clicked", share)
+
+
+def _trial(name: str, change: float, noise: float) -> Finding:
+    words = {
+        "zero": "without guidance",
+        "shuffle": "with shuffled guidance",
+        "shift": "with shifted guidance",
+        "flip": "with the polarities exchanged",
+    }
+    text = f"{words[name]} {change:.1%} of the mask changes"
+    if change <= noise:
+        return Finding(name, "model", "bad", f"{text}: the model does not look at it", change)
+    return Finding(name, "model", "suspect" if change < noise + 0.001 else "good", text, change)
+
+
+def _monotone(name: str, base: NDArray[np.bool_], without: NDArray[np.bool_]) -> Finding:
+    """Foreground prompts may only add, background prompts only remove."""
+    added, removed = int(np.count_nonzero(base & ~without)), int(np.count_nonzero(without & ~base))
+    wrong, right = (removed, added) if name == "foreground" else (added, removed)
+    text = f"the {name} prompts add {added} voxels and remove {removed}"
+    if wrong > right:
+        return Finding(name, "model", "bad", f"{text}: against their polarity", float(wrong))
+    if wrong:
+        return Finding(name, "model", "note", text, float(wrong))
+    return Finding(name, "model", "good", text, 0.0)
+
+
+def _change(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> float:
+    """1 - Dice; 0 for two empty masks."""
+    total = int(first.sum()) + int(second.sum())
+    return 1.0 - 2.0 * int(np.count_nonzero(first & second)) / total if total else 0.0
+
+
+def _as_mask(answer: Any, shape: tuple[int, ...], threshold: float) -> NDArray[np.bool_]:
+    array = np.asarray(answer)
+    if array.shape != shape:
+        raise GeometryError(f"the prediction has shape {array.shape}, the guidance {shape}")
+    if array.dtype.kind == "f":
+        if not np.isfinite(array).all():
+            raise ImageError("the prediction holds NaN or infinite values")
+        return array > threshold
+    return array != 0

@@ -1,0 +1,98 @@
+"""Geodesic distance on an image by raster scan, 26-connected, exact on that graph.
+
+A step between neighbours p and q costs `length(p, q) + contrast * |image(p) - image(q)|`; the distance of a voxel is
+the cheapest path to any seed. Forward and backward sweeps (Toivanen, 1996) alternate until nothing changes, so the
+result is that of Dijkstra's algorithm and not that of a fixed number of scans. A row is visited only where a row
+beside it has changed since it was last looked at: the cost follows the reached part of the box, and late sweeps,
+which mend a few detours, are cheap.
+"""
+
+import numpy as np
+
+from clicksim.kernels.compiler import kernel
+
+
+@kernel
+def sweep_geodesic(distance, image, lengths, contrast, reach, limit):
+    """Bring distances to their final values, in place.
+
+    Args:
+        distance: float64 `(n0, n1, n2)`, C-contiguous: 0 at seeds, infinite elsewhere.
+        image: float64, of the same shape.
+        lengths: float64 `(2, 2, 2)`, cost of a step by its direction: `lengths[1, 0, 1]` for one voxel along the
+            first and the last axis; `lengths[0, 0, 0]` is not read.
+        contrast: Cost of a difference of 1 in the image.
+        reach: Voxels farther than this stay infinite.
+        limit: Most sweeps.
+
+    Returns:
+        The number of sweeps, the last of which changed nothing, or `limit`.
+    """
+    n0, n1 = distance.shape[0], distance.shape[1]
+    changed = np.zeros((n0, n1), np.int64)  # the last sweep in which a row changed; 0 for never
+    for a in range(n0):
+        for b in range(n1):
+            for x in range(distance.shape[2]):
+                if distance[a, b, x] == 0.0:
+                    changed[a, b] = 1
+                    break
+    for sweep in range(1, limit + 1):
+        step = 1 if sweep % 2 == 1 else -1
+        moved = False
+        for s in range(n0):
+            a = s if step == 1 else n0 - 1 - s
+            for t in range(n1):
+                b = t if step == 1 else n1 - 1 - t
+                better = False
+                for m in range(4):  # the rows behind: (-1, -1), (-1, 0), (-1, 1), (0, -1)
+                    c, d = (a - step, b + (m - 1) * step) if m < 3 else (a, b - step)
+                    if not (0 <= c < n0 and 0 <= d < n1) or changed[c, d] < max(1, sweep - 1):
+                        continue
+                    side = lengths[1 if m < 3 else 0, 0 if m == 1 else 1]
+                    row, other = distance[a, b], distance[c, d]
+                    if _relax_row(row, other, image[a, b], image[c, d], side, contrast, reach):
+                        better = True
+                if better or changed[a, b] >= max(1, sweep - 1):
+                    along = _relax_along(distance[a, b], image[a, b], lengths[0, 0, 1], contrast, reach, step)
+                    better = better or along
+                if better:
+                    changed[a, b] = sweep
+                    moved = True
+        if not moved and sweep > 1:
+            return sweep
+    return limit
+
+
+@kernel
+def _relax_row(row, other, values, beside, side, contrast, reach):
+    """Steps from another row, straight and to both sides; whether any was cheaper."""
+    better = False
+    for x in range(row.size):
+        cost = other[x] + (side[0] + contrast * abs(values[x] - beside[x]))
+        if cost < row[x] and cost <= reach:
+            row[x] = cost
+            better = True
+    for x in range(1, row.size):
+        cost = other[x - 1] + (side[1] + contrast * abs(values[x] - beside[x - 1]))
+        if cost < row[x] and cost <= reach:
+            row[x] = cost
+            better = True
+    for x in range(row.size - 1):
+        cost = other[x + 1] + (side[1] + contrast * abs(values[x] - beside[x + 1]))
+        if cost < row[x] and cost <= reach:
+            row[x] = cost
+            better = True
+    return better
+
+
+@kernel
+def _relax_along(row, values, length, contrast, reach, step):
+    """Steps along the row, in the direction of the sweep; whether any was cheaper."""
+    better = False
+    for t in range(1, row.size):
+        x = t if step == 1 else row.size - 1 - t
+        cost = row[x - step] + (length + contrast * abs(values[x] - values[x - step]))
+        if cost < row[x] and cost <= reach:
+            row[x] = cost
+            better = True
+    return better

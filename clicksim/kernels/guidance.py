@@ -1,0 +1,62 @@
+"""Drawing of guidance: small templates and separable blobs, painted into a large buffer at each prompt.
+
+The buffer is any dense float32 memory, given as a flat view; the voxel `(a, b, x)` of the channel lies at
+`base + a * strides[0] + b * strides[1] + x * strides[2]`, axes in memory order, so that no layout costs a copy.
+What lies outside the channel is not painted.
+"""
+
+from clicksim.kernels.compiler import kernel
+
+
+@kernel
+def stamp(flat, base, strides, shape, template, centre, places, weights, add):
+    """Paint one template, times a weight, at each place.
+
+    Args:
+        flat: float32, the memory.
+        base, strides, shape: int64, where the channel lies in it; see the module.
+        template: float32 `(t0, t1, t2)`, C-contiguous.
+        centre: int64 `(3,)`, the cell of the template that comes to lie on a place.
+        places: int64 `(n, 3)`, also outside the channel.
+        weights: float64 `(n,)`.
+        add: Whether values add up; else the largest stays, whatever the order of the places.
+    """
+    for n in range(places.shape[0]):
+        a0, b0, x0 = places[n, 0] - centre[0], places[n, 1] - centre[1], places[n, 2] - centre[2]
+        first, last = max(0, -x0), min(template.shape[2], shape[2] - x0)
+        for a in range(max(0, -a0), min(template.shape[0], shape[0] - a0)):
+            for b in range(max(0, -b0), min(template.shape[1], shape[1] - b0)):
+                row = base + (a0 + a) * strides[0] + (b0 + b) * strides[1] + x0 * strides[2]
+                for x in range(first, last):
+                    value = weights[n] * template[a, b, x]
+                    at = row + x * strides[2]
+                    if add:
+                        flat[at] += value
+                    elif value > flat[at]:
+                        flat[at] = value
+
+
+@kernel
+def paint_separable(flat, base, strides, shape, starts, counts, profiles, weights, add):
+    """Paint the product of three profiles, times a weight, for each prompt.
+
+    Args:
+        flat, base, strides, shape, weights, add: As in `stamp`.
+        starts: int64 `(n, 3)`, voxel of the first value of each profile; the channel begins at 0.
+        counts: int64 `(n, 3)`, values of each profile.
+        profiles: float64 `(n, 3, longest)`.
+    """
+    for n in range(starts.shape[0]):
+        first, last = max(0, -starts[n, 2]), min(counts[n, 2], shape[2] - starts[n, 2])
+        for a in range(max(0, -starts[n, 0]), min(counts[n, 0], shape[0] - starts[n, 0])):
+            slow = weights[n] * profiles[n, 0, a]
+            for b in range(max(0, -starts[n, 1]), min(counts[n, 1], shape[1] - starts[n, 1])):
+                both = slow * profiles[n, 1, b]
+                row = base + (starts[n, 0] + a) * strides[0] + (starts[n, 1] + b) * strides[1]
+                for x in range(first, last):
+                    value = both * profiles[n, 2, x]
+                    at = row + (starts[n, 2] + x) * strides[2]
+                    if add:
+                        flat[at] += value
+                    elif value > flat[at]:
+                        flat[at] = value

@@ -1,0 +1,302 @@
+"""The report of a catalog: one HTML file with figures, cases, findings and curves, which loads nothing from elsewhere.
+
+What the page shows of a case is decided in `privacy`; the pictures come from `thumbnails`. Everything that was read
+travels as JSON and is put into the page as text, never as markup; a policy in the head lets no other script run.
+"""
+
+import base64
+import hashlib
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clicksim.catalog.schema import FLAGS, REASONS
+from clicksim.errors import CatalogError
+from clicksim.files import replacing
+from clicksim.report.figures import SERIES, cohort_figures, fold_balance, show_tracer
+from clicksim.report.privacy import OTHER, Released, name_runs, release_cases
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
+
+    from clicksim.catalog import Catalog
+
+MOST_RUNS = 4
+MOST_FINDINGS = 2_000
+SCORES = ("dice", "dmm", "fpv_ml", "fnv_ml")
+COLUMNS = (
+    "name", "source", "patient", "pair", "tracer", "nuclide", "timepoint", "sex", "age", "diagnosis", "scanner",
+    "contrast", "shape", "spacing", "lesions", "volume", "suv", "fold", "split", "defaced", "date", "flags",
+)  # fmt: skip
+Picture = tuple[bytes, str]
+"""WebP, and the overlay as JSON."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a check found: its name, the case or an empty text, and a sentence."""
+
+    check: str
+    case_id: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What a report is about, chosen before anything is drawn.
+
+    Attributes:
+        catalog: An open catalog.
+        released: All its cases, as a page may show them.
+        shown: Places in `released.rows` of the cases that get a line and a picture.
+        runs: Ids of the prompt runs that are drawn.
+        public: Whether the page is to be given to others.
+    """
+
+    catalog: "Catalog"
+    released: Released
+    shown: Sequence[int]
+    runs: Sequence[str]
+    public: bool
+
+    @property
+    def keys(self) -> list[tuple[str, str]]:
+        """Source and case id of the cases that are shown."""
+        return [self.released.rows[place]["key"] for place in self.shown]
+
+
+def select_cases(catalog: "Catalog", *, public: bool = False, cases: int | None = None) -> Selection:
+    """Choose what a report shows.
+
+    Args:
+        catalog: An open catalog.
+        public: Drop names, UIDs, dates and paths, and show ages over 89 as 90.
+        cases: How many cases are listed, spread evenly over the catalog; None lists all. Figures count all.
+
+    Raises:
+        CatalogError: The catalog has no cases.
+    """
+    released = release_cases(catalog, public=public)
+    count = len(released.rows)
+    if not count:
+        raise CatalogError(f"{catalog.path} has no cases to report on; clicksim convert brings some in")
+    wanted = count if cases is None else min(cases, count)
+    shown = [n * count // wanted for n in range(wanted)]
+    return Selection(catalog, released, shown, catalog.runs[:MOST_RUNS], public)
+
+
+def write_report(
+    path: str | Path,
+    selection: Selection,
+    pictures: Mapping[tuple[str, str], Picture],
+    findings: Sequence[Finding] = (),
+    *,
+    title: str = "Catalog report",
+) -> Path:
+    """Write the report, complete or not at all; the same input gives the same bytes.
+
+    Args:
+        path: The HTML file; replaced where it exists.
+        selection: From `select_cases`.
+        pictures: By source and case id; a case without one is listed all the same.
+        findings: Of checks and audits. A public page names check and case only.
+        title: Heading and window title.
+    """
+    import jinja2
+    from markupsafe import Markup
+
+    from clicksim import __version__
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("clicksim.report", "."),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    style, script = (_asset(environment, name) for name in ("catalog.css", "catalog.js"))
+    rows = selection.released.rows
+    listed = _list_findings(selection, findings)
+    rounds = _round_series(selection)
+    figures = cohort_figures(rows, _lesions(selection))
+    text = environment.get_template("catalog.html.j2").render(
+        title=title,
+        version=__version__,
+        public=selection.public,
+        style=Markup(style),
+        script=Markup(script),
+        policy=_policy(style, script),
+        tiles=_tiles(selection, len(findings), len(rounds)),
+        figures=figures,
+        series=[(name, show_tracer(name)) for name in SERIES if any(name in figure.series for figure in figures)],
+        folds=fold_balance(rows),
+        findings=listed,
+        findings_left=len(findings) - len(listed),
+        flags=_count_flags(rows),
+        rejected=_count_rejected(selection.catalog),
+        sources=_describe_sources(selection.catalog),
+        rounds=bool(rounds),
+        runs_left=len(selection.catalog.runs) - len(selection.runs),
+        shown=len(selection.shown),
+        count=len(rows),
+        data=as_json(_data(selection, listed, rounds)),
+        pictures=[_picture(pictures.get(key)) for key in selection.keys],
+    )
+    target = Path(path)
+    with replacing(target) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+    return target
+
+
+def as_json(content: Any) -> "Markup":
+    """JSON that can stand inside a `script` element: no text in it can end the element or open a comment.
+
+    Raises:
+        ValueError: A number that is not finite.
+    """
+    from markupsafe import Markup
+
+    text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return Markup(text)
+
+
+def _asset(environment: Any, name: str) -> str:
+    """A file beside the template, as it is."""
+    text, _, _ = environment.loader.get_source(environment, name)
+    return str(text)
+
+
+def _policy(style: str, script: str) -> str:
+    """What the browser may load: the two texts of this page by their hashes, and embedded pictures."""
+    hashes = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (style, script)]
+    return (
+        f"default-src 'none'; style-src 'sha256-{hashes[0]}'; script-src 'sha256-{hashes[1]}'; img-src data:; "
+        "base-uri 'none'; form-action 'none'"
+    )
+
+
+def _tiles(selection: Selection, findings: int, rounds: int) -> list[tuple[str, str]]:
+    rows = selection.released.rows
+    found = {
+        "cases": len(rows),
+        "patients": len({row["patient"] for row in rows}),
+        "without lesions": sum(row["lesions"] == 0 for row in rows),
+        "lesions": sum(row["lesions"] or 0 for row in rows),
+        "prompt runs": len(selection.catalog.runs),
+        "runs of rounds": rounds,
+        "findings": findings,
+        "rejected": selection.catalog.rejected.num_rows,
+    }
+    return [(name, f"{count:,}") for name, count in found.items()]
+
+
+def _lesions(selection: Selection) -> list[tuple[str, float | None, float | None]]:
+    """Tracer, volume and highest SUV of each lesion."""
+    table = selection.catalog.lesions.select(["source", "case_id", "volume_ml", "suv_max"]).to_pylist()
+    tracers = {row["key"]: row["tracer"] or OTHER for row in selection.released.rows}
+    return [
+        (tracers.get((row["source"], row["case_id"]), OTHER), _finite(row["volume_ml"]), _finite(row["suv_max"]))
+        for row in table
+    ]
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _list_findings(selection: Selection, findings: Sequence[Finding]) -> list[dict[str, Any]]:
+    """Findings as the page shows them, with the place of the case in its list, or -1."""
+    released = selection.released
+    places = {place: n for n, place in enumerate(selection.shown)}
+    listed = []
+    for finding in findings[:MOST_FINDINGS]:
+        place = released.find(finding.case_id)
+        name = released.rows[place]["name"] if place is not None else "" if selection.public else finding.case_id
+        detail = "" if selection.public else released.scrub(finding.detail)
+        at = -1 if place is None else places.get(place, -1)
+        listed.append({"check": finding.check, "name": name, "place": at, "detail": detail})
+    return listed
+
+
+def _count_flags(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    counts = Counter(flag for row in rows for flag in row["flags"])
+    return [{"code": code, "count": count, "meaning": FLAGS[code]} for code, count in counts.most_common()]
+
+
+def _count_rejected(catalog: "Catalog") -> list[dict[str, Any]]:
+    """How much was not taken, by source and reason; the messages name files and stay in the catalog."""
+    rows = catalog.rejected.select(["source", "code"]).to_pylist()
+    counts = Counter((row["source"], row["code"] if row["code"] in REASONS else OTHER) for row in rows)
+    return [
+        {"source": source, "code": code, "count": count, "meaning": REASONS.get(code, "a reason of another version")}
+        for (source, code), count in sorted(counts.items())
+    ]
+
+
+def _describe_sources(catalog: "Catalog") -> list[dict[str, Any]]:
+    """What the publishers want to be said of the sources that the catalog has cases of."""
+    used = set(catalog.parts("cases"))
+    return [row for row in catalog.sources.to_pylist() if row["source"] in used]
+
+
+def _data(selection: Selection, findings: Sequence[Mapping[str, Any]], rounds: Sequence[Any]) -> dict[str, Any]:
+    """What the script works on."""
+    rows = [selection.released.rows[place] for place in selection.shown]
+    catalog = selection.catalog
+    protocols = [str(catalog.metadata(run).get("protocol") or "") for run in selection.runs]
+    flags = {flag for row in rows for flag in row["flags"]}
+    return {
+        "columns": COLUMNS,
+        "cases": [[row[name] for name in COLUMNS] for row in rows],
+        "flags": {code: FLAGS[code] for code in sorted(flags)},
+        "findings": [[f["place"], f["check"], f["detail"]] for f in findings if f["place"] >= 0],
+        "runs": name_runs(selection.runs, protocols, public=selection.public),
+        "rounds": rounds,
+        "public": selection.public,
+    }
+
+
+def _round_series(selection: Selection) -> list[dict[str, Any]]:
+    """The scores of each run of rounds and annotator: for every listed case a list over the rounds."""
+    catalog, places = selection.catalog, {place: n for n, place in enumerate(selection.shown)}
+    runs = catalog.parts("rounds")
+    names = name_runs(runs, [""] * len(runs), public=selection.public)
+    found = []
+    for run, name in zip(runs, names, strict=True):
+        columns = ["annotator", "case_id", "source", "round", *SCORES]
+        table = catalog.table("rounds", run).select(columns).to_pylist()
+        annotators = sorted({row["annotator"] or "" for row in table} - {"simulated"})
+        for annotator in sorted({row["annotator"] for row in table}, key=lambda a: (a != "simulated", a or "")):
+            who = "" if annotator == "simulated" else f", annotator {annotators.index(annotator or '') + 1}"
+            curves: dict[int, list[dict[str, Any]]] = {}
+            for row in table:
+                place = selection.released.find(row["case_id"], row["source"])
+                if row["annotator"] == annotator and place is not None and place in places:
+                    curves.setdefault(places[place], []).append(row)
+            for rows in curves.values():
+                rows.sort(key=lambda row: row["round"])
+            scores = {
+                score: [[_short(row[score]) for row in rows] for _, rows in sorted(curves.items())] for score in SCORES
+            }
+            found.append({"name": name + who, "cases": sorted(curves), "scores": scores})
+    return found
+
+
+def _short(value: float | None) -> float | None:
+    value = _finite(value)
+    return None if value is None else float(f"{value:.4g}")
+
+
+def _picture(picture: Picture | None) -> "Markup":
+    """A picture with its overlay, as the script takes it."""
+    webp, overlay = picture or (b"", '{"note":"it has no picture"}')
+    content = json.loads(overlay)
+    if webp:
+        content["src"] = "data:image/webp;base64," + base64.b64encode(webp).decode()
+    return as_json(content)

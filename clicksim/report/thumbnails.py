@@ -1,0 +1,371 @@
+"""Small pictures of the cases of a catalog: projections as WebP, lesion outlines and prompts as lines over them.
+
+Outlines and prompts stay vectors, so that one small picture serves the list and the large view, and a reader can
+choose the run. The top of a body that is not known to be defaced is left out before anything is projected.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from clicksim.catalog import Unit, open_catalog
+from clicksim.errors import ClicksimError
+from clicksim.geometry import Grid
+from clicksim.prompts import Prompts
+from clicksim.report.mip import GAMMA, View, encode_picture, find_columns, find_views, find_window
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from PIL.Image import Image
+
+    from clicksim.catalog import Catalog
+
+HEAD_MM = 250.0
+HEIGHT_PX, WIDEST_PX, GAP_PX = 340, 250, 6
+QUALITY = 62
+MOST_OUTLINE = 12_000
+MOST_PROMPTS, MOST_POINTS = 300, 60
+HIDDEN_GREY = 206
+Stroke = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Thumbnail:
+    """A picture of a case and what lies over it.
+
+    Attributes:
+        webp: The coronal and the sagittal projection side by side; empty where there is nothing to show.
+        overlay: Plain data for the page: size, panels, outlines, strokes by run, and notes.
+    """
+
+    webp: bytes
+    overlay: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class ThumbnailJob:
+    """What is drawn of every case.
+
+    Attributes:
+        catalog: Its folder.
+        show_head: Draw the head of cases that are not known to be defaced.
+    """
+
+    catalog: str
+    show_head: bool
+
+
+def plan_thumbnails(catalog: "Catalog", keys: Sequence[tuple[str, str]], runs: Sequence[str]) -> list[Unit]:
+    """One unit of work per case: its files and its prompts, as plain data.
+
+    Args:
+        catalog: An open catalog.
+        keys: Source and case id of the cases to draw.
+        runs: Prompt runs to draw, by id.
+    """
+    columns = ["source", "case_id", "pet_path", "ct_path", "label_path", "defaced"]
+    rows = {(row["source"], row["case_id"]): row for row in catalog.cases.select(columns).to_pylist()}
+    strokes = [_strokes_by_case(catalog, run) for run in runs]
+    units = []
+    for key in keys:
+        row = rows[key]
+        row["strokes"] = [of_run.get(key[1], []) for of_run in strokes]
+        units.append(Unit("/".join(key), row))
+    return units
+
+
+def draw_unit(job: ThumbnailJob, unit: Unit) -> "dict[str, pa.Table]":
+    """The picture of one case as a table of one row; a case that cannot be read gets a note instead."""
+    import pyarrow as pa
+
+    row = unit.content
+    try:
+        drawn = draw_case(open_catalog(job.catalog), row, show_head=job.show_head)
+    except (ClicksimError, OSError):  # the message may hold what the page must not show; `catalog check` has it
+        drawn = Thumbnail(b"", {"note": "its images cannot be read"})
+    content = {
+        "source": [row["source"]],
+        "case_id": [row["case_id"]],
+        "webp": pa.array([drawn.webp], pa.binary()),
+        "overlay": [json.dumps(drawn.overlay, separators=(",", ":"))],
+    }
+    return {"thumbnails": pa.table(content)}
+
+
+def draw_case(catalog: "Catalog", row: Mapping[str, Any], *, show_head: bool) -> Thumbnail:
+    """Read the images of a case and draw them; a case without PET shows its CT.
+
+    Raises:
+        ClicksimError: A file is missing or cannot be read.
+    """
+    from clicksim.volumes import read_image, read_label
+
+    image = None
+    if row["pet_path"] or row["ct_path"]:
+        image = read_image(catalog.resolve(row["pet_path"] or row["ct_path"]))
+    label = read_label(catalog.resolve(row["label_path"])) if row["label_path"] else None
+    known = image or label
+    if known is None:
+        return Thumbnail(b"", {"note": "it has no images"})
+    uptake = None if image is None else image.array if row["pet_path"] else show_bone(image.array)
+    return draw_thumbnail(
+        uptake,
+        None if label is None else label.array,
+        row["strokes"],
+        grid=known.grid,
+        hide_head=not show_head and row["defaced"] is not True,
+    )
+
+
+def draw_thumbnail(
+    uptake: NDArray[Any] | None,
+    labels: NDArray[Any] | None,
+    runs: Sequence[Sequence[Stroke]],
+    *,
+    grid: Grid,
+    hide_head: bool,
+) -> Thumbnail:
+    """The two projections of a case, with lines for lesions and marks for prompts.
+
+    Args:
+        uptake: `(I, J, K)` SUV, or None.
+        labels: `(I, J, K)`, non-zero inside lesions, or None.
+        runs: For each prompt run its strokes: `foreground`, `kind`, `voxels`.
+        grid: The lattice of both.
+        hide_head: Leave out the top 250 mm of the field of view: uptake, lesions and prompts. Where the grid does
+            not say which way is up, or the field of view is no higher, there is no picture.
+    """
+    if hide_head and grid.affine is None:
+        return Thumbnail(b"", {"note": f"which way is up is unknown, and the top {HEAD_MM:.0f} mm are not shown"})
+    views = find_views(grid)
+    covers = [_head_cover(view, grid) if hide_head else None for view in views]
+    if covers[0] is not None and covers[0].all():
+        return Thumbnail(b"", {"note": f"the field of view is no higher than the {HEAD_MM:.0f} mm that are not shown"})
+    if hide_head:
+        uptake, labels = (None if array is None else cut_head(array, grid) for array in (uptake, labels))
+    projections = [None if uptake is None else np.nan_to_num(uptake.max(axis=view.project)) for view in views]
+    masks = [None if labels is None else labels.max(axis=view.project) > 0 for view in views]
+    panels = _lay_panels(views, projections, masks, grid)
+    top = find_window(projections[0])
+    pictures = [
+        _draw_panel(panel, projection, cover, top=top)
+        for panel, projection, cover in zip(panels, projections, covers, strict=True)
+    ]
+    placed = [_place_strokes(strokes, panels, grid, hide_head=hide_head) for strokes in runs]
+    width = panels[1].x + panels[1].width
+    overlay = {
+        "w": width,
+        "h": panels[0].height,
+        "panels": [panel.describe(mask) for panel, mask in zip(panels, masks, strict=True)],
+        "runs": [strokes for strokes, _ in placed],
+        "left": [left for _, left in placed],
+        "hidden": hide_head,
+    }
+    return Thumbnail(_join(pictures, panels, width), overlay)
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Where a projection lies in the picture.
+
+    Attributes:
+        view: Its axes.
+        first, last: The columns that are drawn, in voxels.
+        rows: How many rows there are, in voxels.
+        x: Its left edge, in pixels.
+        width, height: In pixels.
+    """
+
+    view: View
+    first: int
+    last: int
+    rows: int
+    x: int
+    width: int
+    height: int
+
+    @property
+    def unit(self) -> tuple[float, float]:
+        """Pixels per voxel, across and up."""
+        return self.width / (self.last - self.first), self.height / self.rows
+
+    def place(self, voxels: ArrayLike, grid: Grid) -> NDArray[np.float64]:
+        """`(n, 3)` voxels to `(n, 2)` pixels of the picture."""
+        return (self.view.place(voxels, grid) - (self.first, 0)) * self.unit + (self.x, 0)
+
+    def describe(self, mask: NDArray[Any] | None) -> dict[str, Any]:
+        """What the page needs to draw the outlines of a projected mask."""
+        path, step = _trace(None if mask is None else self.view.lay(mask)[:, self.first : self.last])
+        unit = [round(u * step, 5) for u in self.unit]
+        return {"x": self.x, "w": self.width, "unit": unit, "outline": path, "sides": self.view.sides}
+
+
+def cut_head(array: NDArray[Any], grid: Grid) -> NDArray[Any]:
+    """The array with 0 in all voxels of the top 250 mm of the field of view; the input stays as it is.
+
+    The top is the highest corner of the volume, whichever axis points up and however oblique the grid is. A voxel
+    that reaches into the 250 mm is cut.
+
+    Args:
+        array: `(I, J, K)`.
+        grid: Its lattice, with an affine.
+    """
+    zi, zj, zk, limit = _heights(grid)
+    kept = np.array(array, order="K")
+    for k, height in enumerate(zk):
+        above = zi[:, None] + zj[None, :] > limit - height
+        if above.all():
+            kept[:, :, k] = 0
+        elif above.any():
+            kept[:, :, k][above] = 0
+    return kept
+
+
+def show_bone(ct: NDArray[Any]) -> NDArray[Any]:
+    """A CT as if it were an uptake, so that bone is dark and soft tissue a shade."""
+    return np.clip((ct.astype(np.float32) + 50) / 60, 0, 10)
+
+
+def _heights(grid: Grid) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], float]:
+    """The share of each axis in a voxel's height in mm, and the height above which a voxel is cut."""
+    assert grid.affine is not None
+    row = grid.affine[2]
+    zi, zj, zk = (row[axis] * np.arange(n) for axis, n in enumerate(grid.shape))
+    zk = zk + row[3]
+    # both the top of the field and the upper corner of a voxel lie half a voxel above its centre
+    return zi, zj, zk, float(zi.max() + zj.max() + zk.max()) - HEAD_MM
+
+
+def _head_cover(view: View, grid: Grid) -> NDArray[np.bool_]:
+    """The pixels of a projection that show nothing but cut voxels, in stored order."""
+    *shares, limit = _heights(grid)
+    first, second = sorted((view.across, view.up))
+    lowest = shares[view.project].min()
+    return np.asarray(shares[first][:, None] + shares[second][None, :] + lowest > limit)
+
+
+def _lay_panels(
+    views: Sequence[View],
+    projections: Sequence[NDArray[Any] | None],
+    masks: Sequence[NDArray[Any] | None],
+    grid: Grid,
+) -> list[Panel]:
+    """The panels side by side, without the air beside the patient, in one scale."""
+    spacing, nothing = grid.spacing or (1.0, 1.0, 1.0), Prompts((), grid)
+    columns = [
+        find_columns(projection, mask, view, nothing, grid)
+        for projection, mask, view in zip(projections, masks, views, strict=True)
+    ]
+    high = max(grid.shape[view.up] * spacing[view.up] for view in views)
+    wide = max((last - first) * spacing[view.across] for view, (first, last) in zip(views, columns, strict=True))
+    scale = min(HEIGHT_PX / high, WIDEST_PX / wide)
+    panels, x = [], 0
+    for view, (first, last) in zip(views, columns, strict=True):
+        width = max(1, round((last - first) * spacing[view.across] * scale))
+        height = max(1, round(grid.shape[view.up] * spacing[view.up] * scale))
+        panels.append(Panel(view, first, last, grid.shape[view.up], x, width, height))
+        x += width + GAP_PX
+    return panels
+
+
+def _draw_panel(
+    panel: Panel, projection: NDArray[Any] | None, cover: NDArray[np.bool_] | None, *, top: float
+) -> "Image":
+    """One projection in grey; what is cut in an even grey."""
+    from PIL import Image
+
+    size, columns = (panel.width, panel.height), slice(panel.first, panel.last)
+    if projection is None:
+        share = np.zeros((panel.rows, panel.last - panel.first))
+    else:
+        share = np.clip(panel.view.lay(projection)[:, columns] / np.float32(top), 0, 1) ** GAMMA
+    grey = np.ascontiguousarray(255 - 255 * share).astype(np.uint8)
+    picture = Image.fromarray(grey).resize(size, Image.Resampling.BICUBIC)
+    if cover is not None:
+        cut = np.ascontiguousarray(panel.view.lay(cover)[:, columns])
+        picture.paste(HIDDEN_GREY, mask=Image.fromarray(cut).resize(size, Image.Resampling.NEAREST))
+    return picture
+
+
+def _join(pictures: "Sequence[Image]", panels: Sequence[Panel], width: int) -> bytes:
+    from PIL import Image
+
+    sheet = Image.new("L", (width, panels[0].height), 255)
+    for picture, panel in zip(pictures, panels, strict=True):
+        sheet.paste(picture, (panel.x, 0))
+    return encode_picture(sheet, "webp", quality=QUALITY)
+
+
+def _trace(mask: NDArray[Any] | None) -> tuple[str, int]:
+    """The edges of a mask as an SVG path, and the voxels per unit of it.
+
+    Of a mask that would need more than 12 kB, pairs of voxels are put together until it does not.
+    """
+    if mask is None or not mask.any():
+        return "", 1
+    step = 1
+    while len(path := _edges(mask)) > MOST_OUTLINE:
+        padded = np.pad(mask, [(0, n % 2) for n in mask.shape])
+        mask = padded[::2, ::2] | padded[1::2, ::2] | padded[::2, 1::2] | padded[1::2, 1::2]
+        step *= 2
+    return path, step
+
+
+def _edges(mask: NDArray[Any]) -> str:
+    """All edges between inside and outside, straight runs in one stroke; rows point down."""
+    padded = np.pad(np.asarray(mask, bool), 1)
+    lines = []
+    level = padded[1:, 1:-1] != padded[:-1, 1:-1]  # an edge above each row
+    upright = (padded[1:-1, 1:] != padded[1:-1, :-1]).T  # an edge left of each column
+    for edges, form in ((level, "M{1} {0}h{2}"), (upright, "M{0} {1}v{2}")):
+        steps = np.diff(np.pad(edges.astype(np.int8), ((0, 0), (1, 1))), axis=1)
+        starts, ends = np.argwhere(steps == 1), np.argwhere(steps == -1)
+        lines += [form.format(n, a, b - a) for (n, a), (_, b) in zip(starts, ends, strict=True)]
+    return "".join(lines)
+
+
+def _place_strokes(
+    strokes: Sequence[Stroke], panels: Sequence[Panel], grid: Grid, *, hide_head: bool
+) -> tuple[list[list[Any]], int]:
+    """Strokes in pixels of the picture, and how many are left out: in the head, or above 300."""
+    placed: list[list[Any]] = []
+    order = {True: 0, False: 0}
+    for stroke in strokes:
+        ahead, voxels = stroke["foreground"], np.asarray(stroke["voxels"], np.float64)
+        order[ahead] += 1
+        if len(placed) < MOST_PROMPTS and not (hide_head and _in_head(voxels, grid)):
+            points = [_thin(panel.place(voxels, grid)) for panel in panels]
+            placed.append([int(ahead), stroke["kind"], order[ahead], *points])
+    return placed, len(strokes) - len(placed)
+
+
+def _in_head(voxels: NDArray[np.float64], grid: Grid) -> bool:
+    """Whether any voxel of a stroke is one that is cut."""
+    *_, limit = _heights(grid)
+    return bool((grid.to_mm(voxels)[:, 2] > limit).any())
+
+
+def _thin(points: NDArray[np.float64]) -> list[float]:
+    """X and y in turn, in tenths of pixels; of many points every n-th, and none twice in a row."""
+    step = -(-len(points) // MOST_POINTS)
+    kept: list[float] = []
+    for x, y in points[::step].round(1).tolist():
+        if kept[-2:] != [x, y]:
+            kept += [x, y]
+    return kept
+
+
+def _strokes_by_case(catalog: "Catalog", run: str) -> dict[str, list[Stroke]]:
+    """The prompts of a run by case, each with its voxels, in their order."""
+    columns = ["case", "round", "stroke", "annotator", "polarity", "kind", "i", "j", "k"]
+    cases: dict[str, dict[tuple[Any, ...], Stroke]] = {}
+    for case, *key, polarity, kind, i, j, k in zip(
+        *(catalog.table("prompts", run)[name].to_pylist() for name in columns), strict=True
+    ):
+        first = {"foreground": polarity == "foreground", "kind": kind, "voxels": []}
+        cases.setdefault(case, {}).setdefault((*key, polarity), first)["voxels"].append((i, j, k))
+    return {case: list(strokes.values()) for case, strokes in cases.items()}

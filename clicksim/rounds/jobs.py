@@ -1,0 +1,259 @@
+"""Rounds over many cases: what is played, the patients to play, and the tables that each leaves.
+
+A patient is played from its first round to its last in one process, so that a run that was killed takes up whole
+patients, and the number of processes changes nothing.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clicksim import __version__
+from clicksim.catalog import Catalog, Unit
+from clicksim.catalog.schema import rows_to_table, table_schema
+from clicksim.errors import CatalogError, ClicksimError, ImageError
+from clicksim.geometry import Grid
+from clicksim.prompts.table import METADATA_KEY
+from clicksim.rounds.loop import Keep, Mask, failed_rows, play
+from clicksim.rounds.predictors import open_predictor
+from clicksim.rounds.prompters import Recording, Rules
+from clicksim.rounds.records import Case, Predictor, RoundFailure, Row, Scan
+from clicksim.rounds.replay import Recordings, agreements, effort_row
+from clicksim.volumes import read_image, read_label, write_image
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Tables = dict[str, "pa.Table"]
+FACTS = ("patient_key", "source", "tracer_class", "model")
+
+
+@dataclass(frozen=True)
+class RoundsJob:
+    """What is played in every case.
+
+    Attributes:
+        predictor: Its SPEC.
+        protocol, seed, settings: As `clicksim.rounds.play` takes them.
+        time_limit_s: For one prediction.
+        keep: Folder for predictions, `<case>/iter_<k>.nii.gz`, or None.
+    """
+
+    predictor: str
+    protocol: str
+    seed: int = 42
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    time_limit_s: float = 600.0
+    keep: str | None = None
+
+    @property
+    def rules(self) -> Rules:
+        """The protocol's rules with the user's settings."""
+        return Rules.of(self.protocol, self.settings)
+
+    def about(self) -> dict[str, Any]:
+        """What the run's metadata say."""
+        return {
+            "version": __version__,
+            "made_by": "rounds",
+            "protocol": self.protocol,
+            "seed": self.seed,
+            "settings": dict(self.rules.prompts),
+            "rounds": dict(self.rules.rounds),
+            "predictor": self.predictor,
+            "time_limit_s": self.time_limit_s,
+        }
+
+
+def file_unit(label: Path, *, pet: Path | None, ct: Path | None, case_id: str) -> Unit:
+    """The unit of one case from its files."""
+    paths = {"label": label, "pet": pet, "ct": ct}
+    files = {name: None if path is None else str(path) for name, path in paths.items()}
+    return Unit(case_id, [{"case_id": case_id, **files, "facts": dict.fromkeys(FACTS), "recordings": None}])
+
+
+def catalog_units(catalog: Catalog, source: str | None = None) -> list[Unit]:
+    """The patients of a catalog, each with its cases.
+
+    Raises:
+        CatalogError: There are none.
+    """
+    columns = ["case_id", "label_path", "pet_path", "ct_path", *FACTS]
+    patients: dict[str, list[Row]] = {}
+    for row in catalog.table("cases", source).select(columns).to_pylist():
+        # resolved when the case is played: a path that is wrong costs one case
+        files = {name: row[f"{name}_path"] for name in ("label", "pet", "ct")}
+        entry = {"case_id": row["case_id"], **files, "facts": {name: row[name] for name in FACTS}, "recordings": None}
+        patients.setdefault(f"{row['source']}/{row['patient_key']}", []).append(entry)
+    if not patients:
+        raise CatalogError(f"no cases{f' of {source}' if source else ''} in {catalog.path}")
+    return [Unit(key, entries) for key, entries in sorted(patients.items())]
+
+
+def with_recordings(units: Sequence[Unit], recordings: Recordings) -> tuple[list[Unit], list[str]]:
+    """The units of the cases that were recorded, and the recorded cases that are not among them.
+
+    Raises:
+        CatalogError: None of them is.
+    """
+    found, left = [], set(recordings)
+    for unit in units:
+        entries = [
+            entry | {"recordings": recordings[entry["case_id"]]}
+            for entry in unit.content
+            if entry["case_id"] in recordings
+        ]
+        left -= {entry["case_id"] for entry in entries}
+        if entries:
+            found.append(Unit(unit.key, entries))
+    if not found:
+        raise CatalogError(f"none of the {len(recordings)} recorded cases is here: {', '.join(sorted(left)[:10])}")
+    return found, sorted(left)
+
+
+def run_id(job: RoundsJob, units: Sequence[Unit]) -> str:
+    """Hash of the predictor's SPEC, protocol, settings, seed, cases and recorded prompts."""
+    about = job.about()
+    del about["version"]
+    cases = [[unit.key, [[entry["case_id"], repr(entry["recordings"])] for entry in unit.content]] for unit in units]
+    return hashlib.blake2b(json.dumps([about, cases], sort_keys=True).encode(), digest_size=8).hexdigest()
+
+
+def play_unit(job: RoundsJob, catalog: Catalog | None, unit: Unit) -> Tables:
+    """Play the cases of one patient, by every annotator where prompts were recorded. Runs in any process."""
+    import pyarrow as pa
+
+    predictor, rules = _open(job.predictor, job.time_limit_s), job.rules
+    needs = _needed(predictor, rules)
+    rows: list[Row] = []
+    prompts = [table_schema("prompts").empty_table()]
+    extra: dict[str, list[Row]] = {"timings": [], "efforts": [], "agreement": [], "notes": []}
+    for entry in unit.content:
+        recordings = entry["recordings"] or [None]
+        try:
+            case = _load(entry, catalog, needs)
+            extra["agreement"] += agreements(case, entry["recordings"] or ())
+        except ClicksimError as error:
+            rows += [row for recording in recordings for row in _refused(entry, rules, recording, error)]
+            continue
+        for recording in recordings:
+            try:
+                game = play(
+                    case,
+                    predictor,
+                    protocol=job.protocol,
+                    seed=job.seed,
+                    time_limit_s=job.time_limit_s,
+                    recording=recording,
+                    keep=_keeper(job, case, recording),
+                    **job.settings,
+                )
+            except ClicksimError as error:
+                rows += _refused(entry, rules, recording, error)
+                continue
+            rows += game.rows
+            prompts.append(game.prompts.to_table().replace_schema_metadata(None))
+            extra["timings"] += _timings(game.rows, game.seconds)
+            extra["notes"] += [{"case_id": entry["case_id"], "note": note} for note in game.notes]
+            extra["efforts"] += [effort_row(entry["case_id"], recording)] if recording else []
+    tables = {name: pa.Table.from_pylist(found) for name, found in extra.items() if found}
+    joined = pa.concat_tables([table.cast(table_schema("prompts")) for table in prompts])
+    return {"rounds": rows_to_table("rounds", rows), "prompts": joined, **tables}
+
+
+def finish_tables(job: RoundsJob, units: Sequence[Unit], tables: Tables) -> Tables:
+    """The tables of a run, sorted, with rows for cases whose process died, and with the run's metadata."""
+    import pyarrow as pa
+
+    from clicksim.catalog.schema import SORT_KEYS
+
+    dead = {row["path"] for row in tables["rejected"].to_pylist()} if "rejected" in tables else set()
+    failure = RoundFailure("WorkerDied", "the process that played the case died twice")
+    rows = [
+        row
+        for unit in units
+        if unit.key in dead
+        for entry in unit.content
+        for recording in entry["recordings"] or [None]
+        for row in _refused(entry, job.rules, recording, failure)
+    ]
+    found = {**tables, "rounds": pa.concat_tables([tables["rounds"], rows_to_table("rounds", rows)])}
+    metadata = {METADATA_KEY: json.dumps(job.about(), sort_keys=True).encode()}
+    for name in ("rounds", "prompts"):
+        keys = [(key, "ascending") for key in SORT_KEYS[name]]
+        found[name] = found[name].unify_dictionaries().sort_by(keys).replace_schema_metadata(metadata)
+    return found
+
+
+@cache
+def _open(spec: str, time_limit_s: float) -> Predictor:
+    """The predictor, made once in each process: a model is loaded once."""
+    return open_predictor(spec, time_limit_s=time_limit_s)
+
+
+def _needed(predictor: Predictor, rules: Rules) -> tuple[str, ...]:
+    """The images that have to be read."""
+    if getattr(predictor, "needs_images", True):
+        return ("ct", "pet")
+    return () if rules.corrects else ("pet",)
+
+
+def _load(entry: Mapping[str, Any], catalog: Catalog | None, needs: Sequence[str]) -> Case:
+    """A case with its images, on one grid."""
+
+    def file(name: str) -> Path | None:
+        path = entry[name]
+        return None if path is None else Path(path) if catalog is None else catalog.resolve(path)
+
+    where, label = f"case {entry['case_id']}", file("label")
+    if label is None:
+        raise ImageError(f"{where} has no label")
+    truth = read_label(label)
+    images: dict[str, Any] = {"ct": None, "pet": None}
+    for name in needs:
+        path = file(name)
+        if path is not None:
+            image = read_image(path)
+            truth.grid.check_same(image.grid, ("label", name.upper()), where=where)
+            images[name] = image.array
+    return Case(Scan(entry["case_id"], truth.grid, images["ct"], images["pet"]), truth.array, entry["facts"])
+
+
+def _refused(entry: Mapping[str, Any], rules: Rules, recording: Recording | None, error: ClicksimError) -> list[Row]:
+    failure = error if isinstance(error, RoundFailure) else RoundFailure("CaseRefused", str(error))
+    n = len(recording.steps) if recording else rules.rounds["n_rounds"]
+    annotator = recording.annotator if recording else "simulated"
+    return failed_rows(entry["case_id"], entry["facts"], rules, failure, annotator=annotator, n=n)
+
+
+def _keeper(job: RoundsJob, case: Case, recording: Recording | None) -> Keep | None:
+    """What stores predictions, for `dir:` to find them again; those of several annotators by name."""
+    if job.keep is None:
+        return None
+    person = "" if recording is None or recording.annotator == "simulated" else recording.annotator
+    folder = Path(job.keep) / person.replace("/", "_") / case.scan.case_id
+    grid = case.scan.grid
+    placed = grid if grid.affine is not None else Grid.from_spacing(grid.shape, grid.spacing or (1.0, 1.0, 1.0))
+
+    def keep(number: int, mask: Mask) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_image(folder / f"iter_{number}.nii.gz", mask, placed)
+
+    return keep
+
+
+def _timings(rows: Sequence[Row], seconds: Sequence[tuple[float, float]]) -> list[Row]:
+    return [
+        {
+            "case_id": row["case_id"],
+            "annotator": row["annotator"],
+            "round": row["round"],
+            "predictor_s": asked,
+            "own_s": own,
+        }
+        for row, (asked, own) in zip(rows, seconds, strict=True)
+    ]

@@ -1,0 +1,339 @@
+"""`clicksim rounds`, `score` and `scribbles` as a stranger uses them: files that are whole, the same for any worker."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner
+
+from clicksim import Grid, correct, open_catalog, score, simulate_scribbles, write_image
+from clicksim.catalog import create_catalog
+from clicksim.catalog.schema import rows_to_table
+from clicksim.cli import main
+
+AFFINE = np.array([[-4.0, 0, 0, 40], [0, 4, 0, -30], [0, 0, 3, -100], [0, 0, 0, 1]])
+GRID = Grid((20, 18, 16), None, AFFINE)
+TABLES = ("rounds.parquet", "prompts.parquet", "metric_scores.json", "summary.json", "curve.png")
+
+
+def lesions():
+    mask = np.zeros(GRID.shape, np.uint8, order="F")
+    mask[2:7, 3:8, 4:8] = 1
+    mask[12:15, 10:14, 8:12] = 1
+    return mask
+
+
+def wrong():
+    mask = lesions()
+    mask[2:4] = 0
+    mask[16:19, 2:5, 2:5] = 1
+    return mask
+
+
+def pet(seed=0):
+    uptake = np.asfortranarray(np.random.default_rng(seed).random(GRID.shape).astype(np.float32))
+    uptake[lesions() > 0] += 5
+    uptake[16:19, 2:5, 2:5] += 8
+    uptake[8:10, 8:10, 2:4] += 4.2
+    return uptake
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A working folder with one case and a catalog of four patients, the last one without lesions."""
+    for name, array in (("a", lesions()), ("p", wrong()), ("pet", pet()), ("ct", np.zeros(GRID.shape, np.int16))):
+        write_image(tmp_path / f"{name}.nii.gz", array, GRID)
+    monkeypatch.chdir(tmp_path)
+    catalog = create_catalog(tmp_path / "cat")
+    (tmp_path / "cat/images").mkdir()
+    rows = []
+    for n in range(4):
+        for name, array in (("label", lesions() * (n < 3)), ("pet", pet(n)), ("ct", np.zeros(GRID.shape, np.int16))):
+            write_image(tmp_path / f"cat/images/{n}_{name}.nii.gz", array, GRID)
+        paths = {f"{name}_path": f"catalog:images/{n}_{name}.nii.gz" for name in ("label", "pet", "ct")}
+        rows.append({"case_id": f"c{n}", "patient_key": f"p{n}", "tracer_class": "FDG", "model": "X", **paths})
+    catalog.write_part("cases", "fdat", rows_to_table("cases", rows))
+    return tmp_path
+
+
+def run(*args, code=0):
+    result = CliRunner().invoke(main, [str(arg) for arg in args], catch_exceptions=False)
+    assert result.exit_code == code, result.output
+    return result
+
+
+def one(*args, **kwargs):
+    files = ("--label", "a.nii.gz", "--pet", "pet.nii.gz", "--ct", "ct.nii.gz")
+    return run("rounds", *files, "--predictor", "builtin:threshold", *args, **kwargs)
+
+
+def catalog_run(*args, **kwargs):
+    return run("rounds", "--catalog", "cat", "--predictor", "builtin:threshold", *args, **kwargs)
+
+
+# rounds
+
+
+def test_rounds__writes_rows_prompts_scores_and_a_curve(here):
+    told = one("--protocol", "autopet-v@1", "--out", "game", "--keep-predictions")
+    assert [line.split()[0] for line in told.stdout.splitlines()[2:8]] == list("012345")
+    rows = pq.read_table("game/rounds.parquet").to_pylist()
+    assert [row["round"] for row in rows] == list(range(6))
+    assert {path.name for path in Path("game").iterdir()} == {*TABLES, "run.json", "predictions", ".work"} - {".work"}
+    scores = json.loads(Path("game/metric_scores.json").read_text())["a"]
+    assert scores["dice"] == [row["dice"] for row in rows]
+    assert scores["auc_dice"] == pytest.approx(sum(scores["dice"]) - (scores["dice"][0] + scores["dice"][-1]) / 2)
+    prompts = pq.read_table("game/prompts.parquet").to_pylist()
+    assert {row["round"] for row in prompts} <= set(range(1, 6))
+    kept = here / "game/predictions/a/iter_0.nii.gz"
+    told = run("score", "--label", "a.nii.gz", "--prediction", kept, "--json")
+    assert json.loads(told.stdout)["dice"] == rows[0]["dice"]
+    seconds = json.loads(Path("game/run.json").read_text())["rounds"]
+    assert len(seconds) == 6
+    assert "seconds" not in Path("game/summary.json").read_text()
+
+
+@pytest.mark.parametrize("protocol", ["autopet-v@1", "autopet-v@2", "autopet-iv@1", "autopet-iv@2"])
+def test_rounds__of_recorded_predictions_are_the_rounds_that_made_them(here, protocol):
+    one("--protocol", protocol, "--out", "game", "--keep-predictions")
+    run("rounds", "--label", "a.nii.gz", "--pet", "pet.nii.gz", "--predictor", "dir:game/predictions", "--protocol",
+        protocol, "--out", "again")  # fmt: skip
+    first, second = (pq.read_table(f"{name}/rounds.parquet") for name in ("game", "again"))
+    assert first.equals(second)
+    assert len(first) == (6 if "-v@" in protocol else 11)
+
+
+def test_rounds__published_default_of_five(here):
+    one("--protocol", "autopet-v@1", "--set", "n_rounds=5", "--out", "game")
+    assert len(pq.read_table("game/rounds.parquet")) == 5
+
+
+def test_rounds__commits_to_a_catalog(here):
+    told = catalog_run("--run", "mine", "--json")
+    summary = json.loads(told.stdout)
+    catalog = open_catalog("cat")
+    rounds = catalog.table("rounds", "mine")
+    assert rounds["case_id"].to_pylist() == sorted(f"c{n}" for n in range(4) for _ in range(6))
+    assert set(catalog.table("prompts", "mine")["case"].to_pylist()) <= {f"c{n}" for n in range(4)}
+    assert catalog.metadata("mine")["predictor"] == "builtin:threshold"
+    assert summary["lesion_free"]["cases"] == 1
+    assert summary["all"]["patients"] == 4
+    assert (here / "cat/runs/mine.json").is_file()
+    assert not (here / "cat/.work").exists()
+    assert catalog.sql("select count(*) as n from rounds")["n"].to_pylist() == [24]
+
+
+def test_rounds__are_the_same_for_one_and_four_workers(here):
+    for workers in (0, 1, 4):
+        catalog_run("--out", f"w{workers}", "--workers", workers)
+    for name in TABLES:
+        assert len({(here / f"w{workers}" / name).read_bytes() for workers in (0, 1, 4)}) == 1, name
+
+
+SLOW = """
+import os, time
+from clicksim.rounds import ThresholdPredictor
+def predict(case, prompts):
+    with open("asked", "a") as log: log.write(f"{case.case_id} {case.round}\\n")
+    if os.path.exists("slow") and case.case_id == "c2" and case.round == 3:
+        open("reached", "w").close()
+        time.sleep(60)
+    return ThresholdPredictor()(case, prompts)
+"""
+
+
+def test_rounds__go_on_after_a_kill_with_the_same_result(here):
+    (here / "slowly.py").write_text(SLOW)
+    args = ("rounds", "--catalog", "cat", "--predictor", "py:slowly:predict", "--run", "mine", "--out")
+    (here / "slow").touch()
+    script = "from clicksim.cli import main; main()"
+    process = subprocess.Popen([sys.executable, "-c", script, *args, "killed"], stderr=subprocess.DEVNULL, cwd=here)
+    stop = time.monotonic() + 120
+    while not (here / "reached").exists() and time.monotonic() < stop:
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert (here / "reached").exists()
+    assert open_catalog("cat").parts("rounds") == []
+    (here / "slow").unlink()
+    (here / "asked").unlink()
+    refused = run(*args, "killed", code=1)
+    assert "--resume" in refused.stderr
+    run(*args, "killed", "--resume")
+    assert {line.split()[0] for line in (here / "asked").read_text().splitlines()} == {"c2", "c3"}
+    run(*args, "whole")
+    for name in TABLES:
+        assert (here / "killed" / name).read_bytes() == (here / "whole" / name).read_bytes(), name
+
+
+def test_rounds__a_worker_that_dies_costs_its_case(here):
+    (here / "deadly.py").write_text(
+        "import os\nfrom clicksim.rounds import ThresholdPredictor\n"
+        "def predict(case, prompts):\n"
+        "    if case.case_id == 'c1': os._exit(9)\n"
+        "    return ThresholdPredictor()(case, prompts)\n"
+    )
+    run("rounds", "--catalog", "cat", "--predictor", "py:deadly:predict", "--workers", 2, "--out", "game")
+    rows = pq.read_table("game/rounds.parquet").to_pylist()
+    assert {row["case_id"] for row in rows if row["failure"] == "WorkerDied"} == {"c1"}
+    assert len(rows) == 24
+    scores = json.loads(Path("game/metric_scores.json").read_text())
+    assert scores["c1"]["dice"] == [None] * 6
+
+
+def test_rounds__a_bad_predictor_costs_rounds_and_not_the_run(here):
+    told = run("rounds", "--catalog", "cat", "--predictor", "cmd:echo no weights; false {input} {output}", "--json")
+    summary = json.loads(told.stdout)
+    assert summary["failures"] == {"PredictorError": 24}
+    assert summary["all"]["final_dice"]["mean"] == 0
+
+
+def test_rounds__compares_two_runs(here):
+    catalog_run("--run", "x", "--out", "x")
+    catalog_run("--run", "y", "--out", "y", "--set", "strategy=boundary")
+    by_folder = json.loads(run("rounds", "--compare", "x", "y", "--json").stdout)
+    by_name = json.loads(run("rounds", "--catalog", "cat", "--compare", "x", "y", "--json").stdout)
+    assert by_folder == by_name
+    same = json.loads(run("rounds", "--compare", "x", "x", "--json").stdout)
+    assert same["all"]["difference"]["auc_dice"] == pytest.approx(
+        {"mean": 0.0, "low": 0.0, "high": 0.0, "n": 4, **{s: same["all"]["difference"]["auc_dice"][s] for s in ("first", "second")}}
+    )  # fmt: skip
+    assert "second minus first, 4 cases of 4 patients" in run("rounds", "--compare", "x", "y").stdout
+    assert "no folder with rounds.parquet" in run("rounds", "--compare", "x", "z", code=1).stderr
+
+
+def test_rounds__replays_a_run_against_another_model(here):
+    (here / "other.py").write_text(
+        "from clicksim.rounds import ThresholdPredictor\n"
+        "def predict(case, prompts): return ThresholdPredictor(suv=7.0)(case, prompts)\n"
+    )
+    catalog_run("--run", "first")
+    told = run("rounds", "--catalog", "cat", "--replay", "first", "--gap", "--predictor", "py:other:predict",
+               "--run", "second", "--json")  # fmt: skip
+    summary = json.loads(told.stdout)
+    own = json.loads(run("rounds", "--catalog", "cat", "--predictor", "py:other:predict", "--json").stdout)
+    gap, drop = summary["gap"]["all"]["difference"], summary["replay_minus_recorded"]["all"]["difference"]
+    assert gap["auc_dice"]["second"] == pytest.approx(own["all"]["auc_dice"]["mean"])
+    assert gap["auc_dice"]["first"] == pytest.approx(summary["all"]["auc_dice"]["mean"])
+    assert drop["auc_dice"]["second"] == pytest.approx(summary["all"]["auc_dice"]["mean"])
+    catalog = open_catalog("cat")
+    first, second = (catalog.table("prompts", name).drop_columns(["run"]) for name in ("first", "second"))
+    assert first.to_pylist() == second.to_pylist()
+
+
+def test_rounds__replays_people_and_says_how_far_they_agree(here):
+    from test_rounds import recorded
+
+    ann = recorded(here, "ann.parquet", "ann", [(1, True, [(3, 4, 5)]), (2, False, [(17, 3, 3)])], 2.0)
+    bob = recorded(here, "bob.parquet", "bob", [(1, True, [(3, 4, 6)])], 3.0)
+    summary = json.loads(one("--replay", ann, "--replay", bob, "--out", "game", "--json").stdout)
+    assert {name: group["cases"] for name, group in summary["annotator"].items()} == {"ann": 1, "bob": 1}
+    assert {row["annotator"]: (row["rounds"], row["effort_s"]) for row in summary["efforts"]} == {
+        "ann": (3, 4.0),
+        "bob": (2, 3.0),
+    }
+    pair = summary["agreement"][0]
+    assert (pair["first"], pair["second"], pair["same_lesions"]) == ("ann", "bob", 1.0)
+    rows = pq.read_table("game/rounds.parquet").to_pylist()
+    assert [(row["annotator"], row["round"]) for row in rows] == [
+        *(("ann", n) for n in range(3)),
+        *(("bob", n) for n in range(2)),
+    ]
+    assert "neither a run" in one("--replay", "nobody", code=1).stderr
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (("--predictor", "builtin:threshold"), "--catalog, or --label"),
+        (("--label", "a.nii.gz"), "--predictor is missing"),
+        (("--catalog", "cat", "--ct", "ct.nii.gz", "--predictor", "builtin:threshold"), "go with --label"),
+        (("--label", "a.nii.gz", "--predictor", "builtin:threshold", "--keep-predictions"), "needs --out"),
+        (("--label", "a.nii.gz", "--predictor", "builtin:threshold", "--gap"), "goes with --replay"),
+    ],
+)
+def test_rounds__refuses_wrong_usage(here, args, words):
+    assert words in run("rounds", *args, code=2).stderr
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (("--predictor", "builtin:thresold"), "did you mean 'threshold'"),
+        (("--protocol", "autopet-v"), "needs a version"),
+        (("--protocol", "deep-psma@1"), "no rule for rounds"),
+        (("--set", "n_round=3"), "unknown setting"),
+    ],
+)
+def test_rounds__refuses_in_one_line(here, args, words):
+    told = one(*args, code=1)
+    assert (told.stdout, len(told.stderr.splitlines())) == ("", 1)
+    assert words in told.stderr
+
+
+# score
+
+
+def test_score__prints_one_object_and_null_for_what_is_undefined(here):
+    found = json.loads(run("score", "--label", "a.nii.gz", "--prediction", "p.nii.gz", "--json").stdout)
+    want = score(wrong(), lesions(), spacing=GRID.spacing).to_dict()
+    assert found == {"case": "a", **want}
+    write_image("none.nii.gz", lesions() * 0, GRID)
+    told = run("score", "--label", "none.nii.gz", "--prediction", "p.nii.gz", "--json")
+    assert "NaN" not in told.stdout
+    found = json.loads(told.stdout)
+    assert (found["dice"], found["dmm"], found["fnv_ml"]) == (None, None, None)
+    assert found["fpv_ml"] == pytest.approx(wrong().sum() * 0.048)
+    mended = run("score", "--label", "none.nii.gz", "--prediction", "p.nii.gz", "--protocol", "autopet-v@2", "--json")
+    assert json.loads(mended.stdout)["dice"] == 0
+    assert "undefined" in run("score", "--label", "none.nii.gz", "--prediction", "p.nii.gz").stdout
+
+
+def test_score__refuses_different_grids_and_takes_settings(here):
+    write_image("moved.nii.gz", wrong(), GRID.flip(0))
+    told = run("score", "--label", "a.nii.gz", "--prediction", "moved.nii.gz", code=1)
+    assert "different grids" in told.stderr
+    strict = run("score", "--label", "a.nii.gz", "--prediction", "p.nii.gz", "--set", "iou=0.99", "--json")
+    assert json.loads(strict.stdout)["tp"] == 1
+
+
+# scribbles
+
+
+@pytest.mark.parametrize("protocol", ["autopet-v@1", "autopet-v@2"])
+@pytest.mark.parametrize("strategy", ["centerline", "random", "boundary"])
+def test_scribbles__are_those_of_the_library(here, protocol, strategy):
+    args = ("scribbles", "--label", "a.nii.gz", "--protocol", protocol, "--set", f"strategy={strategy}")
+    shared = {"spacing": GRID.spacing, "protocol": protocol, "case_id": "a", "strategy": strategy}
+    assert run(*args).stdout.strip() == simulate_scribbles(lesions(), **shared).to_json()
+    errors = run(*args, "--prediction", "p.nii.gz", "--round", 2)
+    assert errors.stdout.strip() == correct(wrong(), lesions(), round=2, **shared).to_json()
+
+
+def test_scribbles__writes_files_previews_and_configs(here):
+    run("scribbles", "--label", "a.nii.gz", "--out", "s.json", "--preview", "s.png", "--save-config", "s.toml")
+    assert (here / "s.png").stat().st_size > 1000
+    assert "[scribbles]" in (here / "s.toml").read_text()
+    again = run("scribbles", "--label", "a.nii.gz", "--config", "s.toml", "--format", "grand-challenge")
+    assert json.loads(again.stdout)["type"] == "Multiple points"
+    (here / "labels").mkdir()
+    write_image(here / "labels/x.nii.gz", lesions(), GRID)
+    run("scribbles", "--label", "labels", "--out", "many")
+    assert (here / "many/x_scribbles.json").is_file()
+
+
+def test_scribbles__refuses_what_makes_no_sense(here):
+    write_image("moved.nii.gz", wrong(), GRID.flip(0))
+    told = run("scribbles", "--label", "a.nii.gz", "--prediction", "moved.nii.gz", code=1)
+    assert "different grids" in told.stderr
+    told = run("scribbles", "--label", "a.nii.gz", "--protocol", "autopet-iv@2", code=1)
+    assert "no rule for scribbles" in told.stderr
+    told = run("scribbles", "--label", "a.nii.gz", "--prediction", "p.nii.gz", "--instances", "labels", code=2)
+    assert "no effect" in told.stderr

@@ -1,0 +1,647 @@
+"""The interactive loop: who sees what in which round, what a failure costs, and the numbers that sum it up."""
+
+import json
+import math
+import sys
+import time
+from contextlib import suppress
+from itertools import pairwise
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from clicksim import Click, Grid, Prompts, Scribble, correct, simulate_clicks, write_image
+from clicksim.errors import ClicksimError, GeometryError, PromptFormatError, SettingError
+from clicksim.phantom import make_phantom
+from clicksim.prompts.table import prompt_schema, to_table
+from clicksim.rounds import (
+    Case,
+    CommandPredictor,
+    RoundFailure,
+    Scan,
+    ThresholdPredictor,
+    compare_runs,
+    open_predictor,
+    play,
+    predict_folder,
+    summarise,
+)
+from clicksim.rounds.curves import Curve, curves_of, metric_scores
+from clicksim.rounds.jobs import RoundsJob, file_unit, finish_tables, play_unit
+from clicksim.rounds.prompters import Recording
+from clicksim.rounds.replay import make_recordings, measure_agreement, read_recordings
+from clicksim.rounds.statistics import bootstrap_means, draw_clusters
+from clicksim.streams import stream
+from clicksim.volumes import Volume, read_image
+
+SHAPE = (20, 18, 16)
+GRID = Grid(SHAPE, None, np.array([[-4.0, 0, 0, 40], [0, 4, 0, -30], [0, 0, 3, -100], [0, 0, 0, 1]]))
+BOTH = ("autopet-v@1", "autopet-v@2")
+ALL = (*BOTH, "autopet-iv@1", "autopet-iv@2")
+
+
+def lesions():
+    mask = np.zeros(SHAPE, np.uint8, order="F")
+    mask[2:7, 3:8, 4:8] = 1
+    mask[12:15, 10:14, 8:12] = 1
+    return mask
+
+
+def pet():
+    uptake = np.asfortranarray(np.random.default_rng(0).random(SHAPE).astype(np.float32))
+    uptake[lesions() > 0] += 5
+    uptake[16:19, 2:5, 2:5] += 8
+    return uptake
+
+
+def case(truth=None, **facts):
+    return Case(Scan("a", GRID, None, pet()), lesions() if truth is None else truth, facts)
+
+
+def wrong():
+    """A prediction with both kinds of error."""
+    mask = lesions()
+    mask[2:4] = 0
+    mask[16:19, 2:5, 2:5] = 1
+    return mask
+
+
+def dices(game):
+    return [row["dice"] for row in game.rows]
+
+
+def failures(game):
+    return [row["failure"] for row in game.rows]
+
+
+# who sees what
+
+
+@pytest.mark.parametrize("protocol", ["autopet-iv@1", "autopet-iv@2"])
+def test_play__reveals_the_first_n_clicks_of_each_polarity_in_round_n(protocol):
+    seen = []
+    game = play(case(), lambda scan, prompts: seen.append(prompts) or wrong(), protocol=protocol)
+    clicks = simulate_clicks(lesions(), uptake=pet(), spacing=GRID.spacing, protocol=protocol, seed=42, case_id="a")
+    assert len(game.rows) == len(seen) == 11
+    for number, prompts in enumerate(seen):
+        assert prompts.foreground.tolist() == clicks.foreground[:number].tolist()
+        assert prompts.background.tolist() == clicks.background[:number].tolist()
+    assert {prompt.round for prompt in game.prompts} <= set(range(1, 11))
+
+
+@pytest.mark.parametrize("protocol", BOTH)
+def test_play__corrects_the_previous_prediction_and_keeps_all_prompts(protocol):
+    seen = []
+    game = play(case(), lambda scan, prompts: seen.append((scan.round, prompts)) or wrong(), protocol=protocol)
+    assert [number for number, _ in seen] == list(range(6))
+    assert len(seen[0][1]) == 0
+    first = correct(wrong(), lesions(), spacing=GRID.spacing, protocol=protocol, case_id="a", round=1)
+    assert seen[1][1].items == first.items
+    for (_, earlier), (_, later) in pairwise(seen):
+        assert later.items[: len(earlier)] == earlier.items
+    assert [row["n_prompts"] for row in game.rows] == [0, 1, 2, 3, 4, 5]
+    assert game.prompts.items == seen[-1][1].items
+
+
+def test_play__takes_the_number_of_rounds_and_the_settings_of_the_prompts():
+    game = play(case(), lambda *_: wrong(), protocol="autopet-v@1", n_rounds=5, strategy="boundary")
+    assert len(game.rows) == 5
+    assert game.prompts.settings["strategy"] == "boundary"
+    with pytest.raises(SettingError, match="did you mean 'strategy'"):
+        play(case(), lambda *_: wrong(), protocol="autopet-v@1", stratgy="boundary")
+    with pytest.raises(SettingError, match="no rule for rounds"):
+        play(case(), lambda *_: wrong(), protocol="deep-psma@1")
+
+
+def test_play__fixes_the_strategy_of_a_case_and_shares_them_out():
+    names = ("centerline", "random", "boundary")
+    found = set()
+    for number in range(12):
+        played = Case(Scan(f"c{number}", GRID), lesions())
+        games = [play(played, lambda *_: wrong(), strategies=names, n_rounds=2) for _ in range(2)]
+        assert games[0].prompts == games[1].prompts
+        found.add(games[0].prompts.settings["strategy"])
+    assert found == set(names)
+
+
+def test_play__shows_a_predictor_images_that_it_cannot_change_and_no_truth():
+    def vandal(scan, prompts):
+        assert not hasattr(scan, "truth")
+        scan.pet[:] = 0
+
+    game = play(case(), vandal, n_rounds=1)
+    assert failures(game) == ["PredictorError"]
+    assert "read-only" in game.rows[0]["detail"]
+
+
+def test_play__is_not_fooled_by_a_mask_that_is_written_again():
+    mask = wrong()
+
+    def predictor(scan, prompts):
+        if scan.round == 1:
+            mask[:] = 0
+            raise RuntimeError
+        return mask
+
+    game = play(case(), predictor, n_rounds=3)
+    assert game.prompts.items[1].round == 2
+    rest = correct(
+        wrong(), lesions(), spacing=GRID.spacing, case_id="a", round=2, previous=Prompts(game.prompts.items[:1], GRID)
+    )
+    assert game.prompts.items[1:] == rest.items
+
+
+# scores of rounds
+
+
+def test_play__scores_the_published_loop_on_masks_and_without_lesions():
+    """Reference: dice on binarised arrays, 1 both empty, 0 only the truth empty; DMM undefined without lesions."""
+    empty = np.zeros(SHAPE, np.uint8, order="F")
+    instances = lesions()
+    instances[12:15] *= 7
+    got = play(case(instances), lambda *_: wrong() * 3, protocol="autopet-v@1", n_rounds=1)
+    truth, mask = lesions() > 0, wrong() > 0
+    assert got.rows[0]["dice"] == 2 * (truth & mask).sum() / (truth.sum() + mask.sum())
+    none = play(case(empty), lambda *_: empty, protocol="autopet-v@1")
+    some = play(case(empty), lambda *_: wrong(), protocol="autopet-v@1")
+    assert dices(none) == [1.0] * 6
+    assert dices(some) == [0.0] * 6
+    assert [row["dmm"] for row in none.rows + some.rows] == [None] * 12
+    assert [row["inferred"] for row in some.rows] == [True] * 6  # asked again, without prompts
+    assert len(some.prompts) == 0
+    assert some.rows[0]["fpv_ml"] == wrong().sum() * 0.048
+
+
+@pytest.mark.parametrize("left", ["false positives", "false negatives", "nothing"])
+def test_play__keeps_that_one_kind_of_error_scores_0_for_ever_as_published(left):
+    """Q11: the loop fails where one side is empty, and its stale prediction repeats that."""
+    mask = lesions()
+    if left == "false positives":
+        mask[16:19, 2:5, 2:5] = 1
+    elif left == "false negatives":
+        mask[2:4] = 0
+    asked = []
+
+    def predictor(scan, prompts):
+        asked.append(scan.round)
+        return wrong() if scan.round == 0 else mask
+
+    game = play(case(), predictor, protocol="autopet-v@1")
+    assert asked == [0, 1]
+    assert dices(game)[2:] == [0.0] * 4
+    assert [row["dmm"] for row in game.rows][2:] == [0.0] * 4
+    assert failures(game) == [None, None] + ["OneKindOfError"] * 4
+    assert dices(game)[1] > 0.5
+
+
+def test_play__ends_with_the_perfect_score_where_mended():
+    game = play(case(), lambda scan, prompts: lesions() if scan.round else wrong())
+    assert dices(game)[1:] == [1.0] * 5
+    assert [row["inferred"] for row in game.rows] == [True, True, False, False, False, False]
+    assert failures(game) == [None] * 6
+    assert len(game.prompts) == 1
+
+
+def test_play__corrects_the_one_kind_of_error_that_is_left_where_mended():
+    mask = lesions()
+    mask[16:19, 2:5, 2:5] = 1
+    game = play(case(), lambda *_: mask)
+    assert [row["inferred"] for row in game.rows] == [True] * 6
+    assert not game.prompts.items[0].foreground
+
+
+def test_play__mended_scores_a_case_without_lesions():
+    empty = np.zeros(SHAPE, np.uint8, order="F")
+    game = play(case(empty), lambda scan, prompts: wrong() * (scan.round < 2))
+    assert dices(game) == [0, 0, 1, 1, 1, 1]
+    assert [row["dmm"] for row in game.rows] == [0, 0, 1, 1, 1, 1]
+    assert [row["fpv_ml"] > 0 for row in game.rows] == [True, True, False, False, False, False]
+    assert not any(prompt.foreground for prompt in game.prompts)
+
+
+def test_play__leaves_cases_without_lesions_undefined_in_autopet_iv_as_published():
+    empty = np.zeros(SHAPE, np.uint8, order="F")
+    game = play(case(empty), lambda *_: wrong(), protocol="autopet-iv@1", n_rounds=2)
+    assert [(row["dice"], row["fnv_ml"]) for row in game.rows] == [(None, None)] * 2
+    assert all(row["fpv_ml"] > 0 for row in game.rows)
+
+
+# failures
+
+
+def _raise(scan, prompts):
+    raise KeyError("weights")
+
+
+def _exit(scan, prompts):
+    sys.exit(3)
+
+
+def _shifted(scan, prompts):
+    moved = scan.grid.affine.copy()
+    moved[0, 3] += 4
+    return Volume(wrong(), Grid(SHAPE, None, moved))
+
+
+def _nan(scan, prompts):
+    mask = wrong().astype(np.float32)
+    mask[0, 0, 0] = np.nan
+    return mask
+
+
+def _busy(scan, prompts):
+    stop = time.monotonic() + 20
+    while time.monotonic() < stop:
+        with suppress(Exception):  # as a predictor may well do
+            time.sleep(0.001)
+    return wrong()
+
+
+BAD = {
+    "raises": (_raise, "PredictorError", "KeyError: 'weights'"),
+    "exits": (_exit, "PredictorError", "SystemExit: 3"),
+    "none": (lambda *_: None, "NoPrediction", "None"),
+    "text": (lambda *_: "mask", "WrongShape", "()"),
+    "shape": (lambda *_: wrong()[:-1], "WrongShape", "(19, 18, 16)"),
+    "grid": (_shifted, "WrongGrid", "elsewhere"),
+    "nan": (_nan, "BadLabel", "nan"),
+    "probability": (lambda *_: wrong() * 0.4, "BadLabel", "0.4"),
+    "negative": (lambda *_: -wrong().astype(np.int16), "BadLabel", "-1"),
+    "slow": (_busy, "TimeLimit", "0.2 s"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+@pytest.mark.parametrize("protocol", BOTH)
+def test_play__a_bad_answer_costs_its_round_with_a_reason(protocol, name):
+    bad, code, words = BAD[name]
+    game = play(
+        case(),
+        lambda scan, prompts: bad(scan, prompts) if scan.round == 1 else wrong(),
+        protocol=protocol,
+        time_limit_s=0.2 if name == "slow" else 600,
+    )
+    assert failures(game) == [None, code, None, None, None, None]
+    assert words in game.rows[1]["detail"]
+    assert (game.rows[1]["dice"], game.rows[1]["dmm"], game.rows[1]["fpv_ml"]) == (0.0, 0.0, None)
+    assert game.rows[1]["truth_ml"] == game.rows[0]["truth_ml"] > 0
+    assert min(dices(game)[2:]) > 0.4
+    assert [row["n_prompts"] for row in game.rows] == [0, 1, 2, 3, 4, 5]  # the last good prediction is corrected
+
+
+def test_play__a_failed_first_round_has_nothing_to_correct():
+    def late(scan, prompts):
+        if scan.round == 0:
+            raise RuntimeError
+        return wrong()
+
+    published = play(case(), late, protocol="autopet-v@1")
+    mended = play(case(), late)
+    assert failures(published) == ["PredictorError"] + ["NoPrediction"] * 5
+    assert failures(mended) == ["PredictorError"] + [None] * 5
+    assert mended.prompts.items[0].foreground  # as after an empty prediction
+
+
+def test_play__refuses_a_case_that_is_none():
+    with pytest.raises(ClicksimError, match="truth has shape"):
+        play(Case(Scan("a", GRID), lesions()[1:]), lambda *_: wrong())
+    recording = Recording(((Click((30, 0, 0), True),),))
+    with pytest.raises(GeometryError, match="outside the volume"):
+        play(case(), lambda *_: wrong(), recording=recording)
+
+
+@pytest.mark.parametrize("protocol", ALL)
+def test_play__does_not_depend_on_memory_layout(protocol):
+    there = play(case(), ThresholdPredictor(), protocol=protocol)
+    flipped = Case(Scan("a", GRID, None, np.ascontiguousarray(pet())), np.ascontiguousarray(lesions()).astype(float))
+    here = play(flipped, lambda *args: np.ascontiguousarray(ThresholdPredictor()(*args)), protocol=protocol)
+    assert here.rows == there.rows
+    assert here.prompts.items == there.prompts.items
+
+
+# predictors
+
+
+@pytest.mark.parametrize("protocol", BOTH)
+def test_threshold_predictor__improves_with_prompts_on_phantoms(protocol):
+    gains = []
+    for seed in range(3):
+        phantom = make_phantom(seed, spacing=(8, 8, 8), n_lesions=5)
+        played = Case(Scan(phantom.case_id, phantom.grid, phantom.ct, phantom.pet), phantom.label)
+        curve = dices(play(played, ThresholdPredictor(), protocol=protocol))
+        gains.append(curve[-1] - curve[0])
+    assert np.mean(gains) > 0.2
+    assert min(gains) > 0.02
+
+
+def test_threshold_predictor__obeys_each_prompt():
+    scan, mask = case().scan, lesions()
+    hot = ThresholdPredictor()(scan, Prompts((), GRID))
+    assert hot[17, 3, 3]
+    refused = ThresholdPredictor()(scan, Prompts((Click((17, 3, 3), False),), GRID))
+    assert not refused[16:19, 2:5, 2:5].any()
+    assert refused[mask > 0].all()
+    cold = ThresholdPredictor()(scan, Prompts((Click((0, 17, 0), True),), GRID))
+    assert cold[0, 17, 0]
+    both = (Click((2, 4, 5), True), Click((6, 4, 5), False))
+    shared = ThresholdPredictor()(scan, Prompts(both, GRID))
+    assert shared[3, 4, 5]
+    assert not shared[5, 4, 5]
+    assert shared[4, 4, 5]  # as near to both: foreground
+
+
+def test_open_predictor__refuses_what_is_none(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text("NUMBER = 1\nclass Model:\n    def __call__(self, case, prompts): return None\n")
+    for spec, words in {
+        "pyy:a:b": "did you mean 'py'",
+        "threshold": "unknown kind",
+        "builtin:treshold": "did you mean 'threshold'",
+        "py:nosuchmodule_:f": "cannot be imported",
+        "py:mine:nothing": "cannot be imported",
+        "py:mine:NUMBER": "cannot be called",
+        "py:mine": "py:module:function",
+        "cmd:run.sh {input}": "{output}",
+        "dir:nowhere": "no folder",
+    }.items():
+        with pytest.raises(SettingError, match=words.replace("{", "\\{")):
+            open_predictor(spec)
+    assert callable(open_predictor("py:mine:Model"))
+
+
+def test_recorded_predictor__finds_both_names_and_misses_by_name(tmp_path):
+    write_image(tmp_path / "a_1.nii.gz", wrong(), GRID)
+    (tmp_path / "a").mkdir()
+    write_image(tmp_path / "a" / "iter_0.nii.gz", lesions(), GRID)
+    write_image(tmp_path / "a" / "iter_2.nii.gz", wrong(), GRID.flip(0))
+    (tmp_path / "a_3.nii.gz").write_bytes(b"no image")
+    game = play(case(), open_predictor(f"dir:{tmp_path}"), protocol="autopet-iv@2", n_rounds=5)
+    assert dices(game)[0] == 1.0
+    assert 0.4 < dices(game)[1] < 1
+    assert failures(game) == [None, None, "WrongGrid", "BadLabel", "NoPrediction"]
+
+
+PLAYER = """
+import sys
+from clicksim.rounds import ThresholdPredictor, predict_folder
+print("process", file=open(sys.argv[3], "a"))
+predict_folder(sys.argv[1], sys.argv[2], ThresholdPredictor())
+"""
+
+
+@pytest.mark.parametrize("protocol", BOTH)
+def test_command_predictor__plays_six_fresh_processes_as_in_process(tmp_path, protocol):
+    phantom = make_phantom(1, spacing=(10, 10, 10), n_lesions=4)
+    played = Case(Scan("p", phantom.grid, phantom.ct, phantom.pet), phantom.label)
+    script, log = tmp_path / "with space.py", tmp_path / "log"
+    script.write_text(PLAYER)
+    command = f"{sys.executable} '{script}' {{input}} {{output}} {log}"
+    fresh = play(played, open_predictor(f"cmd:{command}"), protocol=protocol)
+    here = play(played, ThresholdPredictor(), protocol=protocol)
+    assert failures(fresh) == [None] * 6
+    assert fresh.rows == here.rows
+    assert fresh.prompts == here.prompts
+    assert dices(here)[-1] > dices(here)[0]
+    assert log.read_text().split() == ["process"] * 6
+
+
+def test_command_predictor__shows_images_and_prompts_so_far_alone(tmp_path):
+    command = (
+        f"cd {{input}}; find . -type f | sort > {tmp_path}/seen; cp lesion-clicks.json {tmp_path}/clicks; : {{output}}"
+    )
+    scan = Scan("secret-name", GRID, np.zeros(SHAPE, np.int16), pet())
+    items = (Scribble(((1, 2, 3), (1, 2, 4)), False), Click((5, 5, 5), True))
+    predictor = CommandPredictor(command)
+    with pytest.raises(RoundFailure, match="0 images"):
+        predictor(scan, Prompts(items, GRID))
+    home = predictor._images(scan)
+    assert np.array_equal(read_image(next(home.glob("pet/*.mha"))).array, pet())
+    predictor.finish()
+    assert not home.exists()
+    seen = (tmp_path / "seen").read_text().split()
+    stems = {path.split("/")[-1] for path in seen if path.endswith(".mha")}
+    assert [path.split("/")[1:-1] for path in seen] == [["images", "ct"], ["images", "pet"], []]
+    assert len(stems) == 1
+    assert "secret" not in str(seen)
+    assert [(p["name"], p["point"]) for p in json.loads((tmp_path / "clicks").read_text())["points"]] == [
+        ("tumor", [5, 5, 5]),
+        ("background", [1, 2, 3]),
+        ("background", [1, 2, 4]),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "words"),
+    [
+        ("echo out of memory >&2; exit 7 # {input} {output}", "PredictorError", "ended with 7: out of memory"),
+        ("true {input} {output}", "NoPrediction", "0 images"),
+        ("sleep 30 & sleep 30; : {input} {output}", "TimeLimit", "0.3 s"),
+        (
+            "F={output}/images/tumor-lesion-segmentation; mkdir -p $F; echo x > $F/a.mha; : {input}",
+            "BadLabel",
+            "({output}/images/tumor-lesion-segmentation/a.mha)",
+        ),
+    ],
+)
+def test_command_predictor__names_why_a_round_is_lost(command, code, words):
+    game = play(case(), CommandPredictor(command, 0.3 if code == "TimeLimit" else 60), n_rounds=1)
+    assert failures(game) == [code]
+    assert words in game.rows[0]["detail"]
+    assert "clicksim-round" not in game.rows[0]["detail"]  # a name drawn anew each time
+
+
+def test_predict_folder__refuses_a_folder_without_images(tmp_path):
+    with pytest.raises(ClicksimError, match=r"no \.mha image"):
+        predict_folder(tmp_path, tmp_path, ThresholdPredictor())
+
+
+# numbers
+
+
+def rows_of(scores, case_id="a", annotator="simulated", **more):
+    base = {"fpv_ml": 0.0, "fnv_ml": 0.0, "truth_ml": 1.0, "tp": 1, "fp": 0, "fn": 0, "failure": None}
+    return [
+        {"case_id": case_id, "annotator": annotator, "round": n, "dice": v, "dmm": v, **base, **more}
+        for n, v in enumerate(scores)
+    ]
+
+
+def test_curve__areas_are_the_published_sum_and_its_mean():
+    numbers = Curve(rows_of([0.0, 0.5, 1.0, 1.0, 1.0, 1.0])).numbers()
+    assert (numbers["auc_dice"], numbers["auc_dice_normalised"]) == (4.0, 0.8)
+    assert (numbers["noc_0.8"], numbers["unreached_0.8"], numbers["final_dice"]) == (2.0, 0.0, 1.0)
+    never = Curve(rows_of([0.1, 0.2])).numbers()
+    assert (never["noc_0.9"], never["unreached_0.9"]) == (2.0, 1.0)
+    undefined = Curve(rows_of([None, 0.5])).numbers()
+    assert (undefined["auc_dice"], undefined["final_dice"]) == (None, 0.5)
+    assert Curve(rows_of([0.5])).numbers()["auc_dice_normalised"] is None
+    json.dumps(metric_scores([Curve(rows_of([None, 0.5]))]), allow_nan=False)
+
+
+def test_curves_of__refuses_gaps():
+    with pytest.raises(SettingError, match="case a"):
+        curves_of(rows_of([0.1, 0.2, 0.3])[1:])
+
+
+def slow_bootstrap(values, clusters, draws):
+    names = sorted(set(clusters))
+    answers = []
+    for draw in [None, *draws]:
+        chosen = names if draw is None else [names[n] for n in draw]
+        means = []
+        for column in values.T:
+            found = [v for name in chosen for v, c in zip(column, clusters, strict=True) if c == name and v == v]
+            means.append(sum(found) / len(found) if found else math.nan)
+        answers.append(means)
+    return np.array(answers[0]), np.array(answers[1:])
+
+
+@given(st.integers(0, 10_000))
+def test_bootstrap_means__equals_a_slow_twin(seed):
+    rng = np.random.default_rng(seed)
+    values = rng.random((int(rng.integers(1, 9)), 2))
+    values[rng.random(values.shape) < 0.3] = np.nan
+    clusters = [f"p{n}" for n in rng.integers(0, 4, len(values))]
+    draws = draw_clusters(len(set(clusters)), 20, seed)
+    for got, want in zip(
+        bootstrap_means(values, clusters, draws), slow_bootstrap(values, clusters, draws), strict=True
+    ):
+        np.testing.assert_allclose(got, want, rtol=1e-12)
+
+
+def test_summarise__draws_patients_and_not_cases():
+    """Ten copies of a case of one patient are no more evidence than one."""
+    rng = np.random.default_rng(1)
+    levels = rng.random(12)
+    once = [r for n, v in enumerate(levels) for r in rows_of([v, v], f"c{n}", patient_key=f"p{n}")]
+    tenfold = [
+        r for n, v in enumerate(levels) for m in range(10) for r in rows_of([v, v], f"c{n}-{m}", patient_key=f"p{n}")
+    ]
+    narrow = [r for n, v in enumerate(levels) for m in range(10) for r in rows_of([v, v], f"c{n}-{m}")]
+    one, ten, loose = (summarise(rows)["all"]["final_dice"] for rows in (once, tenfold, narrow))
+    np.testing.assert_allclose([ten[k] for k in ("mean", "low", "high")], [one[k] for k in ("mean", "low", "high")])
+    assert loose["high"] - loose["low"] < 0.6 * (one["high"] - one["low"])
+    assert one["low"] < one["mean"] < one["high"]
+    assert summarise(once) == summarise(once[::-1])
+    assert summarise(once, seed=1)["all"]["final_dice"] != one
+
+
+def test_summarise__groups_and_weighs_centres_equally():
+    rows = [r for n in range(9) for r in rows_of([0.2], f"x{n}", source="tcia_fdg", tracer_class="FDG", model="A")]
+    rows += rows_of([0.8], "y", source="tcia_psma", tracer_class="PSMA", model="B", truth_ml=9.0)
+    rows += rows_of([0.5], "z", source="fdat", tracer_class="PSMA", truth_ml=0.0, dice=None, fpv_ml=3.0)
+    found = summarise([row | ({"dice": None} if row["case_id"] == "z" else {}) for row in rows])
+    assert found["macro"]["final_dice"]["mean"] == pytest.approx(0.5)
+    assert found["macro"]["final_dice"]["n"] == 2
+    assert set(found["centre"]) == {"tcia_fdg", "tcia_psma", "fdat PSMA"}
+    assert set(found["scanner"]) == {"A", "B", "unknown"}
+    assert {k: v["cases"] for k, v in found["burden"].items()} == {"none": 1, "low": 9, "high": 1}
+    assert found["lesion_free"]["final_fpv_ml"]["mean"] == 3.0
+    assert found["lesion_free"]["with_false_positives"] == 1
+    assert found["burden"]["none"]["final_dice"] == {"mean": None, "low": None, "high": None, "n": 0}
+    json.dumps(found, allow_nan=False)
+
+
+def test_compare_runs__is_paired():
+    rng = np.random.default_rng(2)
+    levels = rng.random(30)
+    first = [r for n, v in enumerate(levels) for r in rows_of([v, v], f"c{n}")]
+    second = [r for n, v in enumerate(levels) for r in rows_of([v + 0.05 + 0.01 * (n % 2)] * 2, f"c{n}")]
+    found = compare_runs(first, [*second, *rows_of([1.0], "other")])
+    gain = found["all"]["difference"]["auc_dice"]
+    assert 0.05 < gain["low"] < gain["mean"] < gain["high"] < 0.06
+    assert gain["second"] - gain["first"] == pytest.approx(gain["mean"])
+    assert found["only_in_second"] == ["other"]
+    with pytest.raises(SettingError, match="no case in common"):
+        compare_runs(first, rows_of([1.0], "other"))
+    with pytest.raises(SettingError, match="different numbers of rounds: c0"):
+        compare_runs(first, rows_of([1.0], "c0"))
+
+
+# replay
+
+
+def test_replay__of_a_game_against_the_same_predictor_is_the_game():
+    game = play(case(), ThresholdPredictor())
+    recordings = make_recordings(to_table(game.prompts), game.rows)
+    again = play(case(), ThresholdPredictor(), recording=recordings["a"][0])
+    assert [row | {"inferred": True} for row in game.rows] == again.rows  # a replay never ends early
+    assert again.prompts.items == game.prompts.items
+
+
+def test_replay__shows_another_model_the_recorded_prompts():
+    game = play(case(), lambda *_: wrong())
+    seen = []
+    recording = make_recordings(to_table(game.prompts), game.rows)["a"][0]
+    play(case(), lambda scan, prompts: seen.append(prompts.items) or lesions(), recording=recording)
+    assert seen[-1] == game.prompts.items
+    assert len(seen) == 6  # a perfect answer does not end a replay
+
+
+def recorded(tmp_path, name, annotator, strokes, effort=None):
+    """A Parquet file of (round, foreground, voxels)."""
+    rows = [
+        {"case": "a", "round": number, "order": order, "polarity": "foreground" if ahead else "background",
+         "kind": "scribble", "stroke": stroke, "annotator": annotator, "i": i, "j": j, "k": k, "effort_s": effort}
+        for stroke, (number, ahead, voxels) in enumerate(strokes)
+        for order, (i, j, k) in enumerate(voxels)
+    ]  # fmt: skip
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.Table.from_pylist(rows, prompt_schema()), tmp_path / name)
+    return tmp_path / name
+
+
+def test_read_recordings__takes_ragged_steps_and_several_people(tmp_path):
+    one = recorded(tmp_path, "1.parquet", "ann", [(1, True, [(3, 4, 5), (4, 4, 5)]), (3, False, [(17, 3, 3)])], 2.5)
+    two = recorded(tmp_path, "2.parquet", "bob", [(1, True, [(13, 11, 9)])])
+    ann, bob = read_recordings([one, two])["a"]
+    assert ([len(step) for step in ann.steps], ann.effort_s) == ([0, 1, 0, 1], 5.0)
+    assert ([len(step) for step in bob.steps], bob.effort_s) == ([0, 1], None)
+    with pytest.raises(PromptFormatError, match="twice by ann"):
+        read_recordings([one, one])
+    with pytest.raises(PromptFormatError, match="cannot read"):
+        read_recordings([tmp_path / "3.parquet"])
+
+
+def test_measure_agreement__in_mm_polarity_and_lesions():
+    first = Recording(((Click((3, 4, 5), True), Click((17, 3, 3), False)),), "ann")
+    second = Recording(((Click((5, 4, 5), True), Click((13, 11, 9), True), Click((17, 3, 5), True)),), "bob")
+    found = measure_agreement(case(), first, second)
+    # 4 mm voxels across: 8 mm, and 3 mm slices: 6 mm; the click at (13, 11, 9) is nearest to (3, 4, 5) or (17, 3, 3)
+    far = min(math.dist((13 * 4, 11 * 4, 9 * 3), (x * 4, y * 4, z * 3)) for x, y, z in ((3, 4, 5), (17, 3, 3)))
+    assert found["distance_mm"] == pytest.approx((8 + 6 + 8 + far + 6) / 5)
+    assert found["same_lesions"] == 0.5
+    assert found["same_polarity"] == pytest.approx(2 / 5)
+    assert measure_agreement(case(), first, Recording((), "bob"))["distance_mm"] is None
+
+
+# jobs
+
+
+@pytest.mark.parametrize("protocol", BOTH)
+def test_play_unit__a_case_that_cannot_be_read_is_named_and_the_rest_goes_on(tmp_path, protocol):
+    write_image(tmp_path / "a.nii.gz", lesions(), GRID)
+    write_image(tmp_path / "p.nii.gz", pet(), GRID)
+    write_image(tmp_path / "shifted.nii.gz", pet(), GRID.flip(0))
+    job = RoundsJob("builtin:threshold", protocol)
+    good = file_unit(tmp_path / "a.nii.gz", pet=tmp_path / "p.nii.gz", ct=None, case_id="good")
+    bad = file_unit(tmp_path / "a.nii.gz", pet=tmp_path / "shifted.nii.gz", ct=None, case_id="bad")
+    units = [type(good)("patient", [*bad.content, *good.content])]
+    tables = finish_tables(job, units, play_unit(job, None, units[0]))
+    rows = tables["rounds"].to_pylist()
+    lost = [row for row in rows if row["case_id"] == "bad"]
+    assert [row["failure"] for row in lost] == ["CaseRefused"] * 6
+    assert {row["dice"] for row in lost} == ({0.0} if protocol == "autopet-v@1" else {None})
+    assert "different grids" in lost[0]["detail"]
+    assert next(row["failure"] for row in rows if row["case_id"] == "good") is None
+    dead = finish_tables(job, units, tables | {"rejected": pa.table({"path": ["patient"]})})["rounds"].to_pylist()
+    assert sum(row["failure"] == "WorkerDied" for row in dead) == 12
+
+
+def test_draw_clusters__is_a_function_of_the_seed():
+    assert np.array_equal(draw_clusters(5, 3, 7), draw_clusters(5, 3, 7))
+    assert np.array_equal(draw_clusters(5, 3, 7), stream(7, "", "bootstrap").integers(5, size=(3, 5)))
