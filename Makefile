@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help install demo test lint coverage bench bench-full docs clean
+.PHONY: help install demo test soak lint coverage bench bench-full docs clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -25,6 +25,9 @@ test: install  ## the suite compiled, then the kernels with bounds checks and wi
 	rm -rf .pytest_cache/numba_bounds
 	NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR=.pytest_cache/numba_bounds $(BIN)/python -m pytest -n auto -m kernel -q
 	NUMBA_DISABLE_JIT=1 $(BIN)/python -m pytest -n auto -m kernel -q
+
+soak: install  ## many more random inputs, and runs killed at many instants (half an hour)
+	HYPOTHESIS_PROFILE=soak $(BIN)/python -m pytest -n auto -m soak
 
 lint: install  ## ruff, mypy strict, import-linter
 	$(BIN)/ruff check .

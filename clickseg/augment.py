@@ -6,6 +6,7 @@ stream; the device only carries it out.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,11 +25,11 @@ CONTRAST = (0.9, 1.1)
 NEAR = 1  # voxels around a moved prompt in which its own tissue is looked for
 
 
-def flip(arrays: Sequence[NDArray[np.generic]], prompts: Prompts, axes: Sequence[int]) -> tuple[list[NDArray[np.generic]], Prompts]:
+def flip(arrays: Sequence[NDArray[Any]], prompts: Prompts, axes: Sequence[int]) -> tuple[list[NDArray[Any]], Prompts]:
     """Arrays of a patch and its prompts, mirrored along some axes."""
     for axis in axes:
         prompts = prompts.flip(axis)
-    return [np.ascontiguousarray(np.flip(array, axes)) if len(axes) else array for array in arrays], prompts
+    return [np.ascontiguousarray(np.flip(array, tuple(axes))) if len(axes) else array for array in arrays], prompts
 
 
 def change_ct(ct: NDArray[np.float32], draws: np.random.Generator) -> NDArray[np.float32]:

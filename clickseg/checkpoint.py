@@ -37,7 +37,11 @@ def save_checkpoint(path: str | Path, tensors: Mapping[str, Mapping[str, Tensor]
         tensors: Groups such as `network` with their tensors by name.
         about: Plain data.
     """
-    flat = {f"{group}.{name}": t.detach().cpu().contiguous() for group, named in tensors.items() for name, t in named.items()}
+    flat = {
+        f"{group}.{name}": t.detach().cpu().contiguous()
+        for group, named in tensors.items()
+        for name, t in named.items()
+    }
     text = json.dumps({"format": FORMAT, **about}, sort_keys=True)
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -93,7 +97,7 @@ def load_model(path: str | Path, device: Any = "cpu", *, average: bool = True) -
 
 def put_weights(model: Segmenter, weights: Mapping[str, Tensor], where: str | Path) -> None:
     """Give a model weights, all of them, or raise a `CheckpointError` that names what does not fit."""
-    own = model.state_dict()
+    own = model.weights()
     wrong = [name for name in own if name not in weights or weights[name].shape != own[name].shape]
     wrong += [name for name in weights if name not in own]
     if wrong:
@@ -101,7 +105,8 @@ def put_weights(model: Segmenter, weights: Mapping[str, Tensor], where: str | Pa
             f"{where} does not fit a {model.settings.size} network for patches of {model.settings.patch}: "
             f"{len(wrong)} tensors differ, such as {', '.join(sorted(wrong)[:3])}"
         )
-    model.load_state_dict(weights)
+    for name, weight in own.items():
+        weight.copy_(weights[name])
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

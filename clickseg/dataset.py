@@ -83,12 +83,18 @@ class Batch:
 
     def to(self, device: torch.device) -> "Batch":
         """The batch on a device, without waiting for it."""
-        moved = {name: getattr(self, name).to(device, non_blocking=True) for name in TENSORS if getattr(self, name) is not None}
+        moved = {
+            name: getattr(self, name).to(device, non_blocking=True)
+            for name in TENSORS
+            if getattr(self, name) is not None
+        }
         return replace(self, **moved)
 
     def pin_memory(self) -> "Batch":
         """The batch in memory from which a GPU copies by itself."""
-        return replace(self, **{name: getattr(self, name).pin_memory() for name in TENSORS if getattr(self, name) is not None})
+        return replace(
+            self, **{name: getattr(self, name).pin_memory() for name in TENSORS if getattr(self, name) is not None}
+        )
 
 
 TENSORS = ("images", "has_pet", "label", "points", "matrices")
@@ -135,7 +141,7 @@ class PatchDataset(Dataset[Sample]):
             matrix = draw_affine(draws, settings, case.spacing) if draws.random() < settings.affine else None
             shown = case.has_pet and draws.random() >= settings.drop_pet
             fate = self._fate(draws)
-        return Sample(*arrays[:2], shown, arrays[2], rows_of(prompts), plan, case.spacing, matrix, fate)
+        return Sample(arrays[0], arrays[1], shown, arrays[2], rows_of(prompts), plan, case.spacing, matrix, fate)
 
     def _corner(self, case: Case, draws: np.random.Generator) -> list[int]:
         """The first voxel of a patch, put on a place of the case by the odds; where it has none, on the next kind.

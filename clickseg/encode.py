@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from clickseg.settings import ENCODINGS
 from clicksim.errors import unknown_name
 from clicksim.geometry import Shape, Spacing, check_spacing
 from clicksim.prompts import Prompts
@@ -50,38 +51,24 @@ def stencil(encoding: str, size_mm: float, spacing: Spacing) -> tuple[NDArray[np
     Raises:
         SettingError: An unknown encoding.
     """
-    if encoding not in STENCILS:
-        raise unknown_name("encoding", encoding, STENCILS)
+    if encoding not in ENCODINGS:
+        raise unknown_name("encoding", encoding, ENCODINGS)
+    size = np.asarray(check_spacing(spacing))
     reach = size_mm * TRUNCATE if encoding.startswith("gaussian") else size_mm
-    steps = np.floor(reach * (1 + ON_EDGE) / np.asarray(check_spacing(spacing))).astype(int) + 1
+    steps = np.floor(reach * (1 + ON_EDGE) / size).astype(int) + 1  # one more, so that a layer lies outside
     offsets = np.stack(np.meshgrid(*(np.arange(-n, n + 1) for n in steps), indexing="ij"), axis=-1).reshape(-1, 3)
-    distances = np.sqrt(((offsets * np.asarray(spacing)) ** 2).sum(axis=1))
+    distances = np.sqrt(((offsets * size) ** 2).sum(axis=1))
     inside = distances <= reach * (1 + ON_EDGE)
-    values = STENCILS[encoding](offsets, distances, inside, size_mm, np.asarray(spacing))
+    values = np.ones(int(inside.sum()))
+    if encoding == "edt-ball":
+        from scipy.spatial import cKDTree
+
+        values = cKDTree(offsets[~inside] * size).query(offsets[inside] * size)[0]
+        values = values / values.max()
+    elif encoding != "ball":
+        values = np.exp(-0.5 * (distances[inside] / size_mm) ** 2)
+        values = values / values.sum() if encoding == "gaussian-sum" else values
     return offsets[inside].astype(np.int64), values.astype(np.float32)
-
-
-def _gaussian(offsets, distances, inside, sigma, spacing):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202, ARG001
-    return np.exp(-0.5 * (distances[inside] / sigma) ** 2)
-
-
-def _gaussian_sum(offsets, distances, inside, sigma, spacing):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
-    values = _gaussian(offsets, distances, inside, sigma, spacing)
-    return values / values.sum()
-
-
-def _ball(offsets, distances, inside, radius, spacing):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202, ARG001
-    return np.ones(int(inside.sum()))
-
-
-def _edt_ball(offsets, distances, inside, radius, spacing):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202, ARG001
-    from scipy.spatial import cKDTree
-
-    depth, _ = cKDTree(offsets[~inside] * spacing).query(offsets[inside] * spacing)
-    return depth / depth.max()
-
-
-STENCILS = {"gaussian": _gaussian, "gaussian-sum": _gaussian_sum, "ball": _ball, "edt-ball": _edt_ball}
 
 
 def encode(
@@ -126,7 +113,7 @@ def encode(
 
 def _draw(channels: Tensor, points: Tensor, here: Tensor, at: Tensor, value: Tensor, *, add: bool) -> None:
     """Lay a stencil on each point of the samples that are `here`; what falls outside adds nothing to voxel 0."""
-    batch, _, *shape = channels.shape
+    shape = channels.shape[2:]
     limit = torch.tensor(shape, device=points.device)
     sample = points[:, 0].clamp(min=0)
     on = (points[:, 0] >= 0) & here[sample]

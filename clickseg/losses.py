@@ -19,16 +19,18 @@ def make_loss() -> Callable[[Tensor, Tensor], Tensor]:
 
     Coarser outputs count half as much each as the one before; weights add up to 1.
     """
-    from monai.losses import DiceCELoss
+    from monai.losses.dice import DiceCELoss
 
     single = DiceCELoss(sigmoid=True, batch=True, smooth_nr=SMOOTH, smooth_dr=SMOOTH)
 
     def loss(logits: Tensor, label: Tensor) -> Tensor:
         truth = label.float()
         if logits.dim() == 5:
-            return single(logits.float(), truth)  # type: ignore[no-any-return]
+            return single(logits.float(), truth)
         weights = torch.tensor([0.5**n for n in range(logits.shape[1])])
-        parts = [weight * single(logits[:, n].float(), truth) for n, weight in enumerate((weights / weights.sum()).tolist())]
+        parts = [
+            weight * single(logits[:, n].float(), truth) for n, weight in enumerate((weights / weights.sum()).tolist())
+        ]
         return torch.stack(parts).sum()
 
     return loss
@@ -39,4 +41,6 @@ def dice(prediction: Tensor, label: Tensor) -> Tensor:
     one, two = prediction.bool(), label.bool()
     axes = (1, 2, 3, 4)
     total = one.sum(axes) + two.sum(axes)
-    return torch.where(total > 0, 2.0 * (one & two).sum(axes) / total.clamp(min=1), torch.ones_like(total, dtype=torch.float32))
+    return torch.where(
+        total > 0, 2.0 * (one & two).sum(axes) / total.clamp(min=1), torch.ones_like(total, dtype=torch.float32)
+    )

@@ -63,7 +63,7 @@ class Segmenter(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits of channels from `channels`; see the class."""
-        return self.network(x)  # type: ignore[no-any-return]
+        return self.network(x)
 
     def channels(
         self,
@@ -103,6 +103,13 @@ class Segmenter(nn.Module):
         s = self.settings
         return encode(points, batch, shape, encoding=s.encoding, size_mm=s.encoding_mm, spacing=spacing)
 
+    def weights(self) -> dict[str, Tensor]:
+        """All weights by name, each once (the network reaches some by two paths), without gradient.
+
+        They are the model's own: `copy_` into them changes it. The network has no other state.
+        """
+        return {name: weight.detach() for name, weight in self.named_parameters()}
+
     def margin_vx(self, spacing: Spacing) -> tuple[int, int, int]:
         """How many voxels along each axis a prompt reaches."""
         offsets, _ = stencil(self.settings.encoding, self.settings.encoding_mm, spacing)
@@ -122,7 +129,7 @@ def build_network(settings: ModelSettings) -> nn.Module:
     Raises:
         SettingError: A patch that the network cannot halve as often as it must.
     """
-    from monai.networks.nets import DynUNet
+    from monai.networks.nets.dynunet import DynUNet
 
     steps = strides(settings)
     for axis, length in enumerate(settings.patch):

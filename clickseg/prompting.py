@@ -86,7 +86,12 @@ def draw_plan(draws: np.random.Generator, step: int, name: str, settings: TrainS
 
 
 def first_prompts(
-    plan: Plan, mask: NDArray[Any], pet: NDArray[np.float32] | None, spacing: Spacing, instances: Any, protocol: tuple[str, str]
+    plan: Plan,
+    mask: NDArray[Any],
+    pet: NDArray[np.float32] | None,
+    spacing: Spacing,
+    instances: Any,
+    protocol: tuple[str, str],
 ) -> Prompts:
     """The prompts of a patch before the first prediction.
 
@@ -116,7 +121,13 @@ def first_prompts(
 
 
 def next_prompts(
-    plan: Plan, prediction: NDArray[Any], truth: NDArray[Any], spacing: Spacing, number: int, rows: NDArray[np.int64], protocol: str
+    plan: Plan,
+    prediction: NDArray[Any],
+    truth: NDArray[Any],
+    spacing: Spacing,
+    number: int,
+    rows: NDArray[np.int64],
+    protocol: str,
 ) -> Prompts:
     """The correction of a prediction: one prompt in its largest error.
 

@@ -6,6 +6,7 @@ rounds that are played: the simulator needs them. Nothing else does.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from torch.nn import functional
 
 from clickseg.dataset import Batch
 from clickseg.encode import rows_of
+from clickseg.losses import dice
 from clickseg.network import Segmenter, finest
 from clickseg.prompting import next_prompts
 
@@ -34,13 +36,17 @@ class Turn:
     previous: Tensor
 
 
-def to_host(tensor: Tensor) -> NDArray[np.generic]:
+def to_host(tensor: Tensor) -> NDArray[Any]:
     """A copy on the host; the one door by which a training step waits for the device."""
     return tensor.cpu().numpy()
 
 
 def play_corrections(
-    predict: Callable[[Tensor], Tensor], model: Segmenter, batch: Batch, protocol: str, rounds: Sequence[int] | None = None
+    predict: Callable[[Tensor], Tensor],
+    model: Segmenter,
+    batch: Batch,
+    protocol: str,
+    rounds: Sequence[int] | None = None,
 ) -> Turn:
     """Play the corrections of a batch; only samples that have rounds left are predicted.
 
@@ -61,20 +67,53 @@ def play_corrections(
     truth, rows = to_host(batch.label)[:, 0], to_host(points)
     for number in range(1, max(left) + 1):
         active = [n for n, count in enumerate(left) if count >= number]
-        part, own = select(batch, active), _rows_for(rows, active)
-        with torch.no_grad():
-            asked = Turn(torch.from_numpy(own).to(points.device), previous[active])
-            mask = finest(predict(channels_of(model, part, asked))) > THRESHOLD
+        asked = Turn(torch.from_numpy(_rows_for(rows, active)).to(points.device), previous[active])
+        mask = ask(predict, model, select(batch, active), asked)
         previous = previous.clone()
         previous[active] = mask.float()
-        found = to_host(mask.to(torch.uint8))[:, 0]
-        new = []
-        for place, n in enumerate(active):
-            mine = rows[rows[:, 0] == n]
-            made = next_prompts(batch.plans[n], found[place], truth[n], batch.spacing[n], number, mine, protocol)
-            new.append(rows_of(made, sample=n))
-        rows = np.concatenate([rows, *new])
+        rows = prompt_errors(batch, active, to_host(mask.to(torch.uint8))[:, 0], truth, rows, number, protocol)
     return Turn(torch.from_numpy(rows).to(points.device, non_blocking=True), previous)
+
+
+def score_rounds(
+    predict: Callable[[Tensor], Tensor], model: Segmenter, batch: Batch, protocol: str, rounds: int
+) -> NDArray[np.float32]:
+    """`(rounds + 1, B)` Dice of a batch with 0, 1, ... corrections, each from the errors before it."""
+    truth, rows = to_host(batch.label)[:, 0], to_host(batch.points)
+    turn = Turn(batch.points, torch.zeros_like(batch.label, dtype=torch.float32))
+    everyone, scores = list(range(len(batch))), []
+    for number in range(rounds + 1):
+        mask = ask(predict, model, batch, turn)
+        scores.append(to_host(dice(mask, batch.label)))
+        if number < rounds:
+            found = to_host(mask.to(torch.uint8))[:, 0]
+            rows = prompt_errors(batch, everyone, found, truth, rows, number + 1, protocol)
+            turn = Turn(torch.from_numpy(rows).to(batch.points.device), mask.float())
+    return np.stack(scores).astype(np.float32)
+
+
+def ask(predict: Callable[[Tensor], Tensor], model: Segmenter, batch: Batch, turn: Turn) -> Tensor:
+    """The mask that a model gives, `(B, 1, I, J, K)` bool, without gradient."""
+    with torch.no_grad():
+        return finest(predict(channels_of(model, batch, turn))) > THRESHOLD
+
+
+def prompt_errors(
+    batch: Batch,
+    samples: Sequence[int],
+    masks: NDArray[np.generic],
+    truth: NDArray[np.generic],
+    rows: NDArray[np.int64],
+    number: int,
+    protocol: str,
+) -> NDArray[np.int64]:
+    """The table of prompts with one more for each of the samples whose mask has an error left."""
+    new = []
+    for place, n in enumerate(samples):
+        mine = rows[rows[:, 0] == n]
+        made = next_prompts(batch.plans[n], masks[place], truth[n], batch.spacing[n], number, mine, protocol)
+        new.append(rows_of(made, sample=n))
+    return np.concatenate([rows, *new])
 
 
 def channels_of(model: Segmenter, batch: Batch, turn: Turn) -> Tensor:

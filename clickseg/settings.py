@@ -67,8 +67,12 @@ class StoreRules(_Group):
     )
     pet_type: str = _setting("float32", "type of stored uptake", choices=("float32", "float16"))
     compressed: bool = _setting(False, "zip the arrays: smaller, but a case is read whole for each patch")
-    spots: int = _setting(256, "places kept for sampling, of each lesion, of hot uptake and of the body", low=1, high=100_000)
-    hot_percentile: float = _setting(99.75, "hot lies above this percentile of the uptake outside lesions", low=0, high=100)
+    spots: int = _setting(
+        256, "places kept for sampling, of each lesion, of hot uptake and of the body", low=1, high=100_000
+    )
+    hot_percentile: float = _setting(
+        99.75, "hot lies above this percentile of the uptake outside lesions", low=0, high=100
+    )
     body_hu: float = _setting(-500.0, "the body lies above this CT value")
     seed: int = _setting(42, "of the places kept for sampling")
 
@@ -94,7 +98,9 @@ class TrainSettings(_Group):
 
     # data
     fold: int = _setting(0, "cases of this fold are held out; -1 trains on all", low=-1, high=4)
-    odds: tuple[float, ...] = _setting((0.5, 0.25, 0.25), "of a patch on a lesion, on hot uptake, in the body", low=0, high=1)
+    odds: tuple[float, ...] = _setting(
+        (0.5, 0.25, 0.25), "of a patch on a lesion, on hot uptake, in the body", low=0, high=1
+    )
     workers: int = _setting(4, "loader processes; 0 loads in this one; the result is the same", low=0, high=256)
     # augmentation
     flips: bool = _setting(True, "mirror along each axis at even odds")
@@ -104,9 +110,13 @@ class TrainSettings(_Group):
     intensity: float = _setting(0.5, "odds of a change of the grey values, of CT and PET each", low=0, high=1)
     # prompts
     scribbles: float = _setting(0.5, "share of samples with scribbles; the others have clicks", low=0, high=1)
-    law: str = _setting("uniform", "of the number of prompts of each polarity before the first prediction", choices=LAWS)
+    law: str = _setting(
+        "uniform", "of the number of prompts of each polarity before the first prediction", choices=LAWS
+    )
     max_prompts: int = _setting(10, "largest number of them", low=0, high=100)
-    silent: float = _setting(0.15, "share of samples that never get a prompt; a model must work without", low=0.01, high=1)
+    silent: float = _setting(
+        0.15, "share of samples that never get a prompt; a model must work without", low=0.01, high=1
+    )
     corrections: int = _setting(3, "rounds of correction at the end of the curriculum", low=0, high=20)
     corrections_from: float = _setting(0.2, "share of the steps before the first correction", low=0, high=1)
     corrections_full: float = _setting(0.6, "share of the steps after which all rounds are played", low=0, high=1)
@@ -121,13 +131,19 @@ class TrainSettings(_Group):
     batch: int = _setting(2, "patches in one pass, on each device", low=1, high=1024)
     accumulate: int = _setting(1, "passes in one step", low=1, high=1024)
     rate: float = _setting(3e-4, "highest learning rate (AdamW)", low=0)
-    warmup: float = _setting(0.01, "share of the steps in which the rate rises; it falls with a cosine after", low=0, high=1)
+    warmup: float = _setting(
+        0.01, "share of the steps in which the rate rises; it falls with a cosine after", low=0, high=1
+    )
     decay: float = _setting(0.01, "weight decay", low=0)
     clip: float = _setting(12.0, "largest norm of the gradient", low=0)
-    average: float = _setting(0.0, "decay of a running mean of the weights (EMA), such as 0.999; 0 for none", low=0, high=0.99999)
+    average: float = _setting(
+        0.0, "decay of a running mean of the weights (EMA), such as 0.999; 0 for none", low=0, high=0.99999
+    )
     precision: str = _setting("auto", "auto is bfloat16 where a GPU has it, else float32", choices=PRECISIONS)
     compiled: bool = _setting(False, "torch.compile the network")
-    deterministic: bool = _setting(False, "the same weights to the last bit in every run on one machine; slower on a GPU")
+    deterministic: bool = _setting(
+        False, "the same weights to the last bit in every run on one machine; slower on a GPU"
+    )
     seed: int = _setting(42, "of everything")
     # record
     log_every: int = _setting(20, "steps between rows of loss; the only wait for the device", low=1)

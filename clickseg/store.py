@@ -71,7 +71,7 @@ class Case:
 
     @property
     def spacing(self) -> Spacing:
-        """mm."""
+        """Voxel size along R, A, S in mm."""
         x, y, z = self.row["spacing_mm"]
         return (x, y, z)
 
@@ -140,7 +140,9 @@ class Store:
         held = tuple(case for case in self.cases if case.row["fold"] == fold)
         kept = tuple(case for case in self.cases if case.row["fold"] != fold)
         if not kept:
-            raise CatalogError(f"all {len(held)} cases of {self.path} are in fold {fold}; choose another, or -1 for none")
+            raise CatalogError(
+                f"all {len(held)} cases of {self.path} are in fold {fold}; choose another, or -1 for none"
+            )
         return kept, held
 
 
@@ -157,11 +159,15 @@ def open_store(path: str | Path) -> Store:
         about = json.loads((folder / "store.json").read_text(encoding="utf-8"))
         rows = pq.read_table(folder / "cases.parquet").to_pylist()
     except FileNotFoundError as error:
-        raise CatalogError(f"no patch store in {path}: {error.filename} is missing; clickseg prepare makes one") from error
+        raise CatalogError(
+            f"no patch store in {path}: {error.filename} is missing; clickseg prepare makes one"
+        ) from error
     except (OSError, ValueError) as error:
         raise CatalogError(f"{path} is not a patch store: {error}") from error
     if about.get("format") != FORMAT:
-        raise CatalogError(f"{path} has store format {about.get('format')}, this clickseg knows {FORMAT}; prepare it again")
+        raise CatalogError(
+            f"{path} has store format {about.get('format')}, this clickseg knows {FORMAT}; prepare it again"
+        )
     return Store(folder, about, tuple(Case(row, folder / "arrays" / row["folder"]) for row in rows))
 
 

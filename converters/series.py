@@ -148,7 +148,7 @@ class Scan:
     Attributes:
         series: Sorted by patient, study, modality, series UID and part.
         findings: DICOM files that could not be used, each with the rule's name.
-        skipped: How many files are not DICOM, or are directories of DICOM files (DICOMDIR).
+        skipped: How many files are not DICOM and are not named so, or are directories of DICOM files (DICOMDIR).
     """
 
     series: tuple[Series, ...]
@@ -192,6 +192,8 @@ def scan_files(paths: Iterable[Path]) -> Scan:
         try:
             header = dicom_header(path)
             if header is None:
+                if path.suffix.lower() == ".dcm" and not _is_dicomdir(path):
+                    raise DicomError("UnreadableDicom", f"the name ends in .dcm, the content is no DICOM ({path})")
                 skipped += 1
                 continue
             key, entry = _describe(path, header)
@@ -256,6 +258,15 @@ def dicom_header(path: Path) -> Any:
         if not header.get("SeriesInstanceUID") and not preamble:
             return None
     return header
+
+
+def _is_dicomdir(path: Path) -> bool:
+    """Whether a file that is no slice begins as DICOM does: then it is a directory of files."""
+    try:
+        with path.open("rb") as raw:
+            return raw.read(132)[128:] == b"DICM"
+    except OSError:
+        return False
 
 
 def _is_directory(header: Any) -> bool:

@@ -36,7 +36,7 @@ from clicksim.files import replacing, slug
 from clicksim.geometry import Grid
 from clicksim.volumes import write_image
 from converters.dicom import by_study, choose_series, read_volume, scan_files, slice_geometry, slice_values
-from converters.headers import DicomError, quietly, word
+from converters.headers import DicomError, quietly
 from converters.measure import measure_case
 from converters.nifti import axis_codes, sha256_of
 from converters.resample import resample_series
@@ -215,7 +215,7 @@ def _read_mask(study: _Study) -> Segmentation:
     """The mask on the slices of the PET."""
     path = study.mask.paths[0]
     if study.mask.modality == "RTSTRUCT":
-        return read_rtstruct(path, study.geometry.grid(), frame_of_reference=study.geometry.frame_of_reference)
+        return read_rtstruct(path, study.grid, frame_of_reference=study.geometry.frame_of_reference)
     return read_seg(path, study.geometry)
 
 
@@ -227,8 +227,9 @@ def _labels(seg: Segmentation, study: _Study, flags: set[str]) -> tuple[NDArray[
         labels = seg.labels.astype(np.uint8 if max(present) < 256 else np.uint16)
     else:
         labels = (seg.labels > 0).view(np.uint8)
-    if study.grid.shape[2] != study.geometry.shape[2] or study.geometry.faults():
+    if study.geometry.faults():
         flags.add("GAPS_INTERPOLATED")
+    if study.geometry.faults() and study.mask.modality == "SEG":
         offsets = study.geometry.offsets
         targets = np.linspace(offsets[0], offsets[-1], study.grid.shape[2])
         nearest = np.abs(offsets[None, :] - targets[:, None]).argmin(axis=1)

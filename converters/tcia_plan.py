@@ -139,7 +139,7 @@ def plan(context: Context) -> tuple[list[Unit], Outcome]:
         _assign(context.source, folder, names, patients, outcome)
     if not patients and not outcome.rejected:
         raise CatalogError(f"{context.source} holds no DICOM file; expected is\n{LAYOUT}")
-    clinical = _clinical(context, settings, outcome)
+    clinical = _clinical(context, settings)
     times = read_injection_times(settings.injection_times)
     units = [Unit(key, _patient(key, found, clinical, times)) for key, found in sorted(patients.items())]
     return units, outcome
@@ -200,7 +200,7 @@ def _patient_of(path: Path) -> str | None:
     return key
 
 
-def _clinical(context: Context, settings: Settings, outcome: Outcome) -> Clinical:
+def _clinical(context: Context, settings: Settings) -> Clinical:
     """The publisher's table, where the user names it.
 
     Raises:

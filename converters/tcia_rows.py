@@ -48,7 +48,7 @@ def study_day(header: Any, tracer: str) -> tuple[str, date | None, date | None]:
 def fdat_name(patient: str, study_uid: str, header: Any, tracer: str) -> str | None:
     """The name of the same study in fdat; None where the PatientID is none of the collection's."""
     found = _HEX.fullmatch(patient)
-    raw, day, fdat_day = study_day(header, tracer)
+    _, day, fdat_day = study_day(header, tracer)
     if not found or day is None or fdat_day is None:
         return None
     if tracer == "PSMA":

@@ -191,6 +191,14 @@ def test_table__of_an_empty_catalog_has_its_columns(tmp_path):
     assert empty.runs == []
 
 
+def test_table__puts_full_and_empty_parts_together(catalog):
+    link = {"patient_key": "p", "bl_case_id": "a", "bl_lesion": 1, "relation": "disappeared"}
+    catalog.write_part("links", "mine", rows_to_table("links", []))
+    assert catalog.links.num_rows == 0
+    catalog.write_part("links", "other", rows_to_table("links", [link]))
+    assert catalog.links.select(["source", "relation"]).to_pylist() == [{"source": "other", "relation": "disappeared"}]
+
+
 def test_table__names_a_file_that_is_broken(catalog):
     file = catalog.path / "cases/source=mine/part-0.parquet"
     file.write_bytes(file.read_bytes()[:100])
@@ -323,12 +331,11 @@ def test_sql__joins_tables(catalog):
     assert catalog.sql("select * from prompts").num_rows == 0
 
 
-@pytest.mark.parametrize(
-    "query", ["select nothing from cases", "selec", "create table x (a int)", "select cast(case_id as int) from cases"]
-)
+@pytest.mark.parametrize("query", ["select nothing from cases", "selec", "", "select cast(case_id as int) from cases"])
 def test_sql__refuses_in_our_words(catalog, query):
-    with pytest.raises(CatalogError, match="query"):
+    with pytest.raises(CatalogError, match="query") as error:
         catalog.sql(query)
+    assert "\n" not in str(error.value)
 
 
 # merging

@@ -175,7 +175,8 @@ def test_clicks__over_a_catalog_commit_a_run_that_verifies(here, source, protoco
 
 def test_clicks__over_a_catalog_sweep_and_write_every_format(here):
     result = run(
-        "clicks", "--catalog", "catalog", "--source", "fdat", "--sweep", "n_foreground=1,3", "--out", "out", "--format", "rows",
+        "clicks", "--catalog", "catalog", "--source", "fdat", "--sweep", "n_foreground=1,3", "--out", "out",
+        "--format", "rows",
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     assert len(result.stdout.splitlines()) == 2

@@ -341,8 +341,14 @@ def test_correct__chooses_by_size_by_depth_or_by_chance():
     truth = block(flat, ball)
     assert mended(NOTHING, truth).foreground[0, 2] == 0
     assert mended(NOTHING, truth, choose="depth").foreground[0, 2] > 0
-    chance = [mended(NOTHING, truth, choose="random", seed=n).items[0].lesion for n in range(200)]
-    assert 0.5 < np.mean(np.array(chance) == 1) < 0.75  # 468 of 762 voxels
+    uneven = block(flat, np.s_[10:13, 22:25, 2:5])  # 468 voxels and 27
+    chance = [mended(NOTHING, uneven, choose="random", seed=n).items[0].lesion for n in range(200)]
+    assert 0.88 < np.mean(np.array(chance) == 1) < 1
+
+
+def test_correct__depth_counts_the_border_of_the_volume_as_outside():
+    truth = block(np.s_[0:4, 2:28, 0:9], np.s_[20:25, 10:15, 2:7])  # 4 mm deep at the border, and 6 mm
+    assert mended(NOTHING, truth, choose="depth").foreground[0, 0] >= 20
 
 
 def test_correct__several_prompts_go_to_several_regions_the_largest_first():

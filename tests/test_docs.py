@@ -39,9 +39,9 @@ MODULES = [
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
-    """A folder in which `make demo` has made its first case."""
+    """A folder in which `make demo` has made its first patients."""
     folder = tmp_path_factory.mktemp("readme")
-    make_demo(folder / "demo", cases=1)
+    make_demo(folder / "demo", patients=2)
     return folder
 
 

@@ -167,7 +167,10 @@ def test_make_folds__official_test_patients_are_in_no_fold(tmp_path: Path) -> No
 
 
 def test_make_folds__a_left_out_tracer_takes_its_patients_out_of_training(tmp_path: Path) -> None:
-    rows = [*[case(f"f{n}", f"p{n}") for n in range(4)], *[case(f"s{n}", f"p{n + 3}", tracer_class="PSMA") for n in range(4)]]
+    rows = [
+        *[case(f"f{n}", f"p{n}") for n in range(4)],
+        *[case(f"s{n}", f"p{n + 3}", tracer_class="PSMA") for n in range(4)],
+    ]
     folds = make_folds(catalog_of(tmp_path / "c", fdat=rows), scheme="leave-one-tracer-out")
     fdg, psma = folds.splits()
     assert (fdg.left_out, psma.left_out) == ("FDG", "PSMA")
@@ -235,4 +238,6 @@ def test_make_folds__wrong_words_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CatalogError, match="no cases"):
         fold_cases(create_catalog(tmp_path / "empty"))
     with pytest.raises(SettingError, match="go up to 4, 3 folds"):
-        make_folds(catalog_of(tmp_path / "d", fdat=[case(f"c{n}", f"p{n}", official_fold=n) for n in range(5)]), n_folds=3)
+        make_folds(
+            catalog_of(tmp_path / "d", fdat=[case(f"c{n}", f"p{n}", official_fold=n) for n in range(5)]), n_folds=3
+        )

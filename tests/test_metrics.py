@@ -251,6 +251,12 @@ def test_surface_dice__equals_all_pairs_of_surface_voxels(pair, spacing):
     assert surface_dice(*pair, spacing=spacing, tolerance_mm=tolerance) == pytest.approx(expected, abs=1e-12)
 
 
+def test_surface_dice__the_tolerance_itself_is_near():
+    one, other = box(slice(3, 4), 3, 3), box(slice(4, 5), 3, 3)
+    assert surface_dice(one, other, spacing=SPACING, tolerance_mm=2.04) == 1
+    assert surface_dice(one, other, spacing=SPACING, tolerance_mm=2.03) == 0
+
+
 def test_auc__raw_as_published_and_normalised():
     # Q12, Q19: the raw area grows with the number of rounds, the normalised one does not
     assert auc([1] * 6) == 5

@@ -1,4 +1,3 @@
-import json
 from itertools import permutations, product
 from pathlib import Path
 
@@ -9,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from clicksim.cli.demo import command, make_demo
+from clicksim.cli.demo import command
 from clicksim.errors import GeometryError, SettingError
 from clicksim.geometry import Grid
 from clicksim.prompts import Box, Click, Prompts, Scribble
@@ -266,6 +265,27 @@ def test_write_page__shows_facts_and_clicks(tmp_path: Path) -> None:
     assert '<td class="background">background 1</td><td></td><td>4</td>' in text
 
 
+def test_write_page__has_one_heading_for_each_group(tmp_path: Path) -> None:
+    cases = [PageCase(none_of(las((4, 4, 4))), group=group) for group in ("one", "one", "<two>")]
+    text = write_page(tmp_path / "a.html", cases, title="t").read_text("utf-8")
+    assert text.count('class="group"') == 2
+    assert '<h2 class="group">&lt;two&gt;</h2>' in text
+    assert "group" not in write_page(tmp_path / "b.html", [PageCase(none_of(las((4, 4, 4))))], title="t").read_text(
+        "utf-8"
+    ).replace(".group {", "")
+
+
+def test_draw_preview__a_caption_takes_the_place_of_the_window() -> None:
+    grid = las((20, 20, 20))
+    uptake = np.ones(grid.shape, np.float32)
+    plain, same, other = (
+        np.asarray(draw_preview(uptake, None, none_of(grid), grid=grid, caption=text))
+        for text in ("", "maximum projection, SUV 0 to 10", "maximum projection, CT")
+    )
+    assert np.array_equal(plain, same)
+    assert not np.array_equal(plain, other)
+
+
 def test_write_page__says_what_it_leaves_out(tmp_path: Path) -> None:
     grid = las((5, 6, 7))
     prompts = Prompts(tuple(Click((1, 2, 3), True) for _ in range(230)), grid, "many")
@@ -280,41 +300,6 @@ def test_write_page__no_case_is_a_page(tmp_path: Path) -> None:
 
 
 # --- demo ------------------------------------------------------------------------------------------------
-
-
-def test_demo__writes_one_case_that_can_be_read_back(tmp_path: Path) -> None:
-    import pyarrow.parquet as pq
-
-    from clicksim import read_image
-
-    out = tmp_path / "new" / "demo"
-    result = CliRunner().invoke(command, ["--out", str(out), "--cases", "1", "--seed", "5"])
-    assert result.exit_code == 0, result.output
-    assert result.stdout.splitlines() == [f"open {out / 'index.html'} in a browser"]
-    assert "fdg_phantom0005: clicks" in result.stderr
-    name = "fdg_phantom0005"
-    made = {f"{name}_{kind}.nii.gz" for kind in ("ct", "pet", "label")}
-    made |= {f"{name}_clicks.json", f"{name}.png", "clicks.parquet", "index.html"}
-    assert {file.name for file in out.iterdir()} == made
-    clicks = json.loads((out / f"{name}_clicks.json").read_text())
-    label, pet = (read_image(out / f"{name}_{kind}.nii.gz") for kind in ("label", "pet"))
-    assert label.grid == pet.grid
-    assert clicks["tumor"]
-    assert all(label.array[tuple(voxel)] for voxel in clicks["tumor"])
-    table = pq.read_table(out / "clicks.parquet")
-    assert table.num_rows == len(clicks["tumor"]) + len(clicks["background"])
-    row = table.slice(0, 1).to_pylist()[0]
-    assert label.grid.to_mm([(row["i"], row["j"], row["k"])])[0].tolist() == pytest.approx(
-        [row["x"], row["y"], row["z"]], abs=1e-3
-    )
-
-
-def test_demo__leaves_other_files_alone(tmp_path: Path) -> None:
-    (tmp_path / "mine.txt").write_text("mine")
-    (tmp_path / "index.html").write_text("old")
-    make_demo(tmp_path, cases=1)
-    assert (tmp_path / "mine.txt").read_text() == "mine"
-    assert (tmp_path / "index.html").read_text() != "old"
 
 
 def test_demo__refuses_a_folder_that_cannot_be(tmp_path: Path) -> None:

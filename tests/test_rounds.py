@@ -305,6 +305,13 @@ def test_play__a_failed_first_round_has_nothing_to_correct():
     assert mended.prompts.items[0].foreground  # as after an empty prediction
 
 
+def test_play__no_prediction_is_not_a_perfect_one():
+    empty = np.zeros(SHAPE, np.uint8, order="F")
+    game = play(case(empty), _raise)
+    assert failures(game) == ["PredictorError"] * 6
+    assert dices(game) == [0.0] * 6
+
+
 def test_play__refuses_a_case_that_is_none():
     with pytest.raises(ClicksimError, match="truth has shape"):
         play(Case(Scan("a", GRID), lesions()[1:]), lambda *_: wrong())
@@ -645,3 +652,28 @@ def test_play_unit__a_case_that_cannot_be_read_is_named_and_the_rest_goes_on(tmp
 def test_draw_clusters__is_a_function_of_the_seed():
     assert np.array_equal(draw_clusters(5, 3, 7), draw_clusters(5, 3, 7))
     assert np.array_equal(draw_clusters(5, 3, 7), stream(7, "", "bootstrap").integers(5, size=(3, 5)))
+
+
+# the picture
+
+
+def entries(values, width=0.0):
+    return [
+        {"mean": v, "low": None if v is None or not width else v - width, "high": None if v is None else v + width}
+        for v in values
+    ]
+
+
+def test_draw_curves__shows_means_bands_and_gaps(tmp_path):
+    from clicksim.report.curves import COLOURS, draw_curves, save_curves
+
+    plain = np.asarray(draw_curves({"x": entries([0.2, 0.5, 0.9])}))
+    banded = np.asarray(draw_curves({"x": entries([0.2, 0.5, 0.9], 0.1)}))
+    nothing = np.asarray(draw_curves({"x": entries([None, None, None])}))
+    line = np.all(plain == COLOURS[0], axis=2)
+    heights = [np.flatnonzero(line[:380, x]).mean() for x in (64, 330, 595)]
+    assert heights[0] > heights[1] > heights[2]
+    assert 3000 < (banded != plain).any(axis=2).sum()
+    assert line[:380].sum() > 100 > np.all(nothing == COLOURS[0], axis=2)[:380].sum()
+    save_curves(draw_curves({"x": entries([0.5])}, title="a title " * 40), tmp_path / "c.png")
+    assert [path.name for path in tmp_path.iterdir()] == ["c.png"]

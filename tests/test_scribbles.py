@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 import clicksim
 from clicksim.errors import GeometryError, ImageError, SettingError
+from clicksim.simulate.strokes import fullest_slice
 from tests import golden_scribbles, reference, reference_v, strategies
 
 METHODS = ("centerline", "random", "boundary")
@@ -230,6 +231,15 @@ def test_simulate_scribbles__mended_strokes_stay_in_their_lesion_or_shell(
             assert np.all((far > 4 - 1e-4) & (far < 12 + 1e-4))
 
 
+@given(strategies.masks(), strategies.layouts(), st.integers(0, 2))
+def test_fullest_slice__is_the_first_with_most_voxels(mask, layout, axis):
+    for component in clicksim.find_lesions(layout(mask)):
+        place, pixels = fullest_slice(component, axis)
+        voxels = component.voxels
+        assert place == np.argmax(np.bincount(voxels[:, axis]))
+        np.testing.assert_array_equal(pixels, np.delete(voxels[voxels[:, axis] == place], axis, axis=1))
+
+
 @pytest.mark.parametrize("strategy", METHODS)
 def test_simulate_scribbles__mended_strokes_without_tremor_hang_together(strategy):
     label = block((40, 40, 9), np.s_[3:30, 5:14, 2:7], np.s_[20:30, 5:35, 2:7])
@@ -252,6 +262,12 @@ def test_simulate_scribbles__thickness_and_tremor_are_lengths_in_mm():
             off.append(np.abs(np.array(shaken.voxels)[:, 1] - np.median(line[:, 1])).mean())
         # the mean of a normal deviate's size is 0.8 of its standard deviation
         assert 0.5 * amplitude < np.mean(off) < 1.1 * amplitude
+
+
+def test_simulate_scribbles__a_centre_line_is_the_longest_in_mm_and_not_in_voxels():
+    label = block((5, 30, 15), np.s_[2, 2:23, 7], np.s_[2, 12, 2:13])  # 21 voxels of 1 mm, 11 of 8 mm
+    (stroke,) = mended(label, axis=0, spacing=(1, 1, 8), **NO_SHELL)
+    assert len({k for _, _, k in stroke.voxels}) > 5
 
 
 def test_simulate_scribbles__other_cases_seeds_and_lesions_have_streams_of_their_own():

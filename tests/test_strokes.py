@@ -121,6 +121,14 @@ def test_shortest_path__equals_the_slow_twin_where_many_ways_are_equally_short(s
         assert found == (reference_v.shortest_path(set(pixels), start, stop) or [])
 
 
+def test_shortest_path__expands_the_first_side_where_both_frontiers_are_equal():
+    # the other order of the two searches would go round the hole on the other side
+    rows = ["#.#.##", "####.#", "##..##", "#....#", "###.##", ".###..", ".#..#.", "....#.", "####.#"]
+    mask = np.array([[character == "#" for character in row] for row in rows], np.uint8)
+    path = kernels.shortest_path(mask, np.array([5, 3]), np.array([1, 2]))
+    assert path.tolist() == [[5, 3], [4, 2], [4, 1], [3, 0], [2, 1], [1, 2]]
+
+
 @given(st.tuples(*[st.integers(-30, 30)] * 4))
 def test_straight_line__equals_the_slow_twin_and_scikit_image(ends):
     found = [tuple(p) for p in kernels.straight_line(*ends).tolist()]

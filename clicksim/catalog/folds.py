@@ -155,7 +155,7 @@ def make_folds(
         for case in cases
     ]
     about = {"scheme": scheme, "seed": seed, "official": official, "version": __version__}
-    about |= {"folds": len({n for n in numbers.values()}), "sources": sorted({case["source"] for case in cases})}
+    about |= {"folds": len(set(numbers.values())), "sources": sorted({case["source"] for case in cases})}
     folds = Folds(tuple(sorted(rows, key=_key)), about)
     _check_splits(folds)
     return folds
@@ -378,9 +378,7 @@ def _check_splits(folds: Folds) -> None:
     """Refuse a plan with a fold that has nothing to train on."""
     splits = folds.splits()
     if len(splits) < 2:
-        raise CatalogError(
-            f"{folds.about['scheme']} needs two groups at least, these cases have {_names(splits)} only"
-        )
+        raise CatalogError(f"{folds.about['scheme']} needs two groups at least, these cases have {_names(splits)} only")
     bare = [split for split in splits if not split.train]
     if bare:
         raise CatalogError(

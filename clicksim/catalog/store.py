@@ -91,7 +91,7 @@ class Catalog:
         for value, file in self._parts(name):
             if part is None or part == value:
                 piece = _cast(_read_parquet(file), schema, file)
-                column = pa.array([value] * len(piece)).dictionary_encode()
+                column = pa.array([value] * len(piece), pa.string()).dictionary_encode()
                 pieces.append(piece.replace_schema_metadata(None).append_column(key, column))
         if not pieces:
             return schema.append(pa.field(key, pa.dictionary(pa.int32(), pa.string()))).empty_table()
@@ -157,13 +157,13 @@ class Catalog:
             try:
                 answer = connection.sql(query)
             except duckdb.Error as error:
-                raise CatalogError(f"the query was refused: {error}") from error
+                raise CatalogError(f"the query was refused: {' '.join(str(error).split())}") from error
             if answer is None:
                 raise CatalogError("the query has no answer: ask with SELECT; the tables cannot be changed by SQL")
             try:
                 return answer.to_arrow_table()
             except duckdb.Error as error:  # some mistakes show only once it runs
-                raise CatalogError(f"the query was refused: {error}") from error
+                raise CatalogError(f"the query was refused: {' '.join(str(error).split())}") from error
 
     def resolve(self, location: str) -> Path:
         """The file behind a `<root>:<relative path>`.

@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from clicksim.cli import compare
+
 CATALOG = click.argument("catalog", type=click.Path(path_type=Path, exists=True))
 JSON = click.option("--json", "as_json", is_flag=True, help="For scripts.")
 
@@ -186,3 +188,6 @@ def _print_table(table: Any, as_json: bool) -> None:
     for row in rows:
         drawn.add_row(*row)
     Console(markup=False, highlight=False).print(drawn)
+
+
+command.add_command(compare.command)

@@ -27,9 +27,7 @@ def command(
       clicksim report CATALOG report.html --workers 8
       clicksim report CATALOG public.html --public
     """  # noqa: D301 - click wants the character itself
-    page = make_report(
-        catalog, out, public=public, show_head=show_head, workers=workers, cases=cases, resume=resume
-    )
+    page = make_report(catalog, out, public=public, show_head=show_head, workers=workers, cases=cases, resume=resume)
     click.echo(f"open {page} in a browser")
 
 
@@ -42,7 +40,7 @@ def make_report(
     workers: int = 0,
     cases: int | None = None,
     resume: bool = False,
-    title: str | None = None,
+    title: str = "Catalog report",
 ) -> Path:
     """Check a catalog, draw its cases, and write the page.
 
@@ -54,13 +52,13 @@ def make_report(
         workers: Processes that draw; 0 works in this one.
         cases: How many cases are listed; None lists all.
         resume: Take up the pictures of a report that was interrupted.
-        title: Of the page; by default the name of the folder, and none in a public page.
+        title: Heading of the page.
 
     Raises:
         CatalogError: No catalog, no cases, or parts of an interrupted report, and `resume` was not asked for.
     """
-    from clicksim.audit import check_catalog
-    from clicksim.build.units import WORK, Parts
+    from clicksim.audit import audit_catalog
+    from clicksim.build.units import Parts
     from clicksim.catalog import open_catalog
     from clicksim.cli.progress import progress
     from clicksim.errors import CatalogError
@@ -71,17 +69,16 @@ def make_report(
     if not out.resolve().parent.is_dir():
         raise CatalogError(f"{out.parent} is not there; make the folder that the report is to stand in")
     selection = select_cases(opened, public=public, cases=cases)
-    findings = [Finding(f.check, f.case_id, f.detail) for f in check_catalog(opened)]
+    findings = [Finding(f.severity, f.check, f.cases, f.detail) for f in audit_catalog(opened)]
     units = plan_thumbnails(opened, selection.keys, selection.runs)
     job = {"catalog": opened.digest(), "show_head": show_head, "cases": cases}
-    parts = Parts(opened.path / WORK / "report", job, resume=resume)
+    parts = Parts(out.with_name(f".{out.name}.parts"), job, resume=resume)
     with progress("pictures") as report:
         work = partial(draw_unit, ThumbnailJob(str(opened.path), show_head))
         parts.run(units, work, workers=workers, progress=report)
     drawn = parts.gather(units, {}).get("thumbnails")
     rows = [] if drawn is None else drawn.to_pylist()
     pictures = {(row["source"], row["case_id"]): (row["webp"], row["overlay"]) for row in rows}
-    heading = title or ("Catalog report" if public else f"Catalog {opened.path.resolve().name}")
-    page = write_report(out, selection, pictures, findings, title=heading)
+    page = write_report(out, selection, pictures, findings, title=title)
     parts.remove()
     return page

@@ -1,10 +1,10 @@
 """Guidance: dense maps drawn from prompts when they are needed, and a linter for maps that lie.
 
-    encode              prompts to channels, on any patch, in any encoding, into the caller's buffer
-    write_channels      channels as NIfTI files in nnU-Net's naming, where a user wants files
-    lint                what a channel shows and hides, as findings with a verdict and a reason
-    lint_predictor      what a model makes of its guidance
-    DEFAULTS, PRESETS   every encoding with its settings, and what published entries used
+encode              prompts to channels, on any patch, in any encoding, into the caller's buffer
+write_channels      channels as NIfTI files in nnU-Net's naming, where a user wants files
+lint                what a channel shows and hides, as findings with a verdict and a reason
+lint_predictor      what a model makes of its guidance
+DEFAULTS, PRESETS   every encoding with its settings, and what published entries used
 """
 
 from clicksim.guidance.drawing import encode

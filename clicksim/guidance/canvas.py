@@ -36,7 +36,7 @@ class Seeds:
     spacing: Spacing | None
     foreground: bool
 
-    def near(self, low: Sequence[int], high: Sequence[int]) -> "Seeds":
+    def near(self, low: Ints, high: Ints) -> "Seeds":
         """Those from voxel `low` to before voxel `high`."""
         inside = np.all((self.voxels >= low) & (self.voxels < high), axis=1)
         return replace(self, voxels=self.voxels[inside], weights=self.weights[inside])
@@ -127,7 +127,7 @@ class Image:
         """The voxel of the volume behind its last one."""
         return self.start + self.array.shape
 
-    def box(self, low: Sequence[int] | Ints, high: Sequence[int] | Ints) -> tuple[Floats, Ints]:
+    def box(self, low: Ints, high: Ints) -> tuple[Floats, Ints]:
         """A float64 copy from voxel `low` to before voxel `high`, cut to the image, and its first voxel."""
         first, last = np.maximum(low, self.start), np.minimum(high, self.stop)
         last = np.maximum(first, last)

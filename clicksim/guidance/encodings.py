@@ -105,9 +105,9 @@ def draw_inverse_distance(canvas: Canvas, seeds: Seeds, plan: Plan, _: Image | N
     """
     offset = plan.voxels("offset", None)[0]
     if plan["inverted"]:
-        _raise(canvas, _distance_inside(canvas, seeds), lambda d: 1.0 / (d + offset))
+        _raise(canvas, 1.0 / (_distance_inside(canvas, seeds) + offset))
         return
-    _raise(canvas, _distance_to(canvas, seeds.voxels, (1.0, 1.0, 1.0)), lambda d: 1.0 / (d + offset))
+    _raise(canvas, 1.0 / (_distance_to(canvas, seeds.voxels, (1.0, 1.0, 1.0)) + offset))
 
 
 def draw_adaptive(canvas: Canvas, seeds: Seeds, plan: Plan, image: Image | None) -> None:
@@ -175,7 +175,7 @@ def _profiles(seeds: Seeds, sigma: Floats, plan: Plan) -> tuple[Ints, Ints, Floa
     else:
         weights /= weights.max(axis=2, keepdims=True)
     if plan.settings.get("border") == "reflect":
-        return _reflected(starts, counts, weights, seeds.volume)
+        return _reflected(starts, weights, seeds.volume)
     return starts, counts, weights
 
 
@@ -188,7 +188,7 @@ def _bell(steps: Ints, sigma: Floats, profile: str) -> Floats:
     return 0.5 * (erf((steps + 0.5) * scale) - erf((steps - 0.5) * scale))
 
 
-def _reflected(starts: Ints, counts: Ints, weights: Floats, volume: tuple[int, ...]) -> tuple[Ints, Ints, Floats]:
+def _reflected(starts: Ints, weights: Floats, volume: tuple[int, ...]) -> tuple[Ints, Ints, Floats]:
     """Profiles over the whole axis, with what leaves the volume mirrored at the outer face of the last voxel."""
     folded = np.zeros((len(starts), 3, max(volume)))
     for axis, n in enumerate(volume):
@@ -215,7 +215,7 @@ def _draw_fall(
         canvas.stamp(template, _middle(template), seeds)
         return
     for weight, voxels in seeds.by_weight():
-        _raise(canvas, _distance_to(canvas, voxels, spacing), lambda d, w=weight: w * value(d))
+        _raise(canvas, weight * value(_distance_to(canvas, voxels, spacing)))
 
 
 def _distance_to(canvas: Canvas, voxels: Ints, spacing: tuple[float, float, float]) -> Floats:
@@ -241,8 +241,8 @@ def _distance_inside(canvas: Canvas, seeds: Seeds) -> Floats:
     return np.asarray(distance_transform_edt(mask), dtype=np.float64)
 
 
-def _raise(canvas: Canvas, distance: Floats, value: Callable[[Floats], Floats]) -> None:
-    canvas.raise_to(value(distance).astype(np.float32), canvas.origin)
+def _raise(canvas: Canvas, values: Floats) -> None:
+    canvas.raise_to(values.astype(np.float32), canvas.origin)
 
 
 ENCODINGS: dict[str, Draw] = {

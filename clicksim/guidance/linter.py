@@ -84,7 +84,7 @@ class _Side:
     @cached_property
     def seen(self) -> NDArray[np.bool_]:
         """Which prompts lie inside the channel."""
-        return Grid(self.channel.shape).holds(self.voxels)  # type: ignore[arg-type]
+        return Grid(self.channel.shape).holds(self.voxels)
 
     @cached_property
     def peak(self) -> float:
@@ -99,8 +99,9 @@ class _Side:
     @cached_property
     def strong(self) -> NDArray[np.bool_]:
         """Where the channel reaches half of what it has under its prompts."""
-        level = float(np.median(self.at_prompts)) if len(self.at_prompts) else self.peak
-        return self.channel >= 0.5 * level if level > 0 else np.zeros(self.channel.shape, dtype=bool)
+        level = float(np.median(self.at_prompts)) if len(self.at_prompts) else 0.0
+        # without values under its prompts a channel is judged by its peak
+        return self.channel >= 0.5 * (level if level > 0 else self.peak)
 
     def good(self, check: str, reason: str, value: float | None = None) -> Finding:
         return Finding(check, self.name, "good", reason, value)
@@ -155,7 +156,7 @@ def _storage(side: _Side) -> Finding:
     levels = np.unique(side.channel.reshape(-1)[:: max(1, side.channel.size // 2_000_000)])
     levels = np.unique(np.concatenate([levels, side.at_prompts]))
     steps = levels * 255
-    whole = np.abs(steps - np.round(steps)) < 1e-3
+    whole = (np.abs(steps - np.round(steps)) < 1e-3) & ((levels == 0) | (np.round(steps) != 0))
     if 1 < side.peak < 1 + 1e-6:
         return side.bad("storage", f"the peak is {side.peak:.10f}: stored in 8 bits with a slope of 1/255", side.peak)
     if 2 < len(levels) <= 256 and whole.all():
@@ -183,10 +184,12 @@ def _polarity(side: _Side) -> Finding:
         return side.bad(
             "polarity", f"inverted: {own:.3g} at the prompts and {around:.3g} on average; turn the distance round", own
         )
-    others = side.others[Grid(side.channel.shape).holds(side.others)]  # type: ignore[arg-type]
+    others = side.others[Grid(side.channel.shape).holds(side.others)]
     theirs = float(np.median(_values(side.channel, others))) if len(others) else 0.0
     if theirs > own:
-        return side.bad("polarity", f"{theirs:.3g} at the other polarity's prompts and {own:.3g} at its own: exchanged?")
+        return side.bad(
+            "polarity", f"{theirs:.3g} at the other polarity's prompts and {own:.3g} at its own: exchanged?"
+        )
     return side.good("polarity", f"{own:.3g} at the prompts, {around:.2g} on average", own)
 
 
@@ -194,6 +197,8 @@ def _place(side: _Side) -> Finding:
     """Whether another order of axes, a mirror or a shift would fit the prompts clearly better."""
     voxels = side.voxels[side.seen]
     here = float(side.at_prompts.mean())
+    if here < float(side.channel.mean()) and side.strong.mean() > 0.5:
+        return side.note("place", "not judged: the channel is inverted")
     shape = np.array(side.channel.shape)
     best, reason = here, ""
     turned = [(np.array(axes), flips) for axes in permutations(range(3)) for flips in product((False, True), repeat=3)]
@@ -308,12 +313,12 @@ def _channels(guidance: ArrayLike) -> NDArray[Any]:
     return array if array.dtype.kind == "f" else array.astype(np.float32)
 
 
-def _voxels(prompts: Prompts, foreground: bool, origin: NDArray[np.int64]) -> NDArray[np.int64]:  # noqa: FBT001
+def _voxels(prompts: Prompts, foreground: bool, origin: NDArray[np.int64]) -> NDArray[np.int64]:
     found = prompts.foreground if foreground else prompts.background
     return found.astype(np.int64) - origin
 
 
-def _rounds(prompts: Prompts, foreground: bool) -> NDArray[np.int64]:  # noqa: FBT001
+def _rounds(prompts: Prompts, foreground: bool) -> NDArray[np.int64]:
     found = [prompt.round for prompt in prompts if prompt.foreground == foreground for _ in prompt.voxels]
     return np.array(found, dtype=np.int64)
 

@@ -237,7 +237,10 @@ def _checked(key: str, value: Any) -> Any:
     if key.endswith("_vx") and isinstance(value, list | tuple):
         if len(value) != 3:
             raise SettingError(f"{key} is one number or three along i, j, k, got {value!r}")
-        return tuple(_number(key, one) for one in value)
+        numbers = tuple(_number(key, one) for one in value)
+        if min(numbers) == 0:
+            raise SettingError(f"the three numbers of {key} must be above 0, got {numbers}")
+        return numbers
     return _number(key, value)
 
 

@@ -95,7 +95,9 @@ def _obeys(base: NDArray[np.bool_], prompts: Prompts) -> Finding:
         return Finding("obeys", "model", "note", "no prompts to obey")
     share = sum(right) / len(right)
     verdict = "good" if share >= LOW_OBEDIENCE else "suspect" if share >= 0.5 else "bad"
-    return Finding("obeys", "model", verdict, f"{sum(right)} of {len(right)} prompt voxels are predicted as clicked", share)
+    return Finding(
+        "obeys", "model", verdict, f"{sum(right)} of {len(right)} prompt voxels are predicted as clicked", share
+    )
 
 
 def _trial(name: str, change: float, noise: float) -> Finding:

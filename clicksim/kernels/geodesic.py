@@ -65,20 +65,35 @@ def sweep_geodesic(distance, image, lengths, contrast, reach, limit):
 
 @kernel
 def _relax_row(row, other, values, beside, side, contrast, reach):
-    """Steps from another row, straight and to both sides; whether any was cheaper."""
+    """Steps from another row, straight and to both sides; whether any was cheaper.
+
+    Without branches in the loop, so that it becomes vector instructions: a branch on noise costs more than the work.
+    """
+    n = row.size
+    better = _relax_end(row, other, values, beside, side, contrast, reach, 0)
+    if n > 1 and _relax_end(row, other, values, beside, side, contrast, reach, n - 1):
+        better = True
+    count = 0
+    for x in range(1, n - 1):
+        v = values[x]
+        straight = other[x] + (side[0] + contrast * abs(v - beside[x]))
+        left = other[x - 1] + (side[1] + contrast * abs(v - beside[x - 1]))
+        right = other[x + 1] + (side[1] + contrast * abs(v - beside[x + 1]))
+        cost = straight if straight < left else left
+        cost = cost if cost < right else right
+        cost = cost if cost <= reach else np.inf
+        old = row[x]
+        row[x] = cost if cost < old else old
+        count += 1 if cost < old else 0
+    return better or count > 0
+
+
+@kernel
+def _relax_end(row, other, values, beside, side, contrast, reach, x):
+    """As `_relax_row`, for the first or the last voxel of the row."""
     better = False
-    for x in range(row.size):
-        cost = other[x] + (side[0] + contrast * abs(values[x] - beside[x]))
-        if cost < row[x] and cost <= reach:
-            row[x] = cost
-            better = True
-    for x in range(1, row.size):
-        cost = other[x - 1] + (side[1] + contrast * abs(values[x] - beside[x - 1]))
-        if cost < row[x] and cost <= reach:
-            row[x] = cost
-            better = True
-    for x in range(row.size - 1):
-        cost = other[x + 1] + (side[1] + contrast * abs(values[x] - beside[x + 1]))
+    for y in range(max(0, x - 1), min(row.size, x + 2)):
+        cost = other[y] + (side[0 if y == x else 1] + contrast * abs(values[x] - beside[y]))
         if cost < row[x] and cost <= reach:
             row[x] = cost
             better = True
@@ -88,11 +103,15 @@ def _relax_row(row, other, values, beside, side, contrast, reach):
 @kernel
 def _relax_along(row, values, length, contrast, reach, step):
     """Steps along the row, in the direction of the sweep; whether any was cheaper."""
-    better = False
-    for t in range(1, row.size):
-        x = t if step == 1 else row.size - 1 - t
-        cost = row[x - step] + (length + contrast * abs(values[x] - values[x - step]))
-        if cost < row[x] and cost <= reach:
-            row[x] = cost
-            better = True
-    return better
+    count = 0
+    x = 0 if step == 1 else row.size - 1
+    before = row[x]
+    for _ in range(1, row.size):
+        x += step
+        cost = before + (length + contrast * abs(values[x] - values[x - step]))
+        cost = cost if cost <= reach else np.inf
+        old = row[x]
+        before = cost if cost < old else old
+        row[x] = before
+        count += 1 if cost < old else 0
+    return count > 0

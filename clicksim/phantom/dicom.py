@@ -109,9 +109,8 @@ def write_study(folder: Path, phantom: Phantom, facts: StudyFacts, *, layout: st
     Raises:
         SettingError: On an unknown vendor, nuclide, layout or kind of SEG; or if pydicom and highdicom are missing.
     """
-    if facts.vendor not in SCANNERS:
-        raise unknown_name("vendor", facts.vendor, SCANNERS)
     for name, value, allowed in (
+        ("vendor", facts.vendor, tuple(SCANNERS)),
         ("nuclide", facts.nuclide, tuple(NUCLIDES)),
         ("seg", facts.seg, ("sparse", "dcmqi")),
         ("layout", layout, ("descriptive", "classic", "uids")),
@@ -191,7 +190,6 @@ class _Writer:
         made.DecayCorrection, made.CollimatorType = "START", "NONE"
         made.RandomsCorrectionMethod, made.AttenuationCorrectionMethod = "DLYD", "measured,AC CT"
         made.ReconstructionMethod = self.scanner.reconstruction
-        made.ReconstructionDiameter = made.Columns * float(made.PixelSpacing[1]) if "Columns" in made else None
         if self.scanner.kernel:
             made.ConvolutionKernel = self.scanner.kernel
         made.PatientWeight, made.PatientSize = self.facts.weight_kg, 1.72

@@ -3,6 +3,7 @@
     write_fdat               nnU-Net folders, clinical tables, folds, fingerprint
     write_deep_psma          two tracers a patient, native CT, thresholds, registrations, organ labels
     write_longitudinal_ct    baseline and follow-up CT, instance masks, lesion tables, points
+    write_tcia               DICOM of two collections: PET, CT and SEG, a file per slice
 
 They stand in for downloads of hundreds of gigabytes in tests and in the demo. Each converts without a rejection;
 with `spoil` one broken case of each kind is added, and `SourceTree.spoiled` says what must become of it.
@@ -11,6 +12,15 @@ with `spoil` one broken case of each kind is added, and `SourceTree.spoiled` say
 from clicksim.phantom.layout_deep_psma import write_deep_psma
 from clicksim.phantom.layout_fdat import write_fdat
 from clicksim.phantom.layout_longitudinal_ct import write_longitudinal_ct
+from clicksim.phantom.layout_tcia import write_tcia
 from clicksim.phantom.trees import SMALL_SHAPE, SMALL_SPACING, SourceTree
 
-__all__ = ["SMALL_SHAPE", "SMALL_SPACING", "SourceTree", "write_deep_psma", "write_fdat", "write_longitudinal_ct"]
+__all__ = [
+    "SMALL_SHAPE",
+    "SMALL_SPACING",
+    "SourceTree",
+    "write_deep_psma",
+    "write_fdat",
+    "write_longitudinal_ct",
+    "write_tcia",
+]

@@ -1,6 +1,7 @@
 """Clicks, scribbles and boxes, and the set of them that belongs to one case.
 
-Prompts carry their grid: cropped, flipped or permuted together with the image, they stay on the same tissue.
+Prompts carry their grid: cropped, flipped, permuted or resampled together with the image, they stay on the same
+tissue.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -8,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from clicksim.errors import GeometryError
 from clicksim.geometry import Grid
@@ -119,14 +120,7 @@ class Prompts:
         """The prompts of a cropped or padded image; what leaves the volume is gone, and noted."""
         grid = self.grid.crop(start, shape)
         origin = np.array([int(n) for n in start])
-        moved = self._moved(lambda v: v - origin, grid)
-        inside = [(prompt, _inside(prompt, grid)) for prompt in moved.items]
-        kept = tuple(part for _, part in inside if part is not None)
-        lost = len(inside) - len(kept)
-        cut = sum(part is not None and part != prompt for prompt, part in inside)
-        notes = [f"{lost} of {len(inside)} prompts lie outside the crop"] if lost else []
-        notes += [f"{cut} of {len(inside)} prompts are cut by the crop"] if cut else []
-        return replace(moved, items=kept, notes=(*self.notes, *notes))
+        return self._moved(lambda v: v - origin, grid)._cut("the crop")
 
     def flip(self, axis: int) -> Self:
         """The prompts of the image flipped along one axis."""
@@ -140,6 +134,55 @@ class Prompts:
     def permute(self, axes: Sequence[int]) -> Self:
         """The prompts of the image with its axes permuted, as `numpy.transpose` does."""
         return self._moved(lambda v: v[:, list(axes)], self.grid.permute(axes))
+
+    def pad(self, before: Sequence[int], after: Sequence[int]) -> Self:
+        """The prompts of an image padded by some voxels before and after each axis, as `numpy.pad` does.
+
+        Raises:
+            GeometryError: A number below 0: `crop` is what takes away.
+        """
+        if len(before) != 3 or len(after) != 3 or min(*before, *after) < 0:
+            raise GeometryError(f"padding takes three numbers from 0 twice, got {tuple(before)} and {tuple(after)}")
+        shape = [n + a + b for n, a, b in zip(self.grid.shape, before, after, strict=True)]
+        return self.crop([-n for n in before], shape)
+
+    def resample(self, shape: Sequence[int]) -> Self:
+        """The prompts of an image resampled to another shape over the same field of view.
+
+        A voxel moves to the new one that holds its centre (halves go up), a box to the voxels whose centres it
+        holds, at least one. Voxels of a scribble that fall together become one; a finer grid leaves gaps in it.
+        Clicks survive the way to a finer grid and back.
+        """
+        grid = self.grid.resample(shape)
+        factor = np.asarray(grid.shape) / np.asarray(self.grid.shape)
+        return self._placed(lambda points: (points + 0.5) * factor - 0.5, grid)
+
+    def to_grid(self, grid: Grid) -> Self:
+        """The prompts on another grid, through their place in mm; what lies outside is gone, and noted.
+
+        This follows any image that keeps its affine: cropped, flipped, permuted, rotated or resampled. Rounding
+        and boxes are as in `resample`; a box that is turned becomes the smallest box around it.
+
+        Raises:
+            GeometryError: If one of the grids has no affine.
+        """
+        return self._placed(lambda points: grid.to_voxel(self.grid.to_mm(points)), grid)
+
+    def affine(self, matrix: ArrayLike, grid: Grid | None = None) -> Self:
+        """The prompts of an image whose content was moved in mm: `new = matrix @ old`, both RAS+.
+
+        Args:
+            matrix: `(4, 4)`, without zooming to nothing; its last row is 0, 0, 0, 1.
+            grid: The grid to land on; by default their own.
+
+        Raises:
+            GeometryError: If the matrix is no such thing, or a grid has no affine.
+        """
+        move = Grid((1, 1, 1), None, np.asarray(matrix, dtype=np.float64))  # checks it
+        if not np.array_equal(np.asarray(matrix, dtype=np.float64)[3], [0.0, 0.0, 0.0, 1.0]):
+            raise GeometryError("the last row of an affine matrix must be 0, 0, 0, 1")
+        target = self.grid if grid is None else grid
+        return self._placed(lambda points: target.to_voxel(move.to_mm(self.grid.to_mm(points))), target)
 
     def to_table(self) -> "pa.Table":
         """One row per prompt voxel; see `clicksim.prompts.table`."""
@@ -163,6 +206,20 @@ class Prompts:
     def _voxels(self, *, foreground: bool) -> NDArray[np.int32]:
         voxels = [v for prompt in self.items if prompt.foreground == foreground for v in prompt.voxels]
         return np.array(voxels, dtype=np.int32).reshape(-1, 3)
+
+    def _cut(self, what: str) -> Self:
+        """Without what lies outside the grid, which is noted."""
+        inside = [(prompt, _inside(prompt, self.grid)) for prompt in self.items]
+        kept = tuple(part for _, part in inside if part is not None)
+        lost = len(inside) - len(kept)
+        cut = sum(part is not None and part != prompt for prompt, part in inside)
+        notes = [f"{lost} of {len(inside)} prompts lie outside {what}"] if lost else []
+        notes += [f"{cut} of {len(inside)} prompts are cut by {what}"] if cut else []
+        return replace(self, items=kept, notes=(*self.notes, *notes))
+
+    def _placed(self, move: Callable[[NDArray[np.float64]], NDArray[np.float64]], grid: Grid) -> Self:
+        """The prompts on another grid, by a change of fractional voxel indices."""
+        return replace(self, items=tuple(_place(p, move) for p in self.items), grid=grid)._cut("the grid")
 
     def _moved(self, move: Callable[[NDArray[np.int64]], NDArray[np.int64]], grid: Grid) -> Self:
         return replace(self, items=tuple(_with_voxels(p, move(_array(p))) for p in self.items), grid=grid)
@@ -194,6 +251,30 @@ def _with_voxels(prompt: Prompt, voxels: NDArray[np.int64]) -> Prompt:
         return replace(prompt, voxels=path)
     low, high = voxels.min(axis=0).tolist(), voxels.max(axis=0).tolist()
     return replace(prompt, first=tuple(low), last=tuple(high))
+
+
+def _place(prompt: Prompt, move: Callable[[NDArray[np.float64]], NDArray[np.float64]]) -> Prompt:
+    """A prompt by a change of fractional indices; a box by its outer faces."""
+    points = _array(prompt).astype(np.float64)
+    if not isinstance(prompt, Box):
+        voxels = _to_whole(move(points))
+        if isinstance(prompt, Scribble):
+            # the first of each run of equal voxels; a stroke may come back to a voxel
+            new = np.any(np.diff(voxels, axis=0, prepend=voxels[:1] - 1) != 0, axis=1)
+            voxels = voxels[new]
+        return _with_voxels(prompt, voxels)
+    faces = np.stack([points[0] - 0.5, points[1] + 0.5])
+    corners = move(np.array(np.meshgrid(*faces.T)).reshape(3, -1).T)
+    low, high = corners.min(axis=0), corners.max(axis=0)
+    first, last = _to_whole(low + 0.5), _to_whole(high + 0.5) - 1  # centres from low to below high
+    middle = _to_whole((low + high) / 2)
+    thin = last < first
+    return _with_voxels(prompt, np.stack([np.where(thin, middle, first), np.where(thin, middle, last)]))
+
+
+def _to_whole(points: NDArray[np.float64]) -> NDArray[np.int64]:
+    """The nearest voxel; halves go up, and what the arithmetic loses does not count."""
+    return np.floor(points + 0.5 + 1e-6).astype(np.int64)
 
 
 def _inside(prompt: Prompt, grid: Grid) -> Prompt | None:

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
     from clicksim.catalog import Catalog
 
-MOST_RUNS = 4
 MOST_FINDINGS = 2_000
+SEVERITIES = ("error", "warning", "note")
 SCORES = ("dice", "dmm", "fpv_ml", "fnv_ml")
 COLUMNS = (
     "name", "source", "patient", "pair", "tracer", "nuclide", "timepoint", "sex", "age", "diagnosis", "scanner",
@@ -38,10 +38,18 @@ Picture = tuple[bytes, str]
 
 @dataclass(frozen=True)
 class Finding:
-    """What a check found: its name, the case or an empty text, and a sentence."""
+    """What a check found.
 
+    Attributes:
+        severity: `error`, `warning` or `note`.
+        check: The name of the check.
+        cases: The cases it is about; empty for the catalog as a whole.
+        detail: A sentence.
+    """
+
+    severity: str
     check: str
-    case_id: str
+    cases: Sequence[str]
     detail: str
 
 
@@ -53,7 +61,7 @@ class Selection:
         catalog: An open catalog.
         released: All its cases, as a page may show them.
         shown: Places in `released.rows` of the cases that get a line and a picture.
-        runs: Ids of the prompt runs that are drawn.
+        runs: Ids of the prompt runs.
         public: Whether the page is to be given to others.
     """
 
@@ -86,7 +94,7 @@ def select_cases(catalog: "Catalog", *, public: bool = False, cases: int | None 
         raise CatalogError(f"{catalog.path} has no cases to report on; clicksim convert brings some in")
     wanted = count if cases is None else min(cases, count)
     shown = [n * count // wanted for n in range(wanted)]
-    return Selection(catalog, released, shown, catalog.runs[:MOST_RUNS], public)
+    return Selection(catalog, released, shown, catalog.runs, public)
 
 
 def write_report(
@@ -133,14 +141,13 @@ def write_report(
         tiles=_tiles(selection, len(findings), len(rounds)),
         figures=figures,
         series=[(name, show_tracer(name)) for name in SERIES if any(name in figure.series for figure in figures)],
-        folds=fold_balance(rows),
+        folds=fold_balance(rows, _plans(selection)),
         findings=listed,
         findings_left=len(findings) - len(listed),
         flags=_count_flags(rows),
         rejected=_count_rejected(selection.catalog),
         sources=_describe_sources(selection.catalog),
         rounds=bool(rounds),
-        runs_left=len(selection.catalog.runs) - len(selection.runs),
         shown=len(selection.shown),
         count=len(rows),
         data=as_json(_data(selection, listed, rounds)),
@@ -214,14 +221,34 @@ def _list_findings(selection: Selection, findings: Sequence[Finding]) -> list[di
     """Findings as the page shows them, with the place of the case in its list, or -1."""
     released = selection.released
     places = {place: n for n, place in enumerate(selection.shown)}
-    listed = []
-    for finding in findings[:MOST_FINDINGS]:
-        place = released.find(finding.case_id)
-        name = released.rows[place]["name"] if place is not None else "" if selection.public else finding.case_id
-        detail = "" if selection.public else released.scrub(finding.detail)
-        at = -1 if place is None else places.get(place, -1)
-        listed.append({"check": finding.check, "name": name, "place": at, "detail": detail})
-    return listed
+
+    def about(case_id: str) -> tuple[str, int]:
+        place = released.find(case_id)
+        if place is None:
+            return "a case that is not there" if selection.public else case_id, -1
+        return released.rows[place]["name"], places.get(place, -1)
+
+    return [
+        {
+            "severity": finding.severity if finding.severity in SEVERITIES else "note",
+            "check": finding.check,
+            "cases": [about(case_id) for case_id in finding.cases],
+            "detail": "" if selection.public else released.scrub(finding.detail),
+        }
+        for finding in findings[:MOST_FINDINGS]
+    ]
+
+
+def _plans(selection: Selection) -> dict[str, dict[tuple[str, str], int | None]]:
+    """The fold of each case, by plan."""
+    catalog = selection.catalog
+    names = catalog.parts("folds")
+    found = {}
+    for number, name in enumerate(names, start=1):
+        rows = catalog.table("folds", name).select(["source", "case_id", "fold"]).to_pylist()
+        shown = f"plan {number}" if selection.public else name
+        found[shown] = {(row["source"], row["case_id"]): row["fold"] for row in rows}
+    return found
 
 
 def _count_flags(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -255,7 +282,9 @@ def _data(selection: Selection, findings: Sequence[Mapping[str, Any]], rounds: S
         "columns": COLUMNS,
         "cases": [[row[name] for name in COLUMNS] for row in rows],
         "flags": {code: FLAGS[code] for code in sorted(flags)},
-        "findings": [[f["place"], f["check"], f["detail"]] for f in findings if f["place"] >= 0],
+        "findings": [
+            [place, f["severity"], f["check"], f["detail"]] for f in findings for _, place in f["cases"] if place >= 0
+        ],
         "runs": name_runs(selection.runs, protocols, public=selection.public),
         "rounds": rounds,
         "public": selection.public,

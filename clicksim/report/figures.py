@@ -15,7 +15,7 @@ Row = Mapping[str, Any]
 SERIES = ("FDG", "PSMA", "none", "other")
 UNKNOWN = "unknown"
 MOST_BARS = 9
-LABEL_W, BAR_W, COUNT_W, STEP, THICK = 128, 190, 42, 22, 14
+LABEL_W, BAR_W, COUNT_W, STEP, THICK = 152, 170, 42, 22, 14
 Scale = Sequence[tuple[str, float]]
 
 
@@ -106,9 +106,7 @@ def by_word(title: str, rows: Sequence[Row], column: str) -> Figure:
     return _by(title, rows, lambda row: row[column])
 
 
-def by_range(
-    title: str, found: Sequence[tuple[str | None, float | None]], scale: Scale, unit: str = "cases"
-) -> Figure:
+def by_range(title: str, found: Sequence[tuple[str | None, float | None]], scale: Scale, unit: str = "cases") -> Figure:
     """Counts within ranges, from the first to the last that has any, empty ones between them too.
 
     Args:
@@ -131,13 +129,23 @@ def by_range(
     return Figure(title, [*bars, *([(UNKNOWN, unknown)] if unknown else [])], unit)
 
 
-def fold_balance(cases: Sequence[Row]) -> list[dict[str, Any]]:
-    """One row per fold or split: cases, patients, share without lesions, tracers, median volume of the others."""
+def fold_balance(
+    cases: Sequence[Row], plans: Mapping[str, Mapping[tuple[str, str], int | None]]
+) -> list[dict[str, Any]]:
+    """One row per fold or split: cases, patients, share without lesions, tracers, median volume of the others.
+
+    Args:
+        cases: Rows of `clicksim.report.privacy.release_cases`.
+        plans: By name of a plan, the fold of each case by source and id.
+    """
     groups: dict[str, list[Row]] = {}
     for row in cases:
         for column in ("fold", "split"):
             if row[column] is not None:
-                groups.setdefault(f"{column} {row[column]}", []).append(row)
+                groups.setdefault(f"publisher, {column} {row[column]}", []).append(row)
+        for plan, folds in plans.items():
+            if folds.get(row["key"]) is not None:
+                groups.setdefault(f"{plan}, fold {folds[row['key']]}", []).append(row)
     return [_describe(name, members) for name, members in sorted(groups.items())]
 
 

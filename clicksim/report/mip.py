@@ -167,9 +167,7 @@ def save_picture(image: "Image", path: str | Path) -> Path:
     return target
 
 
-def encode_picture(
-    image: "Image", kind: str = "webp", *, height: int | None = None, quality: int = 82
-) -> bytes:
+def encode_picture(image: "Image", kind: str = "webp", *, height: int | None = None, quality: int = 82) -> bytes:
     """The bytes of a picture as `png` or `webp`, made smaller to a height in pixels where one is given."""
     from PIL import Image
 

@@ -30,13 +30,15 @@ WORDS = {
     "official_split": ("train", "val", "test"),
 }
 SCANNER_WORDS = frozenset(
-    """
-    advance allegro axial biograph cartesion celesteion cps cti definition discovery dste duo ecat edge elite
-    exact flow ge gemini guardian healthcare hirez horizon hr ict imaging ingenuity iq ls lso lyso mct medical mi
-    mmr mr omni pet pet/ct petct philips prime quadra rx se sensation siemens signa st ste systems tf tof toshiba
-    trinion truepoint truev uct uex uih umi united vct vereos vg vision x xr
-    """.split()
-)
+    [
+        "advance", "allegro", "axial", "biograph", "cartesion", "celesteion", "cps", "cti", "definition", "discovery",
+        "dste", "duo", "ecat", "edge", "elite", "exact", "flow", "ge", "gemini", "guardian", "healthcare", "hirez",
+        "horizon", "hr", "ict", "imaging", "ingenuity", "iq", "ls", "lso", "lyso", "mct", "medical", "mi", "mmr",
+        "mr", "omni", "pet", "pet/ct", "petct", "philips", "prime", "quadra", "rx", "se", "sensation", "siemens",
+        "signa", "st", "ste", "systems", "tf", "tof", "toshiba", "trinion", "truepoint", "truev", "uct", "uex", "uih",
+        "umi", "united", "vct", "vereos", "vg", "vision", "x", "xr"
+    ]
+)  # fmt: skip
 MODEL_NUMBER = re.compile(r"v?\d{1,4}[a-z]{0,2}")
 SOURCE_NAME = re.compile(r"[A-Za-z0-9_-]{1,40}")
 PROTOCOL_NAME = re.compile(r"[a-z0-9-]{1,40}@\d{1,3}")

@@ -28,7 +28,7 @@ HEAD_MM = 250.0
 HEIGHT_PX, WIDEST_PX, GAP_PX = 340, 250, 6
 QUALITY = 62
 MOST_OUTLINE = 12_000
-MOST_PROMPTS, MOST_POINTS = 300, 60
+MOST_RUNS, MOST_PROMPTS, MOST_POINTS = 4, 300, 60
 HIDDEN_GREY = 206
 Stroke = dict[str, Any]
 
@@ -73,7 +73,9 @@ def plan_thumbnails(catalog: "Catalog", keys: Sequence[tuple[str, str]], runs: S
     units = []
     for key in keys:
         row = rows[key]
-        row["strokes"] = [of_run.get(key[1], []) for of_run in strokes]
+        having = [n for n, of_run in enumerate(strokes) if key[1] in of_run]
+        row["strokes"] = {n: strokes[n][key[1]] for n in having[:MOST_RUNS]}
+        row["more_runs"] = len(having[MOST_RUNS:])
         units.append(Unit("/".join(key), row))
     return units
 
@@ -112,19 +114,20 @@ def draw_case(catalog: "Catalog", row: Mapping[str, Any], *, show_head: bool) ->
     if known is None:
         return Thumbnail(b"", {"note": "it has no images"})
     uptake = None if image is None else image.array if row["pet_path"] else show_bone(image.array)
-    return draw_thumbnail(
+    drawn = draw_thumbnail(
         uptake,
         None if label is None else label.array,
         row["strokes"],
         grid=known.grid,
         hide_head=not show_head and row["defaced"] is not True,
     )
+    return Thumbnail(drawn.webp, {**drawn.overlay, "more_runs": row["more_runs"]})
 
 
 def draw_thumbnail(
     uptake: NDArray[Any] | None,
     labels: NDArray[Any] | None,
-    runs: Sequence[Sequence[Stroke]],
+    runs: Mapping[int, Sequence[Stroke]],
     *,
     grid: Grid,
     hide_head: bool,
@@ -134,7 +137,7 @@ def draw_thumbnail(
     Args:
         uptake: `(I, J, K)` SUV, or None.
         labels: `(I, J, K)`, non-zero inside lesions, or None.
-        runs: For each prompt run its strokes: `foreground`, `kind`, `voxels`.
+        runs: By the number of a prompt run its strokes: `foreground`, `kind`, `voxels`.
         grid: The lattice of both.
         hide_head: Leave out the top 250 mm of the field of view: uptake, lesions and prompts. Where the grid does
             not say which way is up, or the field of view is no higher, there is no picture.
@@ -155,14 +158,14 @@ def draw_thumbnail(
         _draw_panel(panel, projection, cover, top=top)
         for panel, projection, cover in zip(panels, projections, covers, strict=True)
     ]
-    placed = [_place_strokes(strokes, panels, grid, hide_head=hide_head) for strokes in runs]
+    placed = {n: _place_strokes(strokes, panels, grid, hide_head=hide_head) for n, strokes in runs.items()}
     width = panels[1].x + panels[1].width
     overlay = {
         "w": width,
         "h": panels[0].height,
         "panels": [panel.describe(mask) for panel, mask in zip(panels, masks, strict=True)],
-        "runs": [strokes for strokes, _ in placed],
-        "left": [left for _, left in placed],
+        "runs": {n: strokes for n, (strokes, _) in placed.items()},
+        "left": {n: left for n, (_, left) in placed.items() if left},
         "hidden": hide_head,
     }
     return Thumbnail(_join(pictures, panels, width), overlay)

@@ -16,7 +16,7 @@ from clicksim.geometry import Spacing
 from clicksim.kernels import strokes as kernels
 from clicksim.lesions import Component
 from clicksim.prompts.records import Voxel
-from clicksim.simulate.strokes import THINNING
+from clicksim.simulate.strokes import THINNING, fullest_slice
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -79,10 +79,8 @@ def draw_stroke(
 
 def cut_section(region: Component, spacing: Spacing, axis: int) -> Section:
     """The largest 8-connected part of the slice across an axis that holds most of the region."""
-    voxels = region.voxels
-    k = int(np.argmax(np.bincount(voxels[:, axis])))
+    k, flat = fullest_slice(region, axis)
     rows, columns = (a for a in range(3) if a != axis)
-    flat = voxels[voxels[:, axis] == k][:, [rows, columns]]
     low = flat.min(axis=0) - 1
     mask = np.zeros(flat.max(axis=0) - low + 2, dtype=np.uint8)
     mask[tuple((flat - low).T)] = 1

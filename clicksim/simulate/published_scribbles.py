@@ -19,7 +19,7 @@ from clicksim.prompts import Scribble
 from clicksim.prompts.records import Voxel
 from clicksim.simulate.errors import ErrorRuns
 from clicksim.simulate.hot import lesion_indices, without
-from clicksim.simulate.strokes import STROKES, Pixels
+from clicksim.simulate.strokes import STROKES, Pixels, fullest_slice
 
 Ints = NDArray[np.int64]
 
@@ -93,9 +93,7 @@ def _choose(components: Components, settings: Mapping[str, Any]) -> list[Compone
 
 def _stroke(component: Component, strategy: str, seed: int) -> Ints:
     """`(n, 3)` voxels of a stroke in the slice that holds most of the component, the first of such."""
-    voxels = component.voxels
-    k = int(np.argmax(np.bincount(voxels[:, 2])))
-    flat = voxels[voxels[:, 2] == k][:, :2]
+    k, flat = fullest_slice(component, 2)
     # a crop with a margin of one pixel, where the image has one, changes no stroke
     low = np.maximum(flat.min(axis=0) - 1, 0)
     high = np.minimum(flat.max(axis=0) + 2, component.memory.shape[:2])

@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clicksim.kernels import strokes as kernels
+from clicksim.kernels.runs import expand_runs
+from clicksim.lesions import Component
 
 Slice = NDArray[np.uint8]
 Pixels = NDArray[np.int64]
@@ -44,6 +46,32 @@ def _thinning_table() -> NDArray[np.uint8]:
 
 
 THINNING = _thinning_table()
+
+
+def fullest_slice(component: Component, axis: int) -> tuple[int, Pixels]:
+    """The slice across an axis that holds most of a component, the first of such.
+
+    Works on the runs, so that only the voxels of that slice are listed.
+
+    Returns:
+        Its place along the axis, and its `(n, 2)` pixels along the two other axes, row by row.
+    """
+    memory = component.memory
+    first, lengths = memory.coordinates(component.starts), component.stops - component.starts
+    begin = first[:, axis]
+    counts = np.zeros(memory.shape[axis] + 1, np.int64)
+    if axis == memory.axes[2]:  # runs cross slices
+        np.add.at(counts, begin, 1)
+        np.add.at(counts, begin + lengths, -1)
+        place = int(np.argmax(np.cumsum(counts)))
+        voxels = first[(begin <= place) & (place < begin + lengths)]
+    else:
+        np.add.at(counts, begin, lengths)
+        place = int(np.argmax(counts))
+        inside = begin == place
+        voxels = memory.coordinates(expand_runs(component.starts[inside], component.stops[inside]))
+    pixels = np.delete(voxels, axis, axis=1)
+    return place, pixels[np.lexsort(pixels.T[::-1])]
 
 
 def centerline(mask: Slice, seed: int) -> Pixels:  # noqa: ARG001 - all strokes take a seed

@@ -1,0 +1,168 @@
+"""`clickseg`: prepare a store, train a model. Results on stdout, progress on stderr, exit code 1 for a refusal."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from clickseg import settings as groups
+from clicksim import __version__
+from clicksim.errors import ClicksimError, SettingError
+
+PATH = click.Path(path_type=Path)
+WORKERS = click.option(
+    "--workers", type=click.IntRange(0), default=0, show_default=True, help="Processes; 0 works in this one."
+)
+SET = click.option("--set", "pairs", multiple=True, metavar="NAME=VALUE", help="A setting; repeatable.")
+CONFIG = click.option("--config", type=PATH, help="A TOML file of settings; --set goes before it.")
+LIST = click.option("--list", "list_only", is_flag=True, help="Show all settings with their defaults, and stop.")
+
+
+class Refusing(click.Group):
+    """A group that says a `ClicksimError` in one line; anything else is a bug and keeps its traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except ClicksimError as error:
+            click.echo(f"clickseg: {error}", err=True)
+            raise click.exceptions.Exit(1) from error
+
+
+@click.group(cls=Refusing, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="clickseg")
+def main() -> None:
+    """Train promptable segmenters on simulated clicks and scribbles.
+
+    \b
+    clickseg prepare catalog store --workers 8        arrays for fast access
+    clickseg train store runs/first                   a model, on a GPU where there is one
+    clickseg train store runs/first --resume          go on after an interruption
+    clickseg train --list                             all settings
+    """  # noqa: D301 - click wants the character itself
+
+
+@main.command()
+@click.argument("catalog", type=PATH, required=False)
+@click.argument("store", type=PATH, required=False)
+@click.option("--source", "sources", multiple=True, help="Take this source only; repeatable.")
+@WORKERS
+@click.option("--resume", is_flag=True, help="Go on with a run that was interrupted.")
+@SET
+@CONFIG
+@LIST
+def prepare(
+    catalog: Path | None,
+    store: Path | None,
+    sources: tuple[str, ...],
+    workers: int,
+    resume: bool,
+    pairs: tuple[str, ...],
+    config: Path | None,
+    list_only: bool,
+) -> None:
+    """Make a patch STORE of a CATALOG.
+
+    Each case is turned to the axes R, A, S and resampled to one voxel size; values stay HU and SUV. Cases whose files
+    and rules did not change are found again. The exit code is 1 when a case was rejected; the reasons stand in
+    STORE/rejected.parquet.
+
+    \b
+    Examples:
+      clickseg prepare catalog store --workers 8
+      clickseg prepare catalog store --source fdat --set spacing_mm=4,4,4 --set pet_type=float16
+    """  # noqa: D301
+    if list_only:
+        click.echo(groups.describe(groups.StoreRules))
+        return
+    if catalog is None or store is None:
+        raise click.UsageError("give CATALOG STORE, or --list")
+    from clickseg.prepare import prepare_store
+    from clicksim.cli.progress import progress
+
+    rules = groups.StoreRules.of(read_settings(pairs, config))
+    with progress("patients") as report:
+        summary = prepare_store(catalog, store, rules, sources=sources, workers=workers, resume=resume, progress=report)
+    click.echo(f"{summary.cases} cases in {store}, {summary.made} made now, {summary.rejected} rejected")
+    if summary.rejected:
+        click.echo(f"clickseg: the reasons stand in {store}/rejected.parquet", err=True)
+        raise click.exceptions.Exit(1)
+
+
+@main.command()
+@click.argument("store", type=PATH, required=False)
+@click.argument("run", type=PATH, required=False)
+@click.option("--init", type=PATH, help="Start from the weights of this checkpoint, and from its model's settings.")
+@click.option("--resume", is_flag=True, help="Go on from RUN/last.safetensors where it is there.")
+@SET
+@CONFIG
+@LIST
+def train(
+    store: Path | None,
+    run: Path | None,
+    init: Path | None,
+    resume: bool,
+    pairs: tuple[str, ...],
+    config: Path | None,
+    list_only: bool,
+) -> None:
+    """Train a model on a STORE and write it, its metrics and its curve to the folder RUN.
+
+    On one device, or on several with torchrun. What was killed goes on with --resume, to the same weights.
+
+    \b
+    Examples:
+      clickseg train store runs/first
+      clickseg train store runs/quick --set size=tiny --set patch=32,32,32 --set steps=300
+      clickseg train store runs/petct --init runs/ct/model.safetensors --config petct.toml
+      torchrun --nproc-per-node 4 -m clickseg train store runs/four
+    """  # noqa: D301
+    if list_only:
+        click.echo(groups.describe(groups.ModelSettings, groups.TrainSettings))
+        return
+    if store is None or run is None:
+        raise click.UsageError("give STORE RUN, or --list")
+    from clickseg.checkpoint import read_about
+    from clickseg.train import train as train_model
+    from clicksim.cli.progress import progress
+
+    given = read_settings(pairs, config)
+    of_model, of_training = groups.split(given, groups.ModelSettings, groups.TrainSettings)
+    inherited = read_about(init)["model"] if init is not None else {}
+    with progress("steps") as report:
+        made = train_model(
+            store,
+            run,
+            groups.ModelSettings.of({**inherited, **of_model}),
+            groups.TrainSettings.of(of_training),
+            init=init,
+            resume=resume,
+            progress=report,
+        )
+    click.echo(str(made))
+
+
+def read_settings(pairs: tuple[str, ...], config: Path | None) -> Mapping[str, Any]:
+    """Settings from a TOML file, then from NAME=VALUE.
+
+    Raises:
+        SettingError: A file that is no TOML, or a pair without `=`.
+    """
+    import tomllib
+
+    from clicksim.protocols.settings import parse_value
+
+    found: dict[str, Any] = {}
+    if config is not None:
+        try:
+            found = tomllib.loads(config.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise SettingError(f"{config} cannot be read as TOML: {error}") from error
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise click.UsageError(f"{pair!r} is not NAME=VALUE")
+        found[name] = parse_value(value)
+    return found

@@ -1,0 +1,360 @@
+"""Training, from top to bottom: a store in, a run folder out.
+
+    RUN/
+      last.safetensors     weights, optimiser and settings: what a continuation starts from
+      model.safetensors    the finished model
+      metrics.parquet      one row per number: step, name, prompts, value; no wall-clock in it
+      curve.png            loss, and Dice on held-out patches by prompts
+      run.json             when, where, how fast
+
+One device by default; several by `torchrun --nproc-per-node N -m clickseg train ...`. A sample depends on the seed and
+its number, every draw is made in the loader, and nothing in a step draws from Torch's generators: so a run that was
+killed and resumed gives the weights of one that was not, to the last bit where the device computes so
+(`deterministic = true`).
+"""
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from clickseg.augment import warp
+from clickseg.checkpoint import (
+    CheckpointError,
+    optimizer_tensors,
+    put_optimizer,
+    put_weights,
+    read_about,
+    read_tensors,
+    save_checkpoint,
+)
+from clickseg.dataset import Batch, Batches, PatchDataset, make_loader
+from clickseg.losses import make_loss
+from clickseg.metrics import Metrics
+from clickseg.network import Segmenter, make_model
+from clickseg.prompting import check_protocols
+from clickseg.rounds import channels_of, play_corrections, score_rounds, spoil
+from clickseg.settings import FREE_TO_CHANGE, ModelSettings, TrainSettings
+from clickseg.store import Case, Store, open_store
+from clickseg.world import World, join_world
+from clicksim import __version__
+from clicksim.build.units import run_facts
+from clicksim.errors import SettingError
+from clicksim.files import replacing
+
+Report = Callable[[int, int], None]
+
+
+def train(
+    store_path: str | Path,
+    out: str | Path,
+    model_settings: ModelSettings | None = None,
+    settings: TrainSettings | None = None,
+    *,
+    init: str | Path | None = None,
+    resume: bool = False,
+    progress: Report | None = None,
+) -> Path:
+    """Train a model on a store.
+
+    Args:
+        store_path: From `clickseg prepare`.
+        out: The run's folder.
+        model_settings, settings: What to train, and how.
+        init: A checkpoint of the same network to start from, such as one trained on CT alone.
+        resume: Go on from `last.safetensors`, where there is one, with the same settings.
+        progress: Told after each step: steps done, of all.
+
+    Returns:
+        `model.safetensors`.
+
+    Raises:
+        SettingError: Settings that cannot be, or differ from those of the run that is to go on.
+        CatalogError: No store.
+        CheckpointError: A checkpoint that does not fit, or a run in `out` without `resume`.
+    """
+    chosen, how, folder = model_settings or ModelSettings(), settings or TrainSettings(), Path(out)
+    check_protocols(how)
+    store = open_store(store_path)
+    with join_world() as world, deterministic(how.deterministic):
+        run = Run(store, folder, chosen, how, world, init)
+        started, first = time.time(), run.begin(resume=resume)
+        for step in run.steps(first):
+            if progress and world.is_first:
+                progress(step, how.steps)
+        return run.finish(started, how.steps - first)
+
+
+class Run:
+    """One training run on one device of a world."""
+
+    def __init__(
+        self,
+        store: Store,
+        folder: Path,
+        chosen: ModelSettings,
+        settings: TrainSettings,
+        world: World,
+        init: str | Path | None,
+    ) -> None:
+        """Everything that the loop needs; nothing is written yet."""
+        self.store, self.folder, self.settings, self.world = store, folder, settings, world
+        self.cases, self.held_out = store.split(settings.fold)
+        self.model = make_model(chosen, settings.seed, world.device)
+        self.about = describe_run(store, self.cases, chosen, settings, world, init)
+        if init is not None:
+            weights = read_tensors(init, "average") or read_tensors(init, "network")
+            put_weights(self.model, weights, init)
+        decayed = [p for p in self.model.parameters() if p.dim() > 1]
+        free = [p for p in self.model.parameters() if p.dim() <= 1]
+        groups = [{"params": decayed, "weight_decay": settings.decay}, {"params": free, "weight_decay": 0.0}]
+        self.optimizer = torch.optim.AdamW(groups, lr=settings.rate, fused=world.device.type == "cuda")
+        self.predict = torch.compile(self.model) if settings.compiled else self.model
+        self.network = world.share(self.predict)
+        self.precision = choose_precision(settings.precision, world.device)
+        self.scaler = torch.amp.GradScaler(world.device.type, enabled=self.precision is torch.float16)
+        self.average = (
+            {name: weight.clone() for name, weight in self.model.weights().items()} if settings.average else {}
+        )
+        self.loss = make_loss()
+        self.metrics = Metrics(folder)
+        self.window = torch.zeros(2, device=world.device)  # sum of losses and their number since the last row
+
+    def begin(self, *, resume: bool) -> int:
+        """Take up an earlier run, or refuse to overwrite one; returns the first step."""
+        last = self.folder / "last.safetensors"
+        if not last.exists():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            return 0
+        if not resume:
+            raise CheckpointError(f"{self.folder} holds a run; go on with --resume, or name another folder")
+        before = read_about(last)
+        check_same_run(before, self.about, where=str(last))
+        put_weights(self.model, read_tensors(last, "network"), last)
+        put_optimizer(self.optimizer, read_tensors(last, "optimizer"))
+        for name, value in read_tensors(last, "average").items():
+            self.average[name].copy_(value)
+        if before["scaler"]:
+            self.scaler.load_state_dict(before["scaler"])
+        self.window = torch.tensor(before["window"], device=self.world.device)
+        self.metrics.read(before["step"])
+        return int(before["step"])
+
+    def steps(self, first: int) -> Iterator[int]:
+        """The loop. Yields the number of steps done after each."""
+        settings, world = self.settings, self.world
+        per_step = settings.batch * settings.accumulate * world.size
+        data = PatchDataset(self.cases, patch_of(self.model), settings, per_step=per_step)
+        passes = settings.accumulate
+        numbers = Batches(first * passes, settings.steps * passes, settings.batch, world.rank, world.size)
+        loader = iter(make_loader(data, numbers, workers=settings.workers, pin=world.device.type == "cuda"))
+        self.model.train()
+        for step in range(first, settings.steps):
+            rate = learning_rate(step, settings)
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
+            for number in range(passes):
+                last = number == passes - 1
+                with nullcontext() if last else world.unshared(self.network):
+                    loss = self.forward(next(loader))
+                    self.scaler.scale(loss / passes).backward()  # type: ignore[no-untyped-call]
+                self.window += torch.stack([loss.detach(), torch.ones_like(loss)])
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.model.parameters(), settings.clip)
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+            self.optimizer.zero_grad(set_to_none=True)
+            self.follow()
+            self.record(step + 1, rate)
+            yield step + 1
+
+    def forward(self, batch: Batch) -> Tensor:
+        """The loss of a batch: augment on the device, play the corrections, predict once more with gradient."""
+        batch = augment(batch.to(self.world.device))
+        with torch.autocast(self.world.device.type, self.precision, enabled=self.precision is not torch.float32):
+            turn = play_corrections(self.predict, self.model, batch, self.settings.correction_protocol)
+            turn = replace(turn, previous=spoil(turn.previous, batch.fates))
+            logits = self.network(channels_of(self.model, batch, turn))
+        return self.loss(logits, batch.label)
+
+    def follow(self) -> None:
+        """Move the running mean of the weights."""
+        if self.average:
+            means, weights = list(self.average.values()), list(self.model.weights().values())
+            torch._foreach_lerp_(means, weights, 1 - self.settings.average)
+
+    def record(self, step: int, rate: float) -> None:
+        """Rows, scores on held-out patches and a checkpoint, each when it is due."""
+        settings, final = self.settings, step == self.settings.steps
+        if step % settings.log_every == 0 or final:
+            total, count = self.world.sum(self.window).tolist()
+            self.metrics.add(step, "loss", total / count)
+            self.metrics.add(step, "rate", rate)
+            self.window.zero_()
+        if settings.validate_every and (step % settings.validate_every == 0 or final) and self.world.is_first:
+            for prompts, value in enumerate(self.validate()):
+                self.metrics.add(step, "dice", value, prompts)
+        if step % settings.save_every == 0 or final:
+            self.save(step)
+
+    def validate(self) -> list[float]:
+        """Mean Dice on held-out patches with 0, 1, ... prompts, by the running mean of the weights if there is one."""
+        settings = self.settings
+        if not self.held_out:
+            return []
+        data = PatchDataset(self.held_out, patch_of(self.model), settings, purpose="validate")
+        total = -(-settings.validation_patches // settings.batch)
+        loader = make_loader(data, Batches(0, total, settings.batch), workers=0, pin=False)
+        with (
+            self.averaged(),
+            torch.autocast(self.world.device.type, self.precision, enabled=self.precision is not torch.float32),
+        ):
+            protocol, rounds = settings.correction_protocol, settings.validation_rounds
+            device = self.world.device
+            scores = [score_rounds(self.predict, self.model, b.to(device), protocol, rounds) for b in loader]
+        means: list[float] = np.concatenate(scores, axis=1)[:, : settings.validation_patches].mean(axis=1).tolist()
+        return means
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """The model in evaluation mode, with the running mean of its weights for a while."""
+        own = {name: weight.clone() for name, weight in self.model.weights().items()} if self.average else {}
+        if own:
+            put_weights(self.model, self.average, "the running mean")
+        self.model.eval()
+        try:
+            yield
+        finally:
+            if own:
+                put_weights(self.model, own, "the weights")
+            self.model.train()
+
+    def save(self, step: int) -> None:
+        """Metrics, curve and checkpoint; the checkpoint last, since it says what the others hold."""
+        window = self.window.tolist()
+        if not self.world.is_first:
+            return
+        self.metrics.write()
+        tensors = {
+            "network": self.model.weights(),
+            "average": self.average,
+            "optimizer": optimizer_tensors(self.optimizer),
+        }
+        about = {**self.about, "step": step, "window": window, "scaler": self.scaler.state_dict()}
+        save_checkpoint(self.folder / "last.safetensors", tensors, about)
+
+    def finish(self, started: float, done: int) -> Path:
+        """The finished model, without what only a continuation needs."""
+        target = self.folder / "model.safetensors"
+        if self.world.is_first:
+            tensors = {"network": self.model.weights(), "average": self.average}
+            save_checkpoint(target, tensors, {**self.about, "step": self.settings.steps})
+            seconds = max(time.time() - started, 1e-9)
+            facts = {"steps": done, "steps_a_second": round(done / seconds, 3), **self.world.facts()}
+            with replacing(self.folder / "run.json") as temporary:
+                temporary.write_text(json.dumps(run_facts(started, facts), indent=1) + "\n", encoding="utf-8")
+        self.world.wait()
+        return target
+
+
+def augment(batch: Batch) -> Batch:
+    """Rotations and scalings of a batch, on its device."""
+    if batch.matrices is None:
+        return batch
+    images, label, points = warp(batch.images, batch.label, batch.points, batch.matrices)
+    return replace(batch, images=images, label=label, points=points)
+
+
+def learning_rate(step: int, settings: TrainSettings) -> float:
+    """Up in a straight line, then down with half a cosine to 0."""
+    warm = settings.warmup * settings.steps
+    if step < warm:
+        return settings.rate * (step + 1) / warm if warm >= 1 else settings.rate
+    return settings.rate * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(settings.steps - warm, 1)))
+
+
+def choose_precision(name: str, device: torch.device) -> torch.dtype:
+    """The type in which a device multiplies.
+
+    Raises:
+        SettingError: float16 on a CPU, which has no use for it.
+    """
+    if name == "auto":
+        good = device.type == "cuda" and torch.cuda.is_bf16_supported()
+        return torch.bfloat16 if good else torch.float32
+    if name == "float16" and device.type == "cpu":
+        raise SettingError("float16 needs a GPU; on a CPU take float32 or bfloat16")
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
+
+
+def describe_run(
+    store: Store,
+    cases: tuple[Case, ...],
+    model: ModelSettings,
+    settings: TrainSettings,
+    world: World,
+    init: str | Path | None,
+) -> dict[str, Any]:
+    """What a checkpoint says of its run, all of it plain data; a parent's sources stay with its child."""
+    sources = store.licences(cases)
+    parent = None
+    if init is not None:
+        before = read_about(init)
+        known = [row["source"] for row in sources]
+        sources = sources + [row for row in before["sources"] if row["source"] not in known]
+        parent = {"catalog_digest": before["catalog_digest"], "step": before["step"], "model": before["model"]}
+    return {
+        "model": model.plain(), "train": settings.plain(), "rules": store.rules.plain(), "world": world.size,
+        "catalog_digest": store.catalog_digest, "sources": sources, "init": parent,
+        "versions": {"clickseg": __version__, "torch": torch.__version__},
+    }  # fmt: skip
+
+
+def check_same_run(before: Mapping[str, Any], now: Mapping[str, Any], *, where: str) -> None:
+    """Raise a `SettingError` that names what a continuation would change."""
+    changed = []
+    for group in ("model", "train", "rules"):
+        for name in now[group]:
+            old, new = before[group].get(name), now[group][name]
+            if old != new and not (group == "train" and name in FREE_TO_CHANGE):
+                changed.append(f"{name} was {old!r}, is {new!r}")
+    for name, meaning in (("catalog_digest", "the catalog"), ("world", "the number of devices")):
+        if before[name] != now[name]:
+            changed.append(f"{meaning} was {before[name]!r}, is {now[name]!r}")
+    if changed:
+        raise SettingError(
+            f"{where} was trained otherwise: {'; '.join(changed)}; take the same, or --init in a new folder"
+        )
+
+
+def patch_of(model: Segmenter) -> tuple[int, int, int]:
+    """The patch that a model is trained on."""
+    i, j, k = model.settings.patch
+    return (i, j, k)
+
+
+@contextmanager
+def deterministic(wanted: bool) -> Iterator[None]:
+    """Algorithms that give the same bits in every run, for a while."""
+    if not wanted:
+        yield
+        return
+    import os
+
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read by cuBLAS when it is first used
+    before = (torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark)
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0])
+        torch.backends.cudnn.benchmark = before[1]

@@ -1,0 +1,53 @@
+"""A dictionary transform for MONAI."""
+
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+from clicksim.adapters.affine import draw_on, like, to_numpy
+from clicksim.errors import GeometryError
+from clicksim.prompts import Prompts
+
+
+class EncodePromptsd:
+    """Draw `data[prompts]` on the grid of `data[image]`, as `data[guidance]`; put it behind the spatial transforms.
+
+    The image is a `MetaTensor`, or an array with the affine under `<image>_meta_dict`; channels first. The prompts are
+    those of the file that was loaded and stay as they are: the affine says what has become of its grid.
+
+        Compose([LoadImaged("image"), EnsureChannelFirstd("image"), Orientationd("image", axcodes="RAS"),
+                 RandFlipd("image", 0.5, 0), EncodePromptsd("image", encoding="edt-ball"),
+                 ConcatItemsd(["image", "guidance"], "image")])
+
+    Args:
+        image: Key of the image; its last channel is the uptake, for encodings that read one.
+        prompts: Key of the prompts.
+        guidance: Key of the result, `(2, I, J, K)` in the kind of the image.
+        **settings: Of `clicksim.encode`.
+
+    Raises:
+        KeyError: A key that is missing.
+        GeometryError: An image without an affine.
+    """
+
+    def __init__(self, image: str = "image", prompts: str = "prompts", guidance: str = "guidance", **settings: Any):
+        self.image, self.prompts, self.guidance, self.settings = image, prompts, guidance, settings
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """The dictionary with the guidance in it."""
+        image, prompts = data[self.image], data[self.prompts]
+        if not isinstance(prompts, Prompts):
+            raise TypeError(f"{self.prompts!r} must hold clicksim.Prompts, got {type(prompts).__name__}")
+        drawn = draw_on(prompts, to_numpy(image), self._affine(data), **self.settings)
+        return {**data, self.guidance: like(drawn, image)}
+
+    def _affine(self, data: Mapping[Hashable, Any]) -> Any:
+        image = data[self.image]
+        affine = getattr(image, "affine", None)
+        if affine is None:
+            affine = data.get(f"{self.image}_meta_dict", {}).get("affine")
+        if affine is None:
+            raise GeometryError(
+                f"{self.image!r} carries no affine, so its prompts cannot follow it; load it as a MetaTensor, or give "
+                f"{self.image}_meta_dict with one"
+            )
+        return to_numpy(affine)

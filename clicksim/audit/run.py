@@ -1,0 +1,57 @@
+"""All checks of an audit, one after another."""
+
+from collections.abc import Callable, Iterator
+
+from clicksim.audit import leakage, outliers
+from clicksim.audit.check import check_catalog
+from clicksim.audit.findings import AuditFinding, sort_findings
+from clicksim.catalog.store import Catalog
+
+AuditCheck = Callable[[Catalog], Iterator[AuditFinding]]
+
+AUDIT_CHECKS: dict[str, AuditCheck] = {
+    "patient-split": leakage.check_patient_split,
+    "study-twice": leakage.check_study_twice,
+    "same-label": leakage.check_same_label,
+    "same-lesions": leakage.check_same_lesions,
+    "geometry": outliers.check_geometry,
+    "uptake": outliers.check_uptake,
+    "lesions": outliers.check_lesions,
+    "diagnosis": outliers.check_diagnosis,
+    "threshold": outliers.check_threshold,
+    "defaced": outliers.check_defaced,
+    "points": outliers.check_points,
+    "prompts": outliers.check_prompts,
+}
+SEEN_TWICE = {"folds", "prompts"}  # checks of `clicksim catalog check` that the audit makes itself, with cases
+
+
+def audit_catalog(
+    catalog: Catalog, *, read_data: bool = False, progress: leakage.Report | None = None
+) -> list[AuditFinding]:
+    """Everything about a catalog that could spoil a result, worst first.
+
+    What `check_catalog` finds is in it, as errors of the check `catalog`.
+
+    Args:
+        catalog: An open catalog.
+        read_data: Read every image as well: near-duplicates, and labels that differ from their row.
+        progress: Told after each image.
+    """
+    found = [finding for check in AUDIT_CHECKS.values() for finding in check(catalog)]
+    for fault in check_catalog(catalog, read_data=read_data):
+        if fault.check not in SEEN_TWICE:
+            cases = (fault.case_id,) if fault.case_id else ()
+            found.append(AuditFinding("error", "catalog", cases, f"{fault.check}: {fault.detail}"))
+    if read_data:
+        found += leakage.check_near_duplicates(catalog, progress)
+    return sort_findings(found)
+
+
+def checks_made(*, read_data: bool) -> dict[str, str]:
+    """The checks of an audit, each with the first sentence of what it says about itself."""
+    checks: dict[str, Callable[..., object]] = {"catalog": check_catalog, **AUDIT_CHECKS}
+    if read_data:
+        checks["near-duplicate"] = leakage.check_near_duplicates
+    said = {name: (check.__doc__ or "").strip().split("\n")[0] for name, check in checks.items()}
+    return said | {"catalog": "Keys, files, codes and sums that `clicksim catalog check` looks at."}

@@ -1,0 +1,169 @@
+"""`clicksim encode`."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from clicksim.errors import ClicksimError
+
+if TYPE_CHECKING:
+    from clicksim.guidance import Finding
+    from clicksim.prompts import Prompts
+
+INPUT = click.Path(path_type=Path, exists=True, dir_okay=False)
+
+
+def _list(context: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if not wanted or context.resilient_parsing:
+        return
+    from clicksim.guidance.settings import DEFAULTS, PRESETS
+
+    for name, settings in DEFAULTS.items():
+        click.echo(f"{name}: {_pairs(settings)}".rstrip(": "))
+    for name, preset in PRESETS.items():
+        click.echo(f"{name}: {preset.encoding} {_pairs(dict(preset.settings))}".rstrip() + f" ({preset.source})")
+    context.exit()
+
+
+LIST = click.option(
+    "--list", is_flag=True, is_eager=True, expose_value=False, callback=_list, help="All encodings and presets."
+)
+
+
+@click.command("encode")
+@click.option("--prompts", "file", type=INPUT, required=True, help="Prompts as JSON.")
+@click.option("--like", type=INPUT, required=True, help="The image on whose grid the prompts lie.")
+@click.option("--encoding", default="gaussian", show_default=True, help="Encoding or preset; --list names all.")
+@click.option("--set", "pairs", multiple=True, metavar="NAME=VALUE", help="A setting of the encoding; repeatable.")
+@click.option("--image", type=INPUT, help="The uptake, for encodings that read one.  [default: the image of --like]")
+@click.option("--out", "prefix", help="Write PREFIX_0002.nii.gz and PREFIX_0003.nii.gz, float32.")
+@click.option(
+    "--first", type=click.IntRange(0, 9998), default=2, show_default=True, help="Number of the first channel."
+)
+@click.option("--lint", "linted", is_flag=True, help="Check the channels; exit code 1 where one is bad.")
+@click.option(
+    "--check", "checked", type=INPUT, multiple=True, help="With --lint: stored channels, foreground then background."
+)
+@click.option("--json", "as_json", is_flag=True, help="With --lint: findings as JSON.")
+@LIST
+def command(
+    file: Path,
+    like: Path,
+    encoding: str,
+    pairs: tuple[str, ...],
+    image: Path | None,
+    prefix: str | None,
+    first: int,
+    linted: bool,
+    checked: tuple[Path, ...],
+    as_json: bool,
+) -> None:
+    """Guidance channels from prompts: drawn, checked, and written where you ask for files.
+
+    \b
+    Examples:
+      clicksim encode --prompts case_clicks.json --like case_0001.nii.gz --encoding edt-ball --out imagesTr/case
+      clicksim encode --prompts case_clicks.json --like case_0001.nii.gz --set sigma_mm=5 --lint
+      clicksim encode --prompts c.json --like c_0001.nii.gz --lint --check c_0002.nii.gz --check c_0003.nii.gz
+    """  # noqa: D301 - click wants the character itself
+    if not (prefix or linted):
+        raise click.UsageError("give --out for files or --lint for a verdict: guidance is drawn when it is needed")
+    if (checked or as_json) and not linted:
+        raise click.UsageError("--check and --json go with --lint")
+    if checked and (prefix or pairs or image):
+        raise click.UsageError("--check reads channels; --out, --set and --image are for drawing them")
+
+    from clicksim.prompts.formats import read_prompts
+    from clicksim.volumes import case_id_of, read_grid
+
+    grid = read_grid(like)
+    prompts = read_prompts(file, grid, case_id=case_id_of(like))
+    channels = _read(checked, grid) if checked else _draw(prompts, like, image, encoding, _settings(pairs))
+    if prefix:
+        _write(prefix, channels, grid, first)
+    if linted:
+        _report(channels, prompts, as_json=as_json)
+
+
+def _draw(prompts: "Prompts", like: Path, image: Path | None, encoding: str, settings: dict[str, Any]) -> Any:
+    import warnings
+
+    from clicksim.guidance import encode
+    from clicksim.guidance.settings import plan_encoding
+    from clicksim.volumes import read_image
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        plan = plan_encoding(encoding, settings)
+    for warning in caught:
+        click.echo(str(warning.message), err=True)
+    uptake = None
+    if plan.needs_image:
+        volume = read_image(image or like)
+        prompts.grid.check_same(volume.grid, ("--like", "--image"))
+        uptake = volume.array
+    elif image:
+        click.echo(f"--image has no effect: the encoding {plan.encoding} reads none", err=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # said above
+        return encode(prompts, prompts.grid.shape, encoding=encoding, image=uptake, **settings)
+
+
+def _read(files: tuple[Path, ...], grid: Any) -> Any:
+    """One signed channel, or foreground and background."""
+    import numpy as np
+
+    from clicksim.volumes import read_image
+
+    if len(files) > 2:
+        raise ClicksimError(f"--check takes one signed channel, or foreground and background; got {len(files)} files")
+    volumes = [read_image(path) for path in files]
+    for path, volume in zip(files, volumes, strict=True):
+        grid.check_same(volume.grid, ("--like", str(path)))
+    return np.stack([volume.array for volume in volumes])
+
+
+def _settings(pairs: tuple[str, ...]) -> dict[str, Any]:
+    from clicksim.protocols.settings import parse_value
+
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        name, sign, value = pair.partition("=")
+        if not sign or not name:
+            raise click.UsageError(f"--set {pair!r} is not NAME=VALUE")
+        if name in found:
+            raise click.UsageError(f"--set {name} is given twice")
+        found[name] = parse_value(value)
+    return found
+
+
+def _write(prefix: str, channels: Any, grid: Any, first: int) -> None:
+    from clicksim.guidance import write_channels
+
+    folder = Path(prefix).parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ClicksimError(f"cannot make the folder {folder}: {error.strerror or error}") from error
+    for path in write_channels(prefix, channels, grid, first=first):
+        click.echo(f"written: {path}", err=True)
+
+
+def _report(channels: Any, prompts: "Prompts", *, as_json: bool) -> None:
+    from clicksim.guidance import format_findings, lint
+    from clicksim.guidance.findings import worst
+
+    findings: list[Finding] = lint(channels, prompts)
+    if as_json:
+        click.echo(json.dumps([dataclasses.asdict(finding) for finding in findings]))
+    else:
+        click.echo(format_findings(findings))
+    if worst(findings) == "bad":
+        raise click.exceptions.Exit(1)
+
+
+def _pairs(settings: dict[str, Any]) -> str:
+    return " ".join(f"{key}={json.dumps(value)}".replace('"', "") for key, value in settings.items())

@@ -1,0 +1,218 @@
+"""Croissant 1.0: JSON-LD that describes a catalog's tables, with the tables beside it, so that both can be published.
+
+The folder holds `croissant.json` and one Parquet file per table, cut to the exported cases: rows only, no image,
+nothing of `runs/`. Each column becomes a field with its meaning.
+
+Source: Croissant format specification 1.0, MLCommons.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clicksim.catalog.schema import table_schema
+from clicksim.files import replacing
+from clicksim.manifests.common import Export, Written, finish, key_of, prepare_folder, write_json
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+FILE = "croissant.json"
+CONFORMS = "http://mlcommons.org/croissant/1.0"
+CONTEXT = {
+    "@language": "en",
+    "@vocab": "https://schema.org/",
+    "citeAs": "cr:citeAs",
+    "column": "cr:column",
+    "conformsTo": "dct:conformsTo",
+    "cr": "http://mlcommons.org/croissant/",
+    "rai": "http://mlcommons.org/croissant/RAI/",
+    "data": {"@id": "cr:data", "@type": "@json"},
+    "dataType": {"@id": "cr:dataType", "@type": "@vocab"},
+    "dct": "http://purl.org/dc/terms/",
+    "examples": {"@id": "cr:examples", "@type": "@json"},
+    "extract": "cr:extract",
+    "field": "cr:field",
+    "fileProperty": "cr:fileProperty",
+    "fileObject": "cr:fileObject",
+    "fileSet": "cr:fileSet",
+    "format": "cr:format",
+    "includes": "cr:includes",
+    "isLiveDataset": "cr:isLiveDataset",
+    "jsonPath": "cr:jsonPath",
+    "key": "cr:key",
+    "md5": "cr:md5",
+    "parentField": "cr:parentField",
+    "path": "cr:path",
+    "recordSet": "cr:recordSet",
+    "references": "cr:references",
+    "regex": "cr:regex",
+    "repeated": "cr:repeated",
+    "replace": "cr:replace",
+    "sc": "https://schema.org/",
+    "separator": "cr:separator",
+    "source": "cr:source",
+    "subField": "cr:subField",
+    "transform": "cr:transform",
+}
+LICENCE_URLS = {
+    "CC0-1.0": "https://creativecommons.org/publicdomain/zero/1.0/",
+    "CC-BY-4.0": "https://creativecommons.org/licenses/by/4.0/",
+    "CC-BY-NC-4.0": "https://creativecommons.org/licenses/by-nc/4.0/",
+    "CC-BY-NC-SA-4.0": "https://creativecommons.org/licenses/by-nc-sa/4.0/",
+    "CC-BY-NC-ND-4.0": "https://creativecommons.org/licenses/by-nc-nd/4.0/",
+}
+
+
+def write_croissant(export: Export, out: Path, *, name: str = "clicksim-catalog", url: str = "") -> Written:
+    """Write `croissant.json` and the tables of the exported cases.
+
+    Args:
+        export: What to write.
+        out: The folder.
+        name: Of the dataset.
+        url: Where it will be published; empty where it is not known yet.
+    """
+    import pyarrow.parquet as pq
+
+    prepare_folder(out)
+    written = Written({key_of(row): {"table": "cases.parquet"} for row in export.cases})
+    tables = _tables(export)
+    files, records = [], []
+    for table_name, table in tables.items():
+        file = out / f"{table_name}.parquet"
+        with replacing(file) as temporary:
+            pq.write_table(table, temporary, compression="zstd")
+        files.append(_file_object(file))
+        records.append(_record_set(table_name, table))
+    sources = export.about["sources"]
+    content: dict[str, Any] = {
+        "@context": CONTEXT,
+        "@type": "sc:Dataset",
+        "conformsTo": CONFORMS,
+        "name": name,
+        "description": "Cases, lesions and prompts for interactive lesion segmentation, from "
+        f"{', '.join(source['title'] or source['source'] for source in sources)}. The tables name images; they do not "
+        "hold them.",
+        "license": LICENCE_URLS.get(export.about["licence"], export.about["licence"]),
+        "version": "1.0.0",
+        "citeAs": "\n".join(source["citation"] or source["source"] for source in sources),
+        "creator": [{"@type": "sc:Organization", "name": source["title"] or source["source"]} for source in sources],
+        "isBasedOn": [f"https://doi.org/{doi}" for source in sources for doi in _dois(source["doi"])],
+        "distribution": files,
+        "recordSet": records,
+    }
+    if url:
+        content["url"] = url
+    else:
+        written.notes.append("croissant.json has no url; give --url with the place where it will be published")
+    write_json(out / FILE, content)
+    return finish(out, "croissant", export, written, {"name": name, "url": url})
+
+
+def check_croissant(out: Path) -> list[str]:
+    """What is wrong: fields that Croissant wants, files and their hashes, fields that name no column."""
+    import pyarrow.parquet as pq
+
+    try:
+        content = json.loads((out / FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        return [f"{FILE} cannot be read: {error}"]
+    faults = [
+        f"{FILE} has no {key}"
+        for key in ("@context", "@type", "conformsTo", "name", "description", "license", "distribution", "recordSet")
+        if not content.get(key)
+    ]
+    columns: dict[str, list[str]] = {}
+    for entry in content.get("distribution", []):
+        file = out / entry["contentUrl"]
+        if not file.is_file():
+            faults.append(f"{entry['contentUrl']} is not there")
+        elif hashlib.sha256(file.read_bytes()).hexdigest() != entry["sha256"]:
+            faults.append(f"{entry['contentUrl']} has another SHA-256")
+        else:
+            columns[entry["@id"]] = pq.read_schema(file).names
+    for record in content.get("recordSet", []):
+        for field in record["field"]:
+            source = field["source"]
+            name, column = source["fileObject"]["@id"], source["extract"]["column"]
+            if name in columns and column not in columns[name]:
+                faults.append(f"field {field['@id']} names column {column}, which {name} does not have")
+    return faults
+
+
+def _tables(export: Export) -> dict[str, "pa.Table"]:
+    """The tables, cut to the exported cases, with dictionaries as plain text."""
+    import pyarrow.compute as pc
+
+    catalog = export.catalog
+    sources = sorted({row["source"] for row in export.cases})
+    tables = {name: catalog.table(name) for name in ("cases", "lesions", "links")}
+    tables = {name: table.filter(pc.field("source").isin(sources)) for name, table in tables.items()}
+    if export.run:
+        ids = [row["case_id"] for row in export.cases]
+        tables["prompts"] = catalog.table("prompts", export.run).filter(pc.field("case").isin(ids))
+    return {name: _plain(table) for name, table in tables.items() if len(table)}
+
+
+def _plain(table: "pa.Table") -> "pa.Table":
+    import pyarrow as pa
+
+    columns = [
+        column.cast(pa.string()) if pa.types.is_dictionary(column.type) else column for column in table.itercolumns()
+    ]
+    return pa.table(columns, names=table.column_names)
+
+
+def _file_object(file: Path) -> dict[str, Any]:
+    return {
+        "@type": "cr:FileObject",
+        "@id": file.name,
+        "name": file.name,
+        "contentUrl": file.name,
+        "encodingFormat": "application/x-parquet",
+        "contentSize": f"{file.stat().st_size} B",
+        "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
+    }
+
+
+def _record_set(name: str, table: "pa.Table") -> dict[str, Any]:
+    """A table as a record set; meanings come from the schema."""
+    schema = table_schema(name)
+    meanings = {field.name: (field.metadata or {}).get(b"meaning", b"").decode() for field in schema}
+    fields = [_field(name, column.name, column.type, meanings.get(column.name, "")) for column in table.schema]
+    return {"@type": "cr:RecordSet", "@id": name, "name": name, "field": fields}
+
+
+def _field(table: str, column: str, kind: "pa.DataType", meaning: str) -> dict[str, Any]:
+    import pyarrow as pa
+
+    field: dict[str, Any] = {
+        "@type": "cr:Field",
+        "@id": f"{table}/{column}",
+        "name": column,
+        "description": meaning or f"the {column}",
+    }
+    if pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind):
+        field["repeated"] = True
+        kind = kind.value_type
+    field["dataType"] = _data_type(kind)
+    field["source"] = {"fileObject": {"@id": f"{table}.parquet"}, "extract": {"column": column}}
+    return field
+
+
+def _data_type(kind: "pa.DataType") -> str:
+    import pyarrow as pa
+
+    if pa.types.is_boolean(kind):
+        return "sc:Boolean"
+    if pa.types.is_integer(kind):
+        return "sc:Integer"
+    if pa.types.is_floating(kind):
+        return "sc:Float"
+    return "sc:Date" if pa.types.is_date(kind) else "sc:Text"
+
+
+def _dois(text: str | None) -> list[str]:
+    return [part.strip() for part in (text or "").split(",") if part.strip().startswith("10.")]

@@ -1,0 +1,128 @@
+"""Hugging Face: a `niftifolder`, which `load_dataset("niftifolder", data_dir=OUT)` reads without a script.
+
+`metadata.parquet` has a row per case; its columns `<channel>_file_name` and `label_file_name` become images.
+Prompts are lists of voxels `{i, j, k, polarity, kind, round}`. `README.md` is the card of the dataset, with the
+licence in its head.
+
+Source: documentation of Hugging Face Datasets, create a dataset from a folder of images.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clicksim.errors import CatalogError, ClicksimError
+from clicksim.files import replacing
+from clicksim.manifests.common import (
+    Export,
+    Written,
+    finish,
+    key_of,
+    licence_text,
+    prepare_folder,
+    write_text,
+)
+from clicksim.manifests.images import SUFFIX, place_image, place_label
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+METADATA = "metadata.parquet"
+KEPT = ("source", "case_id", "patient_key", "tracer_class", "sex", "age_years", "diagnosis", "n_lesions",
+        "lesion_volume_ml", "licence")  # fmt: skip
+PROMPT_FIELDS = ("i", "j", "k", "polarity", "kind", "round")
+CARD_LICENCES = {"CC0-1.0", "CC-BY-4.0", "CC-BY-SA-4.0", "CC-BY-NC-4.0", "CC-BY-NC-SA-4.0", "CC-BY-NC-ND-4.0"}
+
+
+def write_huggingface(export: Export, out: Path, *, copy: bool = False) -> Written:
+    """Write images, `metadata.parquet` and the card.
+
+    Args:
+        export: What to write.
+        out: The folder.
+        copy: Copy images instead of linking them; an upload needs copies.
+
+    Raises:
+        CatalogError: The cases have no image in common; no case left.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if not export.channels:
+        raise CatalogError("the cases have no image in common; choose sources with --source")
+    prepare_folder(out)
+    written, rows = Written(), []
+    for row in export.cases:
+        name = export.names[key_of(row)]
+        files = {c.name.lower(): f"{c.name.lower()}/{name}{SUFFIX}" for c in export.channels}
+        files["label"] = f"label/{name}{SUFFIX}"
+        try:
+            place_label(export, row, out / files["label"], copy=copy)
+            for channel in export.channels:
+                place_image(export, row, channel.column, out / files[channel.name.lower()], copy=copy)
+        except ClicksimError as error:
+            written.refused[row["case_id"]] = str(error)
+            for file in files.values():
+                (out / file).unlink(missing_ok=True)
+            continue
+        written.files[key_of(row)] = files
+        rows.append(_metadata(export, row, files))
+    with replacing(out / METADATA) as temporary:
+        pq.write_table(pa.Table.from_pylist(rows, _schema(export)), temporary)
+    write_text(out / "README.md", _card(export))
+    return finish(out, "huggingface", export, written, {"copy": copy})
+
+
+def check_huggingface(out: Path) -> list[str]:
+    """What is wrong with the folder: the columns that name files, and files that are not there."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(out / METADATA)
+    except (OSError, pa.ArrowException) as error:
+        return [f"{METADATA} cannot be read: {error}"]
+    columns = [name for name in table.column_names if name.endswith("_file_name")]
+    if not columns:
+        return [f"{METADATA} has no column that ends in _file_name"]
+    faults = []
+    for name in columns:
+        for file in table[name].to_pylist():
+            if Path(file).is_absolute() or ".." in Path(file).parts:
+                faults.append(f"{file} leaves the folder")
+            elif not (out / file).is_file():
+                faults.append(f"{file} is not there")
+    return faults
+
+
+def _metadata(export: Export, row: dict[str, Any], files: dict[str, str]) -> dict[str, Any]:
+    content: dict[str, Any] = {f"{name}_file_name": file for name, file in files.items()}
+    content |= {name: row[name] for name in KEPT} | {"fold": export.fold(row)}
+    if export.run:
+        prompts = export.prompts.get(row["case_id"], [])
+        content["prompts"] = [{name: prompt[name] for name in PROMPT_FIELDS} for prompt in prompts]
+    return content
+
+
+def _schema(export: Export) -> "pa.Schema":
+    import pyarrow as pa
+
+    kinds = {"age_years": pa.float32(), "n_lesions": pa.int32(), "lesion_volume_ml": pa.float64()}
+    names = [*(c.name.lower() for c in export.channels), "label"]
+    fields = [pa.field(f"{name}_file_name", pa.string()) for name in names]
+    fields += [pa.field(name, kinds.get(name, pa.string())) for name in KEPT]
+    fields.append(pa.field("fold", pa.int16()))
+    if export.run:
+        text = {"polarity", "kind"}
+        prompt = pa.struct([(name, pa.string() if name in text else pa.int32()) for name in PROMPT_FIELDS])
+        fields.append(pa.field("prompts", pa.list_(prompt)))
+    return pa.schema(fields)
+
+
+def _card(export: Export) -> str:
+    """The card; a licence that the hub has no word for is `other`."""
+    licence = export.about["licence"]
+    word = licence.lower() if licence in CARD_LICENCES else "other"
+    head = ["---", f"license: {word}"]
+    head += [] if word != "other" else [f"license_name: {licence.lower().replace(' ', '-').replace(':', '')}"]
+    head += ["task_categories:", "- image-segmentation", "tags:", "- medical", "---", ""]
+    return "\n".join(head) + licence_text(export)

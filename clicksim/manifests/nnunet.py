@@ -1,0 +1,156 @@
+"""nnU-Net v2: a dataset folder with `dataset.json`, `imagesTr`, `labelsTr` and `splits_final.json`.
+
+nnU-Net chooses the normalisation of a channel by its name: `CT` gets that of CT, `noNorm` none, any other a
+z-score. Guidance channels are therefore all called `noNorm`: a map of a few bright voxels would be scaled to
+hundreds of standard deviations. What each channel is stands in `channel_roles`, which nnU-Net does not read.
+`splits_final.json` belongs in the folder of the preprocessed dataset before training begins; without it nnU-Net
+draws folds by case, which tears patients apart.
+
+Source: documentation of nnU-Net v2, dataset format and manual data splits.
+"""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from clicksim.errors import CatalogError, ClicksimError, SettingError
+from clicksim.manifests.common import (
+    Channel,
+    Export,
+    Written,
+    finish,
+    key_of,
+    prepare_folder,
+    write_json,
+)
+from clicksim.manifests.images import SUFFIX, place_image, place_label
+
+NAME = re.compile(r"Dataset[0-9]{3}_[A-Za-z0-9._-]+")
+
+
+def write_nnunet(export: Export, out: Path, *, copy: bool = False) -> Written:
+    """Write the dataset; cases whose images do not fit together are left out, with the reason.
+
+    Args:
+        export: What to write.
+        out: The folder of the dataset, `DatasetNNN_Name`, inside `nnUNet_raw`.
+        copy: Copy images instead of linking them.
+
+    Raises:
+        SettingError: A folder of another name.
+        CatalogError: No channel that all cases have; no case left.
+    """
+    if not NAME.fullmatch(out.name):
+        raise SettingError(f"nnU-Net finds a dataset by its folder, DatasetNNN_Name, got {out.name!r}")
+    if not export.channels:
+        raise CatalogError("the cases have no image in common; choose sources with --source")
+    prepare_folder(out)
+    written = Written()
+    for row in export.cases:
+        try:
+            written.files[key_of(row)] = _write_case(export, row, out, copy=copy)
+        except ClicksimError as error:
+            written.refused[row["case_id"]] = str(error)
+            _remove(export, row, out)
+    write_json(out / "dataset.json", dataset_json(export, len(written.files)))
+    splits = [
+        {
+            "train": [export.names[key] for key in split.train if key in written.files],
+            "val": [export.names[key] for key in split.validation if key in written.files],
+        }
+        for split in export.splits()
+    ]
+    if splits:
+        write_json(out / "splits_final.json", splits)
+        written.notes.append("copy splits_final.json to the dataset's folder in nnUNet_preprocessed before training")
+    return finish(out, "nnunet", export, written, {"copy": copy})
+
+
+def dataset_json(export: Export, count: int) -> dict[str, Any]:
+    """The content of `dataset.json`."""
+    channels = export.channels
+    return {
+        "name": "clicksim",
+        "description": f"{', '.join(source['title'] or source['source'] for source in export.about['sources'])}",
+        "licence": export.about["licence"],
+        "reference": "LICENCES.md",
+        "channel_names": {str(n): _norm_name(channel) for n, channel in enumerate(channels)},
+        "channel_roles": channel_roles(channels),
+        "labels": {"background": 0, "tumor": 1},
+        "numTraining": count,
+        "file_ending": SUFFIX,
+    }
+
+
+def channel_roles(channels: tuple[Channel, ...]) -> dict[str, dict[str, Any]]:
+    """What each channel is, and what may be done to it."""
+    return {
+        str(n): {
+            "name": channel.name,
+            "role": channel.role,
+            "normalise": channel.normalise,
+            "augment_intensity": channel.augment_intensity,
+        }
+        for n, channel in enumerate(channels)
+    }
+
+
+def check_nnunet(out: Path) -> list[str]:
+    """What is wrong with a dataset, as nnU-Net's own check would say it; reads no image."""
+    try:
+        content = json.loads((out / "dataset.json").read_text(encoding="utf-8"))
+        splits = json.loads((out / "splits_final.json").read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        return [f"{Path(str(error.filename)).name} is missing"]
+    except ValueError as error:
+        return [f"JSON that cannot be read: {error}"]
+    needed = ("channel_names", "labels", "numTraining", "file_ending")
+    faults = [f"dataset.json has no {key}" for key in needed if key not in content]
+    if faults:
+        return faults
+    ending, channels = content["file_ending"], content["channel_names"]
+    labels = {file.name.removesuffix(ending) for file in (out / "labelsTr").glob(f"*{ending}")}
+    images = {file.name for file in (out / "imagesTr").glob(f"*{ending}")}
+    wanted = {f"{name}_{int(n):04d}{ending}" for name in labels for n in channels}
+    if sorted(map(int, channels)) != list(range(len(channels))):
+        faults.append(f"channels are numbered {sorted(channels)}, not from 0 on")
+    if sorted(content["labels"].values()) != list(range(len(content["labels"]))):
+        faults.append(f"labels are {content['labels']}, not 0, 1, ... without a gap")
+    if len(labels) != content["numTraining"]:
+        faults.append(f"numTraining is {content['numTraining']}, there are {len(labels)} labels")
+    faults += [f"imagesTr/{name} is missing" for name in sorted(wanted - images)]
+    faults += [f"imagesTr/{name} belongs to no label" for name in sorted(images - wanted)]
+    for role in content.get("channel_roles", {}).items():
+        if role[1]["role"] == "prompt" and channels.get(role[0]) != "noNorm":
+            faults.append(f"channel {role[0]} holds prompts and would be normalised: call it noNorm")
+    for n, split in enumerate(splits):
+        both = set(split["train"]) & set(split["val"])
+        faults += [f"fold {n} trains and validates on {name}" for name in sorted(both)]
+        faults += [
+            f"fold {n} names {name}, which has no label" for name in sorted({*split["train"], *split["val"]} - labels)
+        ]
+    return faults
+
+
+def _norm_name(channel: Channel) -> str:
+    return channel.name if channel.normalise else "noNorm"
+
+
+def _write_case(export: Export, row: dict[str, Any], out: Path, *, copy: bool) -> dict[str, str]:
+    """The files of one case, relative to the folder."""
+    name = export.names[key_of(row)]
+    files = {"label": f"labelsTr/{name}{SUFFIX}"}
+    place_label(export, row, out / files["label"], copy=copy)
+    for n, channel in enumerate(export.channels):
+        files[channel.name] = f"imagesTr/{name}_{n:04d}{SUFFIX}"
+        place_image(export, row, channel.column, out / files[channel.name], copy=copy)
+    return files
+
+
+def _remove(export: Export, row: dict[str, Any], out: Path) -> None:
+    """The files of a case that was refused half-way."""
+    name = export.names[key_of(row)]
+    (out / f"labelsTr/{name}{SUFFIX}").unlink(missing_ok=True)
+    for n in range(len(export.channels)):
+        (out / f"imagesTr/{name}_{n:04d}{SUFFIX}").unlink(missing_ok=True)
