@@ -7,7 +7,7 @@ import time
 from importlib import import_module
 from pathlib import Path
 
-GROUPS = ("clicks", "passes", "memory", "files", "folder", "startup")
+GROUPS = ("clicks", "passes", "memory", "files", "folder", "guidance", "startup", "tcia", "report")
 
 
 def main(arguments: list[str] | None = None) -> None:

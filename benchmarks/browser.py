@@ -10,6 +10,7 @@ import os
 import select
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -30,6 +31,13 @@ FLAGS = (
     "--remote-debugging-pipe",
 )
 PATIENCE_S = 60.0
+BECOME = """
+import fcntl, os, sys
+ends = [fcntl.fcntl(int(end), fcntl.F_DUPFD, 10) for end in sys.argv[1:3]]
+os.dup2(ends[0], 3), os.dup2(ends[1], 4)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
+"""A process that puts the pipes where the browser looks for them, and becomes the browser."""
 
 
 def find_browser() -> str | None:
@@ -151,10 +159,8 @@ def open_browser() -> Iterator[Page]:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         from_us, to_browser = os.pipe()
         from_browser, to_us = os.pipe()
-        # the shell puts the pipes where the browser looks for them; ends of ours are not inherited
-        command = f'exec "$0" "$@" 3<&{from_us} 4>&{to_us}'
         process = subprocess.Popen(
-            ["sh", "-c", command, program, *FLAGS, f"--user-data-dir={profile}", "about:blank"],
+            [sys.executable, "-c", BECOME, str(from_us), str(to_us), program, *FLAGS, f"--user-data-dir={profile}"],
             pass_fds=(from_us, to_us),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,

@@ -21,6 +21,7 @@ PACKAGES = (  # as their distributions are called
     "edt",
     "isal",
     "pyarrow",
+    "pydicom",
     "connected-components-3d",
 )
 HEADER = ("work", "clicksim", "rival", "of the rival", "ratio", "bar", "aim", "reached")

@@ -5,12 +5,13 @@ voxel `i, j, k` in patch coordinates. A scribble is one row for each of its voxe
 no prompt: rows are switched off in place, so that nothing has to wait for the device to count.
 
 Every encoding here has a finite support, so its values around one voxel are the same for all prompts: a stencil,
-made once for a voxel size. Where stencils overlap the highest value counts (a scribble is then a capsule around its
-path); those of `gaussian-sum` add up, but a voxel that is prompted twice counts once.
+which the library itself draws once for a voxel size. Where stencils overlap the highest value counts (a scribble is
+then a capsule around its path); those of `gaussian-sum` add up, but a voxel that is prompted twice counts once.
 """
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,11 +20,20 @@ from torch import Tensor
 
 from clickseg.settings import ENCODINGS
 from clicksim.errors import unknown_name
-from clicksim.geometry import Shape, Spacing, check_spacing
-from clicksim.prompts import Prompts
+from clicksim.geometry import Grid, Shape, Spacing, check_spacing
+from clicksim.prompts import Click, Prompts
 
-TRUNCATE = 4.0  # sigmas, where a Gaussian ends
-ON_EDGE = 1e-9  # relative; a voxel exactly on the radius belongs to the ball whatever the rounding
+LIBRARY = {
+    "gaussian": ("gaussian", "sigma_mm"),
+    "gaussian-sum": ("gaussian", "sigma_mm"),
+    "ball": ("ball", "radius_mm"),
+    "edt-ball": ("edt-ball", "radius_mm"),
+    "distance": ("distance", "reach_mm"),
+}
+"""The library's name of each encoding, and of its length."""
+GAUSSIAN_END = 4.0  # sigmas, along each axis, where the library's Gaussian ends
+
+CHUNK = 1 << 22  # voxels drawn at once, so that long scribbles with a wide stencil fit into memory
 
 FOREGROUND, BACKGROUND = 0, 1
 COLUMNS = 5
@@ -31,18 +41,12 @@ COLUMNS = 5
 
 @lru_cache(maxsize=64)
 def stencil(encoding: str, size_mm: float, spacing: Spacing) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """The values of an encoding around one voxel.
-
-    With `d` the distance in mm between the centres of voxels:
-
-    - `gaussian`: `exp(-d^2 / 2 s^2)` up to 4 s; the peak is 1.
-    - `gaussian-sum`: the same divided by its sum, as a normalised filter gives it.
-    - `ball`: 1 where `d <= r`.
-    - `edt-ball`: in that ball, the distance to the nearest voxel outside it, over the largest such distance.
+    """The values of an encoding around one voxel, as the library draws them (`clicksim.guidance.encodings`).
 
     Args:
-        encoding: One of the four names.
-        size_mm: Sigma of a Gaussian, radius of a ball.
+        encoding: `gaussian` (peak 1), `gaussian-sum` (the values of one prompt sum to 1), `ball`, `edt-ball` or
+            `distance`.
+        size_mm: Sigma of a Gaussian, radius of a ball, reach of a distance.
         spacing: mm along `i, j, k`.
 
     Returns:
@@ -51,24 +55,21 @@ def stencil(encoding: str, size_mm: float, spacing: Spacing) -> tuple[NDArray[np
     Raises:
         SettingError: An unknown encoding.
     """
+    from clicksim.guidance import encode as draw
+
     if encoding not in ENCODINGS:
         raise unknown_name("encoding", encoding, ENCODINGS)
-    size = np.asarray(check_spacing(spacing))
-    reach = size_mm * TRUNCATE if encoding.startswith("gaussian") else size_mm
-    steps = np.floor(reach * (1 + ON_EDGE) / size).astype(int) + 1  # one more, so that a layer lies outside
-    offsets = np.stack(np.meshgrid(*(np.arange(-n, n + 1) for n in steps), indexing="ij"), axis=-1).reshape(-1, 3)
-    distances = np.sqrt(((offsets * size) ** 2).sum(axis=1))
-    inside = distances <= reach * (1 + ON_EDGE)
-    values = np.ones(int(inside.sum()))
-    if encoding == "edt-ball":
-        from scipy.spatial import cKDTree
-
-        values = cKDTree(offsets[~inside] * size).query(offsets[inside] * size)[0]
-        values = values / values.max()
-    elif encoding != "ball":
-        values = np.exp(-0.5 * (distances[inside] / size_mm) ** 2)
-        values = values / values.sum() if encoding == "gaussian-sum" else values
-    return offsets[inside].astype(np.int64), values.astype(np.float32)
+    name, length = LIBRARY[encoding]
+    reach = size_mm * (GAUSSIAN_END if name == "gaussian" else 1)
+    half = [int(reach / s) + 2 for s in check_spacing(spacing)]
+    grid = Grid.from_spacing([2 * n + 1 for n in half], spacing)
+    prompts = Prompts((Click((half[0], half[1], half[2]), True),), grid)
+    how: dict[str, Any] = {length: size_mm}
+    if encoding == "gaussian-sum":
+        how |= {"scale": "sum", "merge": "add"}
+    drawn = draw(prompts, grid.shape, encoding=name, **how)[0]
+    voxels = np.argwhere(drawn)
+    return voxels - half, drawn[tuple(voxels.T)]
 
 
 def encode(
@@ -107,7 +108,9 @@ def encode(
         at = torch.from_numpy(offsets).to(points.device, non_blocking=True)
         value = torch.from_numpy(values).to(points.device, non_blocking=True)
         here = torch.tensor([check_spacing(s) == one for s in each]).to(points.device)  # type: ignore[arg-type]
-        _draw(channels, points, here, at, value, add=encoding == "gaussian-sum")
+        step = max(1, CHUNK // len(at))
+        for first in range(0, len(points), step):
+            _draw(channels, points[first : first + step], here, at, value, add=encoding == "gaussian-sum")
     return channels
 
 

@@ -12,7 +12,7 @@ from typing import Any, Self
 from clicksim.errors import SettingError, unknown_name
 
 SIZES = ("tiny", "small", "medium", "large")
-ENCODINGS = ("gaussian", "gaussian-sum", "ball", "edt-ball")
+ENCODINGS = ("gaussian", "gaussian-sum", "ball", "edt-ball", "distance")
 LAWS = ("uniform", "log", "u-shape")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 
@@ -85,7 +85,9 @@ class ModelSettings(_Group):
     patch: tuple[int, ...] = _setting((128, 128, 96), "voxels of a patch along R, A, S", low=8, high=512)
     deep_supervision: int = _setting(0, "coarser outputs that also bear a loss", low=0, high=4)
     encoding: str = _setting("edt-ball", "of prompts; see clickseg.encode", choices=ENCODINGS)
-    encoding_mm: float = _setting(5.0, "radius of a ball, sigma of a Gaussian, mm", low=0.1, high=100)
+    encoding_mm: float = _setting(
+        5.0, "radius of a ball, sigma of a Gaussian, reach of a distance, mm", low=0.1, high=100
+    )
     ct_window: tuple[float, ...] = _setting((-1000.0, 1000.0), "CT is cut to this range of HU ...")
     ct_scale: float = _setting(300.0, "... and divided by this", low=1)
     suv_limit: float = _setting(100.0, "uptake is cut to 0 and this, then log(1 + SUV) is taken", low=1)

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from clicksim.arrays import Memory, as_labels, as_uptake, flat_view
 from clicksim.errors import GeometryError, ImageError, unknown_name
-from clicksim.geometry import Grid, Spacing, check_shape, check_spacing
+from clicksim.geometry import Grid, Spacing, check_spacing
 from clicksim.kernels import depth as depth_kernels
 from clicksim.kernels import runs as run_kernels
 from clicksim.kernels import tables as table_kernels
@@ -31,145 +32,6 @@ INSTANCE_RULES = ("auto", "labels", "components", "touching")
 CONNECTIVITIES = (6, 18, 26)
 DENSE = 20  # one voxel in so many, from which a volume is re-ordered as a whole
 EQUAL_DEPTH = 1e-9  # relative; absorbs the rounding of sums of squares taken in another order
-
-
-@dataclass(frozen=True)
-class Memory:
-    """How a volume lies in memory: which axis is slow, middle and fast.
-
-    Attributes:
-        shape: `(I, J, K)`.
-        axes: The array's axes from slow to fast; `(2, 1, 0)` for a Fortran-ordered array.
-    """
-
-    shape: tuple[int, int, int]
-    axes: tuple[int, int, int]
-
-    @property
-    def lengths(self) -> Ints:
-        """Voxels along (slow, middle, fast)."""
-        return np.array([self.shape[a] for a in self.axes], dtype=np.int64)
-
-    @property
-    def ranks(self) -> Ints:
-        """What a step along (slow, middle, fast) adds to the C-order index of a voxel."""
-        _, J, K = self.shape
-        steps = (J * K, K, 1)
-        return np.array([steps[a] for a in self.axes], dtype=np.int64)
-
-    def coordinates(self, indices: Ints) -> Ints:
-        """`(n,)` flat indices in memory order to `(n, 3)` voxels `i, j, k`."""
-        _, middle, fast = self.lengths
-        out = np.empty((len(indices), 3), dtype=np.int64)
-        line, out[:, self.axes[2]] = np.divmod(indices, fast)
-        out[:, self.axes[0]], out[:, self.axes[1]] = np.divmod(line, middle)
-        return out
-
-    def indices(self, voxels: Ints) -> Ints:
-        """`(n, 3)` voxels `i, j, k` to flat indices in memory order."""
-        _, middle, fast = self.lengths
-        slow_axis, middle_axis, fast_axis = self.axes
-        return (voxels[:, slow_axis] * middle + voxels[:, middle_axis]) * fast + voxels[:, fast_axis]
-
-
-def flat_view(array: NDArray[Any]) -> tuple[NDArray[Any], Memory]:
-    """A volume as one line of its own memory; a copy only where it does not fill a block of memory.
-
-    Raises:
-        GeometryError: Not three axes, or an axis without voxels.
-    """
-    shape = check_shape(array.shape)
-    order = sorted(range(3), key=lambda a: (-abs(array.strides[a]) if shape[a] > 1 else 0, -a))
-    packed = array.transpose(order)
-    if not (packed.flags.c_contiguous and packed.flags.aligned):
-        order, packed = [2, 1, 0], np.ascontiguousarray(array.transpose(2, 1, 0))
-    return packed.reshape(-1), Memory(shape, (order[0], order[1], order[2]))
-
-
-def flat_in(array: NDArray[Any], memory: Memory) -> NDArray[Any]:
-    """A label array as one line in the order of a given memory; a view where it lies so.
-
-    Where it lies otherwise, only its non-zero voxels are moved: to re-order a whole volume costs some twenty times
-    as much. An array that is not sparse is copied as a whole.
-
-    Args:
-        array: `(I, J, K)` of a dtype that `as_labels` gives.
-        memory: Layout of the result.
-    """
-    flat, own = flat_view(array)
-    if own == memory:
-        return flat
-    starts, stops, values = scan_labels(flat, own)
-    if DENSE * (stops - starts).sum() > flat.size:
-        return np.ascontiguousarray(array.transpose(memory.axes)).reshape(-1)
-    out = np.zeros(flat.size, dtype=flat.dtype)
-    voxels = own.coordinates(run_kernels.expand_runs(starts, stops))
-    out[memory.indices(voxels)] = np.repeat(values, stops - starts)
-    return out
-
-
-def check_pair(prediction: ArrayLike, truth: ArrayLike, *, where: str = "") -> list[NDArray[Any]]:
-    """Prediction and truth as labels of one dtype.
-
-    Raises:
-        GeometryError: Shapes that differ or have not three axes.
-        ImageError: Values that are no labels.
-    """
-    masks = [np.asarray(prediction), np.asarray(truth)]
-    if masks[0].shape != masks[1].shape or masks[0].ndim != 3:
-        place = f" ({where})" if where else ""
-        raise GeometryError(
-            f"prediction and truth need the same three axes: prediction {masks[0].shape}, truth {masks[1].shape}{place}"
-        )
-    labels = [as_labels(mask, where=where) for mask in masks]
-    return labels if labels[0].dtype == labels[1].dtype else [label.astype(np.int32, order="K") for label in labels]
-
-
-def as_labels(mask: ArrayLike, *, where: str = "") -> NDArray[Any]:
-    """A mask or label array in a dtype that the kernels take: uint8, int16 or int32, without a copy where possible.
-
-    Raises:
-        ImageError: Values that are negative, not whole (to one part in a thousand), or above 2**31 - 1.
-    """
-    array = np.asarray(mask)
-    place = f" ({where})" if where else ""
-    if array.dtype == np.bool_:
-        return array.view(np.uint8)
-    if array.dtype == np.uint8:
-        return array
-    if array.dtype.kind not in "iuf":
-        raise ImageError(f"labels must be numbers, got {array.dtype}{place}")
-    if array.size:
-        low, high = array.min(), array.max()  # a NaN shows in both
-        if not (float(low) >= 0 and float(high) < 2**31 - 0.5):
-            raise ImageError(
-                f"labels must be 0 for background and positive for lesions, got {low} to {high}{place}; "
-                "set what is to be ignored to 0"
-            )
-    if array.dtype.kind == "f":
-        whole = np.rint(array)
-        if np.any(np.abs(array - whole) > 1e-3):
-            odd = np.unique(array[np.abs(array - whole) > 1e-3])[:10].tolist()
-            raise ImageError(f"labels must be whole numbers, got {odd}{place}; threshold the map first")
-        return whole.astype(np.int32, order="K")
-    if array.dtype == np.int8:
-        return array.view(np.uint8)
-    return array if array.dtype in (np.int16, np.int32) else array.astype(np.int32, order="K")
-
-
-def as_uptake(uptake: ArrayLike) -> NDArray[Any]:
-    """The uptake in float32 or float64, without a copy where it is so already; whole numbers convert exactly.
-
-    Raises:
-        ImageError: Not real numbers.
-    """
-    array = np.asarray(uptake)
-    if array.dtype.kind not in "iuf":
-        raise ImageError(f"uptake must be real numbers, got {array.dtype}")
-    if array.dtype.isnative and array.dtype in (np.float32, np.float64):
-        return array
-    small = array.dtype.itemsize <= 2
-    return array.astype(np.float32 if small else np.float64, order="K")
 
 
 @dataclass(frozen=True)
@@ -382,6 +244,28 @@ def scan_labels(flat: NDArray[Any], memory: Memory) -> tuple[Ints, Ints, Ints]:
     words = flat[: flat.size // per_word * per_word].view(np.uint64)
     found: tuple[Ints, Ints, Ints] = run_kernels.find_runs(flat, words, per_word, int(memory.lengths[2]))
     return found
+
+
+def flat_in(array: NDArray[Any], memory: Memory) -> NDArray[Any]:
+    """A label array as one line in the order of a given memory; a view where it lies so.
+
+    Where it lies otherwise, only its non-zero voxels are moved: to re-order a whole volume costs some twenty times
+    as much. An array that is not sparse is copied as a whole.
+
+    Args:
+        array: `(I, J, K)` of a dtype that `as_labels` gives.
+        memory: Layout of the result.
+    """
+    flat, own = flat_view(array)
+    if own == memory:
+        return flat
+    starts, stops, values = scan_labels(flat, own)
+    if DENSE * (stops - starts).sum() > flat.size:
+        return np.ascontiguousarray(array.transpose(memory.axes)).reshape(-1)
+    out = np.zeros(flat.size, dtype=flat.dtype)
+    voxels = own.coordinates(run_kernels.expand_runs(starts, stops))
+    out[memory.indices(voxels)] = np.repeat(values, stops - starts)
+    return out
 
 
 def connect(

@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from clicksim.arrays import Memory, check_pair, flat_view
 from clicksim.errors import ImageError, SettingError
 from clicksim.geometry import Spacing, check_spacing
 from clicksim.kernels.overlaps import overlap_runs
-from clicksim.lesions import CONNECTIVITIES, Components, Memory, check_pair, connect, flat_in, flat_view, scan_labels
+from clicksim.lesions import CONNECTIVITIES, Components, connect, flat_in, scan_labels
 from clicksim.protocols import effective_settings, load_protocol
 
 if TYPE_CHECKING:

@@ -38,11 +38,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clicksim import __version__
+from clicksim.arrays import as_uptake
 from clicksim.catalog.source import Context, Outcome, Row, Source, Unit
 from clicksim.catalog.store import inside
 from clicksim.errors import CatalogError, GeometryError, ImageError
 from clicksim.geometry import Grid
-from clicksim.lesions import as_uptake
 from clicksim.volumes import Volume, read_grid, read_image, write_image
 from converters.measure import measure_case
 from converters.nifti import Labels, check_grids, header_facts, read_labels, read_uptake, rejecting, sha256_of

@@ -10,6 +10,7 @@ from clicksim.catalog.schema import rows_to_table
 from clicksim.geometry import Grid
 from clicksim.lesions import find_lesions
 from clicksim.phantom import make_phantom
+from clicksim.streams import stream
 from clicksim.volumes import write_image
 
 SHAPE, SPACING = (40, 32, 72), (4.0, 4.0, 4.0)
@@ -28,13 +29,61 @@ def write_catalog(folder: Path, cases: int = 4, *, ct_only: int = 0, lesions: in
         rows.setdefault(source, []).append(write_case(catalog, source, made.case_id, images, made.grid, fold=n % 5))
     for source, content in rows.items():
         catalog.write_part("cases", source, rows_to_table("cases", content))
-        licence = {"fdat": "CC BY 4.0", "longitudinal_ct": "CC BY-NC 4.0"}[source]
-        facts = {"source": source, "title": source, "release": "phantoms", "licence": licence, "doi": "none", "citation": "none"}
-        catalog.write_sources(rows_to_table("sources", [facts]))
+        catalog.write_sources(rows_to_table("sources", [facts_of(source)]))
     return catalog
 
 
-def write_case(catalog: Catalog, source: str, case_id: str, images: dict[str, Any], grid: Grid, *, fold: int) -> dict[str, Any]:
+def write_toys(folder: Path, cases: int = 10, *, ct_only: bool = False) -> Catalog:
+    """Bodies of three lesions and three hot spots that look alike: only a prompt tells them apart."""
+    catalog = create_catalog(folder)
+    source, rows = "longitudinal_ct" if ct_only else "fdat", []
+    for n in range(cases):
+        ct, pet, label = make_toy(n)
+        images = {"ct": ct + (200 * (pet > 2.5)).astype(np.int16) if ct_only else ct, "label": label, "pet": pet}
+        if ct_only:
+            del images["pet"]
+        rows.append(
+            write_case(catalog, source, f"fdg_toy{n:02d}", images, Grid.from_spacing(ct.shape, SPACING), fold=n % 5)
+        )
+    catalog.write_part("cases", source, rows_to_table("cases", rows))
+    catalog.write_sources(rows_to_table("sources", [facts_of(source)]))
+    return catalog
+
+
+def make_toy(number: int, size: int = 32) -> tuple[Any, Any, Any]:
+    """CT, PET and label of one toy."""
+    draws = stream(number, "toy")
+    grid = np.stack(np.meshgrid(*[np.arange(size)] * 3, indexing="ij"), axis=-1)
+    pet = 1 + 0.2 * draws.standard_normal((size,) * 3)
+    label = np.zeros((size,) * 3, np.uint8)
+    centres: list[Any] = []
+    while len(centres) < 6:
+        centre = draws.integers(5, size - 5, 3)
+        if all(np.linalg.norm(centre - other) > 9 for other in centres):
+            centres.append(centre)
+    for n, centre in enumerate(centres):
+        inside = (((grid - centre) / draws.uniform(2.2, 4, 3)) ** 2).sum(axis=-1) <= 1
+        pet[inside] += draws.uniform(3, 6)
+        label[inside] = n % 2 == 0
+    return np.full((size,) * 3, 40, np.int16), np.maximum(pet, 0).astype(np.float32), label
+
+
+def facts_of(source: str) -> dict[str, str]:
+    """The row of a source."""
+    licence = {"fdat": "CC BY 4.0", "longitudinal_ct": "CC BY-NC 4.0"}[source]
+    return {
+        "source": source,
+        "title": source,
+        "release": "phantoms",
+        "licence": licence,
+        "doi": "none",
+        "citation": "none",
+    }
+
+
+def write_case(
+    catalog: Catalog, source: str, case_id: str, images: dict[str, Any], grid: Grid, *, fold: int
+) -> dict[str, Any]:
     """The images of one case below the catalog, and its row."""
     place = catalog.path / "images" / source / case_id
     place.mkdir(parents=True)

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from clicksim.arrays import flat_view
 from clicksim.errors import GeometryError, ImageError, SettingError
-from clicksim.lesions import find_lesions, flat_view, measure_lesions
+from clicksim.lesions import find_lesions, measure_lesions
 from tests import reference, strategies
 
 CONNECTIVITIES = st.sampled_from([6, 18, 26])

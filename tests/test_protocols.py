@@ -102,7 +102,7 @@ def test_effective_settings__refuses_the_setting_of_another_protocol():
 
 def test_effective_settings__says_which_protocols_have_a_rule():
     with pytest.raises(SettingError, match="no rule for rounds"):
-        effective_settings(load_protocol("autopet-iv@2"), "rounds", {})
+        effective_settings(load_protocol("deep-psma@1"), "rounds", {})
 
 
 # values

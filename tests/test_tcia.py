@@ -301,12 +301,12 @@ def test_convert__psma_dates_injection_table_and_nnunet(tmp_path: Path) -> None:
         small_phantom(),
         StudyFacts(patient, date(1998, 11, 19), "PETCT whole-body PSMA", "ge", "Ga68"),
     )
-    name = "psma_0123456789abcdef_2015-12-28"  # 6,247 days later
+    name = "psma_0123456789abcdef_2015-12-27"  # 6,247 days later
     (tmp_path / "times.json").write_text(json.dumps({name: 4000.5, "psma_ffffffffffffffff_2016-01-01": 9.0}))
     options = {"injection_times": str(tmp_path / "times.json"), "nnunet": str(tmp_path / "nnunet")}
     catalog = convert(PSMA, tmp_path / "tree", tmp_path / "catalog", **options)
     row = only(catalog)
-    assert (row["study_key"], row["fdat_case_id"]) == (f"{patient}_2015-12-28", name)
+    assert (row["study_key"], row["fdat_case_id"]) == (f"{patient}_2015-12-27", name)
     assert (row["suv_adm_time_rule"], row["uptake_time_s"], row["radionuclide"]) == ("TABLE", 4000.5, "Ga68")
     assert (row["defaced"], row["licence"], row["diagnosis"]) == (True, "CC-BY-4.0", "PROSTATE")
     for role, file in (("ct", "imagesTr/{}_0000"), ("pet", "imagesTr/{}_0001"), ("label", "labelsTr/{}")):
@@ -379,8 +379,8 @@ def test_convert__several_reconstructions_follow_the_mask_and_tell_so(tmp_path: 
     other.mkdir()
     for path in written.folders["PT"].iterdir():
         dataset = pydicom.dcmread(path)
-        dataset.SeriesInstanceUID += ".9"
-        dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = f"{dataset.SOPInstanceUID[:-4]}.9"
+        dataset.SeriesInstanceUID = f"{dataset.SeriesInstanceUID[:-2]}.9"
+        dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = f"{dataset.SOPInstanceUID[:-2]}.9"
         dataset.SeriesDescription = "other"
         dataset.save_as(other / path.name)
     row = only(convert(FDG, tmp_path / "tree", tmp_path / "a"))

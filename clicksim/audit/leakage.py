@@ -23,7 +23,7 @@ from clicksim.errors import ClicksimError
 
 RELATIVE = 5e-3
 """Lesion volumes and uptakes of one image under two names agree to this."""
-FEWEST_VOXELS = 30
+FEWEST_VOXELS = 10
 """Of all lesions of a case; two tiny lesions can agree by chance."""
 MOST_NAMES = 10
 Report = Callable[..., None]

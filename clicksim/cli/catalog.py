@@ -24,6 +24,8 @@ def command() -> None:
       clicksim catalog check CATALOG --expect autopet-v
       clicksim catalog query CATALOG "select tracer_class, count(*) from cases group by all"
       clicksim catalog import-prompts CATALOG all_Autopet_III_clicks.zip --run published --protocol autopet-iv@1
+      clicksim catalog folds CATALOG --name five
+      clicksim catalog audit CATALOG --read-data --out audit.html
       clicksim catalog relocate CATALOG fdat=/data/PSMA-FDG-PET-CT-Lesions_v2
     """  # noqa: D301 - click wants the character itself
 
@@ -188,6 +190,83 @@ def _print_table(table: Any, as_json: bool) -> None:
     for row in rows:
         drawn.add_row(*row)
     Console(markup=False, highlight=False).print(drawn)
+
+
+@command.command()
+@CATALOG
+@click.option("--name", help="What to call the plan; else its scheme.")
+@click.option(
+    "--scheme", default="stratified", show_default=True, help="Or leave-one-centre-out, leave-one-tracer-out."
+)
+@click.option("--folds", "n_folds", default=5, show_default=True, help="Of a stratified plan.")
+@click.option("--seed", default=42, show_default=True, help="Decides between patients that are alike.")
+@click.option("--source", "sources", multiple=True, help="One source of the catalog; repeatable.")
+@click.option("--official", default="keep", show_default=True, help="keep or ignore the publisher's folds.")
+@JSON
+def folds(
+    catalog: Path, name: str | None, scheme: str, n_folds: int, seed: int, sources: tuple[str, ...], official: str,
+    as_json: bool,
+) -> None:  # fmt: skip
+    """Draw folds of whole patients, balanced over tracer, scanner, burden and empty cases, and store them."""
+    from clicksim.catalog import open_catalog
+    from clicksim.catalog.folds import balance, make_folds, write_folds
+
+    opened = open_catalog(catalog)
+    plan = make_folds(
+        opened, scheme=scheme, n_folds=n_folds, seed=seed, sources=list(sources) or None, official=official
+    )
+    write_folds(opened, name or scheme, plan)
+    table = balance(opened, plan)
+    if as_json:
+        click.echo(json.dumps({"plan": name or scheme, **plan.about, "balance": table}))
+        return
+    held_out = sum(row["fold"] is None for row in plan.rows)
+    names = [split.left_out or f"fold {split.fold}" for split in plan.splits()]
+    click.echo(f"plan {name or scheme}: {len(plan.rows)} cases, {held_out} held out; validation cases by fold")
+    rows = [(r["stratum"], r["value"], *r["folds"], r["spread"]) for r in table]
+    _print_text(("stratum", "value", *names, "spread"), rows)
+
+
+@command.command()
+@CATALOG
+@click.option("--read-data", is_flag=True, help="Read every image: near-duplicates, and labels against their rows.")
+@click.option("--out", type=click.Path(path_type=Path), help="A page (.html) or the rows (.parquet); else text.")
+@JSON
+def audit(catalog: Path, read_data: bool, out: Path | None, as_json: bool) -> None:
+    """Leakage, outliers and contradictions, with the cases named; exit code 1 where there are errors."""
+    from clicksim.audit import audit_catalog, checks_made, write_audit_page
+    from clicksim.audit.findings import write_findings
+    from clicksim.catalog import open_catalog
+    from clicksim.cli.progress import progress
+    from clicksim.errors import SettingError
+
+    if out is not None and out.suffix not in (".html", ".parquet"):
+        raise SettingError(f"--out takes a name that ends in .html or .parquet, got {out.name!r}")
+    with progress("images") as report:
+        findings = audit_catalog(open_catalog(catalog), read_data=read_data, progress=report)
+    if out is not None and out.suffix == ".parquet":
+        write_findings(out, findings)
+    elif out is not None:
+        about = "" if read_data else "Images were not read: near-duplicates need --read-data."
+        checks = checks_made(read_data=read_data)
+        write_audit_page(out, findings, checks=checks, title=f"Audit of {catalog.resolve().name}", about=about)
+    if as_json:
+        click.echo(json.dumps([vars(finding) for finding in findings]))
+    else:
+        for finding in findings:
+            click.echo(f"{finding.severity:8} {finding.check:15} {', '.join(finding.cases) or '-'}  {finding.detail}")
+        click.echo(f"{len(findings)} findings" if findings else "no findings")
+    if any(finding.severity == "error" for finding in findings):
+        raise click.exceptions.Exit(1)
+
+
+def _print_text(header: Any, rows: Any) -> None:
+    """Columns of text, numbers to the right."""
+    lines = [[str(value) for value in row] for row in (header, *rows)]
+    widths = [max(len(line[n]) for line in lines) for n in range(len(header))]
+    for line in lines:
+        cells = [f"{cell:{'<' if n < 2 else '>'}{widths[n]}}" for n, cell in enumerate(line)]
+        click.echo("  ".join(cells).rstrip())
 
 
 command.add_command(compare.command)

@@ -47,11 +47,14 @@ def command() -> None:
 @command.command()
 @_common
 @COPY
-def nnunet(out: Path, copy: bool, **choice: Any) -> None:
+@click.option("--guidance", default="", metavar="ENCODING", help="Prompts of the run as two further channels.")
+@click.option("--set", "pairs", multiple=True, metavar="NAME=VALUE", help="A setting of the encoding; repeatable.")
+def nnunet(out: Path, copy: bool, guidance: str, pairs: tuple[str, ...], **choice: Any) -> None:
     """nnU-Net v2: OUT is the dataset's folder, DatasetNNN_Name, in nnUNet_raw."""
     from clicksim.manifests import write_nnunet
 
-    _say(write_nnunet(_select(**choice), out, copy=copy), out)
+    settings = _settings(pairs)
+    _say(write_nnunet(_select(**choice), out, copy=copy, guidance=guidance, settings=settings), out)
 
 
 @command.command()
@@ -76,11 +79,12 @@ def grand_challenge(out: Path, **choice: Any) -> None:
 @_common
 @click.option("--name", default="clicksim-catalog", show_default=True, help="Of the dataset.")
 @click.option("--url", default="", help="Where it will be published.")
-def croissant(out: Path, name: str, url: str, **choice: Any) -> None:
+@click.option("--published", default="", help="The day of publication, such as 2026-12-01.")
+def croissant(out: Path, name: str, url: str, published: str, **choice: Any) -> None:
     """Croissant 1.0: JSON-LD with the tables beside it, ready to be published."""
     from clicksim.manifests import write_croissant
 
-    _say(write_croissant(_select(**choice), out, name=name, url=url), out)
+    _say(write_croissant(_select(**choice), out, name=name, url=url, published=published), out)
 
 
 @command.command()
@@ -127,6 +131,22 @@ def _select(
 
     chosen = list(sources) or None
     return select(open_catalog(catalog), sources=chosen, run=run, plan=plan, include_controlled=include_controlled)
+
+
+def _settings(pairs: tuple[str, ...]) -> dict[str, Any]:
+    """Settings as TOML would read them; a word without quotes is a text."""
+    import tomllib
+
+    settings: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise click.UsageError(f"{pair!r} is not NAME=VALUE")
+        try:
+            settings[name] = tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            settings[name] = value
+    return settings
 
 
 def _say(written: "Written", out: Path) -> None:

@@ -48,8 +48,8 @@ def draw_ball(canvas: Canvas, seeds: Seeds, plan: Plan, _: Image | None) -> None
 def draw_disk(canvas: Canvas, seeds: Seeds, plan: Plan, _: Image | None) -> None:
     """1 where `d <= radius` within the slice of the prompt, across the stored axis `axis`.
 
-    With `scale="sum"` a disk is divided by its number of voxels, and with `merge="add"` disks add up, as in the
-    autoPET V guidance tutorial, where disks that meet dim all others after the min-max.
+    With `scale="sum"` a disk is divided by its number of voxels, and with `merge="add"` disks add up.
+    Source: autoPET V guidance tutorial, where disks that meet so dim all others after the min-max.
     """
     radius, spacing = plan.length("radius", seeds.spacing)
     template = distance_template(radius, spacing, lambda d: d <= radius, flat=plan["axis"])

@@ -101,7 +101,8 @@ class _Side:
         """Where the channel reaches half of what it has under its prompts."""
         level = float(np.median(self.at_prompts)) if len(self.at_prompts) else 0.0
         # without values under its prompts a channel is judged by its peak
-        return self.channel >= 0.5 * (level if level > 0 else self.peak)
+        level = level if level > 0 else self.peak
+        return self.channel >= 0.5 * level if level > 0 else np.zeros(self.channel.shape, dtype=bool)
 
     def good(self, check: str, reason: str, value: float | None = None) -> Finding:
         return Finding(check, self.name, "good", reason, value)
@@ -180,7 +181,7 @@ def _polarity(side: _Side) -> Finding:
     """Low at its own prompts, or high at the others'."""
     own = float(np.median(side.at_prompts))
     around = float(side.channel.mean())
-    if own < around:
+    if own < around and around > 0.25 * side.peak:
         return side.bad(
             "polarity", f"inverted: {own:.3g} at the prompts and {around:.3g} on average; turn the distance round", own
         )

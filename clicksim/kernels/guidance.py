@@ -5,6 +5,8 @@ The buffer is any dense float32 memory, given as a flat view; the voxel `(a, b, 
 What lies outside the channel is not painted.
 """
 
+import numpy as np
+
 from clicksim.kernels.compiler import kernel
 
 
@@ -24,16 +26,12 @@ def stamp(flat, base, strides, shape, template, centre, places, weights, add):
     for n in range(places.shape[0]):
         a0, b0, x0 = places[n, 0] - centre[0], places[n, 1] - centre[1], places[n, 2] - centre[2]
         first, last = max(0, -x0), min(template.shape[2], shape[2] - x0)
+        if first >= last:
+            continue
         for a in range(max(0, -a0), min(template.shape[0], shape[0] - a0)):
             for b in range(max(0, -b0), min(template.shape[1], shape[1] - b0)):
-                row = base + (a0 + a) * strides[0] + (b0 + b) * strides[1] + x0 * strides[2]
-                for x in range(first, last):
-                    value = weights[n] * template[a, b, x]
-                    at = row + x * strides[2]
-                    if add:
-                        flat[at] += value
-                    elif value > flat[at]:
-                        flat[at] = value
+                at = base + (a0 + a) * strides[0] + (b0 + b) * strides[1] + (x0 + first) * strides[2]
+                _blend(flat, at, strides[2], template[a, b, first:last], weights[n], add)
 
 
 @kernel
@@ -48,15 +46,34 @@ def paint_separable(flat, base, strides, shape, starts, counts, profiles, weight
     """
     for n in range(starts.shape[0]):
         first, last = max(0, -starts[n, 2]), min(counts[n, 2], shape[2] - starts[n, 2])
+        if first >= last:
+            continue
         for a in range(max(0, -starts[n, 0]), min(counts[n, 0], shape[0] - starts[n, 0])):
             slow = weights[n] * profiles[n, 0, a]
             for b in range(max(0, -starts[n, 1]), min(counts[n, 1], shape[1] - starts[n, 1])):
                 both = slow * profiles[n, 1, b]
-                row = base + (starts[n, 0] + a) * strides[0] + (starts[n, 1] + b) * strides[1]
-                for x in range(first, last):
-                    value = both * profiles[n, 2, x]
-                    at = row + (starts[n, 2] + x) * strides[2]
-                    if add:
-                        flat[at] += value
-                    elif value > flat[at]:
-                        flat[at] = value
+                at = base + (starts[n, 0] + a) * strides[0] + (starts[n, 1] + b) * strides[1]
+                at += (starts[n, 2] + first) * strides[2]
+                _blend(flat, at, strides[2], profiles[n, 2, first:last], both, add)
+
+
+@kernel
+def _blend(flat, at, step, values, factor, add):
+    """Add a row of values to the memory, or raise the memory to it.
+
+    Neighbours in memory have a loop of their own, without branches, which becomes vector instructions.
+    """
+    if step != 1:
+        for x in range(values.size):
+            value = np.float32(factor * values[x])
+            old = flat[at + x * step]
+            flat[at + x * step] = old + value if add else max(old, value)
+        return
+    row = flat[at : at + values.size]
+    if add:
+        for x in range(values.size):
+            row[x] += np.float32(factor * values[x])
+        return
+    for x in range(values.size):
+        value, old = np.float32(factor * values[x]), row[x]
+        row[x] = value if value > old else old

@@ -19,6 +19,8 @@ from clicksim.catalog.folds import Folds, Key, Split, make_folds, read_folds
 from clicksim.catalog.store import Catalog
 from clicksim.errors import CatalogError, unknown_name
 from clicksim.files import replacing, slug
+from clicksim.geometry import Grid
+from clicksim.prompts import Box, Click, Prompts, Scribble
 
 RECORD = "clicksim-manifest.json"
 LICENCES = "LICENCES.md"
@@ -373,6 +375,24 @@ def _prompts(catalog: Catalog, run: str) -> dict[str, list[dict[str, Any]]]:
     for row in catalog.table("prompts", run).sort_by(order).to_pylist():
         found[row["case"]].append(row)
     return dict(found)
+
+
+def prompts_of(export: Export, row: Mapping[str, Any], grid: Grid) -> Prompts:
+    """The prompts of a case as records: a stroke for each number of a stroke, clicks and boxes as they were made."""
+    strokes: dict[tuple[str, int], list[Mapping[str, Any]]] = defaultdict(list)
+    for prompt in export.prompts.get(row["case_id"], []):
+        strokes[prompt["polarity"], prompt["stroke"]].append(prompt)
+    return Prompts(tuple(_record(rows) for rows in strokes.values()), grid, row["case_id"])
+
+
+def _record(rows: Sequence[Mapping[str, Any]]) -> Click | Scribble | Box:
+    """The rows of one stroke."""
+    voxels = tuple((row["i"], row["j"], row["k"]) for row in rows)
+    first = rows[0]
+    about = {"foreground": first["polarity"] == "foreground", "lesion": first["lesion"], "round": first["round"]}
+    if first["kind"] == "box":
+        return Box(voxels[0], voxels[-1], **about)
+    return Click(voxels[0], **about) if len(voxels) == 1 and first["kind"] == "click" else Scribble(voxels, **about)
 
 
 def voxels_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[list[int]]]:

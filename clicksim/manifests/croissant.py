@@ -31,6 +31,7 @@ CONTEXT = {
     "data": {"@id": "cr:data", "@type": "@json"},
     "dataType": {"@id": "cr:dataType", "@type": "@vocab"},
     "dct": "http://purl.org/dc/terms/",
+    "equivalentProperty": "cr:equivalentProperty",
     "examples": {"@id": "cr:examples", "@type": "@json"},
     "extract": "cr:extract",
     "field": "cr:field",
@@ -50,6 +51,7 @@ CONTEXT = {
     "regex": "cr:regex",
     "repeated": "cr:repeated",
     "replace": "cr:replace",
+    "samplingRate": "cr:samplingRate",
     "sc": "https://schema.org/",
     "separator": "cr:separator",
     "source": "cr:source",
@@ -65,7 +67,9 @@ LICENCE_URLS = {
 }
 
 
-def write_croissant(export: Export, out: Path, *, name: str = "clicksim-catalog", url: str = "") -> Written:
+def write_croissant(
+    export: Export, out: Path, *, name: str = "clicksim-catalog", url: str = "", published: str = ""
+) -> Written:
     """Write `croissant.json` and the tables of the exported cases.
 
     Args:
@@ -73,6 +77,7 @@ def write_croissant(export: Export, out: Path, *, name: str = "clicksim-catalog"
         out: The folder.
         name: Of the dataset.
         url: Where it will be published; empty where it is not known yet.
+        published: The day, such as 2026-12-01; empty where it is not known yet.
     """
     import pyarrow.parquet as pq
 
@@ -103,12 +108,13 @@ def write_croissant(export: Export, out: Path, *, name: str = "clicksim-catalog"
         "distribution": files,
         "recordSet": records,
     }
-    if url:
-        content["url"] = url
-    else:
-        written.notes.append("croissant.json has no url; give --url with the place where it will be published")
+    for key, option, value in (("url", "--url", url), ("datePublished", "--published", published)):
+        if value:
+            content[key] = value
+        else:
+            written.notes.append(f"croissant.json has no {key}; add it with {option} once it is known")
     write_json(out / FILE, content)
-    return finish(out, "croissant", export, written, {"name": name, "url": url})
+    return finish(out, "croissant", export, written, {"name": name, "url": url, "published": published})
 
 
 def check_croissant(out: Path) -> list[str]:

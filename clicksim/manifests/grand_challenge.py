@@ -11,8 +11,8 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from clicksim.errors import CatalogError, ClicksimError, PromptFormatError
-from clicksim.manifests.common import Export, Written, finish, key_of, prepare_folder
+from clicksim.errors import CatalogError, ClicksimError
+from clicksim.manifests.common import Export, Written, finish, key_of, prepare_folder, prompts_of
 from clicksim.manifests.images import label_grid, place_image
 
 CLICKS = "lesion-clicks.json"
@@ -65,19 +65,13 @@ def check_grand_challenge(out: Path) -> list[str]:
 
 def _write_case(export: Export, row: dict[str, Any], out: Path) -> dict[str, str]:
     """The files of one item, relative to the folder."""
-    from clicksim.prompts import Click, Prompts
     from clicksim.prompts.formats import write_prompts
 
     name, grid = export.names[key_of(row)], label_grid(export, row)
-    rows = export.prompts.get(row["case_id"], [])
-    boxes = sum(prompt["kind"] == "box" for prompt in rows)
-    if boxes:
-        raise PromptFormatError(f"{row['case_id']} has boxes, which {CLICKS} cannot say")
-    clicks = [Click((p["i"], p["j"], p["k"]), p["polarity"] == "foreground") for p in rows]
     stem = str(uuid.uuid5(uuid.NAMESPACE_URL, f"clicksim:{row['case_id']}"))
     files = {channel.name: f"{name}/images/{channel.name.lower()}/{stem}.mha" for channel in export.channels}
     for channel in export.channels:
         place_image(export, row, channel.column, out / files[channel.name], copy=True)
     files["clicks"] = f"{name}/{CLICKS}"
-    write_prompts(out / files["clicks"], Prompts(tuple(clicks), grid, row["case_id"]), "grand-challenge")
+    write_prompts(out / files["clicks"], prompts_of(export, row, grid), "grand-challenge")
     return files

@@ -1,6 +1,11 @@
 """Hugging Face: a `niftifolder`, which `load_dataset("niftifolder", data_dir=OUT)` reads without a script.
 
-`metadata.parquet` has a row per case; its columns `<channel>_file_name` and `label_file_name` become images.
+    train/metadata.parquet      a row per case; its columns `<channel>_file_name` and `label_file_name` become images
+    train/ct, pet, label/...
+    test/...                    the same for cases that the publisher holds out, where there are some
+
+Folders name the splits because file names would do so too: without them a case called `train_0001` makes the loader
+take files of that name and no other.
 Prompts are lists of voxels `{i, j, k, polarity, kind, round}`. `README.md` is the card of the dataset, with the
 licence in its head.
 
@@ -50,48 +55,61 @@ def write_huggingface(export: Export, out: Path, *, copy: bool = False) -> Writt
     if not export.channels:
         raise CatalogError("the cases have no image in common; choose sources with --source")
     prepare_folder(out)
-    written, rows = Written(), []
+    written = Written()
+    rows: dict[str, list[dict[str, Any]]] = {}
     for row in export.cases:
-        name = export.names[key_of(row)]
+        name, split = export.names[key_of(row)], _split(export, row)
         files = {c.name.lower(): f"{c.name.lower()}/{name}{SUFFIX}" for c in export.channels}
         files["label"] = f"label/{name}{SUFFIX}"
         try:
-            place_label(export, row, out / files["label"], copy=copy)
+            place_label(export, row, out / split / files["label"], copy=copy)
             for channel in export.channels:
-                place_image(export, row, channel.column, out / files[channel.name.lower()], copy=copy)
+                place_image(export, row, channel.column, out / split / files[channel.name.lower()], copy=copy)
         except ClicksimError as error:
             written.refused[row["case_id"]] = str(error)
             for file in files.values():
-                (out / file).unlink(missing_ok=True)
+                (out / split / file).unlink(missing_ok=True)
             continue
-        written.files[key_of(row)] = files
-        rows.append(_metadata(export, row, files))
-    with replacing(out / METADATA) as temporary:
-        pq.write_table(pa.Table.from_pylist(rows, _schema(export)), temporary)
+        written.files[key_of(row)] = {name: f"{split}/{file}" for name, file in files.items()}
+        rows.setdefault(split, []).append(_metadata(export, row, files))
+    for split, listed in rows.items():
+        with replacing(out / split / METADATA) as temporary:
+            pq.write_table(pa.Table.from_pylist(listed, _schema(export)), temporary)
     write_text(out / "README.md", _card(export))
     return finish(out, "huggingface", export, written, {"copy": copy})
 
 
 def check_huggingface(out: Path) -> list[str]:
     """What is wrong with the folder: the columns that name files, and files that are not there."""
+    faults = []
+    found = [out / split / METADATA for split in ("train", "test") if (out / split / METADATA).exists()]
+    for file in found:
+        faults += _check_split(file)
+    return faults if found else [f"{METADATA} is in neither train nor test"]
+
+
+def _check_split(metadata: Path) -> list[str]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        table = pq.read_table(out / METADATA)
+        table = pq.ParquetFile(metadata).read()
     except (OSError, pa.ArrowException) as error:
-        return [f"{METADATA} cannot be read: {error}"]
+        return [f"{metadata.parent.name}/{METADATA} cannot be read: {error}"]
     columns = [name for name in table.column_names if name.endswith("_file_name")]
     if not columns:
-        return [f"{METADATA} has no column that ends in _file_name"]
+        return [f"{metadata.parent.name}/{METADATA} has no column that ends in _file_name"]
     faults = []
-    for name in columns:
-        for file in table[name].to_pylist():
-            if Path(file).is_absolute() or ".." in Path(file).parts:
-                faults.append(f"{file} leaves the folder")
-            elif not (out / file).is_file():
-                faults.append(f"{file} is not there")
+    for file in (file for name in columns for file in table[name].to_pylist()):
+        if Path(file).is_absolute() or ".." in Path(file).parts:
+            faults.append(f"{file} leaves the folder")
+        elif not (metadata.parent / file).is_file():
+            faults.append(f"{metadata.parent.name}/{file} is not there")
     return faults
+
+
+def _split(export: Export, row: dict[str, Any]) -> str:
+    return "test" if export.fold(row) is None and row["official_split"] == "test" else "train"
 
 
 def _metadata(export: Export, row: dict[str, Any], files: dict[str, str]) -> dict[str, Any]:

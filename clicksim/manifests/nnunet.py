@@ -11,49 +11,66 @@ Source: documentation of nnU-Net v2, dataset format and manual data splits.
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from clicksim.errors import CatalogError, ClicksimError, SettingError
+from clicksim.geometry import Grid
 from clicksim.manifests.common import (
+    PROMPT_CHANNELS,
     Channel,
     Export,
     Written,
     finish,
     key_of,
     prepare_folder,
+    prompts_of,
     write_json,
 )
-from clicksim.manifests.images import SUFFIX, place_image, place_label
+from clicksim.manifests.images import SUFFIX, label_grid, place_image, place_label
+from clicksim.prompts import Click, Prompts
 
 NAME = re.compile(r"Dataset[0-9]{3}_[A-Za-z0-9._-]+")
 
 
-def write_nnunet(export: Export, out: Path, *, copy: bool = False) -> Written:
+def write_nnunet(
+    export: Export, out: Path, *, copy: bool = False, guidance: str = "", settings: Mapping[str, Any] | None = None
+) -> Written:
     """Write the dataset; cases whose images do not fit together are left out, with the reason.
 
     Args:
         export: What to write.
         out: The folder of the dataset, `DatasetNNN_Name`, inside `nnUNet_raw`.
         copy: Copy images instead of linking them.
+        guidance: An encoding of `clicksim.encode`; the prompts of the run become two channels after the images.
+        settings: Settings of the encoding.
 
     Raises:
-        SettingError: A folder of another name.
+        SettingError: A folder of another name; guidance without a prompt run; an unknown encoding.
         CatalogError: No channel that all cases have; no case left.
     """
     if not NAME.fullmatch(out.name):
         raise SettingError(f"nnU-Net finds a dataset by its folder, DatasetNNN_Name, got {out.name!r}")
     if not export.channels:
         raise CatalogError("the cases have no image in common; choose sources with --source")
+    if guidance and not export.run:
+        raise SettingError("guidance is drawn from prompts; name their run with --run")
+    if guidance:
+        _check_encoding(guidance, settings or {})
     prepare_folder(out)
     written = Written()
+    channels = (*export.channels, *(PROMPT_CHANNELS if guidance else ()))
     for row in export.cases:
         try:
-            written.files[key_of(row)] = _write_case(export, row, out, copy=copy)
+            files = _write_case(export, row, out, copy=copy)
+            if guidance:
+                files |= _write_guidance(export, row, out, guidance, settings or {})
+            written.files[key_of(row)] = files
         except ClicksimError as error:
             written.refused[row["case_id"]] = str(error)
             _remove(export, row, out)
-    write_json(out / "dataset.json", dataset_json(export, len(written.files)))
+    write_json(out / "dataset.json", dataset_json(export, channels, len(written.files)))
     splits = [
         {
             "train": [export.names[key] for key in split.train if key in written.files],
@@ -64,12 +81,12 @@ def write_nnunet(export: Export, out: Path, *, copy: bool = False) -> Written:
     if splits:
         write_json(out / "splits_final.json", splits)
         written.notes.append("copy splits_final.json to the dataset's folder in nnUNet_preprocessed before training")
-    return finish(out, "nnunet", export, written, {"copy": copy})
+    about = {"copy": copy, "guidance": guidance or None, "guidance_settings": dict(settings or {})}
+    return finish(out, "nnunet", export, written, about)
 
 
-def dataset_json(export: Export, count: int) -> dict[str, Any]:
+def dataset_json(export: Export, channels: tuple[Channel, ...], count: int) -> dict[str, Any]:
     """The content of `dataset.json`."""
-    channels = export.channels
     return {
         "name": "clicksim",
         "description": f"{', '.join(source['title'] or source['source'] for source in export.about['sources'])}",
@@ -148,9 +165,31 @@ def _write_case(export: Export, row: dict[str, Any], out: Path, *, copy: bool) -
     return files
 
 
+def _check_encoding(guidance: str, settings: Mapping[str, Any]) -> None:
+    """Refuse an encoding that cannot be drawn, before any file is written."""
+    from clicksim.guidance import encode
+
+    one = Prompts((Click((1, 1, 1), True),), Grid.from_spacing((3, 3, 3), (1, 1, 1)))
+    if len(encode(one, (3, 3, 3), encoding=guidance, **settings)) != len(PROMPT_CHANNELS):
+        raise SettingError("guidance of a manifest has two channels, foreground and background")
+
+
+def _write_guidance(
+    export: Export, row: dict[str, Any], out: Path, guidance: str, settings: Mapping[str, Any]
+) -> dict[str, str]:
+    """The two channels of a case's prompts; zero where there are none."""
+    from clicksim.guidance import encode, write_channels
+
+    grid, name = label_grid(export, row), export.names[key_of(row)]
+    channels = encode(prompts_of(export, row, grid), grid.shape, encoding=guidance, **settings)
+    first = len(export.channels)
+    write_channels(out / "imagesTr" / name, channels, grid, first=first)
+    return {channel.name: f"imagesTr/{name}_{first + n:04d}{SUFFIX}" for n, channel in enumerate(PROMPT_CHANNELS)}
+
+
 def _remove(export: Export, row: dict[str, Any], out: Path) -> None:
     """The files of a case that was refused half-way."""
     name = export.names[key_of(row)]
     (out / f"labelsTr/{name}{SUFFIX}").unlink(missing_ok=True)
-    for n in range(len(export.channels)):
+    for n in range(len(export.channels) + len(PROMPT_CHANNELS)):
         (out / f"imagesTr/{name}_{n:04d}{SUFFIX}").unlink(missing_ok=True)

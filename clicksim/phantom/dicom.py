@@ -299,6 +299,8 @@ class _Writer:
         for keyword in ("ContentTime", "SeriesTime", "InstanceCreationTime"):
             if keyword in made:
                 setattr(made, keyword, "120000")
+        for item in made.get("ContributingEquipmentSequence") or ():
+            item.ContributionDateTime = f"{self.facts.day:%Y%m%d}120000"
         uid = self.uid("dimensions")
         for item in made.DimensionOrganizationSequence:
             item.DimensionOrganizationUID = uid

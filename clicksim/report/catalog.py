@@ -225,7 +225,7 @@ def _list_findings(selection: Selection, findings: Sequence[Finding]) -> list[di
     def about(case_id: str) -> tuple[str, int]:
         place = released.find(case_id)
         if place is None:
-            return "a case that is not there" if selection.public else case_id, -1
+            return "one that is not listed in the catalog", -1
         return released.rows[place]["name"], places.get(place, -1)
 
     return [

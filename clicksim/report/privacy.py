@@ -39,7 +39,7 @@ SCANNER_WORDS = frozenset(
         "umi", "united", "vct", "vereos", "vg", "vision", "x", "xr"
     ]
 )  # fmt: skip
-MODEL_NUMBER = re.compile(r"v?\d{1,4}[a-z]{0,2}")
+MODEL_PART = re.compile(r"[a-z/]+|\d+|[^a-z\d\s_()/-]+")
 SOURCE_NAME = re.compile(r"[A-Za-z0-9_-]{1,40}")
 PROTOCOL_NAME = re.compile(r"[a-z0-9-]{1,40}@\d{1,3}")
 
@@ -138,8 +138,8 @@ def show_scanner(model: str | None) -> str | None:
     """
     if model is None or not model.strip():
         return None
-    parts = [part for part in re.split(r"[\s_()-]+", model.lower()) if part]
-    known = all(part in SCANNER_WORDS or MODEL_NUMBER.fullmatch(part) for part in parts)
+    parts = MODEL_PART.findall(model.lower())
+    known = all(part in SCANNER_WORDS or (part.isalnum() and len(part) == 1) or (part.isdigit() and len(part) <= 4) for part in parts)
     return " ".join(model.split()) if known and len(model) <= 40 else OTHER
 
 

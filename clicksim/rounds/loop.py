@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from clicksim.arrays import as_labels
 from clicksim.errors import ClicksimError
-from clicksim.lesions import as_labels
 from clicksim.metrics import Scores, score
 from clicksim.prompts import Prompts
 from clicksim.prompts.records import check_inside

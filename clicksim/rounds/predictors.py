@@ -25,8 +25,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from clicksim.arrays import as_labels
 from clicksim.errors import ClicksimError, GeometryError, ImageError, SettingError, unknown_name
-from clicksim.lesions import as_labels
 from clicksim.prompts import Prompts
 from clicksim.rounds.containers import CommandPredictor
 from clicksim.rounds.records import Predictor, RoundFailure, Scan

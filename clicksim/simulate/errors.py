@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from clicksim.arrays import Memory, check_pair, flat_view
 from clicksim.kernels import runs as kernels
 from clicksim.kernels.overlaps import overlap_runs
-from clicksim.lesions import Component, Components, Memory, check_pair, connect, flat_in, flat_view, scan_labels
+from clicksim.lesions import Component, Components, connect, flat_in, scan_labels
 
 Ints = NDArray[np.int64]
 

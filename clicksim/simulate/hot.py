@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from clicksim.arrays import Memory, as_uptake, flat_view
 from clicksim.errors import ImageError
 from clicksim.kernels import runs as run_kernels
 from clicksim.kernels import uptake as uptake_kernels
-from clicksim.lesions import Components, Memory, as_uptake, connect, flat_view
+from clicksim.lesions import Components, connect
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from clicksim.arrays import Memory, as_uptake
 from clicksim.errors import SettingError
 from clicksim.geometry import Spacing
-from clicksim.lesions import Component, Components, Instances, Memory, as_uptake, find_lesions
+from clicksim.lesions import Component, Components, Instances, find_lesions
 from clicksim.prompts import Click
 from clicksim.prompts.records import Voxel
 from clicksim.simulate.hot import check_finite, hot_voxels, join_voxels, lesion_indices, without

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clicksim.lesions import Component, Components, Memory, as_labels, connect, find_lesions
+from clicksim.arrays import Memory, as_labels
+from clicksim.lesions import Component, Components, connect, find_lesions
 from clicksim.prompts import Scribble
 from clicksim.prompts.records import Voxel
 from clicksim.simulate.errors import ErrorRuns

@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from clicksim.arrays import as_labels, flat_view
 from clicksim.geometry import Spacing
 from clicksim.kernels.margin import is_near
-from clicksim.lesions import Component, as_labels, flat_view
+from clicksim.lesions import Component
 
 Ints = NDArray[np.int64]
 

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from clicksim.arrays import Memory, as_labels
 from clicksim.errors import GeometryError, SettingError
 from clicksim.geometry import Grid, Spacing
-from clicksim.lesions import Component, Instances, Memory, as_labels, find_lesions
+from clicksim.lesions import Component, Instances, find_lesions
 from clicksim.prompts import Prompts, Scribble
 from clicksim.protocols import effective_settings, load_protocol
 from clicksim.simulate.hot import join_voxels

@@ -1,0 +1,135 @@
+"""Manifests held against the programs that they are for, each in an environment of its own.
+
+    make rivals
+
+Phantoms are converted, clicked and exported; nnU-Net checks its dataset with and without guidance channels, MONAI
+reads the datalist, mlcroissant validates, Hugging Face Datasets loads the folder. The outcome is written to
+`docs/rivals.md`. It takes minutes and gigabytes, as nnU-Net and MONAI bring Torch along; the test suite has checks
+of its own instead. The environments stay in `.rivals`, or where the variable CLICKSIM_RIVALS says.
+"""
+
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from clicksim import __version__
+from clicksim.build import convert_source
+from clicksim.build.prompts import ClickJob, simulate_catalog
+from clicksim.catalog import find_source, open_catalog
+from clicksim.catalog.folds import make_folds, write_folds
+from clicksim.manifests import select, write_croissant, write_huggingface, write_monai, write_nnunet
+from clicksim.phantom.layouts import write_deep_psma, write_fdat
+
+ROOT = Path(__file__).resolve().parents[1]
+HOME = Path(os.environ.get("CLICKSIM_RIVALS", ROOT / ".rivals"))
+TORCH = "torch==2.13.0"
+
+
+@dataclass(frozen=True)
+class Rival:
+    """A program that reads an export.
+
+    Attributes:
+        name: In the report.
+        environment: Where it is installed; several share one.
+        package: Whose version is reported.
+        script: Run with the environment's Python, with the export as its argument.
+        export: The folder below the work folder.
+    """
+
+    name: str
+    environment: str
+    package: str
+    script: str
+    export: str
+
+
+ENVIRONMENTS = {"torch": ([TORCH], ["nnunetv2", "monai"]), "tables": ([], ["mlcroissant", "datasets", "nibabel"])}
+RIVALS = (
+    Rival("nnU-Net v2", "torch", "nnunetv2", "in_nnunet.py", "Dataset501_Phantom"),
+    Rival("nnU-Net v2, with guidance channels", "torch", "nnunetv2", "in_nnunet.py", "Dataset502_Guided"),
+    Rival("MONAI", "torch", "monai", "in_monai.py", "monai"),
+    Rival("mlcroissant", "tables", "mlcroissant", "in_croissant.py", "croissant"),
+    Rival("Hugging Face Datasets", "tables", "datasets", "in_datasets.py", "huggingface"),
+)
+
+
+def main() -> int:
+    """Make everything, run everything, write the report; the number of rivals that refused."""
+    with tempfile.TemporaryDirectory(prefix="clicksim-rivals-") as name:
+        work = Path(name)
+        cases = write_exports(work)
+        rows = [(rival, *run_rival(rival, work)) for rival in RIVALS]
+    write_report(rows, cases)
+    return sum(not accepted for _, _, accepted, _ in rows)
+
+
+def write_exports(work: Path) -> int:
+    """Phantoms of two sources, converted, clicked, split and exported; how many cases."""
+    catalog_path = work / "catalog"
+    for seed, (source, write) in enumerate((("fdat", write_fdat), ("deep-psma", write_deep_psma))):
+        tree = write(work / source, seed=seed)
+        convert_source(find_source(source), tree.folder, catalog_path)
+    run, _ = simulate_catalog(ClickJob(str(catalog_path), "autopet-iv@2", 42, {}))
+    catalog = open_catalog(catalog_path)
+    write_folds(catalog, "three", make_folds(catalog, n_folds=3, official="ignore"))
+    export = select(catalog, run=run, plan="three")
+    write_nnunet(export, work / "Dataset501_Phantom")
+    write_nnunet(export, work / "Dataset502_Guided", guidance="gaussian")
+    write_monai(export, work / "monai")
+    write_croissant(export, work / "croissant", url="https://example.org/", published="2026-01-01")
+    write_huggingface(export, work / "huggingface")
+    return len(export.cases)
+
+
+def run_rival(rival: Rival, work: Path) -> tuple[str, bool, str]:
+    """Its version, whether it accepted the export, and what it said."""
+    python = environment(rival.environment)
+    asked = f"from importlib.metadata import version; print(version({rival.package!r}))"
+    version = subprocess.run([python, "-c", asked], capture_output=True, text=True, check=True).stdout.strip()
+    command = [python, str(ROOT / "rivals" / rival.script), str(work / rival.export)]
+    quiet = {**os.environ, "HF_HOME": str(work / "hf"), "HF_HUB_OFFLINE": "1", "nnUNet_raw": str(work)}
+    done = subprocess.run(command, capture_output=True, text=True, env=quiet, cwd=work, check=False)
+    said = [line.removeprefix("RESULT ") for line in done.stdout.splitlines() if line.startswith("RESULT ")]
+    print(f"{rival.name} {version}: {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}", file=sys.stderr)
+    last = (done.stderr.strip() or done.stdout.strip() or "it said nothing").splitlines()[-1]
+    return version, done.returncode == 0 and bool(said), said[0] if said else last
+
+
+def environment(name: str) -> str:
+    """The Python of an environment, made on first use. Torch comes first, so that nothing replaces it."""
+    python = HOME / name / "bin" / "python"
+    if not python.exists():
+        subprocess.run([sys.executable, "-m", "venv", str(HOME / name)], check=True)
+        pinned, packages = ENVIRONMENTS[name]
+        constraint = HOME / name / "constraints.txt"
+        constraint.write_text("\n".join(pinned) + "\n")
+        for wanted in (pinned, packages):
+            if wanted:
+                install = [str(python), "-m", "pip", "install", "--quiet", "-c", str(constraint), *wanted]
+                subprocess.run(install, check=True)
+    return str(python)
+
+
+def write_report(rows: list[tuple[Rival, str, bool, str]], cases: int) -> None:
+    """The page of the documentation."""
+    lines = [
+        "# Manifests, read by the programs that they are for",
+        "",
+        f"Written by `make rivals` with clicksim {__version__} on {platform.system()} {platform.machine()}, Python "
+        f"{platform.python_version()}. {cases} phantoms of two sources, with clicks of `autopet-iv@2` and a plan of "
+        "three folds.",
+        "",
+        "| program | version | accepted | what it says |",
+        "| --- | --- | --- | --- |",
+    ]
+    lines += [f"| {r.name} | {version} | {'yes' if ok else 'no'} | {said} |" for r, version, ok, said in rows]
+    (ROOT / "docs" / "rivals.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

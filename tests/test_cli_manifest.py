@@ -1,0 +1,98 @@
+"""`clicksim manifest`, `clicksim catalog folds` and `clicksim catalog audit`, as they are typed."""
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from clicksim.build import convert_source
+from clicksim.build.prompts import ClickJob, simulate_catalog
+from clicksim.catalog import open_catalog
+from clicksim.catalog.schema import rows_to_table
+from clicksim.cli import main
+from clicksim.phantom.layouts import write_fdat
+from converters.fdat import SOURCE as FDAT
+
+
+@pytest.fixture(scope="module")
+def catalog(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cli")
+    convert_source(FDAT, write_fdat(folder / "fdat").folder, folder / "catalog")
+    simulate_catalog(ClickJob(str(folder / "catalog"), "autopet-iv@2", 42, {}))
+    return folder / "catalog"
+
+
+def run(*args: object) -> Result:
+    result = CliRunner().invoke(main, [str(arg) for arg in args])
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result
+
+
+@pytest.mark.parametrize("kind", ["nnunet", "monai", "grand-challenge", "croissant", "huggingface", "csv"])
+def test_manifest__writes_and_checks(kind: str, catalog: Path, tmp_path: Path) -> None:
+    name, cases = open_catalog(catalog).runs[0], open_catalog(catalog).cases.num_rows
+    out = tmp_path / "Dataset007_Phantom"
+    written = run("manifest", kind, catalog, out, "--run", name)
+    assert written.exit_code == 0, written.stderr
+    assert f"{cases} cases in" in written.stdout
+    checked = run("manifest", "check", out, catalog)
+    assert (checked.exit_code, checked.stdout) == (0, "no faults\n")
+    (out / "LICENCES.md").unlink()
+    sorted(path for path in out.rglob("*") if path.suffix in (".json", ".csv", ".parquet", ".gz"))[0].unlink()
+    spoiled = run("manifest", "check", out, catalog)
+    assert spoiled.exit_code == 1
+
+
+def test_manifest__guidance_with_settings(catalog: Path, tmp_path: Path) -> None:
+    out, name = tmp_path / "Dataset008_Guided", open_catalog(catalog).runs[0]
+    result = run("manifest", "nnunet", catalog, out, "--run", name, "--guidance", "gaussian", "--set", "sigma_mm=6")
+    assert result.exit_code == 0, result.stderr
+    record = json.loads((out / "clicksim-manifest.json").read_text())
+    assert record["settings"]["guidance_settings"] == {"sigma_mm": 6}
+    refused = run("manifest", "nnunet", catalog, out, "--run", name, "--guidance", "gaussian", "--set", "sgma_mm=6")
+    assert refused.exit_code == 1
+    assert "sigma_mm" in refused.stderr
+
+
+def test_manifest__refusals_are_one_line(catalog: Path, tmp_path: Path) -> None:
+    for args in (["--source", "fdta"], ["--run", "nope"], ["--folds", "nope"]):
+        result = run("manifest", "csv", catalog, tmp_path / "out", *args)
+        assert result.exit_code == 1
+        assert result.stderr.startswith("clicksim: unknown")
+        assert result.stderr.count("\n") == 1
+
+
+def test_folds__prints_the_balance_and_stores_the_plan(catalog: Path, tmp_path: Path) -> None:
+    result = run("catalog", "folds", catalog, "--name", "two", "--folds", 2, "--official", "ignore")
+    assert result.exit_code == 0, result.stderr
+    assert "plan two: 7 cases, 0 held out" in result.stdout
+    assert "tracer" in result.stdout
+    assert open_catalog(catalog).parts("folds") == ["two"]
+    content = json.loads(run("catalog", "folds", catalog, "--scheme", "leave-one-tracer-out", "--json").stdout)
+    assert content["plan"] == "leave-one-tracer-out"
+    assert [row["folds"] for row in content["balance"] if row["stratum"] == "tracer"] == [[4, 0], [0, 3]]
+    assert run("manifest", "csv", catalog, tmp_path / "out", "--folds", "two").exit_code == 0
+    assert run("catalog", "folds", catalog, "--folds", 99).exit_code == 1
+
+
+def test_audit__text_page_rows_and_exit_code(catalog: Path, tmp_path: Path) -> None:
+    import pyarrow.parquet as pq
+
+    clean = run("catalog", "audit", catalog, "--out", tmp_path / "page.html")
+    assert (clean.exit_code, clean.stdout) == (0, "no findings\n")
+    assert "need --read-data" in (tmp_path / "page.html").read_text()
+    opened = open_catalog(catalog)
+    rows = [{k: v for k, v in row.items() if k != "source"} for row in opened.table("cases", "fdat").to_pylist()]
+    spoiled = [{**row, "suv_max": 45_000.0} if n == 0 else row for n, row in enumerate(rows)]
+    opened.write_part("cases", "fdat", rows_to_table("cases", spoiled))
+    try:
+        found = run("catalog", "audit", catalog, "--out", tmp_path / "rows.parquet")
+        assert found.exit_code == 1
+        assert rows[0]["case_id"] in found.stdout
+        assert pq.ParquetFile(tmp_path / "rows.parquet").read()["cases"].to_pylist() == [[rows[0]["case_id"]]]
+        listed = json.loads(run("catalog", "audit", catalog, "--json").stdout)
+        assert [(row["severity"], row["check"]) for row in listed] == [("error", "uptake")]
+    finally:
+        opened.write_part("cases", "fdat", rows_to_table("cases", rows))
+    assert run("catalog", "audit", catalog, "--out", tmp_path / "x.pdf").exit_code == 1

@@ -1,0 +1,398 @@
+"""From a catalog to batches: store, patches, augmentation, and the prompts of a sample."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+torch = pytest.importorskip("torch", reason="clickseg needs PyTorch, which is not installed")
+
+from clickseg.augment import change_ct, change_pet, draw_affine, flip, warp  # noqa: E402
+from clickseg.dataset import Batches, PatchDataset, collate  # noqa: E402
+from clickseg.encode import rows_of  # noqa: E402
+from clickseg.frame import Frame  # noqa: E402
+from clickseg.prepare import draw_fold, plan, prepare_store  # noqa: E402
+from clickseg.prompting import STROKES, U_SHAPE, corrections_at, count_law, draw_plan, next_prompts  # noqa: E402
+from clickseg.settings import StoreRules, TrainSettings, describe  # noqa: E402
+from clickseg.store import AIR_HU, open_store  # noqa: E402
+from clicksim.errors import CatalogError, GeometryError, SettingError  # noqa: E402
+from clicksim.geometry import Grid  # noqa: E402
+from clicksim.prompts import Click, Prompts, Scribble  # noqa: E402
+from clicksim.streams import stream  # noqa: E402
+from clicksim.volumes import write_image  # noqa: E402
+from tests.clickseg_phantoms import SHAPE, SPACING, write_case, write_catalog, write_toys  # noqa: E402
+
+pytestmark = pytest.mark.torch
+RULES = StoreRules(spacing_mm=SPACING)
+PATCH = (20, 16, 24)
+
+
+@pytest.fixture(scope="module")
+def catalog(tmp_path_factory):
+    return write_catalog(tmp_path_factory.mktemp("clickseg") / "catalog", 3, ct_only=1)
+
+
+@pytest.fixture(scope="module")
+def store(catalog):
+    prepare_store(catalog.path, catalog.path.parent / "store", RULES)
+    return open_store(catalog.path.parent / "store")
+
+
+# --- frame ---------------------------------------------------------------------------------------
+
+
+def affine_of(axes, flips, spacing):
+    """An affine whose stored axis n runs along world axis `axes[n]`, forward or back."""
+    affine = np.eye(4)
+    affine[:3, :3] = 0
+    for stored, world in enumerate(axes):
+        affine[world, stored] = (-1 if flips[stored] else 1) * spacing[stored]
+    return affine
+
+
+@given(axes=st.permutations([0, 1, 2]), flips=st.tuples(*[st.booleans()] * 3), data=st.data())
+def test_frame__turns_any_orientation_to_ras_and_back(axes, flips, data):
+    shape = data.draw(st.tuples(*[st.integers(1, 6)] * 3))
+    grid = Grid(shape, None, affine_of(axes, flips, (2.0, 2.5, 3.0)))
+    array = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
+    frame = Frame.of(grid, ())
+    assert np.all(np.diag(frame.target.affine[:3, :3]) > 0)
+    assert np.count_nonzero(frame.target.affine[:3, :3]) == 3
+    turned = frame.image(array)
+    voxel = tuple(data.draw(st.integers(0, n - 1)) for n in shape)
+    (moved,) = frame.prompts(Prompts((Click(voxel, True),), grid)).foreground.tolist()
+    assert turned[tuple(moved)] == array[voxel]
+    np.testing.assert_allclose(frame.target.to_mm([moved]), grid.to_mm([voxel]))
+    np.testing.assert_array_equal(frame.back(turned), array)
+    np.testing.assert_array_equal(frame.back(frame.label(array.astype(np.uint8)), linear=False), array.astype(np.uint8))
+
+
+def test_frame__resamples_linearly_with_the_outer_faces_in_place():
+    from scipy.ndimage import zoom
+
+    grid = Grid.from_spacing((10, 8, 6), (2.0, 2.0, 3.0))
+    array = np.random.default_rng(0).standard_normal((10, 8, 6)).astype(np.float32)
+    frame = Frame.of(grid, (4.0, 1.0, 2.0))
+    assert frame.target.shape == (5, 16, 9)
+    expected = zoom(array, (0.5, 2, 1.5), order=1, grid_mode=True, mode="nearest")
+    np.testing.assert_allclose(frame.image(array), expected, atol=1e-5)
+    box = np.zeros((10, 8, 6), np.uint8)
+    box[2:6, 2:6, 2:4] = 3
+    assert set(np.unique(frame.label(box))) == {0, 3}
+    assert frame.label(box).dtype == np.uint8
+
+
+@given(voxel=st.tuples(st.integers(0, 9), st.integers(0, 7), st.integers(0, 5)))
+def test_frame__puts_a_prompt_into_the_voxel_that_holds_it(voxel):
+    grid = Grid.from_spacing((10, 8, 6), (2.0, 2.0, 3.0))
+    frame = Frame.of(grid, (4.0, 1.0, 2.0))
+    moved = frame.prompts(Prompts((Click(voxel, True),), grid)).foreground[0]
+    gap = np.abs(frame.target.to_mm([moved]) - grid.to_mm([voxel]))[0]
+    assert np.all(gap <= np.array(frame.target.spacing) / 2 + 1e-9)
+
+
+def test_frame__refuses_a_grid_without_affine():
+    with pytest.raises(GeometryError, match="no affine"):
+        Frame.of(Grid((3, 3, 3), (1, 1, 1)), ())
+
+
+# --- store ---------------------------------------------------------------------------------------
+
+
+def test_prepare_store__keeps_values_places_and_licences(catalog, store):
+    assert len(store.cases) == 3
+    assert store.catalog_digest == catalog.digest()
+    assert {row["licence"] for row in store.licences(store.cases)} == {"CC BY 4.0", "CC BY-NC 4.0"}
+    for case in store.cases:
+        label, ct = case.array("label"), case.array("ct")
+        assert label.shape == ct.shape == SHAPE
+        assert ct.dtype == np.int16
+        assert case.has_pet == (case.row["source"] == "fdat")
+        places = case.places
+        assert len(np.unique(places.lesion[:, 0])) == case.row["n_lesions"] > 0
+        assert np.all(label[tuple(places.lesion[:, 1:].T)] > 0)
+        assert not np.any(label[tuple(places.body.T)])
+        assert np.all(ct[tuple(places.body.T)] > RULES.body_hu)
+        assert bool(len(places.hot)) == case.has_pet
+        if case.has_pet:
+            pet = case.array("pet")
+            assert not np.any(label[tuple(places.hot.T)])
+            assert pet[tuple(places.hot.T)].min() > np.percentile(pet[label == 0], RULES.hot_percentile)
+
+
+def test_prepare_store__finds_what_did_not_change(catalog, tmp_path):
+    first = prepare_store(catalog.path, tmp_path / "store", RULES, sources=["fdat"])
+    again = prepare_store(catalog.path, tmp_path / "store", RULES, sources=["fdat"])
+    other = prepare_store(catalog.path, tmp_path / "store", RULES.but(pet_type="float16"), sources=["fdat"])
+    assert (first.made, again.made, other.made) == (2, 0, 2)
+    assert open_store(tmp_path / "store").cases[0].array("pet").dtype == np.float16
+
+
+def test_prepare_store__compressed_gives_the_same_patches(catalog, store, tmp_path):
+    prepare_store(catalog.path, tmp_path / "store", RULES.but(compressed=True), sources=["fdat"])
+    for name in ("ct", "pet", "label"):
+        packed = open_store(tmp_path / "store").cases[0].patch(name, (3, 4, 5), PATCH)
+        np.testing.assert_array_equal(packed, store.cases[0].patch(name, (3, 4, 5), PATCH))
+
+
+def test_prepare_store__goes_on_after_an_interruption(catalog, tmp_path):
+    def stop(done, total, refused=0):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare_store(catalog.path, tmp_path / "store", RULES, progress=stop)
+    with pytest.raises(CatalogError, match="no patch store"):
+        open_store(tmp_path / "store")
+    with pytest.raises(CatalogError, match="--resume"):
+        prepare_store(catalog.path, tmp_path / "store", RULES)
+    assert prepare_store(catalog.path, tmp_path / "store", RULES, resume=True).cases == 3
+
+
+def test_prepare_store__rejects_a_case_and_goes_on(tmp_path):
+    catalog = write_toys(tmp_path / "catalog", 3)
+    file = catalog.path / "images" / "fdat" / "fdg_toy01" / "pet.nii.gz"
+    write_image(file, np.zeros((4, 4, 4), np.float32), Grid.from_spacing((4, 4, 4), (1, 1, 1)))
+    (catalog.path / "images" / "fdat" / "fdg_toy02" / "label.nii.gz").unlink()
+    summary = prepare_store(catalog.path, tmp_path / "store", RULES)
+    assert (summary.cases, summary.rejected) == (1, 2)
+    import pyarrow.parquet as pq
+
+    reasons = pq.read_table(tmp_path / "store" / "rejected.parquet")["message"].to_pylist()
+    assert any("different grids" in reason for reason in reasons)
+
+
+def test_prepare_store__works_in_other_processes(tmp_path):
+    catalog = write_toys(tmp_path / "catalog", 2)
+    prepare_store(catalog.path, tmp_path / "one", RULES, workers=2)
+    prepare_store(catalog.path, tmp_path / "two", RULES)
+    for name in ("cases.parquet", "store.json"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+def test_plan__keeps_a_patient_in_one_fold():
+    rows = [{"patient_key": p, "official_fold": f} for p, f in [("a", 3), ("a", 3), ("b", None), ("b", None)]]
+    units = {unit.key: [row["fold"] for row in unit.content] for unit in plan(rows)}
+    assert units == {"a": [3, 3], "b": [draw_fold("b")] * 2}
+    assert {draw_fold(f"p{n}") for n in range(60)} == set(range(5))
+
+
+def test_split__holds_out_a_fold_and_refuses_to_hold_out_all(store):
+    kept, held = store.split(0)
+    assert [case.row["fold"] for case in held] == [0]
+    assert len(kept) + len(held) == len(store.cases)
+    assert store.split(-1) == (store.cases, ())
+
+
+def test_patch__outside_the_volume_is_air(store):
+    case = store.cases[0]
+    patch = case.patch("ct", (-2, 0, SHAPE[2] - 1), (4, 5, 3))
+    assert np.all(patch[:2] == AIR_HU)
+    assert np.all(patch[:, :, 1:] == AIR_HU)
+    np.testing.assert_array_equal(patch[2:, :, 0], case.array("ct")[:2, :5, -1])
+    assert not case.patch("label", (-50, 0, 0), (4, 4, 4)).any()
+
+
+# --- prompts of a sample -------------------------------------------------------------------------
+
+
+def test_count_law__has_the_published_odds():
+    np.testing.assert_allclose(count_law("u-shape", 10), U_SHAPE)
+    log = count_law("log", 10)
+    np.testing.assert_allclose(log[[0, 10]], [0.1243, 0.0347], atol=1e-4)
+    np.testing.assert_allclose(log @ np.arange(11), 4.08, atol=0.01)
+    assert count_law("uniform", 0).tolist() == [1.0]
+    with pytest.raises(SettingError, match="unknown law"):
+        count_law("unifrom", 3)
+
+
+@pytest.mark.parametrize("law", ["uniform", "log", "u-shape"])
+def test_draw_plan__always_leaves_samples_without_prompts(law):
+    settings = TrainSettings(law=law, silent=0.2, steps=10, corrections=4, corrections_from=0.0)
+    plans = [draw_plan(stream(0, "plan", n), 9, "x", settings) for n in range(3000)]
+    silent = np.mean([plan.count == 0 and plan.corrections == 0 for plan in plans])
+    assert 0.17 < silent < 0.30
+    strokes = [sum(plan.stroke == stroke for plan in plans) / 3000 for stroke in ("", *STROKES)]
+    np.testing.assert_allclose(strokes, [0.5, *[1 / 6] * 3], atol=0.03)
+    with pytest.raises(SettingError, match="silent"):
+        TrainSettings(silent=0.0)
+
+
+def test_corrections_at__climbs_from_none_to_all():
+    settings = TrainSettings(steps=100, corrections=3, corrections_from=0.2, corrections_full=0.6)
+    found = [corrections_at(step, settings) for step in (0, 19, 20, 39, 40, 59, 60, 99)]
+    assert found == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert corrections_at(99, settings.but(corrections=0)) == 0
+
+
+@pytest.mark.parametrize("stroke", ["", "random"])
+def test_next_prompts__mends_the_largest_error(stroke):
+    truth = np.zeros((12, 12, 12), np.uint8)
+    truth[2:8, 2:8, 2:8] = 1
+    plan_ = draw_plan(stream(0, "x"), 0, "x", TrainSettings(steps=10))
+    plan_ = type(plan_)(0, 1, stroke, plan_.seed, "x")
+    none = np.zeros((0, 5), np.int64)
+    first = next_prompts(plan_, truth * 0, truth, (2.0, 2.0, 2.0), 1, none, "autopet-v@2")
+    assert len(first) == 1
+    assert np.all(truth[tuple(first.foreground.T)])
+    wrong = 1 - truth
+    second = next_prompts(plan_, np.maximum(truth, wrong), truth, (2.0, 2.0, 2.0), 2, rows_of(first), "autopet-v@2")
+    assert not truth[tuple(second.background.T)].any()
+    assert len(second.foreground) == 0
+
+
+# --- augmentation --------------------------------------------------------------------------------
+
+
+@given(axes=st.sets(st.integers(0, 2)), seed=st.integers(0, 99))
+def test_flip__keeps_prompts_on_their_voxels(axes, seed):
+    draws = np.random.default_rng(seed)
+    shape = tuple(draws.integers(1, 7, 3))
+    array = np.arange(np.prod(shape)).reshape(shape)
+    voxels = tuple(tuple(int(v) for v in draws.integers(0, shape)) for _ in range(3))
+    prompts = Prompts((Scribble(voxels, True), Click(voxels[0], False)), Grid.from_spacing(shape, (1, 1, 1)))
+    (turned,), moved = flip([array], prompts, sorted(axes))
+    assert turned[tuple(moved.foreground.T)].tolist() == [array[v] for v in voxels]
+    assert turned[tuple(moved.background[0])] == array[voxels[0]]
+
+
+def test_change_pet__keeps_zero_and_the_order_of_voxels():
+    pet = np.array([[[0.0, 0.5, 2.0, 9.0]]], np.float32)
+    for seed in range(20):
+        out = change_pet(pet, np.random.default_rng(seed))
+        assert out[0, 0, 0] == 0
+        assert np.all(np.diff(out[0, 0]) > 0)
+        assert out.dtype == np.float32
+    np.testing.assert_array_equal(change_pet(pet * 0, np.random.default_rng(0)), pet * 0)
+
+
+def test_change_ct__keeps_air_the_darkest():
+    ct = np.array([[[-1024.0, 0.0, 60.0]]], np.float32)
+    assert all(change_ct(ct, np.random.default_rng(seed)).min() >= -1024 for seed in range(20))
+
+
+def balls(shape=(24, 20, 16)):
+    grid = np.stack(np.meshgrid(*(np.arange(n) for n in shape), indexing="ij"), axis=-1)
+    return (np.linalg.norm(grid - np.array([12, 9, 7]), axis=-1) <= 4).astype(np.uint8)
+
+
+def test_warp__without_a_turn_changes_nothing():
+    label = balls()
+    images = torch.from_numpy(np.random.default_rng(0).standard_normal((1, 2, *label.shape)).astype(np.float32))
+    points = torch.tensor([[0, 0, 12, 9, 7], [0, 1, 0, 0, 0], [-1, 0, 1, 1, 1]])
+    moved, mask, rows = warp(images, torch.from_numpy(label)[None, None], points, torch.eye(3)[None])
+    torch.testing.assert_close(moved, images, atol=1e-4, rtol=0)
+    assert torch.equal(mask[0, 0], torch.from_numpy(label))
+    assert torch.equal(rows[:2], points[:2])
+    assert rows[2, 0] == -1
+
+
+def test_warp__equals_scipy():
+    from scipy.ndimage import affine_transform
+
+    label = balls()
+    image = np.random.default_rng(1).standard_normal(label.shape).astype(np.float32)
+    matrix = draw_affine(np.random.default_rng(3), TrainSettings(rotation_deg=30.0), (2.0, 2.0, 3.0))
+    moved, _, _ = warp(
+        torch.from_numpy(image)[None, None], torch.from_numpy(label)[None, None], torch.zeros((0, 5), dtype=torch.long),
+        torch.from_numpy(matrix)[None],
+    )  # fmt: skip
+    centre = (np.array(label.shape) - 1) / 2
+    expected = affine_transform(image, matrix, centre - matrix @ centre, order=1, mode="nearest")
+    np.testing.assert_allclose(moved[0, 0].numpy(), expected, atol=1e-3)
+
+
+@given(seed=st.integers(0, 200))
+def test_warp__keeps_prompts_on_their_own_side_of_the_label(seed):
+    draws = np.random.default_rng(seed)
+    label = balls()
+    inside, outside = np.argwhere(label), np.argwhere(label == 0)
+    voxels = np.concatenate([inside[draws.integers(len(inside), size=6)], outside[draws.integers(len(outside), size=6)]])
+    rows = np.column_stack([np.zeros(12), np.repeat([0, 1], 6), voxels]).astype(np.int64)
+    matrix = draw_affine(draws, TrainSettings(rotation_deg=25.0, scaling=0.3), (2.0, 2.0, 3.0))
+    tensor = torch.from_numpy(label)[None, None]
+    _, mask, moved = warp(tensor.float(), tensor, torch.from_numpy(rows), torch.from_numpy(matrix)[None])
+    kept = moved[:, 0] == 0
+    assert kept[:6].any()
+    on = mask[0, 0][tuple(moved[kept][:, 2:].T)]
+    assert torch.equal(on == 1, moved[kept][:, 1] == 0)
+    centre = (np.array(label.shape) - 1) / 2
+    ideal = (voxels - centre) @ np.linalg.inv(matrix).T + centre
+    assert np.abs(moved[:, 2:].numpy() - ideal)[kept.numpy()].max() <= 1.5 + 1e-3
+
+
+# --- samples -------------------------------------------------------------------------------------
+
+
+def test_dataset__prompts_lie_where_they_should(store):
+    data = PatchDataset(store.cases, PATCH, TrainSettings(steps=10, affine=0.0, silent=0.01))
+    seen = set()
+    for number in range(60):
+        sample = data[number]
+        assert sample.ct.shape == sample.pet.shape == sample.label.shape == PATCH
+        on = sample.label[tuple(sample.points[:, 2:].T)]
+        np.testing.assert_array_equal(on == 1, sample.points[:, 1] == 0)
+        seen.add((bool(sample.plan.stroke), len(sample.points) > 0, sample.has_pet, bool(sample.label.any())))
+    assert {key[0] for key in seen} == {key[1] for key in seen} == {key[2] for key in seen} == {True, False}
+    assert {key[3] for key in seen} == {True, False}
+
+
+def test_dataset__depends_on_seed_and_number_alone(store):
+    settings = TrainSettings(steps=10)
+    one, two = PatchDataset(store.cases, PATCH, settings), PatchDataset(store.cases, PATCH, settings)
+    _ = [two[n] for n in (5, 1)]
+    for name in ("ct", "pet", "label", "points"):
+        np.testing.assert_array_equal(getattr(one[3], name), getattr(two[3], name))
+    assert not np.array_equal(one[3].ct, PatchDataset(store.cases, PATCH, settings.but(seed=1))[3].ct)
+
+
+def test_dataset__for_validation_has_plain_patches_on_lesions(store):
+    data = PatchDataset(store.cases, PATCH, TrainSettings(steps=10), purpose="validate")
+    for number in range(8):
+        sample = data[number]
+        assert sample.label.any()
+        assert len(sample.points) == 0
+        assert sample.matrix is None
+        assert sample.fate[0] == "keep"
+
+
+def test_collate__numbers_the_prompts_by_sample(store):
+    data = PatchDataset(store.cases, PATCH, TrainSettings(steps=10, affine=0.5))
+    samples = [data[n] for n in range(6)]
+    batch = collate(samples)
+    assert batch.images.shape == (6, 2, *PATCH)
+    for n, sample in enumerate(samples):
+        mine = batch.points[batch.points[:, 0] == n].numpy()
+        np.testing.assert_array_equal(mine[:, 1:], sample.points[:, 1:])
+        matrix = np.eye(3) if sample.matrix is None else sample.matrix
+        np.testing.assert_array_equal(batch.matrices[n].numpy(), matrix.astype(np.float32))
+
+
+def test_batches__of_all_devices_are_those_of_one():
+    one = [n for batch in Batches(2, 5, 4) for n in batch]
+    two = [[n for batch in Batches(2, 5, 2, rank, 2) for n in batch] for rank in (0, 1)]
+    assert sorted(two[0] + two[1]) == one == list(range(8, 20))
+
+
+def test_settings__refuse_what_cannot_be():
+    for bad in ({"odds": (0, 0, 0)}, {"steps": 0}, {"rate": "fast"}, {"law": "lgo"}, {"flips": 1}, {"batch": 1.5}):
+        with pytest.raises(SettingError):
+            TrainSettings(**bad)
+    with pytest.raises(SettingError, match="did you mean 'steps'"):
+        TrainSettings.of({"stesp": 3})
+    assert "silent = 0.15" in describe(TrainSettings)
+    assert StoreRules.of(RULES.plain()) == RULES
+
+
+def test_prepare_case__of_an_empty_label_has_places_in_the_body(tmp_path):
+    from clicksim.catalog import create_catalog
+    from clicksim.catalog.schema import rows_to_table
+
+    catalog = create_catalog(tmp_path / "catalog")
+    arrays = {"ct": np.full((9, 9, 9), 40, np.int16), "label": np.zeros((9, 9, 9), np.uint8), "pet": np.ones((9, 9, 9), np.float32)}
+    row = write_case(catalog, "fdat", "fdg_empty", arrays, Grid.from_spacing((9, 9, 9), SPACING), fold=0)
+    catalog.write_part("cases", "fdat", rows_to_table("cases", [row]))
+    prepare_store(catalog.path, tmp_path / "store", RULES)
+    (case,) = open_store(tmp_path / "store").cases
+    assert len(case.places.lesion) == len(case.places.hot) == 0
+    sample = PatchDataset([case], (8, 8, 8), TrainSettings(steps=1))[0]
+    assert not sample.label.any()

@@ -1,0 +1,440 @@
+"""Exports: what each format wants, licences that travel, and a check that sees what was spoiled."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from clicksim.build import convert_source
+from clicksim.build.prompts import ClickJob, simulate_catalog
+from clicksim.catalog import Catalog, create_catalog, open_catalog
+from clicksim.catalog.folds import make_folds, write_folds
+from clicksim.catalog.schema import rows_to_table
+from clicksim.errors import CatalogError, SettingError
+from clicksim.manifests import (
+    check_manifest,
+    read_record,
+    select,
+    write_croissant,
+    write_csv,
+    write_grand_challenge,
+    write_huggingface,
+    write_monai,
+    write_nnunet,
+)
+from clicksim.manifests.common import file_names, licence_text, strictest
+from clicksim.phantom.layouts import write_deep_psma, write_fdat, write_longitudinal_ct
+from clicksim.rounds.containers import predict_folder
+from clicksim.rounds.threshold import ThresholdPredictor
+from clicksim.volumes import read_grid, read_image, read_label
+from converters.deep_psma import SOURCE as DEEP_PSMA
+from converters.fdat import SOURCE as FDAT
+from converters.longitudinal_ct import SOURCE as LONGITUDINAL_CT
+
+FORMATS: dict[str, Any] = {
+    "nnunet": write_nnunet,
+    "monai": write_monai,
+    "grand-challenge": write_grand_challenge,
+    "croissant": write_croissant,
+    "huggingface": write_huggingface,
+    "csv": write_csv,
+}
+NAME = "Dataset501_Phantom"
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A catalog of two PET/CT sources with a prompt run and a plan."""
+    folder = tmp_path_factory.mktemp("built")
+    for seed, (write, source) in enumerate(((write_fdat, FDAT), (write_deep_psma, DEEP_PSMA))):
+        tree = write(folder / source.name, seed=seed)  # type: ignore[operator]
+        convert_source(source, tree.folder, folder / "catalog")
+    simulate_catalog(ClickJob(str(folder / "catalog"), "autopet-iv@2", 42, {}))
+    catalog = open_catalog(folder / "catalog")
+    write_folds(catalog, "three", make_folds(catalog, n_folds=3, official="ignore"))
+    return folder / "catalog"
+
+
+@pytest.fixture
+def catalog(built: Path, tmp_path: Path) -> Catalog:
+    """A copy that a test may spoil."""
+    shutil.copytree(built, tmp_path / "catalog")
+    return open_catalog(tmp_path / "catalog")
+
+
+@pytest.fixture(scope="module")
+def exports(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All formats, written once."""
+    folder = tmp_path_factory.mktemp("exports")
+    catalog = open_catalog(built)
+    export = select(catalog, run=catalog.runs[0], plan="three")
+    for kind, write in FORMATS.items():
+        write(export, folder / kind / NAME)
+    return folder
+
+
+@pytest.fixture
+def spoiled(exports: Path, tmp_path: Path) -> Path:
+    """A copy of all exports that a test may spoil."""
+    shutil.copytree(exports, tmp_path / "exports", symlinks=True)
+    return tmp_path / "exports"
+
+
+def tiny(folder: Path, rows: list[dict[str, Any]], facts: list[dict[str, Any]]) -> Catalog:
+    """A catalog of rows alone."""
+    catalog = create_catalog(folder)
+    base = {"shape_xyz": [4, 4, 4], "spacing_xyz_mm": [1.0, 1.0, 1.0], "lesion_present": False}
+    for source in sorted({row["source"] for row in rows}):
+        mine = [{**base, **{k: v for k, v in row.items() if k != "source"}} for row in rows if row["source"] == source]
+        catalog.write_part("cases", source, rows_to_table("cases", mine))
+    catalog.write_sources(rows_to_table("sources", facts))
+    return catalog
+
+
+# --- all formats -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_check_manifest__a_fresh_export_has_no_fault(kind: str, exports: Path, built: Path) -> None:
+    assert check_manifest(exports / kind / NAME, open_catalog(built)) == []
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_read_record__says_what_the_export_was_made_from(kind: str, exports: Path, built: Path) -> None:
+    record, catalog = read_record(exports / kind / NAME), open_catalog(built)
+    assert record["format"] == kind
+    assert record["catalog"]["digest"] == catalog.digest()
+    assert record["prompts"]["run"] == catalog.runs[0]
+    assert record["prompts"]["protocol"] == "autopet-iv@2"
+    assert record["folds"]["plan"] == "three"
+    assert len(record["cases"]) == catalog.cases.num_rows
+    assert record["versions"]["clicksim"]
+    assert str(built) not in json.dumps(record["catalog"])
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_write__the_same_catalog_gives_the_same_bytes(kind: str, exports: Path, built: Path, tmp_path: Path) -> None:
+    catalog = open_catalog(built)
+    FORMATS[kind](select(catalog, run=catalog.runs[0], plan="three"), tmp_path / NAME)
+    first, second = exports / kind / NAME, tmp_path / NAME
+    names = sorted(path.relative_to(first) for path in first.rglob("*") if path.is_file())
+    assert names == sorted(path.relative_to(second) for path in second.rglob("*") if path.is_file())
+    assert all((first / name).read_bytes() == (second / name).read_bytes() for name in names)
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_write__a_folder_with_other_things_is_refused(kind: str, built: Path, tmp_path: Path) -> None:
+    (tmp_path / NAME).mkdir()
+    (tmp_path / NAME / "mine.txt").write_text("x")
+    with pytest.raises(CatalogError, match="is no export of clicksim"):
+        FORMATS[kind](select(open_catalog(built)), tmp_path / NAME)
+
+
+@pytest.mark.parametrize(
+    ("kind", "pattern", "words"),
+    [
+        ("nnunet", "imagesTr/*_0001.nii.gz", "is missing"),
+        ("nnunet", "labelsTr/*.nii.gz", "belongs to no label"),
+        ("nnunet", "splits_final.json", "splits_final.json is missing"),
+        ("monai", "datalist.json", "cannot be read"),
+        ("grand-challenge", "*/lesion-clicks.json", "lesion-clicks.json"),
+        ("grand-challenge", "*/images/pet/*.mha", "is not there"),
+        ("croissant", "lesions.parquet", "lesions.parquet is not there"),
+        ("huggingface", "train/pet/*.nii.gz", "is not there"),
+        ("huggingface", "train/metadata.parquet", "in neither"),
+        ("csv", "cases.csv", "cannot be read"),
+    ],
+)
+def test_check_manifest__a_lost_file_is_named(kind: str, pattern: str, words: str, spoiled: Path) -> None:
+    sorted((spoiled / kind / NAME).glob(pattern))[0].unlink()
+    assert any(words in fault for fault in check_manifest(spoiled / kind / NAME))
+
+
+@pytest.mark.parametrize(
+    ("kind", "file", "old", "new", "words"),
+    [
+        ("nnunet", "dataset.json", '"numTraining": ', '"numTraining": 1', "numTraining"),
+        ("nnunet", "dataset.json", '"tumor": 1', '"tumor": 2', "without a gap"),
+        ("nnunet", "dataset.json", '"role": "image"', '"role": "prompt"', "call it noNorm"),
+        ("nnunet", "splits_final.json", '"val": [', '"val": ["ghost", ', "names ghost"),
+        ("monai", "datalist.json", '"numTraining": ', '"numTraining": 1', "numTraining"),
+        ("monai", "datalist.json", "_0001.nii.gz", "_0009.nii.gz", "is not there"),
+        ("croissant", "croissant.json", '"column": "case_id"', '"column": "casus"', "column casus"),
+        ("croissant", "croissant.json", '"license"', '"licence"', "no license"),
+        ("croissant", "croissant.json", '"sha256": "', '"sha256": "0', "another SHA-256"),
+        ("csv", "cases.csv", "patient_key", "patient", "has columns"),
+    ],
+)
+def test_check_manifest__a_changed_file_is_named(
+    kind: str, file: str, old: str, new: str, words: str, spoiled: Path
+) -> None:
+    path = spoiled / kind / NAME / file
+    assert old in path.read_text(encoding="utf-8")
+    path.write_text(path.read_text(encoding="utf-8").replace(old, new, 1), encoding="utf-8")
+    assert any(words in fault for fault in check_manifest(spoiled / kind / NAME))
+
+
+def test_check_manifest__a_case_that_changed_in_the_catalog_is_named(exports: Path, catalog: Catalog) -> None:
+    rows = [{k: v for k, v in row.items() if k != "source"} for row in catalog.table("cases", "fdat").to_pylist()]
+    changed, lost = rows[0]["case_id"], rows.pop(1)["case_id"]
+    rows[0]["suv_max"] = 1.0
+    rows.append({**rows[1], "case_id": "new"})
+    catalog.write_part("cases", "fdat", rows_to_table("cases", rows))
+    faults = check_manifest(exports / "csv" / NAME, catalog)
+    assert sorted(faults) == sorted(
+        [
+            f"{changed} has changed in the catalog since",
+            f"{lost} is not in the catalog any more",
+            "new is in the catalog and not in the export",
+        ]
+    )
+
+
+def test_check_manifest__another_plan_or_run_of_the_catalog_does_not_matter(exports: Path, catalog: Catalog) -> None:
+    write_folds(catalog, "other", make_folds(catalog, n_folds=2, official="ignore"))
+    assert check_manifest(exports / "csv" / NAME, catalog) == []
+    write_folds(catalog, "three", make_folds(catalog, n_folds=3, official="ignore", seed=1))
+    assert check_manifest(exports / "csv" / NAME, catalog) == ["folds of three have changed in the catalog since"]
+
+
+def test_read_record__what_is_no_export_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CatalogError, match="is missing"):
+        read_record(tmp_path)
+    (tmp_path / "clicksim-manifest.json").write_text("[]")
+    with pytest.raises(CatalogError, match="cannot be read"):
+        read_record(tmp_path)
+    (tmp_path / "clicksim-manifest.json").write_text('{"record_version": 99, "format": "csv"}')
+    with pytest.raises(CatalogError, match="newer clicksim"):
+        read_record(tmp_path)
+
+
+# --- one format each -------------------------------------------------------------------------------------
+
+
+def test_write_nnunet__images_labels_and_splits_are_what_nnunet_reads(exports: Path, built: Path) -> None:
+    folder, catalog = exports / "nnunet" / NAME, open_catalog(built)
+    content = json.loads((folder / "dataset.json").read_text())
+    assert content["channel_names"] == {"0": "CT", "1": "PET"}
+    assert content["licence"] == "CC-BY-NC-4.0"
+    record = read_record(folder)
+    rows = {row["case_id"]: row for row in catalog.cases.to_pylist()}
+    for case in record["cases"]:
+        grids = [read_grid(folder / file) for file in case["files"].values()]
+        assert all(grid.shape == grids[0].shape for grid in grids)
+        assert all(np.allclose(grid.spacing, grids[0].spacing, rtol=1e-6) for grid in grids)
+        label = read_label(folder / case["files"]["label"]).array
+        assert label.dtype == np.uint8 or label.dtype == np.int8
+        assert set(np.unique(label)) <= {0, 1}
+        true = read_label(catalog.resolve(rows[case["case_id"]]["label_path"])).array
+        assert np.array_equal(label > 0, true > 0)
+    splits = json.loads((folder / "splits_final.json").read_text())
+    patients = {case["name"]: case["patient_key"] for case in record["cases"]}
+    assert len(splits) == 3
+    for split in splits:
+        assert sorted([*split["train"], *split["val"]]) == sorted(patients)
+        assert not {patients[n] for n in split["train"]} & {patients[n] for n in split["val"]}
+
+
+def test_write_nnunet__links_by_default_and_copies_where_asked(exports: Path, built: Path, tmp_path: Path) -> None:
+    linked = sorted((exports / "nnunet" / NAME / "imagesTr").glob("*_0001.nii.gz"))
+    assert all(path.is_symlink() for path in linked)
+    write_nnunet(select(open_catalog(built)), tmp_path / NAME, copy=True)
+    copied = sorted((tmp_path / NAME / "imagesTr").glob("*_0001.nii.gz"))
+    assert not any(path.is_symlink() for path in tmp_path.rglob("*"))
+    assert [path.read_bytes() for path in copied] == [path.read_bytes() for path in linked]
+
+
+def test_write_nnunet__guidance_channels_hold_the_prompts_and_are_not_normalised(built: Path, tmp_path: Path) -> None:
+    catalog = open_catalog(built)
+    export = select(catalog, run=catalog.runs[0], plan="three")
+    write_nnunet(export, tmp_path / NAME, guidance="points")
+    assert check_manifest(tmp_path / NAME, catalog) == []
+    content = json.loads((tmp_path / NAME / "dataset.json").read_text())
+    assert content["channel_names"] == {"0": "CT", "1": "PET", "2": "noNorm", "3": "noNorm"}
+    roles = content["channel_roles"]
+    assert [(roles[n]["role"], roles[n]["normalise"], roles[n]["augment_intensity"]) for n in "0123"] == [
+        ("image", True, True), ("image", True, True), ("prompt", False, False), ("prompt", False, False),
+    ]  # fmt: skip
+    clicked = 0
+    for case in read_record(tmp_path / NAME)["cases"]:
+        for polarity in ("foreground", "background"):
+            drawn = read_image(tmp_path / NAME / case["files"][polarity]).array
+            voxels = {
+                (row["i"], row["j"], row["k"])
+                for row in catalog.prompts.to_pylist()
+                if row["case"] == case["case_id"] and row["polarity"] == polarity
+            }
+            assert {tuple(v) for v in np.argwhere(drawn > 0).tolist()} == voxels
+            clicked += len(voxels)
+    assert clicked > 20
+
+
+def test_write_nnunet__impossible_wishes_are_refused(built: Path, tmp_path: Path) -> None:
+    catalog = open_catalog(built)
+    with pytest.raises(SettingError, match="DatasetNNN_Name, got 'mine'"):
+        write_nnunet(select(catalog), tmp_path / "mine")
+    with pytest.raises(SettingError, match="--run"):
+        write_nnunet(select(catalog), tmp_path / NAME, guidance="gaussian")
+    with pytest.raises(SettingError, match="gaussain"):
+        write_nnunet(select(catalog, run=catalog.runs[0]), tmp_path / NAME, guidance="gaussain")
+    assert not (tmp_path / NAME).exists()
+
+
+def test_write_nnunet__a_case_on_two_grids_is_left_out_with_its_reason(catalog: Catalog, tmp_path: Path) -> None:
+    rows = [{k: v for k, v in row.items() if k != "source"} for row in catalog.table("cases", "deep_psma").to_pylist()]
+    rows[0]["ct_path"] = next(row["ct_path"] for row in rows if row["shape_xyz"] != rows[0]["shape_xyz"])
+    catalog.write_part("cases", "deep_psma", rows_to_table("cases", rows))
+    written = write_nnunet(select(catalog), tmp_path / NAME)
+    assert list(written.refused) == [rows[0]["case_id"]]
+    assert "different grids" in written.refused[rows[0]["case_id"]]
+    assert check_manifest(tmp_path / NAME, catalog) == []
+
+
+def test_write_nnunet__instance_maps_become_masks(tmp_path: Path) -> None:
+    tree = write_longitudinal_ct(tmp_path / "source")
+    convert_source(LONGITUDINAL_CT, tree.folder, tmp_path / "catalog")
+    catalog = open_catalog(tmp_path / "catalog")
+    write_nnunet(select(catalog), tmp_path / NAME)
+    content = json.loads((tmp_path / NAME / "dataset.json").read_text())
+    assert content["channel_names"] == {"0": "CT"}
+    labels = [read_label(path).array for path in (tmp_path / NAME / "labelsTr").iterdir()]
+    assert {int(label.max()) for label in labels} <= {0, 1}
+    assert any(label.any() for label in labels)
+    assert check_manifest(tmp_path / NAME, catalog) == []
+
+
+def test_write_monai__items_have_channels_folds_and_prompts(exports: Path, built: Path) -> None:
+    content = json.loads((exports / "monai" / NAME / "datalist.json").read_text())
+    assert content["modality"] == {"0": "CT", "1": "PET"}
+    assert {item["fold"] for item in content["training"]} == {0, 1, 2}
+    rows = open_catalog(built).prompts.to_pylist()
+    for item in content["training"]:
+        mine = [row for row in rows if row["case"] == item["case_id"]]
+        assert len(item["prompts"]["foreground"]) == sum(row["polarity"] == "foreground" for row in mine)
+        assert len(item["image"]) == 2
+
+
+def test_write_grand_challenge__an_item_is_the_input_folder_of_a_round(
+    exports: Path, built: Path, tmp_path: Path
+) -> None:
+    folder, catalog = exports / "grand-challenge" / NAME, open_catalog(built)
+    case = next(case for case in read_record(folder)["cases"] if catalog.case(case["case_id"])["lesion_present"])
+    row = catalog.case(case["case_id"])
+    pet = read_image(folder / case["files"]["PET"])
+    assert np.array_equal(pet.array, read_image(catalog.resolve(row["pet_path"])).array)
+    result = predict_folder((folder / case["files"]["clicks"]).parent, tmp_path, ThresholdPredictor())
+    mask = read_label(result)
+    mask.grid.check_same(pet.grid, ("result", "PET"))
+    truth = read_label(catalog.resolve(row["label_path"])).array > 0
+    assert (mask.array[truth] > 0).any()
+
+
+def test_write_croissant__fields_are_the_columns_and_the_tables_hold_no_run_facts(exports: Path, built: Path) -> None:
+    folder, catalog = exports / "croissant" / NAME, open_catalog(built)
+    content = json.loads((folder / "croissant.json").read_text())
+    assert content["conformsTo"] == "http://mlcommons.org/croissant/1.0"
+    assert content["license"] == "https://creativecommons.org/licenses/by-nc/4.0/"
+    records = {record["name"]: record["field"] for record in content["recordSet"]}
+    assert [field["name"] for field in records["cases"]] == catalog.cases.column_names
+    kinds = {field["name"]: field["dataType"] for field in records["cases"]}
+    expected = {"n_lesions": "sc:Integer", "suv_max": "sc:Float", "study_date": "sc:Date", "defaced": "sc:Boolean"}
+    assert {name: kinds[name] for name in expected} == expected
+    assert {path.name for path in folder.iterdir()} == {
+        "cases.parquet", "lesions.parquet", "prompts.parquet", "croissant.json", "clicksim-manifest.json",
+        "LICENCES.md", "CITATION.bib",
+    }  # fmt: skip
+
+
+def test_write_huggingface__splits_are_folders_and_files_lie_beside_their_metadata(exports: Path, built: Path) -> None:
+    import pyarrow.parquet as pq
+
+    table = pq.ParquetFile(exports / "huggingface" / NAME / "train" / "metadata.parquet").read()
+    assert {"ct_file_name", "pet_file_name", "label_file_name", "prompts", "fold"} <= set(table.column_names)
+    assert table.num_rows == open_catalog(built).cases.num_rows
+    assert sum(len(prompts) for prompts in table["prompts"].to_pylist()) == open_catalog(built).prompts.num_rows
+    assert (exports / "huggingface" / NAME / "README.md").read_text().startswith("---\nlicense: cc-by-nc-4.0\n")
+
+
+# --- choice and licences ---------------------------------------------------------------------------------
+
+
+def test_select__only_the_licences_of_what_is_inside_travel(built: Path, tmp_path: Path) -> None:
+    export = select(open_catalog(built), sources=["deep_psma"])
+    text = licence_text(export)
+    assert "10.5281/zenodo.15281784" in text
+    assert "PSMA-FDG-PET-CT-Lesions" not in text
+    write_csv(export, tmp_path / "csv")
+    assert "@misc{deep_psma" in (tmp_path / "csv" / "CITATION.bib").read_text()
+    assert "psma_fdg_pet_ct_lesions" not in (tmp_path / "csv" / "CITATION.bib").read_text()
+
+
+@pytest.mark.parametrize(
+    ("licences", "expected"),
+    [
+        (["CC-BY-4.0", "CC-BY-NC-4.0"], "CC-BY-NC-4.0"),
+        (["CC-BY-NC-ND-4.0", "CC-BY-NC-SA-4.0"], "CC-BY-NC-ND-4.0"),
+        (["CC-BY-NC-4.0", "controlled access"], "controlled access"),
+        (["CC0-1.0"], "CC0-1.0"),
+    ],
+)
+def test_strictest__unknown_ones_are_stricter_than_all(licences: list[str], expected: str) -> None:
+    assert strictest(licences) == strictest(licences[::-1]) == expected
+
+
+def test_select__controlled_cases_need_a_word(tmp_path: Path) -> None:
+    rows = [
+        {"source": "tcia_fdg", "case_id": "open", "patient_key": "a", "licence": "CC-BY-4.0", "defaced": True},
+        {"source": "tcia_fdg", "case_id": "closed", "patient_key": "b", "licence": None, "defaced": False},
+        {"source": "tcia_fdg", "case_id": "said", "patient_key": "c", "licence": "NIH controlled", "defaced": True},
+    ]
+    facts = [{"source": "tcia_fdg", "title": "FDG", "licence": "CC-BY-4.0", "controlled_access": True}]
+    catalog = tiny(tmp_path / "c", rows, facts)
+    with pytest.raises(CatalogError, match=r"2 cases are under controlled access.*closed, said.*--include-controlled"):
+        select(catalog)
+    export = select(catalog, include_controlled=True)
+    assert export.about["licence"] == "NIH controlled"
+    assert "Under controlled access" in licence_text(export)
+
+
+def test_select__a_licence_that_nobody_gave_is_called_unknown(tmp_path: Path) -> None:
+    catalog = tiny(tmp_path / "c", [{"source": "mine", "case_id": "a", "patient_key": "a"}], [])
+    assert select(catalog).about["licence"].startswith("unknown")
+
+
+def test_select__names_that_do_not_exist_are_refused(built: Path) -> None:
+    catalog = open_catalog(built)
+    for wrong in ({"sources": ["fdta"]}, {"run": "nope"}, {"plan": "tree"}):
+        with pytest.raises(SettingError):
+            select(catalog, **wrong)  # type: ignore[arg-type]
+
+
+def test_select__a_plan_that_lacks_a_case_is_refused(catalog: Catalog) -> None:
+    rows = [{k: v for k, v in row.items() if k != "source"} for row in catalog.table("cases", "fdat").to_pylist()]
+    catalog.write_part("cases", "fdat", rows_to_table("cases", [*rows, {**rows[0], "case_id": "new"}]))
+    with pytest.raises(CatalogError, match="does not know 1 cases: new"):
+        select(catalog, plan="three")
+
+
+def test_select__without_a_plan_folds_are_of_whole_patients(built: Path) -> None:
+    export = select(open_catalog(built))
+    assert export.about["folds"]["scheme"] == "stratified"
+    patients = [{row["patient_key"] for row in export.cases if export.fold(row) == f.fold} for f in export.splits()]
+    assert len(set().union(*patients)) == sum(map(len, patients))
+
+
+def test_file_names__are_safe_and_never_shared() -> None:
+    rows = [
+        {"source": "a", "case_id": "train_0001/PSMA"},
+        {"source": "a", "case_id": "x"},
+        {"source": "b", "case_id": "X"},
+        {"source": "b", "case_id": 'what?"'},
+        {"source": "b", "case_id": "fdg_01  two spaces. dots"},
+    ]
+    names = file_names(rows)
+    assert names["a", "train_0001/PSMA"] == "train_0001_PSMA"
+    assert names["b", "fdg_01  two spaces. dots"] == "fdg_01  two spaces. dots"
+    assert len({name.casefold() for name in names.values()}) == len(rows)
+    assert not set("".join(names.values())) & set('/\\:*?"<>|')
