@@ -44,6 +44,9 @@ bench: install  ## writes docs/benchmarks.md
 bench-full: install  ## the same with the plain whole-volume rival run to its end (many minutes)
 	$(BIN)/python -m benchmarks --full
 
+rivals: install  ## manifests read by nnU-Net, MONAI, mlcroissant, Datasets; gigabytes; writes docs/rivals.md
+	$(BIN)/python rivals/check_manifests.py
+
 docs: install  ## pages that scripts write
 	$(BIN)/python docs/generate.py
 

@@ -169,7 +169,10 @@ def open_browser() -> Iterator[Page]:
         os.close(from_us)
         os.close(to_us)
         try:
-            page = Page(to_browser, from_browser)
+            try:
+                page = Page(to_browser, from_browser)
+            except OSError as error:
+                raise RuntimeError(f"{program} does not start: {error}") from error
             yield page
             with suppress(RuntimeError, OSError):
                 page.call("Browser.close")

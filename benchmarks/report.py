@@ -27,7 +27,7 @@ under as many names, with the clicks of one run and two runs of rounds. "drawing
 files. Headless Chromium opens the page from disk; "first paint" is its first-contentful-paint in a fresh process,
 "filter" the slowest of {filters} filters from the input to the painted answer."""
 HEADER = ("work", "measured", "bar", "reached")
-COUNT, DISTINCT, ROUNDS = 1611, 4, 6
+COUNT, DISTINCT, LESIONS, ROUNDS = 1611, 4, 12, 6
 MOST_BYTES, MOST_PAINT_S, MOST_FILTER_S = 30e6, 2.0, 0.1
 FILTERS = ("f", "fdg", "psma biograph", "melanoma", "case 12", "discovery 690 fdg", "no such case", "")
 MODELS = ("Biograph mCT Flow 20", "Biograph 64-4R TruePoint", "Discovery 690")
@@ -62,7 +62,7 @@ def run(*, full: bool, quick: bool) -> list[Section]:  # noqa: ARG001
             _row("size of the page", size, f"{size / 1e6:.1f} MB", MOST_BYTES, "30 MB"),
             *_in_browser(page),
         ]
-    voxels = phantom(1, quick=quick).pet.size / 1e6
+    voxels = phantom(1, quick=quick, n_lesions=LESIONS).pet.size / 1e6
     text = TEXT.format(count=count, distinct=DISTINCT, voxels=voxels, filters=len(FILTERS))
     return [Section("The report", text, HEADER, rows)]
 
@@ -84,7 +84,7 @@ def make_catalog(folder: Path, count: int, *, quick: bool) -> Catalog:
     ]
     catalog.write_part("cases", "fdat", rows_to_table("cases", cases))
     catalog.write_part("lesions", "fdat", rows_to_table("lesions", lesions))
-    made = phantom(1, quick=quick)
+    made = phantom(1, quick=quick, n_lesions=LESIONS)
     no_clicks = to_table(Prompts((), made.grid, "none", "autopet-iv@2", 42))  # the pictures bring their own
     catalog.write_part("prompts", "autopet-iv", no_clicks)
     for run_name, start in (("network", 0.6), ("threshold", 0.35)):
@@ -101,21 +101,21 @@ def make_pictures(catalog: Catalog, *, quick: bool) -> dict[tuple[str, str], Pic
 
 @cache
 def _strokes(number: int, *, quick: bool) -> list[dict[str, Any]]:
-    made = phantom(number + 1, quick=quick)
+    made = phantom(number + 1, quick=quick, n_lesions=LESIONS)
     prompts = simulate_clicks(made.label, uptake=made.pet, spacing=made.grid.spacing)
     return [{"foreground": p.foreground, "kind": "click", "voxels": list(p.voxels)} for p in prompts]
 
 
 def draw(number: int, *, quick: bool) -> Picture:
     """The picture of a phantom with its clicks; the head is shown, which makes it larger."""
-    made = phantom(number + 1, quick=quick)
+    made = phantom(number + 1, quick=quick, n_lesions=LESIONS)
     strokes = {0: _strokes(number, quick=quick)}
     drawn = draw_thumbnail(made.pet, made.label, strokes, grid=made.grid, hide_head=False)
     return drawn.webp, json.dumps(drawn.overlay, separators=(",", ":"))
 
 
 def _case(n: int, rng: np.random.Generator, *, quick: bool) -> dict[str, Any]:
-    grid = phantom(n % DISTINCT + 1, quick=quick).grid
+    grid = phantom(n % DISTINCT + 1, quick=quick, n_lesions=LESIONS).grid
     assert grid.spacing is not None
     psma = n % 8 < 3
     lesions = 0 if rng.random() < 0.35 else int(rng.lognormal(1.3, 1))

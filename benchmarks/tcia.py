@@ -26,12 +26,12 @@ from converters.suv import suv_factor
 from converters.tcia import CT_FILL_HU, CT_RANGE_HU, FDG, read_uptake
 
 TEXT = """A PET of {pet}, a CT of {ct} and a SEG with a frame for every slice, {files} uncompressed files, {size:.0f}
-MB, in the page cache; CPU time. The floor is `pydicom.dcmread(file).pixel_array` for each file, which keeps and computes
-nothing. The CT stage reads the CT and brings it to the PET's grid; SimpleITK's filter does the same from the volume in
-memory. The last row is all of it, with three compressed images written."""
+MB, in the page cache; CPU time. The floor is `pydicom.dcmread(file).pixel_array` for each file, which keeps nothing
+and computes nothing. The CT stage reads the CT and brings it to the PET's grid; SimpleITK's filter does the same from
+the volume in memory. The last row is all of it, with three compressed images written."""
 MEMORY = """The highest resident memory (`VmHWM`) of a fresh process during the conversion, less what was resident with
-everything imported and warmed on a tiny case. The floor is the same for pydicom reading file by file; the output is what must be held: SUV, CT
-and mask on the PET's grid."""
+everything imported and warmed on a tiny case. The floor is the same for pydicom reading file by file; the output is
+what must be held: SUV, CT and mask on the PET's grid."""
 FLOOR = "only reading the pixels, pydicom"
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from clickseg import settings as groups
+from clickseg.cli_model import container, evaluate, predict
 from clicksim import __version__
 from clicksim.errors import ClicksimError, SettingError
 
@@ -41,6 +42,9 @@ def main() -> None:
     clickseg train store runs/first                   a model, on a GPU where there is one
     clickseg train store runs/first --resume          go on after an interruption
     clickseg train --list                             all settings
+    clickseg predict model.safetensors --ct ... --out mask.nii.gz
+    clickseg evaluate model.safetensors catalog out   interactive rounds, with intervals and curves
+    clickseg container check model.safetensors        the entry point of a challenge, round by round
     """  # noqa: D301 - click wants the character itself
 
 
@@ -142,6 +146,10 @@ def train(
             progress=report,
         )
     click.echo(str(made))
+
+
+for other in (predict, evaluate, container):
+    main.add_command(other)
 
 
 def read_settings(pairs: tuple[str, ...], config: Path | None) -> Mapping[str, Any]:

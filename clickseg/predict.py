@@ -221,6 +221,11 @@ class Session:
         return self._turns[-1].items if self._turns else ()
 
     @property
+    def shape(self) -> Shape:
+        """Voxels of the case on the model's grid."""
+        return self._here().windows.shape
+
+    @property
     def mask(self) -> Bools | None:
         """The last mask on the model's grid; a later session may take it as `previous`."""
         return self._turns[-1].mask.mask() if self._turns else None

@@ -116,9 +116,7 @@ class Blend:
         part = inside if box is None else _common(inside, box)
         if part is None:
             return
-        own = [
-            slice(p.start - a, p.stop - a) for p, a in zip(part, self.windows.starts[number], strict=True)
-        ]
+        own = [slice(p.start - a, p.stop - a) for p, a in zip(part, self.windows.starts[number], strict=True)]
         i, j, k = (weight[s] for weight, s in zip(self.windows.weights, own, strict=True))
         self._sum[part] += logits[tuple(own)].astype(np.float32) * (i[:, None, None] * j[:, None] * k)
 

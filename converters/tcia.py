@@ -60,6 +60,7 @@ from converters.tcia_rows import (
 CT_FILL_HU = -1024
 CT_RANGE_HU = (-1024, 3071)
 LOW_COVERAGE = 0.98
+HEADER_TIMES = ("DATETIME", "TIME", "TIME_PREV_DAY", "GE_PRIVATE")
 TRACERS = {"tcia_fdg": "FDG", "tcia_psma": "PSMA"}
 DOIS = {"tcia_fdg": "10.7937/gkr0-xv29", "tcia_psma": "10.7937/r7ep-3x37"}
 
@@ -151,6 +152,8 @@ def _convert_study(
     clinical, more = clinical_columns(columns["study_key"], patient.clinical, has_table=patient.has_table)
     flags |= {*more, *_image_flags(uptake, labels, lesions), *_ct_flags(ct.coverage, ct.clipped)}
     flags |= {"CT_GAPS_INTERPOLATED"} if ct_geometry.faults() else set()
+    if tracer == "PSMA" and columns["suv_adm_time_rule"] in HEADER_TIMES:
+        flags.add("INJECTION_TIME_UNSURE")
     assert grid.affine is not None
     row = {
         **columns,
@@ -250,8 +253,8 @@ def read_uptake(
     if gaps == "interpolate" and geometry.faults():
         if suv.per_slice is not None:
             raise SuvError("CountsNotConvertible", "slices with factors of their own cannot be interpolated")
-        volume: NDArray[np.float32] = read_volume(series, dtype="float64", gaps=gaps).array * suv.factor
-        return volume.astype(np.float32)
+        values: NDArray[np.float64] = read_volume(series, dtype="float64", gaps=gaps).array * suv.factor
+        return values.astype(np.float32)
     place = {uid: k for k, uid in enumerate(geometry.uids)}
     try:
         out = np.empty(grid.shape, np.float32, order="F")

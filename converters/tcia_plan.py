@@ -164,7 +164,7 @@ def _folders(root: Path) -> Iterator[tuple[Path, list[str]]]:
 def _assign(root: Path, folder: Path, names: list[str], patients: defaultdict[str, _Found], outcome: Outcome) -> None:
     """Give a folder, or each of its files, to a patient."""
     relative = folder.relative_to(root)
-    for part in (root.name, *relative.parts) if folder == root else relative.parts:
+    for part in (root.name, *relative.parts):
         if any(pattern.fullmatch(part) for pattern in PATIENTS.values()):
             patients[part].folders.append(relative.as_posix())
             return

@@ -26,8 +26,8 @@ FOREGROUND, BACKGROUND = np.array([214, 60, 30]), np.array([30, 90, 200])
 
 INTRO = """# Guidance
 
-A network sees prompts as dense channels. clicksim stores the prompts and draws the channels when they are needed, on any
-patch, in any encoding:
+A network sees prompts as dense channels. clicksim stores the prompts and draws the channels when they are needed, on
+any patch, in any encoding:
 
 ```python
 channels = clicksim.encode(prompts, shape)                                  # (2, I, J, K): foreground, background
@@ -43,17 +43,18 @@ follows the prompts: see the row "guidance channels" of the [benchmarks](benchma
 `case_0003.nii.gz` for nnU-Net, in float32. By default nothing but prompts is stored.
 
 All pictures show one slice of the same volume, {shape} voxels of {spacing} mm, with two foreground clicks (one in each
-lesion), a background click in the hot organ beside the long lesion, and a background scribble below. Left: the channels
-over the uptake, foreground in red and background in blue; white points are the prompts. Right: the value along the row
-of the long lesion's click, from 0 to 1, with the foreground above and the background below the line.
+lesion), a background click in the hot organ beside the long lesion, and a background scribble at the top. Left: the
+channels over the uptake, foreground in red and background in blue, each as bright as its own peak allows; white points
+are the prompts. Right: the value along the row of the long lesion's click, from 0 to 1 (`inverse-distance`: to a
+million), with the foreground above and the background below the line.
 """
 LINTER = """## The linter
 
 A faulty channel raises no error; the network trains, only worse. `clicksim.guidance.lint(channels, prompts)` and
 `clicksim encode --lint` (with `--check FILE` for stored channels) look for the faults that have been published: a peak
-that vanishes, a distance that is a delta, an inverted polarity, axes in another order, mirrors and shifts, 8-bit storage,
-prompts that are lost, clipped or outweighed, polarities that overlap. Each check ends with `good`, `note`, `suspect` or
-`bad`, and the number it rests on.
+that vanishes, a distance that is a delta, an inverted polarity, axes in another order, mirrors and shifts, 8-bit
+storage, prompts that are lost, clipped or outweighed, polarities that overlap. Each check ends with `good`, `note`,
+`suspect` or `bad`, and the number it rests on.
 
 {examples}
 
@@ -63,10 +64,11 @@ prompt's own voxel is predicted as clicked, and whether a background prompt ever
 
 ## In other libraries
 
-`clicksim.adapters.monai.EncodePromptsd` is a dictionary transform for MONAI and `clicksim.adapters.torchio.EncodePrompts`
-one in the style of TorchIO. Both stand behind the spatial transforms and read the affine that the image carries, so
-prompts follow crops, flips, rotations and resampling; deformations are not followed. `Prompts.crop`, `flip`, `permute`,
-`pad`, `resample`, `to_grid` and `affine` do the same without either library.
+`clicksim.adapters.monai.EncodePromptsd` is a dictionary transform for MONAI and
+`clicksim.adapters.torchio.EncodePrompts` one in the style of TorchIO. Both stand behind the spatial transforms and read
+the affine that the image carries, so prompts follow crops, flips, rotations and resampling; deformations are not
+followed. `Prompts.crop`, `flip`, `permute`, `pad`, `resample`, `to_grid` and `affine` do the same without either
+library.
 """
 
 
@@ -76,7 +78,7 @@ def main() -> None:
 
     PICTURES.mkdir(exist_ok=True)
     for name in (*DEFAULTS, *PRESETS):
-        Image.fromarray(picture(name)).quantize(64).save(PICTURES / f"guidance-{name}.png", optimize=True)
+        Image.fromarray(picture(name)).quantize(64).save(PICTURES / file_of(name), optimize=True)
     (DOCS / "guidance.md").write_text(page(), encoding="utf-8")
 
 
@@ -86,13 +88,18 @@ def page() -> str:
     parts = [INTRO.format(shape=shape, spacing=spacing), "## Encodings\n"]
     parts += [f"Settings of all of them:\n\n{settings_table(ALL)}"]
     for name, draw in ENCODINGS.items():
-        parts += [f"### {name}\n", f"{inspect.getdoc(draw)}\n", f"![{name}](pictures/guidance-{name}.png)\n"]
+        parts += [f"### {name}\n", f"{inspect.getdoc(draw)}\n", f"![{name}](pictures/{file_of(name)})\n"]
         parts += [settings_table(DEFAULTS[name])] if DEFAULTS[name] else []
     parts += ["## Presets\n", "What published entries used, and what the linter says of it on the prompts above.\n"]
     parts += [presets_table()]
-    parts += [f"![{name}](pictures/guidance-{name}.png) `{name}`\n" for name in PRESETS]
+    parts += [f"`{name}`:\n\n![{name}](pictures/{file_of(name)})\n" for name in PRESETS]
     parts += [LINTER.format(examples="\n\n".join(map(example, ("autopet-iv", "tutorial-euclidean@1"))))]
     return "\n".join(parts)
+
+
+def file_of(name: str) -> str:
+    """The picture of an encoding or preset."""
+    return f"guidance-{name.replace('@', '-')}.png"
 
 
 def settings_table(settings: dict[str, Any]) -> str:
@@ -122,7 +129,7 @@ def example(name: str) -> str:
 
 
 def uptake() -> NDArray[np.float32]:
-    """Two lesions, a hot organ beside the longer one, and smooth noise."""
+    """Two lesions, a hot organ beside the longer one, and smooth noise; in SUV."""
     from scipy.ndimage import gaussian_filter
 
     rng = np.random.default_rng(5)
@@ -135,7 +142,7 @@ def uptake() -> NDArray[np.float32]:
 
 
 def prompts() -> Prompts:
-    """Clicks in both lesions and in the organ, and a scribble below; the second exchange is the round 1."""
+    """Clicks in both lesions and in the organ, and a scribble at the top; the second exchange is the round 1."""
     stroke = tuple((i, 62 + (i - 30) // 12, SLICE) for i in range(30, 62))
     items = (
         Click((34, 40, SLICE), True), Click((68, 22, SLICE), True, round=1),

@@ -119,6 +119,9 @@ def test_check_patient_split__a_plan_that_does_not_know_a_case(catalog: Catalog)
     put(catalog, rows)
     (finding,) = found(catalog, "patient-split")
     assert (finding.severity, finding.cases) == ("warning", ("new",))
+    put(catalog, rows[:-1])
+    put(catalog, [rows[-1]], source="tcia_fdg")  # a source that the plan was not drawn over
+    assert found(catalog, "patient-split") == []
 
 
 def test_check_study_twice__across_sources_it_warns_and_in_two_folds_it_is_an_error(catalog: Catalog) -> None:

@@ -306,7 +306,9 @@ def test_warp__keeps_prompts_on_their_own_side_of_the_label(seed):
     draws = np.random.default_rng(seed)
     label = balls()
     inside, outside = np.argwhere(label), np.argwhere(label == 0)
-    voxels = np.concatenate([inside[draws.integers(len(inside), size=6)], outside[draws.integers(len(outside), size=6)]])
+    voxels = np.concatenate(
+        [inside[draws.integers(len(inside), size=6)], outside[draws.integers(len(outside), size=6)]]
+    )
     rows = np.column_stack([np.zeros(12), np.repeat([0, 1], 6), voxels]).astype(np.int64)
     matrix = draw_affine(draws, TrainSettings(rotation_deg=25.0, scaling=0.3), (2.0, 2.0, 3.0))
     tensor = torch.from_numpy(label)[None, None]
@@ -388,7 +390,11 @@ def test_prepare_case__of_an_empty_label_has_places_in_the_body(tmp_path):
     from clicksim.catalog.schema import rows_to_table
 
     catalog = create_catalog(tmp_path / "catalog")
-    arrays = {"ct": np.full((9, 9, 9), 40, np.int16), "label": np.zeros((9, 9, 9), np.uint8), "pet": np.ones((9, 9, 9), np.float32)}
+    arrays = {
+        "ct": np.full((9, 9, 9), 40, np.int16),
+        "label": np.zeros((9, 9, 9), np.uint8),
+        "pet": np.ones((9, 9, 9), np.float32),
+    }
     row = write_case(catalog, "fdat", "fdg_empty", arrays, Grid.from_spacing((9, 9, 9), SPACING), fold=0)
     catalog.write_part("cases", "fdat", rows_to_table("cases", [row]))
     prepare_store(catalog.path, tmp_path / "store", RULES)

@@ -4,8 +4,10 @@ Values are compared to 1e-6 of the peak: channels are float32. The module runs c
 bounds checks, on small grids.
 """
 
+import importlib.util
 import inspect
 from itertools import product
+from pathlib import Path
 
 import nibabel
 import numpy as np
@@ -582,3 +584,15 @@ def test_write_channels__are_float32_whatever_the_label_was(tmp_path):
         write_channels(tmp_path / "case", channels, grid, first=9999)
     with pytest.raises(GeometryError, match="do not fit"):
         write_channels(tmp_path / "case", channels[:, 1:], grid)
+
+
+def test_docs__the_page_is_what_the_generator_writes():
+    docs = Path(__file__).resolve().parents[1] / "docs"
+    spec = importlib.util.spec_from_file_location("generate_guidance", docs / "generate_guidance.py")
+    generator = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(generator)
+    written = (docs / "guidance.md").read_text(encoding="utf-8")
+    assert written == generator.page(), "run python docs/generate_guidance.py"
+    for name in (*DEFAULTS, *PRESETS):
+        assert f"pictures/{generator.file_of(name)}" in written
+        assert (docs / "pictures" / generator.file_of(name)).is_file()

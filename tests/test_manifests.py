@@ -1,6 +1,7 @@
 """Exports: what each format wants, licences that travel, and a check that sees what was spoiled."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def catalog(built: Path, tmp_path: Path) -> Catalog:
     """A copy that a test may spoil."""
-    shutil.copytree(built, tmp_path / "catalog")
+    shutil.copytree(built, tmp_path / "catalog", copy_function=os.link)  # files are replaced, never changed
     return open_catalog(tmp_path / "catalog")
 
 
@@ -90,7 +91,8 @@ def tiny(folder: Path, rows: list[dict[str, Any]], facts: list[dict[str, Any]]) 
     for source in sorted({row["source"] for row in rows}):
         mine = [{**base, **{k: v for k, v in row.items() if k != "source"}} for row in rows if row["source"] == source]
         catalog.write_part("cases", source, rows_to_table("cases", mine))
-    catalog.write_sources(rows_to_table("sources", facts))
+    if facts:
+        catalog.write_sources(rows_to_table("sources", facts))
     return catalog
 
 
@@ -139,7 +141,7 @@ def test_write__a_folder_with_other_things_is_refused(kind: str, built: Path, tm
         ("nnunet", "imagesTr/*_0001.nii.gz", "is missing"),
         ("nnunet", "labelsTr/*.nii.gz", "belongs to no label"),
         ("nnunet", "splits_final.json", "splits_final.json is missing"),
-        ("monai", "datalist.json", "cannot be read"),
+        ("monai", "datalist.json", "datalist.json is missing"),
         ("grand-challenge", "*/lesion-clicks.json", "lesion-clicks.json"),
         ("grand-challenge", "*/images/pet/*.mha", "is not there"),
         ("croissant", "lesions.parquet", "lesions.parquet is not there"),
@@ -315,6 +317,56 @@ def test_write_monai__items_have_channels_folds_and_prompts(exports: Path, built
         mine = [row for row in rows if row["case"] == item["case_id"]]
         assert len(item["prompts"]["foreground"]) == sum(row["polarity"] == "foreground" for row in mine)
         assert len(item["image"]) == 2
+
+
+def test_write_monai__patients_on_both_sides_of_a_plan_are_trained_on_in_no_list(
+    catalog: Catalog, tmp_path: Path
+) -> None:
+    write_folds(catalog, "tracers", make_folds(catalog, scheme="leave-one-tracer-out"))
+    write_monai(select(catalog, plan="tracers"), tmp_path / "out")
+    assert check_manifest(tmp_path / "out", catalog) == []
+    assert not (tmp_path / "out" / "datalist.json").exists()
+    for n in range(2):
+        path = tmp_path / "out" / f"datalist_fold{n}.json"
+        content = json.loads(path.read_text())
+        judged = {item["patient_key"] for item in content["validation"]}
+        assert judged & {"deep_psma:train_0001", "deep_psma:train_0002"}
+        assert not judged & {item["patient_key"] for item in content["training"]}
+        path.write_text(json.dumps({**content, "validation": [*content["validation"], content["training"][0]]}))
+    assert sum("who is judged" in fault for fault in check_manifest(tmp_path / "out")) == 2
+
+
+def test_prepare_folder__a_second_export_leaves_no_case_of_the_first(built: Path, tmp_path: Path) -> None:
+    catalog, out = open_catalog(built), tmp_path / NAME
+    write_nnunet(select(catalog), out)
+    write_nnunet(select(catalog, sources=["deep_psma"]), out)
+    assert check_manifest(out, catalog) == []
+    assert len(list((out / "labelsTr").iterdir())) == 4
+
+
+def test_prepare_folder__an_interrupted_export_says_so_and_can_be_written_again(
+    built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    export, out = select(open_catalog(built)), tmp_path / NAME
+    with monkeypatch.context() as patched:
+        patched.setattr("clicksim.manifests.nnunet.dataset_json", lambda *args: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            write_nnunet(export, out)
+    with pytest.raises(CatalogError, match="was interrupted; write it again"):
+        check_manifest(out)
+    write_nnunet(export, out)
+    assert check_manifest(out) == []
+
+
+def test_prepare_folder__a_record_cannot_delete_files_elsewhere(built: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("x")
+    out = tmp_path / "out"
+    write_csv(select(open_catalog(built)), out)
+    record = read_record(out)
+    record["cases"][0]["files"] = {"a": "../mine.txt", "b": str(tmp_path / "mine.txt")}
+    (out / "clicksim-manifest.json").write_text(json.dumps(record))
+    write_csv(select(open_catalog(built)), out)
+    assert (tmp_path / "mine.txt").exists()
 
 
 def test_write_grand_challenge__an_item_is_the_input_folder_of_a_round(

@@ -13,6 +13,7 @@ import pytest
 import SimpleITK
 
 from clicksim.audit import check_catalog
+from clicksim.audit.discrepancy import compare_masks, lay_over
 from clicksim.build import convert_source
 from clicksim.catalog import Catalog, open_catalog
 from clicksim.catalog.schema import FLAGS, REASONS, rows_to_table
@@ -242,8 +243,8 @@ def test_plan__refuses_an_empty_tree_a_file_and_odd_options(tmp_path: Path) -> N
     for options in ({"gaps": "maybe"}, {"defaced": "2"}, {"then": "last"}, {"pet": "("}, {"clinic": "x"}):
         with pytest.raises(SettingError):
             plan(context(tmp_path, **options))
+    write_study(tmp_path, small_phantom(), StudyFacts(PATIENT))
     with pytest.raises(SettingError, match="clinical cannot be read"):
-        write_study(tmp_path, small_phantom(), StudyFacts(PATIENT))
         plan(context(tmp_path, clinical=str(tmp_path / "none.csv")))
 
 
@@ -356,6 +357,22 @@ def test_names__of_folders_and_cases_follow_the_publishers() -> None:
     assert [has_contrast(*words) for words in (("", "nativ"), ("", "nativ u. mit KM"), ("NONE", ""), ("", ""))] == [
         False, True, False, None,
     ]  # fmt: skip
+
+
+def test_convert__reads_the_variant_off_the_site_and_doubts_the_times_of_psma(tmp_path: Path) -> None:
+    written = write_study(tmp_path / "tree", small_phantom(), StudyFacts(PATIENT))
+    row = only(convert(FDG, tmp_path / "tree", tmp_path / "a"))
+    assert (row["defaced"], row["licence"]) == (None, "controlled access (NIH)")
+
+    def name_site(dataset: Any) -> None:
+        dataset.private_block(0x0013, "CTP", create=True).add_new(0x12, "LO", "TUEBINGEN-Defaced")
+
+    edit(written.folders["PT"], name_site)
+    row = only(convert(FDG, tmp_path / "tree", tmp_path / "b"))
+    assert (row["defaced"], row["licence"], row["quality_flags"]) == (True, "CC-BY-4.0", [])
+    write_study(tmp_path / "psma", small_phantom(), StudyFacts("PSMA_0123456789abcdef", nuclide="Ga68"))
+    row = only(convert(PSMA, tmp_path / "psma", tmp_path / "c"))
+    assert row["quality_flags"] == ["INJECTION_TIME_UNSURE"]
 
 
 # ---------------------------------------------------------------- choices and images
@@ -577,11 +594,20 @@ def test_code_of__knows_every_kind_of_refusal() -> None:
 
 
 @pytest.mark.real
-def test_convert__takes_or_names_the_real_pet_with_structures(realdata: Path, tmp_path: Path) -> None:
+def test_convert__brings_in_a_real_study_with_structures(realdata: Path, tmp_path: Path) -> None:
     folder = realdata / "tcia" / "pet" / "sts_cropped"
-    catalog = convert(FDG, folder, tmp_path / "catalog", seg="mass")
-    assert catalog.cases.num_rows + catalog.rejected.num_rows > 0
-    assert {row["code"] for row in catalog.rejected.to_pylist()} <= REASONS.keys()
+    assert refused(convert(FDG, folder, tmp_path / "a")) == ["AmbiguousSeries"]
+    catalog = convert(FDG, folder, tmp_path / "b", seg="PET_mask")
+    row = only(catalog)
+    assert (row["pet_units_in"], row["suv_factor"], row["ct_coverage_fraction"] < 0.98) == ("GML", 1.0, True)
+    (path,) = folder.rglob("PET/nifti/mask/*.nii*")
+    given, label = read_image(path), images(catalog, row)["label"]
+    turned, part = lay_over(label.grid, given.grid, given.array)
+    assert part.equal
+    assert turned is not None
+    found = compare_masks(label.array, turned)
+    print(f"Dice of the filled contours and the given mask: {found.figures['dice']:.4f}")
+    assert found.figures["dice"] > 0.99
 
 
 def test_read_seg__frames_of_the_phantom_meet_the_slices_of_its_pet(tmp_path: Path, phantom: Phantom) -> None:

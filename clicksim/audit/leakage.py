@@ -51,7 +51,8 @@ def check_patient_split(catalog: Catalog) -> Iterator[AuditFinding]:
                     f"plan {plan}, fold {split.fold}: patient {patient} is trained on and validated",
                 )
         lost = [key[1] for key in folds.fold_of if key not in today]
-        new = [name for (_, name) in sorted(today.keys() - folds.fold_of.keys())]
+        covered = set(folds.about.get("sources", catalog.parts("cases")))
+        new = [name for source, name in sorted(today.keys() - folds.fold_of.keys()) if source in covered]
         for names, what in ((lost, "has cases that are not in the catalog"), (new, "knows nothing of these cases")):
             if names:
                 detail = f"plan {plan} {what}: {len(names)}; draw it again"

@@ -86,8 +86,9 @@ def simulate_catalog(
     parts = Parts(catalog.path / WORK / f"prompts-{run}", about, resume=resume)
     parts.run(units, partial(_simulate_patient, job), workers=workers, progress=progress)
     tables = parts.gather(units, {name: table_schema(name).empty_table() for name in ("prompts", "rejected")})
-    commit_prompts(catalog, run, tables["prompts"], job.about())
     refused = tables["rejected"].to_pylist()
+    names = {row["case_id"] for unit in units for row in unit.content} - {row["case_id"] for row in refused}
+    commit_prompts(catalog, run, tables["prompts"], job.about() | {"cases": sorted(names)})
     cases = sum(len(unit.content) for unit in units)
     catalog.write_run(run, run_facts(started, {"cases": cases, "workers": workers, "refused": refused}))
     parts.remove()

@@ -64,6 +64,7 @@ DICOM_REASONS = {
 }
 
 DICOM_FLAGS = {
+    "INJECTION_TIME_UNSURE": "the injection time is that of the header, which the publisher of PSMA does not trust",
     "SERIES_CHOSEN": "the study has several series of a kind; series_choice says what decided",
     "DUPLICATE_INSTANCE_DROPPED": "copies of slices with the same UID were dropped",
     "FEWER_SLICES_THAN_PROMISED": "fewer slices than the header promises",

@@ -1,5 +1,6 @@
 """Whole catalogs: merged from shards, moved, summed up, and cited."""
 
+import json
 import os
 import shutil
 from collections.abc import Sequence
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from clicksim.catalog.schema import SORT_KEYS, TABLES
 from clicksim.catalog.store import Catalog, create_catalog, open_catalog
 from clicksim.errors import CatalogError
+from clicksim.prompts.table import METADATA_KEY
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -121,13 +123,15 @@ def _union(name: str, part: str, tables: list["pa.Table"], metadata: dict[bytes,
 
 
 def _metadata(catalogs: Sequence[Catalog], name: str, part: str) -> dict[bytes, bytes] | None:
-    """The metadata of a prompt run, which all its shards share."""
+    """The metadata of a prompt run: its shards share all but the cases that they cover, which are put together."""
     if name != "prompts":
         return None
-    found = [catalog.part_metadata(name, part) for catalog in catalogs if part in catalog.parts(name)]
-    if any(metadata != found[0] for metadata in found):
+    found = [catalog.metadata(part) for catalog in catalogs if part in catalog.parts(name)]
+    cases = sorted({case for about in found for case in about.pop("cases", [])})
+    if any(about != found[0] for about in found):
         raise CatalogError(f"run {part} has other settings in different catalogs; simulate it again")
-    return found[0]
+    about = found[0] | ({"cases": cases} if cases else {})
+    return {METADATA_KEY: json.dumps(about, sort_keys=True).encode()}
 
 
 def _link_images(source: Path, target: Path) -> None:

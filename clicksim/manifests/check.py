@@ -7,7 +7,7 @@ from typing import Any
 
 from clicksim.catalog.store import Catalog
 from clicksim.errors import CatalogError
-from clicksim.manifests.common import RECORD, RECORD_VERSION, key_of, row_hash
+from clicksim.manifests.common import RECORD, RECORD_VERSION, UNFINISHED, key_of, row_hash
 from clicksim.manifests.croissant import check_croissant
 from clicksim.manifests.grand_challenge import check_grand_challenge
 from clicksim.manifests.huggingface import check_huggingface
@@ -39,6 +39,8 @@ def read_record(out: str | Path) -> dict[str, Any]:
         raise CatalogError(f"{out} is no export of clicksim: {RECORD} is missing") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CatalogError(f"{file} cannot be read: {error!r}") from error
+    if kind == UNFINISHED:
+        raise CatalogError(f"the export in {out} was interrupted; write it again")
     if version > RECORD_VERSION or kind not in FORMATS:
         raise CatalogError(f"{file} is of a newer clicksim (format {kind}, version {version})")
     return record

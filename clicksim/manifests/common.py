@@ -11,7 +11,7 @@ import shutil
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from clicksim import __version__
@@ -26,6 +26,7 @@ RECORD = "clicksim-manifest.json"
 LICENCES = "LICENCES.md"
 BIBLIOGRAPHY = "CITATION.bib"
 RECORD_VERSION = 1
+UNFINISHED = "unfinished"
 STRICTNESS = (
     "CC0-1.0", "CC-BY-3.0", "CC-BY-4.0", "CC-BY-SA-4.0", "CC-BY-NC-3.0", "CC-BY-NC-4.0", "CC-BY-NC-SA-4.0",
     "CC-BY-NC-ND-4.0",
@@ -220,15 +221,31 @@ def row_hash(row: Mapping[str, Any]) -> str:
 
 
 def prepare_folder(out: Path) -> Path:
-    """A folder to write to: new, empty, or one that an earlier export left.
+    """A folder to write to: new, empty, or one that an earlier export left, whose files of cases are deleted.
+
+    A record that says `unfinished` stands there until the export ends.
 
     Raises:
         CatalogError: It holds other things.
     """
-    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / RECORD).is_file())):
+    record = out / RECORD
+    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not record.is_file())):
         raise CatalogError(f"{out} exists and is no export of clicksim; name a new folder")
     out.mkdir(parents=True, exist_ok=True)
+    for file in _files_of(record):
+        (out / file).unlink(missing_ok=True)
+    write_json(record, {"record_version": RECORD_VERSION, "format": UNFINISHED})
     return out
+
+
+def _files_of(record: Path) -> list[PurePosixPath]:
+    """The files of cases in a record, as far as they are below its folder."""
+    try:
+        cases = json.loads(record.read_text(encoding="utf-8")).get("cases", [])
+        files = [PurePosixPath(file) for case in cases for file in case["files"].values()]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return []
+    return [file for file in files if not file.is_absolute() and ".." not in file.parts]
 
 
 def place(source: Path, target: Path, *, copy: bool) -> None:

@@ -23,10 +23,10 @@ from clicksim.phantom.trees import to_lps
 
 BED_SLICES, BED_SECONDS = 24, 120.0
 """A bed position, and how long it is scanned; from the thighs to the head."""
-
 CT_BELOW = 2
 """Slices that the CT has below the PET."""
 
+COUNTS_TO_SUV = 1e-4
 LPS = np.array([-1.0, -1.0, 1.0])
 
 
@@ -119,11 +119,10 @@ def write_study(folder: Path, phantom: Phantom, facts: StudyFacts, *, layout: st
             raise unknown_name(name, value, allowed)
     writer = _Writer(folder, phantom, facts, layout)
     pet = list(writer.pet())
-    for made in pet:
+    for made in (*pet, writer.seg(pet)):
         writer.save(made)
     for made in writer.ct():
         writer.save(made)
-    writer.save(writer.seg(pet))
     return WrittenStudy(writer.study_uid, writer.series, writer.folders, writer.factor, writer.steps)
 
 
@@ -154,9 +153,8 @@ class _Writer:
         self.reference = self.injected + timedelta(seconds=facts.uptake_s)
         decayed = facts.dose_bq * 2 ** (-facts.uptake_s / self.half_life)
         self.factor = 1000 * facts.weight_kg / decayed
-        self.counts_to_suv = 1e-4
         if self.scanner.units == "CNTS":
-            self.factor = self.counts_to_suv
+            self.factor = COUNTS_TO_SUV
         self.steps = np.zeros(self.grid.shape[2])
 
     def uid(self, *words: object) -> str:
@@ -190,8 +188,7 @@ class _Writer:
         made.DecayCorrection, made.CollimatorType = "START", "NONE"
         made.RandomsCorrectionMethod, made.AttenuationCorrectionMethod = "DLYD", "measured,AC CT"
         made.ReconstructionMethod = self.scanner.reconstruction
-        if self.scanner.kernel:
-            made.ConvolutionKernel = self.scanner.kernel
+        made.ConvolutionKernel = self.scanner.kernel
         made.PatientWeight, made.PatientSize = self.facts.weight_kg, 1.72
         code, meaning = NUCLIDES[self.facts.nuclide]
         injection = _item(
@@ -203,7 +200,6 @@ class _Writer:
             RadionuclideCodeSequence=[_item(CodeValue=code, CodingSchemeDesignator="SRT", CodeMeaning=meaning)],
         )
         made.RadiopharmaceuticalInformationSequence = [injection]
-        made.EnergyWindowRangeSequence = [_item(EnergyWindowLowerLimit=435, EnergyWindowUpperLimit=650)]
 
     def _pet_times(self, made: Any, k: int) -> None:
         """Acquisition of the bed position, and what follows from it for the decay."""
@@ -221,9 +217,9 @@ class _Writer:
             block.add_new(0x3B, "DT", f"{self.injected:%Y%m%d}{_clock(self.injected)}")
         if self.facts.vendor == "philips":
             decayed = self.facts.dose_bq * 2 ** (-self.facts.uptake_s / self.half_life)
-            activity = self.counts_to_suv * decayed / (1000 * self.facts.weight_kg)
+            activity = COUNTS_TO_SUV * decayed / (1000 * self.facts.weight_kg)
             block = made.private_block(0x7053, "Philips PET Private Group", create=True)
-            block.add_new(0x00, "DS", f"{self.counts_to_suv:.9g}")
+            block.add_new(0x00, "DS", f"{COUNTS_TO_SUV:.9g}")
             block.add_new(0x09, "DS", f"{activity:.9g}")
 
     def ct(self) -> Iterator[Any]:

@@ -89,6 +89,7 @@ class Prompts:
         settings: The effective settings of the rule.
         notes: Sentences for the user: what could not be done, and why.
         annotator: Who made them; `simulated` for a rule.
+        effort_s: Seconds that a person, or the model of one, spent on each; None where there was none.
     """
 
     items: tuple[Prompt, ...]
@@ -99,6 +100,7 @@ class Prompts:
     settings: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     annotator: str = "simulated"
+    effort_s: float | None = None
 
     def __len__(self) -> int:
         return len(self.items)

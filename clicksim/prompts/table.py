@@ -40,7 +40,7 @@ def prompt_schema() -> "pa.Schema":
         ("x", pa.float64(), "mm, towards the patient's right; null where only voxels are known"),
         ("y", pa.float64(), "mm, towards anterior"),
         ("z", pa.float64(), "mm, towards superior"),
-        ("effort_s", pa.float32(), "seconds that a person spent; null for simulated prompts"),
+        ("effort_s", pa.float32(), "seconds that a person, or the model of one, spent on the prompt; null for a rule"),
     ]
     return pa.schema([pa.field(name, kind, metadata={"meaning": meaning}) for name, kind, meaning in columns])
 
@@ -74,7 +74,7 @@ def to_table(prompts: Prompts) -> "pa.Table":
         mm = prompts.grid.to_mm(np.array([rows["i"], rows["j"], rows["k"]], dtype=np.float64).T)
         for name, column in zip("xyz", mm.T, strict=True):
             rows[name] = column.tolist()
-    rows["effort_s"] = [None] * count
+    rows["effort_s"] = [prompts.effort_s] * count
     about = {
         "version": __version__,
         "protocol": prompts.protocol,

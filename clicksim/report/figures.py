@@ -86,7 +86,7 @@ def cohort_figures(cases: Sequence[Row], lesions: Sequence[tuple[str, float | No
     """
     figures = [
         by_word("Cases by source", cases, "source"),
-        by_word("Diagnosis", cases, "diagnosis"),
+        _by("Diagnosis", cases, lambda row: row["diagnosis"] and row["diagnosis"].lower()),
         by_word("Sex", cases, "sex"),
         by_range("Age, years", [(row["tracer"], row["age"]) for row in cases], AGES),
         by_word("Scanner", cases, "scanner"),

@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from clicksim.catalog.schema import CASES, FLAGS
@@ -29,6 +30,7 @@ WORDS = {
     "diagnosis": ("NEGATIVE", "MELANOMA", "LYMPHOMA", "LUNG_CANCER", "PROSTATE"),
     "official_split": ("train", "val", "test"),
 }
+UNITS = ("SUV", "BQML", "CNTS", "GML", "PROPCPS", "1CM")
 SCANNER_WORDS = frozenset(
     [
         "advance", "allegro", "axial", "biograph", "cartesion", "celesteion", "cps", "cti", "definition", "discovery",
@@ -51,19 +53,28 @@ class Released:
     Attributes:
         rows: One per case, by source and name; `key` holds source and case id and is not for the page.
         places: By case id, where its rows stand; two sources may use the same id.
-        hidden: Texts of the catalog that must not be shown, with what to show in their place; longest first.
+        hidden: Texts of the catalog that must not be shown, with what to show in their place.
     """
 
     rows: Sequence[Row]
     places: Mapping[str, Sequence[int]]
-    hidden: Sequence[tuple[str, str]]
+    hidden: Mapping[str, str]
 
     def scrub(self, text: str) -> str:
-        """A sentence about the catalog without the texts that are not shown."""
-        for value, instead in self.hidden:
-            if value in text:
-                text = text.replace(value, instead)
+        """A sentence about the catalog without the texts that are not shown; longer ones go first.
+
+        Each piece of the sentence is looked up, so that the cost does not grow with the catalog.
+        """
+        for length in self._lengths:
+            for start in range(len(text) - length, -1, -1):
+                instead = self.hidden.get(text[start : start + length])
+                if instead is not None:
+                    text = text[:start] + instead + text[start + length :]
         return text
+
+    @cached_property
+    def _lengths(self) -> list[int]:
+        return sorted({len(value) for value in self.hidden}, reverse=True)
 
     def find(self, case_id: str, source: str | None = None) -> int | None:
         """The place of a case; of several with the same id the one of the source, or else the first."""
@@ -139,7 +150,10 @@ def show_scanner(model: str | None) -> str | None:
     if model is None or not model.strip():
         return None
     parts = MODEL_PART.findall(model.lower())
-    known = all(part in SCANNER_WORDS or (part.isalnum() and len(part) == 1) or (part.isdigit() and len(part) <= 4) for part in parts)
+    known = all(
+        part in SCANNER_WORDS or (part.isalnum() and len(part) == 1) or (part.isdigit() and len(part) <= 4)
+        for part in parts
+    )
     return " ".join(model.split()) if known and len(model) <= 40 else OTHER
 
 
@@ -171,9 +185,9 @@ def _rounded(spacing: Sequence[float] | None) -> list[float] | None:
     return None if spacing is None else [round(s, 2) for s in spacing]
 
 
-def _hidden_texts(catalog: "Catalog", table: Sequence[Row], patients: Mapping[str, str]) -> list[tuple[str, str]]:
+def _hidden_texts(catalog: "Catalog", table: Sequence[Row], patients: Mapping[str, str]) -> dict[str, str]:
     """All texts of columns that a page does not show, paths also without their root."""
-    found: dict[str, str] = dict.fromkeys(catalog.roots.values(), HIDDEN)
+    found = dict.fromkeys([*catalog.roots.values(), str(catalog.path.resolve())], HIDDEN)
     allowed = _allowed_texts()
     for column in CASES:
         if column.kind not in ("text", "texts", "word") or column.name not in allowed:
@@ -185,7 +199,7 @@ def _hidden_texts(catalog: "Catalog", table: Sequence[Row], patients: Mapping[st
                 if value and not allows(value):
                     found |= {value: HIDDEN, value.partition(":")[2]: HIDDEN}
     found |= {key: patients[key] for key in patients}
-    return sorted(((v, i) for v, i in found.items() if len(v) > 2), key=lambda pair: (-len(pair[0]), pair[0]))
+    return {value: instead for value, instead in found.items() if len(value) > 2}
 
 
 def _allowed_texts() -> dict[str, Callable[[str], bool]]:
@@ -197,4 +211,5 @@ def _allowed_texts() -> dict[str, Callable[[str], bool]]:
         rules[name] = words.__contains__
     for name in ("case_id", "paired_case_id", "source_release", "licence", "converter_version"):
         del rules[name]
+    rules["pet_units_in"] = UNITS.__contains__
     return rules | {"quality_flags": FLAGS.__contains__, "model": lambda value: show_scanner(value) == value}

@@ -6,7 +6,7 @@ they are assumed, and say so.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from clicksim.errors import SettingError, unknown_name
 from clicksim.geometry import Grid, Spacing
-from clicksim.lesions import Component, find_lesions
+from clicksim.lesions import Component, Components, Instances, find_lesions
 from clicksim.prompts import Click, Prompts, Scribble
 from clicksim.prompts.records import Prompt, Voxel
 from clicksim.streams import stream
@@ -103,6 +103,7 @@ def annotate(
     annotator: Annotator | str,
     *,
     uptake: ArrayLike | None = None,
+    instances: Instances = "auto",
     seed: int = 42,
 ) -> Prompts:
     """The prompts as a person would have made them.
@@ -116,24 +117,132 @@ def annotate(
         mask: `(I, J, K)`, the lesions that the prompts were made for.
         annotator: A model or the name of a preset.
         uptake: `(I, J, K)`; without it every lesion has a contrast of 2.
+        instances: How values of the mask become lesions; as the rule took them.
         seed: Of the person's draws.
 
     Returns:
         The changed prompts; `annotator` and `effort_s` tell of the person.
     """
-    model = find_annotator(annotator) if isinstance(annotator, str) else annotator
-    spacing = _spacing(prompts.grid)
-    lesions = {lesion.id: lesion for lesion in find_lesions(np.asarray(mask), where=prompts.case_id)}
-    hidden = _hidden(model, lesions, spacing, uptake, prompts.case_id, seed)
-    items: list[Prompt] = []
-    for number, prompt in enumerate(prompts):
-        if prompt.foreground and prompt.lesion in hidden:
-            continue
-        draws = stream(seed, prompts.case_id, "annotator", model.name, number)
-        target = lesions.get(prompt.lesion) if prompt.foreground and prompt.lesion is not None else None
-        items += _act(model, prompt, target, prompts.grid, spacing, draws)
-    note = (f"{model.name} misses {len(hidden)} of {len(lesions)} lesions",) if hidden else ()
-    return replace(prompts, items=tuple(items), annotator=model.name, notes=prompts.notes + note)
+    person = Person.before(
+        annotator, mask, prompts.grid, uptake=uptake, instances=instances, case_id=prompts.case_id, seed=seed
+    )
+    return replace(
+        prompts,
+        items=person.act(prompts.items),
+        annotator=person.model.name,
+        effort_s=person.model.seconds,
+        notes=prompts.notes + person.notes,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Person:
+    """An annotator before one case: which lesions are seen stays the same from round to round.
+
+    Attributes:
+        model: The annotator.
+        lesions: Of the case.
+        hidden: Places among them of those that are missed, ascending.
+        grid, spacing: Of the case, in mm.
+        case_id, seed: Key the draws.
+    """
+
+    model: Annotator
+    lesions: Components
+    hidden: NDArray[np.int64]
+    grid: Grid
+    spacing: Spacing
+    case_id: str
+    seed: int
+
+    @classmethod
+    def before(
+        cls,
+        annotator: Annotator | str,
+        mask: ArrayLike,
+        grid: Grid,
+        *,
+        uptake: ArrayLike | None = None,
+        instances: Instances = "auto",
+        case_id: str = "",
+        seed: int = 42,
+    ) -> "Person":
+        """The person with a case in front of them; the arguments are those of `annotate`.
+
+        Raises:
+            SettingError: An unknown preset; a grid without a spacing.
+        """
+        model = find_annotator(annotator) if isinstance(annotator, str) else annotator
+        spacing = _spacing(grid)
+        lesions = find_lesions(np.asarray(mask), instances=instances, where=case_id)
+        hidden = _hidden(model, lesions, spacing, uptake, case_id, seed)
+        return cls(model, lesions, hidden, grid, spacing, case_id, seed)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the person misses, as a sentence for the user."""
+        if not len(self.hidden):
+            return ()
+        return (f"{self.model.name} misses {len(self.hidden)} of {len(self.lesions)} lesions",)
+
+    def act(self, items: Sequence[Prompt]) -> tuple[Prompt, ...]:
+        """The prompts as the person makes them; strokes lose what they have in missed lesions."""
+        made: list[Prompt] = []
+        for number, prompt in enumerate(items):
+            places = self._lesions_under(prompt)
+            seen = _without(prompt, np.isin(places, self.hidden))
+            if seen is not None:
+                draws = stream(self.seed, self.case_id, "annotator", self.model.name, prompt.round, number)
+                met = places[places >= 0]
+                target = self.lesions[int(met[0])] if len(met) else None
+                made += _act(self.model, seen, target, self.grid, self.spacing, draws)
+        return tuple(made)
+
+    def seen_truth(self, truth: NDArray[Any], prediction: NDArray[Any]) -> NDArray[Any]:
+        """The truth as far as the person sees it: in a missed lesion, what is predicted looks right to them."""
+        if not len(self.hidden):
+            return truth
+        seen = truth.copy(order="K")
+        for place in self.hidden:
+            voxels = tuple(self.lesions[int(place)].voxels.T)
+            seen[voxels] = np.where(prediction[voxels] != 0, truth[voxels], 0)
+        return seen
+
+    def _lesions_under(self, prompt: Prompt) -> NDArray[np.int64]:
+        """For each voxel of a foreground prompt the place of its lesion, -1 for none.
+
+        A click that its rule set beside the lesion belongs to the lesion that the rule names.
+        """
+        voxels = np.asarray(prompt.voxels, dtype=np.int64)
+        if not prompt.foreground or not len(self.lesions):
+            return np.full(len(voxels), -1)
+        places = place_of(self.lesions, voxels)
+        named = np.flatnonzero(self.lesions.ids == prompt.lesion) if prompt.lesion is not None else places[:0]
+        if np.all(places < 0) and len(named):
+            places[:] = named[0]
+        return places
+
+
+def place_of(lesions: Components, voxels: NDArray[np.int64]) -> NDArray[np.int64]:
+    """`(n,)` place among the lesions of each voxel inside the volume, -1 outside lesions."""
+    if not len(lesions):
+        return np.full(len(voxels), -1)
+    order = np.argsort(lesions.starts)
+    starts, stops, numbers = lesions.starts[order], lesions.stops[order], lesions.numbers[order]
+    indices = lesions.memory.indices(voxels)
+    run = np.maximum(np.searchsorted(starts, indices, side="right") - 1, 0)
+    inside = (starts[run] <= indices) & (indices < stops[run])
+    return np.where(inside, numbers[run], -1)
+
+
+def _without(prompt: Prompt, dropped: NDArray[np.bool_]) -> Prompt | None:
+    """A prompt without some of its voxels; None where nothing is left."""
+    if not dropped.any():
+        return prompt
+    if dropped.all() or not isinstance(prompt, Scribble):
+        return None
+    kept = tuple(voxel for voxel, drop in zip(prompt.voxels, dropped, strict=True) if not drop)
+    return replace(prompt, voxels=kept)
 
 
 def radius_mm(volume_ml: ArrayLike) -> Floats:
@@ -217,28 +326,23 @@ def fit_annotator(name: str, recorded: Sequence[Recorded], *, seed: int = 42, bo
     return Fit(model, intervals, _offset_p(model, recorded), _miss_error(model, recorded), len(recorded), clicks)
 
 
-def describe(annotator: Annotator) -> str:
-    """The parameters as lines of text."""
-    return "\n".join(f"{key} = {value}" for key, value in asdict(annotator).items())
-
-
 def _hidden(
     model: Annotator,
-    lesions: Mapping[int, Component],
+    lesions: Components,
     spacing: Spacing,
     uptake: ArrayLike | None,
     case_id: str,
     seed: int,
-) -> set[int]:
-    """Ids of the lesions that the person does not see."""
-    hidden = set()
+) -> NDArray[np.int64]:
+    """Places of the lesions that the person does not see."""
+    hidden = []
     voxel_ml = float(np.prod(spacing)) / 1000.0
-    for number, lesion in lesions.items():
+    for place, lesion in enumerate(lesions if model.miss_intercept > -np.inf else ()):
         contrast = 2.0 if uptake is None else contrast_of(lesion, np.asarray(uptake), spacing)
         chance = float(model.misses(len(lesion.indices) * voxel_ml, contrast))
-        if stream(seed, case_id, "annotator", model.name, "miss", number).random() < chance:
-            hidden.add(number)
-    return hidden
+        if stream(seed, case_id, "annotator", model.name, "miss", lesion.id).random() < chance:
+            hidden.append(place)
+    return np.array(hidden, dtype=np.int64)
 
 
 def _act(

@@ -1,0 +1,233 @@
+"""`clickseg predict`, `evaluate` and `container`: a trained model at work."""
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from clicksim.errors import ClicksimError, SettingError
+
+if TYPE_CHECKING:
+    from clickseg.predict import Options
+
+PATH = click.Path(path_type=Path)
+FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
+FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
+MODEL_VARIABLE, CACHE_VARIABLE = "CLICKSEG_MODEL", "CLICKSEG_CACHE"
+DEVICE = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ...")
+OVERLAP = click.option(
+    "--overlap", type=click.FloatRange(0, 0.9), default=0.5, show_default=True, help="Of windows, as a share."
+)
+MIRROR = click.option("--mirror", default="", metavar="RAS", help="Mirror along these axes and take the mean.")
+
+
+@click.command()
+@click.argument("model", type=FILE)
+@click.option("--ct", type=FILE, required=True, help="Hounsfield units.")
+@click.option("--pet", type=FILE, help="SUV, on the CT's grid.")
+@click.option("--prompts", type=FILE, help="Prompts as JSON, plain or Grand Challenge; without it there are none.")
+@click.option("--out", type=PATH, required=True, help="The mask to write, .nii.gz, .nii or .mha.")
+@click.option("--probability", type=PATH, help="Write the probability of a lesion here too.")
+@DEVICE
+@OVERLAP
+@MIRROR
+def predict(
+    model: Path,
+    ct: Path,
+    pet: Path | None,
+    prompts: Path | None,
+    out: Path,
+    probability: Path | None,
+    device: str,
+    overlap: float,
+    mirror: str,
+) -> None:
+    """Segment one case with a MODEL; the mask lies on the grid of the case.
+
+    Prompts are shown at once, with the mask that the model gives without them to correct.
+
+    \b
+    Examples:
+      clickseg predict model.safetensors --ct ct.nii.gz --pet pet.nii.gz --out mask.nii.gz
+      clickseg predict model.safetensors --ct ct.nii.gz --pet pet.nii.gz --prompts clicks.json --out mask.nii.gz
+    """  # noqa: D301
+    from clickseg.predict import open_session
+    from clicksim.cli.progress import progress
+    from clicksim.prompts import Prompts
+    from clicksim.prompts.formats import read_prompts
+    from clicksim.volumes import read_image, write_image
+
+    options = _options(device, overlap, mirror, keep=prompts is not None)
+    images = {name: read_image(file) for name, file in (("CT", ct), ("PET", pet)) if file is not None}
+    grid = images["CT"].grid
+    if "PET" in images:
+        grid.check_same(images["PET"].grid, ("CT", "PET"))
+    shown = Prompts((), grid) if prompts is None else read_prompts(prompts, grid)
+    session, _ = open_session(model, options)
+    session.set_case(grid, images["CT"].array, images["PET"].array if "PET" in images else None)
+    for turn in [Prompts((), grid), shown] if len(shown) else [shown]:
+        with progress("windows") as session.progress:
+            mask = session.prompt(turn)
+    write_image(out, mask, grid, like=ct)
+    if probability is not None:
+        write_image(probability, session.probability(), grid)
+    click.echo(str(out))
+
+
+@click.command()
+@click.argument("model", type=FILE)
+@click.argument("catalog", type=FOLDER)
+@click.argument("out", type=PATH)
+@click.option(
+    "--protocol", "protocols", multiple=True, default=("autopet-iv@2", "autopet-v@2"), show_default=True,
+    help="Rule of prompts and scores; repeatable.",
+)  # fmt: skip
+@click.option("--fold", default="auto", show_default=True, help="0 to 4, or all; auto is what the model never saw.")
+@click.option("--source", "sources", multiple=True, help="Take this source only; repeatable.")
+@click.option("--set", "pairs", multiple=True, metavar="NAME=VALUE", help="A setting of the protocols' rounds.")
+@click.option("--seed", type=int, default=42, show_default=True, help="Of all draws, and of the bootstrap.")
+@click.option("--workers", type=click.IntRange(0), default=0, show_default=True, help="Processes; 0 works in this one.")
+@click.option("--resume", is_flag=True, help="Go on with a run that was interrupted.")
+@click.option("--keep-predictions", is_flag=True, help="Store the masks of all rounds below OUT.")
+@click.option("--lint", type=click.IntRange(0), default=3, show_default=True, help="Cases on which guidance is tried.")
+@DEVICE
+@OVERLAP
+@MIRROR
+def evaluate(
+    model: Path, catalog: Path, out: Path, pairs: tuple[str, ...], device: str, overlap: float, mirror: str, **how: Any
+) -> None:
+    """Play interactive rounds of a MODEL over a CATALOG, and write tables, summary and curves to OUT.
+
+    OUT/<protocol>/ has one row for each case and round, one for each lesion and round, means with intervals over all
+    cases and by tracer, centre, burden and fold, and the curve; OUT/lint.txt says whether the model uses its guidance.
+
+    \b
+    Examples:
+      clickseg evaluate model.safetensors catalog results
+      clickseg evaluate model.safetensors catalog results --protocol autopet-v@1 --fold all --set n_rounds=6
+    """  # noqa: D301
+    from clickseg.evaluate import evaluate_model
+    from clicksim.cli.progress import progress
+    from clicksim.cli.runs import read_pairs
+
+    settings = read_pairs(pairs)
+    with progress("patients") as report:
+        found = evaluate_model(
+            model, catalog, out, options=_options(device, overlap, mirror), settings=settings, progress=report, **how
+        )
+    click.echo(found)
+
+
+@click.group()
+def container() -> None:
+    """A model as an algorithm of Grand Challenge: run, check, build."""
+
+
+@container.command("run")
+@click.option("--input", "source", type=PATH, default=Path("/input"), show_default=True)
+@click.option("--output", "target", type=PATH, default=Path("/output"), show_default=True)
+@click.option(
+    "--model", type=PATH, envvar=MODEL_VARIABLE, default=Path("/opt/algorithm/model.safetensors"), show_default=True
+)
+@click.option(
+    "--cache", type=PATH, envvar=CACHE_VARIABLE, default=Path("/cache"), show_default=True,
+    help="Folder that lasts over the rounds of a case.",
+)  # fmt: skip
+@click.option("--no-cache", is_flag=True, help="Work without the mask of the round before.")
+@click.option("--facts", type=PATH, help="Write time and peak memory of this process here, as JSON.")
+@DEVICE
+@OVERLAP
+@MIRROR
+def container_run(
+    source: Path,
+    target: Path,
+    model: Path,
+    cache: Path,
+    no_cache: bool,
+    facts: Path | None,
+    device: str,
+    overlap: float,
+    mirror: str,
+) -> None:
+    """One round: read the input folder, write the mask to the output folder."""
+    started = time.perf_counter()
+    from clickseg.container import measure_process, run_round, write_facts
+
+    said: list[str] = []
+
+    def say(sentence: str) -> None:
+        said.append(sentence)
+        click.echo(f"clickseg: {sentence}", err=True)
+
+    options = _options(device, overlap, mirror, keep=False)
+    file = run_round(source, target, model, cache=None if no_cache else cache, options=options, say=say)
+    click.echo(str(file))
+    if facts is not None:
+        try:
+            write_facts(facts, {"seconds": time.perf_counter() - started, **measure_process(), "said": said})
+        except OSError as error:
+            raise ClicksimError(f"cannot write {facts}: {error.strerror or error}") from error
+
+
+@container.command("check")
+@click.argument("model", type=FILE)
+@click.option("--ct", type=FILE, help="A case of your own; by default a phantom.")
+@click.option("--pet", type=FILE)
+@click.option("--label", type=FILE)
+@click.option("--rounds", type=click.IntRange(1, 20), default=6, show_default=True)
+@click.option("--image", default="", help="Run this container image; by default the entry point in this Python.")
+@DEVICE
+@OVERLAP
+@MIRROR
+def container_check(
+    model: Path,
+    ct: Path | None,
+    pet: Path | None,
+    label: Path | None,
+    rounds: int,
+    image: str,
+    device: str,
+    overlap: float,
+    mirror: str,
+) -> None:
+    """Play six rounds as six fresh processes, with and without the cache; print time and memory.
+
+    \b
+    Examples:
+      clickseg container check model.safetensors
+      clickseg container check model.safetensors --ct ct.nii.gz --pet pet.nii.gz --label label.nii.gz
+    """  # noqa: D301
+    from clickseg.container_check import check_container, phantom_case, read_case
+
+    given = [file for file in (ct, pet, label) if file is not None]
+    if given and len(given) < 3:
+        raise click.UsageError("a case of your own needs --ct, --pet and --label")
+    case = phantom_case() if not given else read_case(*given)
+    arguments = f"--device {device} --overlap {overlap}" + (f" --mirror {mirror}" if mirror else "")
+    _options(device, overlap, mirror)
+    found = check_container(model, case, rounds=rounds, image=image, arguments=arguments)
+    click.echo(found.text())
+    if found.faults:
+        raise click.exceptions.Exit(1)
+
+
+@container.command("build")
+@click.argument("model", type=FILE)
+@click.argument("out", type=PATH)
+def container_build(model: Path, out: Path) -> None:
+    """Write the build context of an image to the folder OUT; nothing is built."""
+    from clickseg.container_build import TAG, write_context
+
+    write_context(model, out)
+    click.echo(f"{out}: build it with docker build -t {TAG} {out}")
+
+
+def _options(device: str, overlap: float, mirror: str, *, keep: bool = True) -> "Options":
+    from clickseg.predict import Options, choose_device
+
+    if any(c in device + mirror for c in " ;&|$`'\""):
+        raise SettingError(f"no name of a device or of axes: {device!r}, {mirror!r}")
+    choose_device(device)
+    return Options(device, overlap, mirror, keep)
+
