@@ -202,6 +202,9 @@ def _describe(path: Path, header: Any) -> tuple[tuple[str, str, bool], tuple[Sli
         if not (study and series and uid):
             raise DicomError("MissingUid", f"a DICOM file without study, series or instance UID ({path})")
         entry = _slice_of(path, uid, header)
+        if word(header, "Modality") in ("PT", "CT") and not (entry.rows and entry.columns):
+            # cut inside its UID, a slice would pass for a series of its own and leave a gap at the end of the stack
+            raise DicomError("UnreadableDicom", f"a slice without Rows and Columns; was the file cut off? ({path})")
         localizer = "LOCALIZER" in words(header, "ImageType")
         return (study, series, localizer), (entry, header)
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from clicksim import __version__
 from clicksim.build import convert_source
-from clicksim.build.prompts import ClickJob, simulate_catalog
+from clicksim.build.prompts import PromptJob, simulate_catalog
 from clicksim.catalog import find_source, open_catalog
 from clicksim.catalog.folds import make_folds, write_folds
 from clicksim.manifests import select, write_croissant, write_huggingface, write_monai, write_nnunet
@@ -74,7 +74,7 @@ def write_exports(work: Path) -> int:
     for seed, (source, write) in enumerate((("fdat", write_fdat), ("deep-psma", write_deep_psma))):
         tree = write(work / source, seed=seed)
         convert_source(find_source(source), tree.folder, catalog_path)
-    run, _ = simulate_catalog(ClickJob(str(catalog_path), "autopet-iv@2", 42, {}))
+    run, _ = simulate_catalog(PromptJob(str(catalog_path), "autopet-iv@2", 42, {}))
     catalog = open_catalog(catalog_path)
     write_folds(catalog, "three", make_folds(catalog, n_folds=3, official="ignore"))
     export = select(catalog, run=run, plan="three")

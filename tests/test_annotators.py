@@ -5,16 +5,8 @@ import pytest
 
 from clicksim import Click, Grid, Prompts, Scribble, simulate_clicks
 from clicksim.errors import SettingError
-from clicksim.simulate.annotators import (
-    PRESETS,
-    Annotator,
-    Recorded,
-    annotate,
-    contrast_of,
-    find_annotator,
-    fit_annotator,
-    radius_mm,
-)
+from clicksim.simulate.annotator_fit import Recorded, fit_annotator
+from clicksim.simulate.annotators import PRESETS, Annotator, annotate, contrast_of, find_annotator, radius_mm
 
 TRUTH = Annotator(
     "known", offset_mm=1.5, offset_per_radius=0.3, miss_intercept=-1.0, miss_per_volume=-0.7, miss_per_contrast=-1.2,

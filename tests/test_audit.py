@@ -137,6 +137,14 @@ def test_check_study_twice__across_sources_it_warns_and_in_two_folds_it_is_an_er
     assert finding.cases == tuple(sorted([case["case_id"], "tcia-name"]))
 
 
+def test_check_study_twice__in_one_source_it_is_an_error(catalog: Catalog) -> None:
+    rows = rows_of(catalog)
+    case = next(row for row in rows if row["official_fold"] is not None)
+    put(catalog, [*rows, {**case, "case_id": "again"}])
+    (finding,) = found(catalog, "study-twice")
+    assert (finding.severity, finding.cases) == ("error", tuple(sorted([case["case_id"], "again"])))
+
+
 def test_check_same_label__one_file_for_two_patients(catalog: Catalog) -> None:
     rows = [row for row in rows_of(catalog) if row["lesion_present"]]
     first, second = rows[0], next(row for row in rows if row["patient_key"] != rows[0]["patient_key"])
@@ -157,6 +165,22 @@ def test_check_same_lesions__a_mirrored_case_under_another_patient(catalog: Cata
     put(catalog, [*lesions, *copied], "lesions")
     (finding,) = found(catalog, "same-lesions")
     assert set(finding.cases) == {case["case_id"], "copy"}
+
+
+@pytest.mark.parametrize(("volumes", "same"), [((1.0, 9.0), True), ((4.0, 6.0), False)])
+def test_check_same_lesions__equal_sums_are_not_enough(
+    catalog: Catalog, volumes: tuple[float, float], same: bool
+) -> None:
+    case = rows_of(catalog)[0]
+    put(catalog, [{**case, "case_id": name, "patient_key": name} for name in "ab"], source="tcia_fdg")
+    drawn = {"a": (1.0, 9.0), "b": volumes}
+    lesions = [
+        {"case_id": name, "lesion_index": n, "voxels": 50, "volume_ml": volume, "suv_max": 5.0}
+        for name, pair in drawn.items()
+        for n, volume in enumerate(pair)
+    ]
+    put(catalog, lesions, "lesions", "tcia_fdg")
+    assert [f.cases for f in found(catalog, "same-lesions")] == ([("a", "b")] if same else [])
 
 
 def test_check_near_duplicates__a_mirrored_rescaled_copy_under_another_patient(catalog: Catalog) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from clicksim.build import convert_source
-from clicksim.build.prompts import ClickJob, simulate_catalog, verify_run
+from clicksim.build.prompts import PromptJob, simulate_catalog, verify_run
 from clicksim.build.published import import_prompts
 from clicksim.build.units import WORK, run_units
 from clicksim.catalog import Outcome, Source, Unit, create_catalog, find_source, open_catalog
@@ -299,7 +299,7 @@ def test_convert_source__killed_at_twenty_instants_resumes_to_the_same_bytes(man
 
 
 def job(catalog, protocol="autopet-iv@2", **more):
-    return ClickJob(str(catalog), protocol, 42, more.pop("settings", {}), **more)
+    return PromptJob(str(catalog), protocol, 42, more.pop("settings", {}), **more)
 
 
 def test_simulate_catalog__gives_the_same_run_for_any_number_of_workers(catalog, phantoms, tmp_path):
@@ -374,7 +374,7 @@ def test_simulate_catalog__names_a_run_by_what_was_asked(catalog):
         simulate_catalog(wanted, source=source)[0]
         for wanted, source in (
             (job(catalog), "fdat"), (job(catalog), "deep_psma"), (job(catalog, settings={"n_foreground": 3}), "fdat"),
-            (ClickJob(str(catalog), "autopet-iv@2", 43, {}), "fdat"), (job(catalog, "autopet-iv@1"), "fdat"),
+            (PromptJob(str(catalog), "autopet-iv@2", 43, {}), "fdat"), (job(catalog, "autopet-iv@1"), "fdat"),
         )
     ]  # fmt: skip
     assert len(set(runs)) == 5

@@ -156,10 +156,12 @@ def test_trace__of_a_mask_with_very_many_edges_is_coarser_and_short() -> None:
 
 
 def test_draw_thumbnail__a_click_lies_on_the_lesion_that_it_is_in() -> None:
-    uptake, label = np.ones(GRID.shape, np.float32), np.zeros(GRID.shape, np.uint8)
-    label[3, 8, 5] = 1
-    strokes = {0: [{"foreground": True, "kind": "click", "voxels": [(3, 8, 5)]}]}
-    overlay = draw_thumbnail(uptake, label, strokes, grid=GRID, hide_head=False).overlay
+    grid = Grid((60, 50, 24), affine=np.diag([-10.0, 10.0, 40.0, 1.0]))
+    uptake, label = np.zeros(grid.shape, np.float32), np.zeros(grid.shape, np.uint8)
+    uptake[20:30, 25:33] = 1  # a narrow body: the air beside it is not drawn
+    label[23, 28, 5] = 1
+    strokes = {0: [{"foreground": True, "kind": "click", "voxels": [(23, 28, 5)]}]}
+    overlay = draw_thumbnail(uptake, label, strokes, grid=grid, hide_head=False).overlay
     for panel, (x, y) in zip(overlay["panels"], overlay["runs"][0][0][3:], strict=True):
         left, upper = (int(n) for n in re.findall(r"M(\d+) (\d+)h1", panel["outline"])[0])
         ux, uy = panel["unit"]
@@ -419,7 +421,10 @@ def _stop_after(count: int, seen: list[str]) -> Any:
 # --- figures -----------------------------------------------------------------------------------------------
 
 
-@given(st.lists(st.none() | st.floats(0, 5000, allow_nan=False)), st.sampled_from([AGES, LESIONS, VOLUMES_ML]))
+@given(
+    st.lists(st.none() | st.floats(0, 5000, allow_nan=False) | st.sampled_from([0.0, 1.0, 10.0, 90.0, 1000.0])),
+    st.sampled_from([AGES, LESIONS, VOLUMES_ML]),
+)
 def test_by_range__every_value_is_counted_once_in_its_range(values: list[float | None], scale: Any) -> None:
     figure = by_range("t", [("FDG", value) for value in values], scale)
     assert figure.total == len(values)

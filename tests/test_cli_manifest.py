@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from clicksim.build import convert_source
-from clicksim.build.prompts import ClickJob, simulate_catalog
+from clicksim.build.prompts import PromptJob, simulate_catalog
 from clicksim.catalog import open_catalog
 from clicksim.catalog.schema import rows_to_table
 from clicksim.cli import main
@@ -19,7 +19,7 @@ from converters.fdat import SOURCE as FDAT
 def catalog(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cli")
     convert_source(FDAT, write_fdat(folder / "fdat").folder, folder / "catalog")
-    simulate_catalog(ClickJob(str(folder / "catalog"), "autopet-iv@2", 42, {}))
+    simulate_catalog(PromptJob(str(folder / "catalog"), "autopet-iv@2", 42, {}))
     return folder / "catalog"
 
 

@@ -108,7 +108,9 @@ def test_compare__command_prints_the_same(both: tuple[Catalog, Catalog]) -> None
     ],
 )
 def test_explain_factor__finds_each_rule_and_no_other(factor: float, rule: str) -> None:
-    assert rule in explain_factor(factor, ROW, THEIRS)
+    explained = explain_factor(factor, ROW, THEIRS)
+    assert rule in explained
+    assert explained.startswith("unexplained") == rule.startswith("unexplained")
 
 
 def test_explain_factor__knows_half_life_and_their_injection_time() -> None:

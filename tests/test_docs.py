@@ -1,12 +1,22 @@
-"""What the documents promise: commands and snippets run, links lead somewhere, examples in docstrings are true."""
+"""What the documents promise: commands and snippets run, links lead somewhere, examples in docstrings are true.
+
+Each page of `docs` is played from top to bottom in a folder of its own: a fence `sh` line by line, a fence `pycon` as
+a doctest that shares its names with those above it, and a fence with `title="NAME"` is written to the file NAME.
+A line that ends in `# exit code 1` must do so; any other must end well.
+"""
 
 import doctest
 import importlib
 import json
+import os
 import pkgutil
 import re
+import runpy
 import shlex
+import subprocess
+import sys
 import tomllib
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -18,7 +28,10 @@ from clicksim.cli.demo import make_demo
 from clicksim.protocols import list_protocols
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCUMENTS = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md")
+DOCS = ROOT / "docs"
+DOCUMENTS = tuple(sorted(file.name for file in ROOT.glob("*.md") if file.name != "paper.md"))
+PAGES = sorted(DOCS.glob("*.md"))
+FENCE = re.compile(r"^```(?P<head>[^\n]*)\n(?P<body>.*?)^```$", flags=re.MULTILINE | re.DOTALL)
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 EXTRAS = {"pydicom", "highdicom", "duckdb", "dask", "distributed", "torch", "monai", "safetensors"}
 
@@ -85,6 +98,128 @@ def test_readme__names_every_protocol_and_command():
 def test_readme__keeps_numbers_of_speed_out():
     assert not re.search(r"\d\s*(?:ms|µs|MVx|x faster|times faster|volumes? (?:a|per) second)\b", README)
     assert "docs/benchmarks.md" in README
+
+
+# pages of docs
+
+
+@dataclass
+class Block:
+    """What stands in one fence, and where."""
+
+    kind: str
+    body: str
+    title: str = ""
+    line: int = 0
+
+
+def page_blocks(text):
+    """The fences of a page, in order."""
+    blocks = []
+    for found in FENCE.finditer(text):
+        kind, _, rest = found["head"].partition(" ")
+        title = re.search(r'title="([^"]+)"', rest)
+        blocks.append(Block(kind, found["body"], title[1] if title else "", text.count("\n", 0, found.start()) + 1))
+    return blocks
+
+
+def is_played(block):
+    return block.kind in ("sh", "pycon") or block.title != ""
+
+
+PLAYED = [page for page in PAGES if any(is_played(block) for block in page_blocks(page.read_text(encoding="utf-8")))]
+
+
+def play_page(page, folder):
+    """Run a page from top to bottom; the first thing that is not true stops it."""
+    names = {}
+    for block in page_blocks(page.read_text(encoding="utf-8")):
+        if block.title:
+            (folder / block.title).write_text(block.body, encoding="utf-8")
+        elif block.kind == "sh":
+            for command in block.body.replace("\\\n", " ").splitlines():
+                run_line(command, f"{page.name}:{block.line}")
+        elif block.kind == "pycon":
+            test = doctest.DocTestParser().get_doctest(block.body, names, page.name, page.name, block.line)
+            assert test.examples, f"{page.name}:{block.line} shows no prompt"
+            runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
+            assert runner.run(test, clear_globs=False).failed == 0, f"{page.name}:{block.line}"
+            names.update(test.globs)
+
+
+def run_line(command, where):
+    """One line of a shell: in this process where it is a plain call of clicksim, else by bash."""
+    wanted = int(found[1]) if (found := re.search(r"# exit code (\d)", command)) else 0
+    words = shlex.split(command, comments=True)
+    if not words:
+        return
+    if words[0] == "clicksim" and not re.search(r"[|<>;$&*`]", command):
+        result = CliRunner().invoke(main, words[1:], catch_exceptions=False)
+        code, output = result.exit_code, result.output
+    else:
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        done = subprocess.run(
+            ["bash", "-o", "pipefail", "-c", command], env=os.environ | {"PATH": path}, capture_output=True, text=True
+        )
+        code, output = done.returncode, done.stdout + done.stderr
+    assert code == wanted, f"{where}: {command}\n{output}"
+
+
+@pytest.mark.parametrize("page", PLAYED, ids=lambda page: page.stem)
+def test_pages__run_from_top_to_bottom(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    play_page(page, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "```sh\nclicksim protocols no-such@1\n```",
+        "```sh\nclicksim protocols  # exit code 1\n```",
+        "```sh\nfalse | true\n```",
+        "```pycon\n>>> 1 + 1\n3\n\n```",
+        "```pycon\nno prompt\n```",
+    ],
+    ids=["refused", "not-refused", "pipe", "untrue", "no-prompt"],
+)
+def test_play_page__notices_what_is_not_true(text, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "page.md").write_text(text + "\n")
+    with pytest.raises(AssertionError):
+        play_page(tmp_path / "page.md", tmp_path)
+
+
+def test_play_page__shares_names_and_files(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = '```text title="a b.txt"\nhello\n```\n\n```pycon\n>>> x = 1\n\n```\n\n```pycon\n>>> x + 1\n2\n\n```\n'
+    (tmp_path / "page.md").write_text(text + "\n```sh\ngrep -q hello \\\n  'a b.txt'\n```\n")
+    play_page(tmp_path / "page.md", tmp_path)
+
+
+def test_pages__are_all_in_the_navigation():
+    listed = re.findall(r'"([\w.-]+\.md)"', (ROOT / "zensical.toml").read_text(encoding="utf-8"))
+    assert sorted(listed) == sorted(page.name for page in PAGES)
+
+
+def test_pages__that_scripts_write_are_what_the_scripts_write():
+    for name, describe in runpy.run_path(str(DOCS / "generate.py"))["PAGES"].items():
+        assert (DOCS / name).read_text(encoding="utf-8") == describe(), f"{name} is old: make docs"
+
+
+def test_commands_page__names_every_command():
+    text = (DOCS / "commands.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"^### clicksim ([a-z-]+)$", text, flags=re.MULTILINE)) == set(COMMANDS)
+
+
+def test_faults_page__names_every_protocol():
+    text = (DOCS / "faults.md").read_text(encoding="utf-8")
+    assert [protocol.id for protocol in list_protocols() if f"`{protocol.id}`" not in text] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_pages__link_only_to_what_is_there(page):
+    links = re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf-8"))
+    assert [link for link in links if "://" not in link and not (page.parent / link).exists()] == []
 
 
 # all documents

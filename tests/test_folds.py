@@ -19,6 +19,7 @@ from clicksim.catalog.folds import (
     read_folds,
     write_folds,
 )
+from clicksim.catalog.manage import merge_catalogs
 from clicksim.catalog.schema import rows_to_table
 from clicksim.errors import CatalogError, SettingError
 
@@ -241,3 +242,11 @@ def test_make_folds__wrong_words_are_refused(tmp_path: Path) -> None:
         make_folds(
             catalog_of(tmp_path / "d", fdat=[case(f"c{n}", f"p{n}", official_fold=n) for n in range(5)]), n_folds=3
         )
+
+
+def test_merge_catalogs__leaves_the_plans_of_its_parts_behind(tmp_path: Path) -> None:
+    one, two = catalog_of(tmp_path / "one", fdat=many(10)), catalog_of(tmp_path / "two", tcia_fdg=many(10))
+    for catalog, source in ((one, "fdat"), (two, "tcia_fdg")):
+        catalog.write_sources(rows_to_table("sources", [{"source": source, "title": source}]))
+    write_folds(one, "five", make_folds(one))
+    assert merge_catalogs(tmp_path / "both", [one.path, two.path]).parts("folds") == []

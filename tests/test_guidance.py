@@ -122,7 +122,7 @@ def test_gaussian__is_the_largest_of_all_brute_force_blobs(case, sigma):
         close(channel, best.reshape(prompts.grid.shape))
 
 
-@given(cases(), st.sampled_from([0.6, 1.0, 3.0]), st.sampled_from([("reflect", "reflect"), ("zero", "constant")]))
+@given(cases(), st.sampled_from([0.6, 1.4, 3.0]), st.sampled_from([("reflect", "reflect"), ("zero", "constant")]))
 def test_gaussian__summed_equals_scipy_at_both_borders(case, sigma, borders):
     prompts, _ = case
     ours = drawn(prompts, "gaussian", sigma_vx=sigma, scale="sum", merge="add", border=borders[0])
@@ -173,10 +173,11 @@ def test_exp_distance__equals_brute_force(truncate, case):
 @few
 def test_distance__by_stamps_and_by_one_transform_agree(case):
     prompts, _ = case
-    stamped = drawn(prompts, "distance", reach_mm=9)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(encodings, "MUCH", 0.0)
-        np.testing.assert_allclose(drawn(prompts, "distance", reach_mm=9), stamped, atol=2e-6)
+    expected = np.maximum(0, 1 - distances(prompts) / 9)
+    for much in (0.0, np.inf):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(encodings, "MUCH", much)
+            np.testing.assert_allclose(drawn(prompts, "distance", reach_mm=9)[0], expected, atol=2e-6)
 
 
 def dijkstra(image, seeds, spacing, mix, contrast):
@@ -462,6 +463,8 @@ def test_decay__by_round_and_by_prompt():
     by_prompt = drawn(Prompts(items[::-1], grid), "points", decay=0.5, decay_by="prompt")
     assert by_prompt[:, [0, 4, 8], 0, 0].tolist() == [[0.25, 0, 1], [0, 0.5, 0]]
     assert drawn(prompts, "exp-distance", truncate=np.inf, decay=0.5)[0, 0, 0, 0] == np.float32(max(0.25, np.exp(-0.8)))
+    again = Prompts((*items, Click((8, 0, 0), True, round=0)), grid)  # the later one counts
+    assert np.array_equal(drawn(again, "points", decay=0.5), by_round)
     with pytest.warns(UserWarning, match="decay_by has no effect"):
         drawn(prompts, "points", decay_by="prompt")
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from clicksim.build import convert_source
-from clicksim.build.prompts import ClickJob, simulate_catalog
+from clicksim.build.prompts import PromptJob, simulate_catalog
 from clicksim.catalog import Catalog, create_catalog, open_catalog
 from clicksim.catalog.folds import make_folds, write_folds
 from clicksim.catalog.schema import rows_to_table
@@ -53,7 +53,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for seed, (write, source) in enumerate(((write_fdat, FDAT), (write_deep_psma, DEEP_PSMA))):
         tree = write(folder / source.name, seed=seed)  # type: ignore[operator]
         convert_source(source, tree.folder, folder / "catalog")
-    simulate_catalog(ClickJob(str(folder / "catalog"), "autopet-iv@2", 42, {}))
+    simulate_catalog(PromptJob(str(folder / "catalog"), "autopet-iv@2", 42, {}))
     catalog = open_catalog(folder / "catalog")
     write_folds(catalog, "three", make_folds(catalog, n_folds=3, official="ignore"))
     return folder / "catalog"

@@ -580,6 +580,15 @@ def test_convert__survives_10000_spoiled_files(base: Any, tmp_path: Path, seed: 
     assert sum(fuzz(base[0], tmp_path / "catalog", 1000, 100 + seed).values()) == 1000
 
 
+def test_convert__names_an_outer_ct_slice_cut_inside_its_uid(base: Any, tmp_path: Path) -> None:
+    path = base[1].folders["CT"] / "1-001.dcm"
+    content = path.read_bytes()
+    path.write_bytes(content[: content.index(base[1].series_uids["CT"].encode()) + 20])
+    catalog = convert(FDG, base[0], tmp_path / "catalog")
+    assert [row["code"] for row in catalog.rejected.to_pylist()] == ["UnreadableDicom"]
+    assert catalog.cases["ct_coverage_fraction"].to_pylist() == [7 / 8]
+
+
 def test_code_of__knows_every_kind_of_refusal() -> None:
     from clicksim.errors import ClicksimError, GeometryError, ImageError
     from converters.headers import DicomError

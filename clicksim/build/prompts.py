@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import time
 import warnings
 from collections.abc import Mapping
@@ -23,11 +24,13 @@ from clicksim.protocols import effective_settings, load_protocol
 if TYPE_CHECKING:
     import pyarrow as pa
 
-ENDINGS = {"plain": "_clicks.json", "grand-challenge": "_lesion-clicks.json", "rows": "_clicks.parquet"}
+    from clicksim.simulate.annotators import Annotator
+
+ENDINGS = {"plain": "_{}.json", "grand-challenge": "_lesion-clicks.json", "rows": "_{}.parquet"}
 
 
 @dataclass(frozen=True)
-class ClickJob:
+class PromptJob:
     """What is simulated in every case of a catalog.
 
     Attributes:
@@ -36,6 +39,8 @@ class ClickJob:
         settings: The user's own.
         out: Where to write one JSON file per case as well, or None.
         layout: Of those files: `plain`, `grand-challenge` or `rows` (Parquet).
+        table: The protocol's table: `clicks` or `scribbles`.
+        annotator: A model of the person, who changes the prompts of the rule; None for the rule's own.
     """
 
     catalog: str
@@ -44,22 +49,43 @@ class ClickJob:
     settings: Mapping[str, Any]
     out: str | None = None
     layout: str = "plain"
+    table: str = "clicks"
+    annotator: "Annotator | None" = None
 
     def about(self) -> dict[str, Any]:
-        """What the run's metadata say."""
-        settings, _ = effective_settings(load_protocol(self.protocol), "clicks", self.settings)
-        return {"version": __version__, "protocol": self.protocol, "seed": self.seed, "settings": settings}
+        """What the run's metadata say; `table` and `annotator` stand there only where they are not the usual ones."""
+        settings, _ = effective_settings(load_protocol(self.protocol), self.table, self.settings)
+        about = {"version": __version__, "protocol": self.protocol, "seed": self.seed, "settings": settings}
+        if self.table != "clicks":
+            about["table"] = self.table
+        if self.annotator is not None:
+            from clicksim.simulate.annotator_files import annotator_facts
+
+            about["annotator"] = annotator_facts(self.annotator)
+        return about
+
+    @classmethod
+    def of_run(cls, catalog: str, about: Mapping[str, Any]) -> "PromptJob":
+        """The job behind the metadata of a run; of an imported one, the one named at import."""
+        own = {name: value for name, value in about["settings"].items() if name != "rule"}
+        person = about.get("annotator")
+        if person is not None:
+            from clicksim.simulate.annotators import Annotator
+
+            person = Annotator(**{key: -math.inf if value is None else value for key, value in person.items()})
+        table = about.get("table", "clicks")
+        return cls(catalog, load_protocol(about["protocol"]).id, about["seed"], own, table=table, annotator=person)
 
 
 def simulate_catalog(
-    job: ClickJob,
+    job: PromptJob,
     *,
     source: str | None = None,
     workers: int = 0,
     resume: bool = False,
     progress: Progress | None = None,
 ) -> tuple[str, Summary]:
-    """Simulate clicks in every case of a catalog, and commit them as one prompt run.
+    """Simulate clicks or scribbles in every case of a catalog, and commit them as one prompt run.
 
     The unit of work is a patient. A case that cannot be simulated is reported and the others go on.
 
@@ -125,7 +151,7 @@ def patient_units(catalog: Catalog, source: str | None = None) -> list[Unit]:
     return [Unit(key, rows) for key, rows in sorted(by_patient.items())]
 
 
-def run_id(job: ClickJob, units: list[Unit]) -> str:
+def run_id(job: PromptJob, units: list[Unit]) -> str:
     """Hash of protocol, settings, seed and cases."""
     about = job.about()
     del about["version"]
@@ -133,13 +159,13 @@ def run_id(job: ClickJob, units: list[Unit]) -> str:
     return hashlib.blake2b(json.dumps([about, cases], sort_keys=True).encode(), digest_size=8).hexdigest()
 
 
-def simulate_row(catalog: Catalog, row: Mapping[str, Any], job: ClickJob) -> Prompts:
-    """The clicks of one case of a catalog.
+def simulate_row(catalog: Catalog, row: Mapping[str, Any], job: PromptJob) -> Prompts:
+    """The clicks or scribbles of one case of a catalog.
 
     An instance map is one where the publisher's ids are the lesions; anything else is split into components, so
     that `lesion` in the prompts is `lesion_index` in the lesions.
     """
-    from clicksim.simulate.case import simulate_case
+    from clicksim.simulate.case import scribble_case, simulate_case
 
     def file(column: str) -> Path | None:
         return None if row[column] is None else catalog.resolve(row[column])
@@ -149,26 +175,33 @@ def simulate_row(catalog: Catalog, row: Mapping[str, Any], job: ClickJob) -> Pro
         raise ImageError(f"case {row['case_id']} has no label")
     protocol = load_protocol(job.protocol)
     settings = dict(job.settings)
-    rules = protocol.tables.get("clicks", {})
-    if row["suv_threshold"] and settings.get("background", rules.get("background")) == "threshold":
+    rules = protocol.tables.get(job.table, {})
+    if job.table == "clicks" and row["suv_threshold"] and settings.get("background", rules.get("background")) == "threshold":
         settings["suv"] = settings.get("suv") or float(row["suv_threshold"])
     published = rules.get("rule") == "published"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # idle settings were named once, before the run
-        prompts = simulate_case(
-            label,
-            pet=file("pet_path") if rules.get("n_background", 0) else None,
-            organs=file("organs_path") if settings.get("background") == "organ" else None,
-            case_id=row["case_id"],
-            instances="auto" if published else row["instances"],
-            protocol=job.protocol,
-            seed=job.seed,
+        shared: dict[str, Any] = {
+            "case_id": row["case_id"],
+            "instances": "auto" if published else row["instances"],
+            "protocol": job.protocol,
+            "seed": job.seed,
+            "annotator": job.annotator,
             **settings,
-        )
+        }
+        if job.table == "scribbles":
+            prompts = scribble_case(label, pet=file("pet_path") if job.annotator else None, **shared)
+        else:
+            prompts = simulate_case(
+                label,
+                pet=file("pet_path") if rules.get("n_background", 0) or job.annotator else None,
+                organs=file("organs_path") if settings.get("background") == "organ" else None,
+                **shared,
+            )
     return replace(prompts, settings=job.about()["settings"])
 
 
-def _simulate_patient(job: ClickJob, unit: Unit) -> Tables:
+def _simulate_patient(job: PromptJob, unit: Unit) -> Tables:
     """The prompt rows of one patient's cases."""
     import pyarrow as pa
 
@@ -182,18 +215,18 @@ def _simulate_patient(job: ClickJob, unit: Unit) -> Tables:
             continue
         tables.append(prompts.to_table().replace_schema_metadata(None))
         if job.out:
-            _write_file(Path(job.out), prompts, job.layout)
+            _write_file(Path(job.out), prompts, job.layout, job.table)
     rows = pa.concat_tables([table.cast(table_schema("prompts")) for table in tables])
     return {"prompts": rows, "rejected": rows_to_table("rejected", outcome.rejected)}
 
 
-def _write_file(folder: Path, prompts: Prompts, layout: str) -> None:
+def _write_file(folder: Path, prompts: Prompts, layout: str, table: str) -> None:
     """One file per case; a case id with a slash becomes one with an underscore."""
     from clicksim.prompts.formats import write_prompts
     from clicksim.prompts.table import write_table
 
     folder.mkdir(parents=True, exist_ok=True)
-    file = folder / f"{prompts.case_id.replace('/', '_')}{ENDINGS[layout]}"
+    file = folder / f"{prompts.case_id.replace('/', '_')}{ENDINGS[layout].format(table)}"
     if layout == "rows":
         write_table(file, prompts.to_table())
     else:
@@ -230,6 +263,8 @@ class Verdict:
 def verify_run(catalog_path: str | Path, run: str, *, progress: Progress | None = None) -> list[Verdict]:
     """Simulate every case of a prompt run anew, and compare voxel by voxel, in order.
 
+    Imported scribbles are compared as one sorted list per polarity, which is all that published files hold.
+
     The rule is the run's own protocol, settings and seed; for imported files, those named at import.
 
     Returns:
@@ -243,15 +278,16 @@ def verify_run(catalog_path: str | Path, run: str, *, progress: Progress | None 
     about = catalog.metadata(run)
     if not about.get("protocol"):
         raise CatalogError(f"run {run} names no protocol; import it again with --protocol")
-    protocol = load_protocol(about["protocol"])
-    own = {name: value for name, value in about["settings"].items() if name != "rule"}
-    job = ClickJob(str(catalog_path), protocol.id, about["seed"], own)
+    if about.get("made_by") == "rounds":
+        raise CatalogError(f"run {run} was played in rounds against a predictor; play it again to compare")
+    job = PromptJob.of_run(str(catalog_path), about)
     recorded = _recorded(catalog.table("prompts", run))
+    listed = job.table == "scribbles" and about.get("version") == "published"
     covered = about.get("cases") or sorted(recorded)
     rows = {row["case_id"]: row for unit in patient_units(catalog) for row in unit.content}
     verdicts = []
     for done, case in enumerate(covered, start=1):
-        verdicts.append(_compare(catalog, rows.get(case), case, recorded.get(case, {}), job))
+        verdicts.append(_compare(catalog, rows.get(case), case, recorded.get(case, {}), job, listed=listed))
         if progress:
             progress(done, len(covered), sum(verdict.outcome != "equal" for verdict in verdicts))
     return verdicts
@@ -267,7 +303,13 @@ def _recorded(table: "pa.Table") -> dict[str, dict[str, list[list[int]]]]:
 
 
 def _compare(
-    catalog: Catalog, row: Mapping[str, Any] | None, case: str, recorded: Mapping[str, list[list[int]]], job: ClickJob
+    catalog: Catalog,
+    row: Mapping[str, Any] | None,
+    case: str,
+    recorded: Mapping[str, list[list[int]]],
+    job: PromptJob,
+    *,
+    listed: bool,
 ) -> Verdict:
     if row is None:
         return Verdict(case, "not reproducible", "the catalog has no such case")
@@ -276,18 +318,21 @@ def _compare(
     except ClicksimError as error:
         return Verdict(case, "not reproducible", str(error))
     new = {"foreground": prompts.foreground.tolist(), "background": prompts.background.tolist()}
-    if row["pet_path"] is None and recorded.get("background") and not new["background"]:
+    if listed:
+        new, recorded = ({key: sorted(found) for key, found in side.items()} for side in (new, recorded))
+    if job.table == "clicks" and row["pet_path"] is None and recorded.get("background") and not new["background"]:
         same = new["foreground"] == recorded.get("foreground", [])
         detail = f"no PET for the background; the foreground is {'equal' if same else 'unequal'}"
         return Verdict(case, "not reproducible" if same else "unequal", detail)
     differing = [polarity for polarity, voxels in new.items() if voxels != recorded.get(polarity, [])]
     if not differing:
         return Verdict(case, "equal")
-    return Verdict(case, "unequal", "; ".join(_first_difference(p, new[p], recorded.get(p, [])) for p in differing))
+    return Verdict(case, "unequal", "; ".join(_first_difference(p, new[p], recorded.get(p, []), job.table) for p in differing))
 
 
-def _first_difference(polarity: str, new: list[list[int]], old: list[list[int]]) -> str:
+def _first_difference(polarity: str, new: list[list[int]], old: list[list[int]], table: str) -> str:
+    what = table[:-1] if table == "clicks" else "voxel"
     for n, (ours, theirs) in enumerate(zip(new, old, strict=False)):
         if ours != theirs:
-            return f"{polarity} click {n}: {ours} here, {theirs} recorded"
-    return f"{polarity}: {len(new)} clicks here, {len(old)} recorded"
+            return f"{polarity} {what} {n}: {ours} here, {theirs} recorded"
+    return f"{polarity}: {len(new)} {what}s here, {len(old)} recorded"

@@ -12,12 +12,12 @@ from clicksim.build.prompts import commit_prompts
 from clicksim.build.units import run_facts
 from clicksim.catalog import open_catalog
 from clicksim.catalog.schema import table_schema
-from clicksim.errors import CatalogError, ClicksimError, PromptFormatError
+from clicksim.errors import CatalogError, ClicksimError, PromptFormatError, SettingError
 from clicksim.geometry import Grid
 from clicksim.prompts import Prompts, Scribble
 from clicksim.protocols import load_protocol
 
-ENDINGS = ("_lesion-clicks.json", "_clicks.json", ".json")
+ENDINGS = ("_lesion-clicks.json", "_clicks.json", "_scribbles.json", ".json")
 LARGEST = 64 << 20  # bytes of one prompt file; the largest published one has a thousandth of that
 
 
@@ -43,7 +43,8 @@ def import_prompts(
 ) -> Import:
     """Bring a zip or a folder of prompt files into a catalog as one run.
 
-    A file belongs to the case whose id is its name without `_clicks.json`, `_lesion-clicks.json` or `.json`; a
+    A file belongs to the case whose id is its name without `_clicks.json`, `_scribbles.json`,
+    `_lesion-clicks.json` or `.json`; a
     slash in an id is an underscore in the name, as `clicksim clicks --catalog --out` writes it.
     Both the plain and the Grand Challenge layout are read. The files do not say which voxels make a stroke, so
     scribbles become one stroke per polarity.
@@ -67,7 +68,10 @@ def import_prompts(
         raise CatalogError(f"{run!r} cannot name a run: it names a folder; use letters, digits, '-', '_' and '@'")
     if run in catalog.runs:
         raise CatalogError(f"the catalog has a run {run!r} already; choose another name")
-    rule = dict(load_protocol(protocol).tables.get("clicks", {})) if protocol else {}
+    table = "scribbles" if kind == "scribble" else "clicks"
+    rule = dict(load_protocol(protocol).tables.get(table, {})) if protocol else {}
+    if protocol and not rule:
+        raise SettingError(f"{protocol} has no rule for {table}")
     started = time.time()
     columns = ["case_id", "shape_xyz", "spacing_xyz_mm", "affine_ras"]
     cases = {row["case_id"]: row for row in catalog.cases.select(columns).to_pylist()}
@@ -91,6 +95,8 @@ def import_prompts(
     if not taken:
         raise CatalogError(f"no file in {files} has the name of a case of {catalog.path}; first: {unmatched[:3]}")
     about = {"version": "published", "protocol": protocol, "seed": seed, "settings": rule, "cases": sorted(taken)}
+    if kind == "scribble":
+        about["table"] = table
     commit_prompts(catalog, run, pa.concat_tables(tables), about)
     result = Import(len(taken), sorted(unmatched), sorted(refused), sorted(set(cases) - taken))
     catalog.write_run(run, run_facts(started, {"cases": len(taken), "unmatched": unmatched, "refused": refused}))

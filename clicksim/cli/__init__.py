@@ -13,6 +13,7 @@ from clicksim import __version__
 from clicksim.errors import ClicksimError
 
 COMMANDS = {
+    "annotators": "Models of the person who prompts; fit one to recorded prompts.",
     "catalog": "Look at a catalog, check it, query, merge and move it.",
     "clicks": "Simulated clicks for one case or a folder of cases.",
     "convert": "Bring a publisher's folder into a catalog.",
@@ -20,6 +21,7 @@ COMMANDS = {
     "encode": "Guidance channels from prompts: drawn, checked by the linter, written where asked.",
     "manifest": "A catalog in the form that trainers, challenges and archives read.",
     "protocols": "The rules that clicksim knows, with all their settings.",
+    "refine": "Fit a prediction to the uptake by a threshold, as DEEP-PSMA does.",
     "report": "One page about a catalog: figures, cases with pictures, findings, curves.",
     "rounds": "Play prompts and predictions in turns, and score every round.",
     "score": "Score a prediction: Dice, lesion F1, false volumes.",

@@ -17,6 +17,7 @@ from clicksim.files import replacing
 
 if TYPE_CHECKING:
     from clicksim.prompts import Prompts
+    from clicksim.simulate.annotators import Annotator
 
 FORMATS = {"plain": "_{}.json", "grand-challenge": "_lesion-clicks.json", "rows": "_{}.parquet"}
 PICTURES = (".png", ".webp")
@@ -38,6 +39,12 @@ Simulate = Callable[[Run, Path], "Prompts"]
 @click.option("--protocol", help=f"Name and version of the rule.  [default: {DEFAULTS['protocol']}]")
 @click.option("--seed", type=int, help=f"Of all draws.  [default: {DEFAULTS['seed']}]")
 @click.option("--instances", help="How values become lesions: auto, labels, components or touching.  [default: auto]")
+@click.option(
+    "--annotator",
+    "person",
+    metavar="NAME|FILE.toml",
+    help="A person who changes the clicks: ideal, careful, hurried, or a fitted one; see clicksim annotators.",
+)
 @click.option("--set", "pairs", multiple=True, metavar="NAME=VALUE", help="A setting of the protocol; repeatable.")
 @click.option("--config", type=INPUT, help="TOML with protocol, seed and settings; options on the line win.")
 @click.option(
@@ -64,6 +71,7 @@ def command(
     pet: Path | None,
     organs: Path | None,
     case_id: str | None,
+    person: str | None,
     pairs: tuple[str, ...],
     config: Path | None,
     sweep: tuple[str, ...],
@@ -96,7 +104,7 @@ def command(
     if catalog is not None:
         if pet or organs or case_id or preview or save_config or dry_run:
             raise click.UsageError("--pet, --organs, --case-id, --preview, --save-config, --dry-run go with --label")
-        simulate_in_catalog(catalog, runs, source, out, layout, workers, resume=resume)
+        simulate_in_catalog(catalog, runs, source, out, layout, workers, resume=resume, person=person)
         return
     if source or workers or resume:
         raise click.UsageError("--source, --workers and --resume go with --catalog")
@@ -111,11 +119,13 @@ def command(
         click.echo("\n".join((f"# {run.slug}\n" if run.slug else "") + run.toml() for run in runs), nl=False)
         return
 
+    model = open_person(person)
+
     def simulate(run: Run, label: Path) -> "Prompts":
         from clicksim.simulate.case import simulate_case
 
         uptake, regions = beside(label, pet), beside(label, organs, channel="")
-        return simulate_case(label, pet=uptake, organs=regions, case_id=case_id, **run.keys, **run.given)
+        return simulate_case(label, pet=uptake, organs=regions, case_id=case_id, annotator=model, **run.keys, **run.given)
 
     simulate_runs(runs, request, simulate)
 
@@ -289,6 +299,15 @@ def _writing(file: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise ClicksimError(f"cannot write {file}: {error.strerror or error}") from error
+
+
+def open_person(text: str | None) -> "Annotator | None":
+    """The annotator that `--annotator` names."""
+    if text is None:
+        return None
+    from clicksim.simulate.annotator_files import open_annotator
+
+    return open_annotator(text)
 
 
 def write_text(file: Path, text: str) -> None:

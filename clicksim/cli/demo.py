@@ -85,7 +85,7 @@ def make_demo(out: Path, *, patients: int = 3, seed: int = 42) -> Path:
         ClicksimError: The folder has things of these names that no demo made.
     """
     from clicksim.build import convert_source
-    from clicksim.build.prompts import ClickJob, simulate_catalog
+    from clicksim.build.prompts import PromptJob, simulate_catalog
     from clicksim.catalog import find_source, open_catalog
     from clicksim.cli.progress import progress
     from clicksim.report.page import write_page
@@ -97,7 +97,7 @@ def make_demo(out: Path, *, patients: int = 3, seed: int = 42) -> Path:
         tree = _write_source(out / "sources" / part.name, part, patients, seed)
         with progress(f"{part.command}: patients converted") as report:
             convert_source(find_source(part.command), tree, out / "catalog", progress=report)
-        job = ClickJob(str(out / "catalog"), part.protocol, seed, {}, str(out / "clicks"))
+        job = PromptJob(str(out / "catalog"), part.protocol, seed, {}, str(out / "clicks"))
         with progress(f"{part.command}: patients clicked") as report:
             run, _ = simulate_catalog(job, source=part.name, progress=report)
         click.echo(f"{part.command}: pictures", err=True)

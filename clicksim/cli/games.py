@@ -47,6 +47,7 @@ class Games:
     keep_predictions: bool
     replay: tuple[str, ...]
     gap: bool
+    person: str | None = None
 
     def play(self) -> dict[str, Any]:
         """Play all, write all, and give the summary."""
@@ -87,7 +88,10 @@ class Games:
         from clicksim.rounds.jobs import RoundsJob
 
         keep = str(self.out / "predictions") if self.keep_predictions and self.out else None
-        return RoundsJob(self.predictor, self.protocol, self.seed, self.settings, self.time_limit, keep)
+        from clicksim.cli.clicks import open_person
+
+        annotator = open_person(self.person)
+        return RoundsJob(self.predictor, self.protocol, self.seed, self.settings, self.time_limit, keep, annotator)
 
     def _open(self) -> "Catalog | None":
         from clicksim.catalog import open_catalog

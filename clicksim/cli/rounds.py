@@ -27,6 +27,12 @@ FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
 @click.option("--protocol", default="autopet-v@2", show_default=True, help="Name and version of the rule.")
 @click.option("--seed", type=int, default=42, show_default=True, help="Of all draws, and of the bootstrap.")
 @click.option("--set", "pairs", multiple=True, metavar="NAME=VALUE", help="A setting of the protocol; repeatable.")
+@click.option(
+    "--annotator",
+    "person",
+    metavar="NAME|FILE.toml",
+    help="A person who changes the prompts of every round: ideal, careful, hurried, or a fitted one.",
+)
 @click.option("--time-limit", type=click.FloatRange(min=0.01), default=600.0, show_default=True, metavar="SECONDS")
 @click.option("--workers", type=click.IntRange(0), default=0, show_default=True, help="Processes; 0 works in this one.")
 @click.option("--resume", is_flag=True, help="Go on with a run that was interrupted.")
@@ -54,6 +60,7 @@ def command(compare: tuple[str, str] | None, as_json: bool, **given: Any) -> Non
       clicksim rounds --catalog CATALOG --predictor py:mymodel:predict --protocol autopet-v@1 --workers 4
       clicksim rounds --catalog CATALOG --predictor 'cmd:docker run --rm -v {input}:/input -v {output}:/output me'
       clicksim rounds --catalog CATALOG --replay RUN --gap --predictor py:other:predict --out replay
+      clicksim rounds --catalog CATALOG --predictor py:mymodel:predict --annotator hurried --out hurried
       clicksim rounds --compare game replay
     """  # noqa: D301 - click wants the character itself
     if compare:
@@ -81,6 +88,8 @@ def _play(given: dict[str, Any]) -> dict[str, Any]:
         raise click.UsageError("--source goes with --catalog")
     if given["keep_predictions"] and given["out"] is None:
         raise click.UsageError("--keep-predictions needs --out")
+    if given["person"] and given["replay"] and not given["gap"]:
+        raise click.UsageError("--annotator has no effect on a replay, but on the own rounds of --gap")
     if given["gap"] and not given["replay"]:
         raise click.UsageError("--gap goes with --replay")
     settings = read_pairs(given.pop("pairs"))

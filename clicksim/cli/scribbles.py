@@ -1,12 +1,23 @@
 """`clicksim scribbles`."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from clicksim.cli.clicks import FORMATS, IMAGE, INPUT, OUTPUT, Request, beside, simulate_runs, write_text
+from clicksim.cli.clicks import (
+    FOLDER,
+    FORMATS,
+    IMAGE,
+    INPUT,
+    OUTPUT,
+    Request,
+    beside,
+    open_person,
+    simulate_runs,
+    write_text,
+)
+from clicksim.cli.over_catalog import simulate_in_catalog
 from clicksim.cli.runs import DEFAULTS, Run, plan_runs
 
 if TYPE_CHECKING:
@@ -16,13 +27,14 @@ STANDARD = DEFAULTS | {"protocol": "autopet-v@2"}
 
 
 @click.command("scribbles")
-@click.option("--label", type=IMAGE, required=True, help="Lesion mask or instance map, or a folder of them.")
+@click.option("--label", type=IMAGE, help="Lesion mask or instance map, or a folder of them.")
+@click.option("--catalog", type=FOLDER, help="All cases of a catalog; commits a prompt run, and with --out JSON too.")
 @click.option(
     "--prediction",
     type=IMAGE,
     help="On the label's grid: scribbles that correct its errors. For a folder, the folder of <case>.",
 )
-@click.option("--pet", type=IMAGE, help="Uptake, for --preview alone.")
+@click.option("--pet", type=IMAGE, help="Uptake, for --preview and --annotator.")
 @click.option("--case-id", help="What the case is called; by default the label's name without its ending.")
 @click.option("--protocol", help=f"Name and version of the rule.  [default: {STANDARD['protocol']}]")
 @click.option("--seed", type=int, help=f"Of all draws.  [default: {STANDARD['seed']}]")
@@ -34,6 +46,12 @@ STANDARD = DEFAULTS | {"protocol": "autopet-v@2"}
     default=0,
     show_default=True,
     help="With --prediction: the exchange; keys the draws of mended rules.",
+)
+@click.option(
+    "--annotator",
+    "person",
+    metavar="NAME|FILE.toml",
+    help="A person who changes the strokes: ideal, careful, hurried, or a fitted one; see clicksim annotators.",
 )
 @click.option("--set", "pairs", multiple=True, metavar="NAME=VALUE", help="A setting of the protocol; repeatable.")
 @click.option("--config", type=INPUT, help="TOML with protocol, seed and settings; options on the line win.")
@@ -47,12 +65,17 @@ STANDARD = DEFAULTS | {"protocol": "autopet-v@2"}
 )
 @click.option("--format", "layout", type=click.Choice(list(FORMATS)), default="plain", show_default=True)
 @click.option("--preview", type=OUTPUT, help="Draw lesions and scribbles on maximum projections, PNG or WebP.")
+@click.option("--source", help="With --catalog: one source, such as fdat.  [default: all]")
+@click.option("--workers", type=click.IntRange(0), default=0, help="With --catalog: processes; 0 works in this one.")
+@click.option("--resume", is_flag=True, help="With --catalog: go on with a run that was interrupted.")
 def command(
-    label: Path,
+    label: Path | None,
+    catalog: Path | None,
     prediction: Path | None,
     pet: Path | None,
     case_id: str | None,
     number: int,
+    person: str | None,
     pairs: tuple[str, ...],
     config: Path | None,
     sweep: tuple[str, ...],
@@ -61,6 +84,9 @@ def command(
     out: str | None,
     layout: str,
     preview: Path | None,
+    source: str | None,
+    workers: int,
+    resume: bool,
     **given: Any,
 ) -> None:
     """Simulated scribbles in and around lesions, or in the errors of a prediction.
@@ -70,8 +96,23 @@ def command(
       clicksim scribbles --label case.nii.gz --set strategy=random
       clicksim scribbles --label case.nii.gz --protocol autopet-v@1 --format grand-challenge --out case.json
       clicksim scribbles --label case.nii.gz --prediction mine.nii.gz --preview case.png
+      clicksim scribbles --catalog CATALOG --protocol autopet-v@1 --workers 8
     """  # noqa: D301 - click wants the character itself
     runs = plan_runs(config, given, pairs, sweep, table="scribbles", defaults=STANDARD)
+    if (label is None) == (catalog is None):
+        raise click.UsageError("give --label or --catalog, one of them")
+    if catalog is not None:
+        if prediction or pet or case_id or number or preview or save_config or dry_run:
+            raise click.UsageError(
+                "--prediction, --pet, --case-id, --round, --preview, --save-config, --dry-run go with --label"
+            )
+        simulate_in_catalog(
+            catalog, runs, source, out, layout, workers, resume=resume, person=person, table="scribbles"
+        )
+        return
+    if source or workers or resume:
+        raise click.UsageError("--source, --workers and --resume go with --catalog")
+    assert label is not None
     request = Request(label, pet, None, case_id, out, layout, preview, sweeps=bool(sweep), kind="scribbles")
     others = {"--prediction": prediction, "--config": config, "--save-config": save_config}
     request.check(needs_out=not dry_run, others=others)
@@ -83,33 +124,22 @@ def command(
         click.echo("\n".join((f"# {run.slug}\n" if run.slug else "") + run.toml() for run in runs), nl=False)
         return
 
+    if prediction is not None and any(run.keys["instances"] != "auto" for run in runs):
+        raise click.UsageError("--instances has no effect with --prediction: errors are split into components")
+    model = open_person(person)
+
     def simulate(run: Run, file: Path) -> "Prompts":
-        return _draw_case(run, file, beside(file, prediction, channel=""), case_id, number)
+        from clicksim.simulate.case import scribble_case
+
+        return scribble_case(
+            file,
+            prediction=beside(file, prediction, channel=""),
+            pet=beside(file, pet) if model else None,
+            case_id=case_id,
+            round=number,
+            annotator=model,
+            **run.keys,
+            **run.given,
+        )
 
     simulate_runs(runs, request, simulate)
-
-
-def _draw_case(run: Run, label: Path, prediction: Path | None, case_id: str | None, number: int) -> "Prompts":
-    """The scribbles of one case, from its label or from the errors of a prediction."""
-    from clicksim.simulate.corrections import correct
-    from clicksim.simulate.scribbles import simulate_scribbles
-    from clicksim.volumes import case_id_of, read_label
-
-    name = case_id_of(label) if case_id is None else case_id
-    truth = read_label(label)
-    shared = {
-        "spacing": truth.grid.spacing,
-        "protocol": run.keys["protocol"],
-        "seed": run.keys["seed"],
-        "case_id": name,
-        **run.given,
-    }
-    if prediction is None:
-        prompts = simulate_scribbles(truth.array, instances=run.keys["instances"], **shared)
-    else:
-        if run.keys["instances"] != "auto":
-            raise click.UsageError("--instances has no effect with --prediction: errors are split into components")
-        mask = read_label(prediction)
-        truth.grid.check_same(mask.grid, ("label", "prediction"), where=f"case {name}")
-        prompts = correct(mask.array, truth.array, round=number, **shared)
-    return replace(prompts, grid=truth.grid)

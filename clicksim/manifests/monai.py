@@ -3,8 +3,9 @@
 `load_decathlon_datalist(OUT/datalist.json)` reads it: `training` has the cases of all folds with their `fold`,
 `test` those that the publisher holds out. Where a plan leaves one scanner or tracer out and a patient has studies on
 both sides, training on every other fold would train on patients that are judged: each fold then has a list of its
-own, `datalist_fold0.json` and so on, with `training` and `validation`. Paths are absolute, as the images stay where they are. `prompts` are
-voxels `[i, j, k]` of the stored array; a transform that re-orients or crops the image must move them too.
+own, `datalist_fold0.json` and so on, with `training` and `validation`. Paths are absolute, as the images stay where
+they are. `prompts` are voxels `[i, j, k]` of the stored array; a transform that re-orients or crops the image must
+move them too.
 
 Source: MONAI, `monai.data.load_decathlon_datalist`.
 """

@@ -397,5 +397,4 @@ def _clock(instant: datetime) -> str:
 
 
 def _number(value: float) -> str:
-    """A decimal string of at most 16 characters."""
-    return f"{value + 0.0:.10g}"[:16]
+    return f"{value + 0.0:.10g}"[:16]  # DS allows 16 characters

@@ -1,7 +1,7 @@
 
 "use strict";
 (() => {
-const BATCH = 40, THUMB_MARK = 2.4, LARGE_MARK = 1.3;
+const BATCH = 40, THUMB_MARK = 2.4, LARGE_MARK = 1;
 const LIST = [  // column, heading, number, shown on a narrow screen
   ["name", "case"], ["source", "source", 0, 1], ["tracer", "tracer", 0, 1], ["diagnosis", "diagnosis", 0, 1],
   ["age", "age", 1], ["sex", "sex"], ["scanner", "scanner"], ["lesions", "lesions", 1, 1],

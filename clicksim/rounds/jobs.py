@@ -23,6 +23,8 @@ from clicksim.rounds.predictors import open_predictor
 from clicksim.rounds.prompters import Recording, Rules
 from clicksim.rounds.records import Case, Predictor, RoundFailure, Row, Scan
 from clicksim.rounds.replay import Recordings, agreements, effort_row
+from clicksim.simulate.annotator_files import annotator_facts
+from clicksim.simulate.annotators import Annotator
 from clicksim.volumes import read_image, read_label, write_image
 
 if TYPE_CHECKING:
@@ -41,6 +43,7 @@ class RoundsJob:
         protocol, seed, settings: As `clicksim.rounds.play` takes them.
         time_limit_s: For one prediction.
         keep: Folder for predictions, `<case>/iter_<k>.nii.gz`, or None.
+        annotator: A person who changes the protocol's prompts, or None.
     """
 
     predictor: str
@@ -49,6 +52,7 @@ class RoundsJob:
     settings: Mapping[str, Any] = field(default_factory=dict)
     time_limit_s: float = 600.0
     keep: str | None = None
+    annotator: Annotator | None = None
 
     @property
     def rules(self) -> Rules:
@@ -57,6 +61,7 @@ class RoundsJob:
 
     def about(self) -> dict[str, Any]:
         """What the run's metadata say."""
+        person = {} if self.annotator is None else {"annotator": annotator_facts(self.annotator)}
         return {
             "version": __version__,
             "made_by": "rounds",
@@ -66,6 +71,7 @@ class RoundsJob:
             "rounds": dict(self.rules.rounds),
             "predictor": self.predictor,
             "time_limit_s": self.time_limit_s,
+            **person,
         }
 
 
@@ -128,7 +134,7 @@ def play_unit(job: RoundsJob, catalog: Catalog | None, unit: Unit) -> Tables:
     import pyarrow as pa
 
     predictor, rules = _open(job.predictor, job.time_limit_s), job.rules
-    needs = _needed(predictor, rules)
+    needs = _needed(predictor, rules, person=job.annotator is not None)
     rows: list[Row] = []
     prompts = [table_schema("prompts").empty_table()]
     extra: dict[str, list[Row]] = {"timings": [], "efforts": [], "agreement": [], "notes": []}
@@ -138,7 +144,7 @@ def play_unit(job: RoundsJob, catalog: Catalog | None, unit: Unit) -> Tables:
             case = _load(entry, catalog, needs)
             extra["agreement"] += agreements(case, entry["recordings"] or ())
         except ClicksimError as error:
-            rows += [row for recording in recordings for row in _refused(entry, rules, recording, error)]
+            rows += [row for recording in recordings for row in _refused(entry, job, recording, error)]
             continue
         for recording in recordings:
             try:
@@ -149,11 +155,12 @@ def play_unit(job: RoundsJob, catalog: Catalog | None, unit: Unit) -> Tables:
                     seed=job.seed,
                     time_limit_s=job.time_limit_s,
                     recording=recording,
+                    annotator=job.annotator,
                     keep=_keeper(job, case, recording),
                     **job.settings,
                 )
             except ClicksimError as error:
-                rows += _refused(entry, rules, recording, error)
+                rows += _refused(entry, job, recording, error)
                 continue
             rows += game.rows
             prompts.append(game.prompts.to_table().replace_schema_metadata(None))
@@ -179,7 +186,7 @@ def finish_tables(job: RoundsJob, units: Sequence[Unit], tables: Tables) -> Tabl
         if unit.key in dead
         for entry in unit.content
         for recording in entry["recordings"] or [None]
-        for row in _refused(entry, job.rules, recording, failure)
+        for row in _refused(entry, job, recording, failure)
     ]
     found = {**tables, "rounds": pa.concat_tables([tables["rounds"], rows_to_table("rounds", rows)])}
     metadata = {METADATA_KEY: json.dumps(job.about(), sort_keys=True).encode()}
@@ -195,11 +202,11 @@ def _open(spec: str, time_limit_s: float) -> Predictor:
     return open_predictor(spec, time_limit_s=time_limit_s)
 
 
-def _needed(predictor: Predictor, rules: Rules) -> tuple[str, ...]:
+def _needed(predictor: Predictor, rules: Rules, *, person: bool) -> tuple[str, ...]:
     """The images that have to be read."""
     if getattr(predictor, "needs_images", True):
         return ("ct", "pet")
-    return () if rules.corrects else ("pet",)
+    return () if rules.corrects and not person else ("pet",)  # a person sees the contrast of lesions
 
 
 def _load(entry: Mapping[str, Any], catalog: Catalog | None, needs: Sequence[str]) -> Case:
@@ -223,10 +230,13 @@ def _load(entry: Mapping[str, Any], catalog: Catalog | None, needs: Sequence[str
     return Case(Scan(entry["case_id"], truth.grid, images["ct"], images["pet"]), truth.array, entry["facts"])
 
 
-def _refused(entry: Mapping[str, Any], rules: Rules, recording: Recording | None, error: ClicksimError) -> list[Row]:
+def _refused(
+    entry: Mapping[str, Any], job: RoundsJob, recording: Recording | None, error: ClicksimError
+) -> list[Row]:
+    rules = job.rules
     failure = error if isinstance(error, RoundFailure) else RoundFailure("CaseRefused", str(error))
     n = len(recording.steps) if recording else rules.rounds["n_rounds"]
-    annotator = recording.annotator if recording else "simulated"
+    annotator = recording.annotator if recording else job.annotator.name if job.annotator else "simulated"
     return failed_rows(entry["case_id"], entry["facts"], rules, failure, annotator=annotator, n=n)
 
 

@@ -30,6 +30,7 @@ from clicksim.prompts.records import check_inside
 from clicksim.rounds.predictors import ask
 from clicksim.rounds.prompters import Finished, Prompter, Recording, Rules, make_prompter
 from clicksim.rounds.records import Case, Game, Predictor, RoundFailure, Row
+from clicksim.simulate.annotators import Annotator
 
 Mask = NDArray[np.uint8]
 Keep = Callable[[int, Mask], None]
@@ -44,6 +45,7 @@ def play(
     seed: int = 42,
     time_limit_s: float = 600.0,
     recording: Recording | None = None,
+    annotator: Annotator | None = None,
     keep: Keep | None = None,
     **settings: Any,
 ) -> Game:
@@ -56,6 +58,7 @@ def play(
         seed: Of all draws.
         time_limit_s: For one prediction.
         recording: Prompts to play again instead of the protocol's; as many rounds as it has steps.
+        annotator: A person who changes the protocol's prompts; has no effect beside a recording.
         keep: Called with each round and its prediction.
         **settings: Of the protocol's `[rounds]`, and of `[clicks]` or `[scribbles]`, whichever makes its prompts.
 
@@ -81,7 +84,7 @@ def play(
     case = _prepared(case)
     if recording:
         check_recording(recording, case)
-    prompter = recording or make_prompter(case, rules, seed)
+    prompter = recording or make_prompter(case, rules, seed, annotator)
     n_rounds = len(recording.steps) if recording else rules.rounds["n_rounds"]
     referee = _Referee(case, rules)
     game = _Game(case, predictor, prompter, referee, time_limit_s, keep)
@@ -134,7 +137,14 @@ class _Game:
         settings = dict(prompter.settings)
         scan = case.scan
         self.prompts = Prompts(
-            (), scan.grid, scan.case_id, prompter.protocol, prompter.seed, settings, annotator=prompter.annotator
+            (),
+            scan.grid,
+            scan.case_id,
+            prompter.protocol,
+            prompter.seed,
+            settings,
+            annotator=prompter.annotator,
+            effort_s=prompter.seconds,
         )
         self.prediction: Mask | None = None
         self.scores: Row = referee.failed()

@@ -12,6 +12,7 @@ from clicksim.prompts import Prompts
 from clicksim.prompts.records import Prompt
 from clicksim.protocols import effective_settings, load_protocol
 from clicksim.rounds.records import Case, RoundFailure
+from clicksim.simulate.annotators import Annotator, Person
 from clicksim.simulate.clicks import simulate_clicks
 from clicksim.simulate.corrections import correct
 from clicksim.simulate.errors import find_errors
@@ -43,6 +44,10 @@ class Prompter(Protocol):
     @property
     def annotator(self) -> str:
         """Who makes the prompts."""
+
+    @property
+    def seconds(self) -> float | None:
+        """Mean time that a modelled person takes for a prompt; None for a rule or a recording."""
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -106,13 +111,32 @@ class Rules:
         return bool(self.rounds["prompts"] == "corrections")
 
 
-def make_prompter(case: Case, rules: Rules, seed: int) -> Prompter:
+def make_prompter(case: Case, rules: Rules, seed: int, annotator: Annotator | None = None) -> Prompter:
     """The prompter of a case under a protocol.
 
+    Args:
+        case: Images and truth.
+        rules: Of the protocol.
+        seed: Of all draws.
+        annotator: A person who changes the prompts of the rule, and corrects only what they see.
+
     Raises:
-        ClicksimError: Clicks that cannot be simulated for this case.
+        ClicksimError: Clicks that cannot be simulated for this case; an annotator without a spacing.
     """
-    return _Corrections.of(case, rules, seed) if rules.corrects else _Revealed.of(case, rules, seed)
+    person = None
+    if annotator is not None:
+        scan = case.scan
+        person = Person.before(
+            annotator,
+            case.truth,
+            scan.grid,
+            uptake=scan.pet,
+            instances="touching" if rules.published else "auto",
+            case_id=scan.case_id,
+            seed=seed,
+        )
+    kind = _Corrections if rules.corrects else _Revealed
+    return kind.of(case, rules, seed, person)
 
 
 @dataclass(frozen=True)
@@ -125,9 +149,10 @@ class _Revealed:
     lists: tuple[tuple[Prompt, ...], tuple[Prompt, ...]]
     notes: tuple[str, ...]
     annotator: str = "simulated"
+    seconds: float | None = None
 
     @classmethod
-    def of(cls, case: Case, rules: Rules, seed: int) -> "_Revealed":
+    def of(cls, case: Case, rules: Rules, seed: int, person: Person | None) -> "_Revealed":
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # the rules have named idle settings already
             clicks = simulate_clicks(
@@ -139,8 +164,11 @@ class _Revealed:
                 case_id=case.scan.case_id,
                 **rules.given,
             )
+        if person is not None:
+            clicks = replace(clicks, items=person.act(clicks.items), notes=clicks.notes + person.notes)
         lists = [tuple(prompt for prompt in clicks if prompt.foreground == polarity) for polarity in (True, False)]
-        return cls(rules.protocol, seed, clicks.settings, (lists[0], lists[1]), clicks.notes)
+        made = cls(rules.protocol, seed, clicks.settings, (lists[0], lists[1]), clicks.notes)
+        return made if person is None else replace(made, annotator=person.model.name, seconds=person.model.seconds)
 
     def prompts(self, number: int, prediction: Mask | None, so_far: Prompts) -> tuple[Prompt, ...]:  # noqa: ARG002
         """The next click of each polarity, as far as there is one."""
@@ -159,17 +187,31 @@ class _Corrections:
     given: Mapping[str, Any]
     case: Case
     published: bool
-    notes: tuple[str, ...] = ()
-    annotator: str = "simulated"
+    person: Person | None = None
 
     @classmethod
-    def of(cls, case: Case, rules: Rules, seed: int) -> "_Corrections":
+    def of(cls, case: Case, rules: Rules, seed: int, person: Person | None) -> "_Corrections":
         given, settings = dict(rules.given), dict(rules.prompts)
         shared = rules.rounds["strategies"]
         if shared:
             draw = stream(seed, case.scan.case_id, "rounds", "strategy").integers(len(shared))
             given["strategy"] = settings["strategy"] = shared[int(draw)]
-        return cls(rules.protocol, seed, settings, given, case, rules.published)
+        return cls(rules.protocol, seed, settings, given, case, rules.published, person)
+
+    @property
+    def annotator(self) -> str:
+        """Who corrects."""
+        return "simulated" if self.person is None else self.person.model.name
+
+    @property
+    def seconds(self) -> float | None:
+        """Of a modelled person."""
+        return None if self.person is None else self.person.model.seconds
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the person misses."""
+        return () if self.person is None else self.person.notes
 
     def prompts(self, number: int, prediction: Mask | None, so_far: Prompts) -> tuple[Prompt, ...]:
         """The corrections of this round."""
@@ -181,11 +223,14 @@ class _Corrections:
             if self.published:
                 raise RoundFailure("NoPrediction", "no prediction of an earlier round to correct")
             prediction = np.zeros(truth.shape, np.uint8, order="F")
+        seen = truth
+        if self.person is not None and not self.published:
+            seen = self.person.seen_truth(truth, prediction)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
             found = correct(
                 prediction,
-                truth,
+                seen,
                 spacing=self.case.scan.grid.spacing,
                 protocol=self.protocol,
                 seed=self.seed if self.seed is not None else 42,
@@ -198,7 +243,7 @@ class _Corrections:
             raise RoundFailure("OneKindOfError", found.notes[0])
         if not found.items and not standing_in and not len(find_errors(prediction, truth).starts):
             raise Finished
-        return found.items
+        return found.items if self.person is None else self.person.act(found.items)
 
 
 @dataclass(frozen=True)
@@ -210,6 +255,7 @@ class Recording:
         annotator: Who made them.
         effort_s: Seconds that it took, as far as recorded.
         protocol, seed, settings: Of the run that made them, as far as known.
+        seconds: Always None: a recording has its own effort.
     """
 
     steps: tuple[tuple[Prompt, ...], ...]
@@ -219,6 +265,7 @@ class Recording:
     seed: int | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    seconds: float | None = None
 
     def prompts(self, number: int, prediction: Mask | None, so_far: Prompts) -> tuple[Prompt, ...]:  # noqa: ARG002
         """The recorded prompts of this round."""

@@ -1,12 +1,12 @@
 """Models of the person who prompts: displaced, missing, repeated and wrong clicks.
 
 A rule places ideal prompts; an annotator changes them. Its parameters are those of a statistical model that can be
-fitted to recorded prompts (`fit_annotator`), with a measure of how well it fits. The presets have no such source:
-they are assumed, and say so.
+fitted to recorded prompts (`clicksim.simulate.annotator_fit`), with a measure of how well it fits. The presets have
+no such source: they are assumed, and say so.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -69,7 +69,10 @@ class Annotator:
         """Probability that a lesion is missed."""
         if self.miss_intercept == -np.inf:
             return np.zeros(np.broadcast(volume_ml, contrast).shape)
-        odds = self.miss_intercept + _predictors(volume_ml, contrast) @ [self.miss_per_volume, self.miss_per_contrast]
+        odds = self.miss_intercept + miss_predictors(volume_ml, contrast) @ [
+            self.miss_per_volume,
+            self.miss_per_contrast,
+        ]
         return np.asarray(1.0 / (1.0 + np.exp(-odds)))
 
 
@@ -173,7 +176,7 @@ class Person:
             SettingError: An unknown preset; a grid without a spacing.
         """
         model = find_annotator(annotator) if isinstance(annotator, str) else annotator
-        spacing = _spacing(grid)
+        spacing = spacing_of(grid)
         lesions = find_lesions(np.asarray(mask), instances=instances, where=case_id)
         hidden = _hidden(model, lesions, spacing, uptake, case_id, seed)
         return cls(model, lesions, hidden, grid, spacing, case_id, seed)
@@ -262,70 +265,6 @@ def contrast_of(lesion: Component, uptake: NDArray[Any], spacing: Spacing, *, ar
     return max(1.0, float(crop[inside].max() / around)) if around > 0 else 1.0
 
 
-@dataclass(frozen=True)
-class Fit:
-    """An annotator fitted to recorded prompts.
-
-    Attributes:
-        annotator: The fitted model.
-        intervals: 95 % bootstrap interval of each fitted parameter.
-        offset_p: Probability of displacements at least this unlike the model (Kolmogorov and Smirnov); small is bad.
-        miss_error: Mean difference, over fifths of the predicted probability, between predicted and observed misses.
-        lesions, clicks: How many the fit rests on.
-    """
-
-    annotator: Annotator
-    intervals: Mapping[str, tuple[float, float]]
-    offset_p: float
-    miss_error: float
-    lesions: int
-    clicks: int
-
-
-@dataclass(frozen=True)
-class Recorded:
-    """What was recorded of one lesion that a person was shown.
-
-    Attributes:
-        volume_ml, contrast: Of the lesion.
-        offsets_mm: `(n, 3)` displacement of each click from the lesion's deepest voxel; none where it was missed.
-        wrong: Clicks of the wrong polarity among them.
-        seconds: Time spent on it.
-    """
-
-    volume_ml: float
-    contrast: float
-    offsets_mm: NDArray[np.float64]
-    wrong: int = 0
-    seconds: float = 0.0
-
-
-def fit_annotator(name: str, recorded: Sequence[Recorded], *, seed: int = 42, bootstrap: int = 200) -> Fit:
-    """The annotator that most likely made the recorded prompts.
-
-    Displacements are Gaussian with a deviation linear in the lesion's radius; misses follow a logistic regression
-    on the logarithms of volume and contrast; polarity and repetition are shares. Intervals come from drawing
-    lesions with replacement.
-
-    Raises:
-        SettingError: Fewer than ten lesions, or no click at all.
-    """
-    if len(recorded) < 10 or not any(len(entry.offsets_mm) for entry in recorded):
-        raise SettingError(f"a fit needs at least ten lesions and a click, got {len(recorded)} lesions")
-    model = _fit(name, recorded)
-    names = [field.name for field in fields(Annotator) if field.type == "float" or field.type is float]
-    draws = np.random.Generator(np.random.Philox(seed))
-    samples = []
-    for _ in range(bootstrap):
-        chosen = [recorded[n] for n in draws.integers(len(recorded), size=len(recorded))]
-        if any(len(entry.offsets_mm) for entry in chosen):
-            samples.append([getattr(_fit(name, chosen), key) for key in names])
-    low, high = np.quantile(np.array(samples), [0.025, 0.975], axis=0, method="inverted_cdf")
-    intervals = {key: (float(a), float(b)) for key, a, b in zip(names, low, high, strict=True)}
-    clicks = sum(len(entry.offsets_mm) for entry in recorded)
-    return Fit(model, intervals, _offset_p(model, recorded), _miss_error(model, recorded), len(recorded), clicks)
-
-
 def _hidden(
     model: Annotator,
     lesions: Components,
@@ -369,6 +308,8 @@ def _displaced(
 ) -> Prompt:
     """A click moved as a whole; a stroke moved as a whole, and each of its voxels by the tremor."""
     shift = draws.standard_normal(3) * spread
+    if spread == tremor == 0:
+        return prompt
     if isinstance(prompt, Click):
         return replace(prompt, voxel=_place(prompt.voxel, shift, grid, spacing))
     if isinstance(prompt, Scribble):
@@ -384,90 +325,14 @@ def _place(voxel: Voxel, shift_mm: Floats, grid: Grid, spacing: Spacing) -> Voxe
     return (int(i), int(j), int(k))
 
 
-def _spacing(grid: Grid) -> Spacing:
+def spacing_of(grid: Grid) -> Spacing:
+    """The voxel size, which an annotator needs."""
     if grid.spacing is None:
         raise SettingError("an annotator works in mm: the prompts need a grid with a spacing")
     return grid.spacing
 
 
-def _predictors(volume_ml: ArrayLike, contrast: ArrayLike) -> Floats:
+def miss_predictors(volume_ml: ArrayLike, contrast: ArrayLike) -> Floats:
     """`(n, 2)`, zero for 1 ml and a contrast of 2."""
     volume, ratio = np.broadcast_arrays(np.asarray(volume_ml, float), np.asarray(contrast, float))
     return np.stack([np.log(np.maximum(volume, 1e-6)), np.log(np.maximum(ratio, 1.0) / 2.0)], axis=-1)
-
-
-def _fit(name: str, recorded: Sequence[Recorded]) -> Annotator:
-    seen = [entry for entry in recorded if len(entry.offsets_mm)]
-    offset, growth = _fit_offsets(seen)
-    intercept, per_volume, per_contrast = _fit_misses(recorded)
-    clicks = sum(len(entry.offsets_mm) for entry in seen)
-    return Annotator(
-        name,
-        offset_mm=offset,
-        offset_per_radius=growth,
-        miss_intercept=intercept,
-        miss_per_volume=per_volume,
-        miss_per_contrast=per_contrast,
-        wrong_polarity=sum(entry.wrong for entry in seen) / clicks,
-        repeat=1.0 - len(seen) / clicks,
-        seconds=sum(entry.seconds for entry in seen) / clicks,
-        source=f"fitted to {clicks} clicks on {len(recorded)} lesions",
-    )
-
-
-def _fit_offsets(seen: Sequence[Recorded]) -> tuple[float, float]:
-    """Deviation at radius 0 and its growth, by maximum likelihood."""
-    from scipy.optimize import minimize
-
-    radii = np.concatenate([np.full(len(entry.offsets_mm), radius_mm(entry.volume_ml)) for entry in seen])
-    squared = np.concatenate([(entry.offsets_mm**2).sum(axis=1) for entry in seen])
-
-    def cost(parameters: Floats) -> tuple[float, Floats]:
-        spread = np.maximum(parameters[0] + parameters[1] * radii, 1e-6)
-        slope = 3 / spread - squared / spread**3
-        return float((3 * np.log(spread) + squared / (2 * spread**2)).sum()), np.array([slope.sum(), slope @ radii])
-
-    start = np.array([np.sqrt(squared.mean() / 3) / 2 + 1e-3, 0.05])
-    found = minimize(cost, start, jac=True, method="L-BFGS-B", bounds=[(0, None), (0, None)])
-    return float(found.x[0]), float(found.x[1])
-
-
-def _fit_misses(recorded: Sequence[Recorded]) -> tuple[float, float, float]:
-    """Logistic regression with a weak ridge, which keeps it finite where every lesion was seen or missed."""
-    from scipy.optimize import minimize
-
-    missed = np.array([not len(entry.offsets_mm) for entry in recorded], dtype=np.float64)
-    if not missed.any():
-        return (-np.inf, 0.0, 0.0)
-    volumes, contrasts = (np.array([getattr(entry, key) for entry in recorded]) for key in ("volume_ml", "contrast"))
-    design = np.column_stack([np.ones(len(recorded)), _predictors(volumes, contrasts)])
-
-    ridge = 0.01 * np.array([0.0, 1.0, 1.0])
-
-    def cost(weights: Floats) -> tuple[float, Floats]:
-        odds = design @ weights
-        chance = 1.0 / (1.0 + np.exp(-odds))
-        value = (np.logaddexp(0, odds) - missed * odds).sum() + ridge @ weights**2
-        return float(value), design.T @ (chance - missed) + 2 * ridge * weights
-
-    found = minimize(cost, np.zeros(3), jac=True, method="L-BFGS-B")
-    return (float(found.x[0]), float(found.x[1]), float(found.x[2]))
-
-
-def _offset_p(model: Annotator, recorded: Sequence[Recorded]) -> float:
-    """Kolmogorov-Smirnov test of the displacements, in deviations, against the chi distribution of three axes."""
-    from scipy.stats import chi, kstest
-
-    scaled = [
-        np.linalg.norm(entry.offsets_mm, axis=1) / np.maximum(model.spread(radius_mm(entry.volume_ml)), 1e-9)
-        for entry in recorded
-        if len(entry.offsets_mm)
-    ]
-    return float(kstest(np.concatenate(scaled), chi(3).cdf).pvalue)
-
-
-def _miss_error(model: Annotator, recorded: Sequence[Recorded]) -> float:
-    chance = np.array([float(model.misses(entry.volume_ml, entry.contrast)) for entry in recorded])
-    missed = np.array([not len(entry.offsets_mm) for entry in recorded], dtype=np.float64)
-    fifths = np.array_split(np.argsort(chance, kind="stable"), 5)
-    return float(np.mean([abs(chance[part].mean() - missed[part].mean()) for part in fifths]))

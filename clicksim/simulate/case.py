@@ -1,14 +1,17 @@
-"""Clicks from files: one case, read, checked and simulated."""
+"""Prompts from files: one case, read, checked and simulated."""
 
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from clicksim.errors import ImageError
+from clicksim.errors import ImageError, SettingError
 from clicksim.lesions import Instances
 from clicksim.prompts import Prompts
+from clicksim.simulate.annotators import Annotator, annotate
 from clicksim.simulate.clicks import simulate_clicks
+from clicksim.simulate.corrections import correct
+from clicksim.simulate.scribbles import simulate_scribbles
 from clicksim.volumes import EXTENSIONS, Volume, case_id_of, read_image, read_label
 
 
@@ -21,6 +24,7 @@ def simulate_case(
     instances: Instances = "auto",
     protocol: str = "autopet-iv@2",
     seed: int = 42,
+    annotator: Annotator | None = None,
     **settings: Any,
 ) -> Prompts:
     """The clicks of one case from its image files; see `clicksim.simulate_clicks` for the rule.
@@ -31,6 +35,7 @@ def simulate_case(
         organs: Organ labels on the grid of the label.
         case_id: By default the label's file name without its ending.
         instances, protocol, seed, **settings: As `clicksim.simulate_clicks` takes them.
+        annotator: A model of the person, who changes the clicks of the rule; None for the clicks of the rule.
 
     Returns:
         Prompts on the grid of the label, affine included.
@@ -58,7 +63,64 @@ def simulate_case(
         organs=_array(regions),
         **settings,
     )
-    return replace(prompts, grid=mask.grid)
+    prompts = replace(prompts, grid=mask.grid)
+    return prompts if annotator is None else _by_person(prompts, mask, uptake, annotator, instances)
+
+
+def scribble_case(
+    label: str | Path,
+    *,
+    prediction: str | Path | None = None,
+    pet: str | Path | None = None,
+    case_id: str | None = None,
+    instances: Instances = "auto",
+    protocol: str = "autopet-v@2",
+    seed: int = 42,
+    round: int = 0,  # noqa: A002 - the field's word
+    annotator: Annotator | None = None,
+    **settings: Any,
+) -> Prompts:
+    """The scribbles of one case from its image files: in and around its lesions, or in a prediction's errors.
+
+    Args:
+        label: Mask or instance map.
+        prediction: On the grid of the label; None for scribbles from the label alone.
+        pet: Uptake on the grid of the label, for the annotator alone.
+        case_id: By default the label's file name without its ending.
+        instances, protocol, seed, round, **settings: As `simulate_scribbles` and `correct` take them.
+        annotator: A model of the person, who changes the strokes of the rule.
+
+    Raises:
+        SettingError: As those; `instances` beside a prediction, whose errors are split into components.
+        GeometryError: An image on another grid than the label.
+        ImageError: A file that cannot be read.
+    """
+    name = case_id_of(label) if case_id is None else case_id
+    truth = read_label(label)
+    mask = None if prediction is None else read_label(prediction)
+    uptake = None if pet is None or annotator is None else read_image(pet)
+    for kind, volume in (("prediction", mask), ("PET", uptake)):
+        if volume is not None:
+            truth.grid.check_same(volume.grid, ("label", kind), where=f"case {name}")
+    shared = {"spacing": truth.grid.spacing, "protocol": protocol, "seed": seed, "case_id": name, **settings}
+    if mask is None:
+        prompts = simulate_scribbles(truth.array, instances=instances, **shared)
+    elif instances != "auto":
+        raise SettingError("instances has no effect with a prediction: errors are split into components")
+    else:
+        prompts = correct(mask.array, truth.array, round=round, **shared)
+    prompts = replace(prompts, grid=truth.grid)
+    return prompts if annotator is None else _by_person(prompts, truth, uptake, annotator, instances)
+
+
+def _by_person(
+    prompts: Prompts, label: Volume, uptake: Volume | None, annotator: Annotator, instances: Instances
+) -> Prompts:
+    """The prompts as the annotator makes them, with the draws of the prompts' own seed."""
+    published = prompts.settings.get("rule") == "published"
+    rule: Instances = "touching" if published else instances
+    seed = 42 if prompts.seed is None else prompts.seed
+    return annotate(prompts, label.array, annotator, uptake=_array(uptake), instances=rule, seed=seed)
 
 
 def list_labels(folder: str | Path) -> list[Path]:

@@ -1,0 +1,172 @@
+"""`clicksim annotators`."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from clicksim.simulate.annotator_files import RecordedFit
+    from clicksim.simulate.annotators import Annotator
+
+IMAGE = click.Path(path_type=Path, exists=True)
+FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
+OUTPUT = click.Path(path_type=Path, dir_okay=False)
+ASSUMED = "The presets are assumed: no recorded person stands behind them."
+
+
+@click.command("annotators")
+@click.argument("names", nargs=-1, metavar="[NAME | PROMPTS...]")
+@click.option("--fit", "fits", is_flag=True, help="Fit an annotator to PROMPTS: Parquet files, or runs of --catalog.")
+@click.option("--catalog", type=FOLDER, help="With --fit: where cases, and runs, are found.")
+@click.option("--label", type=IMAGE, help="With --fit: the label of the case, or a folder of labels.")
+@click.option("--pet", type=IMAGE, help="With --label: uptake, for the contrast of lesions; for a folder, a folder.")
+@click.option("--of", "person", metavar="NAME", help="With --fit: only the rows of this annotator.")
+@click.option("--name", default="fitted", show_default=True, help="With --fit: what the annotator is called.")
+@click.option("--seed", type=int, default=42, show_default=True, help="With --fit: of the bootstrap.")
+@click.option("--out", type=OUTPUT, help="Write the annotator as TOML, for --annotator.")
+@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+def command(
+    names: tuple[str, ...],
+    fits: bool,
+    catalog: Path | None,
+    label: Path | None,
+    pet: Path | None,
+    person: str | None,
+    name: str,
+    seed: int,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Models of the person who prompts: show them, or fit one to recorded prompts.
+
+    A model displaces clicks, misses lesions, errs in polarity, repeats and trembles; `--annotator` of clicks,
+    scribbles and rounds takes a preset or a TOML file.
+
+    \b
+    Examples:
+      clicksim annotators
+      clicksim annotators hurried --out mine.toml
+      clicksim annotators --fit recorded.parquet --label labelsTr --pet imagesTr --out reader.toml
+      clicksim annotators --fit RUN --catalog CATALOG --json
+    """  # noqa: D301 - click wants the character itself
+    if fits:
+        found = _fit(names, catalog, label, pet, person, name, seed)
+        _write(out, found.fit.annotator)
+        click.echo(json.dumps(_fit_facts(found), indent=1, allow_nan=False) if as_json else _fit_page(found))
+        return
+    if catalog or label or pet or person:
+        raise click.UsageError("--catalog, --label, --pet and --of go with --fit")
+    if len(names) > 1:
+        raise click.UsageError(f"one NAME at a time, got {', '.join(names)}; prompt files need --fit")
+    if out and not names:
+        raise click.UsageError("--out needs NAME or --fit")
+    from clicksim.simulate.annotator_files import annotator_facts, open_annotator
+    from clicksim.simulate.annotators import PRESETS
+
+    shown = [open_annotator(names[0])] if names else list(PRESETS.values())
+    if names:
+        _write(out, shown[0])
+    if as_json:
+        facts = [annotator_facts(model) for model in shown]
+        click.echo(json.dumps(facts[0] if names else facts, allow_nan=False))
+    else:
+        click.echo(_page(shown))
+
+
+def _fit(
+    names: tuple[str, ...],
+    catalog: Path | None,
+    label: Path | None,
+    pet: Path | None,
+    person: str | None,
+    name: str,
+    seed: int,
+) -> "RecordedFit":
+    from clicksim.catalog import open_catalog
+    from clicksim.simulate import annotator_files as files
+
+    if not names:
+        raise click.UsageError("--fit needs PROMPTS: Parquet files, or runs of --catalog")
+    if (catalog is None) == (label is None):
+        raise click.UsageError("--fit needs the labels of the cases: give --catalog or --label, one of them")
+    if pet and label is None:
+        raise click.UsageError("--pet goes with --label")
+    if label is not None:
+        return files.fit_rows(
+            [files.read_rows(Path(path)) for path in names],
+            files.cases_of_files(label, pet),
+            name=name,
+            annotator=person,
+            seed=seed,
+        )
+    assert catalog is not None
+    opened = open_catalog(catalog)
+    runs = opened.parts("prompts")
+    tables = [opened.table("prompts", run) if run in runs else files.read_rows(Path(run)) for run in names]
+    return files.fit_rows(tables, files.cases_of_catalog(opened), name=name, annotator=person, seed=seed)
+
+
+def _write(out: Path | None, model: "Annotator") -> None:
+    if out is None:
+        return
+    from clicksim.cli.clicks import write_text
+    from clicksim.simulate.annotator_files import annotator_toml
+
+    write_text(out, annotator_toml(model))
+
+
+def _page(models: "list[Annotator]") -> str:
+    """Annotators side by side, each parameter with its meaning."""
+    from clicksim.simulate.annotator_files import MEANINGS
+
+    rows = [asdict(model) for model in models]
+    lines = [f"{'':18}" + "".join(f"{row['name']:>10}" for row in rows)]
+    for key, meaning in MEANINGS.items():
+        values = "".join(f"{row[key]:>10}" if isinstance(row[key], str) else f"{row[key]:>10.4g}" for row in rows)
+        lines.append(f"{key:18}{values}  {meaning}")
+    if any(model.source == "assumed" for model in models):
+        lines += ["", ASSUMED]
+    return "\n".join(lines)
+
+
+def _fit_facts(found: "RecordedFit") -> dict[str, Any]:
+    from clicksim.simulate.annotator_files import annotator_facts
+
+    fit = found.fit
+    finite = {key: [None if abs(v) == float("inf") else v for v in pair] for key, pair in fit.intervals.items()}
+    return {
+        "annotator": annotator_facts(fit.annotator),
+        "intervals": finite,
+        "offset_p": fit.offset_p,
+        "miss_error": fit.miss_error,
+        "lesions": fit.lesions,
+        "clicks": fit.clicks,
+        "cases": found.cases,
+        "strays": found.strays,
+        "strokes": found.strokes,
+    }
+
+
+def _fit_page(found: "RecordedFit") -> str:
+    """The fit as text: each parameter with its interval and meaning, then how well the model fits."""
+    from clicksim.simulate.annotator_files import MEANINGS
+
+    fit, values = found.fit, asdict(found.fit.annotator)
+    lines = [f"{values['name']}: {values['source']}, in {found.cases} games"]
+    for key, (low, high) in fit.intervals.items():
+        if key == "tremor_mm":
+            continue  # no stroke was fitted
+        spread = f"{values[key]:.4g} ({low:.4g} to {high:.4g})"
+        lines.append(f"{key:18}{spread:32}{MEANINGS[key]}")
+    lines += [
+        f"offset_p          {fit.offset_p:<32.3g}probability of displacements at least this unlike the model",
+        f"miss_error        {fit.miss_error:<32.3g}mean difference between predicted and observed misses",
+    ]
+    if found.strays:
+        lines.append(f"left out: {found.strays} foreground clicks far from every lesion")
+    if found.strokes:
+        lines.append(f"left out: {found.strokes} scribbles and boxes; the tremor is not fitted")
+    return "\n".join(lines)
