@@ -129,6 +129,15 @@ def test_make_loss__of_a_batch_counts_false_positives_of_patches_without_lesion(
     assert make_loss()(dirty, label) > make_loss()(clean, label) + 0.3
 
 
+def test_make_loss__takes_its_dice_over_the_batch_so_that_a_small_lesion_does_not_outweigh_a_large_one():
+    label = torch.zeros(2, 1, 8, 8, 8)
+    label[0, 0, :4, :4, :4] = 1
+    label[1, 0, 0, 0, 0] = 1
+    missed = torch.where(label == 1, 9.0, -9.0)
+    missed[1] = -9.0
+    assert make_loss()(missed, label) < 0.1
+
+
 def test_dice__has_named_edges():
     none, some = torch.zeros(1, 1, 4, 4, 4), torch.ones(1, 1, 4, 4, 4)
     half = some.clone()
@@ -161,7 +170,9 @@ def test_load_model__takes_the_running_mean_where_there_is_one(tmp_path):
     save_checkpoint(file, {"network": model.weights(), "average": other.weights()}, {"model": TINY.plain()})
     for average, expected in ((True, other), (False, model)):
         loaded, _ = load_model(file, average=average)
-        assert all(torch.equal(a, b) for a, b in zip(loaded.weights().values(), expected.weights().values(), strict=True))
+        assert all(
+            torch.equal(a, b) for a, b in zip(loaded.weights().values(), expected.weights().values(), strict=True)
+        )
 
 
 def test_load_model__refuses_weights_of_another_network(tmp_path):
@@ -171,7 +182,7 @@ def test_load_model__refuses_weights_of_another_network(tmp_path):
         load_model(file)
 
 
-def test_read_about__needs_no_torch(tmp_path):
+def test_save_checkpoint__leaves_metadata_that_is_read_without_torch(tmp_path):
     from safetensors import safe_open
 
     file = tmp_path / "a.safetensors"
@@ -210,5 +221,7 @@ def test_metrics__forget_what_a_continuation_measures_again(tmp_path):
 
 
 def test_count_parameters__grows_with_the_size():
-    counts = [count_parameters(make_model(ModelSettings(size=size, patch=(32, 32, 32)), 0)) for size in ("tiny", "small")]
+    counts = [
+        count_parameters(make_model(ModelSettings(size=size, patch=(32, 32, 32)), 0)) for size in ("tiny", "small")
+    ]
     assert 10_000 < counts[0] < counts[1] < 3_000_000

@@ -15,6 +15,7 @@ from clicksim.catalog import Catalog, create_catalog, open_catalog
 from clicksim.catalog.folds import make_folds, write_folds
 from clicksim.catalog.schema import rows_to_table
 from clicksim.errors import CatalogError, SettingError
+from clicksim.geometry import Grid
 from clicksim.manifests import (
     check_manifest,
     read_record,
@@ -30,7 +31,7 @@ from clicksim.manifests.common import file_names, licence_text, strictest
 from clicksim.phantom.layouts import write_deep_psma, write_fdat, write_longitudinal_ct
 from clicksim.rounds.containers import predict_folder
 from clicksim.rounds.threshold import ThresholdPredictor
-from clicksim.volumes import read_grid, read_image, read_label
+from clicksim.volumes import read_grid, read_image, read_label, write_image
 from converters.deep_psma import SOURCE as DEEP_PSMA
 from converters.fdat import SOURCE as FDAT
 from converters.longitudinal_ct import SOURCE as LONGITUDINAL_CT
@@ -293,6 +294,26 @@ def test_write_nnunet__a_case_on_two_grids_is_left_out_with_its_reason(catalog: 
     assert list(written.refused) == [rows[0]["case_id"]]
     assert "different grids" in written.refused[rows[0]["case_id"]]
     assert check_manifest(tmp_path / NAME, catalog) == []
+
+
+@pytest.mark.parametrize(("shift_mm", "taken"), [(0.0, True), (0.03, True), (25.0, False)])
+def test_write_nnunet__headers_that_differ_by_rounding_become_one_grid(
+    catalog: Catalog, tmp_path: Path, shift_mm: float, taken: bool
+) -> None:
+    rows = [{k: v for k, v in row.items() if k != "source"} for row in catalog.table("cases", "deep_psma").to_pylist()]
+    image = read_image(catalog.resolve(rows[0]["ct_path"]))
+    assert image.grid.affine is not None
+    affine = image.grid.affine.copy()
+    affine[0, 3] += shift_mm
+    write_image(catalog.path / "images" / "shifted.nii.gz", image.array, Grid(image.grid.shape, affine=affine))
+    rows[0]["ct_path"] = "catalog:images/shifted.nii.gz"
+    catalog.write_part("cases", "deep_psma", rows_to_table("cases", rows))
+    written = write_nnunet(select(catalog), tmp_path / NAME)
+    assert (rows[0]["case_id"] not in written.refused) == taken
+    files = written.files.get(("deep_psma", rows[0]["case_id"]))
+    if files is not None:
+        grids = [read_grid(tmp_path / NAME / files[name]) for name in ("CT", "label")]
+        assert grids[0].same_as(grids[1], tolerance_mm=1e-4)
 
 
 def test_write_nnunet__instance_maps_become_masks(tmp_path: Path) -> None:

@@ -3,17 +3,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from clicksim.cli.demo import command
 from clicksim.errors import GeometryError, SettingError
 from clicksim.geometry import Grid
 from clicksim.prompts import Box, Click, Prompts, Scribble
 from clicksim.report.mip import BACKGROUND, FOREGROUND, LESION, draw_preview, find_views, save_picture
-from clicksim.report.page import PageCase, write_page
 
 ORIENTATIONS = [(axes, signs) for axes in permutations(range(3)) for signs in product((1, -1), repeat=3)]
 
@@ -213,68 +210,6 @@ def test_save_picture__a_failure_leaves_the_old_file(tmp_path: Path, monkeypatch
     assert [file.name for file in tmp_path.iterdir()] == ["a.png"]
 
 
-# --- page ------------------------------------------------------------------------------------------------
-
-NASTY = "<script>alert(1)</script>\"'&"
-
-
-def test_write_page__escapes_every_text(tmp_path: Path) -> None:
-    grid = las((5, 5, 5))
-    prompts = none_of(grid, case_id=NASTY, protocol=NASTY, notes=(NASTY,), annotator=NASTY)
-    case = PageCase(prompts, Image.new("RGB", (9, 9)), tracer=NASTY, files=[NASTY], facts=[(NASTY, NASTY)])
-    text = write_page(tmp_path / "a.html", [case], title=NASTY, intro=NASTY, command=NASTY).read_text("utf-8")
-    assert "<script" not in text.lower()
-    assert "&lt;script&gt;alert(1)&lt;/script&gt;&#34;&#39;&amp;" in text
-
-
-def test_write_page__loads_nothing_from_elsewhere(tmp_path: Path) -> None:
-    grid = las((5, 5, 5))
-    case = PageCase(none_of(grid, case_id="a"), Image.new("RGB", (9, 9)), files=["a b.json"])
-    text = write_page(tmp_path / "a.html", [case], title="t").read_text("utf-8")
-    for remote in ("http:", "https:", "//cdn", "@import", "url(", "<link"):
-        assert remote not in text
-    assert text.count("src=") == text.count('src="data:image/webp;base64,') == 1
-    assert 'href="a%20b.json"' in text
-
-
-def test_write_page__shows_facts_and_clicks(tmp_path: Path) -> None:
-    grid = las((5, 6, 7))
-    prompts = Prompts(
-        (Click((1, 2, 3), True, lesion=4), Click((4, 5, 6), False)),
-        grid,
-        "case-a",
-        "autopet-iv@2",
-        17,
-        notes=("a note",),
-    )
-    case = PageCase(prompts, tracer="psma", n_lesions=2, volume_ml=1.25)
-    text = write_page(tmp_path / "a.html", [case], title="t", command="clicksim demo").read_text("utf-8")
-    for part in (
-        "case-a",
-        "PSMA",
-        "5 x 6 x 7",
-        "2 x 2 x 3 mm",
-        "1.2 ml",
-        "autopet-iv@2",
-        ">17<",
-        "a note",
-        "clicksim demo",
-    ):
-        assert part in text
-    assert '<td class="foreground">foreground 1</td><td>4</td><td>1</td><td>2</td><td>3</td><td>-2.0</td>' in text
-    assert '<td class="background">background 1</td><td></td><td>4</td>' in text
-
-
-def test_write_page__has_one_heading_for_each_group(tmp_path: Path) -> None:
-    cases = [PageCase(none_of(las((4, 4, 4))), group=group) for group in ("one", "one", "<two>")]
-    text = write_page(tmp_path / "a.html", cases, title="t").read_text("utf-8")
-    assert text.count('class="group"') == 2
-    assert '<h2 class="group">&lt;two&gt;</h2>' in text
-    assert "group" not in write_page(tmp_path / "b.html", [PageCase(none_of(las((4, 4, 4))))], title="t").read_text(
-        "utf-8"
-    ).replace(".group {", "")
-
-
 def test_draw_preview__a_caption_takes_the_place_of_the_window() -> None:
     grid = las((20, 20, 20))
     uptake = np.ones(grid.shape, np.float32)
@@ -284,27 +219,3 @@ def test_draw_preview__a_caption_takes_the_place_of_the_window() -> None:
     )
     assert np.array_equal(plain, same)
     assert not np.array_equal(plain, other)
-
-
-def test_write_page__says_what_it_leaves_out(tmp_path: Path) -> None:
-    grid = las((5, 6, 7))
-    prompts = Prompts(tuple(Click((1, 2, 3), True) for _ in range(230)), grid, "many")
-    text = write_page(tmp_path / "a.html", [PageCase(prompts)], title="t").read_text("utf-8")
-    assert text.count('<td class="foreground">') == 200
-    assert "30 more prompts are not shown" in text
-
-
-def test_write_page__no_case_is_a_page(tmp_path: Path) -> None:
-    write_page(tmp_path / "a.html", [], title="nothing")
-    assert [file.name for file in tmp_path.iterdir()] == ["a.html"]
-
-
-# --- demo ------------------------------------------------------------------------------------------------
-
-
-def test_demo__refuses_a_folder_that_cannot_be(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    result = CliRunner().invoke(command, ["--out", str(tmp_path / "file" / "demo")])
-    assert result.exit_code == 1
-    assert result.stderr.startswith("clicksim demo: ")
-    assert result.stderr.count("\n") == 1

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import math
 import time
 import warnings
 from collections.abc import Mapping
@@ -70,9 +69,9 @@ class PromptJob:
         own = {name: value for name, value in about["settings"].items() if name != "rule"}
         person = about.get("annotator")
         if person is not None:
-            from clicksim.simulate.annotators import Annotator
+            from clicksim.simulate.annotator_files import annotator_of
 
-            person = Annotator(**{key: -math.inf if value is None else value for key, value in person.items()})
+            person = annotator_of(person)
         table = about.get("table", "clicks")
         return cls(catalog, load_protocol(about["protocol"]).id, about["seed"], own, table=table, annotator=person)
 
@@ -176,7 +175,11 @@ def simulate_row(catalog: Catalog, row: Mapping[str, Any], job: PromptJob) -> Pr
     protocol = load_protocol(job.protocol)
     settings = dict(job.settings)
     rules = protocol.tables.get(job.table, {})
-    if job.table == "clicks" and row["suv_threshold"] and settings.get("background", rules.get("background")) == "threshold":
+    if (
+        job.table == "clicks"
+        and row["suv_threshold"]
+        and settings.get("background", rules.get("background")) == "threshold"
+    ):
         settings["suv"] = settings.get("suv") or float(row["suv_threshold"])
     published = rules.get("rule") == "published"
     with warnings.catch_warnings():
@@ -327,7 +330,9 @@ def _compare(
     differing = [polarity for polarity, voxels in new.items() if voxels != recorded.get(polarity, [])]
     if not differing:
         return Verdict(case, "equal")
-    return Verdict(case, "unequal", "; ".join(_first_difference(p, new[p], recorded.get(p, []), job.table) for p in differing))
+    return Verdict(
+        case, "unequal", "; ".join(_first_difference(p, new[p], recorded.get(p, []), job.table) for p in differing)
+    )
 
 
 def _first_difference(polarity: str, new: list[list[int]], old: list[list[int]], table: str) -> str:

@@ -125,7 +125,9 @@ def command(
         from clicksim.simulate.case import simulate_case
 
         uptake, regions = beside(label, pet), beside(label, organs, channel="")
-        return simulate_case(label, pet=uptake, organs=regions, case_id=case_id, annotator=model, **run.keys, **run.given)
+        return simulate_case(
+            label, pet=uptake, organs=regions, case_id=case_id, annotator=model, **run.keys, **run.given
+        )
 
     simulate_runs(runs, request, simulate)
 

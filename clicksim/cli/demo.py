@@ -1,10 +1,9 @@
-"""`clicksim demo`: synthetic downloads of three publishers, brought into a catalog, clicked in, shown on a page."""
+"""`clicksim demo`: synthetic downloads of three publishers, converted, clicked in, played with, and reported on."""
 
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,35 +16,27 @@ if TYPE_CHECKING:
 
     from clicksim.catalog import Catalog
     from clicksim.prompts import Prompts
-    from clicksim.report.page import PageCase
 
 TITLE = "clicksim demo"
-INTRO = (
-    "Synthetic PET/CT and CT in the layouts of three publishers, converted into one catalog, with simulated clicks: no "
-    "patient and no download. Each picture shows the maximum from the front and from the side, lesions outlined, "
-    "clicks numbered in the order in which they were made."
-)
+PREDICTOR = "builtin:threshold"
 MARK = ".clicksim-demo"
 MADE = ("sources", "catalog", "clicks", "pictures")
 
 
 @dataclass(frozen=True)
 class Part:
-    """One source of the demo: its command, its protocol, its voxels, its heading on the page."""
+    """One source of the demo: its command, its name in tables, its protocol, its voxels in mm."""
 
     command: str
     name: str
     protocol: str
     spacing: tuple[float, float, float]
-    heading: str
 
 
 PARTS = (
-    Part("fdat", "fdat", "autopet-iv@2", (4.07283, 4.07283, 3.0), "fdat: whole-body FDG and PSMA PET/CT"),
-    Part("deep-psma", "deep_psma", "deep-psma@1", (5.0, 5.0, 5.0), "DEEP-PSMA: two tracers of one patient"),
-    Part(
-        "longitudinal-ct", "longitudinal_ct", "longitudinal-ct@1", (4.5, 4.5, 5.0), "Longitudinal CT: two time points"
-    ),
+    Part("fdat", "fdat", "autopet-iv@2", (4.07283, 4.07283, 3.0)),
+    Part("deep-psma", "deep_psma", "deep-psma@1", (5.0, 5.0, 5.0)),
+    Part("longitudinal-ct", "longitudinal_ct", "longitudinal-ct@1", (4.5, 4.5, 5.0)),
 )
 
 
@@ -62,10 +53,10 @@ PARTS = (
 )
 @click.option("--seed", type=int, default=42, show_default=True, help="Of phantoms and clicks.")
 def command(out: Path, patients: int, seed: int) -> None:
-    """Write synthetic downloads, convert them, click in them, and write a page to look at.
+    """Write synthetic downloads, convert them, click in them, play six rounds, and write a page to look at.
 
-    The steps are those of `clicksim convert` and `clicksim clicks --catalog`. An earlier demo in the folder is
-    replaced; other files are left alone.
+    The steps are those of `clicksim convert`, `clicksim clicks --catalog`, `clicksim rounds` and `clicksim report`.
+    An earlier demo in the folder is replaced; other files are left alone.
     """
     try:
         page = make_demo(out, patients=patients, seed=seed)
@@ -79,7 +70,7 @@ def make_demo(out: Path, *, patients: int = 3, seed: int = 42) -> Path:
     """Write the demo's files to a folder and return the page.
 
     `sources/<name>` as the publishers have their files, `catalog`, one `<case>_clicks.json` a case in `clicks`,
-    pictures, and `index.html`.
+    `pictures`, and the report `index.html`.
 
     Raises:
         ClicksimError: The folder has things of these names that no demo made.
@@ -88,22 +79,34 @@ def make_demo(out: Path, *, patients: int = 3, seed: int = 42) -> Path:
     from clicksim.build.prompts import PromptJob, simulate_catalog
     from clicksim.catalog import find_source, open_catalog
     from clicksim.cli.progress import progress
-    from clicksim.report.page import write_page
+    from clicksim.cli.report import make_report
 
     _clear(out)
-    shown: list[PageCase] = []
+    catalog = out / "catalog"
     for part in PARTS:
         click.echo(f"{part.command}: phantoms", err=True)
         tree = _write_source(out / "sources" / part.name, part, patients, seed)
         with progress(f"{part.command}: patients converted") as report:
-            convert_source(find_source(part.command), tree, out / "catalog", progress=report)
-        job = PromptJob(str(out / "catalog"), part.protocol, seed, {}, str(out / "clicks"))
+            convert_source(find_source(part.command), tree, catalog, progress=report)
+        job = PromptJob(str(catalog), part.protocol, seed, {}, str(out / "clicks"))
         with progress(f"{part.command}: patients clicked") as report:
             run, _ = simulate_catalog(job, source=part.name, progress=report)
         click.echo(f"{part.command}: pictures", err=True)
-        shown += _draw_cases(open_catalog(out / "catalog"), part, run, out)
-    made_by = f"clicksim demo --out {quote(str(out))} --patients {patients} --seed {seed}"
-    return write_page(out / "index.html", shown, title=TITLE, intro=INTRO, command=made_by)
+        _draw_cases(open_catalog(catalog), part, run, out / "pictures")
+    click.echo(f"six rounds of autopet-v@2 against {PREDICTOR}", err=True)
+    _play(catalog, seed)
+    click.echo("report", err=True)
+    return make_report(catalog, out / "index.html", show_head=True, title=TITLE)  # phantoms have no face to hide
+
+
+def _play(catalog: Path, seed: int) -> None:
+    """The game of autoPET V on the cases of fdat; its rounds and strokes go into the catalog."""
+    from clicksim.cli.games import Games
+
+    Games(
+        PREDICTOR, "autopet-v@2", seed, {}, 600.0, catalog, "fdat", None, None, None, None, 0,
+        resume=False, name=None, out=None, keep_predictions=False, replay=(), gap=False,
+    ).play()  # fmt: skip
 
 
 def _clear(out: Path) -> None:
@@ -133,14 +136,12 @@ def _write_source(folder: Path, part: Part, patients: int, seed: int) -> Path:
     return folder
 
 
-def _draw_cases(catalog: "Catalog", part: Part, run: str, out: Path) -> "list[PageCase]":
-    """Picture and facts of each case of a source."""
+def _draw_cases(catalog: "Catalog", part: Part, run: str, folder: Path) -> None:
+    """A picture of each case of a source."""
     from clicksim.report.mip import draw_preview, save_picture
-    from clicksim.report.page import PageCase
     from clicksim.volumes import read_image, read_label
 
     about, rows = catalog.metadata(run), catalog.table("prompts", run).to_pylist()
-    cases = []
     for case in catalog.table("cases", part.name).to_pylist():
         label = read_label(catalog.resolve(case["label_path"]))
         image = read_image(catalog.resolve(case["pet_path"] or case["ct_path"])).array
@@ -148,31 +149,10 @@ def _draw_cases(catalog: "Catalog", part: Part, run: str, out: Path) -> "list[Pa
         title = f"{_count(case['n_lesions'])}, {part.protocol}: {case['case_id']}"
         shade, caption = (image, "") if case["pet_path"] else (_dense(image), DENSE)
         picture = draw_preview(shade, label.array, prompts, grid=label.grid, title=title, caption=caption)
-        name = case["case_id"].replace("/", "_")
-        save_picture(picture, out / "pictures" / f"{name}.png")
-        files = [f"clicks/{name}_clicks.json", f"pictures/{name}.png"]
-        facts = [(text, str(case[key])) for text, key in FACTS if case[key] not in (None, [], "single", "none")]
-        cases.append(
-            PageCase(
-                prompts,
-                picture,
-                tracer="" if case["tracer_class"] == "none" else case["tracer_class"],
-                n_lesions=case["n_lesions"],
-                volume_ml=case["lesion_volume_ml"],
-                files=files,
-                facts=[(text, value.strip("[]").replace("'", "")) for text, value in facts],
-                group=part.heading,
-            )
-        )
-    return cases
+        save_picture(picture, folder / f"{case['case_id'].replace('/', '_')}.png")
 
 
 DENSE = "maximum projection, CT, -50 to 550 HU"
-FACTS = (
-    ("patient", "patient_key"), ("date (shifted)", "study_date"), ("time point", "timepoint"),
-    ("diagnosis", "diagnosis"), ("fold", "official_fold"), ("split", "official_split"),
-    ("threshold (SUV)", "suv_threshold"), ("other scan", "paired_case_id"), ("flags", "quality_flags"),
-)  # fmt: skip
 
 
 def _prompts(case: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], about: Mapping[str, Any]) -> "Prompts":

@@ -230,9 +230,7 @@ def _load(entry: Mapping[str, Any], catalog: Catalog | None, needs: Sequence[str
     return Case(Scan(entry["case_id"], truth.grid, images["ct"], images["pet"]), truth.array, entry["facts"])
 
 
-def _refused(
-    entry: Mapping[str, Any], job: RoundsJob, recording: Recording | None, error: ClicksimError
-) -> list[Row]:
+def _refused(entry: Mapping[str, Any], job: RoundsJob, recording: Recording | None, error: ClicksimError) -> list[Row]:
     rules = job.rules
     failure = error if isinstance(error, RoundFailure) else RoundFailure("CaseRefused", str(error))
     n = len(recording.steps) if recording else rules.rounds["n_rounds"]

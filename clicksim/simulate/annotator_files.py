@@ -102,7 +102,8 @@ def load_annotator(path: Path) -> Annotator:
     values = {"name": path.stem, "source": f"file {path.name}"} | values
     if values["name"] in PRESETS and values != asdict(PRESETS[values["name"]]):
         raise SettingError(f"{values['name']} is the name of a preset; give the annotator in {path} another name")
-    return Annotator(**{key: value if isinstance(value, str) else float(value) for key, value in values.items()})
+    given: dict[str, Any] = {k: value if isinstance(value, str) else float(value) for k, value in values.items()}
+    return Annotator(**given)
 
 
 def annotator_toml(annotator: Annotator) -> str:
@@ -114,6 +115,12 @@ def annotator_toml(annotator: Annotator) -> str:
 def annotator_facts(annotator: Annotator) -> dict[str, Any]:
     """The parameters as JSON can hold them: null for a person who never misses a lesion."""
     return {key: None if value == -math.inf else value for key, value in asdict(annotator).items()}
+
+
+def annotator_of(facts: Mapping[str, Any]) -> Annotator:
+    """The annotator that `annotator_facts` describes."""
+    given: dict[str, Any] = {key: -math.inf if value is None else value for key, value in facts.items()}
+    return Annotator(**given)
 
 
 def fit_rows(
