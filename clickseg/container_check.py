@@ -28,6 +28,7 @@ from clicksim.volumes import Volume, case_id_of, read_image, read_label
 ENGINES = ("docker", "podman")
 SEALED = 'mount --bind "$1" "$1" && mount --bind "$2" "$2" && mount -o remount,bind,ro / && shift 2 && exec "$@"'
 PATIENCE_S = 10
+THREADS = "OMP_NUM_THREADS"  # the one variable that is handed on
 
 
 @dataclass
@@ -134,7 +135,8 @@ class Command:
                 f"--facts /output/facts.json {self.arguments}"
             )
         root = Path(__file__).resolve().parents[1]
-        bare = f"env -i PATH=/usr/bin:/bin PYTHONPATH={shlex.quote(str(root))} PYTHONDONTWRITEBYTECODE=1"
+        threads = f" OMP_NUM_THREADS={shlex.quote(os.environ[THREADS])}" if THREADS in os.environ else ""
+        bare = f"env -i PATH=/usr/bin:/bin PYTHONPATH={shlex.quote(str(root))} PYTHONDONTWRITEBYTECODE=1{threads}"
         run = (
             f"{bare} {shlex.quote(sys.executable)} -m clickseg container run --input {{input}} --output {{output}} "
             f"--model {shlex.quote(str(self.model))} {kept} --facts {{output}}/facts.json {self.arguments}"

@@ -86,13 +86,7 @@ class Frame:
         moved = prompts.permute(self.axes)
         for axis in self.flipped:
             moved = moved.flip(axis)
-        factor = np.asarray(self.target.shape) / np.asarray(self.oriented.shape)
-        top = np.asarray(self.target.shape) - 1
-
-        def place(voxels: NDArray[np.int64]) -> NDArray[np.int64]:
-            return np.clip(np.floor((voxels + 0.5) * factor), 0, top).astype(np.int64)
-
-        return moved._moved(place, self.target)
+        return moved if self.target.shape == self.oriented.shape else moved.resample(self.target.shape)
 
     def back(self, array: NDArray[Any], *, linear: bool = True) -> NDArray[Any]:
         """What a model gives, on the grid of the case's files, axes as stored there.

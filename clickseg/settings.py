@@ -144,7 +144,8 @@ class TrainSettings(_Group):
     precision: str = _setting("auto", "auto is bfloat16 where a GPU has it, else float32", choices=PRECISIONS)
     compiled: bool = _setting(False, "torch.compile the network")
     deterministic: bool = _setting(
-        False, "the same weights to the last bit in every run on one machine; slower on a GPU"
+        False,
+        "the same weights to the last bit in every run on one machine; on a GPU slower, and not with deep_supervision",
     )
     seed: int = _setting(42, "of everything")
     # record

@@ -63,6 +63,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import pyarrow as pa
 
     folder = tmp_path_factory.mktemp("recorded")
+    (folder / "labels").mkdir()
     tables = []
     for n in range(6):
         mask = balls(n)
@@ -134,15 +135,15 @@ def test_record_case__sorts_clicks_by_lesion() -> None:
     mask[50, 5, 5] = 1
     clicks = (
         Click((6, 6, 7), True), Click((10, 6, 6), True), Click((6, 6, 6), False), Click((15, 15, 15), False),
-        Click((34, 6, 6), True), Scribble(((6, 6, 6),), True),
+        Click((44, 6, 6), True), Scribble(((6, 6, 6),), True),
     )  # fmt: skip
-    prompts = Prompts(clicks, Grid.from_spacing(mask.shape, (1, 2, 3)), "c", effort_s=2.0)
+    prompts = Prompts(clicks, Grid.from_spacing(mask.shape, (2, 2, 2)), "c", effort_s=2.0)
     found = record_case(prompts, mask)
     first, second = found.lesions
-    assert first.offsets_mm.tolist() == [[0, 0, 3], [4, 0, 0], [0, 0, 0]]
+    assert first.offsets_mm.tolist() == [[0, 0, 2], [8, 0, 0], [0, 0, 0]]
     assert (first.wrong, first.seconds, first.contrast) == (1, 6.0, 2.0)
-    assert first.volume_ml == pytest.approx(125 * 6 / 1000)
-    assert second.offsets_mm.tolist() == [[-16, 2, 3]]  # 16 mm away, and no other lesion is nearer
+    assert first.volume_ml == pytest.approx(125 * 8 / 1000)
+    assert second.offsets_mm.tolist() == [[-12, 2, 2]]
     assert (found.strays, found.strokes) == (0, 1)
     far = record_case(Prompts((Click((29, 19, 19), True),), prompts.grid), mask)
     assert (far.strays, [len(entry.offsets_mm) for entry in far.lesions]) == (1, [0, 0])

@@ -40,10 +40,13 @@ LONGER = QUICK.but(steps=16, save_every=100, validate_every=8)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _one_thread():
+def _one_cpu():
+    """One thread, and no GPU where there is one: what is compared must be computed alike."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.cuda, "is_available", lambda: False)
+        yield
     torch.set_num_threads(before)
 
 
@@ -85,7 +88,7 @@ def command(*calls, blocked):
     return [sys.executable, "-c", code + f"[main(call, standalone_mode=False) for call in {plain!r}]"]
 
 
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", "CUDA_VISIBLE_DEVICES": ""}
 
 
 # --- the same numbers ----------------------------------------------------------------------------
@@ -154,6 +157,19 @@ def test_train__on_two_processes_averages_their_gradients(folder):
         torch.testing.assert_close(two[name], one[name], atol=2e-5, rtol=1e-4)
     rows = [pq.read_table(folder / name / "metrics.parquet")["value"].to_pylist() for name in ("two", "added")]
     np.testing.assert_allclose(*rows, rtol=1e-4)
+
+
+HAS_GPU = torch.cuda.is_available()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not HAS_GPU, reason="no CUDA device here")
+def test_train__on_a_gpu_is_the_same_twice_where_that_is_asked_for(folder, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    settings = QUICK.but(deterministic=True, workers=2)
+    for name in ("gpu-one", "gpu-two"):
+        train.train(folder / "store", folder / name, MODEL, settings)
+    assert_same_run(folder / "gpu-one", folder / "gpu-two")
 
 
 # --- it learns -----------------------------------------------------------------------------------

@@ -153,16 +153,23 @@ def run_line(command, where):
     words = shlex.split(command, comments=True)
     if not words:
         return
-    if words[0] == "clicksim" and not re.search(r"[|<>;$&*`]", command):
+    if words[0] == "clicksim" and not re.search(r"[|<>;&*`]", command):
+        if "$(" in command:
+            words = shell(f"printf '%s\\0' {command}").stdout.split("\0")[:-1]
         result = CliRunner().invoke(main, words[1:], catch_exceptions=False)
         code, output = result.exit_code, result.output
     else:
-        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        done = subprocess.run(
-            ["bash", "-o", "pipefail", "-c", command], env=os.environ | {"PATH": path}, capture_output=True, text=True
-        )
+        done = shell(command)
         code, output = done.returncode, done.stdout + done.stderr
     assert code == wanted, f"{where}: {command}\n{output}"
+
+
+def shell(command):
+    """By bash, with the programs of this environment."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command], env=os.environ | {"PATH": path}, capture_output=True, text=True
+    )
 
 
 @pytest.mark.parametrize("page", PLAYED, ids=lambda page: page.stem)
