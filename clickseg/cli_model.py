@@ -230,4 +230,3 @@ def _options(device: str, overlap: float, mirror: str, *, keep: bool = True) -> 
         raise SettingError(f"no name of a device or of axes: {device!r}, {mirror!r}")
     choose_device(device)
     return Options(device, overlap, mirror, keep)
-

@@ -67,7 +67,7 @@ def dockerfile() -> str:
     from jinja2 import Environment, StrictUndefined
 
     text = files("clickseg").joinpath("templates", "Dockerfile.j2").read_text(encoding="utf-8")
-    template = Environment(undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False).from_string(text)  # noqa: S701
+    template = Environment(undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False).from_string(text)
     return template.render(tag=TAG, python=f"{sys.version_info.major}.{sys.version_info.minor}")
 
 
@@ -98,7 +98,12 @@ def write_licences(folder: Path, pins: dict[str, str], about: dict[str, Any]) ->
     for name in ("LGPL-3.0.txt", "GPL-3.0.txt"):
         text = files("clickseg").joinpath("templates", "licences", name).read_text(encoding="utf-8")
         (folder / name).write_text(text, encoding="utf-8")
-    lines = ["# What is in this image, and under which licence", "", "| part | version | licence | texts |", "|---|---|---|---|"]
+    lines = [
+        "# What is in this image, and under which licence",
+        "",
+        "| part | version | licence | texts |",
+        "|---|---|---|---|",
+    ]
     for name, version in {"clicksim": clicksim.__version__, **pins}.items():
         copied = _copy_texts(name, folder / name)
         if name in LGPL:
@@ -115,7 +120,9 @@ def write_licences(folder: Path, pins: dict[str, str], about: dict[str, Any]) ->
         "|---|---|---|---|",
     ]
     for row in about.get("sources", []):
-        lines.append("| " + " | ".join(str(row.get(key) or "") for key in ("source", "release", "licence", "citation")) + " |")
+        lines.append(
+            "| " + " | ".join(str(row.get(key) or "") for key in ("source", "release", "licence", "citation")) + " |"
+        )
     (folder / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 

@@ -36,7 +36,7 @@ from clickseg.frame import Frame
 from clickseg.network import Segmenter, check_input, finest
 from clickseg.settings import StoreRules
 from clickseg.store import AIR_HU
-from clickseg.windows import Blend, Windows, hull
+from clickseg.windows import Blend, Slices, Windows, hull
 from clicksim.errors import GeometryError, ImageError, SettingError
 from clicksim.geometry import Grid, Shape, Spacing
 from clicksim.prompts import Box, Prompts
@@ -110,6 +110,21 @@ class _Case:
     pet: NDArray[np.float32] | None
     windows: Windows
     spacing: Spacing
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What the guidance linter tries a model with.
+
+    Attributes:
+        predict: Guidance `(2, I, J, K)` to probabilities `(I, J, K)`.
+        guidance: As the model is shown the prompts.
+        prompts: On the grid of the window.
+    """
+
+    predict: Callable[[NDArray[np.float32]], NDArray[np.float32]]
+    guidance: NDArray[np.float32]
+    prompts: Prompts
 
 
 class Session:
@@ -237,6 +252,40 @@ class Session:
             raise SettingError("nothing was predicted yet")
         return np.asarray(case.frame.back(_sigmoid(self._blend.mean())))
 
+    def trial(self, prompts: Prompts) -> "Trial":
+        """One window around the first prompts of the case, for `clicksim.guidance.lint_predictor`.
+
+        Args:
+            prompts: On the case's grid; those within the window are shown.
+
+        Raises:
+            SettingError: No case, or no prompt.
+        """
+        case = self._here()
+        moved = case.frame.prompts(prompts)
+        if not len(moved):
+            raise SettingError("a trial needs a prompt")
+        size, shape = np.asarray(case.windows.size), np.asarray(case.windows.shape)
+        voxel = np.asarray(moved.items[0].voxels[0])
+        start = np.clip(voxel - size // 2, 0, np.maximum(shape - size, 0))
+        i, j, k = (slice(int(a), int(min(a + n, end))) for a, n, end in zip(start, size, shape, strict=True))
+        shown = moved.crop(start.tolist(), case.windows.size)
+        rows = torch.from_numpy(rows_of(shown)).to(self._device)
+        guidance = self.model.guidance(rows, 1, case.windows.size, case.spacing)[0].cpu().numpy()
+        parts = [
+            None if volume is None else self._window(volume, (i, j, k), outside)
+            for volume, outside in ((case.ct, AIR_HU), (case.pet, 0))
+        ]
+
+        def predict(channels: NDArray[np.float32]) -> NDArray[np.float32]:
+            with torch.inference_mode(), _precision(self._device):
+                drawn = torch.from_numpy(channels)[None].to(self._device)
+                x = self.model.channels(parts[0], parts[1], drawn)
+                said = torch.sigmoid(finest(self.model(x)).float())
+            return np.asarray(said[0, 0].cpu().numpy())
+
+        return Trial(predict, guidance, shown)
+
     def _here(self) -> _Case:
         if self._case is None:
             raise SettingError("there is no case: call set_case first")
@@ -314,9 +363,10 @@ class Session:
         points = torch.from_numpy(local[reaching]).to(device)
         with torch.inference_mode(), _precision(device):
             guidance = self.model.guidance(points, 1, shape, case.spacing)
-            ct = self._window(case.ct, number, AIR_HU)
-            pet = None if case.pet is None else self._window(case.pet, number, 0)
-            x = self.model.channels(ct, pet, guidance, previous=self._window(previous, number, False))
+            inside = case.windows.inside(number)
+            ct = self._window(case.ct, inside, AIR_HU)
+            pet = None if case.pet is None else self._window(case.pet, inside, 0)
+            x = self.model.channels(ct, pet, guidance, previous=self._window(previous, inside, False))
             total = torch.zeros((1, 1, *shape), device=device)
             for flip in self.options.flips:
                 dims = [2 + axis for axis in flip]
@@ -325,11 +375,10 @@ class Session:
         mean = (total / len(self.options.flips)).clamp(-LARGEST_LOGIT, LARGEST_LOGIT)
         return mean[0, 0].cpu().numpy().astype(np.float16)
 
-    def _window(self, volume: NDArray[Any], number: int, outside: Any) -> torch.Tensor:
+    def _window(self, volume: NDArray[Any], inside: Slices, outside: Any) -> torch.Tensor:
         """A window of a volume on the device, `(1, 1, I, J, K)`; beyond its end it is air, no uptake, no lesion."""
-        windows = self._here().windows
-        part = volume[windows.inside(number)]
-        out = np.full(windows.size, outside, volume.dtype)
+        part = volume[inside]
+        out = np.full(self._here().windows.size, outside, volume.dtype)
         out[: part.shape[0], : part.shape[1], : part.shape[2]] = part
         return torch.from_numpy(out)[None, None].to(self._device)
 

@@ -384,7 +384,7 @@ def test_demo__goes_from_sources_to_a_page(tmp_path):
         assert told in page
     rounds = catalog.table("rounds")
     assert set(rounds["round"].to_pylist()) == set(range(6))
-    assert set(rounds["case"].to_pylist()) == set(catalog.table("cases", "fdat")["case_id"].to_pylist())
+    assert set(rounds["case_id"].to_pylist()) == set(catalog.table("cases", "fdat")["case_id"].to_pylist())
 
 
 def test_demo__replaces_its_own_and_nothing_else(tmp_path, monkeypatch):

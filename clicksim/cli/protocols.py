@@ -4,7 +4,7 @@ import json
 
 import click
 
-from clicksim.protocols import Protocol, list_protocols, load_protocol
+from clicksim.protocols import Protocol, list_presets, list_protocols, load_protocol
 from clicksim.protocols.settings import TABLES
 
 
@@ -18,13 +18,17 @@ def command(name: str | None, as_json: bool) -> None:
     Examples:
       clicksim protocols
       clicksim protocols autopet-iv@2
+      clicksim protocols ritm
     """  # noqa: D301 - click wants the character itself
     if name is None:
-        protocols = list_protocols()
+        protocols, presets = list_protocols(), list_presets()
         if as_json:
-            click.echo(json.dumps([{"id": p.id, "title": p.title, "source": p.source} for p in protocols]))
+            click.echo(json.dumps([{"id": p.id, "title": p.title, "source": p.source} for p in protocols + presets]))
             return
         for protocol in protocols:
+            click.echo(f"{protocol.id:20}  {protocol.title}")
+        click.echo("\nPresets: rules of the field whose source leaves choices open; their notes say which.")
+        for protocol in presets:
             click.echo(f"{protocol.id:20}  {protocol.title}")
         return
     protocol = load_protocol(name)

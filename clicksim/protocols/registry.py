@@ -1,4 +1,8 @@
-"""Protocols: frozen, versioned rules, one TOML file each."""
+"""Protocols: frozen, versioned rules, one TOML file each; and presets.
+
+A preset is a rule of the field whose source leaves choices open. Its notes say which, and what was chosen; it has no
+version.
+"""
 
 import tomllib
 from collections.abc import Mapping
@@ -18,7 +22,7 @@ class Protocol:
 
     Attributes:
         name: Such as `autopet-iv`.
-        version: From 1; a version never changes once released.
+        version: From 1; a version never changes once released. 0 for a preset.
         title, source, notes: What it is, where its rule is published, what its user should know.
         tables: Settings by table: `clicks`, `scribbles`, `score`, `rounds`, as far as it defines them.
         text: The file itself.
@@ -34,8 +38,8 @@ class Protocol:
 
     @property
     def id(self) -> str:
-        """The name by which it is asked for, such as `autopet-iv@1`."""
-        return f"{self.name}@{self.version}"
+        """The name by which it is asked for, such as `autopet-iv@1`; a preset has its name alone."""
+        return f"{self.name}@{self.version}" if self.version else self.name
 
 
 def list_protocols() -> list[Protocol]:
@@ -43,14 +47,19 @@ def list_protocols() -> list[Protocol]:
     return sorted(_protocols().values(), key=lambda p: (p.name, p.version))
 
 
+def list_presets() -> list[Protocol]:
+    """All presets, by name."""
+    return sorted(_presets().values(), key=lambda p: p.name)
+
+
 def load_protocol(name: str) -> Protocol:
-    """The protocol of a name with version, such as `autopet-iv@2`.
+    """The protocol of a name with version, such as `autopet-iv@2`, or the preset of a name.
 
     Raises:
         SettingError: There is none; the nearest name is given. A name without a version is refused, because
             results must not change with the release.
     """
-    known = _protocols()
+    known = _protocols() | _presets()
     if name in known:
         return known[name]
     versions = [p.id for p in list_protocols() if p.name == name]
@@ -88,12 +97,18 @@ def effective_settings(protocol: Protocol, table: str, given: Mapping[str, Any])
 
 @cache
 def _protocols() -> dict[str, Protocol]:
-    found = [_read(path.read_text(encoding="utf-8")) for path in _folder() if path.name.endswith(".toml")]
+    return _read_folder(files("clicksim.protocols"))
+
+
+@cache
+def _presets() -> dict[str, Protocol]:
+    return _read_folder(files("clicksim.protocols").joinpath("presets"))
+
+
+def _read_folder(folder: Any) -> dict[str, Protocol]:
+    paths = sorted((path for path in folder.iterdir() if path.name.endswith(".toml")), key=lambda path: path.name)
+    found = [_read(path.read_text(encoding="utf-8")) for path in paths]
     return {protocol.id: protocol for protocol in found}
-
-
-def _folder() -> list[Any]:
-    return sorted(files("clicksim.protocols").iterdir(), key=lambda path: path.name)
 
 
 def _read(text: str) -> Protocol:
@@ -105,7 +120,7 @@ def _read(text: str) -> Protocol:
     }
     return Protocol(
         content["name"],
-        content["version"],
+        content.get("version", 0),
         content["title"],
         content["source"],
         tuple(content["notes"]),

@@ -130,8 +130,20 @@ SCRIBBLES = {
     "kind": Setting("str", "what a correction is made of", ("scribble", "click")),
     "n_prompts": Setting("int", "prompts in one round of corrections", low=1, high=1000),
     "choose": Setting(
-        "str", "which error regions are corrected: the largest, the deepest, or drawn by their size",
-        ("size", "depth", "random"),
+        "str",
+        "which errors are corrected: the largest region, the deepest, or one drawn by its size; or, for clicks, all "
+        "errors of a class as a whole: of the class with more of them, of the one that is deeper, or of each",
+        ("size", "depth", "random", "larger-class", "deeper-class", "each-class"),
+    ),
+    "place": Setting(
+        "str",
+        "where a click falls among the errors: on the deepest voxel, or drawn uniformly, by the depth d, or by "
+        "exp(d) - 1",
+        ("deepest", "uniform", "depth-weighted", "depth-exponential"), only_with=("kind", ("click",)),
+    ),
+    "depth_in": Setting(
+        "str", "how the depth of a click is measured: in mm, in voxels, or in voxels as a chessboard counts them",
+        ("mm", "voxels", "chessboard"), only_with=("kind", ("click",)),
     ),
     "errors": Setting(
         "words", "kinds of error that are corrected; empty for all", ("missed", "under", "false", "over", "merged")
