@@ -47,8 +47,10 @@ bench-full: install  ## the same with the plain whole-volume rival run to its en
 rivals: install  ## manifests read by nnU-Net, MONAI, mlcroissant, Datasets; gigabytes; writes docs/rivals.md
 	$(BIN)/python rivals/check_manifests.py
 
-docs: install  ## pages that scripts write
+docs: install  ## the pages that scripts write, then the site, strictly
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
 	$(BIN)/python docs/generate.py
+	$(BIN)/zensical build --strict
 
 clean:  ## everything that make made
 	rm -rf $(VENV) demo .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -198,7 +198,8 @@ class NamedPredictor:
     """The model that the environment names, opened when it is first asked, and again when another is named."""
 
     def __init__(self) -> None:
-        self._text, self._inner = "", None
+        self._text = ""
+        self._inner: RoundsPredictor | None = None
 
     def __call__(self, case: Any, prompts: Prompts) -> Any:
         """The mask."""
@@ -208,8 +209,8 @@ class NamedPredictor:
         if self._inner is None or text != self._text:
             named = json.loads(text)
             session, _ = open_session(named.pop("model"), Options(**named))
-            self._text, self._inner = text, RoundsPredictor(session)  # type: ignore[assignment]
-        return self._inner(case, prompts)  # type: ignore[misc]
+            self._text, self._inner = text, RoundsPredictor(session)
+        return self._inner(case, prompts)
 
     def finish(self) -> None:
         """Forget the case."""
@@ -333,7 +334,7 @@ def _write_lesions(folder: Path, table: "pa.Table") -> None:
 
 def lint_model(session: Session, catalog: Catalog, units: Sequence[Unit], cases: int, seed: int) -> str:
     """Whether the model uses its guidance, tried on a window around a lesion of each of some cases."""
-    texts = []
+    texts: list[str] = []
     for entry in (entry for unit in units for entry in unit.content):
         if len(texts) == cases:
             break

@@ -272,15 +272,13 @@ class Session:
         shown = moved.crop(start.tolist(), case.windows.size)
         rows = torch.from_numpy(rows_of(shown)).to(self._device)
         guidance = self.model.guidance(rows, 1, case.windows.size, case.spacing)[0].cpu().numpy()
-        parts = [
-            None if volume is None else self._window(volume, (i, j, k), outside)
-            for volume, outside in ((case.ct, AIR_HU), (case.pet, 0))
-        ]
+        ct = self._window(case.ct, (i, j, k), AIR_HU)
+        pet = None if case.pet is None else self._window(case.pet, (i, j, k), 0)
 
         def predict(channels: NDArray[np.float32]) -> NDArray[np.float32]:
             with torch.inference_mode(), _precision(self._device):
                 drawn = torch.from_numpy(channels)[None].to(self._device)
-                x = self.model.channels(parts[0], parts[1], drawn)
+                x = self.model.channels(ct, pet, drawn)
                 said = torch.sigmoid(finest(self.model(x)).float())
             return np.asarray(said[0, 0].cpu().numpy())
 

@@ -57,10 +57,9 @@ def test_simulate_catalog__scribbles_verify_and_come_back_from_files(catalog, tm
 
 def test_simulate_catalog__scribbles_are_the_same_for_any_number_of_workers(catalog, phantom, tmp_path):
     other = Path(shutil.copytree(phantom, tmp_path / "other"))
+    wish = {"strategy": "random"}
     runs = [
-        simulate_catalog(PromptJob(str(home), "autopet-v@2", 7, {"strategy": "random"}, table="scribbles"), workers=n)[
-            0
-        ]
+        simulate_catalog(PromptJob(str(home), "autopet-v@2", 7, wish, table="scribbles"), workers=n)[0]
         for home, n in ((catalog, 0), (other, 2))
     ]
     assert runs[0] == runs[1]

@@ -376,7 +376,7 @@ def test_demo__goes_from_sources_to_a_page(tmp_path):
     assert catalog.rejected.num_rows == 0
     assert done("catalog", "check", out / "catalog") == "no findings\n"
     names = {case.replace("/", "_") for case in catalog.cases["case_id"].to_pylist()}
-    assert len(names) == 6
+    assert len(names) == 8
     assert {file.name.removesuffix("_clicks.json") for file in (out / "clicks").iterdir()} == names
     assert {file.stem for file in (out / "pictures").iterdir()} == names
     page = (out / "index.html").read_text()

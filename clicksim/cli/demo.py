@@ -1,8 +1,9 @@
-"""`clicksim demo`: synthetic downloads of three publishers, converted, clicked in, played with, and reported on."""
+"""`clicksim demo`: synthetic downloads of four publishers, converted, clicked in, played with, and reported on."""
 
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,7 @@ class Part:
 PARTS = (
     Part("fdat", "fdat", "autopet-iv@2", (4.07283, 4.07283, 3.0)),
     Part("deep-psma", "deep_psma", "deep-psma@1", (5.0, 5.0, 5.0)),
+    Part("tcia-fdg", "tcia_fdg", "autopet-iv@2", (6.0, 6.0, 6.0)),
     Part("longitudinal-ct", "longitudinal_ct", "longitudinal-ct@1", (4.5, 4.5, 5.0)),
 )
 
@@ -84,6 +86,9 @@ def make_demo(out: Path, *, patients: int = 3, seed: int = 42) -> Path:
     _clear(out)
     catalog = out / "catalog"
     for part in PARTS:
+        if part.name == "tcia_fdg" and not find_spec("highdicom"):
+            click.echo(f"{part.command}: left out, DICOM needs pip install 'clicksim[dicom]'", err=True)
+            continue
         click.echo(f"{part.command}: phantoms", err=True)
         tree = _write_source(out / "sources" / part.name, part, patients, seed)
         with progress(f"{part.command}: patients converted") as report:
@@ -131,6 +136,8 @@ def _write_source(folder: Path, part: Part, patients: int, seed: int) -> Path:
         layouts.write_fdat(folder, patients=patients, seed=seed, shape=None, spacing=part.spacing, lesions=(3, 14))
     elif part.name == "deep_psma":
         layouts.write_deep_psma(folder, patients=few, seed=seed, shape=None, spacing=part.spacing, lesions=(3, 14))
+    elif part.name == "tcia_fdg":
+        layouts.write_tcia(folder, patients=few, seed=seed, shape=None, spacing=part.spacing, lesions=(3, 14))
     else:
         layouts.write_longitudinal_ct(folder, patients=few, seed=seed, shape=None, spacing=part.spacing)
     return folder

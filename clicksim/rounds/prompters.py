@@ -192,7 +192,7 @@ class _Corrections:
     @classmethod
     def of(cls, case: Case, rules: Rules, seed: int, person: Person | None) -> "_Corrections":
         given, settings = dict(rules.given), dict(rules.prompts)
-        shared = rules.rounds["strategies"]
+        shared = rules.rounds.get("strategies")
         if shared:
             draw = stream(seed, case.scan.case_id, "rounds", "strategy").integers(len(shared))
             given["strategy"] = settings["strategy"] = shared[int(draw)]

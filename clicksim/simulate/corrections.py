@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from clicksim.errors import GeometryError
+from clicksim.errors import GeometryError, SettingError
 from clicksim.geometry import Grid, Spacing
 from clicksim.lesions import Component
 from clicksim.prompts import Click, Prompts, Scribble
@@ -23,6 +23,7 @@ from clicksim.protocols import effective_settings, load_protocol
 from clicksim.simulate.errors import Region, find_errors, find_regions
 from clicksim.simulate.hot import without
 from clicksim.simulate.pen import draw_stroke
+from clicksim.simulate.placing import CLASS_CHOICES, Placer, choose_class
 from clicksim.simulate.published_scribbles import published_correction
 from clicksim.simulate.scribbles import LABEL_SETTINGS, idle_at_door, spacing_of
 from clicksim.streams import stream
@@ -82,6 +83,7 @@ def correct(
         errors = find_errors(prediction, truth, where=case_id)
         items, notes = published_correction(errors, chosen, seed=seed, number=number)
     else:
+        _check_clicks(rule.id, chosen)
         size = spacing_of(grid, rule.id)
         regions = find_regions(prediction, truth, errors=chosen["errors"], where=case_id)
         case = _Correction(size, chosen, seed, case_id, number, previous)
@@ -104,6 +106,9 @@ class _Correction:
     def prompts(self, regions: list[Region]) -> Iterator[Click | Scribble]:
         """Prompts for the chosen regions, until the budget of the round is spent."""
         used = self._used()
+        if self.settings["choose"] in CLASS_CHOICES:
+            yield from self._by_class(regions, used)
+            return
         placed = 0
         for region in self._chosen(regions):
             if placed == self.settings["n_prompts"]:
@@ -113,6 +118,23 @@ class _Correction:
                 used[region.foreground].update(prompt.voxels)
                 placed += 1
                 yield prompt
+
+    def _by_class(self, regions: list[Region], used: dict[bool, set[Voxel]]) -> Iterator[Click]:
+        """Clicks in the errors of a class as a whole."""
+        draws = {
+            polarity: stream(self.seed, self.case_id, "correct", self.round, "class", name)
+            for polarity, name in ((True, "foreground"), (False, "background"))
+        }
+        for _ in range(self.settings["n_prompts"]):
+            for polarity, components, taken in choose_class(self.settings["choose"], regions, used, self._placer):
+                spot = self._placer.spot(components, taken, draws[polarity])
+                if spot is not None:
+                    used[polarity].add(spot.voxel)
+                    yield Click(spot.voxel, polarity, spot.region, self.round)
+
+    @property
+    def _placer(self) -> Placer:
+        return Placer(self.settings, self.spacing)
 
     def _chosen(self, regions: list[Region]) -> list[Region]:
         """Regions in the order in which they are corrected."""
@@ -129,25 +151,13 @@ class _Correction:
         polarity = "foreground" if region.foreground else "background"
         draws = stream(self.seed, self.case_id, "correct", self.round, polarity, region.component.key)
         if self.settings["kind"] == "click":
-            voxel = self._click(region.component, used)
-            return None if voxel is None else Click(voxel, region.foreground, region.component.id, self.round)
+            spot = self._placer.spot([region.component], used, draws)
+            return None if spot is None else Click(spot.voxel, region.foreground, spot.region, self.round)
         free = _unprompted(region.component, used)
         if free is None:
             return None
         stroke = draw_stroke(free, self.spacing, self.settings, draws)
         return Scribble(stroke, region.foreground, region.component.id, self.round)
-
-    def _click(self, component: Component, used: set[Voxel]) -> Voxel | None:
-        """The deepest voxel without a prompt."""
-        voxel, _ = component.deepest(self.spacing, closed=True)
-        if voxel not in used:
-            return voxel
-        depths = component.depths(self.spacing, closed=True)
-        for n in np.argsort(-depths, kind="stable"):
-            i, j, k = (int(v) for v in component.voxels[n])
-            if (i, j, k) not in used:
-                return (i, j, k)
-        return None
 
     def _used(self) -> dict[bool, set[Voxel]]:
         """Voxels of earlier prompts by polarity."""
@@ -155,6 +165,16 @@ class _Correction:
         for prompt in self.previous or ():
             used[prompt.foreground].update(prompt.voxels)
         return used
+
+
+def _check_clicks(rule: str, settings: Mapping[str, Any]) -> None:
+    """Refuse what only clicks can do, and strokes of a rule that has none."""
+    if settings["kind"] == "click":
+        return
+    if "strategy" not in settings:
+        raise SettingError(f"{rule} is a rule for clicks and draws no strokes; leave kind at click")
+    if settings["choose"] in CLASS_CHOICES:
+        raise SettingError(f"choose={settings['choose']} places clicks; set kind=click beside it")
 
 
 def _unprompted(component: Component, used: set[Voxel]) -> Component | None:

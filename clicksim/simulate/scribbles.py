@@ -21,7 +21,7 @@ from clicksim.simulate.regions import Surroundings
 from clicksim.streams import stream
 
 LABEL_SETTINGS = ("n_components", "background", "shell_mm")
-CORRECTION_SETTINGS = ("kind", "n_prompts", "choose", "errors")
+CORRECTION_SETTINGS = ("kind", "n_prompts", "choose", "place", "depth_in", "errors")
 
 
 def simulate_scribbles(
@@ -70,6 +70,8 @@ def simulate_scribbles(
         if instances != "auto":
             raise SettingError(f"{rule.id} has its own rule for instances; leave instances at auto, got {instances!r}")
         scribbles, notes = published_scribbles(labels, chosen, seed=seed, where=case_id)
+    elif "n_components" not in chosen:
+        raise SettingError(f"{rule.id} corrects predictions and has no rule for scribbles from a label")
     else:
         size = spacing_of(grid, rule.id)
         scribbles = list(_mended(labels, size, chosen, instances, seed, case_id, notes))
