@@ -10,11 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clicksim.errors import SettingError
-from clicksim.protocols import effective_settings, list_protocols, load_protocol
+from clicksim.protocols import effective_settings, list_presets, list_protocols, load_protocol
 from clicksim.protocols.settings import CLICKS, TABLES, check_setting, dump_table, parse_value
 
 PROTOCOLS = list_protocols()
 IDS = [protocol.id for protocol in PROTOCOLS]
+ALLOWED = sorted([*IDS, *(preset.id for preset in list_presets())])
 FILES = sorted(path.name for path in files("clicksim.protocols").iterdir() if path.name.endswith(".toml"))
 
 
@@ -76,7 +77,7 @@ def test_load_protocol__wants_a_version():
 
 @pytest.mark.parametrize("name", ["", "@2", "autopet-iv@3", "Autopet-IV@2"])
 def test_load_protocol__lists_what_there_is(name):
-    with pytest.raises(SettingError, match=f"Allowed: {', '.join(IDS)}$"):
+    with pytest.raises(SettingError, match=f"Allowed: {', '.join(ALLOWED)}$"):
         load_protocol(name)
 
 
