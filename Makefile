@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help install demo test soak lint coverage bench bench-full docs clean
+.PHONY: help install demo test slow soak rivals gpu lint coverage bench bench-full docs clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -25,6 +25,9 @@ test: install  ## the suite compiled, then the kernels with bounds checks and wi
 	rm -rf .pytest_cache/numba_bounds
 	NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR=.pytest_cache/numba_bounds $(BIN)/python -m pytest -n auto -m kernel -q
 	NUMBA_DISABLE_JIT=1 $(BIN)/python -m pytest -n auto -m kernel -q
+
+slow: install  ## the tests that take minutes: the published clicks by the slow twin, the whole cohort by name
+	$(BIN)/python -m pytest -n auto -m slow
 
 soak: install  ## many more random inputs, and runs killed at many instants (half an hour)
 	HYPOTHESIS_PROFILE=soak $(BIN)/python -m pytest -n auto -m soak
@@ -53,4 +56,4 @@ docs: install  ## the pages that scripts write, then the site, strictly
 	$(BIN)/zensical build --strict
 
 clean:  ## everything that make made
-	rm -rf $(VENV) demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) demo site .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis

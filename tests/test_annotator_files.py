@@ -5,11 +5,13 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
 from clicksim import Click, Grid, Prompts, Scribble, simulate_clicks, write_image
 from clicksim.cli import main
+from clicksim.cli.annotators import _fit_page
 from clicksim.errors import PromptFormatError, SettingError
 from clicksim.lesions import find_lesions
 from clicksim.prompts.table import to_table, write_table
@@ -150,10 +152,8 @@ def test_record_case__sorts_clicks_by_lesion() -> None:
 
 
 def test_fit_rows__finds_a_known_person_again(recorded: Path) -> None:
-    import pyarrow.parquet as pq
-
     table = pq.read_table(recorded / "rows.parquet")
-    found = fit_rows([table], cases_of_files(recorded / "labels"), name="again")
+    found = fit_rows([table], cases_of_files(recorded / "labels"), name="again", bootstrap=10)
     model = found.fit.annotator
     assert (found.cases, found.fit.lesions) == (6, 162)
     for name, tolerance in (("offset_mm", 0.4), ("offset_per_radius", 0.12), ("miss_intercept", 0.7),
@@ -204,14 +204,13 @@ def test_annotators__are_shown_with_meaning_and_as_assumed(tmp_path: Path) -> No
 
 def test_annotators__a_fit_is_used_by_clicks_and_scribbles(recorded: Path, tmp_path: Path) -> None:
     label = recorded / "labels/c0.nii.gz"
-    text = run("annotators", "--fit", recorded / "rows.parquet", "--label", label.parent, "--out", tmp_path / "m.toml")
-    assert "offset_p" in text
-    assert "fitted to" in text
-    facts = json.loads(run("annotators", "--fit", recorded / "rows.parquet", "--label", label.parent, "--json"))
+    fit = ("annotators", "--fit", recorded / "rows.parquet", "--label", label.parent)
+    facts = json.loads(run(*fit, "--out", tmp_path / "m.toml", "--json"))
+    page = _fit_page(fit_rows([pq.read_table(fit[2])], cases_of_files(label.parent), name="fitted", bootstrap=5))
+    assert "offset_p" in page
+    assert "fitted to" in page
     assert facts["annotator"] == annotator_facts(load_annotator(tmp_path / "m.toml"))
     assert {"offset_p", "miss_error", "intervals", "lesions", "clicks"} <= set(facts)
-    import pyarrow.parquet as pq
-
     for command in ("clicks", "scribbles"):
         plain, same = (json.loads(run(command, "--label", label, *more)) for more in ((), ("--annotator", "ideal")))
         assert plain == same

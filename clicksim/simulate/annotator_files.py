@@ -124,7 +124,13 @@ def annotator_of(facts: Mapping[str, Any]) -> Annotator:
 
 
 def fit_rows(
-    tables: Iterable["pa.Table"], open_case: OpenCase, *, name: str, annotator: str | None = None, seed: int = 42
+    tables: Iterable["pa.Table"],
+    open_case: OpenCase,
+    *,
+    name: str,
+    annotator: str | None = None,
+    seed: int = 42,
+    bootstrap: int = 200,
 ) -> RecordedFit:
     """The annotator that most likely made recorded prompt rows.
 
@@ -133,7 +139,7 @@ def fit_rows(
         open_case: Gives the label, and the uptake where there is one, of a case by its id.
         name: Of the fitted annotator.
         annotator: The one person whose rows count; None for all together.
-        seed: Of the bootstrap.
+        seed, bootstrap: Of the intervals, and how many samples they take.
 
     Raises:
         PromptFormatError: A missing column; no rows of that person.
@@ -159,7 +165,7 @@ def fit_rows(
         found = record_case(prompts, shown.label.array, uptake=shown.uptake, instances=shown.instances)
         entries += found.lesions
         strays, strokes = strays + found.strays, strokes + found.strokes
-    return RecordedFit(fit_annotator(name, entries, seed=seed), len(chosen), strays, strokes)
+    return RecordedFit(fit_annotator(name, entries, seed=seed, bootstrap=bootstrap), len(chosen), strays, strokes)
 
 
 def cases_of_files(label: Path, pet: Path | None = None) -> OpenCase:

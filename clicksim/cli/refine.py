@@ -1,0 +1,81 @@
+"""`clicksim refine`."""
+
+from pathlib import Path
+
+import click
+
+IMAGE = click.Path(path_type=Path, exists=True, dir_okay=False)
+OUTPUT = click.Path(path_type=Path, dir_okay=False)
+
+
+@click.command("refine")
+@click.option("--prediction", type=IMAGE, required=True, help="Predicted lesions, on the native grid of the PET.")
+@click.option("--pet", type=IMAGE, required=True, help="Uptake, in the unit of the threshold.")
+@click.option("--threshold", type=float, required=True, help="Of the case; voxels at or above it can be lesion.")
+@click.option("--dilation", type=float, default=5.0, show_default=True, metavar="MM", help="7 in the baseline.")
+@click.option("--organs", type=IMAGE, help="Organ labels on the same grid, such as those of TotalSegmentator.")
+@click.option(
+    "--keep",
+    default="liver",
+    show_default=True,
+    metavar="NAME,...",
+    help="With --organs: where the prediction stays as it was; names or labels, such as liver,kidney_left,21.",
+)
+@click.option("--normal", type=IMAGE, help="Predicted normal uptake, which is taken out.")
+@click.option(
+    "--normal-value", type=click.IntRange(1), help="The value of normal uptake in a prediction of several classes."
+)
+@click.option("--out", type=OUTPUT, required=True, help="The refined prediction: .nii.gz, .nii or .mha.")
+def command(
+    prediction: Path,
+    pet: Path,
+    threshold: float,
+    dilation: float,
+    organs: Path | None,
+    keep: str,
+    normal: Path | None,
+    normal_value: int | None,
+    out: Path,
+) -> None:
+    """Fit a prediction to the uptake by the threshold of its case, as DEEP-PSMA does.
+
+    The prediction is dilated, and of that the voxels at or above the threshold stay; in the organs of --keep it
+    stays as it was; predicted normal uptake is taken out.
+
+    \b
+    Examples:
+      clicksim refine --prediction mine.nii.gz --pet pet.nii.gz --threshold 3.0 --out refined.nii.gz
+      clicksim refine --prediction mine.nii.gz --pet pet.nii.gz --threshold 3.0 --dilation 7 --organs totseg.nii.gz
+        --keep liver,kidney_left,kidney_right,urinary_bladder --normal-value 2 --out refined.nii.gz
+    """  # noqa: D301 - click wants the character itself
+    from clicksim.refine import refine_prediction
+    from clicksim.volumes import case_id_of, read_image, read_label, write_image
+
+    if normal and normal_value:
+        raise click.UsageError("give --normal or --normal-value, one of them")
+    mask, uptake = read_label(prediction), read_image(pet)
+    regions = None if organs is None else read_label(organs)
+    other = None if normal is None else read_label(normal)
+    name = f"case {case_id_of(prediction)}"
+    for kind, volume in (("PET", uptake), ("organ mask", regions), ("normal uptake", other)):
+        if volume is not None:
+            mask.grid.check_same(volume.grid, ("prediction", kind), where=name)
+    if mask.grid.spacing is None:
+        raise click.UsageError(f"{prediction} has no voxel size")
+    lesions, taken = mask.array, None if other is None else other.array
+    if normal_value is not None:
+        taken = lesions == normal_value
+        lesions = (lesions != 0) & ~taken
+    refined = refine_prediction(
+        lesions,
+        uptake.array,
+        threshold=threshold,
+        spacing=mask.grid.spacing,
+        dilation_mm=dilation,
+        organs=None if regions is None else regions.array,
+        keep=[organ.strip() for organ in keep.split(",") if organ.strip()],
+        normal=taken,
+    )
+    write_image(out, refined, mask.grid)
+    before, after = int((lesions != 0).sum()), int(refined.sum())
+    click.echo(f"{after * mask.grid.voxel_ml:.2f} ml after, {before * mask.grid.voxel_ml:.2f} ml before", err=True)

@@ -1,0 +1,150 @@
+"""A prediction fitted to the uptake by a threshold: the rule of DEEP-PSMA for predicted total tumour burden.
+
+The organisers draw lesions at a threshold of the case's uptake, so a predicted border that lies a little inside or
+outside of it is moved there: the prediction is dilated, and of that the voxels at or above the threshold stay. In
+some organs, whose own uptake lies above the threshold, the prediction stays as it was. Predicted normal uptake is
+taken out last.
+
+Source: the refinement published with the baseline of DEEP-PSMA (the dilation there is 5 mm by default and 7 mm in
+the baseline, and the liver is left alone). It is meant for the native grid: after resampling, uptake and threshold
+no longer agree.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from clicksim.arrays import as_labels
+from clicksim.errors import GeometryError, ImageError, SettingError, unknown_name
+from clicksim.geometry import Spacing, check_spacing
+from clicksim.lesions import find_lesions
+
+Mask = NDArray[np.uint8]
+
+DILATION_MM = 5.0
+BASELINE_DILATION_MM = 7.0
+LEFT_ALONE = ("liver",)
+ORGANS = {  # names and labels of TotalSegmentator v2, task total, as far as lesions of PSMA and FDG meet them
+    "spleen": 1,
+    "kidney_right": 2,
+    "kidney_left": 3,
+    "liver": 5,
+    "urinary_bladder": 21,
+    "prostate": 22,
+    "brain": 90,
+    "skull": 91,
+}
+WITHIN = 1e-9  # relative; voxels exactly at the distance of the dilation belong to it, whatever the arithmetic loses
+
+
+def refine_prediction(
+    prediction: ArrayLike,
+    uptake: ArrayLike,
+    *,
+    threshold: float,
+    spacing: Sequence[float],
+    dilation_mm: float = DILATION_MM,
+    organs: ArrayLike | None = None,
+    keep: Iterable[str | int] = LEFT_ALONE,
+    normal: ArrayLike | None = None,
+    where: str = "",
+) -> Mask:
+    """Move the border of a prediction to the threshold of the case.
+
+    An empty prediction stays empty. A voxel is dilated to where its centre lies within `dilation_mm` of the centre
+    of a predicted one.
+
+    Args:
+        prediction: `(I, J, K)`; not 0 is predicted lesion.
+        uptake: `(I, J, K)`, on the native grid, in the unit of the threshold.
+        threshold: Of the case; voxels at or above it can be lesion.
+        spacing: Voxel size in mm.
+        dilation_mm: 0 for none.
+        organs: `(I, J, K)` organ labels, such as those of TotalSegmentator; without them no organ is left alone.
+        keep: Organs in which the prediction stays as it was: names of `ORGANS`, or labels.
+        normal: `(I, J, K)`; not 0 is predicted normal uptake, which no lesion can be.
+        where: A case to name in errors.
+
+    Returns:
+        uint8 `(I, J, K)`, 1 in lesions, with `i` fastest in memory.
+
+    Raises:
+        SettingError: A threshold or a dilation that is none; an unknown organ.
+        GeometryError: Shapes that differ.
+        ImageError: Values that are no labels; NaN in the uptake where it counts.
+
+    Examples:
+        >>> prediction = np.zeros((7, 3, 3), np.uint8); prediction[3, 1, 1] = 1
+        >>> uptake = np.zeros((7, 3, 3)); uptake[:, 1, 1] = [4, 4, 3, 3, 2.9, 4, 4]
+        >>> refine_prediction(prediction, uptake, threshold=3.0, spacing=(2, 2, 2))[:, 1, 1].tolist()
+        [0, 1, 1, 1, 0, 1, 0]
+    """
+    place = f" (case {where})" if where else ""
+    if not 0 < threshold < math.inf:
+        raise SettingError(f"threshold must be a number above 0, got {threshold}{place}")
+    if not 0 <= dilation_mm < math.inf:
+        raise SettingError(f"dilation_mm must be at least 0, got {dilation_mm}{place}")
+    size = check_spacing(spacing)
+    values = as_organs(keep)
+    predicted = as_labels(np.asarray(prediction), where=where)
+    hot = np.asarray(uptake)
+    others = {"uptake": hot, "organ mask": organs, "normal uptake": normal}
+    for name, volume in others.items():
+        if volume is not None and np.shape(volume) != predicted.shape:
+            raise GeometryError(
+                f"{name} and prediction are on different grids: {name} {np.shape(volume)}, prediction "
+                f"{predicted.shape}{place}; the rule works on the native grid of the PET"
+            )
+    refined = np.zeros(predicted.shape, np.uint8, order="F")
+    for box, near in _dilated(predicted, size, dilation_mm, where):
+        found = hot[box]
+        if np.isnan(found[near]).any():
+            raise ImageError(f"uptake is NaN beside the prediction{place}; mend the image first")
+        refined[box][near & (found >= threshold)] = 1
+    if organs is not None and values:
+        alone = np.isin(as_labels(np.asarray(organs), where=where), values)
+        refined[alone] = predicted[alone] != 0
+    if normal is not None:
+        refined[as_labels(np.asarray(normal), where=where) != 0] = 0
+    return refined
+
+
+def as_organs(keep: Iterable[str | int]) -> list[int]:
+    """Labels behind names of `ORGANS` and labels, such as `["liver", 3]` or `["5"]`.
+
+    Raises:
+        SettingError: An unknown name; a label below 1.
+    """
+    values = []
+    for organ in keep:
+        if isinstance(organ, str) and not organ.isdecimal():
+            if organ not in ORGANS:
+                raise unknown_name("organ", organ, ORGANS)
+            values.append(ORGANS[organ])
+        elif int(organ) < 1:
+            raise SettingError(f"the label of an organ is at least 1, got {organ}")
+        else:
+            values.append(int(organ))
+    return values
+
+
+def _dilated(
+    predicted: NDArray[np.generic], spacing: Spacing, reach_mm: float, where: str
+) -> Iterable[tuple[tuple[slice, ...], NDArray[np.bool_]]]:
+    """Each component's surroundings: a box, and in it the voxels within reach of the component."""
+    from scipy.ndimage import distance_transform_edt
+
+    margin = np.floor(reach_mm / np.asarray(spacing) * (1 + WITHIN)).astype(int)
+    for component in find_lesions(predicted != 0, instances="components", where=where):
+        low, high = component.box
+        first = np.maximum(low - margin, 0)
+        last = np.minimum(high + margin + 1, predicted.shape)
+        outside = np.ones(last - first, dtype=bool)
+        outside[tuple((component.voxels - first).T)] = False
+        box = tuple(slice(a, b) for a, b in zip(first, last, strict=True))
+        if not margin.any():
+            yield box, ~outside
+            continue
+        yield box, distance_transform_edt(outside, sampling=spacing) <= reach_mm * (1 + WITHIN)

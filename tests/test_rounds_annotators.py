@@ -1,0 +1,106 @@
+"""Rounds with a modelled person: who is seen stays the same, rows and tables tell of them, ideal changes nothing."""
+
+import json
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from clicksim import write_image
+from clicksim.cli import main
+from clicksim.rounds import play
+from clicksim.rounds.jobs import RoundsJob, file_unit, play_unit, run_id
+from clicksim.simulate.annotators import PRESETS, Annotator
+from tests.test_rounds import ALL, GRID, case, lesions, wrong
+
+BLIND = Annotator("blind-to-small", miss_intercept=-400.0, miss_per_volume=-400.0)  # misses what is below 1/e ml
+
+
+def two_sizes():
+    """A lesion of one voxel, which is missed, and a large one."""
+    mask = np.zeros(GRID.shape, np.uint8, order="F")
+    mask[2, 2, 2] = 1
+    mask[10:16, 9:15, 8:13] = 1
+    return mask
+
+
+def always(mask):
+    return lambda scan, prompts: mask
+
+
+@pytest.mark.parametrize("protocol", ALL)
+def test_play__the_ideal_person_makes_the_prompts_of_the_rule(protocol):
+    plain, ideal = (
+        play(case(), always(wrong()), protocol=protocol, annotator=person) for person in (None, PRESETS["ideal"])
+    )
+    assert ideal.prompts.items == plain.prompts.items
+    assert {row["annotator"] for row in ideal.rows} == {"ideal"}
+    without = [{key: value for key, value in row.items() if key != "annotator"} for row in ideal.rows]
+    assert without == [{key: value for key, value in row.items() if key != "annotator"} for row in plain.rows]
+    table = ideal.prompts.to_table().to_pylist()
+    assert {(row["annotator"], row["effort_s"]) for row in table} <= {("ideal", 0.0)}
+    assert {row["effort_s"] for row in plain.prompts.to_table().to_pylist()} <= {None}
+
+
+@pytest.mark.parametrize("protocol", ALL)
+def test_play__a_hurried_person_is_repeatable_and_not_the_rule(protocol):
+    games = [play(case(), always(wrong()), protocol=protocol, annotator=PRESETS["hurried"]) for _ in range(2)]
+    assert games[0].prompts == games[1].prompts
+    assert games[0].prompts.items != play(case(), always(wrong()), protocol=protocol).prompts.items
+    assert GRID.holds(np.concatenate([games[0].prompts.foreground, games[0].prompts.background])).all()
+
+
+def test_play__a_missed_lesion_is_never_prompted_and_the_rest_is():
+    truth = two_sizes()
+    empty = always(np.zeros_like(truth))
+    plain = play(case(truth), empty, kind="click", n_prompts=2)
+    assert any(truth[tuple(v)] and v[0] == 2 for v in plain.prompts.foreground)
+    game = play(case(truth), empty, kind="click", n_prompts=2, annotator=BLIND)
+    assert len(game.prompts) >= 5
+    assert all(truth[tuple(v)] and v[0] >= 10 for v in game.prompts.foreground)
+    assert game.notes == ("blind-to-small misses 1 of 2 lesions",)
+
+
+def test_play__rounds_go_on_where_the_person_sees_no_error_but_there_is_one():
+    truth = two_sizes()
+    seen = truth.copy(order="F")
+    seen[2, 2, 2] = 0
+    game = play(case(truth), always(seen), annotator=BLIND)
+    assert [row["n_prompts"] for row in game.rows] == [0] * 6
+    assert all(row["inferred"] for row in game.rows)
+    perfect = play(case(truth), always(truth), annotator=BLIND)
+    assert [row["inferred"] for row in perfect.rows] == [True, *[False] * 5]
+
+
+def test_run_id__tells_annotators_apart(tmp_path):
+    write_image(tmp_path / "a.nii.gz", lesions(), GRID)
+    unit = file_unit(tmp_path / "a.nii.gz", pet=None, ct=None, case_id="a")
+    jobs = [RoundsJob("builtin:threshold", "autopet-v@2", annotator=person) for person in (None, *PRESETS.values())]
+    assert len({run_id(job, [unit]) for job in jobs}) == 4
+    rows = play_unit(jobs[3], None, unit)["rounds"].to_pylist()  # refused: there is no PET to predict from
+    assert {row["annotator"] for row in rows} == {"hurried"}
+
+
+def test_rounds__annotator_on_the_command_line(tmp_path):
+    for name, array in (("a", lesions()), ("pet", np.asarray(case().scan.pet)), ("ct", np.zeros(GRID.shape, np.int16))):
+        write_image(tmp_path / f"{name}.nii.gz", array, GRID)
+
+    def run(*more):
+        images = [
+            f"--{option}={tmp_path / file}.nii.gz" for option, file in (("label", "a"), ("pet", "pet"), ("ct", "ct"))
+        ]
+        words = ["rounds", *images, "--predictor", "builtin:threshold", "--out", str(tmp_path / "out"), *map(str, more)]
+        return CliRunner().invoke(main, words, catch_exceptions=False)
+
+    done = run("--annotator", "careful", "--json")
+    assert done.exit_code == 0, done.output
+    summary = json.loads(done.stdout)
+    assert summary["annotator"]["name"] == "careful"
+    import pyarrow.parquet as pq
+
+    rows = pq.read_table(tmp_path / "out/prompts.parquet").to_pylist()
+    assert {(row["annotator"], row["effort_s"]) for row in rows} == {("careful", 4.0)}
+    again = run("--annotator", "careful", "--replay", tmp_path / "out")
+    assert again.exit_code == 2
+    assert "no effect on a replay" in again.stderr
+    assert run("--annotator", "carefull").exit_code == 1
