@@ -7,7 +7,19 @@ import time
 from importlib import import_module
 from pathlib import Path
 
-GROUPS = ("clicks", "passes", "memory", "files", "folder", "catalog", "guidance", "startup", "tcia", "report")
+GROUPS = (
+    "clicks",
+    "corrections",
+    "passes",
+    "memory",
+    "files",
+    "folder",
+    "catalog",
+    "guidance",
+    "startup",
+    "tcia",
+    "report",
+)
 
 
 def main(arguments: list[str] | None = None) -> None:

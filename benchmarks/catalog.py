@@ -14,8 +14,9 @@ from clicksim.catalog import Catalog, create_catalog, open_catalog
 from clicksim.catalog.schema import rows_to_table
 
 TEXT = """Catalogs with made-up rows: {small:,} cases as in the published cohort, and {large:,}, each with the published
-mean of 17 lesions a case, after imports; Arrow uses its own threads. "open, filter, join" opens the catalog, keeps the PSMA cases, and joins their lesions. "one case" looks up the row of one case id; its
-rival is the same in the small catalog."""
+mean of 17 lesions a case, after imports; Arrow uses its own threads. "open, filter, join" opens the catalog, keeps the
+PSMA cases, and joins their lesions. "one case" looks up the row of one case id; its rival is the same in the small
+catalog."""
 
 LESIONS = 17
 

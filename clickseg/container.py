@@ -203,7 +203,8 @@ def _size(prompts: Prompts) -> int:
 
 
 def _read_entry(file: Path) -> dict[str, Any]:
-    with np.load(file, allow_pickle=False) as data:
+    # opened here, since what numpy opens itself stays open where it is damaged
+    with file.open("rb") as raw, np.load(raw, allow_pickle=False) as data:
         shape = tuple(int(n) for n in data["shape"])
         flat = np.unpackbits(data["bits"])
         if len(shape) != 3 or min(shape) < 1 or not 0 <= len(flat) - int(np.prod(shape)) < 8:

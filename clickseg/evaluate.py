@@ -121,12 +121,23 @@ def evaluate_model(
     folds = {row["case_id"]: fold_of(row) for row in catalog.cases.to_pylist()}
     known = tuple((name, about[name]) for name in ("step", "catalog_digest", "model"))
     pages = [sentence]
-    for protocol in protocols:
-        folder = out / slug_of(protocol)
-        keep = str(folder / "predictions")
-        job = ModelJob(SPEC, protocol, seed, dict(settings or {}), keep=keep, model=known, options=chosen,
-                       keep_predictions=keep_predictions)  # fmt: skip
+    jobs = [
+        ModelJob(
+            SPEC,
+            protocol,
+            seed,
+            dict(settings or {}),
+            keep=str(out / slug_of(protocol) / "predictions"),
+            model=known,
+            options=chosen,
+            keep_predictions=keep_predictions,
+        )
+        for protocol in protocols
+    ]
+    for job in jobs:
         job.rules  # noqa: B018 - an unknown protocol or setting is refused before anything is written
+    for job in jobs:
+        folder = out / slug_of(job.protocol)
         with named_model(model, chosen):
             pages.append(_run(job, catalog, units, folds, folder, model, workers, resume=resume, progress=progress))
     if lint:

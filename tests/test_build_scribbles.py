@@ -102,7 +102,7 @@ def test_simulate_catalog__an_annotator_stands_in_rows_and_metadata_and_verifies
     assert run_id(plain, units) != run_id(person, units)
     run, summary = simulate_catalog(person)
     opened = open_catalog(catalog)
-    assert opened.metadata(run)["annotator"]["name"] == "careful"
+    assert opened.metadata(run)["annotator_model"]["name"] == "careful"
     assert {(r["annotator"], r["effort_s"]) for r in opened.table("prompts", run).to_pylist()} == {("careful", 4.0)}
     assert outcomes(verify_run(catalog, run)) == {"equal": summary.cases}
 

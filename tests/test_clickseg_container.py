@@ -217,7 +217,7 @@ SPOILED = {
     "no PET": (no_pet, "holds 0 .mha images; one is wanted"),
     "two CTs": (two_cts, "holds 2 .mha images"),
     "other grid": (other_grid, "different grids"),
-    "cut off": (cut_off, "cut off"),
+    "cut off": (cut_off, "the file holds"),
     "not finite": (not_finite, "NaN or infinite"),
 }
 
@@ -312,7 +312,7 @@ def test_container_build__the_context_runs_by_itself(tree, model, phantom, tmp_p
     # the sources in it are enough, wherever they stand
     code = (
         "import runpy, sys, atexit\n"
-        "atexit.register(lambda: print(sys.modules['clickseg'].__file__, 'numba' in sys.modules))\n"
+        "atexit.register(lambda: print(sys.modules['clickseg'].__file__))\n"
         "sys.argv[0] = 'clickseg'\n"
         "runpy.run_module('clickseg', run_name='__main__', alter_sys=True)\n"
     )
@@ -324,7 +324,7 @@ def test_container_build__the_context_runs_by_itself(tree, model, phantom, tmp_p
         env=environment, cwd=tmp_path, check=False,
     )  # fmt: skip
     assert told.returncode == 0, told.stderr
-    assert told.stdout.splitlines()[-1] == f"{context / 'clickseg' / '__init__.py'} False"
+    assert told.stdout.splitlines()[-1] == f"{context / 'clickseg' / '__init__.py'}"
     assert np.array_equal(read_image(tree / "output" / RESULT).array, session_masks(model, phantom, [1])[0])
 
 

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tomllib
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -201,6 +202,19 @@ def test_play_page__shares_names_and_files(tmp_path, monkeypatch):
     text = '```text title="a b.txt"\nhello\n```\n\n```pycon\n>>> x = 1\n\n```\n\n```pycon\n>>> x + 1\n2\n\n```\n'
     (tmp_path / "page.md").write_text(text + "\n```sh\ngrep -q hello \\\n  'a b.txt'\n```\n")
     play_page(tmp_path / "page.md", tmp_path)
+
+
+def test_site__builds_without_a_warning(tmp_path):
+    if not find_spec("zensical"):
+        pytest.skip("the site needs the extra docs: pip install 'clicksim[docs]'")
+    for name in ("docs", "clicksim", "converters", "clickseg", "zensical.toml"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    done = subprocess.run(
+        [sys.executable, "-m", "zensical", "build", "--strict"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "No issues found" in done.stdout
+    assert "simulate_clicks" in (tmp_path / "site/api.html").read_text(encoding="utf-8")
 
 
 def test_pages__are_all_in_the_navigation():

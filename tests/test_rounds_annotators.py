@@ -30,9 +30,8 @@ def always(mask):
 
 @pytest.mark.parametrize("protocol", ALL)
 def test_play__the_ideal_person_makes_the_prompts_of_the_rule(protocol):
-    plain, ideal = (
-        play(case(), always(wrong()), protocol=protocol, annotator=person) for person in (None, PRESETS["ideal"])
-    )
+    people = (None, PRESETS["ideal"])
+    plain, ideal = (play(case(), always(wrong()), protocol=protocol, annotator=person) for person in people)
     assert ideal.prompts.items == plain.prompts.items
     assert {row["annotator"] for row in ideal.rows} == {"ideal"}
     without = [{key: value for key, value in row.items() if key != "annotator"} for row in ideal.rows]
@@ -82,20 +81,19 @@ def test_run_id__tells_annotators_apart(tmp_path):
 
 
 def test_rounds__annotator_on_the_command_line(tmp_path):
-    for name, array in (("a", lesions()), ("pet", np.asarray(case().scan.pet)), ("ct", np.zeros(GRID.shape, np.int16))):
+    arrays = {"label": lesions(), "pet": np.asarray(case().scan.pet), "ct": np.zeros(GRID.shape, np.int16)}
+    for name, array in arrays.items():
         write_image(tmp_path / f"{name}.nii.gz", array, GRID)
 
     def run(*more):
-        images = [
-            f"--{option}={tmp_path / file}.nii.gz" for option, file in (("label", "a"), ("pet", "pet"), ("ct", "ct"))
-        ]
+        images = [f"--{name}={tmp_path / name}.nii.gz" for name in arrays]
         words = ["rounds", *images, "--predictor", "builtin:threshold", "--out", str(tmp_path / "out"), *map(str, more)]
         return CliRunner().invoke(main, words, catch_exceptions=False)
 
     done = run("--annotator", "careful", "--json")
     assert done.exit_code == 0, done.output
     summary = json.loads(done.stdout)
-    assert summary["annotator"]["name"] == "careful"
+    assert summary["annotator_model"]["name"] == "careful"
     import pyarrow.parquet as pq
 
     rows = pq.read_table(tmp_path / "out/prompts.parquet").to_pylist()

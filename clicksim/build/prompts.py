@@ -52,7 +52,7 @@ class PromptJob:
     annotator: "Annotator | None" = None
 
     def about(self) -> dict[str, Any]:
-        """What the run's metadata say; `table` and `annotator` stand there only where they are not the usual ones."""
+        """What the run's metadata say: `table` for scribbles, `annotator_model` for those of a person, as well."""
         settings, _ = effective_settings(load_protocol(self.protocol), self.table, self.settings)
         about = {"version": __version__, "protocol": self.protocol, "seed": self.seed, "settings": settings}
         if self.table != "clicks":
@@ -60,14 +60,14 @@ class PromptJob:
         if self.annotator is not None:
             from clicksim.simulate.annotator_files import annotator_facts
 
-            about["annotator"] = annotator_facts(self.annotator)
+            about["annotator_model"] = annotator_facts(self.annotator)
         return about
 
     @classmethod
     def of_run(cls, catalog: str, about: Mapping[str, Any]) -> "PromptJob":
         """The job behind the metadata of a run; of an imported one, the one named at import."""
         own = {name: value for name, value in about["settings"].items() if name != "rule"}
-        person = about.get("annotator")
+        person = about.get("annotator_model")
         if person is not None:
             from clicksim.simulate.annotator_files import annotator_of
 

@@ -23,10 +23,7 @@ def find_runs(flat, words, per_word, row):
     Returns:
         starts, stops: int64. values: int64, the label of each run.
     """
-    capacity = 256
-    starts = np.empty(capacity, np.int64)
-    stops = np.empty(capacity, np.int64)
-    values = np.empty(capacity, np.int64)
+    runs = np.empty((3, 256), np.int64)
     count = 0
     v = 0
     while v < flat.size:
@@ -46,16 +43,9 @@ def find_runs(flat, words, per_word, row):
         v += 1
         while v < end and flat[v] == value:
             v += 1
-        if count == capacity:
-            capacity *= 2
-            starts = _grown(starts, capacity)
-            stops = _grown(stops, capacity)
-            values = _grown(values, capacity)
-        starts[count] = start
-        stops[count] = v
-        values[count] = value
+        runs = _append(runs, count, start, v, value)
         count += 1
-    return starts[:count].copy(), stops[:count].copy(), values[:count].copy()
+    return runs[0, :count].copy(), runs[1, :count].copy(), runs[2, :count].copy()
 
 
 @kernel
@@ -71,10 +61,7 @@ def find_errors(prediction, truth, prediction_words, truth_words, per_word, row)
     Returns:
         starts, stops: int64. values: int64, 1 for a false positive, 2 for a false negative.
     """
-    capacity = 256
-    starts = np.empty(capacity, np.int64)
-    stops = np.empty(capacity, np.int64)
-    values = np.empty(capacity, np.int64)
+    runs = np.empty((3, 256), np.int64)
     count = 0
     v = 0
     while v < truth.size:
@@ -94,16 +81,9 @@ def find_errors(prediction, truth, prediction_words, truth_words, per_word, row)
         v += 1
         while v < end and _error(prediction[v], truth[v]) == kind:
             v += 1
-        if count == capacity:
-            capacity *= 2
-            starts = _grown(starts, capacity)
-            stops = _grown(stops, capacity)
-            values = _grown(values, capacity)
-        starts[count] = start
-        stops[count] = v
-        values[count] = kind
+        runs = _append(runs, count, start, v, kind)
         count += 1
-    return starts[:count].copy(), stops[:count].copy(), values[:count].copy()
+    return runs[0, :count].copy(), runs[1, :count].copy(), runs[2, :count].copy()
 
 
 @kernel
@@ -231,10 +211,16 @@ def _error(prediction, truth):
 
 
 @kernel
-def _grown(array, capacity):
-    out = np.empty(capacity, array.dtype)
-    out[: array.size] = array
-    return out
+def _append(runs, count, start, stop, value):
+    """The table with one more run, moved to twice the room where it is full."""
+    if count == runs.shape[1]:
+        larger = np.empty((3, 2 * count), np.int64)
+        larger[:, :count] = runs
+        runs = larger
+    runs[0, count] = start
+    runs[1, count] = stop
+    runs[2, count] = value
+    return runs
 
 
 @kernel

@@ -61,7 +61,7 @@ class RoundsJob:
 
     def about(self) -> dict[str, Any]:
         """What the run's metadata say."""
-        person = {} if self.annotator is None else {"annotator": annotator_facts(self.annotator)}
+        person = {} if self.annotator is None else {"annotator_model": annotator_facts(self.annotator)}
         return {
             "version": __version__,
             "made_by": "rounds",

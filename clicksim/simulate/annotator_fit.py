@@ -165,8 +165,9 @@ def _fit_offsets(seen: Sequence[Recorded]) -> tuple[float, float]:
     """Deviation at radius 0 and its growth, by maximum likelihood."""
     from scipy.optimize import minimize
 
-    radii = np.concatenate([np.full(len(entry.offsets_mm), radius_mm(entry.volume_ml)) for entry in seen])
-    squared = np.concatenate([(entry.offsets_mm**2).sum(axis=1) for entry in seen])
+    counts = [len(entry.offsets_mm) for entry in seen]
+    radii = np.repeat(radius_mm([entry.volume_ml for entry in seen]), counts)
+    squared = (np.concatenate([entry.offsets_mm for entry in seen]) ** 2).sum(axis=1)
 
     def cost(parameters: Floats) -> tuple[float, Floats]:
         spread = np.maximum(parameters[0] + parameters[1] * radii, 1e-6)

@@ -73,7 +73,7 @@ class Annotator:
             self.miss_per_volume,
             self.miss_per_contrast,
         ]
-        return np.asarray(1.0 / (1.0 + np.exp(-odds)))
+        return np.asarray(1.0 / (1.0 + np.exp(-np.clip(odds, -700.0, 700.0))))
 
 
 PRESETS = {

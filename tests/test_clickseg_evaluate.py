@@ -1,0 +1,201 @@
+"""`clickseg evaluate`: rounds over a catalog with a model, by fold and by lesion, and the linter at work on it."""
+
+import json
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+torch = pytest.importorskip("torch", reason="needs the extra [torch]")
+
+from click.testing import CliRunner  # noqa: E402
+
+from clickseg.cli import main  # noqa: E402
+from clickseg.evaluate import choose_units, lint_model, named_model, predict_named, summarise_lesions  # noqa: E402
+from clickseg.predict import Options, RoundsPredictor, open_session  # noqa: E402
+from clickseg.prepare import draw_fold  # noqa: E402
+from clicksim.catalog import open_catalog  # noqa: E402
+from clicksim.errors import CatalogError, SettingError  # noqa: E402
+from clicksim.prompts import Prompts  # noqa: E402
+from clicksim.rounds import Case, Scan, play  # noqa: E402
+from clicksim.volumes import read_image, read_label  # noqa: E402
+from tests.clickseg_models import write_model  # noqa: E402
+from tests.clickseg_phantoms import write_catalog  # noqa: E402
+
+pytestmark = pytest.mark.torch
+CPU = Options(device="cpu")
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def catalog(tmp_path_factory):
+    return write_catalog(tmp_path_factory.mktemp("evaluate") / "catalog", 3)
+
+
+@pytest.fixture(scope="module")
+def model(catalog):
+    return write_model(catalog.path.parent / "model.safetensors", digest=catalog.digest(), fold=1, bias=-0.5)
+
+
+@pytest.fixture(scope="module")
+def outcome(catalog, model):
+    out = catalog.path.parent / "results"
+    arguments = ["evaluate", model, catalog.path, out, "--fold", "all", "--set", "n_rounds=2", "--device", "cpu",
+                 "--lint", "1"]  # fmt: skip
+    result = CliRunner().invoke(main, [str(a) for a in arguments], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return out, result.stdout
+
+
+def test_evaluate__writes_what_it_promises(outcome):
+    out, page = outcome
+    for protocol in ("autopet-iv-2", "autopet-v-2"):
+        names = {"rounds.parquet", "prompts.parquet", "lesions.parquet", "metric_scores.json", "summary.json",
+                 "curve.png", "run.json"}  # fmt: skip
+        assert {file.name for file in (out / protocol).iterdir()} == names
+        summary = json.loads((out / protocol / "summary.json").read_text())
+        assert summary["all"]["cases"] == 3
+        assert summary["all"]["failed_rounds"] == 0
+        assert {"tracer", "centre", "burden", "fold", "lesion"} <= summary.keys()
+        assert summary["all"]["auc_dice"]["low"] is not None
+        assert summary["options"]["overlap"] == 0.5
+    assert "the model was trained on some of them" in page
+    assert "verdict:" in (out / "lint.txt").read_text()
+    assert "obeys" in page
+
+
+def test_evaluate__rounds_are_those_of_the_model(outcome, catalog, model):
+    out, _ = outcome
+    rows = pq.read_table(out / "autopet-v-2" / "rounds.parquet").to_pylist()
+    row = catalog.cases.to_pylist()[0]
+    images = {name: read_image(catalog.resolve(row[f"{name}_path"])) for name in ("ct", "pet")}
+    truth = read_label(catalog.resolve(row["label_path"]))
+    scan = Scan(row["case_id"], truth.grid, images["ct"].array, images["pet"].array)
+    predictor = RoundsPredictor(open_session(model, CPU)[0])
+    game = play(Case(scan, truth.array), predictor, protocol="autopet-v@2", n_rounds=2)
+    mine = [r["dice"] for r in rows if r["case_id"] == row["case_id"]]
+    assert mine == [r["dice"] for r in game.rows]
+    assert max(mine) > 0
+
+
+def test_evaluate__folds_and_lesions_add_up(outcome, catalog):
+    out, _ = outcome
+    summary = json.loads((out / "autopet-v-2" / "summary.json").read_text())
+    assert {fold: part["cases"] for fold, part in summary["fold"].items()} == {"0": 1, "1": 1, "2": 1}
+    lesions = pq.read_table(out / "autopet-v-2" / "lesions.parquet").to_pylist()
+    counts = sum(row["n_lesions"] for row in catalog.cases.to_pylist())
+    assert summary["lesion"]["all"]["lesions"] == counts == sum(row["round"] == 0 for row in lesions)
+    rounds = pq.read_table(out / "autopet-v-2" / "rounds.parquet").to_pylist()
+    for row in (row for row in rounds if row["round"] == 0):
+        own = [lesion for lesion in lesions if lesion["case_id"] == row["case_id"] and lesion["round"] == 0]
+        assert np.isclose(sum(lesion["volume_ml"] for lesion in own), row["truth_ml"])
+        hit = sum(lesion["volume_ml"] * lesion["found_share"] for lesion in own)
+        assert np.isclose(hit, row["dice"] * (row["truth_ml"] + row["predicted_ml"]) / 2)
+
+
+def test_summarise_lesions__splits_by_volume():
+    rows = [
+        {"case_id": "a", "round": r, "lesion": n, "volume_ml": volume, "found_share": share}
+        for r, shares in enumerate([(0.0, 0.5, 1.0), (0.5, 0.5, 1.0)])
+        for n, (volume, share) in enumerate(zip((0.5, 5.0, 50.0), shares, strict=True))
+    ]
+    found = summarise_lesions(rows)
+    assert found["all"] == {"lesions": 3, "found": [2 / 3, 1.0], "found_share": [0.5, 2 / 3]}
+    assert found["below 1 ml"]["found"] == [0.0, 1.0]
+    assert found["above 10 ml"]["lesions"] == 1
+    assert summarise_lesions([]) == {}
+
+
+def test_choose_units__auto_takes_the_held_out_fold_of_its_own_catalog(catalog):
+    def chosen(about, fold="auto"):
+        units, sentence = choose_units(catalog, about, fold, ())
+        return sorted(e["case_id"] for unit in units for e in unit.content), sentence
+
+    everyone = sorted(row["case_id"] for row in catalog.cases.to_pylist())
+    own = {"catalog_digest": catalog.digest(), "train": {"fold": 1}}
+    held = [row["case_id"] for row in catalog.cases.to_pylist() if row["official_fold"] == 1]
+    assert chosen(own) == (held, "1 cases of fold 1; the model was trained on none of them")
+    assert chosen(own, "0")[1].endswith("the model was trained on some of them")
+    other = {"catalog_digest": "another", "train": {"fold": 1}}
+    assert chosen(other)[0] == everyone
+    assert chosen(other)[1].endswith("is not known here")
+    assert chosen({**own, "train": {"fold": -1}})[0] == everyone
+    with pytest.raises(CatalogError, match="no case of .* is in fold 4"):
+        chosen(own, "4")
+    with pytest.raises(SettingError, match="fold is 0 to 4"):
+        chosen(own, "5")
+    assert 0 <= draw_fold("x") < 5
+
+
+def test_predict_named__follows_the_name(catalog, model, monkeypatch):
+    row = catalog.cases.to_pylist()[0]
+    image = read_image(catalog.resolve(row["ct_path"]))
+    scan = Scan("a", image.grid, image.array, None)
+    with pytest.raises(SettingError, match="no model is named"):
+        predict_named(scan, Prompts((), image.grid))
+    other = write_model(model.with_name("other.safetensors"), seed=9)
+    masks = []
+    for path in (model, other, model):
+        with named_model(path, CPU):
+            masks.append(predict_named(scan, Prompts((), image.grid)))
+    assert np.array_equal(masks[0], masks[2])
+    assert not np.array_equal(masks[0], masks[1])
+    predict_named.finish()
+
+
+def test_lint_model__sees_a_model_that_ignores_its_guidance(catalog, model):
+    session, _ = open_session(model, CPU)
+    units, _ = choose_units(catalog, {"catalog_digest": "", "train": {"fold": 0}}, "all", ())
+    used = lint_model(session, catalog, units, 1, 42)
+    with torch.no_grad():  # cut the two channels of guidance off
+        for weight in (session.model.network.input_block.conv1.conv.weight, session.model.network.input_block.conv3.conv.weight):
+            weight[:, 4:] = 0
+    ignored = lint_model(session, catalog, units, 1, 42)
+    assert "does not look at it" not in used
+    assert ignored.count("does not look at it") == 4
+    assert lint_model(session, catalog, [], 1, 42).startswith("no case with a lesion")
+
+
+def test_evaluate__refuses_before_it_writes(catalog, model, tmp_path):
+    for extra, words in ((["--protocol", "autopet-v@2", "--protocol", "autopet-x@1"], "autopet-x@1"), (["--set", "n_round=3"], "n_round")):
+        result = CliRunner().invoke(main, ["evaluate", str(model), str(catalog.path), str(tmp_path / "out"), *extra])
+        assert result.exit_code == 1
+        assert words in result.stderr
+        assert not (tmp_path / "out").exists()
+    assert open_catalog(catalog.path).parts("rounds") == []
+
+
+def test_evaluate__goes_on_after_an_interruption(catalog, model, tmp_path, outcome):
+    import clickseg.evaluate as module
+
+    base = ["evaluate", model, catalog.path, tmp_path / "out", "--fold", "all", "--set", "n_rounds=2",
+            "--device", "cpu", "--lint", "0", "--protocol", "autopet-v@2"]  # fmt: skip
+    base = [str(a) for a in base]
+    played = []
+    real = module.play_patient
+
+    def dies(job, catalog, unit):
+        if len(played) == 1:
+            raise KeyboardInterrupt
+        played.append(unit.key)
+        return real(job, catalog, unit)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "play_patient", dies)
+        CliRunner().invoke(main, base)
+    assert len(played) == 1
+    refused = CliRunner().invoke(main, base)
+    assert refused.exit_code == 1
+    assert "--resume" in refused.stderr
+    result = CliRunner().invoke(main, [*base, "--resume"])
+    assert result.exit_code == 0, result.output
+    for name in ("rounds", "lesions"):
+        tables = [pq.read_table(folder / "autopet-v-2" / f"{name}.parquet") for folder in (outcome[0], tmp_path / "out")]
+        assert tables[0].equals(tables[1])
