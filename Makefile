@@ -50,6 +50,9 @@ bench-full: install  ## the same with the plain whole-volume rival run to its en
 rivals: install  ## manifests read by nnU-Net, MONAI, mlcroissant, Datasets; gigabytes; writes docs/rivals.md
 	$(BIN)/python rivals/check_manifests.py
 
+gpu: install  ## the tests that need a GPU, and what one does; writes docs/gpu.md, 'not run' without one
+	$(BIN)/python -m benchmarks.gpu
+
 docs: install  ## the pages that scripts write, then the site, strictly
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
 	$(BIN)/python docs/generate.py

@@ -30,10 +30,10 @@ A network sees prompts as dense channels. clicksim stores the prompts and draws 
 any patch, in any encoding:
 
 ```python
-channels = clicksim.encode(prompts, shape)                                  # (2, I, J, K): foreground, background
+channels = clicksim.encode(prompts, shape)  # (2, I, J, K): foreground, background
 channels = clicksim.encode(prompts, (128, 128, 128), origin=(40, 52, 210))  # a patch, equal to that part of the whole
 channels = clicksim.encode(prompts, shape, encoding="edt-ball", radius_mm=6, out=batch[n, 2:4])
-channels = clicksim.encode(prompts, shape, encoding="lesionlocator")        # what a published entry used
+channels = clicksim.encode(prompts, shape, encoding="lesionlocator")  # what a published entry used
 ```
 
 Lengths are in mm on the grid of the prompts; `radius_vx=2` asks for voxels by name. Where a support ends, the cost

@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from clicksim import Grid, simulate_clicks, write_image
 from clicksim.cli import COMMANDS, main
 from clicksim.prompts.table import METADATA_KEY
-from clicksim.protocols import list_protocols
+from clicksim.protocols import list_presets, list_protocols
 
 AFFINE = np.array([[-2.0, 0, 0, 40], [0, 2, 0, -30], [0, 0, 3, -100], [0, 0, 0, 1]])
 GRID = Grid((20, 18, 16), None, AFFINE)
@@ -443,11 +443,14 @@ def test_clicks__a_sweep_goes_on_past_a_refused_run(here):
 def test_protocols__lists_all(here):
     result = run("protocols")
     assert result.exit_code == 0
-    assert [line.split()[0] for line in result.stdout.splitlines()] == [p.id for p in list_protocols()]
-    assert [entry["id"] for entry in json.loads(run("protocols", "--json").stdout)] == [p.id for p in list_protocols()]
+    rules, presets = result.stdout.split("\n\n")
+    assert [line.split()[0] for line in rules.splitlines()] == [p.id for p in list_protocols()]
+    assert [line.split()[0] for line in presets.splitlines()[1:]] == [p.id for p in list_presets()]
+    ids = [p.id for p in (*list_protocols(), *list_presets())]
+    assert [entry["id"] for entry in json.loads(run("protocols", "--json").stdout)] == ids
 
 
-@pytest.mark.parametrize("protocol", list_protocols(), ids=lambda p: p.id)
+@pytest.mark.parametrize("protocol", [*list_protocols(), *list_presets()], ids=lambda p: p.id)
 def test_protocols__shows_every_setting_with_its_value(protocol):
     text = run("protocols", protocol.id).stdout
     for table, settings in protocol.tables.items():

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +16,7 @@ torch = pytest.importorskip("torch", reason="needs the extra [torch]")
 from click.testing import CliRunner  # noqa: E402
 
 from clickseg.cli import main  # noqa: E402
-from clickseg.container_check import Played, can_seal, check_container, find_engine  # noqa: E402
+from clickseg.container_check import CheckReport, Played, can_seal, check_container, find_engine  # noqa: E402
 from clickseg.predict import Options, RoundsPredictor, open_session  # noqa: E402
 from clicksim.errors import ClicksimError  # noqa: E402
 from clicksim.geometry import Grid  # noqa: E402
@@ -24,10 +26,12 @@ from clicksim.prompts.formats import write_prompts  # noqa: E402
 from clicksim.rounds import Case, Scan  # noqa: E402
 from clicksim.volumes import read_image, write_image  # noqa: E402
 from tests.clickseg_models import write_model  # noqa: E402
+from tests.clickseg_phantoms import write_catalog  # noqa: E402
 
 pytestmark = pytest.mark.torch
 NAME = "7b3c1d9e-0000-4000-8000-000000000001"
 RESULT = Path("images") / "tumor-lesion-segmentation" / f"{NAME}.mha"
+DONE = Played(repeats=True)
 CLICKS = [Click((5, 5, 5), True), Click((20, 16, 30), False), Click((12, 14, 30), True)]
 
 
@@ -334,3 +338,51 @@ def test_container_build__refuses_a_folder_with_something_in_it(model, tmp_path)
     assert result.exit_code == 1
     assert "is there already" in result.stderr
     assert (tmp_path / "mine").read_text() == "keep"
+
+
+PAGE = (Path(__file__).resolve().parents[1] / "docs" / "container.md").read_text(encoding="utf-8")
+DOCUMENTED = [
+    line for block in re.findall(r"^```sh\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL) for line in block.splitlines()
+]
+
+
+@pytest.fixture(scope="module")
+def user_folder(tmp_path_factory, phantom):
+    """The files that the page speaks of."""
+    folder = tmp_path_factory.mktemp("page")
+    write_catalog(folder / "catalog", 2)
+    write_model(folder / "model.safetensors")
+    for name in ("ct", "pet", "label"):
+        write_image(folder / f"{name}.nii.gz", getattr(phantom, name), phantom.grid)
+    write_prompts(folder / "clicks.json", Prompts(tuple(CLICKS), phantom.grid))
+    write_input(folder / "input", phantom, CLICKS)
+    (folder / "cache").mkdir()
+    return folder
+
+
+@pytest.mark.parametrize("line", DOCUMENTED)
+def test_page__command_runs_as_it_stands(line, user_folder, monkeypatch):
+    monkeypatch.chdir(user_folder)
+    program, *arguments = shlex.split(line)
+    assert program == "clickseg"
+    if "check" in arguments:  # two rounds of it are played above
+        monkeypatch.setattr("clickseg.container_check.check_container", lambda *a, **k: CheckReport((), *[DONE] * 2))
+    result = CliRunner().invoke(main, arguments, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+
+
+def test_page__has_every_command():
+    assert {line.split()[1] for line in DOCUMENTED} == {"predict", "evaluate", "container"}
+    assert {line.split()[2] for line in DOCUMENTED if "container" in line} == {"run", "check", "build"}
+
+
+def test_gpu_page__says_not_run_without_a_gpu(tmp_path):
+    from benchmarks.gpu import ROWS
+    from benchmarks.gpu import main as write_page
+
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU here; make gpu measures it")
+    write_page(["--out", str(tmp_path / "gpu.md")])
+    text = (tmp_path / "gpu.md").read_text()
+    assert text.count("| not run |") == len(ROWS)
+    assert "no GPU that Torch can use" in text

@@ -127,7 +127,7 @@ def test_choose_units__auto_takes_the_held_out_fold_of_its_own_catalog(catalog):
     assert chosen(other)[0] == everyone
     assert chosen(other)[1].endswith("is not known here")
     assert chosen({**own, "train": {"fold": -1}})[0] == everyone
-    with pytest.raises(CatalogError, match="no case of .* is in fold 4"):
+    with pytest.raises(CatalogError, match="is in fold 4"):
         chosen(own, "4")
     with pytest.raises(SettingError, match="fold is 0 to 4"):
         chosen(own, "5")
@@ -155,7 +155,10 @@ def test_lint_model__sees_a_model_that_ignores_its_guidance(catalog, model):
     units, _ = choose_units(catalog, {"catalog_digest": "", "train": {"fold": 0}}, "all", ())
     used = lint_model(session, catalog, units, 1, 42)
     with torch.no_grad():  # cut the two channels of guidance off
-        for weight in (session.model.network.input_block.conv1.conv.weight, session.model.network.input_block.conv3.conv.weight):
+        for weight in (
+            session.model.network.input_block.conv1.conv.weight,
+            session.model.network.input_block.conv3.conv.weight,
+        ):
             weight[:, 4:] = 0
     ignored = lint_model(session, catalog, units, 1, 42)
     assert "does not look at it" not in used
@@ -164,7 +167,10 @@ def test_lint_model__sees_a_model_that_ignores_its_guidance(catalog, model):
 
 
 def test_evaluate__refuses_before_it_writes(catalog, model, tmp_path):
-    for extra, words in ((["--protocol", "autopet-v@2", "--protocol", "autopet-x@1"], "autopet-x@1"), (["--set", "n_round=3"], "n_round")):
+    for extra, words in (
+        (["--protocol", "autopet-v@2", "--protocol", "autopet-x@1"], "autopet-x@1"),
+        (["--set", "n_round=3"], "n_round"),
+    ):
         result = CliRunner().invoke(main, ["evaluate", str(model), str(catalog.path), str(tmp_path / "out"), *extra])
         assert result.exit_code == 1
         assert words in result.stderr
@@ -197,5 +203,7 @@ def test_evaluate__goes_on_after_an_interruption(catalog, model, tmp_path, outco
     result = CliRunner().invoke(main, [*base, "--resume"])
     assert result.exit_code == 0, result.output
     for name in ("rounds", "lesions"):
-        tables = [pq.read_table(folder / "autopet-v-2" / f"{name}.parquet") for folder in (outcome[0], tmp_path / "out")]
+        tables = [
+            pq.read_table(folder / "autopet-v-2" / f"{name}.parquet") for folder in (outcome[0], tmp_path / "out")
+        ]
         assert tables[0].equals(tables[1])

@@ -1,5 +1,7 @@
 """Prediction: windows and their sum, sessions that compute only what changed, and the way back to the case's grid."""
 
+import sys
+
 import numpy as np
 import pytest
 
@@ -271,6 +273,38 @@ def test_session__answers_on_the_grid_of_the_case(model):
     assert np.array_equal(np.flip(np.transpose(first, (2, 0, 1)), 0), second)
 
 
+@pytest.mark.parametrize("has_pet", [True, False])
+def test_session__one_window_is_the_network_on_its_channels(model, has_pet):
+    # a case smaller than a window: air beyond its end, fixed normalisation, guidance, previous mask
+    rng = np.random.default_rng(4)
+    shape, whole_shape = (10, 12, 14), (16, 16, 16)
+    ct, pet = np.rint(rng.normal(0, 400, shape)), rng.random(shape).astype(np.float32) * 5
+    grid, previous = Grid.from_spacing(shape, (8.0, 8.0, 8.0)), rng.random(shape) > 0.8
+    clicks = Prompts((Click((1, 2, 3), True), Click((9, 11, 13), False)), grid)
+    session = Session(model, RULES)
+    session.set_case(grid, ct, pet if has_pet else None)
+    session.prompt(clicks, previous=previous)
+
+    def padded(array, outside):
+        out = np.full(whole_shape, outside, np.float32)
+        out[:10, :12, :14] = array
+        return torch.from_numpy(out)[None, None]
+
+    channels = [padded(ct, -1024).clamp(-1000, 1000) / 300]
+    channels += [padded(np.log1p(pet) if has_pet else 0, 0), torch.full((1, 1, *whole_shape), float(not has_pet))]
+    distances = np.indices(whole_shape)
+    for voxel in ((1, 2, 3), (9, 11, 13)):
+        mm = 8 * np.sqrt(sum((d - v) ** 2 for d, v in zip(distances, voxel, strict=True)))
+        channels.append(torch.from_numpy((mm <= 9).astype(np.float32))[None, None])
+    x = torch.cat([*channels[:3], padded(previous, 0), *channels[3:]], dim=1)
+    drawn = model.guidance(torch.from_numpy(rows_of(clicks)), 1, whole_shape, (8.0, 8.0, 8.0))
+    assert torch.equal(drawn > 0, x[:, 4:] > 0)
+    x[:, 4:] = drawn
+    with torch.no_grad():
+        expected = torch.sigmoid(model(x))[0, 0, :10, :12, :14].numpy()
+    np.testing.assert_allclose(session.probability(), expected, atol=2e-3)
+
+
 def test_session__a_case_without_pet_is_told_apart_from_one_without_uptake(phantom, model):
     session = session_on(model, phantom)
     session.set_case(phantom.grid, phantom.ct, np.zeros_like(phantom.pet))
@@ -353,7 +387,8 @@ def run(*arguments):
     return CliRunner().invoke(main, [str(a) for a in arguments])
 
 
-def test_predict__command_equals_the_session(files, phantom, tmp_path):
+def test_predict__command_equals_the_session(files, phantom, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "SimpleITK", None)  # only the container needs it
     base = ["predict", files / "model.safetensors", "--ct", files / "ct.nii.gz", "--pet", files / "pet.nii.gz"]
     result = run(*base, "--prompts", files / "clicks.json", "--out", tmp_path / "m.nii.gz", "--device", "cpu",
                  "--probability", tmp_path / "p.nii.gz")  # fmt: skip

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -32,6 +33,7 @@ def convert_source(
     shard: tuple[int, int] = (0, 1),
     options: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
+    executor: Executor | None = None,
 ) -> Summary:
     """Bring a source into a catalog; its rows replace those of an earlier conversion.
 
@@ -44,6 +46,7 @@ def convert_source(
         shard: `(I, N)` converts every N-th patient from the I-th on.
         options: Options of the source.
         progress: Told after each patient.
+        executor: Runs the patients instead of processes of this machine; see `clicksim.build.units.run_on`.
 
     Raises:
         CatalogError: The folder is not there, or parts of an interrupted run are, and `resume` was not asked for.
@@ -64,7 +67,9 @@ def convert_source(
         "shard": list(shard),
     }
     parts = Parts(catalog.path / WORK / f"convert-{source.name}", job, resume=resume)
-    parts.run(chosen, partial(_convert_unit, source.convert, context), workers=workers, progress=progress)
+    parts.run(
+        chosen, partial(_convert_unit, source.convert, context), workers=workers, progress=progress, executor=executor
+    )
     tables = parts.gather(chosen, tables_of(found))
     catalog = open_catalog(catalog.path).with_root(source.name, folder)
     for name in ("links", "lesions", "rejected", "cases"):  # cases last: they are what a reader starts from

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 WORK = ".work"
+CLUSTER_AHEAD = 256  # units given to a cluster at a time, whatever its size
 AHEAD = 4  # units in flight per worker: enough that none waits, few enough that results do not pile up
 Tables = dict[str, "pa.Table"]
 Work = Callable[[Unit], Tables]
@@ -70,11 +71,23 @@ class Parts:
             temporary.write_text(text, encoding="utf-8")
         self.folder = folder
 
-    def run(self, units: Sequence[Unit], work: Work, *, workers: int, progress: Progress | None) -> None:
-        """Do the units that have no part yet."""
+    def run(
+        self,
+        units: Sequence[Unit],
+        work: Work,
+        *,
+        workers: int,
+        progress: Progress | None,
+        executor: Executor | None = None,
+    ) -> None:
+        """Do the units that have no part yet, in processes of this machine or on a given executor."""
         left = [unit for unit in units if not part_path(self.folder, unit).is_dir()]
         done, rejected = len(units) - len(left), 0
-        for count in run_units(partial(do_unit, work, self.folder), left, workers, partial(_bury, self.folder)):
+        unit_work, bury = partial(do_unit, work, self.folder.resolve()), partial(_bury, self.folder)
+        counts = (
+            run_units(unit_work, left, workers, bury) if executor is None else run_on(executor, unit_work, left, bury)
+        )
+        for count in counts:
             done, rejected = done + 1, rejected + count
             if progress:
                 progress(done, len(units), rejected)
@@ -128,6 +141,49 @@ def run_units(
                     yield pool.submit(work, unit).result()
                 except BrokenProcessPool:
                     yield bury(unit)
+
+
+def run_on(
+    executor: Executor, work: Callable[[Unit], int], units: Sequence[Unit], bury: Callable[[Unit], int]
+) -> Iterator[int]:
+    """Run units on an executor that somebody else minds, such as that of a Dask cluster; as `run_units` otherwise.
+
+    Its workers see the same files. A cluster tries a lost unit again by itself; one that it gives up (`KilledWorker`)
+    is given to `bury`.
+    """
+    running: dict[Future[int], Unit] = {}
+    waiting = list(reversed(units))
+    while waiting or running:
+        while waiting and len(running) < CLUSTER_AHEAD:
+            unit = waiting.pop()
+            running[executor.submit(work, unit)] = unit
+        finished, _ = wait(running, return_when=FIRST_COMPLETED)
+        for future in finished:
+            unit = running.pop(future)
+            error = future.exception()
+            if error is not None and type(error).__name__ != "KilledWorker":
+                raise error
+            yield future.result() if error is None else bury(unit)
+
+
+@contextmanager
+def dask_executor(address: str) -> Iterator[Executor]:
+    """The executor of a running Dask cluster.
+
+    Raises:
+        CatalogError: Dask is not installed, or nobody answers at the address.
+    """
+    try:
+        from distributed import Client
+    except ImportError as error:
+        raise CatalogError("--scheduler needs Dask: pip install 'clicksim[cluster]'") from error
+    connect: Any = Client
+    try:
+        client = connect(address, timeout=20)
+    except (OSError, TimeoutError, ValueError) as error:
+        raise CatalogError(f"no Dask scheduler answers at {address}: {error}") from error
+    with client:
+        yield client.get_executor()
 
 
 def _drain(

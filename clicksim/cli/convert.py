@@ -1,6 +1,7 @@
 """`clicksim convert`."""
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 
 import click
@@ -16,6 +17,7 @@ PATH = click.Path(path_type=Path)
 @click.argument("catalog", type=PATH, required=False)
 @click.option("--list", "list_only", is_flag=True, help="Show the sources with their layout and options, and stop.")
 @click.option("--workers", type=click.IntRange(0), default=0, show_default=True, help="Processes; 0 works in this one.")
+@click.option("--scheduler", metavar="ADDRESS", help="A Dask scheduler whose workers see the same files.")
 @click.option("--resume", is_flag=True, help="Go on with a run that was interrupted.")
 @click.option("--shard", metavar="I/N", help="Every N-th patient from the I-th on (from 0); merge the catalogs after.")
 @click.option("--option", "pairs", multiple=True, metavar="NAME=VALUE", help="An option of the source; repeatable.")
@@ -25,6 +27,7 @@ def command(
     catalog: Path | None,
     list_only: bool,
     workers: int,
+    scheduler: str | None,
     resume: bool,
     shard: str | None,
     pairs: tuple[str, ...],
@@ -40,6 +43,7 @@ def command(
       clicksim convert --list
       clicksim convert fdat PSMA-FDG-PET-CT-Lesions_v2 catalog --workers 8
       clicksim convert deep-psma CHALLENGE_DATA catalog --resume
+      clicksim convert fdat PSMA-FDG-PET-CT-Lesions_v2 catalog --scheduler tcp://head:8786
     """  # noqa: D301 - click wants the character itself
     from clicksim.catalog import find_source, list_sources
 
@@ -54,10 +58,11 @@ def command(
     if source is None or folder is None or catalog is None:
         raise click.UsageError("give SOURCE FOLDER CATALOG, or --list")
     from clicksim.build import convert_source
+    from clicksim.build.units import dask_executor
     from clicksim.cli.progress import progress
 
     known = find_source(source)
-    with progress("patients") as report:
+    with nullcontext() if scheduler is None else dask_executor(scheduler) as executor, progress("patients") as report:
         summary = convert_source(
             known,
             folder,
@@ -67,6 +72,7 @@ def command(
             shard=read_shard(shard),
             options=read_options(pairs, known.options),
             progress=report,
+            executor=executor,
         )
     click.echo(f"{summary.cases} cases in {catalog}, {summary.rejected} rejected")
     if summary.rejected:
