@@ -61,11 +61,13 @@ class ModelJob(RoundsJob):
         model: What the checkpoint says of itself, for the run's metadata.
         options: How it is asked.
         keep_predictions: Whether the masks of all rounds stay; else they go when lesions are measured.
+        name: The model for `predict_named`; it travels with the job, since a worker's environment is older than it.
     """
 
     model: tuple[tuple[str, Any], ...] = ()
     options: Options = field(default_factory=Options)
     keep_predictions: bool = False
+    name: str = ""
 
     def about(self) -> Row:
         """What the run's metadata say."""
@@ -131,6 +133,7 @@ def evaluate_model(
             model=known,
             options=chosen,
             keep_predictions=keep_predictions,
+            name=name_of(model, chosen),
         )
         for protocol in protocols
     ]
@@ -138,8 +141,7 @@ def evaluate_model(
         job.rules  # noqa: B018 - an unknown protocol or setting is refused before anything is written
     for job in jobs:
         folder = out / slug_of(job.protocol)
-        with named_model(model, chosen):
-            pages.append(_run(job, catalog, units, folds, folder, model, workers, resume=resume, progress=progress))
+        pages.append(_run(job, catalog, units, folds, folder, model, workers, resume=resume, progress=progress))
     if lint:
         findings = lint_model(open_session(model, chosen)[0], catalog, units, lint, seed)
         (out / "lint.txt").write_text(findings + "\n", encoding="utf-8")
@@ -191,11 +193,16 @@ def slug_of(protocol: str) -> str:
     return protocol.replace("@", "-")
 
 
+def name_of(model: Path, options: Options) -> str:
+    """A model and how it is asked, as `predict_named` takes it."""
+    return json.dumps({"model": str(model.resolve()), **asdict(options)})
+
+
 @contextmanager
-def named_model(model: Path, options: Options) -> Iterator[None]:
-    """Name the model to `predict_named`, in this process and in those that it starts."""
+def named_model(name: str) -> Iterator[None]:
+    """Name a model to `predict_named` in this process, for a while."""
     before = os.environ.get(VARIABLE)
-    os.environ[VARIABLE] = json.dumps({"model": str(model.resolve()), **asdict(options)})
+    os.environ[VARIABLE] = name
     try:
         yield
     finally:
@@ -236,7 +243,8 @@ def play_patient(job: ModelJob, catalog: Catalog, unit: Unit) -> dict[str, "pa.T
     """Play the cases of a patient, and measure what became of each lesion. Runs in any process."""
     import pyarrow as pa
 
-    tables = play_unit(job, catalog, unit)
+    with named_model(job.name):
+        tables = play_unit(job, catalog, unit)
     assert job.keep is not None
     lesions = [row for entry in unit.content for row in _lesions_of(job, catalog, entry)]
     if not job.keep_predictions:

@@ -14,7 +14,7 @@ from pathlib import Path
 import click
 
 from clicksim.catalog.schema import FLAGS, FORMAT_VERSION, REASONS, SORT_KEYS, SOURCES, TABLES, Column, table_schema
-from clicksim.protocols import Protocol, list_protocols
+from clicksim.protocols import Protocol, list_presets, list_protocols
 from clicksim.protocols import settings as declared
 
 FOLDER = Path(__file__).resolve().parent
@@ -116,12 +116,21 @@ TITLES = {
 }
 
 
+PRESETS_HEAD = (
+    "Presets are rules of the field whose source leaves choices open, so they have no version; their notes say which "
+    "choices, and what was chosen."
+)
+
+
 def describe_protocols() -> str:
     """The reference page of the protocols, each with its notes and settings."""
     protocols = list_protocols()
     parts = [PROTOCOLS_HEAD, "| protocol | what it is | source |", "| --- | --- | --- |"]
     parts += [f"| [`{p.id}`](#{_anchor(p.id)}) | {p.title} | {p.source} |" for p in protocols]
-    return "\n".join([*parts, "", *(_protocol(protocol) for protocol in protocols)])
+    presets = list_presets()
+    parts += ["", PRESETS_HEAD, "", "| preset | what it is | source |", "| --- | --- | --- |"]
+    parts += [f"| [`{p.id}`](#{_anchor(p.id)}) | {p.title} | {p.source} |" for p in presets]
+    return "\n".join([*parts, "", *(_protocol(protocol) for protocol in (*protocols, *presets))])
 
 
 def _protocol(protocol: Protocol) -> str:

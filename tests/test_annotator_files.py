@@ -220,3 +220,17 @@ def test_annotators__a_fit_is_used_by_clicks_and_scribbles(recorded: Path, tmp_p
         rows = pq.read_table(file).to_pylist()
         assert {(row["annotator"], row["effort_s"]) for row in rows} == {("hurried", 1.5)}
     assert "did you mean 'hurried'" in refused("clicks", "--label", label, "--annotator", "huried")
+
+
+def test_scribbles__a_person_corrects_what_they_see(tmp_path: Path) -> None:
+    mask = np.zeros((30, 30, 12), np.uint8)
+    mask[3:5, 3:5, 3:5], mask[15:16, 15:16, 5] = 1, 1
+    for name, array in (("label", mask), ("empty", np.zeros_like(mask))):
+        write_image(tmp_path / f"{name}.nii.gz", array, Grid.from_spacing(mask.shape, (2, 2, 3)))
+    blind = Annotator("blind-to-large", miss_intercept=160.0, miss_per_volume=40.0)  # the small one is seen
+    (tmp_path / "blind.toml").write_text(annotator_toml(blind))
+    words = ("scribbles", "--label", tmp_path / "label.nii.gz", "--prediction", tmp_path / "empty.nii.gz")
+    assert mask[tuple(json.loads(run(*words))["tumor"][0])]
+    assert json.loads(run(*words))["tumor"][0][0] < 10
+    seen = json.loads(run(*words, "--annotator", tmp_path / "blind.toml", "--set", "kind=click"))
+    assert seen == {"tumor": [[15, 15, 5]], "background": []}

@@ -11,7 +11,15 @@ torch = pytest.importorskip("torch", reason="needs the extra [torch]")
 from click.testing import CliRunner  # noqa: E402
 
 from clickseg.cli import main  # noqa: E402
-from clickseg.evaluate import choose_units, lint_model, named_model, predict_named, summarise_lesions  # noqa: E402
+from clickseg.evaluate import (  # noqa: E402
+    choose_units,
+    evaluate_model,
+    lint_model,
+    name_of,
+    named_model,
+    predict_named,
+    summarise_lesions,
+)
 from clickseg.predict import Options, RoundsPredictor, open_session  # noqa: E402
 from clickseg.prepare import draw_fold  # noqa: E402
 from clicksim.catalog import open_catalog  # noqa: E402
@@ -134,6 +142,19 @@ def test_choose_units__auto_takes_the_held_out_fold_of_its_own_catalog(catalog):
     assert 0 <= draw_fold("x") < 5
 
 
+def test_evaluate__workers_play_the_model_that_is_named(catalog, model, outcome, tmp_path):
+    # a worker's environment is that of the moment when the first of them began
+    other = write_model(model.with_name("else.safetensors"), seed=9, digest=catalog.digest(), bias=-0.5)
+    for path, same in ((other, False), (model, True)):
+        out = tmp_path / path.stem
+        evaluate_model(
+            path, catalog.path, out, protocols=["autopet-v@2"], fold="all", settings={"n_rounds": 2}, options=CPU,
+            workers=1, lint=0,
+        )  # fmt: skip
+        tables = [pq.read_table(folder / "autopet-v-2" / "rounds.parquet") for folder in (outcome[0], out)]
+        assert tables[0].equals(tables[1]) == same
+
+
 def test_predict_named__follows_the_name(catalog, model, monkeypatch):
     row = catalog.cases.to_pylist()[0]
     image = read_image(catalog.resolve(row["ct_path"]))
@@ -143,7 +164,7 @@ def test_predict_named__follows_the_name(catalog, model, monkeypatch):
     other = write_model(model.with_name("other.safetensors"), seed=9)
     masks = []
     for path in (model, other, model):
-        with named_model(path, CPU):
+        with named_model(name_of(path, CPU)):
             masks.append(predict_named(scan, Prompts((), image.grid)))
     assert np.array_equal(masks[0], masks[2])
     assert not np.array_equal(masks[0], masks[1])

@@ -60,6 +60,13 @@ def test_play__a_missed_lesion_is_never_prompted_and_the_rest_is():
     assert game.notes == ("blind-to-small misses 1 of 2 lesions",)
 
 
+def test_play__a_person_who_misses_the_largest_error_corrects_the_next():
+    truth = two_sizes()
+    blind = Annotator("blind-to-large", miss_intercept=0.0, miss_per_volume=200.0)  # misses what is above 1 ml
+    game = play(case(truth), always(np.zeros_like(truth)), annotator=blind)
+    assert game.prompts.foreground.tolist() == [[2, 2, 2]]
+
+
 def test_play__rounds_go_on_where_the_person_sees_no_error_but_there_is_one():
     truth = two_sizes()
     seen = truth.copy(order="F")
@@ -76,8 +83,10 @@ def test_run_id__tells_annotators_apart(tmp_path):
     unit = file_unit(tmp_path / "a.nii.gz", pet=None, ct=None, case_id="a")
     jobs = [RoundsJob("builtin:threshold", "autopet-v@2", annotator=person) for person in (None, *PRESETS.values())]
     assert len({run_id(job, [unit]) for job in jobs}) == 4
-    rows = play_unit(jobs[3], None, unit)["rounds"].to_pylist()  # refused: there is no PET to predict from
-    assert {row["annotator"] for row in rows} == {"hurried"}
+    assert {row["annotator"] for row in play_unit(jobs[3], None, unit)["rounds"].to_pylist()} == {"hurried"}
+    gone = file_unit(tmp_path / "none.nii.gz", pet=None, ct=None, case_id="none")
+    rows = play_unit(jobs[3], None, gone)["rounds"].to_pylist()
+    assert {(row["annotator"], row["failure"]) for row in rows} == {("hurried", "CaseRefused")}
 
 
 def test_rounds__annotator_on_the_command_line(tmp_path):

@@ -73,6 +73,7 @@ def play(
     Examples:
         >>> truth = np.zeros((9, 9, 9), np.uint8, order="F"); truth[3:6, 3:6, 3:6] = 1
         >>> from clicksim import Grid
+        >>> from clicksim.rounds import Scan
         >>> case = Case(Scan("cube", Grid.from_spacing((9, 9, 9), (4, 4, 4))), truth)
         >>> game = play(case, lambda scan, prompts: truth * (len(prompts) > 0), n_rounds=3)
         >>> [row["dice"] for row in game.rows], [row["inferred"] for row in game.rows]

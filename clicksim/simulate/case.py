@@ -5,10 +5,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from numpy.typing import NDArray
+
 from clicksim.errors import ImageError, SettingError
 from clicksim.lesions import Instances
 from clicksim.prompts import Prompts
-from clicksim.simulate.annotators import Annotator, annotate
+from clicksim.protocols import load_protocol
+from clicksim.simulate.annotators import Annotator, Person, annotate
 from clicksim.simulate.clicks import simulate_clicks
 from clicksim.simulate.corrections import correct
 from clicksim.simulate.scribbles import simulate_scribbles
@@ -108,9 +111,22 @@ def scribble_case(
     elif instances != "auto":
         raise SettingError("instances has no effect with a prediction: errors are split into components")
     else:
-        prompts = correct(mask.array, truth.array, round=round, **shared)
+        mended = load_protocol(protocol).tables.get("scribbles", {}).get("rule") == "mended"
+        person = annotator if mended else None  # the published loop looks for all errors
+        seen = _seen_truth(truth, mask, uptake, person, name, seed)
+        prompts = correct(mask.array, seen, round=round, **shared)
     prompts = replace(prompts, grid=truth.grid)
     return prompts if annotator is None else _by_person(prompts, truth, uptake, annotator, instances)
+
+
+def _seen_truth(
+    truth: Volume, prediction: Volume, uptake: Volume | None, annotator: Annotator | None, case_id: str, seed: int
+) -> NDArray[Any]:
+    """The truth in which the errors are looked for: a person overlooks those in lesions that they miss."""
+    if annotator is None:
+        return truth.array
+    person = Person.before(annotator, truth.array, truth.grid, uptake=_array(uptake), case_id=case_id, seed=seed)
+    return person.seen_truth(truth.array, prediction.array)
 
 
 def _by_person(
