@@ -38,8 +38,9 @@ lint: install  ## ruff, mypy strict, import-linter
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-coverage: install  ## lines and branches, without the compiler (the only honest count for kernels)
-	NUMBA_DISABLE_JIT=1 $(BIN)/python -m pytest -n auto --cov --cov-report=term -q
+coverage: install  ## lines and branches; kernels without the compiler, the only honest count for them
+	NUMBA_DISABLE_JIT=1 $(BIN)/python -m pytest -n auto -m kernel --cov -q --cov-report=
+	$(BIN)/python -m pytest -n auto --cov --cov-append --cov-report=term -q
 
 bench: install  ## writes docs/benchmarks.md
 	$(BIN)/python -m benchmarks

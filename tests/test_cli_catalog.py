@@ -2,7 +2,6 @@
 
 import json
 import re
-import runpy
 import shutil
 from pathlib import Path
 
@@ -409,18 +408,3 @@ def test_demo__replaces_its_own_and_nothing_else(tmp_path, monkeypatch):
     (tmp_path / ".clicksim-demo").unlink()
     assert "that no demo made" in refused("demo", "--out", tmp_path)
     assert open_catalog(tmp_path / "catalog").digest() == first
-
-
-# the pages that scripts write
-
-
-def test_docs__the_schema_page_is_the_schema():
-    pages = runpy.run_path(str(ROOT / "docs/generate.py"))["PAGES"]
-    for name, describe in pages.items():
-        assert (ROOT / "docs" / name).read_text(encoding="utf-8") == describe(), "run: make docs"
-
-
-def test_docs__every_link_leads_somewhere():
-    for page in (ROOT / "docs").glob("*.md"):
-        links = re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf-8"))
-        assert [link for link in links if "://" not in link and not (page.parent / link).exists()] == []

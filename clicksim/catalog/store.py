@@ -217,6 +217,8 @@ class Catalog:
 
     def write_sources(self, rows: "pa.Table") -> None:
         """Add or replace rows of the table of sources."""
+        if not len(rows):
+            return
         import pyarrow as pa
         import pyarrow.compute as pc
 
