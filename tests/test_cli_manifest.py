@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
 
@@ -42,6 +43,20 @@ def test_manifest__writes_and_checks(kind: str, catalog: Path, tmp_path: Path) -
     sorted(path for path in out.rglob("*") if path.suffix in (".json", ".csv", ".parquet", ".gz"))[0].unlink()
     spoiled = run("manifest", "check", out, catalog)
     assert spoiled.exit_code == 1
+
+
+def test_manifest__a_grand_challenge_item_goes_through_rounds(catalog: Path, tmp_path: Path) -> None:
+    assert run("manifest", "grand-challenge", catalog, tmp_path / "items").exit_code == 0
+    opened = open_catalog(catalog)
+    case = next(row for row in opened.cases.to_pylist() if row["lesion_present"])
+    images = tmp_path / "items" / case["case_id"] / "images"
+    files = {kind: next((images / kind).glob("*.mha")) for kind in ("pet", "ct")}
+    options = ["--label", opened.resolve(case["label_path"]), "--pet", files["pet"], "--ct", files["ct"]]
+    played = run("rounds", *options, "--predictor", "builtin:threshold", "--out", tmp_path / "out")
+    assert played.exit_code == 0, played.stderr
+    rows = pq.read_table(tmp_path / "out" / "rounds.parquet").to_pylist()
+    assert [row["round"] for row in rows] == list(range(6))
+    assert not any(row["failure"] for row in rows)
 
 
 def test_manifest__guidance_with_settings(catalog: Path, tmp_path: Path) -> None:
