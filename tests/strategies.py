@@ -73,9 +73,7 @@ def uptakes(shape: Sequence[int]) -> st.SearchStrategy[NDArray[np.float32]]:
         lambda drawn: np.random.default_rng(drawn[0]).integers(0, drawn[1] + 1, sizes).astype(np.float32)
     )
     smooth = seed.map(lambda drawn: np.random.default_rng(drawn).random(sizes).astype(np.float32))
-    few = st.lists(_boxes(sizes), min_size=1, max_size=2).map(
-        lambda found: _filled(sizes, found) * np.float32(2.5)
-    )
+    few = st.lists(_boxes(sizes), min_size=1, max_size=2).map(lambda found: _filled(sizes, found) * np.float32(2.5))
     return st.one_of(flat, ties, smooth, few)
 
 

@@ -264,9 +264,7 @@ def test_autopet_iv_1__offsets_take_one_attempt_and_three_draws_per_click(labels
     for place, (click, got) in enumerate(zip(plain, moved, strict=True)):
         offset = center if place < n_centres else edge
         candidate = [c + draws.randint(0, offset) for c in click]
-        stays = (
-            any(c >= n for c, n in zip(candidate, labels.shape, strict=True)) or not labels[tuple(candidate)]
-        )
+        stays = any(c >= n for c, n in zip(candidate, labels.shape, strict=True)) or not labels[tuple(candidate)]
         assert got == (click if stays else candidate)
 
 
