@@ -33,7 +33,6 @@ from clicksim.prompts import Prompts
 from clicksim.prompts.formats import read_prompts
 from clicksim.volumes import Volume, read_image, write_image
 
-INPUT, OUTPUT, CACHE = Path("/input"), Path("/output"), Path("/cache")
 MODEL = Path("/opt/algorithm/model.safetensors")
 CLICKS = "lesion-clicks.json"
 RESULT = Path("images") / "tumor-lesion-segmentation"

@@ -13,7 +13,7 @@ from clicksim.audit import audit_catalog, checks_made, findings_table, write_aud
 from clicksim.audit.findings import AuditFinding
 from clicksim.audit.fingerprints import find_duplicates, take_fingerprint
 from clicksim.build import convert_source
-from clicksim.catalog import Catalog, open_catalog
+from clicksim.catalog import Catalog, create_catalog, open_catalog
 from clicksim.catalog.folds import make_folds, write_folds
 from clicksim.catalog.schema import rows_to_table
 from clicksim.geometry import Grid
@@ -336,3 +336,12 @@ def test_write_audit_page__names_the_cases_escapes_them_and_loads_nothing(tmp_pa
     assert "SUV &lt; 3" in text
     assert "near-duplicate" in text  # made, and without a finding
     assert not any(word in text for word in ("http://", "https://", "<script", "src=", "@import"))
+
+
+def test_check_codes__names_a_failure_that_no_rule_knows(tmp_path: Path) -> None:
+    from clicksim.audit.check import check_codes
+
+    opened = create_catalog(tmp_path / "catalog")
+    failures = [{"case_id": "a", "round": n, "failure": code} for n, code in enumerate((None, "TimeLimit", "Nonsense"))]
+    opened.write_part("rounds", "run", rows_to_table("rounds", failures))
+    assert [finding.detail for finding in check_codes(opened)] == ["unknown failure Nonsense"]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
-from clicksim.catalog.schema import FLAGS, REASONS
+from clicksim.catalog.schema import FAILURES, FLAGS, REASONS
 from clicksim.catalog.store import Catalog
 from clicksim.errors import CatalogError, ClicksimError, unknown_name
 
@@ -90,7 +90,7 @@ def check_folds(catalog: Catalog) -> Iterator[Finding]:
 
 
 def check_codes(catalog: Catalog) -> Iterator[Finding]:
-    """Every flag and every reason is a known one."""
+    """Every flag, every reason and every failure of a round is a known one."""
     for row in catalog.cases.select(["case_id", "quality_flags"]).to_pylist():
         for flag in row["quality_flags"] or []:
             if flag not in FLAGS:
@@ -98,6 +98,9 @@ def check_codes(catalog: Catalog) -> Iterator[Finding]:
     for row in catalog.rejected.select(["case_id", "code"]).to_pylist():
         if row["code"] not in REASONS:
             yield Finding("codes", row["case_id"] or "", f"unknown reason {row['code']}")
+    for row in catalog.table("rounds").select(["case_id", "failure"]).to_pylist():
+        if row["failure"] is not None and row["failure"] not in FAILURES:
+            yield Finding("codes", row["case_id"], f"unknown failure {row['failure']}")
 
 
 def check_lesions(catalog: Catalog) -> Iterator[Finding]:

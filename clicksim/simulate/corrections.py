@@ -1,8 +1,8 @@
 """Corrections: prompts from a prediction's errors.
 
 The wrong voxels are found in one pass over both masks that skips equal words, and everything after that works on
-their runs. That pass costs less than to carry regions over from round to round and to prove that they still hold,
-so nothing is kept between rounds but the prompts.
+their runs. Nothing is kept between rounds but the prompts: to find what changed since the last round would be a pass
+of the same kind. What this gives away is the depth of a large region that stayed as it was, which is computed anew.
 """
 
 import operator
