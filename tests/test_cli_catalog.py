@@ -360,6 +360,14 @@ def test_catalog__commands_refuse_what_is_no_catalog(tmp_path, command):
     assert "does not exist" in misused("catalog", command, tmp_path / "nowhere")
 
 
+def test_convert__refuses_a_wrong_folder_in_one_line(tmp_path):
+    (tmp_path / "empty  folder").mkdir()
+    result = run("convert", "fdat", tmp_path / "empty  folder", tmp_path / "catalog")
+    assert result.exit_code == 1
+    assert result.stderr.count("\n") == 1
+    assert "empty  folder" in result.stderr
+
+
 # demo
 
 

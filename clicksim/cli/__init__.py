@@ -57,7 +57,9 @@ class LazyGroup(click.Group):
         try:
             return super().invoke(ctx)
         except ClicksimError as error:
-            click.echo(f"clicksim: {error}", err=True)
+            # one line, also where a message shows a folder's layout; blanks within a line are somebody's names
+            line = " ".join(part.strip() for part in str(error).splitlines())
+            click.echo(f"clicksim: {line}", err=True)
             raise click.exceptions.Exit(1) from error
 
 
