@@ -12,6 +12,7 @@ _HOMES = {
     "Click": "clicksim.prompts",
     "ClicksimError": "clicksim.errors",
     "Grid": "clicksim.geometry",
+    "KeptRegions": "clicksim.simulate.errors",
     "Prompts": "clicksim.prompts",
     "Scribble": "clicksim.prompts",
     "correct": "clicksim.simulate.corrections",
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from clicksim.prompts import Scribble as Scribble
     from clicksim.simulate.clicks import simulate_clicks as simulate_clicks
     from clicksim.simulate.corrections import correct as correct
+    from clicksim.simulate.errors import KeptRegions as KeptRegions
     from clicksim.simulate.scribbles import simulate_scribbles as simulate_scribbles
     from clicksim.volumes import read_image as read_image
     from clicksim.volumes import write_image as write_image

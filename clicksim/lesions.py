@@ -6,10 +6,10 @@ fastest), whatever the memory layout of the array: the order in which cc3d numbe
 so the order behind the published clicks.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 Instances = Literal["auto", "labels", "components", "touching"]
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
+Answer = TypeVar("Answer")
 
 INSTANCE_RULES = ("auto", "labels", "components", "touching")
 CONNECTIVITIES = (6, 18, 26)
@@ -110,7 +111,13 @@ class Components:
 
 @dataclass(frozen=True)
 class Component:
-    """One component: its voxels, its depth, its rim. What is asked for is computed once."""
+    """One component: its voxels, its depth, its rim. What is asked for is computed once.
+
+    Attributes:
+        memory, id, key, starts, stops: As in `Components`.
+        low, high: First and last voxel of its box along (slow, middle, fast).
+        answers: What was asked of its voxels so far. The same voxels found again may take them over.
+    """
 
     memory: Memory
     id: int
@@ -119,6 +126,7 @@ class Component:
     stops: Ints
     low: Ints
     high: Ints
+    answers: dict[Hashable, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @cached_property
     def indices(self) -> Ints:
@@ -163,29 +171,104 @@ class Component:
             closed: Whether the border of the volume counts as outside. If it does not, a component without any
                 voxel outside is infinitely deep.
         """
-        squared = depth_kernels.squared_depths(*self._geometry(spacing), closed)
-        return np.asarray(np.sqrt(squared[self._c_order]))
+        return self._depths(spacing, closed)[self._c_order]
 
     def deepest(self, spacing: Spacing | None, *, closed: bool) -> tuple[tuple[int, int, int], float]:
         """The deepest voxel and its depth; of equally deep ones the first in C order of `(i, j, k)`."""
-        index, squared = depth_kernels.deepest_voxel(*self._geometry(spacing), closed, self.memory.ranks, EQUAL_DEPTH)
-        i, j, k = self.memory.coordinates(np.array([index]))[0]
-        return (int(i), int(j), int(k)), float(np.sqrt(squared))
+
+        def compute() -> tuple[tuple[int, int, int], float]:
+            geometry = self._geometry(spacing)
+            index, squared = depth_kernels.deepest_voxel(*geometry, closed, self.memory.ranks, EQUAL_DEPTH)
+            i, j, k = self.memory.coordinates(np.array([index]))[0]
+            return (int(i), int(j), int(k)), float(np.sqrt(squared))
+
+        return self.once(("deepest", spacing, closed), compute)
+
+    def deepest_but(
+        self, used: Ints, spacing: Spacing | None, *, closed: bool
+    ) -> tuple[tuple[int, int, int], float] | None:
+        """The deepest voxel that is not used, as `deepest` says; None where all are.
+
+        Args:
+            used: `(n, 3)` voxels of the volume, also outside the component.
+            spacing, closed: As in `deepest`.
+        """
+        depths = self._depths(spacing, closed).copy()
+        depths[self._places(used)] = -1.0
+        most = depths.max()
+        if most < 0:
+            return None
+        places = np.flatnonzero(depths >= most * (1.0 - EQUAL_DEPTH))
+        run = np.searchsorted(self._ends, places, side="right")
+        voxels = self.memory.coordinates(self.stops[run] - (self._ends[run] - places))
+        i, j, k = min(voxels.tolist())
+        return (i, j, k), float(most)
+
+    def once(self, question: Hashable, compute: Callable[[], Answer]) -> Answer:
+        """The answer to a question about its voxels; computed when it is asked first, and not to be changed."""
+        if question not in self.answers:
+            self.answers[question] = compute()
+        answer: Answer = self.answers[question]
+        return answer
+
+    def same_voxels(self, other: "Component") -> bool:
+        """Whether two components of one memory layout have the same voxels, as one component of two scans may."""
+        return (
+            self.memory == other.memory
+            and np.array_equal(self.starts, other.starts)
+            and np.array_equal(self.stops, other.stops)
+        )
 
     def holds(self, voxel: Sequence[int]) -> bool:
         """Whether a voxel belongs to the component."""
         if not all(0 <= v < n for v, n in zip(voxel, self.memory.shape, strict=True)):
             return False
-        index = self.memory.indices(np.array([voxel], dtype=np.int64))[0]
-        run = int(np.searchsorted(self.starts, index, side="right")) - 1
-        return bool(run >= 0 and index < self.stops[run])
+        return bool(len(self._own(np.array([voxel]))))
 
-    def part(self, indices: Ints) -> "Component":
-        """Some of its voxels, by their sorted flat indices, under its name; at least one."""
-        starts, stops = run_kernels.join_indices(indices, self.memory.lengths[2])
-        along_memory = self.memory.coordinates(indices)[:, list(self.memory.axes)]
-        low, high = along_memory.min(axis=0), along_memory.max(axis=0)
-        return Component(self.memory, self.id, self.key, starts, stops, low, high)
+    def without(self, voxels: Ints) -> "Component | None":
+        """What is left under its name without some voxels; None for nothing, itself where it has none of them.
+
+        Args:
+            voxels: `(n, 3)` of the volume, also outside the component.
+        """
+        cut = self._own(voxels)
+        if not len(cut):
+            return self
+        starts = np.sort(np.concatenate([self.starts, cut + 1]))
+        stops = np.sort(np.concatenate([self.stops, cut]))
+        left = starts < stops
+        if not left.any():
+            return None
+        starts, stops = starts[left], stops[left]
+        _, middle, fast = self.memory.lengths
+        _, low, high, _ = run_kernels.measure_runs(starts, stops, np.zeros_like(starts), 1, middle, fast)
+        return Component(self.memory, self.id, self.key, starts, stops, low[0], high[0])
+
+    @cached_property
+    def _ends(self) -> Ints:
+        """`(runs,)` voxels up to the end of each run."""
+        return np.cumsum(self.stops - self.starts)
+
+    def _own(self, voxels: Ints) -> Ints:
+        """Flat indices of those of some voxels that belong to it, each once, sorted."""
+        indices = np.unique(self.memory.indices(np.asarray(voxels, dtype=np.int64).reshape(-1, 3)))
+        run = np.searchsorted(self.starts, indices, side="right") - 1
+        return indices[(run >= 0) & (indices < self.stops[run])]
+
+    def _places(self, voxels: Ints) -> Ints:
+        """Where those of some voxels that belong to it stand among its voxels in memory order."""
+        indices = self._own(voxels)
+        run = np.searchsorted(self.starts, indices, side="right") - 1
+        return self._ends[run] - (self.stops[run] - indices)
+
+    def _depths(self, spacing: Spacing | None, closed: bool) -> Floats:
+        """`(n,)` depth of each voxel in memory order."""
+
+        def compute() -> Floats:
+            squared: Floats = depth_kernels.squared_depths(*self._geometry(spacing), closed)
+            return np.sqrt(squared, out=squared)
+
+        return self.once(("depths", spacing, closed), compute)
 
     def _geometry(self, spacing: Spacing | None) -> tuple[Any, ...]:
         """What the depth kernels take."""

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 import clicksim
 from clicksim.errors import GeometryError, ImageError, SettingError
-from clicksim.simulate.errors import find_errors, find_regions
+from clicksim.kernels import depth
+from clicksim.simulate.errors import KeptRegions, find_errors, find_regions
 from tests import reference, reference_v, strategies
 
 METHODS = ("centerline", "random", "boundary")
@@ -388,3 +389,79 @@ def test_correct__warns_of_settings_without_effect():
             mended(NOTHING, block(LEFT), **idle)
     with pytest.warns(UserWarning, match="n_components has no effect on a correction"):
         clicksim.correct(block(RIGHT), block(LEFT), n_components=2, **V1)
+
+
+# --- what is kept from round to round
+
+RULES = (
+    {"kind": "click"},
+    {"kind": "click", "choose": "depth", "n_prompts": 3},
+    {"kind": "click", "choose": "larger-class", "place": "depth-weighted"},
+    {"kind": "scribble", "choose": "depth"},
+    {"protocol": "ritm"},
+    {"protocol": "deepedit"},
+    {"protocol": "sw-fastedit"},
+)
+
+
+@settings(max_examples=150)
+@given(st.lists(cases(), min_size=1, max_size=3), st.integers(0, 2**32 - 1), st.sampled_from(RULES))
+def test_correct__what_is_kept_between_rounds_changes_no_answer(drawn, seed, how):
+    truth, draws, kept, so_far = drawn[0][1], np.random.default_rng(seed), KeptRegions(), None
+    for number in range(1, 6):
+        prediction = drawn[int(draws.integers(len(drawn)))][0]
+        if prediction.shape != truth.shape:
+            prediction = drawn[0][0]
+        prediction = np.where(draws.random(truth.shape) < draws.choice([0, 0, 0.01]), prediction == 0, prediction)
+        arguments = {"spacing": SPACING, "seed": seed, "round": number, "previous": so_far, **how}
+        anew = clicksim.correct(prediction, truth, **arguments)
+        assert clicksim.correct(prediction, truth, kept=kept, **arguments) == anew
+        so_far = anew if so_far is None else clicksim.Prompts(so_far.items + anew.items, anew.grid)
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """How many voxels the kernels of depth were asked about, call by call."""
+    sizes = []
+
+    def counting(kernel):
+        def call(starts, stops, *rest):
+            sizes.append(int((stops - starts).sum()))
+            return kernel(starts, stops, *rest)
+
+        return call
+
+    for name in ("deepest_voxel", "squared_depths"):
+        monkeypatch.setattr(depth, name, counting(getattr(depth, name)))
+    return sizes
+
+
+def test_correct__only_regions_that_changed_are_measured_again(measured):
+    large, small = np.s_[2:12, 2:12, 2:8], np.s_[20:24, 20:24, 2:6]
+    truth, kept = block(large, small), KeptRegions()
+    arguments = {"spacing": SPACING, "kind": "click", "choose": "depth", "n_prompts": 2, "kept": kept}
+    clicksim.correct(NOTHING, truth, **arguments)
+    assert sorted(measured) == [64, 600]
+    clicksim.correct(NOTHING, truth, **arguments)
+    assert len(measured) == 2
+    clicksim.correct(block(np.s_[22:24, 20:24, 2:6]), truth, **arguments)  # half of the small one is mended
+    assert measured[2:] == [32]
+    clicksim.correct(truth, truth, **arguments)  # all gone: nothing stays known
+    clicksim.correct(NOTHING, truth, **arguments)
+    assert sorted(measured[3:]) == [64, 600]
+
+
+def test_correct__a_region_that_differs_by_one_voxel_is_not_taken_for_the_old_one(measured):
+    truth, kept = block(np.s_[2:12, 2:12, 2:8]), KeptRegions()
+    for prediction in (NOTHING, block(np.s_[11, 11, 7]), block(np.s_[11, 11, 7])):
+        clicksim.correct(prediction, truth, spacing=SPACING, kind="click", kept=kept)
+    assert measured == [600, 599]
+
+
+def test_kept_regions__hold_depths_and_no_lists_of_voxels():
+    truth, kept = block(np.s_[2:12, 2:12, 2:8]), KeptRegions()
+    first = clicksim.correct(NOTHING, truth, spacing=SPACING, kind="click", kept=kept)
+    clicksim.correct(NOTHING, truth, spacing=SPACING, kind="click", kept=kept, previous=first)
+    (component,) = kept._components
+    assert set(vars(component)) == {"memory", "id", "key", "starts", "stops", "low", "high", "answers"}
+    assert {question[0] for question in component.answers} == {"deepest", "depths"}

@@ -250,6 +250,32 @@ def test_component__depths_rim_and_deepest_equal_the_slow_twins(labels, layout, 
         assert lesion.deepest(None, closed=closed)[0] == reference.deepest_voxel(mask, border_is_outside=closed)
 
 
+@given(
+    strategies.shapes(6).flatmap(strategies.instances),
+    strategies.layouts(),
+    strategies.spacings(),
+    st.integers(0, 2**32 - 1),
+)
+def test_component__what_is_left_without_used_voxels_equals_the_slow_twin(labels, layout, spacing, seed):
+    draws = np.random.default_rng(seed)
+    taken = draws.random(labels.shape) < draws.choice([0.1, 0.6, 1])
+    used = draws.permutation(np.argwhere(taken))
+    for lesion in find_lesions(layout(labels), instances="touching"):
+        mask = np.zeros(labels.shape, bool)
+        mask[tuple(lesion.voxels.T)] = True
+        left, rest = mask & ~taken, lesion.without(used)
+        deepest = lesion.deepest_but(used, spacing, closed=True)
+        if not left.any():
+            assert rest is deepest is None
+            continue
+        np.testing.assert_array_equal(rest.voxels, np.argwhere(left))
+        np.testing.assert_array_equal(np.array(rest.box), [np.argwhere(left).min(0), np.argwhere(left).max(0)])
+        assert (rest.id, rest.key) == (lesion.id, lesion.key)
+        squared = np.where(left, reference.squared_distance_inside(mask, spacing, True), -1)
+        assert list(deepest[0]) == np.argwhere(squared >= squared.max() * (1 - 1e-9))[0].tolist()
+        assert deepest[1] == pytest.approx(np.sqrt(squared.max()), rel=1e-12)
+
+
 # measure_lesions
 
 

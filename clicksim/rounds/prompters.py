@@ -15,7 +15,7 @@ from clicksim.rounds.records import Case, RoundFailure
 from clicksim.simulate.annotators import Annotator, Person
 from clicksim.simulate.clicks import simulate_clicks
 from clicksim.simulate.corrections import correct
-from clicksim.simulate.errors import find_errors
+from clicksim.simulate.errors import KeptRegions, find_errors
 from clicksim.streams import stream
 
 Mask = NDArray[np.uint8]
@@ -188,6 +188,7 @@ class _Corrections:
     case: Case
     published: bool
     person: Person | None = None
+    kept: KeptRegions = field(default_factory=KeptRegions)
 
     @classmethod
     def of(cls, case: Case, rules: Rules, seed: int, person: Person | None) -> "_Corrections":
@@ -237,6 +238,7 @@ class _Corrections:
                 case_id=self.case.scan.case_id,
                 round=number,
                 previous=so_far,
+                kept=self.kept,
                 **self.given,
             )
         if not found.items and self.published:

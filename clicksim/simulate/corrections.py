@@ -1,8 +1,8 @@
 """Corrections: prompts from a prediction's errors.
 
 The wrong voxels are found in one pass over both masks that skips equal words, and everything after that works on
-their runs. Nothing is kept between rounds but the prompts: to find what changed since the last round would be a pass
-of the same kind. What this gives away is the depth of a large region that stayed as it was, which is computed anew.
+their runs. To find what changed since the last round would be a pass of the same kind, so the regions are found anew in
+each; what is dear is the depth of a large one, and that is kept while the region stays as it is (`KeptRegions`).
 """
 
 import operator
@@ -16,12 +16,10 @@ from numpy.typing import ArrayLike
 
 from clicksim.errors import GeometryError, SettingError
 from clicksim.geometry import Grid, Spacing
-from clicksim.lesions import Component
 from clicksim.prompts import Click, Prompts, Scribble
 from clicksim.prompts.records import Voxel
 from clicksim.protocols import effective_settings, load_protocol
-from clicksim.simulate.errors import Region, find_errors, find_regions
-from clicksim.simulate.hot import without
+from clicksim.simulate.errors import KeptRegions, Region, find_errors, find_regions
 from clicksim.simulate.pen import draw_stroke
 from clicksim.simulate.placing import CLASS_CHOICES, Placer, choose_class
 from clicksim.simulate.published_scribbles import published_correction
@@ -40,6 +38,7 @@ def correct(
     case_id: str = "",
     round: int = 0,  # noqa: A002 - the field's word
     previous: Prompts | None = None,
+    kept: KeptRegions | None = None,
     **settings: Any,
 ) -> Prompts:
     """The prompts with which a person would correct a prediction in one round.
@@ -57,6 +56,8 @@ def correct(
         protocol: Name and version.
         seed, case_id, round: Key the streams of mended rules.
         previous: Prompts of earlier rounds.
+        kept: What earlier rounds of this case measured; this round reads it and leaves its own. Without it a large
+            error that nobody mends is measured in each round.
         **settings: Of the protocol's table `[scribbles]`, such as `kind="click"`.
 
     Returns:
@@ -87,7 +88,11 @@ def correct(
         size = spacing_of(grid, rule.id)
         regions = find_regions(prediction, truth, errors=chosen["errors"], where=case_id)
         case = _Correction(size, chosen, seed, case_id, number, previous)
+        if kept is not None:
+            kept.meet(regions)
         items = list(case.prompts(regions))
+        if kept is not None:
+            kept.keep(regions)
         notes = [] if items else ["no error left to correct" if not regions else "every error is prompted already"]
     return Prompts(tuple(items), grid, case_id, rule.id, seed, chosen, tuple(notes))
 
@@ -153,7 +158,7 @@ class _Correction:
         if self.settings["kind"] == "click":
             spot = self._placer.spot([region.component], used, draws)
             return None if spot is None else Click(spot.voxel, region.foreground, spot.region, self.round)
-        free = _unprompted(region.component, used)
+        free = region.component.without(np.array(list(used)))
         if free is None:
             return None
         stroke = draw_stroke(free, self.spacing, self.settings, draws)
@@ -175,14 +180,3 @@ def _check_clicks(rule: str, settings: Mapping[str, Any]) -> None:
         raise SettingError(f"{rule} is a rule for clicks and draws no strokes; leave kind at click")
     if settings["choose"] in CLASS_CHOICES:
         raise SettingError(f"choose={settings['choose']} places clicks; set kind=click beside it")
-
-
-def _unprompted(component: Component, used: set[Voxel]) -> Component | None:
-    """What of a component has no prompt yet; None where nothing is left."""
-    if not used:
-        return component
-    taken = np.sort(component.memory.indices(np.array(list(used), dtype=np.int64)))
-    left = without(component.indices, taken)
-    if len(left) == len(component.indices):
-        return component
-    return component.part(left) if len(left) else None

@@ -1,7 +1,7 @@
 """Where a prediction is wrong: runs of false positives and false negatives, and what kind of error each region is."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -158,6 +158,16 @@ class Region:
         return self.regions.components[self.place]
 
     @property
+    def key(self) -> int:
+        """The place of its first voxel."""
+        return int(self.regions.components.keys[self.place])
+
+    @property
+    def was_asked(self) -> bool:
+        """Whether its component was looked at."""
+        return "component" in vars(self)
+
+    @property
     def size(self) -> int:
         """Voxels."""
         return int(self.regions.components.sizes[self.place])
@@ -176,6 +186,30 @@ class Region:
         `merged` (the same, of a predicted component that joins several lesions).
         """
         return self.regions.kinds[self.place]
+
+
+class KeptRegions:
+    """What was measured of a case's error regions, kept from round to round for those that stay as they are.
+
+    A region is known again by its voxels, to the last one; one that changed or went is forgotten. So what is kept
+    changes no answer. It takes at most 8 bytes for each voxel of the regions that were looked at.
+    """
+
+    def __init__(self) -> None:
+        self._components: list[Component] = []
+
+    def meet(self, regions: Sequence[Region]) -> None:
+        """Hand what is known on to the regions of the next prediction that are the same."""
+        there = {region.key: region for region in regions}
+        for component in self._components:
+            region = there.get(component.key)
+            if region is not None and region.component.same_voxels(component):
+                region.component.answers.update(component.answers)
+
+    def keep(self, regions: Sequence[Region]) -> None:
+        """Keep what was measured of these regions, and nothing else."""
+        asked = [region.component for region in regions if region.was_asked]
+        self._components = [replace(component) for component in asked if component.answers]  # without its voxels
 
 
 def find_regions(

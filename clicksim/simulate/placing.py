@@ -70,7 +70,7 @@ class Placer:
     def depths(self, component: Component) -> Floats:
         """`(n,)` depth of each voxel of a component, in the order of its voxels."""
         if self.settings["depth_in"] == "chessboard":
-            return _chessboard(component)
+            return component.once("chessboard depths", lambda: _chessboard(component))
         return component.depths(self._size, closed=True)
 
     @property
@@ -79,9 +79,13 @@ class Placer:
 
     def _deepest_of(self, component: Component, used: set[Voxel]) -> Spot | None:
         if self.settings["depth_in"] != "chessboard":
-            voxel, depth = component.deepest(self._size, closed=True)
-            if voxel not in used:
-                return Spot(voxel, depth, component.id)
+            found = component.deepest(self._size, closed=True)
+            if found[0] in used:
+                rest = component.deepest_but(np.array(list(used)), self._size, closed=True)
+                if rest is None:
+                    return None
+                found = rest
+            return Spot(*found, component.id)
         depths = self.depths(component)
         for n in np.argsort(-depths, kind="stable"):
             i, j, k = (int(v) for v in component.voxels[n])
