@@ -1,37 +1,22 @@
-"""Components and lesions: a mask in; sizes, boxes, depths, rims and uptake of each component out.
-
-Everything works on the runs of the foreground (`clicksim.kernels.runs`), so its cost follows the lesions and
-not the volume. Components are numbered from 1 by their first voxel in the order k, then j, then i (i runs
-fastest), whatever the memory layout of the array: the order in which cc3d numbers a Fortran-ordered array, and
-so the order behind the published clicks.
-"""
+"""Components as runs of voxels: sizes, boxes, depths and rims. What is asked for is computed once."""
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-from clicksim.arrays import Memory, as_labels, as_uptake, flat_view
-from clicksim.errors import GeometryError, ImageError, unknown_name
-from clicksim.geometry import Grid, Spacing, check_spacing
+from clicksim.arrays import Memory
+from clicksim.geometry import Spacing
 from clicksim.kernels import depth as depth_kernels
 from clicksim.kernels import runs as run_kernels
-from clicksim.kernels import tables as table_kernels
 
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-Instances = Literal["auto", "labels", "components", "touching"]
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 Answer = TypeVar("Answer")
 
-INSTANCE_RULES = ("auto", "labels", "components", "touching")
-CONNECTIVITIES = (6, 18, 26)
-DENSE = 20  # one voxel in so many, from which a volume is re-ordered as a whole
 EQUAL_DEPTH = 1e-9  # relative; absorbs the rounding of sums of squares taken in another order
 
 
@@ -275,195 +260,3 @@ class Component:
         size = np.ones(3) if spacing is None else np.asarray(spacing, dtype=np.float64)
         weights = size[list(self.memory.axes)] ** 2
         return self.starts, self.stops, self.memory.lengths, self.low, self.high, weights
-
-
-def find_lesions(
-    mask: ArrayLike, *, instances: Instances = "auto", connectivity: int = 26, where: str = ""
-) -> Components:
-    """The lesions of a mask or of an instance map.
-
-    Args:
-        mask: `(I, J, K)`; 0 is background. Booleans, integers and whole-valued floats of any layout.
-        instances: `components` splits the mask into connected components, whatever its values. `labels` takes
-            each distinct value as one lesion with that id, even in several parts. `auto` is `labels` where
-            there is more than one distinct non-zero value, else `components`. `touching` is the published
-            rule: voxels are connected where their values are equal, so touching instances are separate and one
-            value in two parts is two components.
-        connectivity: 6, 18 or 26.
-        where: A file or case to name in errors.
-
-    Returns:
-        Components in the order k, then j, then i of their first voxel; with `labels` in ascending order of id.
-        None for an empty mask.
-
-    Raises:
-        ImageError: Values that are no labels.
-        GeometryError: Not three axes.
-    """
-    if instances not in INSTANCE_RULES:
-        raise unknown_name("rule for instances", str(instances), INSTANCE_RULES)
-    if connectivity not in CONNECTIVITIES:
-        raise GeometryError(f"connectivity must be 6, 18 or 26, got {connectivity}")
-    array = np.asarray(mask)
-    if array.ndim != 3:
-        raise GeometryError(f"a mask has three axes, got shape {array.shape}{f' ({where})' if where else ''}")
-    flat, memory = flat_view(as_labels(array, where=where))
-    starts, stops, values = scan_labels(flat, memory)
-    rule = instances
-    if rule == "auto":
-        rule = "labels" if len(np.unique(values)) > 1 else "components"
-    if rule == "labels":
-        return _group_by_value(memory, starts, stops, values)
-    if rule == "components":
-        values = np.ones_like(values)
-        starts, stops = _close_gaps(starts, stops, int(memory.lengths[2]))
-        values = values[: len(starts)]
-    return connect(memory, starts, stops, values, connectivity)
-
-
-def scan_labels(flat: NDArray[Any], memory: Memory) -> tuple[Ints, Ints, Ints]:
-    """Runs of equal non-zero value: starts, stops, values. One pass over the labels."""
-    per_word = 8 // flat.itemsize
-    words = flat[: flat.size // per_word * per_word].view(np.uint64)
-    found: tuple[Ints, Ints, Ints] = run_kernels.find_runs(flat, words, per_word, int(memory.lengths[2]))
-    return found
-
-
-def flat_in(array: NDArray[Any], memory: Memory) -> NDArray[Any]:
-    """A label array as one line in the order of a given memory; a view where it lies so.
-
-    Where it lies otherwise, only its non-zero voxels are moved: to re-order a whole volume costs some twenty times
-    as much. An array that is not sparse is copied as a whole.
-
-    Args:
-        array: `(I, J, K)` of a dtype that `as_labels` gives.
-        memory: Layout of the result.
-    """
-    flat, own = flat_view(array)
-    if own == memory:
-        return flat
-    starts, stops, values = scan_labels(flat, own)
-    if DENSE * (stops - starts).sum() > flat.size:
-        return np.ascontiguousarray(array.transpose(memory.axes)).reshape(-1)
-    out = np.zeros(flat.size, dtype=flat.dtype)
-    voxels = own.coordinates(run_kernels.expand_runs(starts, stops))
-    out[memory.indices(voxels)] = np.repeat(values, stops - starts)
-    return out
-
-
-def connect(
-    memory: Memory, starts: Ints, stops: Ints, values: Ints, connectivity: int, *, order: Literal["F", "C"] = "F"
-) -> Components:
-    """Components of runs: equal values that touch.
-
-    Args:
-        memory: Layout that the runs refer to.
-        starts, stops, values: Runs, sorted by start.
-        connectivity: 6, 18 or 26; 8 within slices across the slow axis.
-        order: Numbers follow the first voxel in the order k, j, i (`F`) or i, j, k (`C`).
-    """
-    lengths = memory.lengths
-    roots = run_kernels.connect_runs(starts, stops, values, lengths[1], lengths[2], connectivity)
-    firsts, places = np.unique(roots, return_inverse=True)
-    # the first voxel of a component is the start of one of its runs, in either order
-    i, j, k = memory.coordinates(starts).T
-    I, J, K = memory.shape
-    keys = np.full(len(firsts), np.iinfo(np.int64).max)
-    np.minimum.at(keys, places, (k * J + j) * I + i if order == "F" else (i * J + j) * K + k)
-    ranks = np.argsort(np.argsort(keys))
-    return _gather(memory, starts, stops, ranks[places], np.arange(1, len(firsts) + 1), np.sort(keys))
-
-
-def measure_lesions(
-    lesions: Components, *, spacing: Sequence[float], uptake: ArrayLike | None = None, peak_ml: float = 1.0
-) -> "pa.Table":
-    """One row per lesion: size, box, centroid, deepest voxel, and its uptake where one is given.
-
-    Args:
-        lesions: From `find_lesions`.
-        spacing: Voxel size along `(I, J, K)`, in mm.
-        uptake: `(I, J, K)`, such as SUV; the three SUV columns are null without it.
-        peak_ml: Volume of the sphere behind `suv_peak`.
-
-    Returns:
-        `lesion` (id), `voxels`, `volume_ml`, `box_first`, `box_last` (voxels, both inside), `centroid` (voxels),
-        `deepest` (voxel), `depth_mm` (border of the volume counted as outside), `suv_max`, `suv_mean`,
-        `suv_peak`: the highest mean over a sphere of `peak_ml` centred on a voxel of the lesion and cut by the
-        border of the volume; no smaller than one voxel.
-
-    Raises:
-        GeometryError: The uptake is on another grid.
-        ImageError: The uptake is not finite in or near a lesion, or not real.
-    """
-    import pyarrow as pa
-
-    sizes_mm = check_spacing(spacing)
-    grid = Grid.from_spacing(lesions.memory.shape, sizes_mm)
-    low, high = lesions.boxes
-    deepest = [lesion.deepest(sizes_mm, closed=True) for lesion in lesions]
-    empty: list[float | None] = [None] * len(lesions)
-    top, mean, peak = (
-        (empty, empty, empty) if uptake is None else _measure_uptake(lesions, as_uptake(uptake), grid, peak_ml)
-    )
-    triple, floats = pa.list_(pa.int32(), 3), pa.list_(pa.float64(), 3)
-    columns = {
-        "lesion": pa.array(lesions.ids, pa.int32()),
-        "voxels": pa.array(lesions.sizes, pa.int64()),
-        "volume_ml": pa.array(lesions.sizes * grid.voxel_ml, pa.float64()),
-        "box_first": pa.array(low.tolist(), triple),
-        "box_last": pa.array(high.tolist(), triple),
-        "centroid": pa.array(lesions.centroids.tolist(), floats),
-        "deepest": pa.array([voxel for voxel, _ in deepest], triple),
-        "depth_mm": pa.array([depth for _, depth in deepest], pa.float64()),
-        "suv_max": pa.array(top, pa.float32()),
-        "suv_mean": pa.array(mean, pa.float32()),
-        "suv_peak": pa.array(peak, pa.float32()),
-    }
-    return pa.table(columns)
-
-
-def _measure_uptake(
-    lesions: Components, uptake: NDArray[Any], grid: Grid, peak_ml: float
-) -> tuple[list[float], list[float], list[float]]:
-    """Maximum, mean and peak of each lesion."""
-    if uptake.shape != lesions.memory.shape:
-        raise GeometryError(f"uptake and mask have different shapes: {uptake.shape} and {lesions.memory.shape}")
-    sphere = _sphere(grid, peak_ml)
-    top, mean, peak = [], [], []
-    for lesion in lesions:
-        values = uptake[tuple(lesion.voxels.T)].astype(np.float64)
-        top.append(float(values.max()))
-        mean.append(float(values.mean()))
-        peak.append(float(table_kernels.highest_mean(uptake, lesion.voxels, sphere)))
-        if not (np.all(np.isfinite(values)) and np.isfinite(peak[-1])):
-            raise ImageError(f"uptake is not finite in or near lesion {lesion.id}; mend or mask it first")
-    return top, mean, peak
-
-
-def _sphere(grid: Grid, volume_ml: float) -> Ints:
-    """`(n, 3)` voxel offsets whose centres lie within a sphere of a volume; at least the centre."""
-    radius_mm = (3000.0 * volume_ml / (4.0 * np.pi)) ** (1 / 3)
-    spacing = np.asarray(grid.spacing)
-    reach = np.floor(radius_mm / spacing).astype(int)
-    offsets = np.stack(np.meshgrid(*(np.arange(-r, r + 1) for r in reach), indexing="ij"), -1).reshape(-1, 3)
-    return offsets[((offsets * spacing) ** 2).sum(1) <= radius_mm**2]
-
-
-def _group_by_value(memory: Memory, starts: Ints, stops: Ints, values: Ints) -> Components:
-    ids, places = np.unique(values, return_inverse=True)
-    return _gather(memory, starts, stops, places, ids, ids)
-
-
-def _gather(memory: Memory, starts: Ints, stops: Ints, places: Ints, ids: Ints, keys: Ints) -> Components:
-    """Runs sorted by component, in memory order within each."""
-    order = np.argsort(places, kind="stable")
-    bounds = np.searchsorted(places[order], np.arange(len(ids) + 1))
-    return Components(memory, ids.astype(np.int64), keys.astype(np.int64), starts[order], stops[order], bounds)
-
-
-def _close_gaps(starts: Ints, stops: Ints, row: int) -> tuple[Ints, Ints]:
-    """Join neighbouring runs of one row, which differ in value only."""
-    if not len(starts):
-        return starts, stops
-    opens = np.concatenate([[True], (starts[1:] != stops[:-1]) | (starts[1:] % row == 0)])
-    return starts[opens], stops[np.concatenate([opens[1:], [True]])]

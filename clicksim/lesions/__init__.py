@@ -1,0 +1,18 @@
+"""Components and lesions: a mask in; sizes, boxes, depths, rims and uptake of each component out.
+
+Everything works on the runs of the foreground (`clicksim.kernels.runs`), so its cost follows the lesions and
+not the volume. Components are numbered from 1 by their first voxel in the order k, then j, then i (i runs
+fastest), whatever the memory layout of the array: the order in which cc3d numbers a Fortran-ordered array, and
+so the order behind the published clicks.
+"""
+
+from clicksim.lesions.components import Component as Component
+from clicksim.lesions.components import Components as Components
+from clicksim.lesions.find import CONNECTIVITIES as CONNECTIVITIES
+from clicksim.lesions.find import INSTANCE_RULES as INSTANCE_RULES
+from clicksim.lesions.find import Instances as Instances
+from clicksim.lesions.find import connect as connect
+from clicksim.lesions.find import find_lesions as find_lesions
+from clicksim.lesions.find import flat_in as flat_in
+from clicksim.lesions.find import scan_labels as scan_labels
+from clicksim.lesions.measure import measure_lesions as measure_lesions

@@ -1,0 +1,134 @@
+"""From a mask or an instance map to its components, by one scan over its voxels."""
+
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from clicksim.arrays import Memory, as_labels, flat_view
+from clicksim.errors import GeometryError, unknown_name
+from clicksim.kernels import runs as run_kernels
+from clicksim.lesions.components import Components, Ints
+
+Instances = Literal["auto", "labels", "components", "touching"]
+
+INSTANCE_RULES = ("auto", "labels", "components", "touching")
+CONNECTIVITIES = (6, 18, 26)
+DENSE = 20  # one voxel in so many, from which a volume is re-ordered as a whole
+
+
+def find_lesions(
+    mask: ArrayLike, *, instances: Instances = "auto", connectivity: int = 26, where: str = ""
+) -> Components:
+    """The lesions of a mask or of an instance map.
+
+    Args:
+        mask: `(I, J, K)`; 0 is background. Booleans, integers and whole-valued floats of any layout.
+        instances: `components` splits the mask into connected components, whatever its values. `labels` takes
+            each distinct value as one lesion with that id, even in several parts. `auto` is `labels` where
+            there is more than one distinct non-zero value, else `components`. `touching` is the published
+            rule: voxels are connected where their values are equal, so touching instances are separate and one
+            value in two parts is two components.
+        connectivity: 6, 18 or 26.
+        where: A file or case to name in errors.
+
+    Returns:
+        Components in the order k, then j, then i of their first voxel; with `labels` in ascending order of id.
+        None for an empty mask.
+
+    Raises:
+        ImageError: Values that are no labels.
+        GeometryError: Not three axes.
+    """
+    if instances not in INSTANCE_RULES:
+        raise unknown_name("rule for instances", str(instances), INSTANCE_RULES)
+    if connectivity not in CONNECTIVITIES:
+        raise GeometryError(f"connectivity must be 6, 18 or 26, got {connectivity}")
+    array = np.asarray(mask)
+    if array.ndim != 3:
+        raise GeometryError(f"a mask has three axes, got shape {array.shape}{f' ({where})' if where else ''}")
+    flat, memory = flat_view(as_labels(array, where=where))
+    starts, stops, values = scan_labels(flat, memory)
+    rule = instances
+    if rule == "auto":
+        rule = "labels" if len(np.unique(values)) > 1 else "components"
+    if rule == "labels":
+        return _group_by_value(memory, starts, stops, values)
+    if rule == "components":
+        values = np.ones_like(values)
+        starts, stops = _close_gaps(starts, stops, int(memory.lengths[2]))
+        values = values[: len(starts)]
+    return connect(memory, starts, stops, values, connectivity)
+
+
+def scan_labels(flat: NDArray[Any], memory: Memory) -> tuple[Ints, Ints, Ints]:
+    """Runs of equal non-zero value: starts, stops, values. One pass over the labels."""
+    per_word = 8 // flat.itemsize
+    words = flat[: flat.size // per_word * per_word].view(np.uint64)
+    found: tuple[Ints, Ints, Ints] = run_kernels.find_runs(flat, words, per_word, int(memory.lengths[2]))
+    return found
+
+
+def flat_in(array: NDArray[Any], memory: Memory) -> NDArray[Any]:
+    """A label array as one line in the order of a given memory; a view where it lies so.
+
+    Where it lies otherwise, only its non-zero voxels are moved: to re-order a whole volume costs some twenty times
+    as much. An array that is not sparse is copied as a whole.
+
+    Args:
+        array: `(I, J, K)` of a dtype that `as_labels` gives.
+        memory: Layout of the result.
+    """
+    flat, own = flat_view(array)
+    if own == memory:
+        return flat
+    starts, stops, values = scan_labels(flat, own)
+    if DENSE * (stops - starts).sum() > flat.size:
+        return np.ascontiguousarray(array.transpose(memory.axes)).reshape(-1)
+    out = np.zeros(flat.size, dtype=flat.dtype)
+    voxels = own.coordinates(run_kernels.expand_runs(starts, stops))
+    out[memory.indices(voxels)] = np.repeat(values, stops - starts)
+    return out
+
+
+def connect(
+    memory: Memory, starts: Ints, stops: Ints, values: Ints, connectivity: int, *, order: Literal["F", "C"] = "F"
+) -> Components:
+    """Components of runs: equal values that touch.
+
+    Args:
+        memory: Layout that the runs refer to.
+        starts, stops, values: Runs, sorted by start.
+        connectivity: 6, 18 or 26; 8 within slices across the slow axis.
+        order: Numbers follow the first voxel in the order k, j, i (`F`) or i, j, k (`C`).
+    """
+    lengths = memory.lengths
+    roots = run_kernels.connect_runs(starts, stops, values, lengths[1], lengths[2], connectivity)
+    firsts, places = np.unique(roots, return_inverse=True)
+    # the first voxel of a component is the start of one of its runs, in either order
+    i, j, k = memory.coordinates(starts).T
+    I, J, K = memory.shape
+    keys = np.full(len(firsts), np.iinfo(np.int64).max)
+    np.minimum.at(keys, places, (k * J + j) * I + i if order == "F" else (i * J + j) * K + k)
+    ranks = np.argsort(np.argsort(keys))
+    return _gather(memory, starts, stops, ranks[places], np.arange(1, len(firsts) + 1), np.sort(keys))
+
+
+def _group_by_value(memory: Memory, starts: Ints, stops: Ints, values: Ints) -> Components:
+    ids, places = np.unique(values, return_inverse=True)
+    return _gather(memory, starts, stops, places, ids, ids)
+
+
+def _gather(memory: Memory, starts: Ints, stops: Ints, places: Ints, ids: Ints, keys: Ints) -> Components:
+    """Runs sorted by component, in memory order within each."""
+    order = np.argsort(places, kind="stable")
+    bounds = np.searchsorted(places[order], np.arange(len(ids) + 1))
+    return Components(memory, ids.astype(np.int64), keys.astype(np.int64), starts[order], stops[order], bounds)
+
+
+def _close_gaps(starts: Ints, stops: Ints, row: int) -> tuple[Ints, Ints]:
+    """Join neighbouring runs of one row, which differ in value only."""
+    if not len(starts):
+        return starts, stops
+    opens = np.concatenate([[True], (starts[1:] != stops[:-1]) | (starts[1:] % row == 0)])
+    return starts[opens], stops[np.concatenate([opens[1:], [True]])]

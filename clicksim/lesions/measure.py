@@ -1,0 +1,91 @@
+"""Lesions as a table: size, place, depth and uptake of each."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from clicksim.arrays import as_uptake
+from clicksim.errors import GeometryError, ImageError
+from clicksim.geometry import Grid, check_spacing
+from clicksim.kernels import tables as table_kernels
+from clicksim.lesions.components import Components, Ints
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+def measure_lesions(
+    lesions: Components, *, spacing: Sequence[float], uptake: ArrayLike | None = None, peak_ml: float = 1.0
+) -> "pa.Table":
+    """One row per lesion: size, box, centroid, deepest voxel, and its uptake where one is given.
+
+    Args:
+        lesions: From `find_lesions`.
+        spacing: Voxel size along `(I, J, K)`, in mm.
+        uptake: `(I, J, K)`, such as SUV; the three SUV columns are null without it.
+        peak_ml: Volume of the sphere behind `suv_peak`.
+
+    Returns:
+        `lesion` (id), `voxels`, `volume_ml`, `box_first`, `box_last` (voxels, both inside), `centroid` (voxels),
+        `deepest` (voxel), `depth_mm` (border of the volume counted as outside), `suv_max`, `suv_mean`,
+        `suv_peak`: the highest mean over a sphere of `peak_ml` centred on a voxel of the lesion and cut by the
+        border of the volume; no smaller than one voxel.
+
+    Raises:
+        GeometryError: The uptake is on another grid.
+        ImageError: The uptake is not finite in or near a lesion, or not real.
+    """
+    import pyarrow as pa
+
+    sizes_mm = check_spacing(spacing)
+    grid = Grid.from_spacing(lesions.memory.shape, sizes_mm)
+    low, high = lesions.boxes
+    deepest = [lesion.deepest(sizes_mm, closed=True) for lesion in lesions]
+    empty: list[float | None] = [None] * len(lesions)
+    top, mean, peak = (
+        (empty, empty, empty) if uptake is None else _measure_uptake(lesions, as_uptake(uptake), grid, peak_ml)
+    )
+    triple, floats = pa.list_(pa.int32(), 3), pa.list_(pa.float64(), 3)
+    columns = {
+        "lesion": pa.array(lesions.ids, pa.int32()),
+        "voxels": pa.array(lesions.sizes, pa.int64()),
+        "volume_ml": pa.array(lesions.sizes * grid.voxel_ml, pa.float64()),
+        "box_first": pa.array(low.tolist(), triple),
+        "box_last": pa.array(high.tolist(), triple),
+        "centroid": pa.array(lesions.centroids.tolist(), floats),
+        "deepest": pa.array([voxel for voxel, _ in deepest], triple),
+        "depth_mm": pa.array([depth for _, depth in deepest], pa.float64()),
+        "suv_max": pa.array(top, pa.float32()),
+        "suv_mean": pa.array(mean, pa.float32()),
+        "suv_peak": pa.array(peak, pa.float32()),
+    }
+    return pa.table(columns)
+
+
+def _measure_uptake(
+    lesions: Components, uptake: NDArray[Any], grid: Grid, peak_ml: float
+) -> tuple[list[float], list[float], list[float]]:
+    """Maximum, mean and peak of each lesion."""
+    if uptake.shape != lesions.memory.shape:
+        raise GeometryError(f"uptake and mask have different shapes: {uptake.shape} and {lesions.memory.shape}")
+    sphere = _sphere(grid, peak_ml)
+    top, mean, peak = [], [], []
+    for lesion in lesions:
+        values = uptake[tuple(lesion.voxels.T)].astype(np.float64)
+        top.append(float(values.max()))
+        mean.append(float(values.mean()))
+        peak.append(float(table_kernels.highest_mean(uptake, lesion.voxels, sphere)))
+        if not (np.all(np.isfinite(values)) and np.isfinite(peak[-1])):
+            raise ImageError(f"uptake is not finite in or near lesion {lesion.id}; mend or mask it first")
+    return top, mean, peak
+
+
+def _sphere(grid: Grid, volume_ml: float) -> Ints:
+    """`(n, 3)` voxel offsets whose centres lie within a sphere of a volume; at least the centre."""
+    radius_mm = (3000.0 * volume_ml / (4.0 * np.pi)) ** (1 / 3)
+    spacing = np.asarray(grid.spacing)
+    reach = np.floor(radius_mm / spacing).astype(int)
+    offsets = np.stack(np.meshgrid(*(np.arange(-r, r + 1) for r in reach), indexing="ij"), -1).reshape(-1, 3)
+    return offsets[((offsets * spacing) ** 2).sum(1) <= radius_mm**2]
