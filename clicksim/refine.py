@@ -24,7 +24,6 @@ from clicksim.lesions import find_lesions
 Mask = NDArray[np.uint8]
 
 DILATION_MM = 5.0
-BASELINE_DILATION_MM = 7.0
 LEFT_ALONE = ("liver",)
 ORGANS = {  # names and labels of TotalSegmentator v2, task total, as far as lesions of PSMA and FDG meet them
     "spleen": 1,

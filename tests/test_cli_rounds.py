@@ -17,6 +17,7 @@ from clicksim import Grid, correct, open_catalog, score, simulate_scribbles, wri
 from clicksim.catalog import create_catalog
 from clicksim.catalog.schema import rows_to_table
 from clicksim.cli import main
+from clicksim.metrics import compare, surface_dice
 from tests.test_rounds import recorded
 
 AFFINE = np.array([[-4.0, 0, 0, 40], [0, 4, 0, -30], [0, 0, 3, -100], [0, 0, 0, 1]])
@@ -293,6 +294,21 @@ def test_score__prints_one_object_and_null_for_what_is_undefined(here):
     mended = run("score", "--label", "none.nii.gz", "--prediction", "p.nii.gz", "--protocol", "autopet-v@2", "--json")
     assert json.loads(mended.stdout)["dice"] == 0
     assert "undefined" in run("score", "--label", "none.nii.gz", "--prediction", "p.nii.gz").stdout
+
+
+def test_score__gives_surface_dice_and_a_row_per_lesion_where_asked(here):
+    files = ("score", "--label", "a.nii.gz", "--prediction", "p.nii.gz", "--json")
+    found = json.loads(run(*files, "--surface-mm", "3", "--lesions", "lesions.csv").stdout)
+    assert found["surface_dice"] == surface_dice(wrong(), lesions(), spacing=GRID.spacing, tolerance_mm=3)
+    assert found["surface_dice"] != surface_dice(wrong(), lesions(), spacing=GRID.spacing, tolerance_mm=1)
+    run(*files, "--lesions", "lesions.parquet")
+    want = compare(wrong(), lesions(), spacing=GRID.spacing).to_table()
+    assert pq.read_table("lesions.parquet").equals(want)
+    rows = Path("lesions.csv").read_text().splitlines()
+    assert rows[0].replace('"', "").split(",") == want.column_names
+    assert len(rows) == 1 + len(want) > 1
+    told = run(*files, "--lesions", "lesions.txt", code=2)
+    assert ".csv or .parquet" in told.stderr
 
 
 def test_score__refuses_different_grids_and_takes_settings(here):

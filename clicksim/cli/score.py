@@ -2,9 +2,12 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 INPUT = click.Path(path_type=Path, exists=True, dir_okay=False)
 
@@ -20,9 +23,24 @@ INPUT = click.Path(path_type=Path, exists=True, dir_okay=False)
 )
 @click.option("--set", "pairs", multiple=True, metavar="NAME=VALUE", help="A setting of the rule; repeatable.")
 @click.option("--case-id", help="What the case is called; by default the label's name without its ending.")
+@click.option("--surface-mm", type=click.FloatRange(0), metavar="MM", help="Surface Dice with this tolerance as well.")
+@click.option(
+    "--lesions",
+    "table",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Write one row per lesion, .csv or .parquet: its voxels, best IoU, and whether it was touched and found.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object; what is undefined is null.")
 def command(
-    label: Path, prediction: Path, protocol: str, pairs: tuple[str, ...], case_id: str | None, as_json: bool
+    label: Path,
+    prediction: Path,
+    protocol: str,
+    pairs: tuple[str, ...],
+    case_id: str | None,
+    surface_mm: float | None,
+    table: Path | None,
+    as_json: bool,
 ) -> None:
     """Score a prediction: Dice, lesion F1 (dmm), false-positive and false-negative volume.
 
@@ -32,18 +50,38 @@ def command(
     Examples:
       clicksim score --label case.nii.gz --prediction mine.nii.gz
       clicksim score --label case.nii.gz --prediction mine.nii.gz --protocol autopet-v@2 --json
+      clicksim score --label case.nii.gz --prediction mine.nii.gz --surface-mm 3 --lesions lesions.csv
     """  # noqa: D301 - click wants the character itself
     from clicksim.cli.runs import read_pairs
-    from clicksim.metrics import score
+    from clicksim.metrics import compare, surface_dice
     from clicksim.volumes import case_id_of, read_label
 
+    if table is not None and table.suffix not in (".csv", ".parquet"):
+        raise click.UsageError(f"--lesions takes a file that ends in .csv or .parquet, got {table.name}")
     truth, mask = read_label(label), read_label(prediction)
     name = case_id_of(label) if case_id is None else case_id
     truth.grid.check_same(mask.grid, ("label", "prediction"), where=f"case {name}")
     settings = read_pairs(pairs)
-    scores = score(mask.array, truth.array, spacing=truth.grid.spacing, protocol=protocol, where=name, **settings)
-    found = {"case": name, **scores.to_dict()}
+    spacing = truth.grid.spacing
+    compared = compare(mask.array, truth.array, spacing=spacing, protocol=protocol, where=name, **settings)
+    found = {"case": name, **compared.scores.to_dict()}
+    if surface_mm is not None:
+        found["surface_dice"] = surface_dice(mask.array, truth.array, spacing=spacing or (), tolerance_mm=surface_mm)
+    if table is not None:
+        _write_table(table, compared.to_table())
     click.echo(json.dumps(found, allow_nan=False) if as_json else _page(found))
+
+
+def _write_table(file: Path, rows: "pa.Table") -> None:
+    from pyarrow import csv, parquet
+
+    from clicksim.files import replacing
+
+    with replacing(file) as temporary:
+        if file.suffix == ".csv":
+            csv.write_csv(rows, temporary)
+        else:
+            parquet.write_table(rows, temporary)
 
 
 def _page(found: dict[str, Any]) -> str:
