@@ -52,7 +52,9 @@ class Grid:
             affine = np.array(self.affine, dtype=np.float64)  # a copy: the caller's stays writable
             if affine.shape != (4, 4) or not np.all(np.isfinite(affine)):
                 raise GeometryError(f"affine must be a finite 4 x 4 matrix, got shape {affine.shape}")
-            if abs(np.linalg.det(affine[:3, :3])) < 1e-12:
+            lengths = np.abs(affine[:3, :3]).max(axis=0)  # the largest part: squares of huge numbers overflow
+            # of axes of one length: 1e17 mm of shear leave a large determinant, and two axes that are one
+            if lengths.min() == 0 or abs(np.linalg.det(affine[:3, :3] / lengths)) < 1e-6:
                 raise GeometryError("affine is singular: an axis has no length or two axes coincide")
             affine.setflags(write=False)
             object.__setattr__(self, "affine", affine)

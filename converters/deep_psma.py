@@ -29,6 +29,7 @@ native grid, where it can hold exactly, with a tolerance of 0.001 as thresholds 
 
 import json
 import re
+from contextlib import suppress
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -39,9 +40,10 @@ from numpy.typing import NDArray
 
 from clicksim import __version__
 from clicksim.arrays import as_uptake
+from clicksim.catalog.places import inside
 from clicksim.catalog.source import Context, Outcome, Row, Source, Unit
-from clicksim.catalog.store import inside
-from clicksim.errors import CatalogError, GeometryError, ImageError
+from clicksim.errors import CatalogError, ClicksimError, GeometryError, ImageError
+from clicksim.files import LEAST_PACKED, read_bounded
 from clicksim.geometry import Grid
 from clicksim.volumes import Volume, read_grid, read_image, write_image
 from converters.measure import measure_case
@@ -135,7 +137,7 @@ def read_threshold(file: Path) -> float:
         Rejection: `BadThreshold`: no such file or number, or one that is not finite, not positive or above 20.
     """
     try:
-        content = json.loads(file.read_text(encoding="utf-8-sig"))
+        content = json.loads(read_bounded(file).decode("utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not JSON"
         raise Rejection("BadThreshold", f"{file.name} cannot be read: {reason}") from error
@@ -375,6 +377,16 @@ def _path(context: Context, file: Path) -> str:
     return file.relative_to(context.source).as_posix()
 
 
+def least_bytes(context: Context, unit: Unit) -> float:
+    """The CT on the lattice of each PET, packed."""
+    folders = [context.source / unit.content["folder"] / tracer for tracer in TRACERS]
+    total = 0.0
+    for file in (folder / "PET.nii.gz" for folder in folders):
+        with suppress(ClicksimError):  # its conversion will say what is wrong
+            total += read_grid(file).size * np.dtype(np.int16).itemsize * LEAST_PACKED
+    return total
+
+
 SOURCE = Source(
     name=NAME,
     title="DEEP-PSMA: paired PSMA and FDG PET/CT of 100 men, native CT",
@@ -401,4 +413,5 @@ SOURCE = Source(
         ),
         "readers": None,
     },
+    least_bytes=least_bytes,
 )

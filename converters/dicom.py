@@ -29,7 +29,7 @@ from clicksim.errors import GeometryError, SettingError
 from clicksim.geometry import Grid
 from clicksim.volumes import Volume
 from converters.choice import Choice, Rule, choose_series
-from converters.headers import DicomError, quietly, read_dataset
+from converters.headers import DicomError, check_promise, quietly, read_dataset
 from converters.series import Finding, Scan, Series, Slice, by_study, find_series, scan_files, scan_folder
 from converters.slices import DIRECTION, TO_RAS, GeometryRefusal, SliceGeometry, slice_geometry
 
@@ -83,9 +83,10 @@ def read_volume(series: Series, *, dtype: DTypeLike | None = None, gaps: str = "
     by_uid = {s.uid: s for s in series.slices}
     ordered = [by_uid[uid] for uid in geometry.uids]
     grid, weights = _layout(geometry, gaps)
+    # a header that promises more than its file holds is refused before the volume takes memory
+    known = {0: slice_values(ordered[0], series)}
     exact = wanted is None and series.modality == "CT" and all(w == 0 for _, w in weights)
     stack = _Stack(grid, wanted or np.dtype(np.int16 if exact else np.float32), ordered[0], may_widen=wanted is None)
-    known: dict[int, NDArray[Any]] = {}
     for k, (below, weight) in enumerate(weights):
         known = {n: known[n] if n in known else slice_values(ordered[n], series) for n in {below, below + (weight > 0)}}
         values = known[below] if weight == 0 else (1 - weight) * known[below] + weight * known[below + 1]
@@ -176,6 +177,7 @@ def _stored_values(dataset: Any, where: Path) -> NDArray[Any]:
             raise DicomError("TruncatedPixels", f"the file holds no pixel data ({where})")
         syntax = dataset.file_meta.get("TransferSyntaxUID") if hasattr(dataset, "file_meta") else None
         if syntax is not None and syntax.is_transfer_syntax and syntax.is_compressed:
+            check_promise(_promised_bytes(dataset), len(dataset.PixelData), where)
             return _decoded(dataset, where)
         return _native(dataset, syntax, where)
 
@@ -189,19 +191,31 @@ def _native(dataset: Any, syntax: Any, where: Path) -> NDArray[Any]:
         implicit = dataset.original_encoding[0]
         dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
     if "PixelData" in dataset:
-        samples = int(dataset.get("SamplesPerPixel") or 1) * int(dataset.get("NumberOfFrames") or 1)
-        promised = (int(dataset.Rows) * int(dataset.Columns) * samples * int(dataset.BitsAllocated) + 7) // 8
-        held = len(dataset.PixelData)
+        promised, held = _promised_bytes(dataset), len(dataset.PixelData)
         if held < promised:
             raise DicomError("TruncatedPixels", f"the file ends early: {held} of {promised} bytes of pixels ({where})")
     return np.asarray(dataset.pixel_array)
 
 
+def _promised_bytes(dataset: Any) -> int:
+    samples = int(dataset.get("SamplesPerPixel") or 1) * int(dataset.get("NumberOfFrames") or 1)
+    return (int(dataset.Rows) * int(dataset.Columns) * samples * int(dataset.BitsAllocated) + 7) // 8
+
+
 def _decoded(dataset: Any, where: Path) -> NDArray[Any]:
-    """Compressed pixels by SimpleITK, from a copy whose slope is 1: what comes back are the stored values."""
+    """Compressed pixels by SimpleITK, from a copy whose slope is 1: what comes back are the stored values.
+
+    Their items are packed anew: where one is torn, SimpleITK asks for all the memory there is.
+    """
     import SimpleITK
+    from pydicom.encaps import encapsulate, generate_frames
 
     sitk: Any = SimpleITK
+    count = int(dataset.get("NumberOfFrames") or 1)
+    dataset.PixelData = encapsulate(list(generate_frames(dataset.PixelData, number_of_frames=count)), has_bot=False)
+    for keyword in ("ExtendedOffsetTable", "ExtendedOffsetTableLengths"):
+        if keyword in dataset:
+            del dataset[keyword]
     name = str(dataset.file_meta.TransferSyntaxUID.name)
     dataset.RescaleSlope, dataset.RescaleIntercept = "1", "0"
     with tempfile.TemporaryDirectory() as folder, _itk_quiet(sitk):
@@ -212,8 +226,7 @@ def _decoded(dataset: Any, where: Path) -> NDArray[Any]:
         except RuntimeError as error:
             raise DicomError("UndecodablePixels", f"SimpleITK cannot decode {name} ({where})") from error
     stored = np.asarray(sitk.GetArrayFromImage(image))
-    frames = int(dataset.get("NumberOfFrames") or 1)
-    return stored[0] if frames == 1 and stored.ndim == 3 and stored.shape[0] == 1 else stored
+    return stored[0] if count == 1 and stored.ndim == 3 and stored.shape[0] == 1 else stored
 
 
 @contextmanager

@@ -57,7 +57,7 @@ from converters.nifti import (
     sha256_of,
 )
 from converters.tables import Rejection
-from converters.trees import Tree, open_tree
+from converters.trees import ArchiveTree, Tree, open_tree
 
 NAME = "fdat"
 LICENCE = "CC-BY-NC-4.0"
@@ -269,6 +269,16 @@ def _release(source: Path) -> str | None:
     return RELEASES.get(source.name.removesuffix(".zip").lower())
 
 
+def least_bytes(context: Context, unit: Unit) -> int:
+    """What is unpacked into the catalog."""
+    tree = open_tree(context.source, MARKS, LAYOUT)
+    if not isinstance(tree, ArchiveTree):
+        return 0
+    unpack = Settings.of(context, is_archive=True).unpack
+    files = [file for case in unit.content for file in (case.label, *((case.ct, case.pet) if unpack else ()))]
+    return sum(tree.size(file) for file in files if file is not None)
+
+
 SOURCE = Source(
     name=NAME,
     title="autoPET III to V: FDG and PSMA whole-body PET/CT, NIfTI in nnU-Net's layout",
@@ -277,5 +287,6 @@ SOURCE = Source(
     convert=convert,
     facts=FACTS,
     options=OPTIONS,
+    least_bytes=least_bytes,
 )
 """What the entry point `fdat` of the group `clicksim.sources` names."""

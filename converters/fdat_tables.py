@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from clicksim.catalog.source import Outcome, Row
 from clicksim.errors import SettingError
+from clicksim.files import read_bounded
 from converters.tables import (
     Rejection,
     age_years,
@@ -207,7 +208,7 @@ def read_injection_times(path: str | None) -> dict[str, float]:
     if path is None:
         return {}
     try:
-        times = parse_json(Path(path).read_bytes(), path)
+        times = parse_json(read_bounded(Path(path)), path)
     except (OSError, Rejection) as error:
         raise SettingError(f"injection_times cannot be read: {error}") from error
     if not isinstance(times, dict):

@@ -7,6 +7,7 @@ words, word, numbers, whole    an element as text or numbers, absent ones as not
 """
 
 import warnings
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,14 @@ from typing import Any
 import numpy as np
 
 from clicksim.errors import ClicksimError
+
+LONGEST = 2000
+"""Characters of a refusal; what is longer loses its middle, as the end names the file."""
+MOST_INFLATED = 1 << 30
+"""Bytes of a deflated data set; one slice, or one SEG, has far less."""
+MOST_SLICE = 1 << 26
+"""Bytes of one slice that need no proof."""
+_BLOCK = 1 << 20
 
 
 class DicomError(ClicksimError):
@@ -26,7 +35,9 @@ class DicomError(ClicksimError):
     """
 
     def __init__(self, code: str, message: str) -> None:
-        super().__init__(code, message)
+        # a damaged length makes one element of all that follows it, and messages show elements
+        cut = message if len(message) <= LONGEST else f"{message[: LONGEST // 2]} ... {message[-LONGEST // 2 :]}"
+        super().__init__(code, cut)
         self.code = code
         self.codes: tuple[str, ...] = (code,)
 
@@ -60,11 +71,48 @@ def read_dataset(path: str | Path, *, pixels: bool = True, keywords: Sequence[st
     import pydicom
 
     with quietly("UnreadableDicom", path):
+        _check_deflated(Path(path))
         tags: Any = None if keywords is None else list(keywords)
         dataset = pydicom.dcmread(path, stop_before_pixels=not pixels, force=True, specific_tags=tags)
         if not len(dataset):
             raise DicomError("UnreadableDicom", f"the file holds no DICOM element ({path})")
         return dataset
+
+
+def _check_deflated(path: Path) -> None:
+    """Refuse a deflated data set that grows beyond all measure: pydicom inflates it whole before it looks inside."""
+    from pydicom.filereader import read_dataset as read_elements
+    from pydicom.filereader import read_preamble
+    from pydicom.uid import DeflatedExplicitVRLittleEndian
+
+    with path.open("rb") as raw:
+        read_preamble(raw, force=True)
+        meta = read_elements(raw, is_implicit_VR=False, is_little_endian=True, stop_when=lambda tag, *_: tag.group != 2)
+        if meta.get("TransferSyntaxUID") != DeflatedExplicitVRLittleEndian:
+            return
+        inflate, size, packed = zlib.decompressobj(-zlib.MAX_WBITS), 0, raw.read(_BLOCK)
+        while packed:
+            size += len(inflate.decompress(packed, _BLOCK))
+            if size > MOST_INFLATED:
+                raise DicomError("UnreadableDicom", f"the file inflates to more than {MOST_INFLATED} bytes ({path})")
+            packed = inflate.unconsumed_tail or raw.read(_BLOCK)
+
+
+def check_promise(promised: int, held: int, where: object) -> None:
+    """Refuse compressed pixels that cannot be as many as the header says, before memory is asked for.
+
+    Empty slices pack to a thousandth; what a scanner's slice can hold is allowed in any case.
+
+    Args:
+        promised: Bytes of the pixels, unpacked.
+        held: Bytes of the file's pixel data.
+        where: The file, for the message.
+
+    Raises:
+        DicomError: `TruncatedPixels`.
+    """
+    if promised > max(MOST_SLICE, 1000 * held):
+        raise DicomError("TruncatedPixels", f"{held} compressed bytes cannot hold {promised} bytes of pixels ({where})")
 
 
 def words(dataset: Any, keyword: str) -> tuple[str, ...]:

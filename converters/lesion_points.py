@@ -22,6 +22,7 @@ import numpy as np
 
 from clicksim.catalog.source import Row
 from clicksim.errors import PromptFormatError
+from clicksim.files import read_bounded
 from clicksim.geometry import Grid
 from clicksim.prompts.formats import load_lesion_points
 from clicksim.prompts.records import Click, Prompts
@@ -159,7 +160,7 @@ def read_published_points(path: Path, case: Row, rows: Iterable[LesionRow]) -> l
         PromptFormatError: The file is not such a file.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_bounded(path).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise PromptFormatError(f"cannot read the points: {error} ({path})") from error
     by_id = {row.lesion_id: row for row in rows}

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from clicksim.catalog.source import Context, Outcome, Row, Unit
 from clicksim.errors import CatalogError, unknown_name
+from clicksim.files import read_bounded
 from converters.tables import Rejection, age_years, number_or_none, parse_json, read_table, word_or_none
 
 RELEASES = {
@@ -144,7 +145,7 @@ def _read_split(context: Context, found: Outcome) -> dict[str, str] | None:
         return None
     splits: dict[str, set[str]] = defaultdict(set)
     try:
-        content = parse_json(inside_source(context, name).read_bytes(), name)
+        content = parse_json(read_bounded(inside_source(context, name)), name)
         is_split = isinstance(content, dict) and all(isinstance(pids, list) for pids in content.values())
         unknown = sorted(set(content) - SPLITS.keys()) if is_split else []
         if not is_split or unknown:

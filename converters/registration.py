@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clicksim.errors import GeometryError
+from clicksim.files import read_bounded
 from clicksim.geometry import Grid
 from clicksim.volumes import Volume
 
@@ -32,10 +33,14 @@ RIGID_WITHIN = 1e-4
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
+_SILENT = np.errstate(all="ignore")
+"""Numbers beyond all measure overflow on their way to the check that refuses them."""
+
 _RIGID_KINDS = {"Euler3DTransform": (6, (3, 4)), "VersorRigid3DTransform": (6, (3,))}
 """Transforms that are read, with the numbers of their parameters and of their fixed parameters."""
 
 
+@_SILENT
 def read_rigid(path: str | Path) -> Matrix:
     """Read a rigid transform in ITK's text format (`.tfm`), as SimpleITK writes it.
 
@@ -65,6 +70,7 @@ def read_rigid(path: str | Path) -> Matrix:
     return _checked_rigid(matrix, str(path))
 
 
+@_SILENT
 def read_challenge_affine(path: str | Path) -> Matrix:
     """Read a registration in the JSON of the Grand Challenge platform.
 
@@ -81,8 +87,9 @@ def read_challenge_affine(path: str | Path) -> Matrix:
     Raises:
         GeometryError: The file is missing, is no such JSON, or its block is no rotation.
     """
+    text = _read_text(path)
     try:
-        content = json.loads(_read_text(path))
+        content = json.loads(text)
         stored = np.array(content[CHALLENGE_KEY], dtype=np.float64).reshape(4, 4)
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise GeometryError(f'a registration is {{"{CHALLENGE_KEY}": 16 numbers}}; this is not: {path}') from error
@@ -153,7 +160,7 @@ def bring_onto(
 
 def _read_text(path: str | Path) -> str:
     try:
-        return Path(path).read_text(encoding="utf-8-sig")
+        return read_bounded(Path(path)).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not text"
         raise GeometryError(f"cannot read the registration: {reason} ({path})") from error

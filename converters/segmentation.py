@@ -22,7 +22,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from converters.headers import DicomError, numbers, quietly, read_dataset, word
+from converters.headers import DicomError, check_promise, numbers, quietly, read_dataset, word
 from converters.series import normal_of
 from converters.slices import DIRECTION, GeometryRefusal, SliceGeometry, orthonormal
 
@@ -365,6 +365,8 @@ def _compressed(dataset: Any, syntax: Any, count: int, where: str) -> Iterator[N
     from highdicom.frame import decode_frame
     from pydicom.encaps import generate_frames
 
+    bits = int(dataset.Rows) * int(dataset.Columns) * int(dataset.BitsAllocated)
+    check_promise(bits // 8, len(dataset.PixelData), where)
     with quietly("UndecodablePixels", f"{syntax.name}, {where}"):
         for index, frame in enumerate(generate_frames(dataset.PixelData, number_of_frames=count)):
             if index >= count:

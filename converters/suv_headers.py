@@ -176,7 +176,11 @@ def _value_at(source: Any, number: int) -> Any:
     try:
         return source[number].value
     except Exception:  # a value that pydicom cannot convert raises whatever its converter raises
+        pass
+    try:
         return getattr(source.get_item(number), "value", None)
+    except Exception:  # without a value as it is stored, that asks the converter once more
+        return None
 
 
 def _json_value(element: Any) -> Any:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from clicksim.errors import ClicksimError
+from clicksim.files import read_bounded
 
 ABSENT = frozenset({"", "na", "n/a", "nan", "none", "null", "-"})
 _DATES = (
@@ -48,7 +49,7 @@ def read_table(path: Path, required: Sequence[str] = ()) -> list[dict[str, str]]
         Rejection: `BadTable`.
     """
     try:
-        content = path.read_bytes()
+        content = read_bounded(path)
     except OSError as error:
         raise Rejection("BadTable", f"{path.name} cannot be read: {error.strerror}") from error
     return parse_table(content, path.name, required)

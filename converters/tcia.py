@@ -46,7 +46,7 @@ from converters.series import Series
 from converters.slices import SliceGeometry
 from converters.suv import Suv, SuvError, suv_factor
 from converters.tables import Rejection
-from converters.tcia_plan import LAYOUT, OPTIONS, PATIENTS, Patient, Settings, files_of, plan, shown
+from converters.tcia_plan import LAYOUT, OPTIONS, PATIENTS, Patient, Settings, files_of, least_bytes, plan, shown
 from converters.tcia_rows import (
     clinical_columns,
     flag_of,
@@ -339,6 +339,7 @@ def _source(name: str, title: str, site: str, licence: str, annotation: str) -> 
             "readers": None,
         },
         options=OPTIONS,
+        least_bytes=least_bytes,
     )
 
 

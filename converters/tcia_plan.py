@@ -11,12 +11,16 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from clicksim.catalog.source import Context, Outcome, Row, Unit
-from clicksim.errors import CatalogError, SettingError, unknown_name
+from clicksim.errors import CatalogError, ClicksimError, SettingError, unknown_name
+from clicksim.files import LEAST_PACKED
 from converters.choice import Rule
 from converters.fdat_tables import Clinical, clinical_rows, read_injection_times
 from converters.headers import DicomError, word
@@ -229,6 +233,19 @@ def files_of(root: Path, patient: Patient) -> Iterator[Path]:
     for name in patient.files:
         if (path := root / name) not in seen and path.is_file():
             yield path
+
+
+def least_bytes(context: Context, unit: Unit) -> float:
+    """CT and uptake on the lattice of the largest PET series, packed: one header is read in each folder."""
+    largest = 0
+    for folder in unit.content.folders:
+        files = sorted(file for file in (context.source / folder).iterdir() if file.is_file())
+        with suppress(ClicksimError, ValueError):  # its conversion will say what is wrong
+            header = dicom_header(files[0]) if files else None
+            if header is not None and word(header, "Modality") == "PT":
+                sides = [int(word(header, side) or 0) for side in ("Rows", "Columns")]
+                largest = max(largest, sides[0] * sides[1] * len(files))
+    return largest * (np.dtype(np.int16).itemsize + np.dtype(np.float32).itemsize) * LEAST_PACKED
 
 
 def shown(root: Path, message: Any) -> str:

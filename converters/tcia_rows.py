@@ -49,7 +49,8 @@ def fdat_name(patient: str, study_uid: str, header: Any, tracer: str) -> str | N
     """The name of the same study in fdat; None where the PatientID is none of the collection's."""
     found = _HEX.fullmatch(patient)
     _, day, fdat_day = study_day(header, tracer)
-    if not found or day is None or fdat_day is None:
+    # a UID is digits and dots; the end of anything else could name another file
+    if not found or day is None or fdat_day is None or not study_uid.replace(".", "").isdigit():
         return None
     if tracer == "PSMA":
         return f"psma_{found[1]}_{fdat_day.isoformat()}" if len(found[1]) == 16 else None

@@ -14,7 +14,8 @@ from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
-from clicksim.errors import CatalogError
+from clicksim.errors import CatalogError, StorageError
+from clicksim.files import storing
 from converters.tables import Rejection
 
 MOST_TABLE_BYTES = 1 << 28
@@ -91,6 +92,10 @@ class ArchiveTree:
         """As `FolderTree.names`."""
         return sorted(self._folders.get(folder, []))
 
+    def size(self, path: str) -> int:
+        """Bytes of a file, unpacked."""
+        return self._files[path].file_size
+
     def content(self, path: str) -> bytes:
         """As `FolderTree.content`."""
         if self._files[path].file_size > MOST_TABLE_BYTES:
@@ -104,13 +109,16 @@ class ArchiveTree:
 
         Raises:
             Rejection: `UnreadableFile`: damaged, encrypted, or packed by a method that is not known here.
+            StorageError: The disk of temporary files is full.
         """
         with tempfile.TemporaryDirectory(prefix="clicksim-") as folder:
             file = Path(folder) / path
             file.parent.mkdir(parents=True, exist_ok=True)
             try:
-                with self._archive.open(self._files[path]) as packed, file.open("xb") as out:
+                with self._archive.open(self._files[path]) as packed, storing(file), file.open("xb") as out:
                     shutil.copyfileobj(packed, out, 1 << 20)
+            except StorageError:
+                raise
             except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, OSError) as error:
                 raise Rejection("UnreadableFile", f"{path} cannot be unpacked: {error}", path) from error
             yield file, Path(folder)

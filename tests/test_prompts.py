@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import clicksim
-from clicksim.errors import GeometryError, PromptFormatError
+from clicksim.errors import GeometryError, PromptFormatError, StorageError
 from clicksim.geometry import Grid
 from clicksim.prompts import Box, Click, Prompts, Scribble
 from clicksim.prompts.records import check_inside, kind_of
@@ -243,7 +243,7 @@ def test_write_table__leaves_the_old_file_where_the_new_one_fails(tmp_path, monk
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(pq, "write_table", full)
-    with pytest.raises(PromptFormatError, match="No space left"):
+    with pytest.raises(StorageError, match="No space left"):
         write_table(target, to_table(Prompts((), GRID)))
     assert target.read_bytes() == old
     assert len(list(tmp_path.iterdir())) == 1

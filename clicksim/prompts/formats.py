@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from clicksim.errors import GeometryError, PromptFormatError, unknown_name
-from clicksim.files import replacing
+from clicksim.errors import GeometryError, PromptFormatError, StorageError, unknown_name
+from clicksim.files import read_bounded, replacing
 from clicksim.geometry import Grid
 from clicksim.prompts.records import Box, Click, Prompts, Voxel, check_inside
 
@@ -116,13 +116,16 @@ def write_prompts(
     """Write a prompt file, complete or not at all; see `dump_prompts`. An existing file is replaced.
 
     Raises:
-        PromptFormatError: If the file cannot be written; otherwise as `dump_prompts`.
+        PromptFormatError: If the file cannot have that name; otherwise as `dump_prompts`.
+        StorageError: If the disk is full, or may not be written.
     """
     text = dump_prompts(prompts, format, indent=indent)
     file = Path(path)
     try:
         with replacing(file) as temporary:
             temporary.write_bytes(text.encode())
+    except StorageError:
+        raise
     except OSError as error:
         raise PromptFormatError(f"cannot write the prompts: {error.strerror} ({file})") from error
 
@@ -216,7 +219,7 @@ def _ten(names: Iterable[str]) -> str:
 
 def _read(file: Path) -> str:
     try:
-        return file.read_text(encoding="utf-8-sig")
+        return read_bounded(file).decode("utf-8-sig")
     except OSError as error:
         raise PromptFormatError(f"cannot read the prompts: {error.strerror} ({file})") from error
     except UnicodeDecodeError as error:

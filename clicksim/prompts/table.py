@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from clicksim.errors import PromptFormatError
+from clicksim.errors import PromptFormatError, StorageError
 from clicksim.files import replacing
 from clicksim.prompts.records import Prompts, kind_of
 
@@ -89,7 +89,8 @@ def write_table(path: str | Path, table: "pa.Table") -> None:
     """Write rows as Parquet, complete or not at all; an existing file is replaced.
 
     Raises:
-        PromptFormatError: If the file cannot be written.
+        PromptFormatError: If the file cannot have that name.
+        StorageError: If the disk is full, or may not be written.
     """
     import pyarrow.parquet as pq
 
@@ -98,5 +99,7 @@ def write_table(path: str | Path, table: "pa.Table") -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         with replacing(target) as temporary:
             pq.write_table(table, temporary, compression="zstd")
+    except StorageError:
+        raise
     except OSError as error:
         raise PromptFormatError(f"cannot write the table: {error.strerror or error} ({target})") from error

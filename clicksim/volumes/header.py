@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from clicksim.errors import ClicksimError, GeometryError, ImageError, TruncatedError
+from clicksim.errors import ClicksimError, GeometryError, ImageError, StorageError, TruncatedError
 from clicksim.geometry import Grid
 
 EXTENSIONS = (".nii.gz", ".nii", ".mha")
@@ -46,7 +46,12 @@ def extension_of(file: Path) -> str:
 
 @contextmanager
 def refusing(file: Path, verb: str) -> Iterator[None]:
-    """Turn whatever a bad file sets off in the libraries below into a refusal that names the file."""
+    """Turn whatever a bad file sets off in the libraries below into a refusal that names the file.
+
+    Raises:
+        ImageError: The file, or the image, is at fault.
+        StorageError: The disk is, not the image: it is full, or cannot be written.
+    """
     from isal import isal_zlib
 
     damaged: Any = (zlib.error, isal_zlib.error)
@@ -56,6 +61,8 @@ def refusing(file: Path, verb: str) -> Iterator[None]:
         if str(file) in str(error):
             raise
         raise type(error)(f"{error} ({file})") from error
+    except StorageError:
+        raise
     except FileNotFoundError as error:
         raise ImageError(f"cannot {verb} the image: there is no such file ({file})") from error
     except EOFError as error:

@@ -122,7 +122,8 @@ def write_image(path: str | Path, array: NDArray[Any], grid: Grid, *, like: str 
 
     Raises:
         GeometryError: If the grid has no affine or not the array's shape, or `like` has another grid.
-        ImageError: If the type cannot be stored, or the file cannot be written.
+        ImageError: If the type cannot be stored, or the file cannot have that name.
+        StorageError: If the disk is full, or may not be written.
     """
     file = Path(path)
     extension = extension_of(file)

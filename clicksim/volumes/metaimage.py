@@ -32,10 +32,17 @@ MET_TYPES = {
 }
 
 
+LONGEST_LINE = 4096
+"""Bytes; what stands in the header must be the same to us and to SimpleITK, which reads it after us."""
+
+
 def read_mha_header(file: Path, raw: BinaryIO, size: int) -> Header:
     """The header of an open file of `size` bytes."""
     fields, offset = _mha_fields(raw)
     shape = three_axes(tuple(int(n) for n in fields.get("DimSize", "").split()))
+    # SimpleITK would count up to any number of axes
+    if fields.get("NDims") != str(len(fields.get("DimSize", "").split())):
+        raise ImageError(f"NDims is {fields.get('NDims', 'absent')[:20]!r}, DimSize {fields.get('DimSize', '')[:80]!r}")
     name, channels = fields.get("ElementType", ""), fields.get("ElementNumberOfChannels", "1")
     if name not in MET_TYPES or channels != "1":
         raise ImageError(f"voxels are {channels} x {name or 'of no type'}; allowed: 1 x one of {', '.join(MET_TYPES)}")
@@ -94,11 +101,13 @@ def _mha_fields(raw: BinaryIO) -> tuple[dict[str, str], int]:
     """The `key = value` lines at the top of the file, and where the voxels begin behind them."""
     fields: dict[str, str] = {}
     for _ in range(1000):
-        line = raw.readline(4096).decode("latin-1")
+        line = raw.readline(LONGEST_LINE).decode("latin-1")
         mark = re.search("[=:]", line)
-        if mark is None:
+        if mark is None or len(line) == LONGEST_LINE:
             break
         key = line[: mark.start()].strip()
+        if key in fields:
+            raise ImageError(f"the header says {key[:40]!r} twice")
         fields[key] = line[mark.end() :].strip()
         if key == "ElementDataFile":
             _check_mha_fields(fields)
