@@ -9,6 +9,7 @@
     ├── EmptyMaskError                no lesion where one is needed
     ├── ReferenceAbortError           the published rule has no answer here: its own script stops
     └── CatalogError                  a catalog that cannot be opened, written or trusted
+    StorageError(OSError)             the disk is full, read-only, not ours or failing: no input is at fault
 
 A message says what is wrong, what came, what is allowed or how to mend it, and where. A wrong type stays a
 `TypeError`.
@@ -52,6 +53,13 @@ class ReferenceAbortError(ClicksimError):
 
 class CatalogError(ClicksimError):
     """A catalog that cannot be opened, written or trusted."""
+
+
+class StorageError(OSError):
+    """A disk that is full, cannot be written or fails, with the file: the work stops, and no case is to blame.
+
+    It is no `ClicksimError`, so that nothing that goes on past a bad case goes on past it.
+    """
 
 
 def unknown_name(kind: str, name: str, allowed: Iterable[str]) -> SettingError:

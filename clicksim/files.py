@@ -1,12 +1,38 @@
-"""Files that are complete or not there at all, and names for them."""
+"""Files that are complete or not there at all, names for them, and what to do where a disk refuses them."""
 
+import errno
 import hashlib
 import os
 import re
 import secrets
+import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from clicksim.errors import ClicksimError, StorageError
+
+RESUME = "what is finished stays, and --resume goes on from there in commands that have it"
+SPACE = f"free some space there, or name a folder on another disk; {RESUME}"
+OWNER = "ask its owner for the right to do that, or name another folder"
+REMEDIES = {
+    errno.ENOSPC: SPACE,
+    getattr(errno, "EDQUOT", errno.ENOSPC): SPACE,  # a quota; Windows has no such number
+    errno.EFBIG: f"no file may be so large there: raise the limit (ulimit -f), or name another folder; {RESUME}",
+    errno.EIO: f"the disk, or the network before it, is failing: ask whoever minds it; {RESUME}",
+    errno.ENOLCK: "this file system gives no locks: ask whoever minds it, or write to a local disk and move it there",
+    errno.EROFS: "nothing can be written there: name another folder",
+    errno.EACCES: OWNER,
+    errno.EPERM: OWNER,
+}
+"""What to do, by the number of the system's error; other numbers say that a path is wrong, not the disk."""
+MEMORY = f"take fewer --workers, or a machine with more memory; {RESUME}"
+GIB = 1 << 30
+LEAST_PACKED = 0.1
+"""No CT and no uptake packs to less than this share of its bytes."""
+MOST_BOUNDED = 1 << 26
+"""Bytes of a table or a list; as Python objects it takes some thirty times as many."""
 
 
 @contextmanager
@@ -17,17 +43,98 @@ def replacing(file: Path) -> Iterator[Path]:
     The temporary name keeps the ending, which some writers go by.
 
     Raises:
-        OSError: The folder does not exist or cannot be written.
+        StorageError: The disk is full, cannot be written, or fails.
+        OSError: The folder does not exist.
     """
     temporary = file.with_name(f".writing-{secrets.token_hex(6)}-{file.name}")
     try:
-        yield temporary
-        with temporary.open("rb+") as written:
-            os.fsync(written.fileno())
-        temporary.replace(file)
+        with storing(file):
+            yield temporary
+            with temporary.open("rb+") as written:
+                os.fsync(written.fileno())
+            temporary.replace(file)
     finally:
         with suppress(OSError):  # the folder itself may be gone or be a file; the first error tells more
             temporary.unlink()
+
+
+@contextmanager
+def storing(file: Path) -> Iterator[None]:
+    """Name `file` in whatever a disk refuses.
+
+    Raises:
+        StorageError: The disk is full, cannot be written, or fails.
+    """
+    try:
+        yield
+    except StorageError:
+        raise
+    except OSError as error:
+        # NumPy and Pillow give no number where a disk takes fewer bytes than it was given
+        number = errno.ENOSPC if error.errno is None else error.errno
+        if number not in REMEDIES:
+            raise
+        told = os.strerror(number) if error.errno is not None else f"{os.strerror(number)} ({error})"
+        raise StorageError(number, told, str(file)) from error
+
+
+def one_line(error: BaseException) -> str | None:
+    """What a command says of an error that is no bug, with what to do; None for a bug.
+
+    >>> one_line(OSError(30, "Read-only file system", "out/a.json"))
+    'out/a.json: Read-only file system; nothing can be written there: name another folder'
+    """
+    told, number = None, getattr(error, "errno", None)
+    if isinstance(error, ClicksimError):
+        told, number = str(error), getattr(error.__cause__, "errno", None)
+    elif isinstance(error, MemoryError):
+        told = f"out of memory{f' ({error})' if str(error) else ''}; {MEMORY}"
+    elif isinstance(error, OSError) and number in REMEDIES:
+        where = error.filename2 or error.filename  # of a copy, the second is what was written
+        told = f"{where}: {error.strerror}" if where else error.strerror
+    if told is None:
+        return None
+    # one line, also where a message shows a folder's layout; blanks within a line are somebody's names
+    line = " ".join(part.strip() for part in told.splitlines())
+    return f"{line}; {REMEDIES[number]}" if number in REMEDIES else line
+
+
+def check_space(folder: Path, need: float, what: str) -> None:
+    """Refuse work, before it begins, that cannot fit on the disk of a folder.
+
+    Args:
+        folder: Where it will be written; it, or a folder above it, must exist.
+        need: Bytes that it will take at the very least.
+        what: It, in words.
+
+    Raises:
+        StorageError: Less than that is free; the message says how much, and where.
+    """
+    place = folder.resolve()
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    if free < need:
+        told = f"{what} will take at least {_in_units(need)}, {_in_units(free)} are free"
+        raise StorageError(errno.ENOSPC, told, str(folder))
+
+
+def read_bounded(file: Path) -> bytes:
+    """The bytes of a table, a list of prompts, settings: of a regular file, as a pipe would make one wait for ever.
+
+    Raises:
+        OSError: There is no such file, it is a folder or a device, or it is larger than any such file can be.
+    """
+    status = file.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "a folder or a device, not a file", str(file))
+    if status.st_size > MOST_BOUNDED:
+        raise OSError(errno.EINVAL, f"{status.st_size} bytes; such a file has at most {MOST_BOUNDED}", str(file))
+    return file.read_bytes()
+
+
+def _in_units(count: float) -> str:
+    return f"{count / 1e9:,.2f} GB" if count >= 1e9 else f"{count / 1e6:,.2f} MB"
 
 
 def slug(name: str) -> str:
