@@ -15,6 +15,7 @@ from clicksim import __version__
 from clicksim.build import convert_source
 from clicksim.catalog import create_catalog, find_source, list_sources, open_catalog
 from clicksim.catalog.manage import cite, merge_catalogs, summarise
+from clicksim.catalog.places import inside
 from clicksim.catalog.schema import (
     FLAGS,
     KINDS,
@@ -25,7 +26,6 @@ from clicksim.catalog.schema import (
     rows_to_table,
     table_schema,
 )
-from clicksim.catalog.store import inside
 from clicksim.errors import CatalogError, SettingError
 from clicksim.phantom.layouts import write_deep_psma, write_fdat, write_longitudinal_ct
 
@@ -471,3 +471,14 @@ def plugins(tmp_path, monkeypatch):
         monkeypatch.syspath_prepend(str(info.parent))
 
     return install
+
+
+def test_canonical__stores_lists_that_pyarrow_before_26_opens():
+    from clicksim.catalog.parquet import _canonical
+    from clicksim.catalog.schema import rows_to_table
+
+    table = rows_to_table("cases", [{"case_id": "a"}, {"case_id": "b", "shape_xyz": [1, 2, 3]}])
+    stored = _canonical(table)
+    assert pa.types.is_fixed_size_list(table.schema.field("shape_xyz").type)
+    assert [field.name for field in stored.schema if pa.types.is_fixed_size_list(field.type)] == []
+    assert stored.cast(table.schema).equals(table)

@@ -66,11 +66,11 @@ def check_files(catalog: Catalog) -> Iterator[Finding]:
             if row[column] is None:
                 continue
             try:
-                path = catalog.resolve(row[column])
+                size = catalog.size_of(row[column])
             except CatalogError as error:
                 yield Finding("files", row["case_id"], f"{column}: {error}")
                 continue
-            if not path.is_file():
+            if size is None:
                 yield Finding(
                     "files", row["case_id"], f"{column}: {row[column]} is not there; clicksim catalog relocate?"
                 )

@@ -193,7 +193,7 @@ def fold_cases(catalog: Catalog, sources: Sequence[str] | None = None) -> list[R
             raise unknown_name("source", source, known)
     cases = [row for row in catalog.cases.select(list(COLUMNS)).to_pylist() if row["source"] in (sources or known)]
     if not cases:
-        raise CatalogError(f"no cases in {catalog.path}")
+        raise CatalogError(f"no cases in {catalog.home}")
     return sorted(cases, key=_key)
 
 

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from clicksim.catalog.lock import writing
+from clicksim.catalog.runs import join_runs
 from clicksim.catalog.schema import SORT_KEYS, TABLES
 from clicksim.catalog.store import Catalog, create_catalog, open_catalog
 from clicksim.errors import CatalogError
@@ -22,8 +24,9 @@ def merge_catalogs(out: str | Path, parts: Sequence[str | Path]) -> Catalog:
     """One catalog of several, such as the shards of a SLURM array.
 
     Rows of the same source or run are put together; a row that stands in several catalogs, equal in every
-    column, is kept once. Written images are linked where the disk allows, else copied. Fold plans stay behind:
-    each was drawn over a part of the patients.
+    column, is kept once. Prompt runs over all cases of each catalog, with the same settings, become one run, the
+    same as one over all cases at once; see `clicksim.catalog.runs.join_runs`. Written images are linked where the
+    disk allows, else copied. Fold plans stay behind: each was drawn over a part of the patients.
 
     Raises:
         CatalogError: A case or a lesion with differing rows, a root that points to two folders, or an `out` that
@@ -32,20 +35,25 @@ def merge_catalogs(out: str | Path, parts: Sequence[str | Path]) -> Catalog:
     if Path(out).resolve() in {Path(part).resolve() for part in parts}:
         raise CatalogError(f"{out} cannot be merged into itself; name a new folder")
     opened = [open_catalog(part) for part in parts]
+    runs = join_runs(opened)
     target = create_catalog(out)
-    for catalog in opened:
-        target = _with_roots(target, catalog)
-        _link_images(catalog.path / "images", target.path / "images")
-    # folds are left out: a plan over a part of the patients is none over all of them
-    for name in (*[table for table in TABLES if table not in ("sources", "folds")], "prompts"):
-        for part in sorted({value for catalog in opened for value in catalog.parts(name)}):
-            tables = [catalog.table(name, part) for catalog in [target, *opened] if part in catalog.parts(name)]
-            target.write_part(name, part, _union(name, part, tables, _metadata(opened, name, part)))
-    for catalog in opened:
-        target.write_sources(catalog.sources)
-        for file in sorted((catalog.path / "runs").glob("*.json")):
-            _copy_run(file, target.path / "runs")
-    return target
+    with writing(target.path):
+        for catalog in opened:
+            target = _with_roots(target, catalog)
+            _link_images(catalog.path / "images", target.path / "images")
+        # folds are left out: a plan over a part of the patients is none over all of them
+        for name in (table for table in TABLES if table not in ("sources", "folds")):
+            for part in sorted({value for catalog in opened for value in catalog.parts(name)}):
+                found = [catalog for catalog in opened if part in catalog.parts(name)]
+                _merge_part(target, name, part, [(catalog, part) for catalog in found])
+        for run, members in runs.items():
+            _merge_part(target, "prompts", run, [(opened[n], own) for n, own in members])
+        for n, catalog in enumerate(opened):
+            target.write_sources(catalog.sources)
+            for file in sorted((catalog.path / "runs").glob("*.json")):
+                for run in [run for run, members in runs.items() if (n, file.stem) in members] or [file.stem]:
+                    _copy_run(file, target.path / "runs", run)
+        return target
 
 
 def summarise(catalog: Catalog) -> list[dict[str, Any]]:
@@ -80,10 +88,14 @@ def cite(catalog: Catalog, *, bibtex: bool = False) -> str:
     rows = [row for row in catalog.sources.to_pylist() if row["source"] in used]
     if bibtex:
         return "\n\n".join(row["bibtex"] for row in rows if row["bibtex"])
-    return "\n\n".join(
-        f"{row['title']} ({row['release']}). Licence: {row['licence']}.\n{row['citation']}\n{row['doi']}"
-        for row in rows
-    )
+    return "\n\n".join(_cite_source(row) for row in rows)
+
+
+def _cite_source(row: dict[str, Any]) -> str:
+    """Title, release and licence, how to cite it, its DOI; what a source does not state is left out."""
+    release = f" ({row['release']})" if row["release"] else ""
+    lines = (f"{row['title']}{release}. Licence: {row['licence']}.", row["citation"], row["doi"])
+    return "\n".join(line for line in lines if line)
 
 
 def _count(rows: Sequence[dict[str, Any]], column: str) -> dict[str, int]:
@@ -105,6 +117,15 @@ def _with_roots(target: Catalog, part: Catalog) -> Catalog:
     return target
 
 
+def _merge_part(target: Catalog, name: str, part: str, members: Sequence[tuple[Catalog, str]]) -> None:
+    """Write a source or run of the merged catalog, with what it has of it already."""
+    held = [(target, part)] if part in target.parts(name) else []
+    tables = [catalog.table(name, own) for catalog, own in [*held, *members]]
+    texts = [catalog.part_metadata(name, own).get(METADATA_KEY) for catalog, own in [*held, *members]]
+    metadata = _metadata(part, texts)
+    target.write_part(name, part, _union(name, part, tables, metadata))
+
+
 def _union(name: str, part: str, tables: list["pa.Table"], metadata: dict[bytes, bytes] | None) -> "pa.Table":
     """The rows of all tables, equal ones once, without the column of the partition."""
     import pyarrow as pa
@@ -122,11 +143,11 @@ def _union(name: str, part: str, tables: list["pa.Table"], metadata: dict[bytes,
     return rows.sort_by([(key, "ascending") for key in SORT_KEYS[name]]).replace_schema_metadata(metadata)
 
 
-def _metadata(catalogs: Sequence[Catalog], name: str, part: str) -> dict[bytes, bytes] | None:
-    """The metadata of a prompt run: its shards share all but the cases that they cover, which are put together."""
-    if name != "prompts":
+def _metadata(part: str, texts: Sequence[bytes | None]) -> dict[bytes, bytes] | None:
+    """The metadata of a run: its shards share all but the cases that they cover, which are put together."""
+    found = [json.loads(text) for text in texts if text is not None]
+    if not found:
         return None
-    found = [catalog.metadata(part) for catalog in catalogs if part in catalog.parts(name)]
     cases = sorted({case for about in found for case in about.pop("cases", [])})
     if any(about != found[0] for about in found):
         raise CatalogError(f"run {part} has other settings in different catalogs; simulate it again")
@@ -148,11 +169,11 @@ def _link_images(source: Path, target: Path) -> None:
             shutil.copy2(file, place)
 
 
-def _copy_run(file: Path, folder: Path) -> None:
+def _copy_run(file: Path, folder: Path, run: str) -> None:
     """The facts of a run; those of shards stand side by side."""
     folder.mkdir(exist_ok=True)
-    place, n = folder / file.name, 1
+    place, n = folder / f"{run}.json", 1
     while place.exists() and place.read_bytes() != file.read_bytes():
-        place = folder / f"{file.stem}-{n}.json"
+        place = folder / f"{run}-{n}.json"
         n += 1
     shutil.copy2(file, place)

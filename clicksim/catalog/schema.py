@@ -314,7 +314,7 @@ FAILURES = {
     "BadLabel": "the prediction has values that are no labels, or its file cannot be read",
     "OneKindOfError": "published rule: without false positives or without false negatives its loop fails",
     "CaseRefused": "the case cannot be read, or its prompts cannot be simulated",
-    "WorkerDied": "the process that played the case died twice",
+    "WorkerDied": "the process that played the case died twice, or ran out of memory",
 }
 
 REASONS = {
@@ -332,7 +332,7 @@ REASONS = {
     "PathLeavesRoot": "a path points outside the source folder",
     "ReferenceAborts": "the published script stops at this case",
     "SettingRefused": "the case does not allow the settings",
-    "WorkerDied": "the process that converted the case died twice",
+    "WorkerDied": "the process that converted the case died twice, or ran out of memory",
     **DICOM_REASONS,
 }
 

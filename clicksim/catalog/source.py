@@ -88,6 +88,7 @@ class Context:
 Plan = Callable[[Context], tuple[list[Unit], Outcome]]
 Convert = Callable[[Context, Unit], Outcome]
 PromptRuns = Callable[[list[Row], list[Row]], Mapping[str, "pa.Table"]]
+LeastBytes = Callable[[Context, Unit], float]
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,8 @@ class Source:
         options: Options of this source by name, with their meaning.
         prompt_runs: From the rows of all cases and lesions to prompt tables by run, for a source whose publisher
             gives points of its own; they are committed with the conversion.
+        least_bytes: What a unit will take in the catalog at the very least, from headers alone, so that a disk that
+            is too small is found before the work begins. It takes any file, as `convert` does, and raises nothing.
     """
 
     name: str
@@ -115,6 +118,7 @@ class Source:
     facts: Mapping[str, Any]
     options: Mapping[str, str] = field(default_factory=dict)
     prompt_runs: PromptRuns | None = None
+    least_bytes: LeastBytes | None = None
 
 
 def list_sources() -> dict[str, Source]:

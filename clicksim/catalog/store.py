@@ -1,28 +1,32 @@
-"""The catalog on disk: Parquet tables that any reader opens, and the only code that writes them.
+"""The catalog: Parquet tables that any reader opens, in a folder or on object storage, and what writes them.
 
 A file gets its final name by rename, after it was flushed to the disk: a reader sees the old table or the new
 one, never half of one. Rows are sorted, so two runs over the same data give the same bytes; wall-clock facts
 stand in `runs/` and in no table.
+
+A catalog that is named by a URL, and one that was pushed, is read and not written: see `clicksim.catalog.push`.
 """
 
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clicksim import __version__
-from clicksim.catalog.schema import FORMAT_VERSION, SORT_KEYS, TABLES, table_schema
+from clicksim.catalog.cache import fetch
+from clicksim.catalog.head import HEAD, read_head, write_head, write_json
+from clicksim.catalog.index import Files, read_index
+from clicksim.catalog.lock import LOCK, locked, writing
+from clicksim.catalog.parquet import cast_table, read_metadata, read_table, rows_of, write_table
+from clicksim.catalog.places import Place, RemotePath, as_place, inside, is_url, read_only
+from clicksim.catalog.schema import TABLES, table_schema
 from clicksim.errors import CatalogError
-from clicksim.files import replacing
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-ROW_GROUPS = {"cases": 1_000, "lesions": 20_000, "prompts": 50_000}  # small enough that a lookup reads little
 ROOT_VARIABLE = "CLICKSIM_ROOT_"
 UNSAFE = frozenset('/\\=:*?"<>|')  # in the name of a source or run, which names a folder
 
@@ -32,12 +36,33 @@ class Catalog:
     """An open catalog: its tables, and the files that they point to.
 
     Attributes:
-        path: The folder.
-        roots: Folders by name; the `catalog` itself, and each source that is used in place.
+        home: Where it lies.
+        roots: Folders or URLs by name; the `catalog` itself, and each source that is used in place.
+        index: Of a pushed catalog, the name of the list of its files; else empty.
+        read_only: Whether it was named by a URL, or is a pushed one.
     """
 
-    path: Path
+    home: Place
     roots: Mapping[str, str]
+    index: str = ""
+    read_only: bool = False
+    _listings: dict[Place, Mapping[str, int]] = field(default_factory=dict, compare=False, repr=False)
+
+    @property
+    def path(self) -> Path:
+        """The folder to write to.
+
+        Raises:
+            CatalogError: The catalog is read only.
+        """
+        if self.read_only or isinstance(self.home, RemotePath):
+            raise read_only(self.home)
+        return self.home
+
+    @property
+    def files(self) -> Files | None:
+        """Of a pushed catalog, its files by name; None for any other."""
+        return read_index(self.home, self.index) if self.index else None
 
     @property
     def cases(self) -> "pa.Table":
@@ -62,10 +87,8 @@ class Catalog:
     @property
     def sources(self) -> "pa.Table":
         """One row per source: DOI, release, licence, citation."""
-        import pyarrow.parquet as pq
-
-        file = self.path / "sources.parquet"
-        return pq.read_table(file) if file.is_file() else table_schema("sources").empty_table()
+        file = self._file("sources.parquet")
+        return table_schema("sources").empty_table() if file is None else read_table(file)
 
     @property
     def prompts(self) -> "pa.Table":
@@ -90,7 +113,7 @@ class Catalog:
         pieces = []
         for value, file in self._parts(name):
             if part is None or part == value:
-                piece = _cast(_read_parquet(file), schema, file)
+                piece = cast_table(read_table(file), schema, file)
                 column = pa.array([value] * len(piece), pa.string()).dictionary_encode()
                 pieces.append(piece.replace_schema_metadata(None).append_column(key, column))
         if not pieces:
@@ -106,13 +129,13 @@ class Catalog:
         found = []
         for value, file in self._parts("cases"):
             if source in (None, value):
-                found += [row | {"source": value} for row in _rows_of(file, case_id)]
+                found += [row | {"source": value} for row in rows_of(file, case_id)]
         if len(found) == 1:
             return found[0]
         if found:
             names = ", ".join(row["source"] for row in found)
             raise CatalogError(f"case {case_id!r} is in several sources: {names}; name one")
-        raise CatalogError(f"no case {case_id!r} in {self.path}")
+        raise CatalogError(f"no case {case_id!r} in {self.home}")
 
     def metadata(self, run: str) -> dict[str, Any]:
         """Protocol, settings, seed and versions of a prompt run."""
@@ -127,14 +150,11 @@ class Catalog:
         Raises:
             CatalogError: No such source or run.
         """
-        import pyarrow.parquet as pq
-
         for value, file in self._parts(name):
             if value == part:
-                held = pq.read_schema(file).metadata or {}
-                return {key: text for key, text in held.items() if key != b"ARROW:schema"}
+                return read_metadata(file)
         raise CatalogError(
-            f"no {part!r} in table {name} of {self.path}; there is: {', '.join(self.parts(name)) or '-'}"
+            f"no {part!r} in table {name} of {self.home}; there is: {', '.join(self.parts(name)) or '-'}"
         )
 
     def parts(self, name: str) -> list[str]:
@@ -147,45 +167,58 @@ class Catalog:
         Raises:
             CatalogError: DuckDB is not installed, or refuses the query.
         """
-        try:
-            import duckdb
-        except ImportError as error:
-            raise CatalogError("queries need DuckDB: pip install 'clicksim[sql]'") from error
-        with duckdb.connect() as connection:
-            for name in (*TABLES, "prompts"):
-                connection.register(name, self.sources if name == "sources" else self.table(name))
-            try:
-                answer = connection.sql(query)
-            except duckdb.Error as error:
-                raise CatalogError(f"the query was refused: {' '.join(str(error).split())}") from error
-            if answer is None:
-                raise CatalogError("the query has no answer: ask with SELECT; the tables cannot be changed by SQL")
-            try:
-                return answer.to_arrow_table()
-            except duckdb.Error as error:  # some mistakes show only once it runs
-                raise CatalogError(f"the query was refused: {' '.join(str(error).split())}") from error
+        from clicksim.catalog.query import ask
+
+        names = (*TABLES, "prompts")
+        return ask({name: self.sources if name == "sources" else self.table(name) for name in names}, query)
 
     def resolve(self, location: str) -> Path:
-        """The file behind a `<root>:<relative path>`.
+        """The file behind a `<root>:<relative path>`; one on object storage is fetched first, see `catalog.cache`.
 
         The variable `CLICKSIM_ROOT_<NAME>` moves a root for one process.
 
         Raises:
-            CatalogError: An unknown root, or a path that leaves it, also through a link.
+            CatalogError: An unknown root, a path that leaves it, also through a link, or a file that cannot be fetched.
         """
-        name, colon, relative = location.partition(":")
-        if not colon or name not in self.roots:
-            raise CatalogError(f"{location!r} has no known root; roots: {', '.join(sorted(self.roots))}")
-        root = (self.path / os.environ.get(ROOT_VARIABLE + name.upper(), self.roots[name])).resolve()
-        return inside(root, relative)
+        file, sha256 = self._locate(location)
+        return file if isinstance(file, Path) else fetch(file, sha256)
+
+    def size_of(self, location: str) -> int | None:
+        """Bytes of the file behind a `<root>:<relative path>`, or None where there is none; nothing is fetched.
+
+        On object storage the files of a root are listed once. A pushed file of another size than it had is none.
+
+        Raises:
+            CatalogError: As `resolve`.
+        """
+        file, _ = self._locate(location)
+        if isinstance(file, Path):
+            return file.stat().st_size if file.is_file() else None
+        name, _, relative = location.partition(":")
+        root = self._root(name)
+        assert isinstance(root, RemotePath)
+        if root not in self._listings:
+            self._listings[root] = root.files()
+        size = self._listings[root].get(str(file).removeprefix(f"{root}/"))
+        if self.files is not None and root == self.home and self.files[relative].size != size:
+            return None
+        return size
+
+    def is_remote(self, location: str) -> bool:
+        """Whether `resolve` fetches the file behind a `<root>:<relative path>`, to a place where it will not stay.
+
+        Raises:
+            CatalogError: As `resolve`.
+        """
+        return isinstance(self._locate(location)[0], RemotePath)
 
     def digest(self) -> str:
         """SHA-256 over all tables: the same content, the same digest, wherever the catalog lies."""
-        files = [(f"{name}/{value}", file) for name in (*TABLES, "prompts") for value, file in self._parts(name)]
-        files += [("sources", file) for file in [self.path / "sources.parquet"] if file.is_file()]
+        names = [(f"{name}/{value}", file) for name in (*TABLES, "prompts") for value, file in self._named_parts(name)]
+        names += [("sources", "sources.parquet")] if self._file("sources.parquet") else []
         total = hashlib.sha256()
-        for key, file in files:
-            total.update(f"{key}\0{hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
+        for key, name in names:
+            total.update(f"{key}\0{self._hash(name)}\n".encode())
         return total.hexdigest()
 
     def part_digest(self, name: str, part: str) -> str:
@@ -194,11 +227,12 @@ class Catalog:
         Raises:
             CatalogError: There is none.
         """
-        for value, file in self._parts(name):
+        for value, file in self._named_parts(name):
             if value == part:
-                return hashlib.sha256(file.read_bytes()).hexdigest()
-        raise CatalogError(f"no {part!r} in table {name} of {self.path}")
+                return self._hash(file)
+        raise CatalogError(f"no {part!r} in table {name} of {self.home}")
 
+    @locked
     def write_part(self, name: str, part: str, table: "pa.Table") -> Path:
         """Replace one source or run of a table; sorted, complete or not there at all.
 
@@ -212,9 +246,10 @@ class Catalog:
             raise CatalogError(f"table {name} has columns {schema.names}, got {table.schema.names}")
         file = self.path / name / f"{_partition_key(name)}={part}" / "part-0.parquet"
         metadata = table.schema.metadata
-        _write_parquet(file, table.cast(schema).replace_schema_metadata(metadata), name)
+        write_table(file, table.cast(schema).replace_schema_metadata(metadata), name)
         return file
 
+    @locked
     def write_sources(self, rows: "pa.Table") -> None:
         """Add or replace rows of the table of sources."""
         if not len(rows):
@@ -223,175 +258,118 @@ class Catalog:
         import pyarrow.compute as pc
 
         kept = self.sources.filter(pc.invert(pc.field("source").isin(rows["source"])))
-        _write_parquet(self.path / "sources.parquet", pa.concat_tables([kept, rows.cast(kept.schema)]), "sources")
+        write_table(self.path / "sources.parquet", pa.concat_tables([kept, rows.cast(kept.schema)]), "sources")
 
+    @locked
     def write_run(self, run: str, about: Mapping[str, Any]) -> None:
         """The wall-clock facts of a run: who, when, on what machine, how it ended."""
-        _write_json(self.path / "runs" / f"{run}.json", about)
+        write_json(self.path / "runs" / f"{run}.json", about)
 
-    def with_root(self, name: str, folder: Path) -> "Catalog":
-        """The catalog with a root added or moved, on disk as well."""
-        roots = {**self.roots, name: str(Path(folder).resolve())}
-        _write_head(self.path, roots)
+    @locked
+    def with_root(self, name: str, folder: str | Path) -> "Catalog":
+        """The catalog with a root, a folder or a URL, added or moved, on disk as well."""
+        as_place(folder)  # a URL with credentials is refused before it is written
+        named = str(folder if is_url(folder) else Path(folder).resolve())
+        roots = {**open_catalog(self.path).roots, name: named}  # somebody may have added one
+        write_head(self.path, roots)
         return Catalog(self.path, roots)
 
-    def _parts(self, name: str) -> list[tuple[str, Path]]:
+    def _parts(self, name: str) -> list[tuple[str, Place]]:
         """Partition values and files of a table, sorted."""
-        prefix = f"{_partition_key(name)}="
-        folders = sorted((self.path / name).glob(f"{prefix}*"))
-        files = [(folder.name[len(prefix) :], folder / "part-0.parquet") for folder in folders]
-        return [(value, file) for value, file in files if file.is_file()]
+        return [(value, self.home / self._stored(file)) for value, file in self._named_parts(name)]
+
+    def _named_parts(self, name: str) -> list[tuple[str, str]]:
+        """Partition values of a table and the names of their files in the catalog, sorted."""
+        start, end = f"{name}/{_partition_key(name)}=", "/part-0.parquet"
+        if self.files is not None:
+            names = [file for file in self.files if file.startswith(start) and file.endswith(end)]
+        elif isinstance(self.home, RemotePath):
+            found = [f"{name}/{file}" for file in (self.home / name).files()]
+            names = [file for file in found if file.startswith(start) and file.endswith(end)]
+        else:
+            found_here = [file for file in self.home.glob(f"{start}*{end}") if file.is_file()]
+            names = [file.relative_to(self.home).as_posix() for file in found_here]
+        values = [file[len(start) : -len(end)] for file in names]
+        return sorted((value, file) for value, file in zip(values, names, strict=True) if "/" not in value)
+
+    def _stored(self, name: str) -> str:
+        """Under which name a file of the catalog lies."""
+        return name if self.files is None else self.files[name].at
+
+    def _file(self, name: str) -> Place | None:
+        """A file of the catalog, if there is one."""
+        if self.files is not None:
+            return self.home / self.files[name].at if name in self.files else None
+        return self.home / name if (self.home / name).is_file() else None
+
+    def _hash(self, name: str) -> str:
+        """SHA-256 of a file that is there; a pushed catalog knows it."""
+        if self.files is not None:
+            return self.files[name].sha256
+        return hashlib.sha256((self.home / name).read_bytes()).hexdigest()
+
+    def _root(self, name: str) -> Place:
+        """Where a root lies."""
+        named = os.environ.get(ROOT_VARIABLE + name.upper(), self.roots[name])
+        if is_url(named):
+            return as_place(named)
+        if isinstance(self.home, RemotePath) and not Path(named).is_absolute():
+            return self.home if named == "." else self.home.inside(named)
+        return (self.home / named if isinstance(self.home, Path) else Path(named)).resolve()
+
+    def _locate(self, location: str) -> tuple[Place, str]:
+        """Where a `<root>:<relative path>` lies, and the checksum of what was pushed."""
+        name, colon, relative = location.partition(":")
+        if not colon or name not in self.roots:
+            raise CatalogError(f"{location!r} has no known root; roots: {', '.join(sorted(self.roots))}")
+        root = self._root(name)
+        file = inside(root, relative) if isinstance(root, Path) else root.inside(relative)
+        if self.files is None or root != self.home.resolve():
+            return file, ""
+        if relative not in self.files:
+            raise CatalogError(f"{location!r} was not pushed to {self.home}; push the catalog with its images")
+        return root / self.files[relative].at, self.files[relative].sha256
 
 
-def open_catalog(path: str | Path) -> Catalog:
+def open_catalog(path: str | Path | RemotePath, *, filesystem: Any = None) -> Catalog:
     """Open an existing catalog.
 
+    Args:
+        path: Its folder, or a URL such as `s3://bucket/catalog`, which makes it read only.
+        filesystem: A file system of PyArrow or fsspec that holds it; `path` is then a path in that, and what works in
+            other processes must be able to send it there.
+
     Raises:
-        CatalogError: No catalog there, or one of a newer format.
+        CatalogError: No catalog there, one of a newer format, or a storage that cannot be reached.
     """
-    head = Path(path) / "catalog.json"
-    try:
-        content = json.loads(head.read_text(encoding="utf-8"))
-        version, roots = content["format_version"], dict(content["roots"])
-    except FileNotFoundError as error:
-        raise CatalogError(f"no catalog in {path}: catalog.json is missing; clicksim convert makes one") from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CatalogError(f"{head} is not a catalog's head: {error!r}") from error
-    if not isinstance(version, int) or version > FORMAT_VERSION:
-        raise CatalogError(
-            f"{path} has catalog format {version}, this clicksim {__version__} knows {FORMAT_VERSION}: "
-            "pip install --upgrade clicksim"
-        )
-    return Catalog(Path(path), {str(name): str(folder) for name, folder in roots.items()})
+    home = as_place(path, filesystem)
+    roots, index = read_head(home)
+    return Catalog(home, roots, index, is_url(path) or isinstance(home, RemotePath) or bool(index))
 
 
 def create_catalog(path: str | Path) -> Catalog:
     """Open a catalog, or make an empty one.
 
     Raises:
-        CatalogError: The folder holds other things and no catalog, or cannot be written.
+        CatalogError: The folder holds other things and no catalog, or cannot be written; or `path` is a URL.
     """
-    folder = Path(path)
-    if (folder / "catalog.json").exists():
+    folder = as_place(path)
+    if is_url(path) or isinstance(folder, RemotePath):
+        raise read_only(path)
+    if (folder / HEAD).exists():
         return open_catalog(folder)
     try:
-        # a run that was killed at once leaves a half-written head
-        if folder.exists() and any(not file.name.startswith(".writing-") for file in folder.iterdir()):
+        # a run that was killed at once leaves a half-written head, and its lock
+        if folder.exists() and any(not file.name.startswith((".writing-", LOCK)) for file in folder.iterdir()):
             raise CatalogError(f"{folder} exists and is no catalog; name an empty or a new folder")
-        _write_head(folder, {"catalog": "."})
+        folder.mkdir(parents=True, exist_ok=True)
+        with writing(folder):
+            if not (folder / HEAD).exists():  # somebody may have made it meanwhile
+                write_head(folder, {"catalog": "."})
     except OSError as error:
         raise CatalogError(f"no catalog can be made in {folder}: {error.strerror or error}") from error
     return open_catalog(folder)
 
 
-def inside(root: Path, relative: str) -> Path:
-    """A path below a root.
-
-    Raises:
-        CatalogError: An absolute path, one with `..`, or one that a link leads outside.
-    """
-    pure = PurePosixPath(relative)
-    target = (root / pure).resolve()
-    if pure.is_absolute() or ".." in pure.parts or not target.is_relative_to(root.resolve()):
-        raise CatalogError(f"path {relative!r} leaves its root {root}")
-    return target
-
-
 def _partition_key(name: str) -> str:
     return {"prompts": "run", "rounds": "run", "folds": "plan"}.get(name, "source")
-
-
-def _rows_of(file: Path, case_id: str) -> list[dict[str, Any]]:
-    """The rows of a case in a file sorted by `case_id`, from the row groups whose range holds it."""
-    import pyarrow.compute as pc
-    import pyarrow.parquet as pq
-
-    with _reading(file), pq.ParquetFile(file) as parquet:
-        groups = [
-            n
-            for n in range(parquet.num_row_groups)
-            if _may_hold(parquet.metadata.row_group(n).column(0).statistics, case_id)  # case_id is the first column
-        ]
-        rows = parquet.read_row_groups(groups).filter(pc.field("case_id") == case_id) if groups else None
-        return [] if rows is None else rows.to_pylist()
-
-
-def _may_hold(statistics: Any, value: str) -> bool:
-    return statistics is None or not statistics.has_min_max or statistics.min <= value <= statistics.max
-
-
-@contextmanager
-def _reading(file: Path) -> Iterator[None]:
-    """What the reader of Parquet refuses becomes a sentence that names the file."""
-    import pyarrow as pa
-
-    try:
-        yield
-    except (pa.ArrowException, OSError) as error:
-        raise CatalogError(f"{file} cannot be read: {error}; convert or simulate that part again") from error
-
-
-def _read_parquet(file: Path) -> "pa.Table":
-    import pyarrow.parquet as pq
-
-    with _reading(file):
-        return pq.read_table(file, partitioning=None)
-
-
-def _cast(table: "pa.Table", schema: "pa.Schema", file: Path) -> "pa.Table":
-    """The table with the types of the schema.
-
-    Raises:
-        CatalogError: Its columns are others, as those of another version of clicksim may be.
-    """
-    import pyarrow as pa
-
-    try:
-        return table.cast(schema)
-    except (pa.ArrowException, ValueError) as error:
-        differing = sorted(set(table.column_names) ^ set(schema.names))
-        raise CatalogError(
-            f"{file} has other columns than clicksim {__version__} ({', '.join(differing) or error}); "
-            "convert or simulate that part again"
-        ) from error
-
-
-def _canonical(table: "pa.Table") -> "pa.Table":
-    """The same rows with dictionaries in order of appearance: how a table was put together leaves no trace."""
-    import pyarrow as pa
-
-    columns = []
-    for field, column in zip(table.schema, table.columns, strict=True):
-        if pa.types.is_dictionary(field.type):
-            plain = column.cast(field.type.value_type).combine_chunks()
-            columns.append(plain.dictionary_encode().cast(field.type))
-        else:
-            columns.append(column)
-    return pa.table(columns, schema=table.schema)
-
-
-def _write_parquet(file: Path, table: "pa.Table", name: str) -> None:
-    import pyarrow.parquet as pq
-
-    keys: Sequence[tuple[str, str]] = [(key, "ascending") for key in SORT_KEYS[name]]
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(file) as temporary:
-        pq.write_table(
-            _canonical(table.sort_by(list(keys))).combine_chunks(),
-            temporary,
-            compression="zstd",
-            row_group_size=ROW_GROUPS.get(name, 50_000),
-        )
-
-
-def _write_head(folder: Path, roots: Mapping[str, str]) -> None:
-    _write_json(
-        folder / "catalog.json",
-        {"format_version": FORMAT_VERSION, "made_by": f"clicksim {__version__}", "roots": dict(sorted(roots.items()))},
-    )
-
-
-def _write_json(file: Path, content: Mapping[str, Any]) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(file) as temporary:
-        temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

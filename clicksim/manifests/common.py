@@ -10,6 +10,7 @@ import json
 import shutil
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -18,7 +19,7 @@ from clicksim import __version__
 from clicksim.catalog.folds import Folds, Key, Split, make_folds, read_folds
 from clicksim.catalog.store import Catalog
 from clicksim.errors import CatalogError, unknown_name
-from clicksim.files import replacing, slug
+from clicksim.files import check_space, replacing, slug
 from clicksim.geometry import Grid
 from clicksim.prompts import Box, Click, Prompts, Scribble
 
@@ -103,6 +104,19 @@ class Export:
             raise CatalogError(f"{column} of {row['case_id']} is not there: {row[column]}; clicksim catalog relocate?")
         return path
 
+    def listed(self, row: Mapping[str, Any], column: str) -> str:
+        """The file behind a path of a case, for a list that will be read later.
+
+        Raises:
+            CatalogError: It is not there, or lies on object storage, from where it is fetched for a while only.
+        """
+        if self.catalog.is_remote(row[column]):
+            raise CatalogError(
+                f"{column} of {row['case_id']} lies on object storage, and a list of files needs them to stay: "
+                "clicksim catalog pull first, or take an export that copies"
+            )
+        return self.file(row, column).as_posix()
+
     def fold(self, row: Mapping[str, Any]) -> int | None:
         """The validation fold of a case; None where it belongs to none."""
         return None if self.folds is None else self.folds.fold_of[key_of(row)]
@@ -157,7 +171,7 @@ def select(
     rows = [row for row in catalog.cases.to_pylist() if row["source"] in (sources or known)]
     cases = sorted(rows, key=key_of)
     if not cases:
-        raise CatalogError(f"no cases in {catalog.path}")
+        raise CatalogError(f"no cases in {catalog.home}")
     facts = {row["source"]: row for row in catalog.sources.to_pylist()}
     controlled = [row["case_id"] for row in cases if is_controlled(row, facts.get(row["source"], {}))]
     if controlled and not include_controlled:
@@ -265,6 +279,24 @@ def place(source: Path, target: Path, *, copy: bool) -> None:
         except OSError as error:
             raise CatalogError(f"cannot link {target}: {error.strerror or error}; use --copy") from error
     with_name.replace(target)
+
+
+def check_copies(export: Export, out: Path) -> None:
+    """Refuse a disk that cannot hold copies of the images; those of an earlier export in the folder make way.
+
+    Raises:
+        StorageError: Too little space is free.
+    """
+    need = 0
+    for row in export.cases:
+        for channel in export.channels:
+            with suppress(CatalogError, OSError):  # the case itself will be refused
+                size = export.catalog.size_of(row[channel.column]) or 0
+                need += size if row[channel.column].endswith(".gz") else 0  # others are packed anew
+    for file in _files_of(out / RECORD):
+        with suppress(OSError):
+            need -= (out / file).lstat().st_size
+    check_space(out, need, "copies of the images")
 
 
 def write_json(file: Path, content: Any) -> None:

@@ -11,7 +11,9 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from clicksim.catalog.places import inside
 from clicksim.catalog.schema import table_schema
+from clicksim.errors import CatalogError
 from clicksim.files import replacing
 from clicksim.manifests.common import Export, Written, finish, key_of, prepare_folder, write_json
 
@@ -132,7 +134,11 @@ def check_croissant(out: Path) -> list[str]:
     ]
     columns: dict[str, list[str]] = {}
     for entry in content.get("distribution", []):
-        file = out / entry["contentUrl"]
+        try:
+            file = inside(out, entry["contentUrl"])
+        except CatalogError as error:
+            faults.append(str(error))
+            continue
         if not file.is_file():
             faults.append(f"{entry['contentUrl']} is not there")
         elif hashlib.sha256(file.read_bytes()).hexdigest() != entry["sha256"]:

@@ -20,6 +20,7 @@ from clicksim.files import replacing
 from clicksim.manifests.common import (
     Export,
     Written,
+    check_copies,
     finish,
     key_of,
     licence_text,
@@ -54,6 +55,8 @@ def write_huggingface(export: Export, out: Path, *, copy: bool = False) -> Writt
 
     if not export.channels:
         raise CatalogError("the cases have no image in common; choose sources with --source")
+    if copy:
+        check_copies(export, out)
     prepare_folder(out)
     written = Written()
     rows: dict[str, list[dict[str, Any]]] = {}

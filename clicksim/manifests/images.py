@@ -29,7 +29,7 @@ def place_image(export: Export, row: Mapping[str, Any], column: str, target: Pat
     source, grid = export.file(row, column), label_grid(export, row)
     own = read_grid(source)
     if source.name.endswith(SUFFIX) and target.name.endswith(SUFFIX) and _fits(own, grid, TIGHT_MM):
-        place(source, target, copy=copy)
+        place(source, target, copy=copy or export.catalog.is_remote(row[column]))
         return
     if not _fits(own, grid, LOOSE_MM):
         own.check_same(grid, (column.removesuffix("_path"), "label"), where=f"case {row['case_id']}")
@@ -52,7 +52,7 @@ def place_label(export: Export, row: Mapping[str, Any], target: Path, *, copy: b
         *(row["quality_flags"] or [])
     }
     if source.name.endswith(SUFFIX) and target.name.endswith(SUFFIX) and not odd:
-        place(source, target, copy=copy)
+        place(source, target, copy=copy or export.catalog.is_remote(row["label_path"]))
         return
     label = read_label(source)
     target.parent.mkdir(parents=True, exist_ok=True)

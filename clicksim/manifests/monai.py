@@ -118,8 +118,8 @@ def _item(export: Export, row: dict[str, Any]) -> dict[str, Any]:
     if row["label_path"] is None:
         raise CatalogError(f"case {row['case_id']} has no label")
     item = {
-        "image": [export.file(row, channel.column).as_posix() for channel in export.channels],
-        "label": export.file(row, "label_path").as_posix(),
+        "image": [export.listed(row, channel.column) for channel in export.channels],
+        "label": export.listed(row, "label_path"),
         "case_id": row["case_id"],
         "source": row["source"],
         "patient_key": row["patient_key"],

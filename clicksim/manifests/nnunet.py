@@ -22,6 +22,7 @@ from clicksim.manifests.common import (
     Channel,
     Export,
     Written,
+    check_copies,
     finish,
     key_of,
     prepare_folder,
@@ -58,6 +59,8 @@ def write_nnunet(
         raise SettingError("guidance is drawn from prompts; name their run with --run")
     if guidance:
         _check_encoding(guidance, settings or {})
+    if copy:
+        check_copies(export, out)
     prepare_folder(out)
     written = Written()
     channels = (*export.channels, *(PROMPT_CHANNELS if guidance else ()))

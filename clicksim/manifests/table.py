@@ -56,7 +56,7 @@ def check_csv(out: Path) -> list[str]:
 def _path(export: Export, row: dict[str, Any], column: str) -> str | None:
     if row[column] is None and column == "label_path":
         raise CatalogError(f"case {row['case_id']} has no label")
-    return None if row[column] is None else export.file(row, column).as_posix()
+    return None if row[column] is None else export.listed(row, column)
 
 
 def _text(rows: list[dict[str, Any]], columns: tuple[str, ...]) -> str:

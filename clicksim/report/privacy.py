@@ -187,7 +187,7 @@ def _rounded(spacing: Sequence[float] | None) -> list[float] | None:
 
 def _hidden_texts(catalog: "Catalog", table: Sequence[Row], patients: Mapping[str, str]) -> dict[str, str]:
     """All texts of columns that a page does not show, paths also without their root."""
-    found = dict.fromkeys([*catalog.roots.values(), str(catalog.path.resolve())], HIDDEN)
+    found = dict.fromkeys([*catalog.roots.values(), str(catalog.home.resolve())], HIDDEN)
     allowed = _allowed_texts()
     for column in CASES:
         if column.kind not in ("text", "texts", "word") or column.name not in allowed:

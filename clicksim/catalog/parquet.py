@@ -1,0 +1,141 @@
+"""Parquet files of a catalog: read from a folder or from object storage; written so that equal rows are equal bytes."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clicksim import __version__
+from clicksim.catalog.places import HINT, Place
+from clicksim.catalog.schema import SORT_KEYS
+from clicksim.errors import CatalogError
+from clicksim.files import replacing
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+ROW_GROUPS = {"cases": 1_000, "lesions": 20_000, "prompts": 50_000}  # small enough that a lookup reads little
+
+
+def read_table(file: Place) -> "pa.Table":
+    """All rows of a file.
+
+    Raises:
+        CatalogError: It cannot be read.
+    """
+    import pyarrow.parquet as pq
+
+    with _reading(file) as source:
+        return pq.read_table(source, partitioning=None, page_checksum_verification=True)
+
+
+def read_metadata(file: Place) -> dict[bytes, bytes]:
+    """What a file says of all its rows; only its end is read.
+
+    Raises:
+        CatalogError: It cannot be read.
+    """
+    import pyarrow.parquet as pq
+
+    with _reading(file) as source:
+        held = pq.read_schema(source).metadata or {}
+    return {key: text for key, text in held.items() if key != b"ARROW:schema"}
+
+
+def rows_of(file: Place, case_id: str) -> list[dict[str, Any]]:
+    """The rows of a case in a file sorted by `case_id`, from the row groups whose range holds it.
+
+    Raises:
+        CatalogError: It cannot be read.
+    """
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    with _reading(file) as source, pq.ParquetFile(source, page_checksum_verification=True) as parquet:
+        groups = [
+            n
+            for n in range(parquet.num_row_groups)
+            if _may_hold(parquet.metadata.row_group(n).column(0).statistics, case_id)  # case_id is the first column
+        ]
+        rows = parquet.read_row_groups(groups).filter(pc.field("case_id") == case_id) if groups else None
+        return [] if rows is None else rows.to_pylist()
+
+
+def cast_table(table: "pa.Table", schema: "pa.Schema", file: Place) -> "pa.Table":
+    """The table with the types of the schema.
+
+    Raises:
+        CatalogError: Its columns are others, as those of another version of clicksim may be.
+    """
+    import pyarrow as pa
+
+    try:
+        return table.cast(schema)
+    except (pa.ArrowException, ValueError) as error:
+        differing = sorted(set(table.column_names) ^ set(schema.names))
+        raise CatalogError(
+            f"{file} has other columns than clicksim {__version__} ({', '.join(differing) or error}); "
+            "convert or simulate that part again"
+        ) from error
+
+
+def write_table(file: Path, table: "pa.Table", name: str) -> None:
+    """Write the rows of the table `name`, sorted by its keys; the file is complete or not there."""
+    import pyarrow.parquet as pq
+
+    keys: Sequence[tuple[str, str]] = [(key, "ascending") for key in SORT_KEYS[name]]
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(file) as temporary:
+        pq.write_table(
+            _canonical(table.sort_by(list(keys))).combine_chunks(),
+            temporary,
+            compression="zstd",
+            row_group_size=ROW_GROUPS.get(name, 50_000),
+            write_page_checksum=True,  # without it a damaged page is read as other values
+        )
+
+
+def _may_hold(statistics: Any, value: str) -> bool:
+    return statistics is None or not statistics.has_min_max or statistics.min <= value <= statistics.max
+
+
+def _canonical(table: "pa.Table") -> "pa.Table":
+    """The same rows as they are stored: dictionaries in order of appearance, lists without a fixed size.
+
+    So how a table was put together leaves no trace. PyArrow before 26 does not open a file with a null among lists of
+    fixed size; the table gets its fixed sizes back when it is read.
+    """
+    import pyarrow as pa
+
+    fields, columns = [], []
+    for field, column in zip(table.schema, table.columns, strict=True):
+        stored = column
+        if pa.types.is_dictionary(field.type):
+            plain = column.cast(field.type.value_type).combine_chunks()
+            stored = plain.dictionary_encode().cast(field.type)
+        elif pa.types.is_fixed_size_list(field.type):
+            stored = pa.array(column.to_pylist(), pa.list_(field.type.value_type))  # a cast keeps values under nulls
+        fields.append(field.with_type(stored.type))
+        columns.append(stored)
+    return pa.table(columns, schema=pa.schema(fields, table.schema.metadata))
+
+
+@contextmanager
+def _reading(file: Place) -> Iterator[Any]:
+    """What PyArrow opens; what it refuses becomes a sentence that names the file.
+
+    Raises:
+        CatalogError: The file cannot be read.
+    """
+    import pyarrow as pa
+
+    remote = not isinstance(file, Path)
+    try:
+        if isinstance(file, Path):
+            yield file
+        else:
+            with file.open() as opened:  # to read in any order: the end first, then what is needed
+                yield opened
+    except (pa.ArrowException, OSError) as error:
+        mend = f"{HINT}, or push it again" if remote else "convert or simulate that part again"
+        raise CatalogError(f"{file} cannot be read: {error}; {mend}") from error

@@ -1,0 +1,34 @@
+"""SQL over the tables of a catalog, answered by DuckDB."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from clicksim.errors import CatalogError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+def ask(tables: "Mapping[str, pa.Table]", query: str) -> "pa.Table":
+    """The answer to a query over tables by name.
+
+    Raises:
+        CatalogError: DuckDB is not installed, or refuses the query.
+    """
+    try:
+        import duckdb
+    except ImportError as error:
+        raise CatalogError("queries need DuckDB: pip install 'clicksim[sql]'") from error
+    with duckdb.connect() as connection:
+        for name, table in tables.items():
+            connection.register(name, table)
+        try:
+            answer = connection.sql(query)
+        except duckdb.Error as error:
+            raise CatalogError(f"the query was refused: {' '.join(str(error).split())}") from error
+        if answer is None:
+            raise CatalogError("the query has no answer: ask with SELECT; the tables cannot be changed by SQL")
+        try:
+            return answer.to_arrow_table()
+        except duckdb.Error as error:  # some mistakes show only once it runs
+            raise CatalogError(f"the query was refused: {' '.join(str(error).split())}") from error

@@ -1,0 +1,64 @@
+"""`clicksim catalog push` and `clicksim catalog pull`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from clicksim.catalog.push import Moved
+
+
+@click.command("push")
+@click.argument("catalog", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.argument("url")
+@click.option("--images/--no-images", default=True, show_default=True, help="Also the images in the catalog's folder.")
+@click.option("--prune", is_flag=True, help="Then delete files of older states, which somebody may be reading.")
+@click.option("--root", "moves", multiple=True, metavar="NAME=URL", help="Where readers find a root; repeatable.")
+def push(catalog: Path, url: str, images: bool, prune: bool, moves: tuple[str, ...]) -> None:
+    """Bring CATALOG to object storage at URL.
+
+    What is not there yet is sent, and catalog.json last: until then readers see the old state, whole. What was
+    interrupted is taken up by the same command. Credentials come from the environment.
+
+    \b
+    Examples:
+      clicksim catalog push CATALOG s3://bucket/catalog
+      clicksim catalog push CATALOG s3://bucket/catalog --root fdat=s3://bucket/PSMA-FDG-PET-CT-Lesions_v2
+    """  # noqa: D301 - click wants the character itself
+    from clicksim.catalog.push import push_catalog
+    from clicksim.cli.progress import progress
+
+    roots = {}
+    for move in moves:
+        name, equals, roots[name] = move.partition("=")
+        if not equals:
+            raise click.UsageError(f"{move!r} is not NAME=URL")
+    with progress("files") as report:
+        done = push_catalog(catalog, url, images=images, prune=prune, roots=roots, progress=report)
+    click.echo(f"{_told(done, 'sent')}{f', {done.pruned} old ones deleted' if prune else ''}")
+
+
+@click.command("pull")
+@click.argument("url")
+@click.argument("catalog", type=click.Path(path_type=Path, file_okay=False))
+@click.option("--overwrite", is_flag=True, help="Replace files of CATALOG that differ.")
+def pull(url: str, catalog: Path, overwrite: bool) -> None:
+    """Bring the catalog that was pushed to URL to a folder.
+
+    What the folder CATALOG does not have yet is fetched. What was interrupted is taken up by the same command.
+
+    \b
+    Example:
+      clicksim catalog pull s3://bucket/catalog CATALOG
+    """  # noqa: D301 - click wants the character itself
+    from clicksim.catalog.push import pull_catalog
+    from clicksim.cli.progress import progress
+
+    with progress("files") as report:
+        done = pull_catalog(url, catalog, overwrite=overwrite, progress=report)
+    click.echo(_told(done, "fetched"))
+
+
+def _told(done: "Moved", verb: str) -> str:
+    return f"{done.files} files, {done.moved} {verb} ({done.size / 1e6:.1f} MB)"

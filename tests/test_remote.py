@@ -1,0 +1,631 @@
+"""Catalogs on object storage: a real server of the S3 protocol on this machine, `file://` and `memory://`."""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from dataclasses import replace
+from pathlib import Path
+from urllib.request import Request, urlopen
+
+import fsspec
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner
+from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
+
+from clicksim.audit import check_catalog
+from clicksim.build.prompts import PromptJob, simulate_catalog, simulate_row
+from clicksim.catalog import create_catalog, open_catalog
+from clicksim.catalog import places as places_module
+from clicksim.catalog.cache import cache_folder, fetch
+from clicksim.catalog.index import index_bytes, stored_name
+from clicksim.catalog.places import as_place
+from clicksim.catalog.push import pull_catalog, push_catalog
+from clicksim.catalog.schema import TABLES, rows_to_table
+from clicksim.cli import main
+from clicksim.errors import CatalogError, SettingError
+from clicksim.volumes import read_image
+from tests.report_catalog import make_catalog, plain_case
+
+BUCKET, SECRET = "clicksim-tests", "s3cret-of-the-tests"
+PET = "catalog:images/pet.nii.gz"
+
+
+@pytest.fixture(scope="module")
+def server():
+    """An S3 server on a free port, and an environment that leads to it."""
+    from moto.server import ThreadedMotoServer
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    running = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    running.start()
+    host, port = running.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {
+            "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+            "AWS_ACCESS_KEY_ID": "tests",
+            "AWS_SECRET_ACCESS_KEY": SECRET,
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_EC2_METADATA_DISABLED": "true",
+        }.items():
+            patch.setenv(name, value)
+        places_module._connect.cache_clear()
+        ask(f"http://{host}:{port}/{BUCKET}", "PUT")
+        yield f"http://{host}:{port}"
+    places_module._connect.cache_clear()
+    running.stop()
+
+
+def ask(url, method, data=b""):
+    with urlopen(Request(url, data=data, method=method, headers={"Content-Type": "text/plain"})) as answer:
+        return answer.read()
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("CLICKSIM_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory):
+    """A catalog of six cases with images, two prompt runs, rejections and a source; not to be changed."""
+    catalog = make_catalog(tmp_path_factory.mktemp("original") / "catalog", [{} for _ in range(6)], runs=1)
+    facts = {name: f"the {name}" for name in ("title", "release", "licence", "citation", "doi")}
+    catalog.write_sources(rows_to_table("sources", [facts | {"source": "fdat"}]))
+    simulate_catalog(PromptJob(str(catalog.path), "autopet-iv@2", 42, {}))
+    return catalog
+
+
+@pytest.fixture
+def local(original, tmp_path):
+    """A copy of it that a test may change."""
+    shutil.copytree(original.path, tmp_path / "local")
+    return open_catalog(tmp_path / "local")
+
+
+@pytest.fixture
+def memory():
+    """An empty place in memory."""
+    return f"memory://{uuid.uuid4().hex}/catalog"
+
+
+@pytest.fixture(params=["s3", "file", "memory"])
+def url(request, tmp_path, memory):
+    if request.param == "s3":
+        request.getfixturevalue("server")
+        return f"s3://{BUCKET}/{uuid.uuid4().hex}/a catalog"
+    return f"file://{tmp_path}/stored" if request.param == "file" else memory
+
+
+@pytest.fixture
+def s3(server):
+    return f"s3://{BUCKET}/{uuid.uuid4().hex}"
+
+
+def same(one, other):
+    """Two catalogs with the same rows in all tables, the same metadata and the same digest."""
+    for name in (*TABLES, "prompts"):
+        tables = [c.sources if name == "sources" else c.table(name) for c in (one, other)]
+        assert tables[0].equals(tables[1]), name
+    assert [one.metadata(run) for run in one.runs if "run0" not in run] == [
+        other.metadata(run) for run in other.runs if "run0" not in run
+    ]
+    return one.digest() == other.digest()
+
+
+def run(*args):
+    return CliRunner().invoke(main, [str(arg) for arg in args], catch_exceptions=False)
+
+
+def done(*args):
+    result = run(*args)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def refused(*args):
+    """The one line of a refusal."""
+    result = run(*args)
+    assert result.exit_code == 1, result.output
+    lines = result.stderr.strip().splitlines()
+    assert len(lines) == 1, result.stderr
+    return lines[0]
+
+
+def spoil(url, name, content=b"other"):
+    """Overwrite a file in memory."""
+    with fsspec.open(f"{url}/{name}", "wb") as file:
+        file.write(content)
+
+
+# push, open, pull
+
+
+def test_push_catalog__can_be_read_as_the_folder_was(original, url):
+    moved = push_catalog(original.path, url)
+    remote = open_catalog(url)
+    assert same(original, remote)
+    assert moved.files == moved.moved == len(remote.files)
+    assert remote.parts("prompts") == original.parts("prompts")
+    assert remote.part_digest("cases", "fdat") == original.part_digest("cases", "fdat")
+    assert remote.case("case003") == original.case("case003")
+    first, second = read_image(original.resolve(PET)), read_image(remote.resolve(PET))
+    assert (first.array == second.array).all()
+    assert first.grid.same_as(second.grid)
+    assert check_catalog(remote) == check_catalog(original)
+
+
+def test_push_catalog__sends_what_is_not_there_yet_alone(local, url):
+    push_catalog(local.path, url)
+    assert push_catalog(local.path, url).moved == 0
+    local.write_run("more", {"note": "new"})
+    assert (push_catalog(local.path, url).moved, open_catalog(url).digest()) == (1, local.digest())
+
+
+def test_open_catalog__reads_one_row_group_for_one_case(tmp_path, memory):
+    catalog = create_catalog(tmp_path / "many")
+    rows = [{**plain_case(0), "case_id": f"case{n:04d}"} for n in range(2100)]
+    file = catalog.write_part("cases", "fdat", rows_to_table("cases", rows))
+    push_catalog(catalog.path, memory)
+    remote = open_catalog(memory)
+    start = min(
+        column.dictionary_page_offset or column.data_page_offset
+        for column in (pq.read_metadata(file).row_group(1).column(n) for n in range(20))
+    )
+    spoilt = bytearray(file.read_bytes())
+    spoilt[start : start + 2000] = bytes(2000)
+    assert pq.read_metadata(file).num_row_groups == 3
+    spoil(
+        memory,
+        remote.files["cases/source=fdat/part-0.parquet"].at,
+        bytes(spoilt),
+    )
+    assert remote.case("case0001")["case_id"] == "case0001"
+    assert remote.case("case2099")["case_id"] == "case2099"
+    with pytest.raises(CatalogError, match="cannot be read"):
+        remote.case("case1500")
+
+
+def test_open_catalog__takes_a_catalog_that_was_copied_by_other_means(original, memory):
+    system, path = fsspec.core.url_to_fs(memory)
+    system.put(f"{original.path}/", path, recursive=True)
+    remote = open_catalog(memory)
+    assert remote.files is None
+    assert same(original, remote)
+    assert (read_image(remote.resolve(PET)).array == read_image(original.resolve(PET)).array).all()
+    assert check_catalog(remote) == check_catalog(original)
+    with pytest.raises(CatalogError, match="not pushed there"):
+        push_catalog(original.path, memory)
+    with pytest.raises(CatalogError, match="a tool of that storage"):
+        pull_catalog(memory, "anywhere")
+
+
+@pytest.mark.parametrize("kind", ["fsspec", "pyarrow"])
+def test_open_catalog__takes_a_file_system_of_fsspec_and_pyarrow(kind, original, tmp_path):
+    (tmp_path / "disk").mkdir()
+    if kind == "fsspec":
+        system = fsspec.filesystem("dir", path=str(tmp_path / "disk"), fs=fsspec.filesystem("file"))
+    else:
+        system = SubTreeFileSystem(str(tmp_path / "disk"), LocalFileSystem())
+    push_catalog(original.path, "some/place", filesystem=system)
+    assert (tmp_path / "disk/some/place/catalog.json").is_file()
+    remote = open_catalog("some/place", filesystem=system)
+    assert same(original, remote)
+    assert (read_image(remote.resolve(PET)).array == read_image(original.resolve(PET)).array).all()
+    assert pull_catalog("some/place", tmp_path / "back", filesystem=system).moved == len(remote.files)
+
+
+def test_simulate_row__on_object_storage_gives_the_same_prompts(original, s3):
+    push_catalog(original.path, s3)
+    remote, job = open_catalog(s3), PromptJob("", "autopet-iv@2", 7, {})
+    for row in original.cases.to_pylist():
+        ours, theirs = (simulate_row(catalog, row, job).to_table() for catalog in (original, remote))
+        assert len(ours)
+        assert ours.equals(theirs, check_metadata=True)
+
+
+KILLED = """
+import os, signal, sys
+from clicksim.catalog.push import push_catalog
+
+def kill(done, total):
+    if done == int(sys.argv[3]):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+push_catalog(sys.argv[1], sys.argv[2], progress=kill)
+"""
+
+
+def test_push_catalog__that_is_killed_leaves_the_old_state_and_is_taken_up(local, s3):
+    push_catalog(local.path, s3)
+    before, old = local.digest(), open_catalog(s3)
+    rows = [{**row, "age_years": 1.0} for row in local.cases.drop_columns("source").to_pylist()]
+    local.write_part("cases", "fdat", rows_to_table("cases", rows))
+    shutil.copy(local.path / "images/label.nii.gz", local.path / "images/pet.nii.gz")
+    total = len(old.files)
+    dead = subprocess.run([sys.executable, "-c", KILLED, str(local.path), s3, str(total)], check=False)
+    assert dead.returncode == -signal.SIGKILL
+    assert open_catalog(s3).digest() == before  # all files are there, the head is not
+    assert push_catalog(local.path, s3).moved == 0
+    new = open_catalog(s3)
+    assert same(local, new)
+    assert new.digest() != before
+    # who had it open goes on with the old state: tables and images
+    assert set(old.cases["age_years"].to_pylist()) != {1.0}
+    assert old.digest() == before
+    assert read_image(old.resolve(PET)).array.max() == 3
+    assert read_image(new.resolve(PET)).array.max() == 1
+
+
+def test_push_catalog__prunes_old_states_and_nothing_else(local, memory):
+    push_catalog(local.path, memory)
+    old = open_catalog(memory)
+    others = {"notes.txt", "images/notes-of-mine.txt", "other/files-0123456789abcdef.parquet"}
+    for name in others:
+        spoil(memory, name)
+    rows = [{**row, "age_years": 1.0} for row in local.cases.drop_columns("source").to_pylist()]
+    local.write_part("cases", "fdat", rows_to_table("cases", rows))
+    assert push_catalog(local.path, memory, prune=True).pruned == 2  # the old table, and the old list of files
+    assert same(local, open_catalog(memory))
+    held = as_place(memory).files()
+    assert others < set(held)
+    assert len(held) == len(open_catalog(memory).files) + len(others) + 2  # the list and catalog.json
+    with pytest.raises(CatalogError, match="cannot be read"):
+        old.table("cases")
+
+
+def test_push_catalog__without_images_keeps_those_that_are_there(local, memory, tmp_path):
+    push_catalog(local.path, memory, images=False)
+    with pytest.raises(CatalogError, match="was not pushed"):
+        open_catalog(memory).resolve(PET)
+    assert [finding.check for finding in check_catalog(open_catalog(memory))][:1] == ["files"]
+    push_catalog(local.path, memory)
+    shutil.rmtree(local.path / "images")
+    push_catalog(local.path, memory, images=False)
+    assert read_image(open_catalog(memory).resolve(PET)).array.shape == (12, 12, 24)
+
+
+def test_push_catalog__writes_no_credentials(original, s3):
+    push_catalog(original.path, s3)
+    place = as_place(s3)
+    contents = [(place / name).read_bytes() for name in place.files()]
+    assert len(contents) > 5
+    assert not any(SECRET.encode() in content for content in contents)
+
+
+def test_pull_catalog__gives_the_folder_back(original, url, tmp_path):
+    push_catalog(original.path, url)
+    moved = pull_catalog(url, tmp_path / "back")
+    assert moved.moved == len(open_catalog(url).files)
+    back = open_catalog(tmp_path / "back")
+    assert back.files is None
+    assert same(original, back)
+    back.write_run("own", {})  # it can be written
+    for file in original.path.rglob("*.nii.gz"):
+        assert (back.path / file.relative_to(original.path)).read_bytes() == file.read_bytes()
+    assert pull_catalog(url, tmp_path / "back").moved == 0
+
+
+def test_pull_catalog__takes_up_what_was_interrupted(original, memory, tmp_path):
+    push_catalog(original.path, memory)
+
+    def stop(done, total):
+        if done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pull_catalog(memory, tmp_path / "back", progress=stop)
+    with pytest.raises(CatalogError, match="is missing"):
+        open_catalog(tmp_path / "back")
+    assert pull_catalog(memory, tmp_path / "back").moved == len(open_catalog(memory).files) - 3
+    assert same(original, open_catalog(tmp_path / "back"))
+
+
+def test_pull_catalog__replaces_nothing_unasked(local, memory, tmp_path):
+    push_catalog(local.path, memory)
+    local.write_part("lesions", "fdat", local.lesions.drop_columns("source").slice(0, 1))
+    mine = local.digest()
+    with pytest.raises(CatalogError, match=r"1 files that differ.*lesions/source=fdat"):
+        pull_catalog(memory, local.path)
+    assert local.digest() == mine
+    local.write_run("own", {"mine": True})
+    assert pull_catalog(memory, local.path, overwrite=True).moved == 1
+    assert local.digest() == open_catalog(memory).digest() != mine
+    assert (local.path / "runs/own.json").is_file()
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/thesis.txt").write_text("mine")
+    with pytest.raises(CatalogError, match=r"holds other things, such as thesis\.txt"):
+        pull_catalog(memory, tmp_path / "full")
+
+
+def test_pull_catalog__refuses_a_damaged_file(original, memory, tmp_path):
+    push_catalog(original.path, memory)
+    file = open_catalog(memory).files["images/pet.nii.gz"]
+    spoil(memory, file.at, bytes(file.size))
+    with pytest.raises(CatalogError, match="is damaged"):
+        pull_catalog(memory, tmp_path / "back")
+    assert not (tmp_path / "back/images/pet.nii.gz").exists()
+    assert not (tmp_path / "back/catalog.json").exists()
+    assert push_catalog(original.path, memory).moved == 0  # of the right size: a push does not read it
+
+
+# what is refused
+
+
+@pytest.mark.parametrize(
+    ("named", "told"),
+    [
+        ("s3://key:secret@bucket/x", "holds credentials"),
+        ("s3://bucket/x?access_key=secret", "holds credentials"),
+        ("nosuch://bucket/x", "cannot be opened: Protocol not known"),
+        (Path("s3://bucket/x"), "two slashes"),
+        ("s3:/bucket/x", "two slashes"),
+        ("memory://nothing/here", "catalog.json is missing"),
+        ("file:///nothing/here", "catalog.json is missing"),
+    ],
+    ids=str,
+)
+def test_open_catalog__refuses_addresses_that_are_none(named, told):
+    with pytest.raises(CatalogError, match=told) as caught:
+        open_catalog(named)
+    assert "secret" not in str(caught.value)
+
+
+def test_open_catalog__says_in_one_line_that_a_bucket_is_missing(server, original):
+    assert "no catalog in s3://no-such-bucket/x" in refused("catalog", "summary", "s3://no-such-bucket/x")
+    assert "bucket does not exist" in refused("catalog", "push", original.path, "s3://no-such-bucket/x")
+
+
+def test_open_catalog__says_in_one_line_that_it_is_not_allowed(server, original, s3):
+    push_catalog(original.path, s3)
+    try:
+        ask(f"{server}/moto-api/reset-auth", "POST", b"0")
+        for command in (["summary", s3], ["push", original.path, s3]):
+            told = refused("catalog", *command)
+            assert "cannot be reached" in told
+            assert "credentials in the environment" in told
+            assert SECRET not in told
+    finally:
+        ask(f"{server}/moto-api/reset-auth", "POST", b"inf")
+
+
+def test_open_catalog__says_in_one_line_that_there_is_no_network(server, monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    places_module._connect.cache_clear()
+    told = refused("catalog", "summary", f"s3://{BUCKET}/x")
+    places_module._connect.cache_clear()
+    assert "cannot be reached" in told
+    assert "connect to server" in told
+
+
+@pytest.mark.parametrize("relative", ["../outside.nii.gz", "images/../../x.nii.gz", "/etc/passwd", "a\\..\\b"])
+def test_resolve__refuses_what_leaves_a_remote_root(relative, original, memory):
+    push_catalog(original.path, memory, roots={})
+    with pytest.raises(CatalogError, match="leaves its root"):
+        open_catalog(memory).resolve(f"catalog:{relative}")
+
+
+@pytest.mark.parametrize("spoilt", [{"name": "../x"}, {"name": "/x"}, {"sha256": "../" * 20}], ids=str)
+def test_open_catalog__refuses_an_index_that_leads_outside(spoilt, original, memory):
+    push_catalog(original.path, memory)
+    head = json.loads((as_place(memory) / "catalog.json").read_text())
+    file = next(iter(open_catalog(memory).files.values()))
+    content = index_bytes({"x": replace(file, **spoilt)})
+    head["files"] = stored_name("files.parquet", hashlib.sha256(content).hexdigest())
+    spoil(memory, head["files"], content)
+    spoil(memory, "catalog.json", json.dumps(head).encode())
+    with pytest.raises(CatalogError, match="no file of a catalog"):
+        open_catalog(memory).parts("cases")
+
+
+@pytest.mark.parametrize(
+    ("files", "told"),
+    [("../files.parquet", "no name of one"), ("files-0123456789abcdef.parquet", "newer state"), ("", "")],
+    ids=["outside", "gone", "none"],
+)
+def test_open_catalog__refuses_a_head_without_its_index(files, told, original, memory):
+    push_catalog(original.path, memory)
+    head = json.loads((as_place(memory) / "catalog.json").read_text())
+    spoil(memory, "catalog.json", json.dumps(head | {"files": files}).encode())
+    if not files:
+        assert open_catalog(memory).parts("cases") == []  # the files of a pushed catalog have other names
+        return
+    with pytest.raises(CatalogError, match=told):
+        open_catalog(memory).parts("cases")
+
+
+def test_open_catalog__refuses_a_damaged_index(original, memory):
+    push_catalog(original.path, memory)
+    spoil(memory, open_catalog(memory).index)
+    with pytest.raises(CatalogError, match="checksum is not that of its name"):
+        open_catalog(memory).parts("cases")
+
+
+WRITERS = [
+    ["clicks", "--catalog", "URL"],
+    ["scribbles", "--catalog", "URL"],
+    ["rounds", "--catalog", "URL", "--predictor", "builtin:threshold"],
+    ["convert", "fdat", ".", "URL"],
+    ["catalog", "folds", "URL"],
+    ["catalog", "relocate", "URL", "fdat=."],
+    ["catalog", "import-prompts", "URL", ".", "--run", "x"],
+    ["catalog", "merge", "out", "URL"],
+]
+
+
+@pytest.mark.parametrize("command", WRITERS, ids=lambda command: "-".join(command[:2]))
+def test_commands__that_write_refuse_a_url_in_one_line(command, original, memory, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    push_catalog(original.path, memory)
+    told = refused(*[memory if word == "URL" else word for word in command])
+    assert f"{memory} is read only" in told
+    assert "clicksim catalog push" in told
+
+
+def test_catalog__on_object_storage_is_not_written(original, url):
+    push_catalog(original.path, url)
+    remote = open_catalog(url)
+    for write in (
+        lambda: remote.write_run("x", {}),
+        lambda: remote.with_root("fdat", "."),
+        lambda: remote.write_part("lesions", "fdat", original.lesions.drop_columns("source")),
+        lambda: create_catalog(url),
+        lambda: remote.path,
+    ):
+        with pytest.raises(CatalogError, match="read only"):
+            write()
+
+
+def test_catalog__that_was_pushed_to_a_folder_is_not_written_there(original, tmp_path):
+    push_catalog(original.path, f"file://{tmp_path}/stored")
+    with pytest.raises(CatalogError, match="read only"):
+        open_catalog(tmp_path / "stored").write_run("x", {})
+
+
+# commands that read
+
+
+def test_commands__that_read_take_a_url(original, s3, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    told = done("catalog", "push", original.path, s3)
+    assert told.endswith("MB)\n")
+    here = original.path
+    assert done("catalog", "summary", s3) == done("catalog", "summary", here)
+    assert done("catalog", "check", s3) == "no findings\n"
+    assert not (tmp_path / "cache").exists()  # names and sizes are enough for that
+    assert done("catalog", "check", s3, "--read-data") == "no findings\n"
+    assert done("catalog", "query", s3, "select count(*) from cases") == "count_star()\n6\n"
+    assert done("catalog", "rejected", s3) == done("catalog", "rejected", here)
+    assert done("catalog", "cite", s3) == done("catalog", "cite", here)
+    assert run("catalog", "audit", s3, "--out", "audit.html").stdout == run("catalog", "audit", here).stdout
+    assert f"Audit of {s3.rpartition('/')[2]}" in Path("audit.html").read_text()
+    name = next(name for name in original.runs if name != "run0")
+    assert "6 equal" in done("verify", s3, "--against", name)
+    done("report", s3, "report.html")
+    assert Path("report.html").stat().st_size > 10_000
+    done("catalog", "pull", s3, "back")
+    assert open_catalog("back").digest() == original.digest()
+
+
+def test_manifest__copies_what_was_fetched_and_lists_only_what_stays(original, memory, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    push_catalog(original.path, memory)
+    done("manifest", "huggingface", memory, "hf")
+    images = list(Path("hf").rglob("*.nii.gz"))
+    assert len(images) == 12
+    assert not any(file.is_symlink() for file in images)
+    result = run("manifest", "monai", memory, "monai")
+    assert result.exit_code == 1
+    assert "lies on object storage" in result.stderr
+
+
+def test_prepare__takes_a_url(local, memory, tmp_path):
+    prepare = pytest.importorskip("clickseg.prepare", exc_type=ImportError)
+    rows = [{**row, "ct_path": row["pet_path"]} for row in local.cases.drop_columns("source").to_pylist()]
+    local.write_part("cases", "fdat", rows_to_table("cases", rows))
+    push_catalog(local.path, memory)
+    rules = prepare.StoreRules.of({"spacing_mm": [30, 30, 40]})
+    assert prepare.prepare_store(memory, tmp_path / "store", rules).cases == 6
+
+
+# roots elsewhere
+
+
+def test_resolve__reads_a_root_that_is_a_url(local, memory, tmp_path, monkeypatch):
+    spoil(memory, "sub/pet.nii.gz", (local.path / "images/pet.nii.gz").read_bytes())
+    (tmp_path / "raw").mkdir()
+    catalog = local.with_root("fdat", tmp_path / "raw")
+    assert catalog.size_of("fdat:sub/pet.nii.gz") is None
+    done("catalog", "relocate", local.path, f"fdat={memory}")
+    catalog = open_catalog(local.path)
+    assert catalog.roots["fdat"] == memory
+    assert read_image(catalog.resolve("fdat:sub/pet.nii.gz")).array.shape == (12, 12, 24)
+    assert catalog.size_of("fdat:sub/pet.nii.gz") == (local.path / "images/pet.nii.gz").stat().st_size
+    assert catalog.size_of("fdat:sub/ct.nii.gz") is None
+    with pytest.raises(CatalogError, match="there is no memory://"):
+        catalog.resolve("fdat:sub/ct.nii.gz")
+    with pytest.raises(CatalogError, match="leaves its root"):
+        catalog.resolve("fdat:../other")
+    monkeypatch.setenv("CLICKSIM_ROOT_FDAT", f"{memory}/sub")
+    assert read_image(catalog.resolve("fdat:pet.nii.gz")).array.shape == (12, 12, 24)
+    assert "does not exist" in refused("catalog", "relocate", local.path, "fdat=memory://nothing")
+    assert "holds credentials" in refused("catalog", "relocate", local.path, "fdat=s3://key:secret@bucket")
+
+
+def test_push_catalog__says_where_readers_find_a_root(local, memory, tmp_path):
+    (tmp_path / "raw").mkdir()
+    shutil.copy(local.path / "images/pet.nii.gz", tmp_path / "raw")
+    spoil(memory, "raw/pet.nii.gz", (local.path / "images/pet.nii.gz").read_bytes())
+    local.with_root("fdat", tmp_path / "raw")
+    stored = f"{memory}/pushed"
+    done("catalog", "push", local.path, stored)
+    assert open_catalog(stored).resolve("fdat:pet.nii.gz") == tmp_path / "raw/pet.nii.gz"
+    done("catalog", "push", local.path, stored, "--root", f"fdat={memory}/raw")
+    assert open_catalog(stored).resolve("fdat:pet.nii.gz").is_relative_to(cache_folder())
+    assert open_catalog(local.path).roots["fdat"] == str(tmp_path / "raw")
+    with pytest.raises(SettingError, match="unknown root 'fdt'; did you mean 'fdat'"):
+        push_catalog(local.path, stored, roots={"fdt": memory})
+
+
+# the local copies
+
+
+@pytest.mark.parametrize("url", ["s3", "memory"], indirect=True)
+def test_fetch__fetches_once_and_again_when_the_file_has_changed(url):
+    place = as_place(url)
+    (place / "a.nii.gz").write([b"first"])
+    held = fetch(place / "a.nii.gz")
+    written = held.stat().st_ino
+    assert (held.read_bytes(), fetch(place / "a.nii.gz").stat().st_ino) == (b"first", written)
+    (place / "a.nii.gz").write([b"second"])
+    assert fetch(place / "a.nii.gz").read_bytes() == b"second"
+    assert held.read_bytes() == b"first"
+
+
+def test_fetch__needs_no_storage_for_what_it_knows_by_content(original, memory):
+    push_catalog(original.path, memory)
+    remote = open_catalog(memory)
+    held = remote.resolve(PET)
+    (as_place(memory) / remote.files["images/pet.nii.gz"].at).unlink()
+    assert remote.resolve(PET) == held
+    held.unlink()
+    with pytest.raises(CatalogError, match="there is no memory://"):
+        remote.resolve(PET)
+
+
+def test_fetch__refuses_what_arrives_damaged(original, memory):
+    push_catalog(original.path, memory)
+    file = open_catalog(memory).files["images/pet.nii.gz"]
+    spoil(memory, file.at, bytes(file.size))
+    with pytest.raises(CatalogError, match="is damaged"):
+        open_catalog(memory).resolve(PET)
+    assert [file for file in cache_folder().rglob("*") if file.is_file()] == []
+
+
+def test_fetch__keeps_the_folder_within_its_bound(memory, monkeypatch):
+    place = as_place(memory)
+    for name in "abcd":
+        (place / name).write([name.encode() * 1000])
+    monkeypatch.setenv("CLICKSIM_CACHE_GIB", str(2500 / (1 << 30)))
+    held = [fetch(place / name) for name in "abc"]
+    assert all(file.exists() for file in held)  # just used: none may go
+    for age, file in zip((900, 1000, 800), held, strict=True):
+        os.utime(file, (time.time() - age,) * 2)
+    left = held[0].with_name(".writing-0123-x")
+    left.write_bytes(b"half")
+    os.utime(left, (time.time() - 100_000,) * 2)
+    fetch(place / "c")
+    fetch(place / "d")
+    assert [file.exists() for file in held] == [False, False, True]
+    assert not left.exists()
+    monkeypatch.setenv("CLICKSIM_CACHE_GIB", "much")
+    (place / "e").write([b"e"])
+    with pytest.raises(SettingError, match="CLICKSIM_CACHE_GIB must be a number of GiB, got 'much'"):
+        fetch(place / "e")
