@@ -20,9 +20,10 @@ import pytest
 from clicksim.build import convert_source
 from clicksim.build.prompts import PromptJob, simulate_catalog, verify_run
 from clicksim.build.published import import_prompts
-from clicksim.build.units import WORK, run_units
+from clicksim.build.units import WORK, Parts, do_unit, run_units
 from clicksim.catalog import Outcome, Source, Unit, create_catalog, find_source, open_catalog
-from clicksim.catalog.schema import TABLES
+from clicksim.catalog.manage import merge_catalogs
+from clicksim.catalog.schema import TABLES, rows_to_table
 from clicksim.errors import CatalogError, PromptFormatError, SettingError
 from clicksim.geometry import Grid
 from clicksim.phantom.layouts import write_deep_psma, write_fdat, write_longitudinal_ct
@@ -210,9 +211,6 @@ def test_convert_source__resumes_the_same_job_only(folder, tmp_path):
 
 def test_run_units__a_unit_that_ended_before_its_pool_broke_is_not_done_twice(tmp_path):
     # its part is there when it is tried again: that must not stop the run
-    from clicksim.build.units import do_unit
-    from clicksim.catalog.schema import rows_to_table
-
     unit = Unit("p", None)
     table = {"rejected": rows_to_table("rejected", [{"path": "x", "code": "BadName", "message": ""}])}
     for _ in range(2):
@@ -227,6 +225,93 @@ def test_convert_source__shards_hold_each_patient_once(folder, tmp_path):
         convert_source(NUMBERS, folder, tmp_path / f"s{n}", shard=(n, 3))
         seen += open_catalog(tmp_path / f"s{n}").cases["case_id"].to_pylist()
     assert sorted(seen) == [f"p{n:02d}" for n in range(8) if n != 3]
+
+
+# clicks on shards
+
+
+def click_all(catalog, *, extra=True):
+    """A run over all sources, and one over fdat alone with the same settings; their ids."""
+    ids = [simulate_catalog(job(catalog))[0]]
+    if extra:
+        ids += [simulate_catalog(job(catalog), source="fdat")[0]]
+        ids += [simulate_catalog(job(catalog, "autopet-v@2", table="scribbles"), source="deep_psma")[0]]
+    return ids
+
+
+@pytest.fixture(scope="module")
+def shards(phantoms, tmp_path_factory):
+    """Two sources whole and in three shards, all with the same runs; not to be changed. The last has one source."""
+    root = tmp_path_factory.mktemp("shards")
+    for name in ("fdat", "deep-psma"):
+        convert_source(find_source(name), phantoms / name, root / "whole")
+        for n in range(3 if name == "fdat" else 2):
+            convert_source(find_source(name), phantoms / name, root / str(n), shard=(n, 3 if name == "fdat" else 2))
+    for catalog in (root / "whole", root / "0", root / "1"):
+        click_all(catalog)
+    click_all(root / "2", extra=False)
+    return root
+
+
+def test_merge_catalogs__of_clicked_shards_is_the_whole_that_was_clicked(shards, tmp_path):
+    whole = open_catalog(shards / "whole")
+    for order in ("012", "210"):
+        merged = merge_catalogs(tmp_path / order, [shards / n for n in order])
+        assert len(merged.runs) == 3
+        assert content(merged.path) == content(whole.path)
+        assert merged.digest() == whole.digest()
+        assert merge_catalogs(tmp_path / order, [shards / n for n in order]).digest() == whole.digest()
+    for run in merged.runs:
+        facts = [json.loads(file.read_text()) for file in sorted((merged.path / "runs").glob(f"{run}*.json"))]
+        assert sum(fact["cases"] for fact in facts) == len(merged.metadata(run)["cases"])
+
+
+def test_merge_catalogs__leaves_runs_alone_that_one_shard_lacks(shards, tmp_path):
+    for n in "01":
+        shutil.copytree(shards / n, tmp_path / n)
+    lacking = open_catalog(shards / "0").runs
+    (gone,) = (run for run in lacking if open_catalog(shards / "0").metadata(run).get("table") == "scribbles")
+    shutil.rmtree(tmp_path / f"0/prompts/run={gone}")
+    merged = merge_catalogs(tmp_path / "merged", [tmp_path / "0", tmp_path / "1"])
+    (left,) = (run for run in merged.runs if merged.metadata(run).get("table") == "scribbles")
+    assert left in open_catalog(tmp_path / "1").runs
+    assert len(merged.runs) == 3
+
+
+def test_merge_catalogs__leaves_imported_and_outgrown_runs_their_names(shards, phantoms, tmp_path):
+    for n in "01":
+        shutil.copytree(shards / n, tmp_path / n)
+        run, _ = simulate_catalog(job(tmp_path / n, out=str(tmp_path / f"out{n}")))
+        import_prompts(tmp_path / n, tmp_path / f"out{n}", run="published", protocol="autopet-iv@2")
+    convert_source(find_source("longitudinal-ct"), phantoms / "longitudinal-ct", tmp_path / "1")
+    merged = merge_catalogs(tmp_path / "merged", [tmp_path / "0", tmp_path / "1"])
+    assert {"published", run} <= set(merged.runs), "the second catalog has grown since its run"
+    cases = merged.metadata("published")["cases"]
+    assert cases == sorted(case for n in "01" for case in open_catalog(tmp_path / n).metadata("published")["cases"])
+
+
+def test_merge_catalogs__refused_cases_of_a_shard_are_those_of_the_whole(phantoms, tmp_path):
+    source = Path(shutil.copytree(phantoms / "fdat", tmp_path / "source"))
+    catalogs = [tmp_path / name for name in ("whole", "0", "1")]
+    for catalog, shard in zip(catalogs, ((0, 1), (0, 2), (1, 2)), strict=True):
+        convert_source(find_source("fdat"), source, catalog, shard=shard)
+    sorted((source / "labelsTr").iterdir())[2].write_bytes(b"")
+    whole, *_ = [simulate_catalog(job(catalog))[1] for catalog in catalogs]
+    assert (whole.cases, whole.rejected) == (6, 1)
+    merged = merge_catalogs(tmp_path / "merged", catalogs[1:])
+    assert content(merged.path) == content(tmp_path / "whole")
+
+
+def test_gather__leaves_no_seams(tmp_path):
+    # 2,000 pieces of a row each took ten times the memory of the table
+    units = [Unit(f"p{n:03d}", n) for n in range(150)]
+    parts = Parts(tmp_path / "parts", {}, resume=False)
+    for unit in units:
+        table = rows_to_table("rejected", [{"path": unit.key, "code": "BadName", "message": str(unit.content)}])
+        do_unit(lambda unit, table=table: {"rejected": table}, parts.folder, unit)
+    table = parts.gather(units, {"rejected": rows_to_table("rejected", [])})["rejected"]
+    assert table["path"].to_pylist() == [unit.key for unit in units]
+    assert table["path"].num_chunks == 1
 
 
 # kill -9

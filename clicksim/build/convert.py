@@ -11,8 +11,10 @@ from typing import Any
 from clicksim import __version__
 from clicksim.build.units import WORK, Parts, Progress, Tables, run_facts, tables_of
 from clicksim.catalog import Context, Outcome, Source, Unit, create_catalog, open_catalog
+from clicksim.catalog.lock import writing
 from clicksim.catalog.schema import TABLES, rows_to_table
 from clicksim.errors import CatalogError
+from clicksim.files import check_space
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,9 @@ def convert_source(
         executor: Runs the patients instead of processes of this machine; see `clicksim.build.units.run_on`.
 
     Raises:
-        CatalogError: The folder is not there, or parts of an interrupted run are, and `resume` was not asked for.
+        StorageError: Too little space is free, from the beginning or later; or the catalog may not be written.
+        CatalogError: Another process writes to the catalog; the folder is not there; or parts of an interrupted run
+            are, and `resume` was not asked for.
     """
     if not folder.exists():
         raise CatalogError(f"{folder} does not exist; {source.title} is expected as\n{source.layout}")
@@ -57,33 +61,41 @@ def convert_source(
     started = time.time()
     units, found = source.plan(context)  # before anything is written: it refuses a folder of another kind
     catalog = create_catalog(catalog_path)
-    chosen = sorted(units, key=lambda unit: unit.key)[shard[0] :: shard[1]]
-    if shard[0] > 0:
-        found = Outcome()  # what the plan rejected belongs to the first shard
-    job = {
-        "version": __version__,
-        "source": str(context.source),
-        "options": {name: str(value) for name, value in context.options.items()},
-        "shard": list(shard),
-    }
-    parts = Parts(catalog.path / WORK / f"convert-{source.name}", job, resume=resume)
-    parts.run(
-        chosen, partial(_convert_unit, source.convert, context), workers=workers, progress=progress, executor=executor
-    )
-    tables = parts.gather(chosen, tables_of(found))
-    catalog = open_catalog(catalog.path).with_root(source.name, folder)
-    for name in ("links", "lesions", "rejected", "cases"):  # cases last: they are what a reader starts from
-        catalog.write_part(name, source.name, tables[name])
-    if source.prompt_runs:
-        for run, table in source.prompt_runs(tables["cases"].to_pylist(), tables["lesions"].to_pylist()).items():
-            catalog.write_part("prompts", run, table)
-    catalog.write_sources(rows_to_table("sources", [{"source": source.name, **source.facts}]))
-    summary = Summary(len(tables["cases"]), len(tables["rejected"]))
-    about = {"cases": summary.cases, "rejected": summary.rejected, "workers": workers, "shard": list(shard)}
-    catalog.write_run(f"convert-{source.name}", run_facts(started, about))
-    parts.remove()
-    _sweep(catalog.path, source.name)
-    return summary
+    with writing(catalog.path):
+        chosen = sorted(units, key=lambda unit: unit.key)[shard[0] :: shard[1]]
+        if shard[0] > 0:
+            found = Outcome()  # what the plan rejected belongs to the first shard
+        job = {
+            "version": __version__,
+            "source": str(context.source),
+            "options": {name: str(value) for name, value in context.options.items()},
+            "shard": list(shard),
+        }
+        parts = Parts(catalog.path / WORK / f"convert-{source.name}", job, resume=resume)
+        if source.least_bytes is not None:
+            need = sum(source.least_bytes(context, unit) for unit in parts.left(chosen))
+            check_space(catalog.path, need, f"the images of {source.name}")
+        parts.run(
+            chosen,
+            partial(_convert_unit, source.convert, context),
+            workers=workers,
+            progress=progress,
+            executor=executor,
+        )
+        tables = parts.gather(chosen, tables_of(found))
+        catalog = open_catalog(catalog.path).with_root(source.name, folder)
+        for name in ("links", "lesions", "rejected", "cases"):  # cases last: they are what a reader starts from
+            catalog.write_part(name, source.name, tables[name])
+        if source.prompt_runs:
+            for run, table in source.prompt_runs(tables["cases"].to_pylist(), tables["lesions"].to_pylist()).items():
+                catalog.write_part("prompts", run, table)
+        catalog.write_sources(rows_to_table("sources", [{"source": source.name, **source.facts}]))
+        summary = Summary(len(tables["cases"]), len(tables["rejected"]))
+        about = {"cases": summary.cases, "rejected": summary.rejected, "workers": workers, "shard": list(shard)}
+        catalog.write_run(f"convert-{source.name}", run_facts(started, about))
+        parts.remove()
+        _sweep(catalog.path, source.name)
+        return summary
 
 
 def _sweep(catalog: Path, source: str) -> None:

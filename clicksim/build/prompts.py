@@ -1,10 +1,10 @@
 """Prompts for all cases of a catalog: simulated, committed as one run, and held against a published one."""
 
-import hashlib
 import json
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -14,8 +14,11 @@ from clicksim import __version__
 from clicksim.build.convert import Summary
 from clicksim.build.units import WORK, Parts, Progress, Tables, run_facts
 from clicksim.catalog import Catalog, Outcome, Unit, open_catalog
+from clicksim.catalog.lock import writing
+from clicksim.catalog.runs import hash_run, read_patients
 from clicksim.catalog.schema import rows_to_table, table_schema
 from clicksim.errors import CatalogError, ClicksimError, GeometryError, ImageError, ReferenceAbortError, TruncatedError
+from clicksim.files import check_space
 from clicksim.prompts import Prompts
 from clicksim.prompts.table import METADATA_KEY
 from clicksim.protocols import effective_settings, load_protocol
@@ -25,6 +28,8 @@ if TYPE_CHECKING:
 
     from clicksim.simulate.annotators import Annotator
 
+BLOCK = 4096
+"""Bytes that a file takes on a disk at the least."""
 ENDINGS = {"plain": "_{}.json", "grand-challenge": "_lesion-clicks.json", "rows": "_{}.parquet"}
 
 
@@ -83,6 +88,7 @@ def simulate_catalog(
     workers: int = 0,
     resume: bool = False,
     progress: Progress | None = None,
+    executor: Executor | None = None,
 ) -> tuple[str, Summary]:
     """Simulate clicks or scribbles in every case of a catalog, and commit them as one prompt run.
 
@@ -94,30 +100,47 @@ def simulate_catalog(
         workers: Processes; 0 works in this one.
         resume: Take up a run that was interrupted.
         progress: Told after each patient.
+        executor: Runs the patients instead of processes of this machine; see `clicksim.build.units.run_on`.
 
     Returns:
         The id of the run, which is a hash of protocol, settings, seed and cases; and how many cases were
         simulated and refused. The refused ones stand in `runs/<id>.json`.
 
     Raises:
-        CatalogError: No cases.
+        CatalogError: No cases, or another process that writes to the catalog.
         SettingError: An unknown protocol or setting.
+        StorageError: Too little space is free, or a folder may not be written.
     """
     catalog = open_catalog(job.catalog)
-    units = patient_units(catalog, source)
-    run = run_id(job, units)
-    started = time.time()
-    about = {"run": run, "version": __version__, "out": job.out, "layout": job.layout}
-    parts = Parts(catalog.path / WORK / f"prompts-{run}", about, resume=resume)
-    parts.run(units, partial(_simulate_patient, job), workers=workers, progress=progress)
-    tables = parts.gather(units, {name: table_schema(name).empty_table() for name in ("prompts", "rejected")})
-    refused = tables["rejected"].to_pylist()
-    names = {row["case_id"] for unit in units for row in unit.content} - {row["case_id"] for row in refused}
-    commit_prompts(catalog, run, tables["prompts"], job.about() | {"cases": sorted(names)})
-    cases = sum(len(unit.content) for unit in units)
-    catalog.write_run(run, run_facts(started, {"cases": cases, "workers": workers, "refused": refused}))
-    parts.remove()
-    return run, Summary(cases - len(refused), len(refused))
+    with writing(catalog.path):
+        units = patient_units(catalog, source)
+        run = run_id(job, units)
+        cases = sum(len(unit.content) for unit in units)
+        if job.out:
+            check_space(Path(job.out), BLOCK * cases, "a file for each case")
+        started = time.time()
+        about = {"run": run, "version": __version__, "out": job.out, "layout": job.layout}
+        parts = Parts(catalog.path / WORK / f"prompts-{run}", about, resume=resume)
+        # another machine may do it, from another folder
+        work = partial(_simulate_patient, replace(job, catalog=str(catalog.path.resolve())))
+        parts.run(units, work, workers=workers, progress=progress, executor=executor)
+        tables = parts.gather(units, {name: table_schema(name).empty_table() for name in ("prompts", "rejected")})
+        refused = _refused_cases(units, tables["rejected"].to_pylist())
+        names = {row["case_id"] for unit in units for row in unit.content} - {row["case_id"] for row in refused}
+        commit_prompts(catalog, run, tables["prompts"], job.about() | {"cases": sorted(names)})
+        catalog.write_run(run, run_facts(started, {"cases": cases, "workers": workers, "refused": refused}))
+        parts.remove()
+        return run, Summary(cases - len(refused), len(refused))
+
+
+def _refused_cases(units: Sequence[Unit], rejected: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The refusals, one for each case of a patient whose process died."""
+    contents = {unit.key: unit.content for unit in units}
+    found = []
+    for refusal in rejected:
+        rows = contents[refusal["path"]] if refusal["code"] == "WorkerDied" else [refusal]
+        found += [refusal | {name: row[name] for name in ("case_id", "patient_key")} for row in rows]
+    return found
 
 
 def commit_prompts(catalog: Catalog, run: str, table: "pa.Table", about: Mapping[str, Any]) -> None:
@@ -132,30 +155,16 @@ def patient_units(catalog: Catalog, source: str | None = None) -> list[Unit]:
     Raises:
         CatalogError: There are none.
     """
-    columns = [
-        "case_id",
-        "patient_key",
-        "label_path",
-        "pet_path",
-        "organs_path",
-        "suv_threshold",
-        "instances",
-        "source",
-    ]
-    by_patient: dict[str, list[dict[str, Any]]] = {}
-    for row in catalog.table("cases", source).select(columns).to_pylist():
-        by_patient.setdefault(f"{row['source']}/{row['patient_key']}", []).append(row)
-    if not by_patient:
-        raise CatalogError(f"no cases{f' of {source}' if source else ''} in {catalog.path}")
-    return [Unit(key, rows) for key, rows in sorted(by_patient.items())]
+    columns = ["label_path", "pet_path", "organs_path", "suv_threshold", "instances"]
+    patients = read_patients(catalog, columns, source)
+    if not patients:
+        raise CatalogError(f"no cases{f' of {source}' if source else ''} in {catalog.home}")
+    return [Unit(key, rows) for key, rows in patients.items()]
 
 
-def run_id(job: PromptJob, units: list[Unit]) -> str:
+def run_id(job: PromptJob, units: Sequence[Unit]) -> str:
     """Hash of protocol, settings, seed and cases."""
-    about = job.about()
-    del about["version"]
-    cases = [[unit.key, [row["case_id"] for row in unit.content]] for unit in units]
-    return hashlib.blake2b(json.dumps([about, cases], sort_keys=True).encode(), digest_size=8).hexdigest()
+    return hash_run(job.about(), {unit.key: [row["case_id"] for row in unit.content] for unit in units})
 
 
 def simulate_row(catalog: Catalog, row: Mapping[str, Any], job: PromptJob) -> Prompts:

@@ -11,6 +11,7 @@ from typing import Any
 from clicksim.build.prompts import commit_prompts
 from clicksim.build.units import run_facts
 from clicksim.catalog import open_catalog
+from clicksim.catalog.lock import writing
 from clicksim.catalog.schema import table_schema
 from clicksim.errors import CatalogError, ClicksimError, PromptFormatError, SettingError
 from clicksim.geometry import Grid
@@ -66,41 +67,42 @@ def import_prompts(
     catalog = open_catalog(catalog_path)
     if not run or set(run) & set('/\\=:*?"<>|') or run.startswith("."):
         raise CatalogError(f"{run!r} cannot name a run: it names a folder; use letters, digits, '-', '_' and '@'")
-    if run in catalog.runs:
-        raise CatalogError(f"the catalog has a run {run!r} already; choose another name")
-    table = "scribbles" if kind == "scribble" else "clicks"
-    rule = dict(load_protocol(protocol).tables.get(table, {})) if protocol else {}
-    if protocol and not rule:
-        raise SettingError(f"{protocol} has no rule for {table}")
-    started = time.time()
-    columns = ["case_id", "shape_xyz", "spacing_xyz_mm", "affine_ras"]
-    cases = {row["case_id"]: row for row in catalog.cases.select(columns).to_pylist()}
-    by_file = {case.replace("/", "_"): case for case in cases} | {case: case for case in cases}
-    tables, unmatched, refused, taken = [table_schema("prompts").empty_table()], [], [], set()
-    for name, content in _prompt_files(files):
-        case = by_file.get(_case_of(name))
-        if case is None:
-            unmatched.append(name)
-            continue
-        try:
-            prompts = _read(content(), cases[case], kind, name)
-        except ClicksimError as error:
-            refused.append(f"{name}: {error}")
-            continue
-        if case in taken:
-            refused.append(f"{name}: case {case} has a file already")
-            continue
-        taken.add(case)
-        tables.append(prompts.to_table().replace_schema_metadata(None))
-    if not taken:
-        raise CatalogError(f"no file in {files} has the name of a case of {catalog.path}; first: {unmatched[:3]}")
-    about = {"version": "published", "protocol": protocol, "seed": seed, "settings": rule, "cases": sorted(taken)}
-    if kind == "scribble":
-        about["table"] = table
-    commit_prompts(catalog, run, pa.concat_tables(tables), about)
-    result = Import(len(taken), sorted(unmatched), sorted(refused), sorted(set(cases) - taken))
-    catalog.write_run(run, run_facts(started, {"cases": len(taken), "unmatched": unmatched, "refused": refused}))
-    return result
+    with writing(catalog.path):
+        if run in catalog.runs:
+            raise CatalogError(f"the catalog has a run {run!r} already; choose another name")
+        table = "scribbles" if kind == "scribble" else "clicks"
+        rule = dict(load_protocol(protocol).tables.get(table, {})) if protocol else {}
+        if protocol and not rule:
+            raise SettingError(f"{protocol} has no rule for {table}")
+        started = time.time()
+        columns = ["case_id", "shape_xyz", "spacing_xyz_mm", "affine_ras"]
+        cases = {row["case_id"]: row for row in catalog.cases.select(columns).to_pylist()}
+        by_file = {case.replace("/", "_"): case for case in cases} | {case: case for case in cases}
+        tables, unmatched, refused, taken = [table_schema("prompts").empty_table()], [], [], set()
+        for name, content in _prompt_files(files):
+            case = by_file.get(_case_of(name))
+            if case is None:
+                unmatched.append(name)
+                continue
+            try:
+                prompts = _read(content(), cases[case], kind, name)
+            except ClicksimError as error:
+                refused.append(f"{name}: {error}")
+                continue
+            if case in taken:
+                refused.append(f"{name}: case {case} has a file already")
+                continue
+            taken.add(case)
+            tables.append(prompts.to_table().replace_schema_metadata(None))
+        if not taken:
+            raise CatalogError(f"no file in {files} has the name of a case of {catalog.path}; first: {unmatched[:3]}")
+        about = {"version": "published", "protocol": protocol, "seed": seed, "settings": rule, "cases": sorted(taken)}
+        if kind == "scribble":
+            about["table"] = table
+        commit_prompts(catalog, run, pa.concat_tables(tables), about)
+        result = Import(len(taken), sorted(unmatched), sorted(refused), sorted(set(cases) - taken))
+        catalog.write_run(run, run_facts(started, {"cases": len(taken), "unmatched": unmatched, "refused": refused}))
+        return result
 
 
 def _prompt_files(files: Path) -> Iterator[tuple[str, Any]]:

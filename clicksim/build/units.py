@@ -6,10 +6,13 @@ that was killed leaves the finished parts; `resume` takes those up. The order in
 
 import getpass
 import json
+import os
 import platform
+import secrets
 import shutil
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -22,7 +25,7 @@ from clicksim import __version__
 from clicksim.catalog import Outcome, Unit
 from clicksim.catalog.schema import rows_to_table
 from clicksim.errors import CatalogError
-from clicksim.files import replacing, slug
+from clicksim.files import replacing, slug, storing
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -30,6 +33,9 @@ if TYPE_CHECKING:
 WORK = ".work"
 CLUSTER_AHEAD = 256  # units given to a cluster at a time, whatever its size
 AHEAD = 4  # units in flight per worker: enough that none waits, few enough that results do not pile up
+STARTS = 2  # of a unit whose process dies: one retry
+MARK = ".started-"
+GATHERED = 64  # units whose pieces are read before they are joined
 Tables = dict[str, "pa.Table"]
 Work = Callable[[Unit], Tables]
 
@@ -81,27 +87,53 @@ class Parts:
         executor: Executor | None = None,
     ) -> None:
         """Do the units that have no part yet, in processes of this machine or on a given executor."""
-        left = [unit for unit in units if not part_path(self.folder, unit).is_dir()]
+        left = self.left(units)
         done, rejected = len(units) - len(left), 0
-        unit_work, bury = partial(do_unit, work, self.folder.resolve()), partial(_bury, self.folder)
-        counts = (
-            run_units(unit_work, left, workers, bury) if executor is None else run_on(executor, unit_work, left, bury)
-        )
+        folder, bury = self.folder.resolve(), partial(bury_unit, self.folder)
+        if executor is None:
+            counts = run_units(partial(do_unit, work, folder), left, workers, bury)
+        else:
+            for mark in folder.glob(f"{MARK}*"):  # of an interrupted run: its end was no unit's fault
+                mark.unlink()
+            ended = run_on(executor, partial(start_unit, work, folder), left, bury)
+            counts = (_rejected_in(part_path(folder, unit)) for unit in ended)
         for count in counts:
             done, rejected = done + 1, rejected + count
             if progress:
                 progress(done, len(units), rejected)
 
+    def left(self, units: Sequence[Unit]) -> list[Unit]:
+        """The units that have no part yet."""
+        return [unit for unit in units if not part_path(self.folder, unit).is_dir()]
+
     def gather(self, units: Sequence[Unit], found: Tables) -> Tables:
-        """The tables of all units, after those that were found before."""
-        import pyarrow as pa
+        """The tables of all units, after those that were found before.
+
+        Raises:
+            CatalogError: A part is not to be seen, as may be for a while where another machine wrote it.
+        """
+        there = {entry.name for entry in self.folder.iterdir()}  # a listing asks a file server anew
+        lost = [unit.key for unit in units if part_path(self.folder, unit).name not in there]
+        if lost:
+            raise CatalogError(
+                f"{len(lost)} finished parts are not to be seen in {self.folder}, such as that of {lost[0]}; wait a "
+                "minute until the file server shows them, and go on with --resume"
+            )
+        pieces = {name: [table] for name, table in found.items()}
+        for start in range(0, len(units), GATHERED):
+            for name, tables in self._read(units[start : start + GATHERED]).items():
+                pieces.setdefault(name, []).append(_join(tables))
+        return {name: _join(tables) for name, tables in pieces.items()}
+
+    def _read(self, units: Sequence[Unit]) -> dict[str, list["pa.Table"]]:
+        """The pieces of some units, by table."""
         from pyarrow import feather
 
-        pieces = {name: [table] for name, table in found.items()}
+        pieces: dict[str, list[pa.Table]] = {}
         for unit in units:
             for file in sorted(part_path(self.folder, unit).glob("*.arrow")):
                 pieces.setdefault(file.stem, []).append(feather.read_table(file, memory_map=False))
-        return {name: pa.concat_tables(tables, promote_options="permissive") for name, tables in pieces.items()}
+        return pieces
 
     def remove(self) -> None:
         """Delete the parts: their content stands in the tables."""
@@ -116,8 +148,36 @@ def part_path(folder: Path, unit: Unit) -> Path:
 
 
 def do_unit(work: Work, folder: Path, unit: Unit) -> int:
-    """Do a unit and leave its part; returns how many rows it rejected. Runs in any process."""
-    return _leave_part(folder, unit, work(unit))
+    """Do a unit and leave its part; returns how many rows it rejected. Runs in any process.
+
+    Raises:
+        StorageError: The disk is full, or may not be written.
+    """
+    try:
+        tables = work(unit)
+    except MemoryError:
+        return bury_unit(folder, unit, "memory ran out while the process worked on this")
+    with storing(folder):
+        return _leave_part(folder, unit, tables)
+
+
+def start_unit(work: Work, folder: Path, unit: Unit) -> None:
+    """Do a unit where nobody tells why a process died: each start leaves a mark, and none follows the second.
+
+    A cluster starts a lost unit again by itself, as often as it is set to, also one that was done when its process
+    died, and blames the units that waited there too. The marks blame those alone that had begun; what is done stays.
+    """
+    if part_path(folder, unit).is_dir():
+        return
+    for number in range(STARTS):
+        mark = folder / f"{MARK}{number}-{slug(unit.key)}"
+        try:
+            mark.touch(exist_ok=False)
+        except FileExistsError:
+            continue
+        do_unit(work, folder, unit)
+        return
+    bury_unit(folder, unit)
 
 
 def run_units(
@@ -144,16 +204,20 @@ def run_units(
 
 
 def run_on(
-    executor: Executor, work: Callable[[Unit], int], units: Sequence[Unit], bury: Callable[[Unit], int]
-) -> Iterator[int]:
-    """Run units on an executor that somebody else minds, such as that of a Dask cluster; as `run_units` otherwise.
+    executor: Executor, work: Callable[[Unit], object], units: Sequence[Unit], bury: Callable[[Unit], object]
+) -> Iterator[Unit]:
+    """Run units on an executor that somebody else minds, such as that of a Dask cluster; yields them as they end.
 
-    Its workers see the same files. A cluster tries a lost unit again by itself; one that it gives up (`KilledWorker`)
-    is given to `bury`.
+    Its workers see the same files. `CLUSTER_AHEAD` units are in its hands at a time. One that the cluster gives up
+    (`KilledWorker`) may only have waited beside the one that kills: it is handed in once more, then alone after all
+    others, and goes to `bury` when that fails too.
     """
-    running: dict[Future[int], Unit] = {}
-    waiting = list(reversed(units))
-    while waiting or running:
+    running: dict[Future[object], Unit] = {}
+    waiting, given_up = list(reversed(units)), Counter[str]()
+    alone: list[Unit] = []
+    while waiting or running or alone:
+        if not waiting and not running:
+            waiting.append(alone.pop())
         while waiting and len(running) < CLUSTER_AHEAD:
             unit = waiting.pop()
             running[executor.submit(work, unit)] = unit
@@ -161,29 +225,16 @@ def run_on(
         for future in finished:
             unit = running.pop(future)
             error = future.exception()
-            if error is not None and type(error).__name__ != "KilledWorker":
+            if error is None:
+                yield unit
+            elif type(error).__name__ != "KilledWorker":
                 raise error
-            yield future.result() if error is None else bury(unit)
-
-
-@contextmanager
-def dask_executor(address: str) -> Iterator[Executor]:
-    """The executor of a running Dask cluster.
-
-    Raises:
-        CatalogError: Dask is not installed, or nobody answers at the address.
-    """
-    try:
-        from distributed import Client
-    except ImportError as error:
-        raise CatalogError("--scheduler needs Dask: pip install 'clicksim[cluster]'") from error
-    connect: Any = Client
-    try:
-        client = connect(address, timeout=20)
-    except (OSError, TimeoutError, ValueError) as error:
-        raise CatalogError(f"no Dask scheduler answers at {address}: {error}") from error
-    with client:
-        yield client.get_executor()
+            elif given_up[unit.key] == STARTS:
+                bury(unit)
+                yield unit
+            else:
+                given_up[unit.key] += 1
+                (waiting if given_up[unit.key] < STARTS else alone).append(unit)
 
 
 def _drain(
@@ -212,7 +263,7 @@ def process_pool(workers: int) -> Iterator[Executor]:
     import multiprocessing
 
     method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context(method))
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context(method), _end_with_parent)
     try:
         yield pool
     except BaseException:
@@ -221,12 +272,26 @@ def process_pool(workers: int) -> Iterator[Executor]:
     pool.shutdown()
 
 
+def _end_with_parent() -> None:
+    """End this worker once the process that started it is gone: left alone, it would wait for ever."""
+    import multiprocessing
+    import threading
+
+    def watch() -> None:
+        parent = multiprocessing.parent_process()
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def run_facts(started: float, about: Mapping[str, Any]) -> dict[str, Any]:
     """Who ran what, when and where: what stands in `runs/` and in no table."""
     return {
         "started": _instant(started),
         "ended": _instant(time.time()),
-        "seconds": round(time.time() - started, 3),
+        "seconds": round(max(0.0, time.time() - started), 3),  # a clock may be set back
         "user": _user(),
         "machine": platform.platform(),
         "python": platform.python_version(),
@@ -241,29 +306,44 @@ def tables_of(outcome: Outcome) -> Tables:
     return {name: rows_to_table(name, rows) for name, rows in outcome.tables().items()}
 
 
+def _join(tables: Sequence["pa.Table"]) -> "pa.Table":
+    """One table without seams: a piece of a few rows takes many times the memory of its content."""
+    import pyarrow as pa
+
+    return pa.concat_tables(tables, promote_options="permissive").combine_chunks()
+
+
 def _leave_part(folder: Path, unit: Unit, tables: Tables) -> int:
     """Write a unit's tables and give the folder its final name, in that order."""
     from pyarrow import feather
 
     target = part_path(folder, unit)
-    temporary = target.with_name(f".writing-{target.name}")
-    shutil.rmtree(temporary, ignore_errors=True)
+    temporary = target.with_name(f".writing-{secrets.token_hex(4)}-{target.name}")
     temporary.mkdir(parents=True)
     for name, table in tables.items():
         if len(table):
             feather.write_feather(table, str(temporary / f"{name}.arrow"), compression="uncompressed")
-    if target.is_dir():  # its worker left it, and died before it could say so
-        shutil.rmtree(temporary)
-    else:
+    try:
         temporary.rename(target)
+    except OSError:
+        if not target.is_dir():  # else another start left it, and died or was lost before it could say so
+            raise
+        shutil.rmtree(temporary)
     return len(tables["rejected"]) if "rejected" in tables else 0
 
 
-def _bury(folder: Path, unit: Unit) -> int:
-    """The part of a unit whose process died twice: one rejection."""
+def _rejected_in(part: Path) -> int:
+    """How many rows a finished unit rejected."""
+    from pyarrow import feather
+
+    file = part / "rejected.arrow"
+    return feather.read_table(file, columns=["code"], memory_map=False).num_rows if file.exists() else 0
+
+
+def bury_unit(folder: Path, unit: Unit, what: str = "the process died twice while it worked on this") -> int:
+    """The part of a unit whose process died twice: one rejection, whose path is the unit's key."""
     outcome = Outcome()
-    message = "the process died twice while it worked on this; is there enough memory? Try fewer workers"
-    outcome.reject("WorkerDied", message, path=unit.key)
+    outcome.reject("WorkerDied", f"{what}; is there enough memory? Try fewer workers", path=unit.key)
     return _leave_part(folder, unit, tables_of(outcome))
 
 

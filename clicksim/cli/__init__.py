@@ -33,7 +33,8 @@ COMMANDS = {
 class LazyGroup(click.Group):
     """A group whose commands stand one to a file, as `command`, and are imported on use.
 
-    A `ClicksimError` becomes one line on stderr and exit code 1; anything else is a bug and keeps its traceback.
+    A `ClicksimError`, a full or closed disk and too little memory become one line on stderr and exit code 1;
+    anything else is a bug and keeps its traceback.
     """
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -56,9 +57,12 @@ class LazyGroup(click.Group):
         """Run the command; say in one line what was refused."""
         try:
             return super().invoke(ctx)
-        except ClicksimError as error:
-            # one line, also where a message shows a folder's layout; blanks within a line are somebody's names
-            line = " ".join(part.strip() for part in str(error).splitlines())
+        except (ClicksimError, OSError, MemoryError) as error:
+            from clicksim.files import one_line
+
+            line = one_line(error)
+            if line is None:
+                raise
             click.echo(f"clicksim: {line}", err=True)
             raise click.exceptions.Exit(1) from error
 

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from clicksim.cli.paths import CatalogPath
+
 if TYPE_CHECKING:
     from clicksim.simulate.annotator_files import RecordedFit
     from clicksim.simulate.annotators import Annotator
 
 IMAGE = click.Path(path_type=Path, exists=True)
-FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
 OUTPUT = click.Path(path_type=Path, dir_okay=False)
 ASSUMED = "The presets are assumed: no recorded person stands behind them."
 
@@ -20,7 +21,7 @@ ASSUMED = "The presets are assumed: no recorded person stands behind them."
 @click.command("annotators")
 @click.argument("names", nargs=-1, metavar="[NAME | PROMPTS...]")
 @click.option("--fit", "fits", is_flag=True, help="Fit an annotator to PROMPTS: Parquet files, or runs of --catalog.")
-@click.option("--catalog", type=FOLDER, help="With --fit: where cases, and runs, are found.")
+@click.option("--catalog", type=CatalogPath(), help="With --fit: where cases, and runs, are found.")
 @click.option("--label", type=IMAGE, help="With --fit: the label of the case, or a folder of labels.")
 @click.option("--pet", type=IMAGE, help="With --label: uptake, for the contrast of lesions; for a folder, a folder.")
 @click.option("--of", "person", metavar="NAME", help="With --fit: only the rows of this annotator.")
@@ -31,7 +32,7 @@ ASSUMED = "The presets are assumed: no recorded person stands behind them."
 def command(
     names: tuple[str, ...],
     fits: bool,
-    catalog: Path | None,
+    catalog: str | Path | None,
     label: Path | None,
     pet: Path | None,
     person: str | None,
@@ -78,7 +79,7 @@ def command(
 
 def _fit(
     names: tuple[str, ...],
-    catalog: Path | None,
+    catalog: str | Path | None,
     label: Path | None,
     pet: Path | None,
     person: str | None,

@@ -7,9 +7,11 @@ from typing import Any
 
 import click
 
-from clicksim.cli import compare
+from clicksim.cli import compare, transfer
+from clicksim.cli.paths import CatalogPath
 
-CATALOG = click.argument("catalog", type=click.Path(path_type=Path, exists=True))
+CATALOG = click.argument("catalog", type=CatalogPath())
+WRITTEN = click.argument("catalog", type=CatalogPath(writes=True))
 JSON = click.option("--json", "as_json", is_flag=True, help="For scripts.")
 
 
@@ -27,13 +29,14 @@ def command() -> None:
       clicksim catalog folds CATALOG --name five
       clicksim catalog audit CATALOG --read-data --out audit.html
       clicksim catalog relocate CATALOG fdat=/data/PSMA-FDG-PET-CT-Lesions_v2
+      clicksim catalog push CATALOG s3://bucket/catalog
     """  # noqa: D301 - click wants the character itself
 
 
 @command.command()
 @CATALOG
 @JSON
-def summary(catalog: Path, as_json: bool) -> None:
+def summary(catalog: str | Path, as_json: bool) -> None:
     """Cases, lesions, volumes, tracers, folds, flags and rejections of each source."""
     from clicksim.catalog import open_catalog
     from clicksim.catalog.manage import summarise
@@ -56,7 +59,7 @@ def summary(catalog: Path, as_json: bool) -> None:
 @click.option("--read-data", is_flag=True, help="Open every file and measure the lesions again.")
 @click.option("--expect", metavar="COHORT", help="Hold the figures against a complete download, such as autopet-v.")
 @JSON
-def check(catalog: Path, read_data: bool, expect: str | None, as_json: bool) -> None:
+def check(catalog: str | Path, read_data: bool, expect: str | None, as_json: bool) -> None:
     """Whether the catalog holds what it says; exit code 1 where it does not."""
     from clicksim.audit import check_catalog, check_cohort
     from clicksim.catalog import open_catalog
@@ -87,7 +90,7 @@ def check(catalog: Path, read_data: bool, expect: str | None, as_json: bool) -> 
 @CATALOG
 @click.argument("sql")
 @JSON
-def query(catalog: Path, sql: str, as_json: bool) -> None:
+def query(catalog: str | Path, sql: str, as_json: bool) -> None:
     """Ask the tables cases, lesions, links, rejected, sources and prompts in SQL (DuckDB)."""
     from clicksim.catalog import open_catalog
 
@@ -97,7 +100,7 @@ def query(catalog: Path, sql: str, as_json: bool) -> None:
 @command.command()
 @CATALOG
 @JSON
-def rejected(catalog: Path, as_json: bool) -> None:
+def rejected(catalog: str | Path, as_json: bool) -> None:
     """What was found and not taken, with the reason."""
     from clicksim.catalog import open_catalog
 
@@ -106,7 +109,7 @@ def rejected(catalog: Path, as_json: bool) -> None:
 
 @command.command()
 @click.argument("out", type=click.Path(path_type=Path))
-@click.argument("catalogs", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True))
+@click.argument("catalogs", nargs=-1, required=True, type=CatalogPath(writes=True))
 def merge(out: Path, catalogs: tuple[Path, ...]) -> None:
     """Make OUT of several catalogs, such as the shards of a SLURM array."""
     from clicksim.catalog.manage import merge_catalogs
@@ -118,7 +121,7 @@ def merge(out: Path, catalogs: tuple[Path, ...]) -> None:
 @command.command()
 @CATALOG
 @click.option("--bibtex", is_flag=True, help="For a bibliography.")
-def cite(catalog: Path, bibtex: bool) -> None:
+def cite(catalog: str | Path, bibtex: bool) -> None:
     """What a paper that uses these cases must cite, with the licences."""
     from clicksim.catalog import open_catalog
     from clicksim.catalog.manage import cite as cite_catalog
@@ -127,14 +130,15 @@ def cite(catalog: Path, bibtex: bool) -> None:
 
 
 @command.command()
-@CATALOG
+@WRITTEN
 @click.argument("moves", nargs=-1, required=True, metavar="NAME=DIR...")
 def relocate(catalog: Path, moves: tuple[str, ...]) -> None:
     """Tell the catalog where a source folder lies now.
 
-    The variable CLICKSIM_ROOT_<NAME> does the same for one process.
+    DIR may be a URL. The variable CLICKSIM_ROOT_<NAME> does the same for one process.
     """
     from clicksim.catalog import open_catalog
+    from clicksim.catalog.places import as_place
     from clicksim.errors import CatalogError, unknown_name
 
     opened = open_catalog(catalog)
@@ -146,14 +150,14 @@ def relocate(catalog: Path, moves: tuple[str, ...]) -> None:
             raise unknown_name("root", name, opened.roots)
         if name == "catalog":
             raise CatalogError("the root `catalog` is the catalog's own folder; move the folder itself")
-        if not Path(folder).exists():
+        if not as_place(folder).exists():
             raise CatalogError(f"{folder} does not exist; root {name} stays {opened.roots[name]}")
-        opened = opened.with_root(name, Path(folder))
+        opened = opened.with_root(name, folder)
         click.echo(f"{name} = {opened.roots[name]}")
 
 
 @command.command("import-prompts")
-@CATALOG
+@WRITTEN
 @click.argument("files", type=click.Path(path_type=Path, exists=True))
 @click.option("--run", required=True, help="What to call the run.")
 @click.option("--kind", type=click.Choice(["click", "scribble"]), default="click", show_default=True)
@@ -193,7 +197,7 @@ def _print_table(table: Any, as_json: bool) -> None:
 
 
 @command.command()
-@CATALOG
+@WRITTEN
 @click.option("--name", help="What to call the plan; else its scheme.")
 @click.option(
     "--scheme", default="stratified", show_default=True, help="Or leave-one-centre-out, leave-one-tracer-out."
@@ -232,7 +236,7 @@ def folds(
 @click.option("--read-data", is_flag=True, help="Read every image: near-duplicates, and labels against their rows.")
 @click.option("--out", type=click.Path(path_type=Path), help="A page (.html) or the rows (.parquet); else text.")
 @JSON
-def audit(catalog: Path, read_data: bool, out: Path | None, as_json: bool) -> None:
+def audit(catalog: str | Path, read_data: bool, out: Path | None, as_json: bool) -> None:
     """Leakage, outliers and contradictions, with the cases named; exit code 1 where there are errors."""
     from clicksim.audit import audit_catalog, checks_made, write_audit_page
     from clicksim.audit.findings import write_findings
@@ -242,14 +246,15 @@ def audit(catalog: Path, read_data: bool, out: Path | None, as_json: bool) -> No
 
     if out is not None and out.suffix not in (".html", ".parquet"):
         raise SettingError(f"--out takes a name that ends in .html or .parquet, got {out.name!r}")
+    opened = open_catalog(catalog)
     with progress("images") as report:
-        findings = audit_catalog(open_catalog(catalog), read_data=read_data, progress=report)
+        findings = audit_catalog(opened, read_data=read_data, progress=report)
     if out is not None and out.suffix == ".parquet":
         write_findings(out, findings)
     elif out is not None:
         about = "" if read_data else "Images were not read: near-duplicates need --read-data."
         checks = checks_made(read_data=read_data)
-        write_audit_page(out, findings, checks=checks, title=f"Audit of {catalog.resolve().name}", about=about)
+        write_audit_page(out, findings, checks=checks, title=f"Audit of {opened.home.resolve().name}", about=about)
     if as_json:
         click.echo(json.dumps([vars(finding) for finding in findings]))
     else:
@@ -270,3 +275,5 @@ def _print_text(header: Any, rows: Any) -> None:
 
 
 command.add_command(compare.command)
+command.add_command(transfer.push)
+command.add_command(transfer.pull)

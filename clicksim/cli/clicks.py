@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from clicksim.cli.over_catalog import simulate_in_catalog
+from clicksim.cli.over_catalog import simulate_in_catalog, where_to_run
+from clicksim.cli.paths import CatalogPath
 from clicksim.cli.runs import DEFAULTS, Run, plan_runs
-from clicksim.errors import ClicksimError
+from clicksim.errors import ClicksimError, StorageError
 from clicksim.files import replacing
 
 if TYPE_CHECKING:
@@ -23,14 +24,14 @@ FORMATS = {"plain": "_{}.json", "grand-challenge": "_lesion-clicks.json", "rows"
 PICTURES = (".png", ".webp")
 IMAGE = click.Path(path_type=Path, exists=True)
 INPUT = click.Path(path_type=Path, exists=True, dir_okay=False)
-FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
+CATALOG = CatalogPath(writes=True)
 OUTPUT = click.Path(path_type=Path, dir_okay=False)
 Simulate = Callable[[Run, Path], "Prompts"]
 
 
 @click.command("clicks")
 @click.option("--label", type=IMAGE, help="Lesion mask or instance map, or a folder of them.")
-@click.option("--catalog", type=FOLDER, help="All cases of a catalog; commits a prompt run, and with --out JSON too.")
+@click.option("--catalog", type=CATALOG, help="All cases of a catalog; commits a prompt run, and with --out JSON too.")
 @click.option(
     "--pet", type=IMAGE, help="Uptake on the label's grid; for a folder, the folder of <case>_0001 or <case>."
 )
@@ -63,8 +64,7 @@ Simulate = Callable[[Run, Path], "Prompts"]
 @click.option("--format", "layout", type=click.Choice(list(FORMATS)), default="plain", show_default=True)
 @click.option("--preview", type=OUTPUT, help="Draw lesions and clicks on maximum projections, PNG or WebP.")
 @click.option("--source", help="With --catalog: one source, such as fdat.  [default: all]")
-@click.option("--workers", type=click.IntRange(0), default=0, help="With --catalog: processes; 0 works in this one.")
-@click.option("--resume", is_flag=True, help="With --catalog: go on with a run that was interrupted.")
+@where_to_run("With --catalog: ")
 def command(
     label: Path | None,
     catalog: Path | None,
@@ -82,6 +82,7 @@ def command(
     preview: Path | None,
     source: str | None,
     workers: int,
+    scheduler: str | None,
     resume: bool,
     **given: Any,
 ) -> None:
@@ -104,10 +105,12 @@ def command(
     if catalog is not None:
         if pet or organs or case_id or preview or save_config or dry_run:
             raise click.UsageError("--pet, --organs, --case-id, --preview, --save-config, --dry-run go with --label")
-        simulate_in_catalog(catalog, runs, source, out, layout, workers, resume=resume, person=person)
+        simulate_in_catalog(
+            catalog, runs, source, out, layout, workers=workers, scheduler=scheduler, resume=resume, person=person
+        )
         return
-    if source or workers or resume:
-        raise click.UsageError("--source, --workers and --resume go with --catalog")
+    if source or workers or scheduler or resume:
+        raise click.UsageError("--source, --workers, --scheduler and --resume go with --catalog")
     assert label is not None
     request = Request(label, pet, organs, case_id, out, layout, preview, sweeps=bool(sweep))
     request.check(needs_out=not dry_run, others={"--config": config, "--save-config": save_config})
@@ -299,6 +302,8 @@ def _writing(file: Path) -> Iterator[None]:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         yield
+    except StorageError:
+        raise
     except OSError as error:
         raise ClicksimError(f"cannot write {file}: {error.strerror or error}") from error
 

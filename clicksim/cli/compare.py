@@ -6,7 +6,9 @@ from pathlib import Path
 
 import click
 
-PATH = click.Path(path_type=Path, exists=True)
+from clicksim.cli.paths import CatalogPath
+
+PATH = CatalogPath()
 
 
 @click.command("compare")
@@ -14,7 +16,7 @@ PATH = click.Path(path_type=Path, exists=True)
 @click.argument("other", type=PATH, required=False)
 @click.option("--study", default="", metavar="KEY", help="One study, by its study_key.")
 @click.option("--json", "as_json", is_flag=True, help="One object per line, for scripts.")
-def command(catalog: Path, other: Path | None, study: str, as_json: bool) -> None:
+def command(catalog: str | Path, other: str | Path | None, study: str, as_json: bool) -> None:
     """Compare studies that are at hand twice: SUV, mask and CT voxel by voxel.
 
     The CATALOG holds the conversion from DICOM; the published NIfTI is in the same catalog or in OTHER. For each

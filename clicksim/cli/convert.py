@@ -1,11 +1,12 @@
 """`clicksim convert`."""
 
 from collections.abc import Mapping
-from contextlib import nullcontext
 from pathlib import Path
 
 import click
 
+from clicksim.cli.over_catalog import open_scheduler, where_to_run
+from clicksim.cli.paths import CatalogPath
 from clicksim.errors import SettingError
 
 PATH = click.Path(path_type=Path)
@@ -14,11 +15,9 @@ PATH = click.Path(path_type=Path)
 @click.command("convert")
 @click.argument("source", required=False)
 @click.argument("folder", type=PATH, required=False)
-@click.argument("catalog", type=PATH, required=False)
+@click.argument("catalog", type=CatalogPath(writes=True, exists=False), required=False)
 @click.option("--list", "list_only", is_flag=True, help="Show the sources with their layout and options, and stop.")
-@click.option("--workers", type=click.IntRange(0), default=0, show_default=True, help="Processes; 0 works in this one.")
-@click.option("--scheduler", metavar="ADDRESS", help="A Dask scheduler whose workers see the same files.")
-@click.option("--resume", is_flag=True, help="Go on with a run that was interrupted.")
+@where_to_run()
 @click.option("--shard", metavar="I/N", help="Every N-th patient from the I-th on (from 0); merge the catalogs after.")
 @click.option("--option", "pairs", multiple=True, metavar="NAME=VALUE", help="An option of the source; repeatable.")
 def command(
@@ -58,11 +57,10 @@ def command(
     if source is None or folder is None or catalog is None:
         raise click.UsageError("give SOURCE FOLDER CATALOG, or --list")
     from clicksim.build import convert_source
-    from clicksim.build.units import dask_executor
     from clicksim.cli.progress import progress
 
     known = find_source(source)
-    with nullcontext() if scheduler is None else dask_executor(scheduler) as executor, progress("patients") as report:
+    with open_scheduler(scheduler, workers) as executor, progress("patients") as report:
         summary = convert_source(
             known,
             folder,

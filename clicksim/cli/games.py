@@ -4,7 +4,7 @@ import json
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from clicksim.errors import CatalogError, ClicksimError
+from clicksim.cli.over_catalog import open_scheduler
+from clicksim.errors import CatalogError, ClicksimError, StorageError
 from clicksim.files import replacing
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ class Games:
     seed: int
     settings: Mapping[str, Any]
     time_limit: float
-    catalog: Path | None
+    catalog: str | Path | None
     source: str | None
     label: Path | None
     pet: Path | None
@@ -48,9 +49,21 @@ class Games:
     replay: tuple[str, ...]
     gap: bool
     person: str | None = None
+    scheduler: str | None = None
 
     def play(self) -> dict[str, Any]:
-        """Play all, write all, and give the summary."""
+        """Play all, write all, and give the summary; nobody else writes to the catalog meanwhile.
+
+        Raises:
+            CatalogError: Somebody does.
+        """
+        from clicksim.catalog import open_catalog
+        from clicksim.catalog.lock import writing
+
+        with nullcontext() if self.catalog is None else writing(open_catalog(self.catalog).path):
+            return self._play()
+
+    def _play(self) -> dict[str, Any]:
         from clicksim.rounds.jobs import run_id, with_recordings
         from clicksim.rounds.predictors import open_predictor
 
@@ -87,7 +100,7 @@ class Games:
     def _job(self) -> "RoundsJob":
         from clicksim.rounds.jobs import RoundsJob
 
-        keep = str(self.out / "predictions") if self.keep_predictions and self.out else None
+        keep = str((self.out / "predictions").resolve()) if self.keep_predictions and self.out else None
         from clicksim.cli.clicks import open_person
 
         annotator = open_person(self.person)
@@ -148,7 +161,10 @@ class Games:
             about = {"run": run, "id": run_id(job, units)}
             parts = Parts(home / WORK / f"rounds-{run}", about, resume=self.resume)
             report = stack.enter_context(progress("patients"))
-            parts.run(units, partial(play_unit, job, catalog), workers=self.workers, progress=report)
+            executor = stack.enter_context(open_scheduler(self.scheduler, self.workers))
+            # another machine may play, from another folder
+            work = partial(play_unit, job, None if catalog is None else replace(catalog, home=catalog.path.resolve()))
+            parts.run(units, work, workers=self.workers, progress=report, executor=executor)
             empty = {name: table_schema(name).empty_table() for name in ("rounds", "prompts")}
             tables = finish_tables(job, units, parts.gather(units, empty))
             parts.remove()
@@ -178,7 +194,7 @@ class Games:
         return run_facts(started, about)
 
 
-def compare_folders(catalog: Path | None, names: tuple[str, str], seed: int) -> dict[str, Any]:
+def compare_folders(catalog: str | Path | None, names: tuple[str, str], seed: int) -> dict[str, Any]:
     """The paired difference of two runs, by the names of their folders or, in a catalog, of the runs."""
     from clicksim.catalog import open_catalog
     from clicksim.rounds.statistics import compare_runs
@@ -221,6 +237,8 @@ def write_outcome(out: Path, tables: "Tables", summary: Mapping[str, Any], facts
         shown = {name: summary["all"]["rounds"][key] for name, key in (("Dice", "dice"), ("lesion F1", "dmm"))}
         title = f"{summary['protocol']}, {summary['predictor']}, {summary['all']['cases']} cases"
         save_curves(draw_curves(shown, title=title, what="score"), out / "curve.png")
+    except StorageError:
+        raise
     except OSError as error:
         raise ClicksimError(f"cannot write to {out}: {error.strerror or error}") from error
 

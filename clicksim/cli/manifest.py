@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from clicksim.cli.paths import CatalogPath
+
 if TYPE_CHECKING:
     from clicksim.manifests import Export, Written
 
@@ -17,7 +19,7 @@ def _common(function: Function) -> Function:
     """What every format takes."""
     for option in reversed(
         (
-            click.argument("catalog", type=click.Path(path_type=Path, exists=True)),
+            click.argument("catalog", type=CatalogPath()),
             click.argument("out", type=click.Path(path_type=Path)),
             click.option("--source", "sources", multiple=True, help="One source of the catalog; repeatable."),
             click.option("--run", help="The prompt run to export."),
@@ -108,8 +110,8 @@ def csv(out: Path, **choice: Any) -> None:
 
 @command.command()
 @click.argument("out", type=click.Path(path_type=Path, exists=True))
-@click.argument("catalog", type=click.Path(path_type=Path, exists=True), required=False)
-def check(out: Path, catalog: Path | None) -> None:
+@click.argument("catalog", type=CatalogPath(), required=False)
+def check(out: Path, catalog: str | Path | None) -> None:
     """Whether the export OUT is whole, and still what the CATALOG says; exit code 1 where it is not."""
     from clicksim.catalog import open_catalog
     from clicksim.manifests import check_manifest
@@ -124,7 +126,7 @@ def check(out: Path, catalog: Path | None) -> None:
 
 
 def _select(
-    catalog: Path, sources: tuple[str, ...], run: str | None, plan: str | None, include_controlled: bool
+    catalog: str | Path, sources: tuple[str, ...], run: str | None, plan: str | None, include_controlled: bool
 ) -> "Export":
     from clicksim.catalog import open_catalog
     from clicksim.manifests import select

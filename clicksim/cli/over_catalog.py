@@ -1,12 +1,55 @@
-"""Clicks or scribbles for all cases of a catalog, from the command line."""
+"""Work over many patients from the command line: where it runs, and clicks or scribbles for a whole catalog."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import click
 
 from clicksim.cli.runs import Run
 from clicksim.errors import SettingError
+
+
+def where_to_run(when: str = "") -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """The options `--workers`, `--scheduler` and `--resume` of a command; `when` they apply is said before each."""
+
+    def say(words: str) -> str:
+        return (when + words)[0].upper() + (when + words)[1:]
+
+    processes = say("processes; 0 works in this one.")
+    cluster = say("a Dask scheduler, or its --scheduler-file; its workers see the same files.")
+    options = (
+        click.option("--workers", type=click.IntRange(0), default=0, show_default=True, help=processes),
+        click.option("--scheduler", metavar="ADDRESS|FILE.json", help=cluster),
+        click.option("--resume", is_flag=True, help=say("go on with a run that was interrupted.")),
+    )
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+@contextmanager
+def open_scheduler(scheduler: str | None, workers: int) -> Iterator[Executor | None]:
+    """The executor of a Dask cluster, or None where none is named.
+
+    Raises:
+        CatalogError: Nobody answers there, or Dask is not installed.
+    """
+    if scheduler is None:
+        yield None
+        return
+    if workers:
+        raise click.UsageError("--workers starts processes here, and --scheduler has workers of its own; give one")
+    from clicksim.build.cluster import dask_executor
+
+    with dask_executor(scheduler) as executor:
+        yield executor
 
 
 def simulate_in_catalog(
@@ -15,8 +58,9 @@ def simulate_in_catalog(
     source: str | None,
     out: str | None,
     layout: str,
-    workers: int,
     *,
+    workers: int,
+    scheduler: str | None,
     resume: bool,
     person: str | None = None,
     table: str = "clicks",
@@ -30,17 +74,20 @@ def simulate_in_catalog(
         from clicksim.simulate.annotator_files import open_annotator
 
         annotator = open_annotator(person)
+    if any(run.keys["instances"] != "auto" for run in runs):
+        raise SettingError("a catalog knows how the labels of each case are meant; leave --instances at auto")
     refused = 0
-    for run in runs:
-        if run.keys["instances"] != "auto":
-            raise SettingError("a catalog knows how the labels of each case are meant; leave --instances at auto")
-        folder = None if out is None else str((Path(out) / run.slug).resolve())
-        protocol, seed = run.keys["protocol"], run.keys["seed"]
-        job = PromptJob(str(catalog), protocol, seed, run.given, folder, layout, table, annotator)
-        with progress(run.slug or "patients") as report:
-            name, summary = simulate_catalog(job, source=source, workers=workers, resume=resume, progress=report)
-        click.echo(f"run {name}: {summary.cases} cases, {summary.rejected} refused")
-        refused += summary.rejected
+    with open_scheduler(scheduler, workers) as executor:
+        for run in runs:
+            folder = None if out is None else str((Path(out) / run.slug).resolve())
+            protocol, seed = run.keys["protocol"], run.keys["seed"]
+            job = PromptJob(str(catalog), protocol, seed, run.given, folder, layout, table, annotator)
+            with progress(run.slug or "patients") as report:
+                name, summary = simulate_catalog(
+                    job, source=source, workers=workers, resume=resume, progress=report, executor=executor
+                )
+            click.echo(f"run {name}: {summary.cases} cases, {summary.rejected} refused")
+            refused += summary.rejected
     if refused:
         click.echo(f"clicksim: the reasons stand in {catalog}/runs", err=True)
         raise click.exceptions.Exit(1)

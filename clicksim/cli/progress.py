@@ -74,23 +74,25 @@ class _Lines:
         self.what, self.clock, self.last = what, _Clock(), time.monotonic()
 
     def __call__(self, done: int, total: int, refused: int = 0) -> None:
+        rate, left = self.clock.read(done, total)
         if time.monotonic() - self.last < LOG_EVERY_S and done < total:
             return
         self.last = time.monotonic()
-        rate, left = self.clock.read(done, total)
         note = f", {refused} refused" if refused else ""
         print(f"{self.what}: {done} of {total}, {rate:.2f}/s, {left:.0f} s left{note}", file=sys.stderr)
 
 
 class _Clock:
-    """Rate and time left. What a resumed run finds done already does not count."""
+    """Rate and time left. What a resumed run finds done already does not count, and a count may begin anew."""
 
     def __init__(self) -> None:
         self.start, self.first = time.monotonic(), -1
+        self.last = self.start
 
     def read(self, done: int, total: int) -> tuple[float, float]:
-        """Rate a second, and seconds left."""
-        if self.first < 0:
-            self.first = done - 1
-        rate = (done - self.first) / max(time.monotonic() - self.start, 1e-9)
+        """Rate a second, and seconds left; to be asked at each report."""
+        if self.first < 0 or done <= self.first:
+            self.start, self.first = self.last, done - 1
+        self.last = time.monotonic()
+        rate = (done - self.first) / max(self.last - self.start, 1e-9)
         return rate, (total - done) / rate

@@ -5,9 +5,11 @@ from pathlib import Path
 
 import click
 
+from clicksim.cli.paths import CatalogPath
+
 
 @click.command("report")
-@click.argument("catalog", type=click.Path(path_type=Path, exists=True))
+@click.argument("catalog", type=CatalogPath())
 @click.argument("out", type=click.Path(path_type=Path, dir_okay=False))
 @click.option("--public", is_flag=True, help="To be given away: no names, UIDs, dates and paths; 90 for ages over 89.")
 @click.option("--show-head", is_flag=True, help="Show the top 250 mm of cases that are not known to be defaced.")
@@ -15,7 +17,7 @@ import click
 @click.option("--cases", type=click.IntRange(1), help="List so many cases, spread evenly; figures count all of them.")
 @click.option("--resume", is_flag=True, help="Go on with a report that was interrupted.")
 def command(
-    catalog: Path, out: Path, public: bool, show_head: bool, workers: int, cases: int | None, resume: bool
+    catalog: str | Path, out: Path, public: bool, show_head: bool, workers: int, cases: int | None, resume: bool
 ) -> None:
     """Write a page OUT about CATALOG: figures, all cases with pictures, findings, curves of rounds.
 
@@ -32,7 +34,7 @@ def command(
 
 
 def make_report(
-    catalog: Path,
+    catalog: str | Path,
     out: Path,
     *,
     public: bool = False,
@@ -45,7 +47,7 @@ def make_report(
     """Check a catalog, draw its cases, and write the page.
 
     Args:
-        catalog: Its folder.
+        catalog: Its folder or URL.
         out: The HTML file.
         public: Drop names, UIDs, dates and paths, and show ages over 89 as 90.
         show_head: Show the top of cases that are not known to be defaced.
@@ -74,7 +76,7 @@ def make_report(
     job = {"catalog": opened.digest(), "show_head": show_head, "cases": cases}
     parts = Parts(out.with_name(f".{out.name}.parts"), job, resume=resume)
     with progress("pictures") as report:
-        work = partial(draw_unit, ThumbnailJob(str(opened.path), show_head))
+        work = partial(draw_unit, ThumbnailJob(str(opened.home), show_head))
         parts.run(units, work, workers=workers, progress=report)
     drawn = parts.gather(units, {}).get("thumbnails")
     rows = [] if drawn is None else drawn.to_pylist()

@@ -6,14 +6,15 @@ from typing import Any
 
 import click
 
+from clicksim.cli.over_catalog import where_to_run
+from clicksim.cli.paths import CatalogPath
 from clicksim.cli.runs import read_pairs
 
 INPUT = click.Path(path_type=Path, exists=True, dir_okay=False)
-FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
 
 
 @click.command("rounds")
-@click.option("--catalog", type=FOLDER, help="Play all cases of a catalog, and commit the run there.")
+@click.option("--catalog", type=CatalogPath(), help="Play all cases of a catalog, and commit the run there.")
 @click.option("--source", help="With --catalog: one source of it.")
 @click.option("--label", type=INPUT, help="Play one case: its lesion mask or instance map.")
 @click.option("--pet", type=INPUT, help="Uptake on the label's grid.")
@@ -34,8 +35,7 @@ FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
     help="A person who changes the prompts of every round: ideal, careful, hurried, or a fitted one.",
 )
 @click.option("--time-limit", type=click.FloatRange(min=0.01), default=600.0, show_default=True, metavar="SECONDS")
-@click.option("--workers", type=click.IntRange(0), default=0, show_default=True, help="Processes; 0 works in this one.")
-@click.option("--resume", is_flag=True, help="Go on with a run that was interrupted.")
+@where_to_run()
 @click.option("--run", "name", help="Name of the run; by default a hash of predictor, protocol, settings and cases.")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder for tables, summary and curve.")
 @click.option("--keep-predictions", is_flag=True, help="Store them below --out, where dir: finds them again.")
@@ -84,8 +84,8 @@ def _play(given: dict[str, Any]) -> dict[str, Any]:
         raise click.UsageError("--predictor is missing: py:module:function, cmd:..., dir:PATH or builtin:threshold")
     if given["label"] is None and (given["pet"] or given["ct"] or given["case_id"]):
         raise click.UsageError("--pet, --ct and --case-id go with --label")
-    if given["label"] is not None and given["source"]:
-        raise click.UsageError("--source goes with --catalog")
+    if given["label"] is not None and (given["source"] or given["scheduler"]):
+        raise click.UsageError("--source and --scheduler go with --catalog")
     if given["keep_predictions"] and given["out"] is None:
         raise click.UsageError("--keep-predictions needs --out")
     if given["person"] and given["replay"] and not given["gap"]:

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from clicksim.errors import SettingError, unknown_name
+from clicksim.files import read_bounded
 from clicksim.protocols import effective_settings, load_protocol
 from clicksim.protocols.settings import dump_table, parse_value
 
@@ -113,7 +114,7 @@ def read_config(path: Path, table: str = "clicks") -> dict[str, Any]:
     import tomllib
 
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        values = tomllib.loads(read_bounded(path).decode("utf-8-sig"))
     except OSError as error:
         raise SettingError(f"cannot read the settings: {error.strerror} ({path})") from error
     except (ValueError, RecursionError) as error:

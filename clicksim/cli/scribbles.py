@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from clicksim.cli.clicks import (
-    FOLDER,
+    CATALOG,
     FORMATS,
     IMAGE,
     INPUT,
@@ -17,7 +17,7 @@ from clicksim.cli.clicks import (
     simulate_runs,
     write_text,
 )
-from clicksim.cli.over_catalog import simulate_in_catalog
+from clicksim.cli.over_catalog import simulate_in_catalog, where_to_run
 from clicksim.cli.runs import DEFAULTS, Run, plan_runs
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ STANDARD = DEFAULTS | {"protocol": "autopet-v@2"}
 
 @click.command("scribbles")
 @click.option("--label", type=IMAGE, help="Lesion mask or instance map, or a folder of them.")
-@click.option("--catalog", type=FOLDER, help="All cases of a catalog; commits a prompt run, and with --out JSON too.")
+@click.option("--catalog", type=CATALOG, help="All cases of a catalog; commits a prompt run, and with --out JSON too.")
 @click.option(
     "--prediction",
     type=IMAGE,
@@ -66,8 +66,7 @@ STANDARD = DEFAULTS | {"protocol": "autopet-v@2"}
 @click.option("--format", "layout", type=click.Choice(list(FORMATS)), default="plain", show_default=True)
 @click.option("--preview", type=OUTPUT, help="Draw lesions and scribbles on maximum projections, PNG or WebP.")
 @click.option("--source", help="With --catalog: one source, such as fdat.  [default: all]")
-@click.option("--workers", type=click.IntRange(0), default=0, help="With --catalog: processes; 0 works in this one.")
-@click.option("--resume", is_flag=True, help="With --catalog: go on with a run that was interrupted.")
+@where_to_run("With --catalog: ")
 def command(
     label: Path | None,
     catalog: Path | None,
@@ -86,6 +85,7 @@ def command(
     preview: Path | None,
     source: str | None,
     workers: int,
+    scheduler: str | None,
     resume: bool,
     **given: Any,
 ) -> None:
@@ -107,11 +107,20 @@ def command(
                 "--prediction, --pet, --case-id, --round, --preview, --save-config, --dry-run go with --label"
             )
         simulate_in_catalog(
-            catalog, runs, source, out, layout, workers, resume=resume, person=person, table="scribbles"
+            catalog,
+            runs,
+            source,
+            out,
+            layout,
+            workers=workers,
+            scheduler=scheduler,
+            resume=resume,
+            person=person,
+            table="scribbles",
         )
         return
-    if source or workers or resume:
-        raise click.UsageError("--source, --workers and --resume go with --catalog")
+    if source or workers or scheduler or resume:
+        raise click.UsageError("--source, --workers, --scheduler and --resume go with --catalog")
     assert label is not None
     request = Request(label, pet, None, case_id, out, layout, preview, sweeps=bool(sweep), kind="scribbles")
     others = {"--prediction": prediction, "--config": config, "--save-config": save_config}

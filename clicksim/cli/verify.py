@@ -6,12 +6,14 @@ from pathlib import Path
 
 import click
 
+from clicksim.cli.paths import CatalogPath
+
 
 @click.command("verify")
-@click.argument("catalog", type=click.Path(path_type=Path, exists=True))
+@click.argument("catalog", type=CatalogPath())
 @click.option("--against", "run", required=True, metavar="RUN", help="A prompt run of the catalog.")
 @click.option("--json", "as_json", is_flag=True, help="For scripts.")
-def command(catalog: Path, run: str, as_json: bool) -> None:
+def command(catalog: str | Path, run: str, as_json: bool) -> None:
     """Simulate every case of a prompt run anew, and compare voxel by voxel.
 
     Prints equal, unequal or not reproducible for each case and in total; exit code 1 unless all are equal. With

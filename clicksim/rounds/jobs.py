@@ -96,7 +96,7 @@ def catalog_units(catalog: Catalog, source: str | None = None) -> list[Unit]:
         entry = {"case_id": row["case_id"], **files, "facts": {name: row[name] for name in FACTS}, "recordings": None}
         patients.setdefault(f"{row['source']}/{row['patient_key']}", []).append(entry)
     if not patients:
-        raise CatalogError(f"no cases{f' of {source}' if source else ''} in {catalog.path}")
+        raise CatalogError(f"no cases{f' of {source}' if source else ''} in {catalog.home}")
     return [Unit(key, entries) for key, entries in sorted(patients.items())]
 
 

@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clicksim.arrays import as_labels
-from clicksim.errors import ClicksimError, GeometryError, ImageError, SettingError, unknown_name
+from clicksim.errors import ClicksimError, GeometryError, ImageError, SettingError, StorageError, unknown_name
 from clicksim.prompts import Prompts
 from clicksim.rounds.containers import CommandPredictor
 from clicksim.rounds.records import Predictor, RoundFailure, Scan
@@ -98,13 +98,14 @@ def ask(predictor: Predictor, scan: Scan, prompts: Prompts, time_limit_s: float)
 
     Raises:
         RoundFailure: Whatever kept the predictor from a usable mask.
+        StorageError: The disk that it exchanges files on is full: that is no fault of the predictor.
     """
     own = getattr(predictor, "limits_itself", False)
     started = time.monotonic()
     try:
         with _time_limit(0 if own else time_limit_s):
             answer = predictor(scan, prompts)
-    except RoundFailure:
+    except (RoundFailure, StorageError):
         raise
     except _OutOfTimeError as error:
         raise RoundFailure("TimeLimit", f"no answer within {time_limit_s:g} s") from error

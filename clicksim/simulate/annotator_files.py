@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from clicksim.catalog import Catalog
 from clicksim.errors import ImageError, PromptFormatError, SettingError, unknown_name
+from clicksim.files import read_bounded
 from clicksim.prompts import Box, Click, Prompts, Scribble
 from clicksim.prompts.records import Prompt, check_inside
 from clicksim.protocols.settings import dump_table
@@ -88,7 +89,7 @@ def load_annotator(path: Path) -> Annotator:
         SettingError: As `open_annotator`.
     """
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        values = tomllib.loads(read_bounded(path).decode("utf-8-sig"))
     except OSError as error:
         raise SettingError(f"cannot read the annotator: {error.strerror} ({path})") from error
     except (ValueError, RecursionError) as error:
@@ -195,7 +196,7 @@ def cases_of_catalog(catalog: Catalog) -> OpenCase:
     def open_case(case_id: str) -> Shown:
         row = rows.get(case_id)
         if row is None or row["label_path"] is None:
-            raise ImageError(f"{catalog.path} has no {'label of' if row else 'case'} {case_id}")
+            raise ImageError(f"{catalog.home} has no {'label of' if row else 'case'} {case_id}")
         label = read_label(catalog.resolve(row["label_path"]))
         uptake = None if row["pet_path"] is None else read_image(catalog.resolve(row["pet_path"])).array
         return Shown(label, uptake, row["instances"])

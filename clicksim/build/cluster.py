@@ -1,0 +1,68 @@
+"""Units of work on a Dask cluster that is running already."""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from clicksim.errors import CatalogError
+
+PATIENCE_S = 20
+
+
+@contextmanager
+def dask_executor(scheduler: str) -> Iterator[Executor]:
+    """The executor of a running Dask cluster.
+
+    Args:
+        scheduler: Its address, such as `tcp://head:8786`, or the file ending in `.json` that
+            `dask scheduler --scheduler-file` writes.
+
+    Raises:
+        CatalogError: Dask is not installed, or nobody answers.
+    """
+    try:
+        from distributed import Client
+    except ImportError as error:
+        raise CatalogError("--scheduler needs Dask: pip install 'clicksim[cluster]'") from error
+    is_file = scheduler.endswith(".json")
+    if is_file and not Path(scheduler).is_file():
+        raise CatalogError(f"no scheduler file {scheduler}: start dask scheduler --scheduler-file {scheduler}")
+    connect: Any = Client
+    try:
+        client = connect(timeout=PATIENCE_S, **{"scheduler_file" if is_file else "address": scheduler})
+    except (OSError, TimeoutError, ValueError) as error:
+        raise CatalogError(f"no Dask scheduler answers at {scheduler}: {error}") from error
+    with client:
+        yield ClusterExecutor(client)
+
+
+class ClusterExecutor(Executor):
+    """Hands calls to a cluster and says how they ended; what they return stays there.
+
+    Fetching it from a worker that dies in between can wait for ever, in Dask's own executor too.
+    """
+
+    def __init__(self, client: Any) -> None:
+        """Work for a `distributed.Client`."""
+        self._client = client
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Hand in a call, the same one as often as wished; the result is None."""
+        future: Future[Any] = Future()
+        handed_in = self._client.submit(fn, *args, **kwargs, pure=False)
+        handed_in.add_done_callback(partial(_pass_on, future))
+        return future
+
+
+def _pass_on(future: Future[Any], done: Any) -> None:
+    """End a call as the cluster ended it; one that was done and is lost since was done."""
+    if done.status == "cancelled":
+        gone = "the Dask scheduler is gone; start it again and go on with --resume"
+        future.set_exception(CatalogError(gone))
+    elif done.status == "error":
+        future.set_exception(done.exception())
+    else:
+        future.set_result(None)
