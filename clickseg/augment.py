@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from clickseg.encode import put
 from clickseg.settings import TrainSettings
 from clicksim.geometry import Spacing
 from clicksim.prompts import Prompts
@@ -26,16 +27,18 @@ NEAR = 1  # voxels around a moved prompt in which its own tissue is looked for
 
 
 def flip(arrays: Sequence[NDArray[Any]], prompts: Prompts, axes: Sequence[int]) -> tuple[list[NDArray[Any]], Prompts]:
-    """Arrays of a patch and its prompts, mirrored along some axes."""
+    """Arrays of a patch and its prompts, mirrored along some axes; the arrays are views, copied where they are used."""
     for axis in axes:
         prompts = prompts.flip(axis)
-    return [np.ascontiguousarray(np.flip(array, tuple(axes))) if len(axes) else array for array in arrays], prompts
+    return [np.flip(array, tuple(axes)) for array in arrays], prompts
 
 
 def change_ct(ct: NDArray[np.float32], draws: np.random.Generator) -> NDArray[np.float32]:
     """A CT with another contrast and offset, as scanners and contrast agents give; air stays the darkest value."""
     scale, shift = draws.uniform(*CONTRAST), draws.normal(0, SHIFT_HU)
-    return np.maximum(ct * np.float32(scale) + np.float32(shift), ct.min()).astype(np.float32)
+    changed = ct * np.float32(scale)
+    changed += np.float32(shift)
+    return np.maximum(changed, ct.min(), out=changed)
 
 
 def change_pet(pet: NDArray[np.float32], draws: np.random.Generator) -> NDArray[np.float32]:
@@ -44,7 +47,11 @@ def change_pet(pet: NDArray[np.float32], draws: np.random.Generator) -> NDArray[
     top = float(pet.max(initial=0))
     if top <= 0:
         return pet
-    return (np.float32(top * gain) * (np.maximum(pet, 0) / np.float32(top)) ** np.float32(gamma)).astype(np.float32)
+    changed = np.maximum(pet, np.float32(0))
+    changed /= np.float32(top)
+    np.power(changed, np.float32(gamma), out=changed)
+    changed *= np.float32(top * gain)
+    return changed
 
 
 def draw_affine(draws: np.random.Generator, settings: TrainSettings, spacing: Spacing) -> NDArray[np.float32]:
@@ -81,7 +88,7 @@ def warp(images: Tensor, label: Tensor, points: Tensor, matrices: Tensor) -> tup
         The same three, changed.
     """
     batch, _, *shape = images.shape
-    half = torch.tensor([n / 2 for n in shape], device=images.device)
+    half = put([n / 2 for n in shape], images.device)
     normal = matrices * half[None, None, :] / half[None, :, None]  # offsets as shares of half the patch
     theta = torch.zeros(batch, 3, 4, device=images.device)
     theta[:, :, :3] = normal.flip(1, 2)  # affine_grid names the axes from the last
@@ -89,12 +96,15 @@ def warp(images: Tensor, label: Tensor, points: Tensor, matrices: Tensor) -> tup
     moved = functional.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
     mask = functional.grid_sample(label.float(), grid, mode="nearest", padding_mode="border", align_corners=False)
     mask = mask.to(label.dtype)
-    return moved, mask, _move_points(points, mask, torch.linalg.inv(matrices)) if len(points) else points
+    if not len(points):
+        return moved, mask, points
+    inverse, _ = torch.linalg.inv_ex(matrices)  # `inv` would wait for the device to say that there is one
+    return moved, mask, _move_points(points, mask, inverse)
 
 
 def _move_points(points: Tensor, label: Tensor, inverse: Tensor) -> Tensor:
     """Prompts after the change of their patch; see `warp`."""
-    shape = torch.tensor(label.shape[2:], device=points.device)
+    shape = put(label.shape[2:], points.device)
     centre = (shape - 1).float() / 2
     sample = points[:, 0].clamp(min=0)
     place = (inverse[sample] @ (points[:, 2:].float() - centre)[..., None])[..., 0] + centre

@@ -7,6 +7,8 @@ and `optimizer.*`. Nothing in it is pickled.
 """
 
 import json
+import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -36,6 +38,9 @@ def save_checkpoint(path: str | Path, tensors: Mapping[str, Mapping[str, Tensor]
         path: The file; an existing one is replaced.
         tensors: Groups such as `network` with their tensors by name.
         about: Plain data.
+
+    Raises:
+        StorageError: The disk is full, or may not be written.
     """
     flat = {
         f"{group}.{name}": t.detach().cpu().contiguous()
@@ -46,7 +51,18 @@ def save_checkpoint(path: str | Path, tensors: Mapping[str, Mapping[str, Tensor]
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     with replacing(target) as temporary:
-        save_file(flat, temporary, metadata={KEY: text})
+        try:
+            save_file(flat, temporary, metadata={KEY: text})
+        except SafetensorError as error:  # it names the system's error in words alone
+            number = re.search(r"os error (\d+)", str(error))
+            if number is None:
+                raise
+            raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
+
+
+def bytes_of(tensors: Mapping[str, Tensor]) -> int:
+    """What tensors take in a checkpoint."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
 
 
 def read_about(path: str | Path) -> dict[str, Any]:

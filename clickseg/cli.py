@@ -9,7 +9,9 @@ import click
 from clickseg import settings as groups
 from clickseg.cli_model import container, evaluate, predict
 from clicksim import __version__
+from clicksim.cli.paths import CatalogPath
 from clicksim.errors import ClicksimError, SettingError
+from clicksim.files import one_line
 
 PATH = click.Path(path_type=Path)
 WORKERS = click.option(
@@ -21,14 +23,17 @@ LIST = click.option("--list", "list_only", is_flag=True, help="Show all settings
 
 
 class Refusing(click.Group):
-    """A group that says a `ClicksimError` in one line; anything else is a bug and keeps its traceback."""
+    """A group that says what was refused in one line, as `clicksim` does; a bug keeps its traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
         try:
             return super().invoke(ctx)
-        except ClicksimError as error:
-            click.echo(f"clickseg: {error}", err=True)
+        except (ClicksimError, OSError, MemoryError) as error:
+            line = one_line(error)
+            if line is None:
+                raise
+            click.echo(f"clickseg: {line}", err=True)
             raise click.exceptions.Exit(1) from error
 
 
@@ -49,7 +54,7 @@ def main() -> None:
 
 
 @main.command()
-@click.argument("catalog", type=PATH, required=False)
+@click.argument("catalog", type=CatalogPath(exists=False), required=False)
 @click.argument("store", type=PATH, required=False)
 @click.option("--source", "sources", multiple=True, help="Take this source only; repeatable.")
 @WORKERS
@@ -58,7 +63,7 @@ def main() -> None:
 @CONFIG
 @LIST
 def prepare(
-    catalog: Path | None,
+    catalog: str | Path | None,
     store: Path | None,
     sources: tuple[str, ...],
     workers: int,

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from clicksim.cli.paths import CatalogPath
 from clicksim.errors import ClicksimError, SettingError
 
 if TYPE_CHECKING:
@@ -13,7 +14,6 @@ if TYPE_CHECKING:
 
 PATH = click.Path(path_type=Path)
 FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
-FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
 MODEL_VARIABLE, CACHE_VARIABLE = "CLICKSEG_MODEL", "CLICKSEG_CACHE"
 DEVICE = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ...")
 OVERLAP = click.option(
@@ -77,7 +77,7 @@ def predict(
 
 @click.command()
 @click.argument("model", type=FILE)
-@click.argument("catalog", type=FOLDER)
+@click.argument("catalog", type=CatalogPath())
 @click.argument("out", type=PATH)
 @click.option(
     "--protocol", "protocols", multiple=True, default=("autopet-iv@2", "autopet-v@2"), show_default=True,
@@ -95,7 +95,14 @@ def predict(
 @OVERLAP
 @MIRROR
 def evaluate(
-    model: Path, catalog: Path, out: Path, pairs: tuple[str, ...], device: str, overlap: float, mirror: str, **how: Any
+    model: Path,
+    catalog: str | Path,
+    out: Path,
+    pairs: tuple[str, ...],
+    device: str,
+    overlap: float,
+    mirror: str,
+    **how: Any,
 ) -> None:
     """Play interactive rounds of a MODEL over a CATALOG, and write tables, summary and curves to OUT.
 

@@ -28,6 +28,8 @@ FATES = ("keep", "drop", "grow", "shrink", "clear", "fill")
 it cleared or filled."""
 JITTER = 0.25  # share of the patch by which the place that it is put on may lie off its centre
 
+SMALL_BYTES = 1 << 16
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -81,6 +83,15 @@ class Batch:
     def __len__(self) -> int:
         return len(self.plans)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What travels from a worker: small tensors by value, since each shared one costs a call back to the worker."""
+        small = {n: t.numpy() for n, t in vars(self).items() if isinstance(t, Tensor) and t.nbytes < SMALL_BYTES}
+        return {**vars(self), **small}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        for name, value in state.items():
+            object.__setattr__(self, name, torch.from_numpy(value) if isinstance(value, np.ndarray) else value)
+
     def to(self, device: torch.device) -> "Batch":
         """The batch on a device, without waiting for it."""
         moved = {
@@ -131,7 +142,7 @@ class PatchDataset(Dataset[Sample]):
         if not learning:
             plan = replace(plan, count=0, corrections=0)
         prompts = self._prompts(plan, mask, pet if case.has_pet else None, case)
-        arrays: list[Any] = [ct, pet, (mask != 0).astype(np.uint8)]
+        arrays: list[Any] = [ct, pet, (mask != 0).view(np.uint8)]
         matrix, shown, fate = None, case.has_pet, ("keep", np.zeros((2, 3), dtype=np.int64))
         if learning:
             axes = np.flatnonzero(draws.random(3) < 0.5).tolist() if settings.flips else []
@@ -201,15 +212,20 @@ class Batches(Sampler[list[int]]):
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
-    """Samples as one batch; the prompts of all in one table."""
+    """Samples as one batch, each array copied once; the prompts of all in one table."""
+    shape = samples[0].label.shape
+    images = np.empty((len(samples), 2, *shape), np.float32)  # NumPy asks for large pages, Torch does not
+    label = np.empty((len(samples), 1, *shape), np.uint8)
+    for n, sample in enumerate(samples):
+        images[n, 0], images[n, 1], label[n, 0] = sample.ct, sample.pet, sample.label
     points = [np.concatenate([np.full((len(s.points), 1), n), s.points[:, 1:]], axis=1) for n, s in enumerate(samples)]
     turned = any(sample.matrix is not None for sample in samples)
     eye = np.eye(3, dtype=np.float32)
     matrices = np.stack([eye if sample.matrix is None else sample.matrix for sample in samples])
     return Batch(
-        images=torch.from_numpy(np.stack([np.stack([sample.ct, sample.pet]) for sample in samples])),
+        images=torch.from_numpy(images),
         has_pet=torch.tensor([sample.has_pet for sample in samples]),
-        label=torch.from_numpy(np.stack([sample.label for sample in samples])[:, None]),
+        label=torch.from_numpy(label),
         points=torch.from_numpy(np.concatenate(points).astype(np.int64)),
         matrices=torch.from_numpy(matrices) if turned else None,
         plans=tuple(sample.plan for sample in samples),

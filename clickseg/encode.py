@@ -107,7 +107,7 @@ def encode(
         offsets, values = stencil(encoding, float(size_mm), one)
         at = torch.from_numpy(offsets).to(points.device, non_blocking=True)
         value = torch.from_numpy(values).to(points.device, non_blocking=True)
-        here = torch.tensor([check_spacing(s) == one for s in each]).to(points.device)  # type: ignore[arg-type]
+        here = put([check_spacing(s) == one for s in each], points.device)  # type: ignore[arg-type]
         step = max(1, CHUNK // len(at))
         for first in range(0, len(points), step):
             _draw(channels, points[first : first + step], here, at, value, add=encoding == "gaussian-sum")
@@ -117,7 +117,7 @@ def encode(
 def _draw(channels: Tensor, points: Tensor, here: Tensor, at: Tensor, value: Tensor, *, add: bool) -> None:
     """Lay a stencil on each point of the samples that are `here`; what falls outside adds nothing to voxel 0."""
     shape = channels.shape[2:]
-    limit = torch.tensor(shape, device=points.device)
+    limit = put(shape, points.device)
     sample = points[:, 0].clamp(min=0)
     on = (points[:, 0] >= 0) & here[sample]
     voxels = points[:, None, 2:] + at[None]  # (n, m, 3)
@@ -146,6 +146,11 @@ def _without_repeats(points: Tensor, shape: Shape) -> Tensor:
     out = points.clone()
     out[:, 0] = torch.where(again, torch.full_like(out[:, 0], -1), out[:, 0])
     return out
+
+
+def put(values: Sequence[float], device: torch.device) -> Tensor:
+    """A few numbers on a device, without waiting for it, as `torch.tensor(values, device=device)` would."""
+    return torch.tensor(values).to(device, non_blocking=True)
 
 
 def rows_of(prompts: Prompts, sample: int = 0) -> NDArray[np.int64]:

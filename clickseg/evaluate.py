@@ -13,43 +13,46 @@ A model is scored on patients that it never saw: where the catalog is the one th
 that its training held out, unless another is named.
 """
 
-import json
-import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from clickseg.checkpoint import read_about
-from clickseg.predict import Options, RoundsPredictor, Session, open_session
-from clickseg.prepare import draw_fold
+from clickseg.lesion_scores import lesion_schema, measure_lesions, summarise_lesions, write_lesions
+from clickseg.linting import lint_model
+from clickseg.named import name_of, named_model, predict_named
+from clickseg.predict import Options, open_session
+from clickseg.prepare import plan
 from clicksim.build.units import Parts, Progress, run_facts
 from clicksim.catalog import Catalog, Unit, open_catalog
 from clicksim.catalog.schema import table_schema
 from clicksim.errors import CatalogError, ClicksimError, SettingError
-from clicksim.files import replacing
-from clicksim.guidance import Finding, format_findings, lint, lint_predictor
-from clicksim.lesions import find_lesions
-from clicksim.prompts import Prompts
 from clicksim.rounds.jobs import RoundsJob, catalog_units, finish_tables, play_unit, run_id
 from clicksim.rounds.statistics import summarise
-from clicksim.simulate.clicks import simulate_clicks
-from clicksim.volumes import read_image, read_label
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+__all__ = [
+    "ModelJob",
+    "choose_units",
+    "evaluate_model",
+    "folds_of",
+    "lesion_schema",
+    "lint_model",
+    "name_of",
+    "named_model",
+    "play_patient",
+    "predict_named",
+    "slug_of",
+    "summarise_lesions",
+]
 SPEC = "py:clickseg.evaluate:predict_named"
-VARIABLE = "CLICKSEG_PREDICTOR"
 FOLDS = range(5)
-SIZES_ML = (1.0, 10.0)  # lesions are small, medium or large below, between and above
-FOUND = 0.5  # share of a lesion's voxels from which it counts as found
 Row = dict[str, Any]
 
 
@@ -76,7 +79,7 @@ class ModelJob(RoundsJob):
 
 def evaluate_model(
     model: Path,
-    catalog_path: Path,
+    catalog_path: str | Path,
     out: Path,
     *,
     protocols: Sequence[str] = ("autopet-iv@2", "autopet-v@2"),
@@ -120,7 +123,7 @@ def evaluate_model(
     about = read_about(model)
     catalog, chosen = open_catalog(catalog_path), options or Options()
     units, sentence = choose_units(catalog, about, fold, sources)
-    folds = {row["case_id"]: fold_of(row) for row in catalog.cases.to_pylist()}
+    folds = folds_of(catalog)
     known = tuple((name, about[name]) for name in ("step", "catalog_digest", "model"))
     pages = [sentence]
     jobs = [
@@ -165,15 +168,15 @@ def choose_units(
     held = int(about["train"]["fold"])
     wanted = None if fold == "all" else held if fold == "auto" and same and held >= 0 else None
     wanted = int(fold) if fold not in ("auto", "all") else wanted
-    rows = {row["case_id"]: row for row in catalog.cases.to_pylist()}
     if wanted is not None:
+        folds = folds_of(catalog)
         units = [
             Unit(unit.key, kept)
             for unit in units
-            if (kept := [entry for entry in unit.content if fold_of(rows[entry["case_id"]]) == wanted])
+            if (kept := [entry for entry in unit.content if folds[entry["facts"]["patient_key"]] == wanted])
         ]
     if not units:
-        raise CatalogError(f"no case of {catalog.path} is in fold {wanted}; --fold all takes every case")
+        raise CatalogError(f"no case of {catalog.home} is in fold {wanted}; --fold all takes every case")
     count = sum(len(unit.content) for unit in units)
     which = "of all folds" if wanted is None else f"of fold {wanted}"
     seen = "the model was trained on none of them" if wanted == held and same else (
@@ -182,61 +185,14 @@ def choose_units(
     return units, f"{count} cases {which}; {seen}"
 
 
-def fold_of(row: Mapping[str, Any]) -> int:
-    """The fold of a case, as `clickseg prepare` gives it."""
-    official = row["official_fold"]
-    return draw_fold(str(row["patient_key"])) if official is None else int(official)
+def folds_of(catalog: Catalog) -> dict[str, int]:
+    """The fold of each patient by name, as `clickseg prepare` gives it."""
+    return {unit.key: int(unit.content[0]["fold"]) for unit in plan(catalog.cases.to_pylist())}
 
 
 def slug_of(protocol: str) -> str:
     """The folder of a protocol: `autopet-v@2` gives `autopet-v-2`."""
     return protocol.replace("@", "-")
-
-
-def name_of(model: Path, options: Options) -> str:
-    """A model and how it is asked, as `predict_named` takes it."""
-    return json.dumps({"model": str(model.resolve()), **asdict(options)})
-
-
-@contextmanager
-def named_model(name: str) -> Iterator[None]:
-    """Name a model to `predict_named` in this process, for a while."""
-    before = os.environ.get(VARIABLE)
-    os.environ[VARIABLE] = name
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[VARIABLE]
-        else:
-            os.environ[VARIABLE] = before
-
-
-class NamedPredictor:
-    """The model that the environment names, opened when it is first asked, and again when another is named."""
-
-    def __init__(self) -> None:
-        self._text = ""
-        self._inner: RoundsPredictor | None = None
-
-    def __call__(self, case: Any, prompts: Prompts) -> Any:
-        """The mask."""
-        text = os.environ.get(VARIABLE, "")
-        if not text:
-            raise SettingError(f"no model is named: set {VARIABLE} to JSON with model, or run clickseg evaluate")
-        if self._inner is None or text != self._text:
-            named = json.loads(text)
-            session, _ = open_session(named.pop("model"), Options(**named))
-            self._text, self._inner = text, RoundsPredictor(session)
-        return self._inner(case, prompts)
-
-    def finish(self) -> None:
-        """Forget the case."""
-        if self._inner is not None:
-            self._inner.finish()
-
-
-predict_named = NamedPredictor()
 
 
 def play_patient(job: ModelJob, catalog: Catalog, unit: Unit) -> dict[str, "pa.Table"]:
@@ -246,59 +202,12 @@ def play_patient(job: ModelJob, catalog: Catalog, unit: Unit) -> dict[str, "pa.T
     with named_model(job.name):
         tables = play_unit(job, catalog, unit)
     assert job.keep is not None
-    lesions = [row for entry in unit.content for row in _lesions_of(job, catalog, entry)]
+    folder = Path(job.keep)
+    lesions = [row for entry in unit.content for row in measure_lesions(catalog, entry, folder / entry["case_id"])]
     if not job.keep_predictions:
         for entry in unit.content:
-            shutil.rmtree(Path(job.keep) / entry["case_id"], ignore_errors=True)
+            shutil.rmtree(folder / entry["case_id"], ignore_errors=True)
     return {**tables, "lesions": pa.Table.from_pylist(lesions, lesion_schema())}
-
-
-def lesion_schema() -> "pa.Schema":
-    """The table of lesions."""
-    import pyarrow as pa
-
-    columns = [("case_id", pa.string()), ("round", pa.int32()), ("lesion", pa.int32())]
-    columns += [("volume_ml", pa.float64()), ("found_share", pa.float64())]
-    return pa.schema(columns)
-
-
-def _lesions_of(job: ModelJob, catalog: Catalog, entry: Mapping[str, Any]) -> list[Row]:
-    """How much of each lesion each round found."""
-    folder = Path(str(job.keep)) / entry["case_id"]
-    files = sorted(folder.glob("iter_*.nii.gz"), key=lambda file: int(file.name[5:].split(".")[0]))
-    if not files:
-        return []
-    truth = read_label(catalog.resolve(entry["label"]))
-    lesions = list(find_lesions(truth.array))
-    rows = []
-    for file in files:
-        mask, number = read_label(file).array != 0, int(file.name[5:].split(".")[0])
-        for n, lesion in enumerate(lesions, start=1):
-            voxels = lesion.voxels
-            share = float(np.mean(mask[tuple(voxels.T)]))
-            volume = len(voxels) * truth.grid.voxel_ml
-            rows.append(
-                {"case_id": entry["case_id"], "round": number, "lesion": n, "volume_ml": volume, "found_share": share}
-            )
-    return rows
-
-
-def summarise_lesions(rows: Sequence[Row]) -> Row:
-    """Lesions and the share found, over the rounds, for small, medium and large ones and for all."""
-    names = (f"below {SIZES_ML[0]:g} ml", f"{SIZES_ML[0]:g} to {SIZES_ML[1]:g} ml", f"above {SIZES_ML[1]:g} ml")
-    summary = {}
-    for name in ("all", *names):
-        members = [r for r in rows if name == "all" or names[int(np.searchsorted(SIZES_ML, r["volume_ml"]))] == name]
-        if not members:
-            continue
-        numbers = sorted({row["round"] for row in members})
-        by_round = [[row["found_share"] for row in members if row["round"] == number] for number in numbers]
-        summary[name] = {
-            "lesions": len({(row["case_id"], row["lesion"]) for row in members}),
-            "found": [float(np.mean(np.asarray(shares) >= FOUND)) for shares in by_round],
-            "found_share": [float(np.mean(shares)) for shares in by_round],
-        }
-    return summary
 
 
 def _run(
@@ -332,51 +241,16 @@ def _run(
     summary["fold"] = {
         str(fold): summarise(members, seed=job.seed)["all"]
         for fold in FOLDS
-        if (members := [row for row in rows if folds[row["case_id"]] == fold])
+        if (members := [row for row in rows if folds[row["patient_key"]] == fold])
     }
     summary["lesion"] = summarise_lesions(lesions)
     timings = tables["timings"].to_pylist() if "timings" in tables else []
     write_outcome(folder, tables, summary, run_facts(started, {"workers": workers, "rounds": timings}))
-    _write_lesions(folder, tables["lesions"])
+    write_lesions(folder, tables["lesions"])
     parts.remove()
     if not job.keep_predictions:
         shutil.rmtree(folder / "predictions", ignore_errors=True)
     return _page(summary)
-
-
-def _write_lesions(folder: Path, table: "pa.Table") -> None:
-    import pyarrow.parquet as pq
-
-    with replacing(folder / "lesions.parquet") as temporary:
-        pq.write_table(table, temporary, compression="zstd")
-
-
-def lint_model(session: Session, catalog: Catalog, units: Sequence[Unit], cases: int, seed: int) -> str:
-    """Whether the model uses its guidance, tried on a window around a lesion of each of some cases."""
-    texts: list[str] = []
-    for entry in (entry for unit in units for entry in unit.content):
-        if len(texts) == cases:
-            break
-        findings = _lint_case(session, catalog, entry, seed)
-        if findings:
-            texts.append(f"case {entry['case_id']}\n{format_findings(findings)}")
-    return "\n\n".join(texts) or "no case with a lesion to try it on"
-
-
-def _lint_case(session: Session, catalog: Catalog, entry: Mapping[str, Any], seed: int) -> list[Finding]:
-    """The findings on one case; none where it has no lesion."""
-    truth = read_label(catalog.resolve(entry["label"]))
-    if not truth.array.any() or entry["ct"] is None:
-        return []
-    images = [None if entry[n] is None else read_image(catalog.resolve(entry[n])).array for n in ("ct", "pet")]
-    prompts = simulate_clicks(
-        truth.array, uptake=images[1], spacing=truth.grid.spacing, seed=seed, case_id=entry["case_id"],
-        n_foreground=3, n_background=3, background="shell",
-    )  # fmt: skip
-    prompts = replace(prompts, grid=truth.grid)
-    session.set_case(truth.grid, *images)
-    trial = session.trial(prompts)
-    return [*lint(trial.guidance, trial.prompts), *lint_predictor(trial.predict, trial.guidance, trial.prompts)]
 
 
 def _page(summary: Mapping[str, Any]) -> str:

@@ -1,5 +1,6 @@
 """What a run measured: rows of numbers in Parquet, and a picture of them."""
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,8 @@ if TYPE_CHECKING:
     from PIL.ImageDraw import ImageDraw
 
 WIDTH, HEIGHT, MARGIN = 640, 300, 48  # pixels of one plot
+SUPERSAMPLE = 2
+TICKS = 5  # grid lines above 0, at most
 INK = ("#3366aa", "#cc6633", "#339966", "#aa3377", "#888833", "#555555")
 Point = tuple[float, float]
 
@@ -62,40 +65,59 @@ def draw_curve(rows: list[dict[str, Any]], file: Path) -> None:
     loss = {"loss": [(row["step"], row["value"]) for row in rows if row["name"] == "loss"]}
     prompts = sorted({row["prompts"] for row in rows if row["name"] == "dice"})
     scores = {
-        f"{n} prompts": [(row["step"], row["value"]) for row in rows if row["name"] == "dice" and row["prompts"] == n]
+        f"{n} prompt{'s' if n != 1 else ''}": [
+            (row["step"], row["value"]) for row in rows if row["name"] == "dice" and row["prompts"] == n
+        ]
         for n in prompts
     }
     plots = [("loss", loss)] + ([("Dice, held-out patches", scores)] if scores else [])
-    image = Image.new("RGB", (WIDTH, HEIGHT * len(plots)), "white")
+    last = max((row["step"] for row in rows), default=1)
+    size = (WIDTH, HEIGHT * len(plots))
+    image = Image.new("RGB", (SUPERSAMPLE * size[0], SUPERSAMPLE * size[1]), "white")
     pen = ImageDraw.Draw(image)
     for number, (title, lines) in enumerate(plots):
-        _draw_plot(pen, number * HEIGHT, title, lines)
+        _draw_plot(pen, number * HEIGHT, title, lines, last)
     with replacing(file) as temporary:
-        image.save(temporary, format="PNG")
+        image.resize(size, Image.Resampling.LANCZOS).save(temporary, format="PNG")
 
 
-def _draw_plot(pen: "ImageDraw", top: int, title: str, lines: dict[str, list[Point]]) -> None:
-    points = [point for line in lines.values() for point in line]
-    last = max((step for step, _ in points), default=1)
-    high = max(max((value for _, value in points), default=1.0), 1e-9) * 1.05
+def _draw_plot(pen: "ImageDraw", top: int, title: str, lines: dict[str, list[Point]], last: int) -> None:
+    """One plot below `top`, its lines named in their ink beside the title."""
+    from PIL import ImageFont
+
+    n, font = SUPERSAMPLE, ImageFont.load_default(size=12 * SUPERSAMPLE)
+    most = max((value for line in lines.values() for _, value in line), default=1.0)
+    step = _tick(most)
+    ticks = max(1, math.ceil(most / step))
+    high = ticks * step
     left, right, bottom = MARGIN, WIDTH - 12, top + HEIGHT - 28
 
     def place(point: Point) -> Point:
-        return left + point[0] / last * (right - left), bottom - point[1] / high * (bottom - top - 28)
+        x, y = left + point[0] / last * (right - left), bottom - point[1] / high * (bottom - top - 32)
+        return n * x, n * y
 
-    pen.text((left, top + 6), title, fill="black")
-    for share in (0.0, 0.25, 0.5, 0.75, 1.0):
-        _, y = place((0, share * high))
-        pen.line([(left, y), (right, y)], fill="#dddddd")
-        pen.text((4, y - 6), f"{share * high:.3g}", fill="black")
-    pen.text((left, bottom + 6), "0", fill="black")
-    pen.text((right - 60, bottom + 6), f"step {last}", fill="black")
-    for n, (name, line) in enumerate(lines.items()):
-        ink = INK[n % len(INK)]
+    for tick in range(ticks + 1):
+        _, y = place((0, tick * step))
+        pen.line([(n * left, y), (n * right, y)], fill="#dddddd", width=n)
+        pen.text((n * (left - 6), y), f"{tick * step:.3g}", fill="black", font=font, anchor="rm")
+    pen.text((n * left, n * (bottom + 6)), "0", fill="black", font=font)
+    pen.text((n * right, n * (bottom + 6)), f"step {last}", fill="black", font=font, anchor="ra")
+    pen.text((n * left, n * (top + 6)), title, fill="black", font=font)
+    x = n * left + pen.textlength(title, font=font) + 20 * n
+    for number, (name, line) in enumerate(lines.items()):
+        ink = INK[number % len(INK)]
         placed = [place(point) for point in line]
         if len(placed) > 1:
-            pen.line(placed, fill=ink, width=2)
-        for x, y in placed if len(placed) < 30 else []:
-            pen.ellipse([x - 2, y - 2, x + 2, y + 2], fill=ink)
+            pen.line(placed, fill=ink, width=2 * n, joint="curve")
+        for a, b in placed if len(placed) < 30 else []:
+            pen.ellipse([a - 3 * n, b - 3 * n, a + 3 * n, b + 3 * n], fill=ink)
         if len(lines) > 1:
-            pen.text((right - 80, top + 6 + 12 * n), name, fill=ink)
+            pen.text((x, n * (top + 6)), name, fill=ink, font=font)
+            x += pen.textlength(name, font=font) + 14 * n
+
+
+def _tick(most: float) -> float:
+    """The distance between grid lines, of which `TICKS` reach the highest value: 1, 2, 2.5, 5 times a power of ten."""
+    least = max(most, 1e-9) / TICKS
+    power = 10.0 ** math.floor(math.log10(least))
+    return next(share * power for share in (1, 2, 2.5, 5, 10) if share * power >= least * (1 - 1e-9))

@@ -7,7 +7,7 @@ that cannot be prepared stands in `rejected.parquet` with its reason, and the ot
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,9 +22,10 @@ from clickseg.store import AIR_HU, FORMAT, Places, case_schema
 from clicksim import __version__
 from clicksim.build.units import Parts, Progress, Tables
 from clicksim.catalog import Catalog, Unit, open_catalog
+from clicksim.catalog.lock import writing
 from clicksim.catalog.schema import rows_to_table
 from clicksim.errors import CatalogError, ClicksimError
-from clicksim.files import replacing, slug
+from clicksim.files import LEAST_PACKED, check_space, replacing, slug, storing
 from clicksim.geometry import Spacing
 from clicksim.lesions import find_lesions
 from clicksim.simulate.hot import hot_voxels, join_voxels
@@ -66,7 +67,9 @@ def prepare_store(
         progress: Told after each patient.
 
     Raises:
-        CatalogError: No catalog, no case in it, parts of an interrupted run, or no case that could be prepared.
+        CatalogError: No catalog, no case in it, parts of an interrupted run, no case that could be prepared, or
+            another process at work in the folder.
+        StorageError: Too little space is free, or the folder may not be written.
     """
     chosen = rules or StoreRules()
     catalog = open_catalog(catalog_path)
@@ -75,22 +78,36 @@ def prepare_store(
         raise CatalogError(f"{catalog_path} has no case{' of ' + ', '.join(sources) if sources else ''}")
     units = plan(rows)
     folder = Path(out)
+    known = {path.name for path in (folder / "arrays").glob("*")}
+    check_space(folder, _least_bytes(rows, known, chosen), "the patch store")
     (folder / "arrays").mkdir(parents=True, exist_ok=True)
-    known = {path.name for path in (folder / "arrays").iterdir()}
-    digest = catalog.digest()
-    job = {"version": __version__, "rules": chosen.plain(), "catalog": digest, "sources": list(sources)}
-    parts = Parts(folder / ".work" / "prepare", job, resume=resume)
-    work = partial(prepare_patient, str(catalog.path), str(folder), chosen)
-    parts.run(units, work, workers=workers, progress=progress)
-    tables = parts.gather(units, {"rejected": rows_to_table("rejected", []), "cases": case_schema().empty_table()})
-    cases = tables["cases"].sort_by([("source", "ascending"), ("case_id", "ascending")])
-    if not len(cases):
-        reasons = "; ".join(str(row["message"]) for row in tables["rejected"].slice(0, 3).to_pylist())
-        raise CatalogError(f"no case of {catalog_path} could be prepared: {reasons}")
-    _commit(folder, cases, tables["rejected"], _about(catalog, digest, chosen))
-    parts.remove()
-    made = sum(name not in known for name in cases["folder"].to_pylist())
-    return Summary(len(cases), made, len(tables["rejected"]))
+    with writing(folder):
+        digest = catalog.digest()
+        job = {"version": __version__, "rules": chosen.plain(), "catalog": digest, "sources": list(sources)}
+        parts = Parts(folder / ".work" / "prepare", job, resume=resume)
+        work = partial(prepare_patient, str(catalog.home), str(folder), chosen)
+        parts.run(units, work, workers=workers, progress=progress)
+        tables = parts.gather(units, {"rejected": rows_to_table("rejected", []), "cases": case_schema().empty_table()})
+        cases = tables["cases"].sort_by([("source", "ascending"), ("case_id", "ascending")])
+        if not len(cases):
+            reasons = "; ".join(str(row["message"]) for row in tables["rejected"].slice(0, 3).to_pylist())
+            raise CatalogError(f"no case of {catalog_path} could be prepared: {reasons}")
+        _commit(folder, cases, tables["rejected"], _about(catalog, digest, chosen))
+        parts.remove()
+        made = sum(name not in known for name in cases["folder"].to_pylist())
+        return Summary(len(cases), made, len(tables["rejected"]))
+
+
+def _least_bytes(rows: Sequence[Row], known: Collection[str], rules: StoreRules) -> float:
+    """What the cases that have no arrays yet will take, by their rows alone: CT, uptake, and a label of one byte."""
+    done, total = {name.rpartition("-")[0] for name in known}, 0.0
+    for row in rows:
+        shape, spacing = row["shape_xyz"], row["spacing_xyz_mm"]
+        if shape and spacing and slug(f"{row['source']}-{row['case_id']}") not in done:
+            change = np.prod(spacing) / np.prod(rules.spacing_mm) if rules.spacing_mm else 1.0
+            voxel = np.dtype(np.int16).itemsize + 1 + (np.dtype(rules.pet_type).itemsize if row["pet_path"] else 0)
+            total += float(np.prod(shape, dtype=np.float64) * change) * voxel
+    return total * (LEAST_PACKED if rules.compressed else 1.0)
 
 
 def plan(rows: Sequence[Row]) -> list[Unit]:
@@ -166,21 +183,22 @@ def _write_case(files: Mapping[str, Path], row: Row, target: Path, rules: StoreR
     assert frame.target.affine is not None
     places, lesions = find_places(mask, ct, pet, frame.target.spacing, rules, str(row["case_id"]), row["instances"])
     temporary = target.with_name(f".writing-{target.name}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    arrays: dict[str, NDArray[Any]] = {"ct": ct, "label": mask}
-    if pet is not None:
-        arrays["pet"] = pet.astype(rules.pet_type)
-    for name, array in arrays.items():
-        _write_array(temporary / name, np.ascontiguousarray(array), compressed=rules.compressed)
-    np.savez(temporary / "places.npz", lesion=places.lesion, hot=places.hot, body=places.body)
-    about = {
-        "instances": row["instances"], "has_pet": pet is not None, "n_lesions": lesions,
-        "shape": list(frame.target.shape), "spacing_mm": list(frame.target.spacing),
-        "affine_ras": frame.target.affine.ravel().tolist(),
-    }  # fmt: skip
-    (temporary / "row.json").write_text(json.dumps(about), encoding="utf-8")
-    temporary.rename(target)
+    with storing(target):
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        arrays: dict[str, NDArray[Any]] = {"ct": ct, "label": mask}
+        if pet is not None:
+            arrays["pet"] = pet.astype(rules.pet_type)
+        for name, array in arrays.items():
+            _write_array(temporary / name, np.ascontiguousarray(array), compressed=rules.compressed)
+        np.savez(temporary / "places.npz", lesion=places.lesion, hot=places.hot, body=places.body)
+        about = {
+            "instances": row["instances"], "has_pet": pet is not None, "n_lesions": lesions,
+            "shape": list(frame.target.shape), "spacing_mm": list(frame.target.spacing),
+            "affine_ras": frame.target.affine.ravel().tolist(),
+        }  # fmt: skip
+        (temporary / "row.json").write_text(json.dumps(about), encoding="utf-8")
+        temporary.rename(target)
 
 
 def find_places(

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from clickseg.augment import warp
 from clickseg.checkpoint import (
     CheckpointError,
+    bytes_of,
     optimizer_tensors,
     put_optimizer,
     put_weights,
@@ -48,7 +49,7 @@ from clickseg.world import World, join_world
 from clicksim import __version__
 from clicksim.build.units import run_facts
 from clicksim.errors import SettingError
-from clicksim.files import replacing
+from clicksim.files import check_space, replacing
 
 Report = Callable[[int, int], None]
 
@@ -80,6 +81,7 @@ def train(
         SettingError: Settings that cannot be, or differ from those of the run that is to go on.
         CatalogError: No store.
         CheckpointError: A checkpoint that does not fit, or a run in `out` without `resume`.
+        StorageError: Too little space is free, from the beginning or later.
     """
     chosen, how, folder = model_settings or ModelSettings(), settings or TrainSettings(), Path(out)
     check_protocols(how)
@@ -131,6 +133,8 @@ class Run:
     def begin(self, *, resume: bool) -> int:
         """Take up an earlier run, or refuse to overwrite one; returns the first step."""
         last = self.folder / "last.safetensors"
+        if self.world.is_first:
+            self._check_space(resumed=last.exists())
         if not last.exists():
             self.folder.mkdir(parents=True, exist_ok=True)
             return 0
@@ -147,6 +151,12 @@ class Run:
         self.window = torch.tensor(before["window"], device=self.world.device)
         self.metrics.read(before["step"])
         return int(before["step"])
+
+    def _check_space(self, *, resumed: bool) -> None:
+        """Refuse a disk that cannot hold the checkpoints: weights, their mean, two moments; then the model."""
+        weights, mean = bytes_of(self.model.weights()), bytes_of(self.average)
+        need = 3 * weights + mean + (0 if resumed else weights + mean)
+        check_space(self.folder, need, "checkpoint and model")
 
     def steps(self, first: int) -> Iterator[int]:
         """The loop. Yields the number of steps done after each."""

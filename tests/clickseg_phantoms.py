@@ -16,12 +16,20 @@ from clicksim.volumes import write_image
 SHAPE, SPACING = (40, 32, 72), (4.0, 4.0, 4.0)
 
 
-def write_catalog(folder: Path, cases: int = 4, *, ct_only: int = 0, lesions: int = 4) -> Catalog:
+def write_catalog(
+    folder: Path,
+    cases: int = 4,
+    *,
+    ct_only: int = 0,
+    lesions: int = 4,
+    shape: tuple[int, int, int] = SHAPE,
+    spacing: tuple[float, float, float] = SPACING,
+) -> Catalog:
     """Whole-body phantoms of a few lesions each; patient n is in fold n % 5, the last `ct_only` have no PET."""
     catalog = create_catalog(folder)
     rows: dict[str, list[dict[str, Any]]] = {}
     for n in range(cases):
-        made = make_phantom(n, tracer=("fdg", "psma")[n % 2], shape=SHAPE, spacing=SPACING, n_lesions=lesions)
+        made = make_phantom(n, tracer=("fdg", "psma")[n % 2], shape=shape, spacing=spacing, n_lesions=lesions)
         source = "longitudinal_ct" if n >= cases - ct_only else "fdat"
         images = {"ct": made.ct, "label": made.label, "pet": made.pet}
         if source == "longitudinal_ct":
@@ -33,11 +41,14 @@ def write_catalog(folder: Path, cases: int = 4, *, ct_only: int = 0, lesions: in
     return catalog
 
 
-def write_toys(folder: Path, cases: int = 10, *, ct_only: bool = False) -> Catalog:
-    """Bodies of three lesions and three hot spots that look alike: only a prompt tells them apart."""
+def write_toys(folder: Path, cases: int = 10, *, ct_only: bool = False, first: int = 0) -> Catalog:
+    """Bodies of three lesions and three hot spots that look alike: only a prompt tells them apart.
+
+    Toys `first`, `first` + 1, ...; toy n is in fold n % 5.
+    """
     catalog = create_catalog(folder)
     source, rows = "longitudinal_ct" if ct_only else "fdat", []
-    for n in range(cases):
+    for n in range(first, first + cases):
         ct, pet, label = make_toy(n)
         images = {"ct": ct + (200 * (pet > 2.5)).astype(np.int16) if ct_only else ct, "label": label, "pet": pet}
         if ct_only:

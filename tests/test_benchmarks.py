@@ -1,6 +1,9 @@
 """The benchmarks still run: each once, on a tiny case. No test asserts a time."""
 
 import importlib
+import json
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -64,3 +67,117 @@ def test_goals__more_is_met_from_above_and_less_from_below() -> None:
     assert faster("w", one, "r", two, bar=2.1)[reached] == "no"
     assert at_most("w", one, "r", two, bar=0.6, aim=0.5)[reached] == "aim"
     assert at_most("w", two, "r", one, bar=1.5, aim=1.2)[reached] == "no"
+
+
+# --- training ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def one_thread() -> Any:
+    """Torch on one thread, and as it was afterwards."""
+    torch = pytest.importorskip("torch", reason="needs the extra [torch]")
+    pytest.importorskip("monai", reason="needs the extra [torch]")
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.torch
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize(
+    "parts", [("network", "training", "datapath"), pytest.param(("tests", "encodings"), marks=pytest.mark.slow)]
+)
+def test_gpu__its_parts_run_on_a_cpu_and_fill_their_rows(parts: tuple[str, ...], tmp_path: Path) -> None:
+    from benchmarks import gpu
+
+    command = ["--device", "cpu", "--small", "--work", str(tmp_path / "work"), "--out", str(tmp_path / "gpu.md")]
+    gpu.main([*command, *(word for part in parts for word in ("--only", part))])
+    page = (tmp_path / "gpu.md").read_text(encoding="utf-8")
+    for part, rows in gpu.ROWS.items():
+        for row in rows:
+            (line,) = (line for line in page.splitlines() if line.startswith(f"| {row} |"))
+            assert line.endswith("| not run |") == (part not in parts)
+            assert "failed" not in line
+    assert ("## Encodings" in page) == ("encodings" in parts)
+
+
+@pytest.mark.torch
+@pytest.mark.usefixtures("one_thread")
+def test_gpu__a_part_that_fails_says_so_and_the_others_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from benchmarks import gpu
+
+    def breaks(_: Any) -> Any:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setitem(gpu.PARTS, "training", breaks)
+    command = ["--device", "cpu", "--small", "--work", str(tmp_path), "--out", str(tmp_path / "gpu.md")]
+    with pytest.raises(SystemExit, match="1"):
+        gpu.main([*command, "--only", "training", "--only", "network"])
+    page = (tmp_path / "gpu.md").read_text(encoding="utf-8")
+    assert page.count("failed: RuntimeError: out of memory") == len(gpu.ROWS["training"])
+    assert "| one window, forward | not run |" not in page
+    old = json.loads((tmp_path / "network.json").read_text()) | {"about": "another device"}
+    (tmp_path / "network.json").write_text(json.dumps(old))
+    assert set(gpu.read_parts(tmp_path, gpu.describe(torch.device("cpu"), small=True))) == {"training"}
+
+
+@pytest.mark.torch
+@pytest.mark.usefixtures("one_thread")
+def test_datapath__measures_waits_stages_and_the_device(tmp_path: Path) -> None:
+    from benchmarks import datapath
+
+    datapath.main(
+        ["--smoke", "--device", "cpu", "--store", str(tmp_path / "store"), "--out", str(tmp_path / "page.md")]
+    )
+    page = (tmp_path / "page.md").read_text(encoding="utf-8")
+    for row in ("| 0 |", "| 1 |", "| 2 |", "| read and crop |", "| prompts: clicks |", "| collate |", "| guidance of"):
+        assert row in page
+
+
+@pytest.mark.torch
+@pytest.mark.slow
+@pytest.mark.usefixtures("one_thread")
+def test_learning__writes_its_page_and_does_nothing_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchmarks import learning
+
+    command = ["--smoke", "--work", str(tmp_path / "work"), "--out"]
+    learning.main([*command, str(tmp_path / "one.md")])
+    monkeypatch.setattr("clickseg.train.train", lambda *_, **__: pytest.fail("trained again"))
+    learning.main([*command, str(tmp_path / "two.md")])
+    page = (tmp_path / "one.md").read_text(encoding="utf-8")
+    assert page == (tmp_path / "two.md").read_text(encoding="utf-8")
+    assert page.count("| not run |") == len(learning.ENCODINGS)
+    assert "| all |" in page
+
+
+@pytest.mark.torch
+def test_interval__counts_seeds_and_cases() -> None:
+    from benchmarks.learning import interval
+
+    draws = np.random.default_rng(1)
+    by_seed, by_case = draws.normal(0, 3, (8, 1)), draws.normal(0, 1, (1, 40))
+    for values in (by_seed + np.zeros((1, 40)), by_case + np.zeros((8, 1)), by_seed + by_case):
+        mean, low, high = interval(values)
+        assert mean == pytest.approx(values.mean())
+        spread = np.sqrt(values.mean(axis=1).var() / 8 + values.mean(axis=0).var() / 40)
+        assert (high - low) / 2 == pytest.approx(1.96 * spread, rel=0.12)
+    assert interval(np.full((3, 4), 0.5)) == (0.5, 0.5, 0.5)
+
+
+@pytest.mark.torch
+def test_read_lint__tells_use_from_other_faults() -> None:
+    from benchmarks.learning import read_lint
+
+    lines = ["good     zero         model       without guidance 20.0% of the mask changes"]
+    lines += [f"good     {check:12} model       words" for check in ("shuffle", "shift", "flip")]
+    lines += [
+        "bad      foreground   model       the foreground prompts add 1 voxels and remove 2",
+        "verdict: bad; 1 of 5",
+    ]
+    text = "\n".join(["case a", *lines, "", "case b", *lines])
+    assert read_lint(text) == {"used": True, "change": 20.0, "faults": {"foreground bad": 2}}
+    assert not read_lint(text.replace("good     shift ", "bad      shift "))["used"]
+    assert not read_lint(text.replace("good     zero ", "suspect  zero "))["used"]

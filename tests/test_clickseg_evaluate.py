@@ -14,6 +14,7 @@ from clickseg.cli import main  # noqa: E402
 from clickseg.evaluate import (  # noqa: E402
     choose_units,
     evaluate_model,
+    folds_of,
     lint_model,
     name_of,
     named_model,
@@ -21,8 +22,9 @@ from clickseg.evaluate import (  # noqa: E402
     summarise_lesions,
 )
 from clickseg.predict import Options, RoundsPredictor, open_session  # noqa: E402
-from clickseg.prepare import draw_fold  # noqa: E402
-from clicksim.catalog import open_catalog  # noqa: E402
+from clickseg.prepare import draw_fold, plan  # noqa: E402
+from clicksim.catalog import create_catalog, open_catalog  # noqa: E402
+from clicksim.catalog.schema import rows_to_table  # noqa: E402
 from clicksim.errors import CatalogError, SettingError  # noqa: E402
 from clicksim.prompts import Prompts  # noqa: E402
 from clicksim.rounds import Case, Scan, play  # noqa: E402
@@ -140,6 +142,20 @@ def test_choose_units__auto_takes_the_held_out_fold_of_its_own_catalog(catalog):
     with pytest.raises(SettingError, match="fold is 0 to 4"):
         chosen(own, "5")
     assert 0 <= draw_fold("x") < 5
+
+
+def test_folds_of__is_that_of_the_patient_for_every_study(catalog, tmp_path):
+    # one study with an official fold, one without: training holds out both, and so must evaluation
+    rows = [{k: v for k, v in row.items() if k != "source"} for row in catalog.cases.to_pylist()[:2]]
+    fold = next(n for n in range(5) if n != draw_fold("one"))
+    rows = [
+        {**row, "patient_key": "one", "official_fold": given} for row, given in zip(rows, (fold, None), strict=True)
+    ]
+    other = create_catalog(tmp_path / "catalog")
+    other.write_part("cases", "fdat", rows_to_table("cases", rows))
+    assert folds_of(other) == {"one": fold} == {unit.key: unit.content[0]["fold"] for unit in plan(rows)}
+    about = {"catalog_digest": other.digest(), "train": {"fold": fold}}
+    assert sum(len(unit.content) for unit in choose_units(other, about, "auto", ())[0]) == 2
 
 
 def test_evaluate__workers_play_the_model_that_is_named(catalog, model, outcome, tmp_path):

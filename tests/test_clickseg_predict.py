@@ -1,6 +1,7 @@
 """Prediction: windows and their sum, sessions that compute only what changed, and the way back to the case's grid."""
 
 import sys
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -65,7 +66,7 @@ def faint(phantom):
     found = make_model(SETTINGS.but(patch=(8, 8, 8)), 3).eval()
     session = session_on(found, phantom)
     session.prompt(prompts_on(phantom))
-    logits = np.sort(session._blend.mean().ravel())
+    logits = np.sort(session._case.logits().ravel())
     with torch.no_grad():
         found.network.output_block.conv.conv.bias -= float(logits[-4])
     return found
@@ -81,9 +82,9 @@ def whole(model, phantom, items, previous):
     """The logits of a fresh session that computes every window."""
     fresh = session_on(model, phantom, keep_windows=False)
     rows = rows_of(fresh._case.frame.prompts(Prompts(items, phantom.grid)))
-    fresh._probability(rows, previous)
-    assert fresh.computed == len(fresh._case.windows)
-    return fresh._blend.mean()
+    fresh._case.answer(rows, previous)
+    assert fresh._case.computed == len(fresh._case.windows)
+    return fresh._case.logits()
 
 
 # windows
@@ -167,7 +168,7 @@ def test_session__computes_only_what_changed_and_equals_the_whole(phantom, faint
     for number, foreground in enumerate((True, False, True)):
         previous = session.mask
         session.prompt(prompts_on(phantom, (far_from(session.mask, number), foreground)))
-        assert np.array_equal(session._blend.mean(), whole(model, phantom, session.items, previous))
+        assert np.array_equal(session._case.logits(), whole(model, phantom, session.items, previous))
         shares.append(session.computed / len(session._case.windows))
     assert max(shares) < 0.5
     assert min(shares) > 0
@@ -182,7 +183,7 @@ def test_session__touched_windows_are_needed(phantom, faint, monkeypatch):
     monkeypatch.setattr(Windows, "touching", lambda self, low, high: set())
     session.prompt(prompts_on(phantom, (far_from(previous, 0), True)))
     monkeypatch.undo()
-    assert not np.array_equal(session._blend.mean(), whole(model, phantom, session.items, previous))
+    assert not np.array_equal(session._case.logits(), whole(model, phantom, session.items, previous))
 
 
 @pytest.mark.parametrize("encoding", ["gaussian", "gaussian-sum", "ball"])
@@ -193,7 +194,53 @@ def test_session__is_exact_for_every_encoding(phantom, encoding):
     session.prompt(prompts_on(phantom))
     previous = session.mask
     session.prompt(Prompts((stroke, Click((20, 20, 40), True)), phantom.grid))
-    assert np.array_equal(session._blend.mean(), whole(model, phantom, session.items, previous))
+    assert np.array_equal(session._case.logits(), whole(model, phantom, session.items, previous))
+
+
+def test_session__counts_the_windows_of_a_prompt(phantom, faint):
+    # exactly those that its stencil reaches, and those in which the mask to correct has changed
+    session = session_on(faint, phantom)
+    session.prompt(prompts_on(phantom))
+    windows, before, nothing = session._case.windows, np.zeros(session.shape, bool), np.zeros(session.shape, bool)
+    for number, foreground in enumerate((True, False)):
+        mask = session.mask
+        voxel = far_from(mask, number)
+        session.prompt(prompts_on(phantom, (voxel, foreground)))
+        reached = nothing.copy()
+        place, margin = np.asarray(voxel) // 2, faint.margin_vx((8.0, 8.0, 8.0))
+        reached[tuple(slice(max(0, p - m), p + m + 1) for p, m in zip(place, margin, strict=True))] = True
+        changed = reached | (mask != before)
+        assert session.computed == sum(bool(changed[windows.inside(n)].any()) for n in range(len(windows)))
+        before = mask
+    assert session.computed < len(windows) / 2
+
+
+def test_session__needs_the_memory_that_is_stated(model):
+    # on the host, over CT and PET: one volume and a few of a moment, however many windows there are
+    shape = (32, 48, 64)
+    grid = Grid.from_spacing(shape, (8.0, 8.0, 8.0))
+    ct, pet = np.zeros(shape, np.float32), np.ones(shape, np.float32)
+    voxels, peaks, held, kept = int(np.prod(shape)), [], [], []
+    click = Prompts((Click((5, 5, 5), True),), grid)
+    for overlap, keep in ((0.0, False), (0.5, False), (0.5, True)):
+        session = Session(model, RULES, Options(overlap=overlap, keep_windows=keep))
+        if not peaks:  # what is imported and compiled at first use is not meant
+            session.set_case(grid, ct, pet)
+            session.prompt(click)
+        session.set_case(grid, ct, pet)
+        tracemalloc.start()
+        session.prompt(click)
+        held_now, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        peaks.append(peak / voxels)
+        held.append(held_now / voxels)
+        kept.append(2 * 16**3 * len(session._case.windows) / voxels)
+    assert kept[1] > 4 * kept[0]
+    assert abs(peaks[1] - peaks[0]) < 1  # bytes a voxel
+    assert peaks[1] < 24
+    assert held[1] < 5  # the float32 volume, and masks in bits
+    assert abs(held[2] - held[1] - kept[2]) < 1
+    assert peaks[2] < peaks[1] + kept[2] + 1
 
 
 def test_session__undo_and_reset_leave_no_trace(phantom, model):
@@ -238,8 +285,8 @@ def test_session__an_interrupted_turn_is_as_if_it_had_not_been(phantom, faint):
     assert session.items == ()
     session.prompt(later)
     other.prompt(later)
-    assert np.array_equal(session._blend.mean(), other._blend.mean())
-    assert all(np.array_equal(session._kept[n], logits) for n, logits in other._kept.items())
+    assert np.array_equal(session._case.logits(), other._case.logits())
+    assert all(np.array_equal(session._case._kept[n], logits) for n, logits in other._case._kept.items())
 
 
 def test_session__mirroring_makes_the_answer_mirror(phantom, model):

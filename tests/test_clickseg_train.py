@@ -20,6 +20,7 @@ from clickseg import rounds, train  # noqa: E402
 from clickseg.checkpoint import CheckpointError, load_model, read_about, read_tensors  # noqa: E402
 from clickseg.cli import main  # noqa: E402
 from clickseg.dataset import PatchDataset, collate  # noqa: E402
+from clickseg.network import make_model  # noqa: E402
 from clickseg.prepare import prepare_store  # noqa: E402
 from clickseg.rounds import play_corrections, spoil  # noqa: E402
 from clickseg.settings import ModelSettings, StoreRules, TrainSettings  # noqa: E402
@@ -265,15 +266,25 @@ def make_batch(run, numbers):
     return collate([data[n] for n in numbers])
 
 
+WAITS = (
+    "_local_scalar_dense",
+    "_linalg_check_errors",
+    "nonzero",
+    "is_nonzero",
+    "masked_select",
+    "unique_dim",
+    "_unique2",
+)
+"""Operations for which a device must be waited for."""
+
+
 def test_forward__copies_to_the_host_what_the_simulator_needs_and_nothing_else(folder, tmp_path, monkeypatch):
     from torch.utils._python_dispatch import TorchDispatchMode
 
     class Waits(TorchDispatchMode):
-        """Operations for which a device must be waited for."""
-
         def __torch_dispatch__(self, function, types, args=(), kwargs=None):
             name = function.__name__.split(".")[0]
-            if name in ("_local_scalar_dense", "nonzero", "is_nonzero", "masked_select", "unique_dim", "_unique2"):
+            if name in WAITS:
                 seen.append(name)
             return function(*args, **(kwargs or {}))
 
@@ -291,6 +302,50 @@ def test_forward__copies_to_the_host_what_the_simulator_needs_and_nothing_else(f
         masks = [(2, 1, *MODEL.patch), (1, 1, *MODEL.patch)]
         assert copies == ([label, points, *masks] if any(wanted) else [])
     assert seen == []
+
+
+@pytest.mark.parametrize("encoding", ["edt-ball", "gaussian-sum"])
+def test_forward__without_corrections_runs_on_a_device_from_which_nothing_can_be_copied(folder, tmp_path, encoding):
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Blocking(TorchDispatchMode):
+        """Copies from the host for which the device is waited for, and what else waits."""
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            name, kwargs = function.__name__.split(".")[0], kwargs or {}
+            arrives = name == "_to_copy" and args[0].device != kwargs.get("device", args[0].device)
+            if name in WAITS or (arrives and not kwargs.get("non_blocking")):
+                seen.append(name)
+            return function(*args, **kwargs)
+
+    seen = []
+    run = make_run(folder, tmp_path, affine=1.0)
+    batch = make_batch(run, range(4))
+    assert len(batch.points)
+    nowhere = torch.device("meta")
+    model = make_model(MODEL.but(encoding=encoding), 1, nowhere)
+    with Blocking():
+        moved = train.augment(batch.to(nowhere))
+        turn = play_corrections(model, model, moved, "autopet-v@2", [0] * 4)
+        fates = [(fate, np.array([[0, 0, 0], [3, 7, 7]])) for fate in ("drop", "grow", "shrink", "clear")]
+        turn = rounds.Turn(turn.points, spoil(turn.previous, fates))
+        run.loss(model(rounds.channels_of(model, moved, turn)), moved.label).backward()
+    assert all(weight.grad is not None for weight in model.parameters())
+    assert seen == []
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not HAS_GPU, reason="no CUDA device here")
+def test_steps__on_a_gpu_never_wait_for_it(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    run = make_run(folder, tmp_path, corrections=0, affine=1.0, steps=20, log_every=20, save_every=20, validate_every=0)
+    steps = run.steps(0)
+    assert [next(steps), next(steps)] == [1, 2]  # makes what is made once
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        assert [next(steps), next(steps), next(steps)] == [3, 4, 5]
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 def test_play_corrections__prompts_errors_of_the_samples_that_have_rounds(folder, tmp_path):

@@ -1,0 +1,80 @@
+"""What became of each lesion: its volume, and the share of it that each round found."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from clicksim.catalog import Catalog
+from clicksim.files import replacing
+from clicksim.lesions import find_lesions
+from clicksim.volumes import read_label
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+SIZES_ML = (1.0, 10.0)  # lesions are small, medium or large below, between and above
+FOUND = 0.5  # share of a lesion's voxels from which it counts as found
+Row = dict[str, Any]
+
+
+def lesion_schema() -> "pa.Schema":
+    """The table of lesions."""
+    import pyarrow as pa
+
+    columns = [("case_id", pa.string()), ("round", pa.int32()), ("lesion", pa.int32())]
+    columns += [("volume_ml", pa.float64()), ("found_share", pa.float64())]
+    return pa.schema(columns)
+
+
+def measure_lesions(catalog: Catalog, entry: Mapping[str, Any], folder: Path) -> list[Row]:
+    """How much of each lesion of a case each round found.
+
+    Args:
+        catalog: Where the case is.
+        entry: The case, as `clicksim.rounds` plays it.
+        folder: Its masks, `iter_<round>.nii.gz`; without any there are no rows.
+    """
+    files = sorted(folder.glob("iter_*.nii.gz"), key=lambda file: int(file.name[5:].split(".")[0]))
+    if not files:
+        return []
+    truth = read_label(catalog.resolve(entry["label"]))
+    lesions = list(find_lesions(truth.array))
+    rows = []
+    for file in files:
+        mask, number = read_label(file).array != 0, int(file.name[5:].split(".")[0])
+        for n, lesion in enumerate(lesions, start=1):
+            voxels = lesion.voxels
+            share = float(np.mean(mask[tuple(voxels.T)]))
+            volume = len(voxels) * truth.grid.voxel_ml
+            rows.append(
+                {"case_id": entry["case_id"], "round": number, "lesion": n, "volume_ml": volume, "found_share": share}
+            )
+    return rows
+
+
+def summarise_lesions(rows: Sequence[Row]) -> Row:
+    """Lesions and the share found, over the rounds, for small, medium and large ones and for all."""
+    names = (f"below {SIZES_ML[0]:g} ml", f"{SIZES_ML[0]:g} to {SIZES_ML[1]:g} ml", f"above {SIZES_ML[1]:g} ml")
+    summary = {}
+    for name in ("all", *names):
+        members = [r for r in rows if name == "all" or names[int(np.searchsorted(SIZES_ML, r["volume_ml"]))] == name]
+        if not members:
+            continue
+        numbers = sorted({row["round"] for row in members})
+        by_round = [[row["found_share"] for row in members if row["round"] == number] for number in numbers]
+        summary[name] = {
+            "lesions": len({(row["case_id"], row["lesion"]) for row in members}),
+            "found": [float(np.mean(np.asarray(shares) >= FOUND)) for shares in by_round],
+            "found_share": [float(np.mean(shares)) for shares in by_round],
+        }
+    return summary
+
+
+def write_lesions(folder: Path, table: "pa.Table") -> None:
+    """Write `lesions.parquet`, complete or not at all."""
+    import pyarrow.parquet as pq
+
+    with replacing(folder / "lesions.parquet") as temporary:
+        pq.write_table(table, temporary, compression="zstd")

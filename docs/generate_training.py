@@ -1,0 +1,304 @@
+"""Writes docs/training-tutorial.md and its pictures by running what stands on it, which takes minutes: `make tutorial`.
+
+Commands, files, output, numbers and pictures of the page come from one run in an empty folder. Nobody types them.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import textwrap
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
+
+from clicksim import open_catalog
+from clicksim.report.mip import View, find_views, find_window
+from clicksim.volumes import read_image, read_label
+
+DOCS = Path(__file__).resolve().parent
+PICTURES = DOCS / "pictures"
+PROTOCOL = "autopet-v@2"
+GAIN = 0.1
+"""The page is not written unless prompts add so much to the mean Dice."""
+SCALE = 5
+GAP, HEAD, FOOT = 14, 24, 30
+TRUTH, FOUND, FOREGROUND, BACKGROUND = (30, 110, 235), (240, 150, 30), (0, 130, 60), (210, 30, 30)
+
+PHANTOMS = """from clicksim.phantom.layouts import write_fdat
+
+write_fdat("download", patients=30, seed=1, shape=(56, 48, 112), spacing=(4, 4, 4), lesions=(3, 6))
+"""
+SETTINGS = """# the model
+size = "tiny"
+patch = [24, 24, 24]
+encoding_mm = 8.0
+
+# the training
+steps = 800
+batch = 3
+rate = 0.01
+average = 0.98
+silent = 0.35
+max_prompts = 3
+corrections = 2
+affine = 0.0
+intensity = 0.0
+workers = 0
+
+# the record
+validate_every = 200
+validation_patches = 24
+"""
+
+
+class Page:
+    """The page as it grows, and the folder in which it is played."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.parts = folder, []
+
+    def say(self, text: str) -> None:
+        """Paragraphs and headings."""
+        for part in text.strip().split("\n\n"):
+            self.parts.append(textwrap.fill(" ".join(part.split()), 120, break_on_hyphens=False) + "\n")
+
+    def file(self, name: str, language: str, body: str) -> None:
+        """A file that the reader writes."""
+        (self.folder / name).write_text(body, encoding="utf-8")
+        self.parts.append(f'```{language} title="{name}"\n{body}```\n')
+
+    def run(self, command: str, *, show: str = "") -> str:
+        """A command, with those lines of its output that a pattern finds; gives all of stdout."""
+        started = time.monotonic()
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        surroundings = os.environ | {"PATH": path, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+        done = subprocess.run(
+            ["bash", "-c", command], cwd=self.folder, env=surroundings, capture_output=True, text=True
+        )
+        print(f"{time.monotonic() - started:6.1f} s  {command}", file=sys.stderr)
+        if done.returncode:
+            raise SystemExit(f"{command}: exit code {done.returncode}\n{done.stdout}{done.stderr}")
+        self.parts.append(f"```sh\n{command}\n```\n")
+        if show:
+            lines = [line for line in done.stdout.splitlines() if re.search(show, line)]
+            self.parts.append("```text\n" + "\n".join(lines) + "\n```\n")
+        return done.stdout
+
+    @property
+    def minutes(self) -> float:
+        """Of processor time that all commands took."""
+        import resource  # Windows has none, and the tests read this file there too
+
+        usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return (usage.ru_utime + usage.ru_stime) / 60
+
+    def picture(self, name: str, image: Image.Image, alt: str) -> None:
+        """A picture beside the page."""
+        image.save(PICTURES / name, optimize=True)
+        self.parts.append(f"![{alt}](pictures/{name})\n")
+
+
+def main() -> None:
+    """Play the page from top to bottom, and write it where the model learnt what it should."""
+    PICTURES.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="clickseg-tutorial-") as name:
+        page = Page(Path(name))
+        _data(page)
+        _training(page)
+        _evaluation(page)
+        _use(page)
+    (DOCS / "training-tutorial.md").write_text("\n".join(page.parts), encoding="utf-8")
+
+
+def _data(page: Page) -> None:
+    page.say("# Tutorial: train a model")
+    page.say("""
+From nothing to a model that listens to prompts, and the curve that shows it. The patients are synthetic and small, the
+network is tiny, and a laptop without a GPU is enough; the same commands train on real data. Everything on this page,
+numbers and pictures too, comes from one run of `make tutorial`. What the settings mean stands in
+[Training](training.md).
+""")
+    page.say("## Patients")
+    page.say("Synthetic PET/CT in the file layout of fdat, with voxels of 4 mm; some patients have no lesion:")
+    page.file("phantoms.py", "python", PHANTOMS)
+    page.run("python phantoms.py")
+    page.run("clicksim convert fdat download catalog", show=".")
+    page.run(
+        "clicksim catalog summary catalog", show=r"^fdat|cases|patients|without|lesions|median|tracers|folds|rejected"
+    )
+    page.say("""
+The folds are those of the publisher. A patient is in one fold, with all studies.
+
+## A store
+
+The catalog's files are made for keeping; training reads patches from plain arrays:
+""")
+    page.run("clickseg prepare catalog store --set spacing_mm=4,4,4", show=".")
+
+
+def _training(page: Page) -> None:
+    page.say("## Training")
+    page.say("A file holds what differs from the defaults; `clickseg train --list` shows all settings.")
+    page.file("tiny.toml", "toml", SETTINGS)
+    page.run("clickseg train store run --config tiny.toml", show=".")
+    facts = json.loads((page.folder / "run" / "run.json").read_text(encoding="utf-8"))
+    rows = pq.read_table(page.folder / "run" / "metrics.parquet").to_pylist()
+    scores = {(row["step"], row["prompts"]): row["value"] for row in rows if row["name"] == "dice"}
+    last = max(step for step, _ in scores)
+    most = max(prompts for _, prompts in scores)
+    page.say(f"""
+Fold 0 is held out. This run made {facts["steps"]} steps with Torch {facts["torch"].partition("+")[0]} on one core of a
+CPU; more cores or a GPU are taken where they are. `run` now holds the model, what `--resume` would start from, and
+`metrics.parquet`, which this picture draws:
+""")
+    with Image.open(page.folder / "run" / "curve.png") as image:
+        page.picture("training-curve.png", image, "loss and Dice over the steps")
+    page.say(f"""
+Above, the loss; it does not fall smoothly, since the patches differ and corrections begin on the way. Below, Dice on
+held-out patches with 0 to {most} prompts, each placed where the model was most wrong: at the end {scores[last, 0]:.2f}
+without prompts and {scores[last, most]:.2f} with {most}. A patch without lesion counts 1 where nothing is predicted and
+else 0.
+""")
+
+
+def _evaluation(page: Page) -> None:
+    page.say("""
+## The interactive curve
+
+Whole patients instead of patches, with the rounds of autoPET V: a prediction without prompts, then corrections, each a
+scribble in the largest error of the mask before. Patients of the held-out fold are taken by themselves:
+""")
+    page.run(
+        f"clickseg evaluate run/model.safetensors catalog results --protocol {PROTOCOL} --keep-predictions --lint 1",
+        show=r"cases of fold|^autopet|^round|^ +\d|^auc_dice|^tracer|^burden|^lesions|  model  |^verdict",
+    )
+    folder = page.folder / "results" / PROTOCOL.replace("@", "-")
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    dice = [entry["mean"] for entry in summary["all"]["rounds"]["dice"]]
+    found = summary["lesion"]["all"]["found"]
+    if dice[-1] < dice[0] + GAIN:
+        raise SystemExit(f"the page is not written: Dice went from {dice[0]:.3f} to {dice[-1]:.3f}")
+    page.say(f"""
+The mean Dice rises from {dice[0]:.2f} without prompts to {dice[1]:.2f} after one and {dice[-1]:.2f} after
+{len(dice) - 1}; the share of lesions that are found goes from {found[0]:.2f} to {found[-1]:.2f}. The intervals are
+wide, since {summary["all"]["patients"]} patients are few. The lines with `model` are the linter's: it asks the model
+again without guidance, with guidance shifted, shuffled and exchanged, and says whether the mask follows.
+
+`results/{folder.name}` holds one row per round and per lesion, all prompts, the summary, and the curve:
+""")
+    with Image.open(folder / "curve.png") as image:
+        page.picture("training-rounds.png", image, "Dice and lesion F1 over the rounds, with intervals")
+    case_id, rounds = _most_gained(folder)
+    page.say(f"""
+## One patient
+
+With `--keep-predictions` the masks stay. The patient who gained most, from the front, in rounds
+{", ".join(map(str, rounds[:-1]))} and {rounds[-1]}; darker is hotter. Blue lines are the true lesions, orange is
+what the model says, green dots are foreground and red dots background scribbles so far:
+""")
+    image = draw_rounds(page.folder / "catalog", folder, case_id, rounds)
+    page.picture("training-patient.png", image, "maximum projections of one patient over the rounds")
+
+
+def _use(page: Page) -> None:
+    page.say("## Using it")
+    page.say("""
+The model is one file. It predicts a case of files, with prompts or without; here one of the patients that it never saw,
+with three simulated clicks of each polarity:
+""")
+    cases = open_catalog(page.folder / "catalog").cases.to_pylist()
+    case = next(r for r in cases if r["lesion_present"] and r["official_fold"] == 0 and r["tracer_class"] == "PSMA")
+    images = f"download/imagesTr/{case['case_id']}"
+    label = f"download/labelsTr/{case['case_id']}.nii.gz"
+    page.run(
+        f"clicksim clicks --label {label} --pet {images}_0001.nii.gz \\\n"
+        "  --set n_foreground=3 --set n_background=3 --out clicks.json"
+    )
+    page.run(
+        f"clickseg predict run/model.safetensors --ct {images}_0000.nii.gz --pet {images}_0001.nii.gz \\\n"
+        "  --prompts clicks.json --out mask.nii.gz",
+        show=".",
+    )
+    page.run(f"clicksim score --label {label} --prediction mask.nii.gz", show="^(dice|dmm|tp|fp|fn)")
+    page.say(f"""
+All commands of this page together took {page.minutes:.1f} minutes of one core. How to play rounds in Python, and how
+the model becomes an algorithm of Grand Challenge: [Prediction, evaluation and the container](container.md). Real data
+need more of everything: leave `tiny.toml` away and see [Training](training.md).
+""")
+
+
+def _most_gained(folder: Path) -> tuple[str, list[int]]:
+    """The case whose Dice rose most over the rounds, and the first, second and last round."""
+    curves: dict[str, list[float]] = {}
+    for row in pq.read_table(folder / "rounds.parquet").to_pylist():
+        if row["truth_ml"]:
+            curves.setdefault(row["case_id"], []).append(row["dice"])
+    case_id = max(curves, key=lambda name: curves[name][-1] - curves[name][0])
+    return case_id, [0, 1, len(curves[case_id]) - 1]
+
+
+def draw_rounds(catalog_path: Path, folder: Path, case_id: str, rounds: list[int]) -> Image.Image:
+    """Coronal projections of a case side by side: truth, prediction and the prompts so far."""
+    catalog = open_catalog(catalog_path)
+    row = catalog.case(case_id)
+    pet, truth = read_image(catalog.resolve(row["pet_path"])), read_label(catalog.resolve(row["label_path"]))
+    view = find_views(pet.grid)[0]
+    shown = view.lay(pet.array.max(axis=view.project))
+    share = np.clip(shown / find_window(shown), 0, 1) ** 0.8
+    grey = _enlarged(np.uint8(255 - 255 * share), smooth=True).convert("RGB")
+    prompts = [p for p in pq.read_table(folder / "prompts.parquet").to_pylist() if p["case"] == case_id]
+    scores = {
+        r["round"]: r["dice"] for r in pq.read_table(folder / "rounds.parquet").to_pylist() if r["case_id"] == case_id
+    }
+    width = len(rounds) * grey.width + (len(rounds) - 1) * GAP
+    sheet = Image.new("RGB", (width, grey.height + HEAD + FOOT), "white")
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=14)
+    for n, number in enumerate(rounds):
+        mask = read_label(folder / "predictions" / case_id / f"iter_{number}.nii.gz")
+        panel = _panel(grey, view, truth.array, mask.array)
+        so_far = [p for p in prompts if p["round"] <= number]
+        _dots(ImageDraw.Draw(panel), view, pet.grid, so_far)
+        x = n * (grey.width + GAP)
+        sheet.paste(panel, (x, HEAD))
+        pen.text((x, 2), f"round {number}, Dice {scores[number]:.2f}", fill="black", font=font)
+    x, y = 0, grey.height + HEAD + 6
+    legend = ((TRUTH, "true lesion"), (FOUND, "predicted"), (FOREGROUND, "foreground"), (BACKGROUND, "background"))
+    for colour, name in legend:
+        pen.rectangle((x, y + 3, x + 10, y + 13), fill=colour)
+        pen.text((x + 15, y), name, fill="black", font=font)
+        x += 15 + int(pen.textlength(name, font=font)) + 18
+    return sheet
+
+
+def _panel(grey: Image.Image, view: View, truth: NDArray[Any], mask: NDArray[Any]) -> Image.Image:
+    """The uptake, with the prediction as a shade and the truth as a line."""
+    panel = grey.copy()
+    found, real = (_enlarged(255 * np.uint8(view.lay((a != 0).max(axis=view.project)))) for a in (mask, truth))
+    panel.paste(Image.new("RGB", grey.size, FOUND), mask=found.point(lambda value: value * 3 // 4))
+    panel.paste(TRUTH, mask=ImageChops.subtract(real.filter(ImageFilter.MaxFilter(5)), real))
+    return panel
+
+
+def _dots(pen: ImageDraw.ImageDraw, view: View, grid: Any, prompts: list[dict[str, Any]]) -> None:
+    for prompt in prompts:
+        ((x, y),) = view.place([[prompt["i"], prompt["j"], prompt["k"]]], grid) * SCALE
+        colour = FOREGROUND if prompt["polarity"] == "foreground" else BACKGROUND
+        pen.ellipse((x - 3.5, y - 3.5, x + 3.5, y + 3.5), fill=colour, outline="white")
+
+
+def _enlarged(array: NDArray[np.uint8], *, smooth: bool = False) -> Image.Image:
+    image = Image.fromarray(np.ascontiguousarray(array))
+    size = (image.width * SCALE, image.height * SCALE)
+    return image.resize(size, Image.Resampling.BICUBIC if smooth else Image.Resampling.NEAREST)
+
+
+if __name__ == "__main__":
+    main()
