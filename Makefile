@@ -1,10 +1,11 @@
 # Every target makes its own environment in .venv; nothing has to be installed by hand.
-PYTHON ?= python3
+WINDOWS := $(filter Windows_NT,$(OS))
+PYTHON ?= $(if $(WINDOWS),python,python3)
 VENV := .venv
-BIN := $(VENV)/bin
+BIN := $(VENV)/$(if $(WINDOWS),Scripts,bin)
 STAMP := $(VENV)/.installed
 
-.PHONY: help install demo test slow soak rivals gpu lint coverage bench bench-full docs clean
+.PHONY: help install demo test slow soak fuzz atheris faults rivals gpu datapath learning lint coverage bench bench-full scale docs tutorial planning wheel clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -29,8 +30,15 @@ test: install  ## the suite compiled, then the kernels with bounds checks and wi
 slow: install  ## the tests that take minutes: the published clicks by the slow twin, the whole cohort by name
 	$(BIN)/python -m pytest -n auto -m slow
 
-soak: install  ## many more random inputs, and runs killed at many instants (half an hour)
+soak: install atheris  ## many more random inputs, runs killed at many instants, ten minutes of fuzzing for each reader (hours)
 	HYPOTHESIS_PROFILE=soak $(BIN)/python -m pytest -n auto -m soak
+	$(BIN)/python -m fuzz --seconds 600 --jobs 2
+
+fuzz: install atheris  ## coverage-guided fuzzing, two minutes for each reader of files; writes docs/fuzzing.md
+	$(BIN)/python -m fuzz --seconds 120 --jobs 2
+
+atheris: install
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[fuzz]'
 
 lint: install  ## ruff, mypy strict, import-linter
 	$(BIN)/ruff check .
@@ -48,16 +56,38 @@ bench: install  ## writes docs/benchmarks.md
 bench-full: install  ## the same with the plain whole-volume rival run to its end (many minutes)
 	$(BIN)/python -m benchmarks --full
 
+scale: install  ## 2,000 small cases in four ways: same bytes, rates, memory; writes docs/scale.md
+	$(BIN)/python -m benchmarks.scale
+
 rivals: install  ## manifests read by nnU-Net, MONAI, mlcroissant, Datasets; gigabytes; writes docs/rivals.md
 	$(BIN)/python rivals/check_manifests.py
 
+faults: install  ## disks, rights, memory, kills, damage, a second writer: made for real; writes docs/failures.md
+	$(BIN)/python -m benchmarks.faults
+
 gpu: install  ## the tests that need a GPU, and what one does; writes docs/gpu.md, 'not run' without one
 	$(BIN)/python -m benchmarks.gpu
+
+datapath: install  ## what a training step waits for, and what a sample costs; writes docs/datapath.md
+	$(BIN)/python -m benchmarks.datapath
+
+learning: install  ## models of five seeds with and without prompts, and encodings (half an hour); docs/learning.md
+	$(BIN)/python -m benchmarks.learning --ablation
+
+tutorial: install  ## trains a small model on phantoms; writes docs/training-tutorial.md (minutes)
+	$(BIN)/python docs/generate_training.py
+
+planning: install  ## what a download costs in space and hours; writes docs/planning.md
+	$(BIN)/python -m benchmarks.planning
 
 docs: install  ## the pages that scripts write, then the site, strictly
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
 	$(BIN)/python docs/generate.py
 	$(BIN)/zensical build --strict
 
+wheel: install  ## sdist and wheel in dist, tried in fresh environments on the oldest and newest dependencies
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[release]'
+	$(BIN)/python -m tests.wheel
+
 clean:  ## everything that make made
-	rm -rf $(VENV) demo site .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) demo dist site .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis

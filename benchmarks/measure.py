@@ -108,9 +108,9 @@ def peak_above_inputs(case: Case, who: str) -> int | None:
     return int(done.stdout)
 
 
-def read_status(field: str) -> int:
-    """A size of this process in bytes, from the kernel's own account."""
-    for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
+def read_status(field: str, process: str = "self") -> int:
+    """A size of a process in bytes, from the kernel's own account; of this one without its number."""
+    for line in Path(f"/proc/{process}/status").read_text(encoding="utf-8").splitlines():
         if line.startswith(f"{field}:"):
             return int(line.split()[1]) * 1024
     raise KeyError(field)

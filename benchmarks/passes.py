@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 from unittest import mock
 
@@ -10,12 +10,12 @@ import numpy as np
 from numba import njit
 
 from benchmarks.cases import Case, all_cases
-from benchmarks.measure import measure
+from benchmarks.measure import Clock, measure
 from benchmarks.table import Section, show_time
-from clicksim import lesions as lesions_module
 from clicksim import simulate_clicks
 from clicksim.kernels import uptake as uptake_kernels
 from clicksim.lesions import Component
+from clicksim.lesions import find as lesions_module
 from clicksim.simulate import hot, published
 
 HEADER = ("step", "time", "share", "reads", "GB/s", "share of the floor's rate")
@@ -24,7 +24,8 @@ of {rounds} calls. The floors are the plainest loops over the same memory; no pa
 steps together need {passes:.2f} passes of `uptake.max()`."""
 
 # what is timed: where it is looked up, its name there, what the table calls it
-STEPS: list[tuple[Any, str, str]] = [
+Steps = Sequence[tuple[Any, str, str]]
+STEPS: Steps = [
     (lesions_module, "scan_labels", "scan of the labels"),
     (lesions_module, "connect", "connecting lesions"),
     (hot, "_bracket", "bracket from a sample"),
@@ -53,10 +54,11 @@ def run(*, full: bool, quick: bool) -> list[Section]:  # noqa: ARG001
 
 
 class Stopwatch:
-    """Adds up the time of each step, without the time of the steps inside it."""
+    """Adds up the time of each step by some clock, without the time of the steps inside it."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock = time.perf_counter) -> None:
         self.seconds: dict[str, float] = {}
+        self._clock = clock
         self._inner = [0.0]
 
     def wrap(self, function: Callable[..., Any], name: str) -> Callable[..., Any]:
@@ -64,11 +66,11 @@ class Stopwatch:
 
         def timed(*args: Any, **kwargs: Any) -> Any:
             self._inner.append(0.0)
-            start = time.perf_counter()
+            start = self._clock()
             try:
                 return function(*args, **kwargs)
             finally:
-                elapsed = time.perf_counter() - start
+                elapsed = self._clock() - start
                 self.seconds[name] = self.seconds.get(name, 0.0) + elapsed - self._inner.pop()
                 self._inner[-1] += elapsed
 
@@ -76,11 +78,11 @@ class Stopwatch:
 
 
 @contextlib.contextmanager
-def watched() -> Iterator[Stopwatch]:
+def watched(steps: Steps = STEPS, clock: Clock = time.perf_counter) -> Iterator[Stopwatch]:
     """All steps timed while the block runs."""
-    watch = Stopwatch()
+    watch = Stopwatch(clock)
     with contextlib.ExitStack() as stack:
-        for place, attribute, name in STEPS:
+        for place, attribute, name in steps:
             replaced = watch.wrap(getattr(place, attribute), name)
 
             stack.enter_context(mock.patch.object(place, attribute, replaced))

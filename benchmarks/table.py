@@ -114,13 +114,13 @@ def write_page(sections: Sequence[Section], path: Path) -> None:
 
 def render(sections: Sequence[Section]) -> str:
     """The whole page."""
-    return "\n".join([INTRO, _machine(), *(section.markdown() for section in sections)])
+    return "\n".join([INTRO, machine(), *(section.markdown() for section in sections)])
 
 
-def _machine() -> str:
-    """What it ran on."""
+def machine(names: Sequence[str] = PACKAGES) -> str:
+    """What it ran on, with the versions of some distributions."""
     day = datetime.datetime.now(datetime.UTC).date().isoformat()
-    packages = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
+    packages = ", ".join(f"{name} {version(name)}" for name in names)
     system = f"{platform.system()} {platform.machine()}, CPython {platform.python_version()}"
     return f"Measured on {day} on {_cpu()}, {os.cpu_count()} cores, {system}.\n\nWith {packages}.\n"
 

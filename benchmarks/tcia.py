@@ -39,7 +39,7 @@ def run(*, full: bool, quick: bool) -> list[Section]:  # noqa: ARG001
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         made = phantom(3, quick=quick)
-        grid = _ct_grid(quick=quick)
+        grid = ct_grid(quick=quick)
         write_study(folder / "tree", made, StudyFacts("PETCT_0123456789", seg="dcmqi", ct_grid=grid))
         files = sorted((folder / "tree").rglob("*.dcm"))
         text = TEXT.format(
@@ -58,7 +58,7 @@ def run(*, full: bool, quick: bool) -> list[Section]:  # noqa: ARG001
     return [Section("DICOM study", text, rows=rows), Section("DICOM study, peak memory", MEMORY, rows=memory)]
 
 
-def _ct_grid(*, quick: bool) -> Grid:
+def ct_grid(*, quick: bool) -> Grid:
     """512 x 512 x 391 voxels of 1.37 x 1.37 x 2.5 mm, or a tenth of it."""
     shape, spacing = ((64, 64, 90), (8.7, 8.7, 10.0)) if quick else ((512, 512, 391), (1.367, 1.367, 2.5))
     affine = np.diag([-spacing[0], -spacing[1], spacing[2], 1.0])

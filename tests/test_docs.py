@@ -130,7 +130,11 @@ def is_played(block):
     return block.kind in ("sh", "pycon") or block.title != ""
 
 
-ELSEWHERE = {"container": "test_clickseg_container.py"}  # its commands need a trained model; that file runs them all
+ELSEWHERE = {  # their commands need a trained model, or settings that make training short
+    "container": "test_clickseg_container.py",
+    "training": "test_clickseg_pages.py",
+    "training-tutorial": "test_clickseg_pages.py",
+}
 PLAYED = [
     page
     for page in PAGES
