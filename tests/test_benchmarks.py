@@ -72,19 +72,7 @@ def test_goals__more_is_met_from_above_and_less_from_below() -> None:
 # --- training ------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def one_thread() -> Any:
-    """Torch on one thread, and as it was afterwards."""
-    torch = pytest.importorskip("torch", reason="needs the extra [torch]")
-    pytest.importorskip("monai", reason="needs the extra [torch]")
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.mark.torch
-@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize(
     "parts", [("network", "training", "datapath"), pytest.param(("tests", "encodings"), marks=pytest.mark.slow)]
 )
@@ -103,7 +91,6 @@ def test_gpu__its_parts_run_on_a_cpu_and_fill_their_rows(parts: tuple[str, ...],
 
 
 @pytest.mark.torch
-@pytest.mark.usefixtures("one_thread")
 def test_gpu__a_part_that_fails_says_so_and_the_others_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
@@ -125,7 +112,6 @@ def test_gpu__a_part_that_fails_says_so_and_the_others_go_on(tmp_path: Path, mon
 
 
 @pytest.mark.torch
-@pytest.mark.usefixtures("one_thread")
 def test_datapath__measures_waits_stages_and_the_device(tmp_path: Path) -> None:
     from benchmarks import datapath
 
@@ -139,7 +125,6 @@ def test_datapath__measures_waits_stages_and_the_device(tmp_path: Path) -> None:
 
 @pytest.mark.torch
 @pytest.mark.slow
-@pytest.mark.usefixtures("one_thread")
 def test_learning__writes_its_page_and_does_nothing_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from benchmarks import learning
 

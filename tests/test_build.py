@@ -34,16 +34,6 @@ NAMES = {"fdat": "fdat", "deep-psma": "deep_psma", "longitudinal-ct": "longitudi
 ROOT = Path(__file__).resolve().parents[1]
 
 
-@pytest.fixture(scope="module")
-def phantoms(tmp_path_factory):
-    """All three sources, and one catalog of them; not to be changed."""
-    root = tmp_path_factory.mktemp("phantoms")
-    for name, write in WRITERS.items():
-        write(root / name)
-        convert_source(find_source(name), root / name, root / "catalog")
-    return root
-
-
 @pytest.fixture
 def catalog(phantoms, tmp_path):
     """A copy of the catalog, to write to."""

@@ -52,16 +52,6 @@ def catalog(tmp_path):
     return made
 
 
-@pytest.fixture(scope="module")
-def phantoms(tmp_path_factory):
-    """All three sources, and one catalog of them."""
-    root = tmp_path_factory.mktemp("phantoms")
-    for name, write in WRITERS.items():
-        write(root / name)
-        convert_source(find_source(name), root / name, root / "catalog")
-    return root
-
-
 WRITERS = {"fdat": write_fdat, "deep-psma": write_deep_psma, "longitudinal-ct": write_longitudinal_ct}
 
 

@@ -35,14 +35,6 @@ DONE = Played(repeats=True)
 CLICKS = [Click((5, 5, 5), True), Click((20, 16, 30), False), Click((12, 14, 30), True)]
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def phantom():
     return make_phantom(1, shape=(24, 20, 36), spacing=(8.0, 8.0, 8.0), n_lesions=3)

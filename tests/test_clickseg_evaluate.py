@@ -36,14 +36,6 @@ pytestmark = pytest.mark.torch
 CPU = Options(device="cpu")
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def catalog(tmp_path_factory):
     return write_catalog(tmp_path_factory.mktemp("evaluate") / "catalog", 3)

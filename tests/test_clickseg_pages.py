@@ -38,11 +38,8 @@ PROGRAMS = {"clicksim": clicksim.cli.main, "clickseg": clickseg.cli.main}
 
 @pytest.fixture(autouse=True)
 def _one_thread(monkeypatch):
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    """Also in the processes that a page starts."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    yield
-    torch.set_num_threads(before)
 
 
 def text_of(page):

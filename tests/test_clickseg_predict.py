@@ -32,14 +32,6 @@ RULES = StoreRules(spacing_mm=(8.0, 8.0, 8.0))
 SETTINGS = ModelSettings(size="tiny", patch=(16, 16, 16), head_bias=0.0, encoding_mm=9.0)
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def phantom():
     return make_phantom(1, shape=(48, 40, 96), spacing=(4.0, 4.0, 4.0), n_lesions=4)
