@@ -27,7 +27,8 @@ from clicksim.manifests import (
     write_monai,
     write_nnunet,
 )
-from clicksim.manifests.common import file_names, licence_text, strictest
+from clicksim.manifests.folder import licence_text
+from clicksim.manifests.selection import file_names, strictest
 from clicksim.phantom.layouts import write_deep_psma, write_fdat, write_longitudinal_ct
 from clicksim.rounds.containers import predict_folder
 from clicksim.rounds.threshold import ThresholdPredictor

@@ -7,12 +7,13 @@ from typing import Any
 
 from clicksim.catalog.store import Catalog
 from clicksim.errors import CatalogError
-from clicksim.manifests.common import RECORD, RECORD_VERSION, UNFINISHED, key_of, row_hash
 from clicksim.manifests.croissant import check_croissant
+from clicksim.manifests.folder import RECORD, RECORD_VERSION, UNFINISHED, row_hash
 from clicksim.manifests.grand_challenge import check_grand_challenge
 from clicksim.manifests.huggingface import check_huggingface
 from clicksim.manifests.monai import check_monai
 from clicksim.manifests.nnunet import check_nnunet
+from clicksim.manifests.selection import key_of
 from clicksim.manifests.table import check_csv
 
 FORMATS: dict[str, Callable[[Path], list[str]]] = {

@@ -15,7 +15,8 @@ from clicksim.catalog.places import inside
 from clicksim.catalog.schema import table_schema
 from clicksim.errors import CatalogError
 from clicksim.files import replacing
-from clicksim.manifests.common import Export, Written, finish, key_of, prepare_folder, write_json
+from clicksim.manifests.folder import Written, finish, prepare_folder, write_json
+from clicksim.manifests.selection import Export, key_of
 
 if TYPE_CHECKING:
     import pyarrow as pa

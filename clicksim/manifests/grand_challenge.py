@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from clicksim.errors import CatalogError, ClicksimError
-from clicksim.manifests.common import Export, Written, finish, key_of, prepare_folder, prompts_of
+from clicksim.manifests.folder import Written, finish, prepare_folder
 from clicksim.manifests.images import label_grid, place_image
+from clicksim.manifests.selection import Export, key_of, prompts_of
 
 CLICKS = "lesion-clicks.json"
 

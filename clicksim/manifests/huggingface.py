@@ -17,17 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from clicksim.errors import CatalogError, ClicksimError
 from clicksim.files import replacing
-from clicksim.manifests.common import (
-    Export,
-    Written,
-    check_copies,
-    finish,
-    key_of,
-    licence_text,
-    prepare_folder,
-    write_text,
-)
+from clicksim.manifests.folder import Written, check_copies, finish, licence_text, prepare_folder, write_text
 from clicksim.manifests.images import SUFFIX, place_image, place_label
+from clicksim.manifests.selection import Export, key_of
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -8,7 +8,8 @@ import numpy as np
 
 from clicksim.errors import CatalogError, GeometryError
 from clicksim.geometry import Grid
-from clicksim.manifests.common import Export, place
+from clicksim.manifests.folder import place
+from clicksim.manifests.selection import Export
 
 TIGHT_MM, LOOSE_MM = 1e-4, 0.1
 """Readers compare lattices with a tolerance of their own; within the first an image is linked, within the second

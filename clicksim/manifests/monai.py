@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from clicksim.errors import CatalogError, ClicksimError
-from clicksim.manifests.common import Export, Written, finish, key_of, prepare_folder, voxels_of, write_json
+from clicksim.manifests.folder import Written, finish, prepare_folder, write_json
 from clicksim.manifests.nnunet import channel_roles
+from clicksim.manifests.selection import Export, key_of, voxels_of
 
 FILE = "datalist.json"
 

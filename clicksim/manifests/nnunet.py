@@ -17,19 +17,9 @@ from typing import Any
 
 from clicksim.errors import CatalogError, ClicksimError, SettingError
 from clicksim.geometry import Grid
-from clicksim.manifests.common import (
-    PROMPT_CHANNELS,
-    Channel,
-    Export,
-    Written,
-    check_copies,
-    finish,
-    key_of,
-    prepare_folder,
-    prompts_of,
-    write_json,
-)
+from clicksim.manifests.folder import Written, check_copies, finish, prepare_folder, write_json
 from clicksim.manifests.images import SUFFIX, label_grid, place_image, place_label
+from clicksim.manifests.selection import PROMPT_CHANNELS, Channel, Export, key_of, prompts_of
 from clicksim.prompts import Click, Prompts
 
 NAME = re.compile(r"Dataset[0-9]{3}_[A-Za-z0-9._-]+")

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from clicksim.errors import CatalogError, ClicksimError
-from clicksim.manifests.common import Export, Written, finish, key_of, prepare_folder, write_text
+from clicksim.manifests.folder import Written, finish, prepare_folder, write_text
+from clicksim.manifests.selection import Export, key_of
 
 CASES, PROMPTS = "cases.csv", "prompts.csv"
 CASE_COLUMNS = (
