@@ -14,8 +14,8 @@ PAGE = ROOT / "docs" / "failures.md"
 HEAD = """\
 # When something goes wrong
 
-The table is written by `make faults`, from a run of `tests/test_faults.py` in which each fault was made for real:
-{system}.
+The table is written by `make faults`, from a run of `tests/test_faults.py`: {system}. Each fault was made for real,
+unless it says "simulated": there the system's answer was put in its place, since none such could be had.
 
 Files get their final name when they are complete, so a reader sees the old table or the new one. A fault of the disk or
 of rights stops a command with one line and exit code 1, and no case is blamed for it: it never ends in the table of
@@ -35,8 +35,8 @@ works. A second writer is refused at once, and told which process holds the lock
 which command. Readers are never refused, and see what was last committed.
 
 The operating system holds the lock for an open file, `.lock`, so it ends with its process, also after a crash or
-`kill -9`: there is nothing to clean up. The file may stay then, as may `.lock-holder.json` beside it, which says who
-writes; they are no part of the catalog, and the next writer takes them away.
+`kill -9`: there is nothing to clean up. The file stays and is empty; `.lock-holder.json` beside it says who writes.
+They are no part of the catalog.
 
 Network file systems differ. Most hold the lock across machines; NFS mounted with `nolock` and Lustre mounted with
 `localflock` hold it on one machine only. Where a file system knows no locks at all, a warning says so, and the file

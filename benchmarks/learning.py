@@ -149,8 +149,14 @@ def make_data(work: Path, size: Size) -> None:
     from clickseg.prepare import prepare_store
     from tests.clickseg_phantoms import SPACING, write_toys
 
+    about = work / "size.json"
+    said = json.dumps({"kept": size.kept, "held": size.held, "lint": size.lint, "train": size.train.plain()}, indent=1)
+    if about.exists() and about.read_text(encoding="utf-8") != said:
+        raise SystemExit(f"{work} holds a run of another size or with other settings; name another folder")
     if (work / "held" / "catalog.json").exists():
         return
+    work.mkdir(parents=True, exist_ok=True)
+    about.write_text(said, encoding="utf-8")
     write_toys(work / "kept", size.kept)
     prepare_store(work / "kept", work / "store", StoreRules(spacing_mm=SPACING))
     write_toys(work / "held", size.held, first=FIRST_HELD)

@@ -253,7 +253,8 @@ def hours(plan: Plan, rate: Rates) -> list[str]:
     amount = {"convert": voxels / rate.voxels, "clicks": voxels / rate.voxels, "prepare": stored / rate.stored}
     found = [rate.seconds[step] * amount[step] / CORES / 3600 for step in STEPS]
     download, catalog, store = sizes(plan, rate)
-    disk = f"{(len(STEPS) * download + catalog + store) / DISK / 3600:.2g}" if download else "not known"
+    images = catalog if rate.images else download
+    disk = f"{(download + 2 * images + catalog + store) / DISK / 3600:.2g}" if download else "not known"
     return [plan.title, *(f"{value:.2g}" for value in (*found, sum(found))), disk]
 
 
@@ -308,8 +309,9 @@ written besides, voxels x the bytes of fdat, which is too much where the CT alon
 `clickseg prepare` writes by its default rules: the field of view in voxels of the store x bytes of such a voxel;
 `compressed=true` and a coarser `spacing_mm` make it smaller."""
 HOURS = """CPU seconds of the phantom / its voxels x the voxels of the source / {cores} / 3600; for `prepare` voxels of
-the store. Where the last column is larger, the disk decides: the source is read for each of the three steps, catalog
-and store are written once."""
+the store. Where the last column is larger, the disk decides: `convert` reads the source, `clicks` and `prepare` each
+read the images of the catalog, or those of the source where they are used in place (`clicks` reads no CT: for it that
+is too much), and catalog and store are written once."""
 MEASURED = """CPU milliseconds for each million voxels, of the store for `prepare`; one process, after a warm-up on a
 tiny patient."""
 

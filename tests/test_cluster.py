@@ -106,6 +106,15 @@ def test_cli__refuses_a_scheduler_with_workers_or_without_a_catalog(cluster, her
         assert (told.exit_code, "--catalog" in told.output) == (2, True), told.output
 
 
+def test_dask_executor__refuses_workers_of_several_threads():
+    with (
+        distributed.LocalCluster(1, threads_per_worker=2, processes=False, dashboard_address=None) as threaded,
+        pytest.raises(CatalogError, match=r"has 2 threads.*--nthreads 1"),
+        dask_executor(threaded.scheduler_address),
+    ):
+        pass
+
+
 # workers that die; the functions must be importable by them
 
 

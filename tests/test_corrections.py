@@ -465,3 +465,4 @@ def test_kept_regions__hold_depths_and_no_lists_of_voxels():
     (component,) = kept._components
     assert set(vars(component)) == {"memory", "id", "key", "starts", "stops", "low", "high", "answers"}
     assert {question[0] for question in component.answers} == {"deepest", "depths"}
+    assert component.starts.base is component.stops.base is None  # no view of the runs of all regions

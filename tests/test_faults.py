@@ -452,7 +452,7 @@ def test_writing__is_for_one_thread_again_and_again(tmp_path):
     with writing(tmp_path), writing(tmp_path / "."):
         assert {file.name for file in tmp_path.iterdir()} == {LOCK, HOLDER}
         assert json.loads((tmp_path / HOLDER).read_text())["process"] == os.getpid()
-    assert not list(tmp_path.iterdir())
+    assert {file.name for file in tmp_path.iterdir()} == {LOCK}
     for name in (LOCK, HOLDER, ".writing-1-catalog.json"):
         (tmp_path / name).touch()
     assert create_catalog(tmp_path).cases.num_rows == 0, "a folder with what a crash leaves is an empty one"
@@ -488,7 +488,7 @@ def test_writing__where_a_file_system_has_no_locks(tmp_path, monkeypatch, record
         pass
     assert "this file system gives no locks" in one_line(caught.value)
     record(
-        "a file system whose locks do not work", "any writer", says=one_line(caught.value).replace(str(tmp_path), "C")
+        "a file system whose locks do not work (simulated)", "any writer", says=one_line(caught.value).replace(str(tmp_path), "C")
     )
     answer(errno.ENOSYS)
     (tmp_path / LOCK).unlink()
@@ -548,7 +548,7 @@ def test_memory__that_ends_in_the_command_itself_is_one_line(source, monkeypatch
     says = refusal(run("clicks --label", source))
     assert says.startswith("clicksim: out of memory (Unable to allocate 1.00 EiB")
     assert "fewer --workers" in says
-    record("memory ends in the command's own process", "clicks --label", says=says)
+    record("memory ends in the command's own process (simulated)", "clicks --label", says=says)
 
 
 def test_workers__end_with_the_process_that_started_them(tmp_path, record):
@@ -739,4 +739,4 @@ def test_clock__changes_nothing_but_the_facts_of_a_run(clock, folder, source, so
         assert not lost(sound(name), folder), name
         about = [json.loads(file.read_text()) for file in (folder / "catalog/runs").glob("*.json")]
         assert all(fact["seconds"] >= 0 for fact in about)
-        record(f"clock: {clock}", name, lost=len(lost(sound(name), folder)), says="nothing")
+        record(f"clock: {clock} (simulated)", name, lost=len(lost(sound(name), folder)), says="nothing")

@@ -21,7 +21,8 @@ def dask_executor(scheduler: str) -> Iterator[Executor]:
             `dask scheduler --scheduler-file` writes.
 
     Raises:
-        CatalogError: Dask is not installed, or nobody answers.
+        CatalogError: Dask is not installed, nobody answers, or a worker has several threads: when its process dies,
+            nobody can tell which of the patients under way there killed it.
     """
     try:
         from distributed import Client
@@ -36,6 +37,12 @@ def dask_executor(scheduler: str) -> Iterator[Executor]:
     except (OSError, TimeoutError, ValueError) as error:
         raise CatalogError(f"no Dask scheduler answers at {scheduler}: {error}") from error
     with client:
+        threads = max(client.nthreads().values(), default=1)
+        if threads > 1:
+            raise CatalogError(
+                f"a worker at {scheduler} has {threads} threads, and one is allowed: start more workers with one each "
+                "(dask worker --nthreads 1)"
+            )
         yield ClusterExecutor(client)
 
 

@@ -1,9 +1,9 @@
 """One writer at a time: the lock that a process holds while it writes to a folder.
 
 The operating system holds it for an open file (`flock`, on Windows `LockFileEx`), so it ends with its process,
-however that ends: after a crash or `kill -9` nothing is left that has to be deleted. Two small files stand in the
-folder while it is held, `.lock` for the system and `.lock-holder.json` for people. Readers take no lock: files get
-their names when they are complete.
+however that ends: after a crash or `kill -9` nothing has to be deleted. The file `.lock` stays, empty, since to delete
+it while another process opens it would let two in; `.lock-holder.json` stands beside it while the lock is held, for
+people. Readers take no lock: files get their names when they are complete.
 
 Where a file system has no locks (some mounts of Lustre), the file itself is the sign, with a warning: there the library
 `filelock` takes it away once its process is gone from the same machine; on another machine that is left to the user.
@@ -70,9 +70,9 @@ def writing(folder: Path) -> Iterator[None]:
         yield
     finally:
         if not again:
-            for name in (HOLDER, LOCK):  # a waiting process sees that its file is gone, and begins anew
-                with suppress(OSError):  # Windows keeps a file that is open
-                    (place / name).unlink()
+            # the lock's own file stays: to unlink it while another process opens it would let two in
+            with suppress(OSError):
+                (place / HOLDER).unlink()
         lock.release()
 
 

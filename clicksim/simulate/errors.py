@@ -192,7 +192,7 @@ class KeptRegions:
     """What was measured of a case's error regions, kept from round to round for those that stay as they are.
 
     A region is known again by its voxels, to the last one; one that changed or went is forgotten. So what is kept
-    changes no answer. It takes at most 8 bytes for each voxel of the regions that were looked at.
+    changes no answer. It takes at most 8 bytes for each voxel of the regions that were looked at, and 16 for each run.
     """
 
     def __init__(self) -> None:
@@ -209,7 +209,12 @@ class KeptRegions:
     def keep(self, regions: Sequence[Region]) -> None:
         """Keep what was measured of these regions, and nothing else."""
         asked = [region.component for region in regions if region.was_asked]
-        self._components = [replace(component) for component in asked if component.answers]  # without its voxels
+        # without lists of its voxels, and without the runs of other regions that its own are a view of
+        self._components = [
+            replace(component, starts=component.starts.copy(), stops=component.stops.copy())
+            for component in asked
+            if component.answers
+        ]
 
 
 def find_regions(
