@@ -7,37 +7,19 @@ from typing import Any
 import click
 
 from clickseg import settings as groups
-from clickseg.cli_model import container, evaluate, predict
+from clickseg.cli_model import PATH, SOURCES, container, evaluate, predict
 from clicksim import __version__
+from clicksim.cli import CONTEXT, Refusing
+from clicksim.cli.options import where_to_run
 from clicksim.cli.paths import CatalogPath
-from clicksim.errors import ClicksimError, SettingError
-from clicksim.files import one_line
+from clicksim.files import read_toml
 
-PATH = click.Path(path_type=Path)
-WORKERS = click.option(
-    "--workers", type=click.IntRange(0), default=0, show_default=True, help="Processes; 0 works in this one."
-)
 SET = click.option("--set", "pairs", multiple=True, metavar="NAME=VALUE", help="A setting; repeatable.")
 CONFIG = click.option("--config", type=PATH, help="A TOML file of settings; --set goes before it.")
 LIST = click.option("--list", "list_only", is_flag=True, help="Show all settings with their defaults, and stop.")
 
 
-class Refusing(click.Group):
-    """A group that says what was refused in one line, as `clicksim` does; a bug keeps its traceback."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        """Run the command."""
-        try:
-            return super().invoke(ctx)
-        except (ClicksimError, OSError, MemoryError) as error:
-            line = one_line(error)
-            if line is None:
-                raise
-            click.echo(f"clickseg: {line}", err=True)
-            raise click.exceptions.Exit(1) from error
-
-
-@click.group(cls=Refusing, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group("clickseg", cls=Refusing, context_settings=CONTEXT)
 @click.version_option(__version__, prog_name="clickseg")
 def main() -> None:
     """Train promptable segmenters on simulated clicks and scribbles.
@@ -56,9 +38,8 @@ def main() -> None:
 @main.command()
 @click.argument("catalog", type=CatalogPath(exists=False), required=False)
 @click.argument("store", type=PATH, required=False)
-@click.option("--source", "sources", multiple=True, help="Take this source only; repeatable.")
-@WORKERS
-@click.option("--resume", is_flag=True, help="Go on with a run that was interrupted.")
+@SOURCES
+@where_to_run(cluster=False)
 @SET
 @CONFIG
 @LIST
@@ -163,16 +144,9 @@ def read_settings(pairs: tuple[str, ...], config: Path | None) -> Mapping[str, A
     Raises:
         SettingError: A file that is no TOML, or a pair without `=`.
     """
-    import tomllib
-
     from clicksim.protocols.settings import parse_value
 
-    found: dict[str, Any] = {}
-    if config is not None:
-        try:
-            found = tomllib.loads(config.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise SettingError(f"{config} cannot be read as TOML: {error}") from error
+    found: dict[str, Any] = {} if config is None else read_toml(config)
     for pair in pairs:
         name, equals, value = pair.partition("=")
         if not equals:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from clicksim.cli.options import where_to_run
 from clicksim.cli.paths import CatalogPath
 from clicksim.errors import ClicksimError, SettingError
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 PATH = click.Path(path_type=Path)
 FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 MODEL_VARIABLE, CACHE_VARIABLE = "CLICKSEG_MODEL", "CLICKSEG_CACHE"
+SOURCES = click.option("--source", "sources", multiple=True, help="Take this source only; repeatable.")
 DEVICE = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ...")
 OVERLAP = click.option(
     "--overlap", type=click.FloatRange(0, 0.9), default=0.5, show_default=True, help="Of windows, as a share."
@@ -84,11 +86,10 @@ def predict(
     help="Rule of prompts and scores; repeatable.",
 )  # fmt: skip
 @click.option("--fold", default="auto", show_default=True, help="0 to 4, or all; auto is what the model never saw.")
-@click.option("--source", "sources", multiple=True, help="Take this source only; repeatable.")
+@SOURCES
 @click.option("--set", "pairs", multiple=True, metavar="NAME=VALUE", help="A setting of the protocols' rounds.")
 @click.option("--seed", type=int, default=42, show_default=True, help="Of all draws, and of the bootstrap.")
-@click.option("--workers", type=click.IntRange(0), default=0, show_default=True, help="Processes; 0 works in this one.")
-@click.option("--resume", is_flag=True, help="Go on with a run that was interrupted.")
+@where_to_run(cluster=False)
 @click.option("--keep-predictions", is_flag=True, help="Store the masks of all rounds below OUT.")
 @click.option("--lint", type=click.IntRange(0), default=3, show_default=True, help="Cases on which guidance is tried.")
 @DEVICE

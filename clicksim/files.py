@@ -10,8 +10,9 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
-from clicksim.errors import ClicksimError, StorageError
+from clicksim.errors import ClicksimError, SettingError, StorageError
 
 RESUME = "what is finished stays, and --resume goes on from there in commands that have it"
 SPACE = f"free some space there, or name a folder on another disk; {RESUME}"
@@ -131,6 +132,26 @@ def read_bounded(file: Path) -> bytes:
     if status.st_size > MOST_BOUNDED:
         raise OSError(errno.EINVAL, f"{status.st_size} bytes; such a file has at most {MOST_BOUNDED}", str(file))
     return file.read_bytes()
+
+
+def read_toml(file: Path, what: str = "settings") -> dict[str, Any]:
+    """The content of a TOML file; it may begin with a byte order mark.
+
+    Args:
+        file: A regular file.
+        what: It, in words.
+
+    Raises:
+        SettingError: It cannot be read, or is not TOML.
+    """
+    import tomllib
+
+    try:
+        return tomllib.loads(read_bounded(file).decode("utf-8-sig"))
+    except OSError as error:
+        raise SettingError(f"cannot read the {what}: {error.strerror} ({file})") from error
+    except (ValueError, RecursionError) as error:
+        raise SettingError(f"{file} is not TOML: {error}") from error
 
 
 def _in_units(count: float) -> str:

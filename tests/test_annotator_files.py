@@ -1,6 +1,7 @@
 """Annotators from files and from recorded rows: what is written is read back, and known people are found again."""
 
 import json
+import tomllib
 from dataclasses import asdict
 from pathlib import Path
 
@@ -220,6 +221,62 @@ def test_annotators__a_fit_is_used_by_clicks_and_scribbles(recorded: Path, tmp_p
         rows = pq.read_table(file).to_pylist()
         assert {(row["annotator"], row["effort_s"]) for row in rows} == {("hurried", 1.5)}
     assert "did you mean 'hurried'" in refused("clicks", "--label", label, "--annotator", "huried")
+
+
+@pytest.mark.parametrize("command", ["clicks", "scribbles"])
+def test_save_config__holds_the_annotator_which_config_reads_back(
+    command: str, recorded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = (command, "--label", recorded / "labels/c0.nii.gz", "--format", "rows")
+    mine = Annotator("mine", offset_mm=7.0, tremor_mm=4.0, repeat=0.3, source="a guess")
+    Path("mine.toml").write_text(annotator_toml(mine))
+    run(*words, "--out", "rule")
+    over = [str(word) for word in (*words, "--annotator", "mine.toml", "--save-config", "./mine.toml", "--out", "x")]
+    assert "write over the file of --annotator" in CliRunner().invoke(main, over).stderr
+    for name in ("hurried", "mine.toml"):
+        run(*words, "--annotator", name, "--save-config", "s.toml", "--out", "first")
+        if name == "mine.toml":
+            Path(name).unlink()  # the settings need no other file
+        run(*words, "--config", "s.toml", "--save-config", "t.toml", "--out", "again")
+        assert Path("s.toml").read_bytes() == Path("t.toml").read_bytes()
+        assert Path("first").read_bytes() == Path("again").read_bytes() != Path("rule").read_bytes()
+        assert tomllib.loads(run(*words, "--config", "s.toml", "--dry-run")) == tomllib.loads(
+            Path("s.toml").read_text()
+        )
+    run(*words, "--config", "s.toml", "--annotator", "careful", "--save-config", "u.toml", "--out", "other")
+    assert tomllib.loads(Path("u.toml").read_text())["annotator"] == asdict(PRESETS["careful"])
+
+
+def test_sweep__holds_the_annotator_in_the_settings_of_each_run(recorded: Path, tmp_path: Path) -> None:
+    words = ("clicks", "--label", recorded / "labels/c0.nii.gz", "--format", "rows")
+    run(*words, "--annotator", "hurried", "--sweep", "seed=1,2", "--out", tmp_path / "sweep")
+    for seed in (1, 2):
+        folder = tmp_path / f"sweep/seed-{seed}"
+        run(*words, "--config", folder / "settings.toml", "--out", tmp_path / "again")
+        assert (tmp_path / "again").read_bytes() == (folder / "c0_clicks.parquet").read_bytes()
+        assert {row["annotator"] for row in pq.read_table(tmp_path / "again").to_pylist()} == {"hurried"}
+
+
+def test_config__takes_an_annotator_by_name_or_from_a_file_beside_it(recorded: Path, tmp_path: Path) -> None:
+    label, config = recorded / "labels/c0.nii.gz", tmp_path / "c.toml"
+    (tmp_path / "mine.toml").write_text("offset_mm = 7.0")
+
+    def shown(text: str) -> str:
+        config.write_text(text)
+        return str(tomllib.loads(run("clicks", "--label", label, "--config", config, "--dry-run"))["annotator"]["name"])
+
+    def why(text: str) -> str:
+        config.write_text(text)
+        return refused("clicks", "--label", label, "--config", config)
+
+    assert shown("annotator = 'careful'") == "careful"
+    assert shown("annotator = 'mine.toml'") == "mine"
+    assert shown("[annotator]\nname = 'x'\nmiss_intercept = -inf") == "x"
+    assert "did you mean 'hurried'" in why("annotator = 'huried'")
+    assert "cannot read the annotator" in why("annotator = 'none.toml'")
+    assert "annotator must be a name" in why("annotator = 3")
+    assert "did you mean 'offset_mm'" in why("[annotator]\noffsetmm = 3")
 
 
 def test_scribbles__a_person_corrects_what_they_see(tmp_path: Path) -> None:

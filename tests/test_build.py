@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from clicksim.build import convert_source
-from clicksim.build.prompts import PromptJob, simulate_catalog, verify_run
+from clicksim.build.prompts import PromptJob, patient_units, simulate_catalog, simulate_row, verify_run
 from clicksim.build.published import import_prompts
 from clicksim.build.units import WORK, Parts, do_unit, run_units
 from clicksim.catalog import Outcome, Source, Unit, create_catalog, find_source, open_catalog
@@ -442,6 +442,32 @@ def test_simulate_catalog__reports_what_it_refuses_and_goes_on(catalog):
     clicked = {row["case"] for row in open_catalog(catalog).table("prompts", run).to_pylist()}
     assert not any(case.startswith(("fdg_", "psma_")) for case in clicked)
     assert {"train_0001/FDG", "train_0002/PSMA"} < clicked
+
+
+def test_simulate_catalog__keeps_the_notes_of_each_case(catalog, monkeypatch):
+    run, summary = simulate_catalog(job(catalog), workers=2)
+    facts = json.loads((catalog / f"runs/{run}.json").read_text())
+    opened = open_catalog(catalog)
+    rows = [row for unit in patient_units(opened) for row in unit.content]
+    expected = {row["case_id"]: list(simulate_row(opened, row, job(catalog)).notes) for row in rows}
+    expected = {case: notes for case, notes in expected.items() if notes}
+    assert facts["notes"] == expected
+    assert summary.noted == facts["noted"] == len(expected)
+    without_pet = {row["case_id"] for row in rows if row["pet_path"] is None}
+    assert 0 < len(without_pet) < len(rows)
+    assert without_pet <= {case for case, notes in expected.items() if any("no uptake" in note for note in notes)}
+    monkeypatch.setattr("clicksim.build.prompts.MOST_NOTES", 3)
+    simulate_catalog(job(catalog))
+    facts = json.loads((catalog / f"runs/{run}.json").read_text())
+    assert facts["noted"] == len(expected)
+    first = [(case, note) for case, notes in expected.items() for note in notes][:3]
+    assert sorted((case, note) for case, notes in facts["notes"].items() for note in notes) == sorted(first)
+
+
+def test_simulate_catalog__has_no_notes_where_there_are_none(catalog):
+    run, summary = simulate_catalog(job(catalog, settings={"n_background": 0}), source="longitudinal_ct")
+    facts = json.loads((catalog / f"runs/{run}.json").read_text())
+    assert (summary.noted, facts["noted"], facts["notes"]) == (0, 0, {})
 
 
 def test_simulate_catalog__names_a_run_by_what_was_asked(catalog):

@@ -113,6 +113,7 @@ def test_scribbles__over_a_catalog_from_the_command_line(catalog, tmp_path):
 
     done = run("scribbles", "--catalog", catalog, "--protocol", "autopet-v@1", "--out", tmp_path / "out")
     assert done.exit_code == 0, done.output
+    assert "notes on" not in done.stderr
     name = done.stdout.split()[1].rstrip(":")
     assert run("verify", catalog, "--against", name).exit_code == 0
     assert len(list((tmp_path / "out").glob("*_scribbles.json"))) == len(open_catalog(catalog).cases)

@@ -172,6 +172,17 @@ def test_clicks__over_a_catalog_commit_a_run_that_verifies(here, source, protoco
     assert again.stdout == result.stdout
 
 
+def test_clicks__over_a_catalog_take_the_annotator_of_the_settings_and_count_notes(here):
+    Path("c.toml").write_text("annotator = 'careful'")
+    result = run("clicks", "--catalog", "catalog", "--source", "longitudinal_ct", "--config", "c.toml")
+    name = result.stdout.split()[1].rstrip(":")
+    opened = open_catalog("catalog")
+    assert opened.metadata(name)["annotator_model"]["name"] == "careful"
+    cases = opened.table("cases", "longitudinal_ct").num_rows  # none has a PET
+    said = f"clicksim: notes on {cases} of {cases} cases stand in catalog/runs/{name}.json"
+    assert (result.exit_code, [said]) == (0, [line for line in result.stderr.splitlines() if "notes on" in line])
+
+
 def test_clicks__over_a_catalog_sweep_and_write_every_format(here):
     result = run(
         "clicks", "--catalog", "catalog", "--source", "fdat", "--sweep", "n_foreground=1,3", "--out", "out",

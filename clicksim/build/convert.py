@@ -19,10 +19,11 @@ from clicksim.files import check_space
 
 @dataclass(frozen=True)
 class Summary:
-    """How a run ended, by count of rows."""
+    """How a run ended, by count of rows; `noted` are the cases of a prompt run that have notes."""
 
     cases: int
     rejected: int
+    noted: int = 0
 
 
 def convert_source(

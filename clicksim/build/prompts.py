@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 BLOCK = 4096
 """Bytes that a file takes on a disk at the least."""
 ENDINGS = {"plain": "_{}.json", "grand-challenge": "_lesion-clicks.json", "rows": "_{}.parquet"}
+MOST_NOTES = 1000
+"""Notes on cases, such as that there was no PET, that `runs/<id>.json` holds; `noted` there counts all such cases."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,8 @@ def simulate_catalog(
 
     Returns:
         The id of the run, which is a hash of protocol, settings, seed and cases; and how many cases were
-        simulated and refused. The refused ones stand in `runs/<id>.json`.
+        simulated, refused and noted. The refused ones stand in `runs/<id>.json`, and so do the first `MOST_NOTES`
+        notes, by case.
 
     Raises:
         CatalogError: No cases, or another process that writes to the catalog.
@@ -124,13 +127,16 @@ def simulate_catalog(
         # another machine may do it, from another folder
         work = partial(_simulate_patient, replace(job, catalog=str(catalog.path.resolve())))
         parts.run(units, work, workers=workers, progress=progress, executor=executor)
-        tables = parts.gather(units, {name: table_schema(name).empty_table() for name in ("prompts", "rejected")})
+        none = {name: table_schema(name).empty_table() for name in ("prompts", "rejected")}
+        tables = parts.gather(units, {**none, "notes": _note_table([])})
         refused = _refused_cases(units, tables["rejected"].to_pylist())
         names = {row["case_id"] for unit in units for row in unit.content} - {row["case_id"] for row in refused}
         commit_prompts(catalog, run, tables["prompts"], job.about() | {"cases": sorted(names)})
-        catalog.write_run(run, run_facts(started, {"cases": cases, "workers": workers, "refused": refused}))
+        noted = len(tables["notes"]["case_id"].unique())
+        facts = {"cases": cases, "workers": workers, "refused": refused, "noted": noted}
+        catalog.write_run(run, run_facts(started, {**facts, "notes": _notes_by_case(tables["notes"])}))
         parts.remove()
-        return run, Summary(cases - len(refused), len(refused))
+        return run, Summary(cases - len(refused), len(refused), noted)
 
 
 def _refused_cases(units: Sequence[Unit], rejected: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -140,6 +146,22 @@ def _refused_cases(units: Sequence[Unit], rejected: Sequence[dict[str, Any]]) ->
     for refusal in rejected:
         rows = contents[refusal["path"]] if refusal["code"] == "WorkerDied" else [refusal]
         found += [refusal | {name: row[name] for name in ("case_id", "patient_key")} for row in rows]
+    return found
+
+
+def _note_table(notes: Sequence[tuple[str, str]]) -> "pa.Table":
+    """Pairs of a case and a sentence as a table."""
+    import pyarrow as pa
+
+    schema = pa.schema([("case_id", pa.string()), ("note", pa.string())])
+    return pa.Table.from_pylist([{"case_id": case, "note": note} for case, note in notes], schema=schema)
+
+
+def _notes_by_case(table: "pa.Table") -> dict[str, list[str]]:
+    """The first notes, by case."""
+    found: dict[str, list[str]] = {}
+    for row in table.slice(0, MOST_NOTES).to_pylist():
+        found.setdefault(row["case_id"], []).append(row["note"])
     return found
 
 
@@ -214,11 +236,11 @@ def simulate_row(catalog: Catalog, row: Mapping[str, Any], job: PromptJob) -> Pr
 
 
 def _simulate_patient(job: PromptJob, unit: Unit) -> Tables:
-    """The prompt rows of one patient's cases."""
+    """The prompt rows of one patient's cases, with the notes on them."""
     import pyarrow as pa
 
     catalog, outcome = open_catalog(job.catalog), Outcome()
-    tables = [table_schema("prompts").empty_table()]
+    tables, notes = [table_schema("prompts").empty_table()], []
     for row in unit.content:
         try:
             prompts = simulate_row(catalog, row, job)
@@ -226,10 +248,12 @@ def _simulate_patient(job: PromptJob, unit: Unit) -> Tables:
             outcome.reject(reason_of(error), str(error), case_id=row["case_id"], patient_key=row["patient_key"])
             continue
         tables.append(prompts.to_table().replace_schema_metadata(None))
+        notes += [(prompts.case_id, note) for note in prompts.notes]
         if job.out:
             _write_file(Path(job.out), prompts, job.layout, job.table)
     rows = pa.concat_tables([table.cast(table_schema("prompts")) for table in tables])
-    return {"prompts": rows, "rejected": rows_to_table("rejected", outcome.rejected)}
+    rejected = rows_to_table("rejected", outcome.rejected)
+    return {"prompts": rows, "rejected": rejected, "notes": _note_table(notes)}
 
 
 def _write_file(folder: Path, prompts: Prompts, layout: str, table: str) -> None:

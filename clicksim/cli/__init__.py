@@ -30,12 +30,29 @@ COMMANDS = {
 }
 
 
-class LazyGroup(click.Group):
-    """A group whose commands stand one to a file, as `command`, and are imported on use.
+class Refusing(click.Group):
+    """A group, named as its program, that says what was refused in one line on stderr, with exit code 1.
 
-    A `ClicksimError`, a full or closed disk and too little memory become one line on stderr and exit code 1;
-    anything else is a bug and keeps its traceback.
+    That is a `ClicksimError`, a full or closed disk and too little memory; anything else is a bug and keeps its
+    traceback.
     """
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; say in one line what was refused."""
+        try:
+            return super().invoke(ctx)
+        except (ClicksimError, OSError, MemoryError) as error:
+            from clicksim.files import one_line
+
+            line = one_line(error)
+            if line is None:
+                raise
+            click.echo(f"{self.name}: {line}", err=True)
+            raise click.exceptions.Exit(1) from error
+
+
+class LazyGroup(Refusing):
+    """A group whose commands stand one to a file, as `command`, and are imported on use."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """The names, without an import."""
@@ -53,21 +70,11 @@ class LazyGroup(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
 
-    def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; say in one line what was refused."""
-        try:
-            return super().invoke(ctx)
-        except (ClicksimError, OSError, MemoryError) as error:
-            from clicksim.files import one_line
 
-            line = one_line(error)
-            if line is None:
-                raise
-            click.echo(f"clicksim: {line}", err=True)
-            raise click.exceptions.Exit(1) from error
+CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group("clicksim", cls=LazyGroup, context_settings=CONTEXT)
 @click.version_option(__version__, prog_name="clicksim")
 def main() -> None:
     """Simulated prompts for interactive lesion segmentation of PET/CT.

@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from clicksim.cli.options import IMAGE, OUTPUT
 from clicksim.cli.paths import CatalogPath
 
 if TYPE_CHECKING:
     from clicksim.simulate.annotator_files import RecordedFit
     from clicksim.simulate.annotators import Annotator
 
-IMAGE = click.Path(path_type=Path, exists=True)
-OUTPUT = click.Path(path_type=Path, dir_okay=False)
 ASSUMED = "The presets are assumed: no recorded person stands behind them."
 
 
@@ -29,18 +28,7 @@ ASSUMED = "The presets are assumed: no recorded person stands behind them."
 @click.option("--seed", type=int, default=42, show_default=True, help="With --fit: of the bootstrap.")
 @click.option("--out", type=OUTPUT, help="Write the annotator as TOML, for --annotator.")
 @click.option("--json", "as_json", is_flag=True, help="For scripts.")
-def command(
-    names: tuple[str, ...],
-    fits: bool,
-    catalog: str | Path | None,
-    label: Path | None,
-    pet: Path | None,
-    person: str | None,
-    name: str,
-    seed: int,
-    out: Path | None,
-    as_json: bool,
-) -> None:
+def command(names: tuple[str, ...], fits: bool, out: Path | None, as_json: bool, **of_fit: Any) -> None:
     """Models of the person who prompts: show them, or fit one to recorded prompts.
 
     A model displaces clicks, misses lesions, errs in polarity, repeats and trembles; `--annotator` of clicks,
@@ -54,11 +42,11 @@ def command(
       clicksim annotators --fit RUN --catalog CATALOG --json
     """  # noqa: D301 - click wants the character itself
     if fits:
-        found = _fit(names, catalog, label, pet, person, name, seed)
+        found = _fit(names, **of_fit)
         _write(out, found.fit.annotator)
         click.echo(json.dumps(_fit_facts(found), indent=1, allow_nan=False) if as_json else _fit_page(found))
         return
-    if catalog or label or pet or person:
+    if any(of_fit[name] for name in ("catalog", "label", "pet", "person")):
         raise click.UsageError("--catalog, --label, --pet and --of go with --fit")
     if len(names) > 1:
         raise click.UsageError(f"one NAME at a time, got {', '.join(names)}; prompt files need --fit")
@@ -113,7 +101,7 @@ def _fit(
 def _write(out: Path | None, model: "Annotator") -> None:
     if out is None:
         return
-    from clicksim.cli.clicks import write_text
+    from clicksim.cli.prompting import write_text
     from clicksim.simulate.annotator_files import annotator_toml
 
     write_text(out, annotator_toml(model))

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import click
 
-from clicksim.cli.over_catalog import open_scheduler, where_to_run
+from clicksim.cli.options import where_to_run
+from clicksim.cli.over_catalog import open_scheduler
 from clicksim.cli.paths import CatalogPath
 from clicksim.errors import SettingError
 

@@ -98,11 +98,10 @@ class Games:
         return summary
 
     def _job(self) -> "RoundsJob":
+        from clicksim.cli.runs import open_person
         from clicksim.rounds.jobs import RoundsJob
 
         keep = str((self.out / "predictions").resolve()) if self.keep_predictions and self.out else None
-        from clicksim.cli.clicks import open_person
-
         annotator = open_person(self.person)
         return RoundsJob(self.predictor, self.protocol, self.seed, self.settings, self.time_limit, keep, annotator)
 

@@ -1,37 +1,14 @@
-"""Work over many patients from the command line: where it runs, and clicks or scribbles for a whole catalog."""
+"""Work over many patients from the command line: on a cluster, and clicks or scribbles for a whole catalog."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import click
 
 from clicksim.cli.runs import Run
 from clicksim.errors import SettingError
-
-
-def where_to_run(when: str = "") -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """The options `--workers`, `--scheduler` and `--resume` of a command; `when` they apply is said before each."""
-
-    def say(words: str) -> str:
-        return (when + words)[0].upper() + (when + words)[1:]
-
-    processes = say("processes; 0 works in this one.")
-    cluster = say("a Dask scheduler, or its --scheduler-file; its workers see the same files.")
-    options = (
-        click.option("--workers", type=click.IntRange(0), default=0, show_default=True, help=processes),
-        click.option("--scheduler", metavar="ADDRESS|FILE.json", help=cluster),
-        click.option("--resume", is_flag=True, help=say("go on with a run that was interrupted.")),
-    )
-
-    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return decorate
 
 
 @contextmanager
@@ -62,18 +39,11 @@ def simulate_in_catalog(
     workers: int,
     scheduler: str | None,
     resume: bool,
-    person: str | None = None,
-    table: str = "clicks",
 ) -> None:
     """One prompt run of the catalog per combination of settings; exit code 1 where a case was refused."""
     from clicksim.build.prompts import PromptJob, simulate_catalog
     from clicksim.cli.progress import progress
 
-    annotator = None
-    if person is not None:
-        from clicksim.simulate.annotator_files import open_annotator
-
-        annotator = open_annotator(person)
     if any(run.keys["instances"] != "auto" for run in runs):
         raise SettingError("a catalog knows how the labels of each case are meant; leave --instances at auto")
     refused = 0
@@ -81,12 +51,15 @@ def simulate_in_catalog(
         for run in runs:
             folder = None if out is None else str((Path(out) / run.slug).resolve())
             protocol, seed = run.keys["protocol"], run.keys["seed"]
-            job = PromptJob(str(catalog), protocol, seed, run.given, folder, layout, table, annotator)
+            job = PromptJob(str(catalog), protocol, seed, run.given, folder, layout, run.table, run.annotator)
             with progress(run.slug or "patients") as report:
                 name, summary = simulate_catalog(
                     job, source=source, workers=workers, resume=resume, progress=report, executor=executor
                 )
             click.echo(f"run {name}: {summary.cases} cases, {summary.rejected} refused")
+            if summary.noted:
+                where = f"{catalog}/runs/{name}.json"
+                click.echo(f"clicksim: notes on {summary.noted} of {summary.cases} cases stand in {where}", err=True)
             refused += summary.rejected
     if refused:
         click.echo(f"clicksim: the reasons stand in {catalog}/runs", err=True)

@@ -6,11 +6,9 @@ from typing import Any
 
 import click
 
-from clicksim.cli.over_catalog import where_to_run
+from clicksim.cli.options import CASE_ID, INPUT, SETTINGS, where_to_run
 from clicksim.cli.paths import CatalogPath
 from clicksim.cli.runs import read_pairs
-
-INPUT = click.Path(path_type=Path, exists=True, dir_okay=False)
 
 
 @click.command("rounds")
@@ -19,7 +17,7 @@ INPUT = click.Path(path_type=Path, exists=True, dir_okay=False)
 @click.option("--label", type=INPUT, help="Play one case: its lesion mask or instance map.")
 @click.option("--pet", type=INPUT, help="Uptake on the label's grid.")
 @click.option("--ct", type=INPUT, help="CT on the label's grid.")
-@click.option("--case-id", help="What the case is called; by default the label's name without its ending.")
+@CASE_ID
 @click.option(
     "--predictor",
     metavar="SPEC",
@@ -27,7 +25,7 @@ INPUT = click.Path(path_type=Path, exists=True, dir_okay=False)
 )
 @click.option("--protocol", default="autopet-v@2", show_default=True, help="Name and version of the rule.")
 @click.option("--seed", type=int, default=42, show_default=True, help="Of all draws, and of the bootstrap.")
-@click.option("--set", "pairs", multiple=True, metavar="NAME=VALUE", help="A setting of the protocol; repeatable.")
+@SETTINGS
 @click.option(
     "--annotator",
     "person",

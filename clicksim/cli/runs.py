@@ -1,20 +1,24 @@
-"""The runs that a command line asks for: protocol, seed, instances and settings, from file, options and sweeps."""
+"""The runs that a command line asks for: protocol, seed, annotator and settings, from file, options and sweeps."""
 
 import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from clicksim.errors import SettingError, unknown_name
-from clicksim.files import read_bounded
+from clicksim.files import read_toml
 from clicksim.protocols import effective_settings, load_protocol
 from clicksim.protocols.settings import dump_table, parse_value
 
+if TYPE_CHECKING:
+    from clicksim.simulate.annotators import Annotator
+
 RUN_KEYS = ("protocol", "seed", "instances")
+ANNOTATOR = "annotator"
 DEFAULTS: dict[str, Any] = {"protocol": "autopet-iv@2", "seed": 42, "instances": "auto"}
 MOST_RUNS = 10_000
 
@@ -30,6 +34,7 @@ class Run:
         given: Those that a simulation needs to be told.
         slug: The folder of this run in a sweep; empty without one.
         table: The protocol's table, `clicks` or `scribbles`.
+        annotator: The person who changes the prompts of the rule, or None.
     """
 
     def __init__(
@@ -40,8 +45,10 @@ class Run:
         combination: Mapping[str, Any],
         table: str = "clicks",
         defaults: Mapping[str, Any] = DEFAULTS,
+        annotator: "Annotator | None" = None,
     ) -> None:
         self.table = table
+        self.annotator = annotator
         swept = {name: value for name, value in combination.items() if name not in RUN_KEYS}
         self.keys = dict(defaults) | {
             name: values[name] for values in (config, options, combination) for name in RUN_KEYS if name in values
@@ -61,7 +68,13 @@ class Run:
     def toml(self) -> str:
         """The effective settings; run again with `--config`, they give the same bytes."""
         settings = {name: value for name, value in self.settings.items() if name != "rule"}
-        return dump_table("", self.keys) + "\n" + dump_table(self.table, settings)
+        tables = [dump_table("", self.keys), dump_table(self.table, settings)]
+        if self.annotator is not None:
+            from clicksim.simulate.annotator_files import annotator_toml
+
+            # all of it, not the name: a file of that name may change
+            tables.append(annotator_toml(self.annotator, ANNOTATOR))
+        return "\n".join(tables)
 
 
 def plan_runs(
@@ -74,6 +87,13 @@ def plan_runs(
     defaults: Mapping[str, Any] = DEFAULTS,
 ) -> list[Run]:
     """One run, or one for each combination of the values of all sweeps; each is checked before the first begins.
+
+    Args:
+        config: A file of settings, or None.
+        options: Protocol, seed, instances and annotator as the command line has them; None where it has not.
+        pairs, sweeps: Texts of the form NAME=VALUE and NAME=A,B.
+        table: The protocol's, `clicks` or `scribbles`.
+        defaults: Of protocol, seed and instances.
 
     Raises:
         SettingError: A protocol, a setting or a value that is not allowed; a file that is no such TOML.
@@ -91,9 +111,37 @@ def plan_runs(
     if count > MOST_RUNS:
         raise click.UsageError(f"the sweeps make {count} runs; at most {MOST_RUNS} are taken")
     combinations = itertools.product(*(values for _, values in axes))
+    person = open_person(given.get(ANNOTATOR)) or _stored_person(stored.get(ANNOTATOR), config)
     return [
-        Run(stored, given, settings, dict(zip(names, values, strict=True)), table, defaults) for values in combinations
+        Run(stored, given, settings, dict(zip(names, values, strict=True)), table, defaults, person)
+        for values in combinations
     ]
+
+
+def open_person(text: str | None) -> "Annotator | None":
+    """The annotator that `--annotator` names.
+
+    Raises:
+        SettingError: There is none of that name, or the file holds anything else.
+    """
+    if text is None:
+        return None
+    from clicksim.simulate.annotator_files import open_annotator
+
+    return open_annotator(text)
+
+
+def _stored_person(value: Any, config: Path | None) -> "Annotator | None":
+    """The annotator of a settings file: a table, the name of a preset, or a file, which is looked for beside it."""
+    if config is None or value is None:
+        return None
+    if isinstance(value, dict):
+        from clicksim.simulate.annotator_files import check_annotator
+
+        return check_annotator(value, config)
+    if not isinstance(value, str):
+        raise SettingError(f"annotator must be a name, a file or a table, [annotator], got {value!r} ({config})")
+    return open_person(str(config.parent / value) if value.endswith(".toml") else value)
 
 
 def read_pairs(pairs: Sequence[str]) -> dict[str, Any]:
@@ -106,23 +154,17 @@ def read_pairs(pairs: Sequence[str]) -> dict[str, Any]:
 
 
 def read_config(path: Path, table: str = "clicks") -> dict[str, Any]:
-    """The content of a settings file: protocol, seed, instances, and one table of settings, as far as they are there.
+    """The content of a settings file: protocol, seed, instances, annotator and one table of settings, each or none.
 
     Raises:
         SettingError: If it cannot be read, is not TOML, or holds anything else.
     """
-    import tomllib
-
-    try:
-        values = tomllib.loads(read_bounded(path).decode("utf-8-sig"))
-    except OSError as error:
-        raise SettingError(f"cannot read the settings: {error.strerror} ({path})") from error
-    except (ValueError, RecursionError) as error:
-        raise SettingError(f"{path} is not TOML: {error}") from error
-    unknown = sorted(set(values) - {*RUN_KEYS, table})
+    values = read_toml(path)
+    allowed = (*RUN_KEYS, ANNOTATOR)
+    unknown = sorted(set(values) - {*allowed, table})
     if unknown:
         raise SettingError(
-            f"{path} has {', '.join(unknown[:10])}; allowed: {', '.join(RUN_KEYS)} and, for settings of the protocol, "
+            f"{path} has {', '.join(unknown[:10])}; allowed: {', '.join(allowed)} and, for settings of the protocol, "
             f"the table [{table}]"
         )
     if not isinstance(values.get(table, {}), dict):

@@ -1,7 +1,6 @@
 """Annotators as TOML files, and recorded prompt rows with their labels as what a fit takes."""
 
 import math
-import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from clicksim.catalog import Catalog
 from clicksim.errors import ImageError, PromptFormatError, SettingError, unknown_name
-from clicksim.files import read_bounded
+from clicksim.files import read_toml
 from clicksim.prompts import Box, Click, Prompts, Scribble
 from clicksim.prompts.records import Prompt, check_inside
 from clicksim.protocols.settings import dump_table
@@ -88,29 +87,36 @@ def load_annotator(path: Path) -> Annotator:
     Raises:
         SettingError: As `open_annotator`.
     """
-    try:
-        values = tomllib.loads(read_bounded(path).decode("utf-8-sig"))
-    except OSError as error:
-        raise SettingError(f"cannot read the annotator: {error.strerror} ({path})") from error
-    except (ValueError, RecursionError) as error:
-        raise SettingError(f"{path} is not TOML: {error}") from error
+    return check_annotator(read_toml(path, "annotator"), path)
+
+
+def check_annotator(values: Mapping[str, Any], path: Path) -> Annotator:
+    """The annotator whose attributes stand in a TOML file, alone or as a table of it.
+
+    Args:
+        values: Some attributes; the others are as in `ideal`.
+        path: The file, for messages, and for the name and the source where they are left out.
+
+    Raises:
+        SettingError: An unknown parameter, or a value that is not allowed.
+    """
     for name, value in values.items():
         if name not in ("name", *MEANINGS):
             raise unknown_name(f"parameter of the annotator in {path}", name, ("name", *MEANINGS))
         kind = str if name in ("name", "source") else (int, float)
         if not isinstance(value, kind) or isinstance(value, bool):
             raise SettingError(f"{name} must be a {'text' if kind is str else 'number'}, got {value!r} ({path})")
-    values = {"name": path.stem, "source": f"file {path.name}"} | values
+    values = {"name": path.stem, "source": f"file {path.name}", **values}
     if values["name"] in PRESETS and values != asdict(PRESETS[values["name"]]):
         raise SettingError(f"{values['name']} is the name of a preset; give the annotator in {path} another name")
     given: dict[str, Any] = {k: value if isinstance(value, str) else float(value) for k, value in values.items()}
     return Annotator(**given)
 
 
-def annotator_toml(annotator: Annotator) -> str:
-    """The annotator as TOML, which `load_annotator` reads back."""
+def annotator_toml(annotator: Annotator, table: str = "") -> str:
+    """The annotator as TOML, which `load_annotator` reads back; as a table of a larger file where that is named."""
     # TOML has -inf where JSON, which writes the other values, has none
-    return dump_table("", asdict(annotator)).replace("-Infinity", "-inf")
+    return dump_table(table, asdict(annotator)).replace("-Infinity", "-inf")
 
 
 def annotator_facts(annotator: Annotator) -> dict[str, Any]:

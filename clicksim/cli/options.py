@@ -1,0 +1,85 @@
+"""Options that several commands have, in the order in which their help shows them."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from clicksim.cli.paths import CatalogPath
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+FORMATS = {"plain": "_{}.json", "grand-challenge": "_lesion-clicks.json", "rows": "_{}.parquet"}
+"""What the names of files end with, by `--format`; the blank is for `clicks` or `scribbles`."""
+IMAGE = click.Path(path_type=Path, exists=True)
+INPUT = click.Path(path_type=Path, exists=True, dir_okay=False)
+OUTPUT = click.Path(path_type=Path, dir_okay=False)
+
+
+def together(*options: Decorator) -> Decorator:
+    """Several options as one decorator."""
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+LABEL_OR_CATALOG = together(
+    click.option("--label", type=IMAGE, help="Lesion mask or instance map, or a folder of them."),
+    click.option(
+        "--catalog",
+        type=CatalogPath(writes=True),
+        help="All cases of a catalog; commits a prompt run, and with --out JSON too.",
+    ),
+)
+CASE_ID = click.option("--case-id", help="What the case is called; by default the label's name without its ending.")
+SETTINGS = click.option(
+    "--set", "pairs", multiple=True, metavar="NAME=VALUE", help="A setting of the protocol; repeatable."
+)
+CONFIG = click.option("--config", type=INPUT, help="TOML with protocol, seed and settings; options on the line win.")
+WRITING = together(
+    click.option("--dry-run", is_flag=True, help="Print the settings of each run as TOML and stop."),
+    click.option("--save-config", type=OUTPUT, help="Write the effective settings as TOML, for --config."),
+    click.option(
+        "--out",
+        type=click.Path(),
+        help="File; for a folder of labels or a sweep, a folder. Without it JSON goes to stdout.",
+    ),
+    click.option("--format", "layout", type=click.Choice(list(FORMATS)), default="plain", show_default=True),
+)
+ONE_SOURCE = click.option("--source", help="With --catalog: one source, such as fdat.  [default: all]")
+
+
+def which_rule(defaults: Mapping[str, Any]) -> Decorator:
+    """The options `--protocol`, `--seed` and `--instances`, which are None where they are not given."""
+    return together(
+        click.option("--protocol", help=f"Name and version of the rule.  [default: {defaults['protocol']}]"),
+        click.option("--seed", type=int, help=f"Of all draws.  [default: {defaults['seed']}]"),
+        click.option(
+            "--instances", help="How values become lesions: auto, labels, components or touching.  [default: auto]"
+        ),
+    )
+
+
+def where_to_run(when: str = "", *, cluster: bool = True) -> Decorator:
+    """The options `--workers`, `--scheduler` and `--resume` of a command.
+
+    Args:
+        when: When they apply, said before each.
+        cluster: Whether there is `--scheduler`.
+    """
+
+    def say(words: str) -> str:
+        return (when + words)[0].upper() + (when + words)[1:]
+
+    processes = say("processes; 0 works in this one.")
+    addresses = say("a Dask scheduler, or its --scheduler-file; its workers see the same files.")
+    return together(
+        click.option("--workers", type=click.IntRange(0), default=0, show_default=True, help=processes),
+        *([click.option("--scheduler", metavar="ADDRESS|FILE.json", help=addresses)] if cluster else []),
+        click.option("--resume", is_flag=True, help=say("go on with a run that was interrupted.")),
+    )
