@@ -115,6 +115,18 @@ def test_dask_executor__refuses_workers_of_several_threads():
         pass
 
 
+def test_dask_executor__says_that_no_worker_has_joined(monkeypatch):
+    monkeypatch.setattr("clicksim.build.cluster.WORKERS_S", 0.2)
+    with (
+        distributed.SpecCluster(
+            scheduler={"cls": distributed.Scheduler, "options": {"dashboard": False, "port": 0}}
+        ) as idle,
+        pytest.raises(CatalogError, match=r"no worker has joined .*: start some with dask worker tcp://"),
+        dask_executor(idle.scheduler_address),
+    ):
+        pass
+
+
 # workers that die; the functions must be importable by them
 
 

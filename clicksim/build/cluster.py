@@ -10,6 +10,8 @@ from typing import Any
 from clicksim.errors import CatalogError
 
 PATIENCE_S = 20
+WORKERS_S = 60
+"""A scheduler is there at once; its workers may still be starting."""
 
 
 @contextmanager
@@ -21,8 +23,8 @@ def dask_executor(scheduler: str) -> Iterator[Executor]:
             `dask scheduler --scheduler-file` writes.
 
     Raises:
-        CatalogError: Dask is not installed, nobody answers, or a worker has several threads: when its process dies,
-            nobody can tell which of the patients under way there killed it.
+        CatalogError: Dask is not installed, nobody answers, no worker joins within a minute, or a worker has
+            several threads: when its process dies, nobody can tell which of the patients under way there killed it.
     """
     try:
         from distributed import Client
@@ -35,8 +37,18 @@ def dask_executor(scheduler: str) -> Iterator[Executor]:
     try:
         client = connect(timeout=PATIENCE_S, **{"scheduler_file" if is_file else "address": scheduler})
     except (OSError, TimeoutError, ValueError) as error:
-        raise CatalogError(f"no Dask scheduler answers at {scheduler}: {error}") from error
+        raise CatalogError(
+            f"no Dask scheduler answers at {scheduler}: {error}; name its address, such as tcp://head:8786, or the "
+            "file that dask scheduler --scheduler-file wrote"
+        ) from error
     with client:
+        try:
+            client.wait_for_workers(1, timeout=WORKERS_S)
+        except TimeoutError as error:
+            raise CatalogError(
+                f"no worker has joined the scheduler at {scheduler} in {WORKERS_S} s: start some with dask worker "
+                f"{'--scheduler-file ' if is_file else ''}{scheduler} --nthreads 1"
+            ) from error
         threads = max(client.nthreads().values(), default=1)
         if threads > 1:
             raise CatalogError(
