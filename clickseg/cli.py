@@ -69,15 +69,17 @@ def prepare(
         return
     if catalog is None or store is None:
         raise click.UsageError("give CATALOG STORE, or --list")
-    from clickseg.prepare import prepare_store
+    from clickseg.prepare import changed_rules, prepare_store
     from clicksim.cli.progress import progress
 
     rules = groups.StoreRules.of(read_settings(pairs, config))
+    if changed := changed_rules(store, rules):
+        say(f"the rules of {store} change, so arrays are made anew: {'; '.join(changed)}")
     with progress("patients") as report:
         summary = prepare_store(catalog, store, rules, sources=sources, workers=workers, resume=resume, progress=report)
     click.echo(f"{summary.cases} cases in {store}, {summary.made} made now, {summary.rejected} rejected")
     if summary.rejected:
-        click.echo(f"clickseg: the reasons stand in {store}/rejected.parquet", err=True)
+        say(f"the reasons stand in {store}/rejected.parquet")
         raise click.exceptions.Exit(1)
 
 
@@ -130,12 +132,18 @@ def train(
             init=init,
             resume=resume,
             progress=report,
+            say=say,
         )
     click.echo(str(made))
 
 
 for other in (predict, evaluate, container):
     main.add_command(other)
+
+
+def say(sentence: str) -> None:
+    """A line on stderr."""
+    click.echo(f"clickseg: {sentence}", err=True)
 
 
 def read_settings(pairs: tuple[str, ...], config: Path | None) -> Mapping[str, Any]:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clickseg.frame import Frame
-from clickseg.settings import StoreRules
+from clickseg.settings import StoreRules, changes
 from clickseg.store import AIR_HU, FORMAT, Places, case_schema
 from clicksim import __version__
 from clicksim.build.units import Parts, Progress, Tables
@@ -96,6 +96,15 @@ def prepare_store(
         parts.remove()
         made = sum(name not in known for name in cases["folder"].to_pylist())
         return Summary(len(cases), made, len(tables["rejected"]))
+
+
+def changed_rules(out: str | Path, rules: StoreRules) -> list[str]:
+    """How rules differ from those of the store in a folder, a phrase for each; none where there is no store yet."""
+    try:
+        before = json.loads((Path(out) / "store.json").read_text(encoding="utf-8"))["rules"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+    return changes(before, rules.plain())
 
 
 def _least_bytes(rows: Sequence[Row], known: Collection[str], rules: StoreRules) -> float:

@@ -5,7 +5,7 @@ data were made. On the command line a setting is `--set name=value` or a line of
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Self
 
@@ -17,9 +17,17 @@ LAWS = ("uniform", "log", "u-shape")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 
 
-def _setting(default: Any, meaning: str, *, low: float = -math.inf, high: float = math.inf, choices: Any = ()) -> Any:
-    """A field with its meaning and what it may be; a tuple's entries each lie in the range."""
-    about = {"meaning": meaning, "low": low, "high": high, "choices": tuple(choices)}
+def _setting(
+    default: Any,
+    meaning: str,
+    *,
+    low: float = -math.inf,
+    high: float = math.inf,
+    choices: Any = (),
+    optional: bool = False,
+) -> Any:
+    """A field with its meaning and what it may be; a tuple has the default's length, its entries lie in the range."""
+    about = {"meaning": meaning, "low": low, "high": high, "choices": tuple(choices), "optional": optional}
     return field(default=default, metadata=about)
 
 
@@ -63,7 +71,11 @@ class StoreRules(_Group):
     """How cases become arrays of the patch store. A change of any of them makes all arrays anew."""
 
     spacing_mm: tuple[float, ...] = _setting(
-        (2.0, 2.0, 3.0), "voxel size along R, A, S in mm; empty keeps that of each case", low=0.1, high=100
+        (2.0, 2.0, 3.0),
+        "voxel size along R, A, S in mm; empty keeps that of each case",
+        low=0.1,
+        high=100,
+        optional=True,
     )
     pet_type: str = _setting("float32", "type of stored uptake", choices=("float32", "float16"))
     compressed: bool = _setting(False, "zip the arrays: smaller, but a case is read whole for each patch")
@@ -103,7 +115,12 @@ class TrainSettings(_Group):
     odds: tuple[float, ...] = _setting(
         (0.5, 0.25, 0.25), "of a patch on a lesion, on hot uptake, in the body", low=0, high=1
     )
-    workers: int = _setting(4, "loader processes; 0 loads in this one; the result is the same", low=0, high=256)
+    workers: int = _setting(
+        4,
+        "loader processes, no more than there are cores; 0 loads in this one; the result is the same",
+        low=0,
+        high=256,
+    )
     # augmentation
     flips: bool = _setting(True, "mirror along each axis at even odds")
     affine: float = _setting(0.3, "odds of a rotation and scaling, on the device", low=0, high=1)
@@ -157,7 +174,7 @@ class TrainSettings(_Group):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if len(self.odds) != 3 or sum(self.odds) <= 0:
+        if sum(self.odds) <= 0:
             raise SettingError(f"odds are those of lesion, hot uptake and body, not all 0; got {self.odds}")
         if self.corrections_full < self.corrections_from:
             raise SettingError("corrections_full must not lie before corrections_from")
@@ -165,6 +182,15 @@ class TrainSettings(_Group):
 
 FREE_TO_CHANGE = ("workers", "save_every", "compiled")
 """Settings that may differ between a run and its continuation, since they change no number."""
+
+
+def changes(before: Mapping[str, Any], now: Mapping[str, Any], *, free: Collection[str] = ()) -> list[str]:
+    """What differs between the values of two groups, a phrase for each setting that is not free to change."""
+    return [
+        f"{name} was {before.get(name)!r}, is {value!r}"
+        for name, value in now.items()
+        if before.get(name) != value and name not in free
+    ]
 
 
 def split(values: Mapping[str, Any], *groups: type[_Group]) -> list[dict[str, Any]]:
@@ -196,6 +222,9 @@ def _checked(item: Any, value: Any) -> Any:
     about, kind = item.metadata, type(item.default)
     if kind is tuple:
         entries = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+        if len(entries) != len(item.default) and (len(entries) or not about["optional"]):
+            form = ",".join(f"{entry:g}" for entry in item.default)
+            raise SettingError(f"{item.name} takes {len(item.default)} numbers, as {item.name}={form}, got {value!r}")
         like = type(item.default[0])
         return tuple(_number(item.name, entry, like, about) for entry in entries)
     if kind is bool:

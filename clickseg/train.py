@@ -43,9 +43,9 @@ from clickseg.metrics import Metrics
 from clickseg.network import Segmenter, make_model
 from clickseg.prompting import check_protocols
 from clickseg.rounds import channels_of, play_corrections, score_rounds, spoil
-from clickseg.settings import FREE_TO_CHANGE, ModelSettings, TrainSettings
+from clickseg.settings import FREE_TO_CHANGE, ModelSettings, TrainSettings, changes
 from clickseg.store import Case, Store, open_store
-from clickseg.world import World, join_world
+from clickseg.world import World, count_cores, join_world
 from clicksim import __version__
 from clicksim.build.units import run_facts
 from clicksim.errors import SettingError
@@ -63,6 +63,7 @@ def train(
     init: str | Path | None = None,
     resume: bool = False,
     progress: Report | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> Path:
     """Train a model on a store.
 
@@ -73,6 +74,7 @@ def train(
         init: A checkpoint of the same network to start from, such as one trained on CT alone.
         resume: Go on from `last.safetensors`, where there is one, with the same settings.
         progress: Told after each step: steps done, of all.
+        say: Told, before the first step, that there is no GPU or nothing to resume.
 
     Returns:
         `model.safetensors`.
@@ -89,6 +91,12 @@ def train(
     with join_world() as world, deterministic(how.deterministic):
         run = Run(store, folder, chosen, how, world, init)
         started, first = time.time(), run.begin(resume=resume)
+        if say and world.is_first:
+            if world.device.type == "cpu":
+                threads = torch.get_num_threads()
+                say(f"no GPU: the training runs on the CPU, {threads} thread{'s' if threads > 1 else ''}")
+            if resume and not first:
+                say(f"nothing to resume in {folder}: starts anew")
         for step in run.steps(first):
             if progress and world.is_first:
                 progress(step, how.steps)
@@ -165,7 +173,8 @@ class Run:
         data = PatchDataset(self.cases, patch_of(self.model), settings, per_step=per_step)
         passes = settings.accumulate
         numbers = Batches(first * passes, settings.steps * passes, settings.batch, world.rank, world.size)
-        loader = iter(make_loader(data, numbers, workers=settings.workers, pin=world.device.type == "cuda"))
+        workers = min(settings.workers, count_cores())
+        loader = iter(make_loader(data, numbers, workers=workers, pin=world.device.type == "cuda"))
         self.model.train()
         for step in range(first, settings.steps):
             rate = learning_rate(step, settings)
@@ -332,10 +341,7 @@ def check_same_run(before: Mapping[str, Any], now: Mapping[str, Any], *, where: 
     """Raise a `SettingError` that names what a continuation would change."""
     changed = []
     for group in ("model", "train", "rules"):
-        for name in now[group]:
-            old, new = before[group].get(name), now[group][name]
-            if old != new and not (group == "train" and name in FREE_TO_CHANGE):
-                changed.append(f"{name} was {old!r}, is {new!r}")
+        changed += changes(before[group], now[group], free=FREE_TO_CHANGE if group == "train" else ())
     for name, meaning in (("catalog_digest", "the catalog"), ("world", "the number of devices")):
         if before[name] != now[name]:
             changed.append(f"{meaning} was {before[name]!r}, is {now[name]!r}")

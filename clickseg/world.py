@@ -62,6 +62,11 @@ class World:
         return {"device": name, "devices": self.size, "peak_bytes": peak, "torch": torch.__version__}
 
 
+def count_cores() -> int:
+    """Cores that this process may use: a container or a job of a cluster may allow fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 @contextmanager
 def join_world() -> Iterator[World]:
     """This process's place; leaves the group at the end where it joined one."""

@@ -88,8 +88,7 @@ class Page:
             raise SystemExit(f"{command}: exit code {done.returncode}\n{done.stdout}{done.stderr}")
         self.parts.append(f"```sh\n{command}\n```\n")
         if show:
-            lines = [line for line in done.stdout.splitlines() if re.search(show, line)]
-            self.parts.append("```text\n" + "\n".join(lines) + "\n```\n")
+            self.parts.append("```text\n" + shorten(done.stdout, show) + "\n```\n")
         return done.stdout
 
     @property
@@ -104,6 +103,12 @@ class Page:
         """A picture beside the page."""
         image.save(PICTURES / name, optimize=True)
         self.parts.append(f"![{alt}](pictures/{name})\n")
+
+
+def shorten(text: str, show: str) -> str:
+    """The lines of a text that a pattern finds, with `...` wherever others were left out."""
+    lines = [line if re.search(show, line) else "..." for line in text.splitlines()]
+    return "\n".join(line for n, line in enumerate(lines) if line != "..." or n == 0 or lines[n - 1] != "...")
 
 
 def main() -> None:
@@ -123,8 +128,8 @@ def _data(page: Page) -> None:
     page.say("""
 From nothing to a model that listens to prompts, and the curve that shows it. The patients are synthetic and small, the
 network is tiny, and a laptop without a GPU is enough; the same commands train on real data. Everything on this page,
-numbers and pictures too, comes from one run of `make tutorial`. What the settings mean stands in
-[Training](training.md).
+numbers and pictures too, comes from one run of `make tutorial`; in an output, `...` stands for lines that were left
+out. What the settings mean stands in [Training](training.md).
 """)
     page.say("## Patients")
     page.say("Synthetic PET/CT in the file layout of fdat, with voxels of 4 mm; some patients have no lesion:")

@@ -228,6 +228,40 @@ def test_clicks__refuses_images_that_are_none(here):
     refused(run("clicks", "--label", "half.nii.gz"), "whole numbers", "half.nii.gz")
 
 
+def test_clicks__refuses_a_ct_or_a_label_as_pet(here):
+    ct = np.where(pet() > 0.5, 40, -1000).astype(np.int16)
+    write_image("ct.nii.gz", ct, GRID)
+    refused(clicks("--pet", "ct.nii.gz"), "ct.nii.gz has values down to -1000: is this a CT?")
+    write_image("other.nii.gz", lesions()[::-1], GRID)
+    refused(clicks("--pet", "other.nii.gz"), "other.nii.gz", "0 and 1 alone: is this a label?")
+    write_image("map.nii.gz", lesions() * np.uint8(3), GRID)
+    refused(run("clicks", "--label", "map.nii.gz", "--pet", "./map.nii.gz"), "--pet is the label itself")
+    args = ("--prediction", "a.nii.gz", "--threshold", "3", "--out", "r.nii.gz")
+    refused(run("refine", *args, "--pet", "ct.nii.gz"), "is this a CT?")
+    assert not Path("r.nii.gz").exists()
+
+
+def test_clicks__names_a_doubtful_pet_and_takes_it(here):
+    uptake = pet()
+    write_image("noisy.nii.gz", uptake - np.float32(1), GRID)
+    assert clicks("--pet", "noisy.nii.gz").stderr == ""
+    uptake[:2, :2, 0] = -150
+    write_image("ringing.nii.gz", uptake, GRID)
+    result = clicks("--pet", "ringing.nii.gz")
+    assert result.exit_code == 0
+    assert result.stderr == "a: ringing.nii.gz has values down to -150: is this a CT? It was taken for a PET\n"
+    assert len(json.loads(result.stdout)["background"]) == 10
+    write_image("whole.nii.gz", np.round(pet()).astype(np.int16), GRID)
+    assert clicks("--pet", "whole.nii.gz").exit_code == 0
+
+
+def test_score__surface_mm_is_a_length(here):
+    args = ("score", "--label", "a.nii.gz", "--prediction", "a.nii.gz", "--surface-mm")
+    for text in ("abc", "-1", "nan", "inf"):
+        misused(run(*args, text), "a number of mm, at least 0, is expected", repr(text))
+    assert "surface_dice" in run(*args, "0").stdout
+
+
 @pytest.mark.parametrize(
     ("args", "words"),
     [
@@ -357,7 +391,7 @@ def test_clicks__dry_run_prints_each_run_and_simulates_none(here):
 def test_clicks__a_folder_goes_on_past_a_bad_case_and_exits_1(folder):
     result = run("clicks", "--label", "labels", "--pet", "images", "--out", "out")
     assert (result.exit_code, result.stdout) == (1, "")
-    assert "y.nii.gz: no image of case y in images: looked for y_0001 and y with .nii.gz" in result.stderr
+    assert "y.nii.gz: no image of case y in images, such as y_0001.nii.gz\n" in result.stderr
     assert result.stderr.splitlines()[-1] == "clicksim: 1 of 3 cases refused, see above; the others are in out"
     assert left("out") == ["settings.toml", "x_clicks.json", "z_clicks.json"]
     alone = run("clicks", "--label", "labels/z.nii.gz", "--pet", "images", "--out", "z.json")
@@ -388,8 +422,17 @@ def test_clicks__a_folder_where_all_fail_says_so(folder):
     assert result.stderr.splitlines()[-1] == "clicksim: 3 of 3 cases refused, see above"
 
 
+def test_clicks__a_sweep_says_a_note_once_and_names_the_option(here):
+    result = clicks("--sweep", "n_foreground=1,2,3", "--out", "out")
+    notes = [line for line in result.stderr.splitlines() if line.startswith("a: ")]
+    assert notes == ["a: no uptake given, see --pet: foreground clicks only (background = hot needs one)"]
+
+
 def test_clicks__refuses_folders_it_cannot_use(folder):
     Path("none").mkdir()
+    many = ("clicks", "--label", "labels", "--out", "out")
+    refused(run(*many, "--pet", "none"), "--pet: no image of case x in none, such as x_0001.nii.gz; none of the 3")
+    refused(run(*many, "--pet", "labels"), "--pet is the label itself")
     refused(run("clicks", "--label", "none", "--out", "out"), "no label in none", ".nii.gz")
     refused(run("clicks", "--label", "labels", "--out", "a.nii.gz"), "a.nii.gz is a file")
     misused(run("clicks", "--label", "labels"), "needs --out DIR")

@@ -92,7 +92,10 @@ def test_convert__names_its_rejections_and_exits_1(name, here):
 
 def test_convert__refuses_in_words(here, phantoms):
     assert "did you mean 'fdat'" in refused("convert", "fdatt", phantoms / "fdat", "new")
-    assert "nowhere does not exist" in run("convert", "fdat", "nowhere", "new").stderr
+    gone = "clicksim: nowhere does not exist; clicksim convert --list shows what it should hold"
+    assert refused("convert", "fdat", "nowhere", "new") == gone
+    assert "such as tcp://host:8786" in refused("convert", "fdat", phantoms / "fdat", "new", "--scheduler", "nothing")
+    assert not Path("new").exists()
     assert "is no catalog" in refused("convert", "fdat", phantoms / "fdat", phantoms / "deep-psma")
     assert "did you mean 'labels_only'" in refused(
         "convert", "fdat", phantoms / "fdat", "new", "--option", "label_only=true"
@@ -368,7 +371,21 @@ def test_relocate__moves_a_root_that_is_there(here, phantoms, monkeypatch):
 @pytest.mark.parametrize("command", ["summary", "check", "rejected", "cite"])
 def test_catalog__commands_refuse_what_is_no_catalog(tmp_path, command):
     assert "no catalog in" in refused("catalog", command, tmp_path)
-    assert "does not exist" in misused("catalog", command, tmp_path / "nowhere")
+    assert "does not exist; clicksim convert makes one" in refused("catalog", command, tmp_path / "nowhere")
+    assert "is a file" in misused("catalog", command, __file__)
+
+
+def test_catalog__a_missing_catalog_is_one_line_wherever_it_is_an_option(tmp_path):
+    result = run("clicks", "--catalog", tmp_path / "nowhere")
+    assert result.stderr == (
+        f"clicksim: no catalog in {tmp_path / 'nowhere'}: the folder does not exist; clicksim convert makes one\n"
+    )
+
+
+def test_merge__refuses_the_same_catalog_twice(here):
+    line = refused("catalog", "merge", "out", "catalog", here / "catalog")
+    assert f"given several times, as catalog, {here / 'catalog'}; name each once" in line
+    assert not Path("out").exists()
 
 
 def test_convert__refuses_a_wrong_folder_in_one_line(tmp_path):

@@ -2,18 +2,20 @@
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch", reason="clickseg needs PyTorch, which is not installed")
 
 from clickseg.augment import change_ct, change_pet, draw_affine, flip, warp  # noqa: E402
+from clickseg.cli import main  # noqa: E402
 from clickseg.dataset import Batches, PatchDataset, collate  # noqa: E402
 from clickseg.encode import rows_of  # noqa: E402
 from clickseg.frame import Frame  # noqa: E402
 from clickseg.prepare import draw_fold, plan, prepare_store  # noqa: E402
 from clickseg.prompting import STROKES, U_SHAPE, corrections_at, count_law, draw_plan, next_prompts  # noqa: E402
-from clickseg.settings import StoreRules, TrainSettings, describe  # noqa: E402
+from clickseg.settings import ModelSettings, StoreRules, TrainSettings, describe  # noqa: E402
 from clickseg.store import AIR_HU, open_store  # noqa: E402
 from clicksim.errors import CatalogError, GeometryError, SettingError  # noqa: E402
 from clicksim.geometry import Grid  # noqa: E402
@@ -126,6 +128,46 @@ def test_prepare_store__finds_what_did_not_change(catalog, tmp_path):
     other = prepare_store(catalog.path, tmp_path / "store", RULES.but(pet_type="float16"), sources=["fdat"])
     assert (first.made, again.made, other.made) == (2, 0, 2)
     assert open_store(tmp_path / "store").cases[0].array("pet").dtype == np.float16
+
+
+def test_prepare__says_before_the_work_which_rules_differ(catalog, tmp_path):
+    def call(*pairs):
+        words = [part for pair in ("spacing_mm=4,4,4", *pairs) for part in ("--set", pair)]
+        place = [str(catalog.path), str(tmp_path / "store"), "--source", "longitudinal_ct"]
+        done = CliRunner().invoke(main, ["prepare", *place, *words])
+        assert done.exit_code == 0, done.output
+        return [line for line in done.stderr.splitlines() if "rules" in line]
+
+    assert call() == call() == []
+    said = [f"clickseg: the rules of {tmp_path / 'store'} change, so arrays are made anew: spots was 256, is 8"]
+    assert call("spots=8") == said
+    assert call("spots=8") == []
+
+
+@pytest.mark.parametrize(
+    ("group", "name", "value"),
+    [(StoreRules, "spacing_mm", 4), (StoreRules, "spacing_mm", (4, 4)), (ModelSettings, "patch", 32),
+     (ModelSettings, "ct_window", (1, 2, 3)), (TrainSettings, "odds", ())],
+)  # fmt: skip
+def test_settings__of_several_numbers_name_their_form(group, name, value):
+    form = ",".join(f"{entry:g}" for entry in getattr(group(), name))
+    with pytest.raises(SettingError, match=f"{name} takes {form.count(',') + 1} numbers, as {name}={form}, got"):
+        group.of({name: value})
+    assert StoreRules(spacing_mm=()).spacing_mm == ()
+
+
+def test_prepare__refuses_one_size_before_the_work_and_once(catalog, tmp_path):
+    done = CliRunner().invoke(main, ["prepare", str(catalog.path), str(tmp_path / "store"), "--set", "spacing_mm=4"])
+    assert done.exit_code == 1
+    assert done.stderr == "clickseg: spacing_mm takes 3 numbers, as spacing_mm=2,2,3, got 4\n"
+    assert not (tmp_path / "store").exists()
+
+
+def test_config__that_is_missing_is_said_in_one_line(tmp_path):
+    done = CliRunner().invoke(main, ["train", "store", "run", "--config", str(tmp_path / "none.toml")])
+    assert done.exit_code == 1
+    expected = f"clickseg: cannot read the settings: No such file or directory ({tmp_path / 'none.toml'})\n"
+    assert done.stderr == expected
 
 
 def test_prepare_store__compressed_gives_the_same_patches(catalog, store, tmp_path):

@@ -142,3 +142,10 @@ def test_tutorial_page__holds_the_files_and_pictures_of_its_script():
     pictures = re.findall(r"\]\((pictures/[\w.-]+)\)", text)
     assert len(pictures) == 3
     assert all((DOCS / picture).is_file() for picture in pictures)
+
+
+def test_shorten__marks_each_gap_once():
+    shorten = runpy.run_path(str(DOCS / "generate_training.py"))["shorten"]
+    assert shorten("a\nx\ny\nb\nz", "[ab]") == "a\n...\nb\n..."
+    assert shorten("x\na", "[ab]") == "...\na"
+    assert shorten("a\nb", ".") == "a\nb"

@@ -100,6 +100,27 @@ def test_train__gives_the_same_curve_and_weights_for_two_loader_workers(folder, 
     assert_same_run(reference, folder / "workers")
 
 
+def test_train__says_that_it_has_no_gpu_and_nothing_to_resume(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "count_cores", lambda: 1)  # more loaders than cores make Torch warn, and warnings fail
+    said, quick = [], QUICK.but(steps=2, batch=1, workers=4, validate_every=0)
+    train.train(folder / "store", tmp_path / "run", MODEL, quick, resume=True, say=said.append)
+    cpu = "no GPU: the training runs on the CPU, 1 thread"
+    assert said == [cpu, f"nothing to resume in {tmp_path / 'run'}: starts anew"]
+    train.train(folder / "store", tmp_path / "run", MODEL, quick, resume=True, say=said.append)
+    assert said[2:] == [cpu]
+
+
+def test_train__takes_no_more_loaders_than_there_are_cores(folder, tmp_path, monkeypatch):
+    asked, plain = [], train.make_loader
+    monkeypatch.setattr(
+        train, "make_loader", lambda *a, workers, **k: asked.append(workers) or plain(*a, workers=0, **k)
+    )
+    for cores in (1, 3, 8):
+        monkeypatch.setattr(train, "count_cores", lambda cores=cores: cores)
+        next(make_run(folder, tmp_path, workers=4, batch=1, save_every=4, validate_every=0).steps(0))
+    assert asked == [1, 3, 4]
+
+
 def test_train__with_another_seed_gives_another_curve(folder, reference):
     train.train(folder / "store", folder / "other", MODEL, QUICK.but(seed=7, validate_every=0))
     losses = [pq.read_table(run / "metrics.parquet").to_pylist()[0]["value"] for run in (reference, folder / "other")]

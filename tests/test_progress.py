@@ -3,7 +3,7 @@
 import itertools
 
 from clicksim.cli import progress as module
-from clicksim.cli.progress import progress
+from clicksim.cli.progress import in_units, progress
 
 
 def test_progress__of_a_count_that_begins_anew_says_so(capsys):
@@ -24,3 +24,8 @@ def test_progress__counts_what_was_not_logged_too(capsys, monkeypatch):
     (line,) = [line for line in capsys.readouterr().err.splitlines() if "of 200" in line][-1:]
     rate = float(line.split(", ")[1].removesuffix("/s"))
     assert 1 <= rate <= 2
+
+
+def test_in_units__shows_the_two_largest():
+    shown = {0: "0 s", 59.4: "59 s", 59.6: "1 min 0 s", 3600: "1 h 0 min", 86_399: "23 h 59 min", 6_848_273: "79 d 6 h"}
+    assert {seconds: in_units(seconds) for seconds in shown} == shown

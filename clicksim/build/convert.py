@@ -57,7 +57,7 @@ def convert_source(
             are, and `resume` was not asked for.
     """
     if not folder.exists():
-        raise CatalogError(f"{folder} does not exist; {source.title} is expected as\n{source.layout}")
+        raise CatalogError(f"{folder} does not exist; clicksim convert --list shows what it should hold")
     context = Context(folder.resolve(), catalog_path.resolve(), source.name, dict(options or {}))
     started = time.time()
     units, found = source.plan(context)  # before anything is written: it refuses a folder of another kind

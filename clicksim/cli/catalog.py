@@ -113,7 +113,12 @@ def rejected(catalog: str | Path, as_json: bool) -> None:
 def merge(out: Path, catalogs: tuple[Path, ...]) -> None:
     """Make OUT of several catalogs, such as the shards of a SLURM array."""
     from clicksim.catalog.manage import merge_catalogs
+    from clicksim.errors import CatalogError
 
+    folders = [catalog.resolve() for catalog in catalogs]
+    twice = [str(path) for path, folder in zip(catalogs, folders, strict=True) if folders.count(folder) > 1]
+    if twice:
+        raise CatalogError(f"the same catalog is given several times, as {', '.join(twice[:10])}; name each once")
     merged = merge_catalogs(out, catalogs)
     click.echo(f"{merged.cases.num_rows} cases in {out}")
 
@@ -144,8 +149,8 @@ def relocate(catalog: Path, moves: tuple[str, ...]) -> None:
     opened = open_catalog(catalog)
     for move in moves:
         name, equals, folder = move.partition("=")
-        if not equals:
-            raise click.UsageError(f"{move!r} is not NAME=DIR")
+        if not equals or "/" in name:  # not repeated: it may be an address with a secret
+            raise click.UsageError("each move is NAME=DIR, such as fdat=/data/fdat")
         if name not in opened.roots:
             raise unknown_name("root", name, opened.roots)
         if name == "catalog":

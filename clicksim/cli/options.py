@@ -77,7 +77,7 @@ def where_to_run(when: str = "", *, cluster: bool = True) -> Decorator:
         return (when + words)[0].upper() + (when + words)[1:]
 
     processes = say("processes; 0 works in this one.")
-    addresses = say("a Dask scheduler, or its --scheduler-file; its workers see the same files.")
+    addresses = say("a Dask scheduler, tcp://host:8786, or its --scheduler-file; its workers see the same files.")
     return together(
         click.option("--workers", type=click.IntRange(0), default=0, show_default=True, help=processes),
         *([click.option("--scheduler", metavar="ADDRESS|FILE.json", help=addresses)] if cluster else []),

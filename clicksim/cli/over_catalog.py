@@ -16,6 +16,7 @@ def open_scheduler(scheduler: str | None, workers: int) -> Iterator[Executor | N
     """The executor of a Dask cluster, or None where none is named.
 
     Raises:
+        SettingError: Neither an address nor a file.
         CatalogError: Nobody answers there, or Dask is not installed.
     """
     if scheduler is None:
@@ -23,6 +24,11 @@ def open_scheduler(scheduler: str | None, workers: int) -> Iterator[Executor | N
         return
     if workers:
         raise click.UsageError("--workers starts processes here, and --scheduler has workers of its own; give one")
+    if not scheduler.endswith(".json") and ":" not in scheduler:
+        raise SettingError(
+            "--scheduler takes an address, such as tcp://host:8786, or the file ending in .json that "
+            f"dask scheduler --scheduler-file writes, got {scheduler!r}"
+        )
     from clicksim.build.cluster import dask_executor
 
     with dask_executor(scheduler) as executor:

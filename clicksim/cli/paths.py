@@ -22,11 +22,16 @@ class CatalogPath(click.Path):
         """The path or the URL.
 
         Raises:
-            CatalogError: A URL for a command that writes.
+            CatalogError: A URL for a command that writes, or one that `check_address` refuses; a folder that is not
+                there and must be.
         """
-        from clicksim.catalog.places import is_url, read_only
+        from clicksim.catalog.places import check_address, is_url, read_only
+        from clicksim.errors import CatalogError
 
+        check_address(value)  # first, as every other refusal repeats the value
         if not is_url(value):
+            if self.exists and not Path(value).exists():
+                raise CatalogError(f"no catalog in {value}: the folder does not exist; clicksim convert makes one")
             return super().convert(value, param, ctx)
         if self.writes:
             raise read_only(value)

@@ -55,6 +55,20 @@ def progress(what: str) -> Iterator[Report]:
         yield _Bar(bar, bar.add_task(what, total=None, rate="", refused=""))
 
 
+def in_units(seconds: float) -> str:
+    """A time in its two largest units.
+
+    >>> in_units(42), in_units(725), in_units(12_000), in_units(6_848_273)
+    ('42 s', '12 min 5 s', '3 h 20 min', '79 d 6 h')
+    """
+    whole, parts = round(seconds), []
+    for name, size in (("d", 86_400), ("h", 3600), ("min", 60), ("s", 1)):
+        count, whole = divmod(whole, size)
+        parts.append((count, name))
+    first = next((n for n, (count, _) in enumerate(parts) if count), len(parts) - 1)
+    return " ".join(f"{count} {name}" for count, name in parts[first : first + 2])
+
+
 class _Bar:
     """A bar of rich."""
 
@@ -79,7 +93,7 @@ class _Lines:
             return
         self.last = time.monotonic()
         note = f", {refused} refused" if refused else ""
-        print(f"{self.what}: {done} of {total}, {rate:.2f}/s, {left:.0f} s left{note}", file=sys.stderr)
+        print(f"{self.what}: {done} of {total}, {rate:.2f}/s, {in_units(left)} left{note}", file=sys.stderr)
 
 
 class _Clock:

@@ -12,7 +12,7 @@ import click
 
 from clicksim.cli.options import FORMATS
 from clicksim.cli.runs import Run, plan_runs
-from clicksim.errors import ClicksimError, StorageError
+from clicksim.errors import ClicksimError, ImageError, StorageError
 from clicksim.files import replacing
 
 if TYPE_CHECKING:
@@ -138,6 +138,9 @@ class Request:
             raise click.UsageError("--preview is for one label and one run")
         if self.preview and self.preview.suffix.lower() not in PICTURES:
             raise click.UsageError(f"--preview is written as {' or '.join(PICTURES)}, got {self.preview.name!r}")
+        pet = self.alone.get("--pet")
+        if self.label is not None and pet is not None and pet.resolve() == self.label.resolve():
+            raise ClicksimError(f"--pet is the label itself, {pet}; it takes a PET with SUV")
         self._check_out()
         self._check_distinct()
         if self.sweep and self.save_config:
@@ -176,7 +179,9 @@ def simulate_runs(runs: Sequence[Run], request: Request, simulate: Simulate) -> 
     if not runs:
         return
     labels = request.labels()
-    refused = sum(_simulate_all(run, request, labels, simulate) for run in runs)
+    _check_companions(request, labels)
+    said: set[str] = set()
+    refused = sum(_simulate_all(run, request, labels, simulate, said) for run in runs)
     if refused:
         count = len(labels) * len(runs)
         rest = f"; the others are in {request.out}" if refused < count else ""
@@ -184,14 +189,30 @@ def simulate_runs(runs: Sequence[Run], request: Request, simulate: Simulate) -> 
         raise click.exceptions.Exit(1)
 
 
-def _simulate_all(run: Run, request: Request, labels: Sequence[Path], simulate: Simulate) -> int:
+def _check_companions(request: Request, labels: Sequence[Path]) -> None:
+    """Refuse a folder that has no image for any of several cases: once, not case by case."""
+    for option, folder in request.alone.items():
+        if len(labels) == 1 or not isinstance(folder, Path) or not folder.is_dir():
+            continue
+        first = ""
+        for label in labels:
+            try:
+                beside(label, folder, "_0001" if option == "--pet" else "")
+                break
+            except ImageError as error:
+                first = first or str(error)
+        else:
+            raise ClicksimError(f"{option}: {first}; none of the {len(labels)} cases has one there")
+
+
+def _simulate_all(run: Run, request: Request, labels: Sequence[Path], simulate: Simulate, said: set[str]) -> int:
     """All cases of one run; the number of those that were refused. The refusal of a single case is raised."""
     if request.many and request.out is not None:
         write_text(Path(request.out) / run.slug / "settings.toml", run.toml())
     refused = 0
     for label in _tracked(labels, run.slug or "cases"):
         try:
-            _finish_one(run, request, label, simulate)
+            _finish_one(run, request, label, simulate, said)
         except ClicksimError as error:
             if not request.many:
                 raise
@@ -200,13 +221,16 @@ def _simulate_all(run: Run, request: Request, labels: Sequence[Path], simulate: 
     return refused
 
 
-def _finish_one(run: Run, request: Request, label: Path, simulate: Simulate) -> None:
-    """One case, with warnings and notes as lines on stderr."""
+def _finish_one(run: Run, request: Request, label: Path, simulate: Simulate, said: set[str]) -> None:
+    """One case, with warnings and notes as lines on stderr, each once for all runs of a sweep."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         prompts = simulate(run, label)
     for sentence in [*(str(warning.message) for warning in caught), *prompts.notes]:
-        click.echo(f"{prompts.case_id}: {sentence}", err=True)
+        line = f"{prompts.case_id}: {sentence.replace('no uptake given:', 'no uptake given, see --pet:', 1)}"
+        if line not in said:
+            said.add(line)
+            click.echo(line, err=True)
     _write(prompts, request.file(run, prompts.case_id), request.layout)
     if request.preview:
         _draw(prompts, label, beside(label, request.alone["--pet"]), request.preview)

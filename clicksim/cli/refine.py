@@ -49,14 +49,17 @@ def command(
         --keep liver,kidney_left,kidney_right,urinary_bladder --normal-value 2 --out refined.nii.gz
     """  # noqa: D301 - click wants the character itself
     from clicksim.refine import refine_prediction
-    from clicksim.volumes import case_id_of, read_image, read_label, write_image
+    from clicksim.simulate.case import read_uptake
+    from clicksim.volumes import case_id_of, read_label, write_image
 
     if normal and normal_value:
         raise click.UsageError("give --normal or --normal-value, one of them")
-    mask, uptake = read_label(prediction), read_image(pet)
+    mask, (uptake, doubts) = read_label(prediction), read_uptake(pet)
     regions = None if organs is None else read_label(organs)
     other = None if normal is None else read_label(normal)
     name = f"case {case_id_of(prediction)}"
+    for sentence in doubts:
+        click.echo(f"{name}: {sentence}", err=True)
     for kind, volume in (("PET", uptake), ("organ mask", regions), ("normal uptake", other)):
         if volume is not None:
             mask.grid.check_same(volume.grid, ("prediction", kind), where=name)

@@ -1,6 +1,7 @@
 """`clicksim score`."""
 
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,20 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 INPUT = click.Path(path_type=Path, exists=True, dir_okay=False)
+
+
+class Millimetres(click.FloatRange):
+    """A length in mm, at least 0."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The number; what is none, negative or infinite is wrong usage."""
+        try:
+            length = float(value)
+        except ValueError:
+            length = math.nan
+        if not 0 <= length < math.inf:
+            self.fail(f"a number of mm, at least 0, is expected, got {value!r}", param, ctx)
+        return length
 
 
 @click.command("score")
@@ -23,7 +38,7 @@ INPUT = click.Path(path_type=Path, exists=True, dir_okay=False)
 )
 @click.option("--set", "pairs", multiple=True, metavar="NAME=VALUE", help="A setting of the rule; repeatable.")
 @click.option("--case-id", help="What the case is called; by default the label's name without its ending.")
-@click.option("--surface-mm", type=click.FloatRange(0), metavar="MM", help="Surface Dice with this tolerance as well.")
+@click.option("--surface-mm", type=Millimetres(0), metavar="MM", help="Surface Dice with this tolerance as well.")
 @click.option(
     "--lesions",
     "table",

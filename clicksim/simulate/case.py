@@ -5,8 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
+from clicksim.arrays import flat_view
 from clicksim.errors import ImageError, SettingError
 from clicksim.lesions import Instances
 from clicksim.prompts import Prompts
@@ -16,6 +18,10 @@ from clicksim.simulate.clicks import simulate_clicks
 from clicksim.simulate.corrections import correct
 from clicksim.simulate.scribbles import simulate_scribbles
 from clicksim.volumes import EXTENSIONS, Volume, case_id_of, read_image, read_label
+
+SAMPLE = 1 << 14  # voxels that are looked at: a look, not a pass
+NO_PET = -100  # SUV and Bq/ml have noise below 0; air and lung of a CT lie far below this
+CT_SHARE = 0.02  # of the voxels below NO_PET: a CT has some ten times that, ringing at the edges of a PET far less
 
 
 def simulate_case(
@@ -45,12 +51,12 @@ def simulate_case(
 
     Raises:
         GeometryError: An image on another grid than the label.
-        ImageError: A file that cannot be read.
+        ImageError: A file that cannot be read; a PET that is a CT or a label, see `read_uptake`.
         SettingError: As `clicksim.simulate_clicks`.
     """
     name = case_id_of(label) if case_id is None else case_id
     mask = read_label(label)
-    uptake = None if pet is None else read_image(pet)
+    uptake, doubts = (None, ()) if pet is None else read_uptake(pet)
     regions = None if organs is None else read_label(organs)
     for kind, volume in (("PET", uptake), ("organ mask", regions)):
         if volume is not None:
@@ -66,7 +72,7 @@ def simulate_case(
         organs=_array(regions),
         **settings,
     )
-    prompts = replace(prompts, grid=mask.grid)
+    prompts = replace(prompts, grid=mask.grid, notes=(*prompts.notes, *doubts))
     return prompts if annotator is None else _by_person(prompts, mask, uptake, annotator, instances)
 
 
@@ -96,12 +102,12 @@ def scribble_case(
     Raises:
         SettingError: As those; `instances` beside a prediction, whose errors are split into components.
         GeometryError: An image on another grid than the label.
-        ImageError: A file that cannot be read.
+        ImageError: A file that cannot be read; a PET that is a CT or a label, see `read_uptake`.
     """
     name = case_id_of(label) if case_id is None else case_id
     truth = read_label(label)
     mask = None if prediction is None else read_label(prediction)
-    uptake = None if pet is None or annotator is None else read_image(pet)
+    uptake, doubts = (None, ()) if pet is None or annotator is None else read_uptake(pet)
     for kind, volume in (("prediction", mask), ("PET", uptake)):
         if volume is not None:
             truth.grid.check_same(volume.grid, ("label", kind), where=f"case {name}")
@@ -115,8 +121,36 @@ def scribble_case(
         person = annotator if mended else None  # the published loop looks for all errors
         seen = _seen_truth(truth, mask, uptake, person, name, seed)
         prompts = correct(mask.array, seen, round=round, **shared)
-    prompts = replace(prompts, grid=truth.grid)
+    prompts = replace(prompts, grid=truth.grid, notes=(*prompts.notes, *doubts))
     return prompts if annotator is None else _by_person(prompts, truth, uptake, annotator, instances)
+
+
+def read_uptake(path: str | Path) -> tuple[Volume, tuple[str, ...]]:
+    """A PET from its file, and a sentence where it may be none.
+
+    Some ten thousand voxels, evenly spread, are looked at; only where all of them are whole numbers of at most 1
+    is the volume read to the end. That is enough for a CT or a label in the place of the PET, and no proof of an SUV.
+
+    Returns:
+        The image, and at most one note: values below -100 in less than a fiftieth of the voxels, as resampling may
+        leave them in a PET in Bq/ml.
+
+    Raises:
+        ImageError: More than that lies below -100, as in a CT; whole numbers, 0 and 1 alone, as in a mask; a file
+            that cannot be read.
+    """
+    volume = read_image(path)
+    flat, _ = flat_view(volume.array)
+    sample = flat[:: max(1, flat.size // SAMPLE) | 1]  # odd, so that it does not keep to the columns of a grid
+    if flat.dtype.kind in "iu" and sample.max() <= 1 and (flat.min(), flat.max()) == (0, 1):
+        raise ImageError(f"{path} has the whole numbers 0 and 1 alone: is this a label? A PET holds SUV")
+    share = float(np.mean(sample < NO_PET))
+    if share == 0:
+        return volume, ()
+    found = f"{path} has values down to {float(np.nanmin(sample)):.0f}: is this a CT?"
+    if share > CT_SHARE:
+        raise ImageError(f"{found} A PET holds SUV")
+    return volume, (f"{found} It was taken for a PET",)
 
 
 def _seen_truth(
@@ -166,12 +200,12 @@ def find_companion(label: Path, folder: str | Path, channel: str = "_0001") -> P
         ImageError: Neither is there.
     """
     name = case_id_of(label)
-    candidates = [Path(folder) / f"{name}{suffix}{ending}" for suffix in (channel, "") for ending in EXTENSIONS]
+    stems = dict.fromkeys([f"{name}{channel}", name])
+    candidates = [Path(folder) / f"{stem}{ending}" for stem in stems for ending in EXTENSIONS]
     for candidate in candidates:
         if candidate.is_file():
             return candidate
-    stems = " and ".join(dict.fromkeys([f"{name}{channel}", name]))
-    raise ImageError(f"no image of case {name} in {folder}: looked for {stems} with {', '.join(EXTENSIONS)}")
+    raise ImageError(f"no image of case {name} in {folder}, such as {candidates[0].name}")
 
 
 def _array(volume: Volume | None) -> Any:
