@@ -256,6 +256,21 @@ def test_merge_catalogs__of_clicked_shards_is_the_whole_that_was_clicked(shards,
         assert sum(fact["cases"] for fact in facts) == len(merged.metadata(run)["cases"])
 
 
+def test_merge_catalogs__brings_images_behind_links_that_stay_in_the_catalog(tmp_path):
+    for name in ("one", "two"):
+        create_catalog(tmp_path / name)
+    images = tmp_path / "one" / "images"
+    (images / "kept").mkdir(parents=True)
+    (images / "kept" / "pet.nii.gz").write_bytes(b"pet")
+    (images / "linked").symlink_to("kept", target_is_directory=True)
+    merged = merge_catalogs(tmp_path / "all", [tmp_path / "one", tmp_path / "two"]).path
+    assert (merged / "images" / "linked" / "pet.nii.gz").read_bytes() == b"pet"
+    (images / "linked").unlink()
+    (images / "linked").symlink_to(tmp_path, target_is_directory=True)
+    with pytest.raises(CatalogError, match="leaves its root"):
+        merge_catalogs(tmp_path / "other", [tmp_path / "one", tmp_path / "two"])
+
+
 def test_merge_catalogs__leaves_runs_alone_that_one_shard_lacks(shards, tmp_path):
     for n in "01":
         shutil.copytree(shards / n, tmp_path / n)

@@ -488,7 +488,9 @@ def test_writing__where_a_file_system_has_no_locks(tmp_path, monkeypatch, record
         pass
     assert "this file system gives no locks" in one_line(caught.value)
     record(
-        "a file system whose locks do not work (simulated)", "any writer", says=one_line(caught.value).replace(str(tmp_path), "C")
+        "a file system whose locks do not work (simulated)",
+        "any writer",
+        says=one_line(caught.value).replace(str(tmp_path), "C"),
     )
     answer(errno.ENOSYS)
     (tmp_path / LOCK).unlink()

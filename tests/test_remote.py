@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import os
+import pickle
 import shutil
 import signal
 import subprocess
@@ -18,6 +19,7 @@ import fsspec
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
+from fsspec.implementations.memory import MemoryFileSystem as SharedMemory
 from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
 
 from clicksim.audit import check_catalog
@@ -25,7 +27,8 @@ from clicksim.build.prompts import PromptJob, simulate_catalog, simulate_row
 from clicksim.catalog import create_catalog, open_catalog
 from clicksim.catalog import places as places_module
 from clicksim.catalog.cache import cache_folder, fetch
-from clicksim.catalog.index import index_bytes, stored_name
+from clicksim.catalog.index import index_bytes, read_index, stored_name
+from clicksim.catalog.manage import merge_catalogs
 from clicksim.catalog.places import as_place
 from clicksim.catalog.push import pull_catalog, push_catalog
 from clicksim.catalog.schema import TABLES, rows_to_table
@@ -36,6 +39,16 @@ from tests.report_catalog import make_catalog, plain_case
 
 BUCKET, SECRET = "clicksim-tests", "s3cret-of-the-tests"
 PET = "catalog:images/pet.nii.gz"
+
+
+class MemoryFileSystem(SharedMemory):
+    """Memory of its own, apart from that of `memory://`."""
+
+    cachable = False
+
+    def __init__(self):
+        super().__init__()
+        self.store, self.pseudo_dirs = {}, [""]
 
 
 @pytest.fixture(scope="module")
@@ -267,6 +280,7 @@ def test_push_catalog__that_is_killed_leaves_the_old_state_and_is_taken_up(local
 def test_push_catalog__prunes_old_states_and_nothing_else(local, memory):
     push_catalog(local.path, memory)
     old = open_catalog(memory)
+    assert old.parts("cases") == ["fdat"]
     others = {"notes.txt", "images/notes-of-mine.txt", "other/files-0123456789abcdef.parquet"}
     for name in others:
         spoil(memory, name)
@@ -356,6 +370,101 @@ def test_pull_catalog__refuses_a_damaged_file(original, memory, tmp_path):
     assert push_catalog(original.path, memory).moved == 0  # of the right size: a push does not read it
 
 
+@pytest.mark.parametrize("url", ["file", "memory"], indirect=True)
+def test_push_catalog__mends_what_is_damaged_when_it_is_asked_to_verify(original, url, tmp_path):
+    push_catalog(original.path, url)
+    catalog = open_catalog(url)
+    file = catalog.files["images/pet.nii.gz"]
+    spoil(url, file.at, bytes(file.size))
+    with pytest.raises(CatalogError, match="push it again with --verify"):
+        pull_catalog(url, tmp_path / "back")
+    told = done("catalog", "push", original.path, url, "--verify")
+    assert f"{len(catalog.files)} files, 1 sent" in told
+    pull_catalog(url, tmp_path / "back")
+    assert (tmp_path / "back/images/pet.nii.gz").read_bytes() == (original.path / "images/pet.nii.gz").read_bytes()
+    assert push_catalog(original.path, url, verify=True).moved == 0
+
+
+def test_push_catalog__mends_a_damaged_index(original, memory):
+    push_catalog(original.path, memory)
+    spoil(memory, open_catalog(memory).index)
+    read_index.cache_clear()
+    with pytest.raises(CatalogError, match="push the catalog again, with its images"):
+        open_catalog(memory).parts("cases")
+    push_catalog(original.path, memory)
+    assert same(original, open_catalog(memory))
+
+
+def test_push_catalog__takes_along_what_lies_behind_links_in_the_catalog(local, memory):
+    (local.path / "more/deep").mkdir(parents=True)
+    shutil.copy(local.path / "images/pet.nii.gz", local.path / "more/deep/one.nii.gz")
+    (local.path / "images/linked").symlink_to("../more", target_is_directory=True)
+    (local.path / "images/file.nii.gz").symlink_to("pet.nii.gz")
+    push_catalog(local.path, memory)
+    remote = open_catalog(memory)
+    for name in ("images/linked/deep/one.nii.gz", "images/file.nii.gz"):
+        assert remote.resolve(f"catalog:{name}").read_bytes() == (local.path / "images/pet.nii.gz").read_bytes()
+    assert pull_catalog(memory, local.path).moved == 0  # they are there
+
+
+@pytest.mark.parametrize(
+    ("to", "told"),
+    [("..", "link to a folder that it lies in"), ("../..", "leaves its root"), ("nothing", "is a link to nothing")],
+)
+def test_push_catalog__refuses_links_that_it_cannot_follow(to, told, local, memory):
+    (local.path / "images/a").mkdir()
+    (local.path / "images/a/linked").symlink_to(local.path / "images" / to if to != ".." else "..")
+    with pytest.raises(CatalogError, match=f"images/a/linked.*{told}"):
+        push_catalog(local.path, memory)
+    assert as_place(memory).files() == {}
+
+
+def test_write__leaves_no_half_file_when_it_is_interrupted(memory):
+    def blocks():
+        yield b"first"
+        raise KeyboardInterrupt
+
+    place = as_place(memory)
+    with pytest.raises(KeyboardInterrupt):
+        (place / "a").write(blocks())
+    assert place.files() == {}
+
+
+@pytest.mark.parametrize("folder", ["", "cat", "/cat", "cat/"])
+@pytest.mark.parametrize("kind", ["fsspec", "pyarrow"])
+def test_files__are_named_alike_with_and_without_slashes(kind, folder, original, tmp_path):
+    if kind == "pyarrow":
+        (tmp_path / "disk").mkdir()
+        system = SubTreeFileSystem(str(tmp_path / "disk"), LocalFileSystem())
+        shutil.copytree(original.path, tmp_path / "disk" / folder.strip("/"), dirs_exist_ok=True)
+    else:
+        system = MemoryFileSystem()
+        for file in (file for file in original.path.rglob("*") if file.is_file()):
+            system.pipe(f"/{folder.strip('/')}/{file.relative_to(original.path)}", file.read_bytes())
+    remote = open_catalog(folder, filesystem=system)
+    assert remote.cases.equals(original.cases)
+    assert remote.size_of(PET) == (original.path / "images/pet.nii.gz").stat().st_size
+
+
+def test_files__refuses_an_answer_about_another_folder(memory):
+    class Elsewhere(MemoryFileSystem):
+        def find(self, path, **options):
+            return {name.replace("/cat/", "/dog/"): info for name, info in super().find(path, **options).items()}
+
+    system = Elsewhere()
+    system.pipe("/cat/a", b"a")
+    with pytest.raises(CatalogError, match="answers with 'dog/a', a file elsewhere"):
+        as_place("cat", system).files()
+
+
+def test_merge_catalogs__keeps_a_root_that_is_a_url(local, memory, tmp_path):
+    spoil(memory, "pet.nii.gz", b"pet")
+    local.with_root("fdat", memory)
+    merged = merge_catalogs(tmp_path / "merged", [local.path])
+    assert merged.roots["fdat"] == memory
+    assert merged.resolve("fdat:pet.nii.gz").read_bytes() == b"pet"
+
+
 # what is refused
 
 
@@ -367,6 +476,19 @@ def test_pull_catalog__refuses_a_damaged_file(original, memory, tmp_path):
         ("nosuch://bucket/x", "cannot be opened: Protocol not known"),
         (Path("s3://bucket/x"), "two slashes"),
         ("s3:/bucket/x", "two slashes"),
+        ("s3:/key:secret@bucket", "two slashes"),
+        ("s3://key:sec/secret@bucket", "holds credentials"),
+        ("s3://key:a?secret@bucket", "holds credentials"),
+        ("s3://key:secret#b@bucket", "holds credentials"),
+        ("s3://secret@bucket/x", "holds credentials"),
+        ("s3://key%3Asecret%40bucket/x", "holds credentials"),
+        ("abfs://container:secret@account.dfs.core.windows.net/x", "holds credentials"),
+        ("hdfs://user:secret@host/x", "holds credentials"),
+        ("sftp://user:1/secret@host", "holds credentials"),
+        ("simplecache::s3://key:secret@bucket", "without ::"),
+        ("zip://x.zip::s3://key:secret@bucket", "without ::"),
+        ("key:secret@s3://bucket", "plain address"),
+        ("nosuch://[bad", "cannot be opened"),
         ("memory://nothing/here", "catalog.json is missing"),
         ("file:///nothing/here", "catalog.json is missing"),
     ],
@@ -376,6 +498,57 @@ def test_open_catalog__refuses_addresses_that_are_none(named, told):
     with pytest.raises(CatalogError, match=told) as caught:
         open_catalog(named)
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("address", ["s3://WHO:HUSH/HIDE@b", "s3:/WHO:HUSH@b", "dir::s3://WHO:HUSH@b"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["clicks", "--catalog", "URL"],
+        ["catalog", "summary", "URL"],
+        ["catalog", "relocate", "HERE", "catalogue=URL"],
+        ["catalog", "push", "HERE", "URL"],
+        ["catalog", "push", "URL", "memory://x"],
+        ["catalog", "push", "HERE", "memory://x", "--root", "fdat=URL"],
+        ["catalog", "pull", "URL", "new"],
+        ["catalog", "pull", "memory://x", "URL"],
+    ],
+    ids=lambda command: "-".join(command),
+)
+def test_commands__repeat_no_secret_of_an_address(command, address, local, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "raw").mkdir()
+    local.with_root("fdat", tmp_path / "raw").with_root("catalogue", tmp_path / "raw")
+    before = (local.path / "catalog.json").read_bytes()
+    told = refused(*[{"HERE": local.path}.get(word, word.replace("URL", address)) for word in command])
+    assert not {word for word in ("WHO", "HUSH", "HIDE") if word in told}
+    assert (local.path / "catalog.json").read_bytes() == before
+    assert not (tmp_path / "s3:").exists()
+
+
+@pytest.mark.parametrize("word", ["s3://KEY:SECRET@b", "s3://KEY:SECRET=@b"])
+def test_commands__repeat_no_secret_of_a_root_without_a_name(word, original):
+    for command in (["push", original.path, "memory://x", "--root", word], ["relocate", original.path, word]):
+        result = run("catalog", *command)
+        assert result.exit_code == 2
+        assert "NAME=" in result.stderr
+        assert "SECRET" not in result.output
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "abfs://container@account.dfs.core.windows.net/a/b@2",
+        "abfss://container@account.dfs.core.windows.net",
+        "hdfs://user@host:8020/data",
+        "s3://bucket/autopet-iv@2/x",
+        "s3://bucket/run=a:b",
+        "s3://bucket/100%23",
+        "gs://bucket/a b",
+    ],
+)
+def test_as_place__takes_what_holds_no_secret(address):
+    assert str(as_place(address)) == address
 
 
 def test_open_catalog__says_in_one_line_that_a_bucket_is_missing(server, original):
@@ -625,7 +798,57 @@ def test_fetch__keeps_the_folder_within_its_bound(memory, monkeypatch):
     fetch(place / "d")
     assert [file.exists() for file in held] == [False, False, True]
     assert not left.exists()
-    monkeypatch.setenv("CLICKSIM_CACHE_GIB", "much")
-    (place / "e").write([b"e"])
-    with pytest.raises(SettingError, match="CLICKSIM_CACHE_GIB must be a number of GiB, got 'much'"):
-        fetch(place / "e")
+
+
+@pytest.mark.parametrize("text", ["much", "nan", "-1", ""])
+def test_fetch__refuses_a_bound_that_is_no_size(text, memory, monkeypatch):
+    place = as_place(memory)
+    for name in "ab":
+        (place / name).write([name.encode()])
+    held = fetch(place / "a")
+    os.utime(held, (time.time() - 1000,) * 2)
+    monkeypatch.setenv("CLICKSIM_CACHE_GIB", text)
+    with pytest.raises(SettingError, match=f"CLICKSIM_CACHE_GIB must be a number of GiB, 0 or more, got '{text}'"):
+        fetch(place / "b")
+    assert held.exists()
+
+
+def test_fetch__looks_for_what_must_go_now_and_then_alone(memory, monkeypatch):
+    place = as_place(memory)
+    for name in "abc":
+        (place / name).write([name.encode() * 1000])
+    left = fetch(place / "a").with_name(".writing-0123-x")
+    left.write_bytes(b"half")
+    os.utime(left, (time.time() - 100_000,) * 2)
+    fetch(place / "b")
+    assert left.exists()  # 1000 bytes are little of 50 GiB
+    monkeypatch.setenv("CLICKSIM_CACHE_GIB", str(150_000 / (1 << 30)))
+    fetch(place / "c")  # with b more than a hundredth
+    assert not left.exists()
+
+
+@pytest.mark.parametrize("kind", ["fsspec", "pyarrow"])
+def test_fetch__shares_nothing_between_file_systems(kind, tmp_path):
+    held = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        file = tmp_path / name / "pet.nii.gz"
+        file.write_text(name)
+        os.utime(file, (1_000_000_000,) * 2)
+        if kind == "fsspec":
+            system = fsspec.filesystem("dir", path=str(tmp_path / name), fs=fsspec.filesystem("file"))
+        else:
+            system = SubTreeFileSystem(str(tmp_path / name), LocalFileSystem())
+        place = as_place("", system) / "pet.nii.gz"
+        held.append(fetch(place))
+        assert fetch(pickle.loads(pickle.dumps(place))) == held[-1]  # another process
+    assert [file.read_text() for file in held] == ["one", "two"]
+
+
+@pytest.mark.parametrize("name", ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_PROFILE"])
+def test_fetch__shares_nothing_between_servers(name, memory, monkeypatch):
+    file = as_place(memory) / "a"
+    file.write([b"first"])
+    held = fetch(file)
+    monkeypatch.setenv(name, "another")
+    assert fetch(file) != held

@@ -4,14 +4,18 @@ Files and not streams: every reader stays as it is (SimpleITK and links need a f
 compared with its checksum before a reader sees it, and training, pictures and rounds read the same images again.
 
 The folder is `$CLICKSIM_CACHE`, else `clicksim` in `$XDG_CACHE_HOME` or `~/.cache`; all processes of a user share it.
-A file is named by its content where a pushed catalog says its checksum, so it is never out of date; else by its address
-and what the storage says of its version, which on S3 is its size and the second of its writing. It is complete or not
-there; two processes that want the same one at the same time both fetch it. Above `$CLICKSIM_CACHE_GIB` (50) the files
-that were used longest ago go first, though none that was used within the last five minutes: it may have been handed out
-and not been opened yet. The folder may be deleted when nobody reads.
+A file is named by its content where a pushed catalog says its checksum, so it is never out of date; else by its
+address, the server that the environment names, and what the storage says of its version, which on S3 is its size and
+the second of its writing. Through a file system that the caller brought, such a file is kept for that one open catalog
+alone. It is complete or not there; two processes that want the same one at the same time both fetch it.
+
+Above `$CLICKSIM_CACHE_GIB` (50) the files that were used longest ago go first, though none that was used within the
+last five minutes: it may have been handed out and not been opened yet. A process looks after the first file that it
+fetches, and then after every hundredth of that size. The folder may be deleted when nobody reads.
 """
 
 import hashlib
+import math
 import os
 import time
 from collections.abc import Iterator
@@ -23,11 +27,16 @@ from clicksim.catalog.places import HINT, Place, RemotePath, reaching
 from clicksim.errors import CatalogError, SettingError
 from clicksim.files import replacing
 
+ENDPOINTS = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_PROFILE")
+"""What makes another server, and another file, of the same URL."""
 BLOCK = 1 << 22
 GIB = 1 << 30
 IN_USE_S = 300.0
 ABANDONED_S = 86_400.0
 DEFAULT_GIB = 50.0
+LOOK_SHARE = 0.01
+_fetched: dict[Path, float] = {}
+"""Bytes that this process has fetched into a folder since it last looked for what must go."""
 
 
 def fetch(file: RemotePath, sha256: str = "") -> Path:
@@ -40,9 +49,11 @@ def fetch(file: RemotePath, sha256: str = "") -> Path:
     Raises:
         CatalogError: It is not there, cannot be reached, or has another checksum.
         StorageError: The disk is full or cannot be written.
+        SettingError: `CLICKSIM_CACHE_GIB` is no size.
     """
+    limit = _limit()
     try:
-        key = sha256 or hashlib.sha256(f"{file}\0{file.version()}".encode()).hexdigest()
+        key = sha256 or _address_key(file)
         held = cache_folder() / key[:2] / f"{key[2:32]}-{file.name}"
         with suppress(FileNotFoundError):
             os.utime(held)  # used now; a sign for the others that it must stay
@@ -52,7 +63,7 @@ def fetch(file: RemotePath, sha256: str = "") -> Path:
             download(file, temporary, sha256)
     except FileNotFoundError as error:
         raise CatalogError(f"there is no {file}; {HINT}") from error
-    _trim(held.parent.parent)
+    _trim_now_and_then(cache_folder(), held.stat().st_size, limit)
     return held
 
 
@@ -73,7 +84,10 @@ def download(file: Place, target: Path, sha256: str = "") -> None:
             total.update(block)
             out.write(block)
     if sha256 and total.hexdigest() != sha256:
-        raise CatalogError(f"{file} is damaged: its checksum is not that of the file that was pushed; push it again")
+        raise CatalogError(
+            f"{file} is damaged: its checksum is not that of the file that was pushed; push it again with "
+            "--verify, which reads what is there and replaces what is damaged"
+        )
 
 
 def cache_folder() -> Path:
@@ -89,9 +103,24 @@ def blocks_of(file: Any) -> Iterator[bytes]:
         yield block
 
 
-def _trim(folder: Path) -> None:
+def _address_key(file: RemotePath) -> str:
+    """The name of a file whose content is unknown: where it lies, by which server, and what it says of its version."""
+    where = [str(file), file.opened, *(os.environ.get(name, "") for name in ENDPOINTS), file.version()]
+    return hashlib.sha256("\0".join(where).encode()).hexdigest()
+
+
+def _trim_now_and_then(folder: Path, size: int, limit: float) -> None:
+    """Trim at the first file that a process fetches, and whenever it has fetched a hundredth of the limit."""
+    total = _fetched.get(folder, math.inf) + size
+    _fetched[folder] = total
+    if total > LOOK_SHARE * limit:
+        _fetched[folder] = 0
+        _trim(folder, limit)
+
+
+def _trim(folder: Path, limit: float) -> None:
     """Delete what was used longest ago until the rest fits, and what killed processes left."""
-    limit, now = _limit(), time.time()
+    now = time.time()
     found = []
     for file in folder.glob("??/*"):
         with suppress(OSError):  # another process may delete as well
@@ -112,6 +141,9 @@ def _trim(folder: Path) -> None:
 def _limit() -> float:
     text = os.environ.get("CLICKSIM_CACHE_GIB", str(DEFAULT_GIB))
     try:
-        return float(text) * GIB
-    except ValueError as error:
-        raise SettingError(f"CLICKSIM_CACHE_GIB must be a number of GiB, got {text!r}") from error
+        limit = float(text) * GIB
+    except ValueError:
+        limit = math.nan
+    if not limit >= 0:
+        raise SettingError(f"CLICKSIM_CACHE_GIB must be a number of GiB, 0 or more, got {text!r}")
+    return limit

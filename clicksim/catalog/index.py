@@ -92,7 +92,9 @@ def read_index(folder: Place, name: str) -> Files:
     except FileNotFoundError as error:
         raise CatalogError(f"there is no {where}: a newer state has been pushed, and this one pruned") from error
     if stored_name(INDEX, hashlib.sha256(content).hexdigest()) != name:
-        raise CatalogError(f"{where} is damaged: its checksum is not that of its name; push the catalog again")
+        raise CatalogError(
+            f"{where} is damaged: its checksum is not that of its name; push the catalog again, with its images"
+        )
     try:
         rows = pq.read_table(io.BytesIO(content)).cast(_schema()).to_pylist()
     except (pa.ArrowException, ValueError) as error:

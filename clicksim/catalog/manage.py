@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clicksim.catalog.lock import writing
+from clicksim.catalog.places import files_below, inside
 from clicksim.catalog.runs import join_runs
 from clicksim.catalog.schema import SORT_KEYS, TABLES
 from clicksim.catalog.store import Catalog, create_catalog, open_catalog
@@ -40,7 +41,7 @@ def merge_catalogs(out: str | Path, parts: Sequence[str | Path]) -> Catalog:
     with writing(target.path):
         for catalog in opened:
             target = _with_roots(target, catalog)
-            _link_images(catalog.path / "images", target.path / "images")
+            _link_images(catalog.path, target.path)
         # folds are left out: a plan over a part of the patients is none over all of them
         for name in (table for table in TABLES if table not in ("sources", "folds")):
             for part in sorted({value for catalog in opened for value in catalog.parts(name)}):
@@ -113,7 +114,7 @@ def _with_roots(target: Catalog, part: Catalog) -> Catalog:
         if target.roots.get(name, folder) != folder:
             raise CatalogError(f"root {name} is {target.roots[name]} and {folder}: relocate one of them first")
         if name not in target.roots:
-            target = target.with_root(name, Path(folder))
+            target = target.with_root(name, folder)
     return target
 
 
@@ -156,10 +157,11 @@ def _metadata(part: str, texts: Sequence[bytes | None]) -> dict[bytes, bytes] | 
 
 
 def _link_images(source: Path, target: Path) -> None:
-    for file in sorted(source.rglob("*")):
-        if not file.is_file() or file.name.startswith("."):  # a killed run may leave half a file with a dot
-            continue
-        place = target / file.relative_to(source)
+    """Link or copy the images of one catalog into another that lacks them."""
+    if not (source / "images").is_dir():
+        return
+    for name in files_below(source, "images"):
+        file, place = inside(source, name), target / name
         if place.exists():
             continue
         place.parent.mkdir(parents=True, exist_ok=True)

@@ -8,17 +8,21 @@ environment alone, as those libraries read it: a URL that holds any is refused, 
 import errno
 import os
 import re
+import secrets
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, unquote
 
 from clicksim.errors import CatalogError, ClicksimError, StorageError
 
-SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")
+USER = re.compile(r"[\w.$-]+@[\w.-]+(:\d+)?(/.*)?", re.DOTALL)
+USER_SCHEMES = frozenset({"abfs", "abfss", "hdfs"})
+"""Their usual form is `container@account/path` or `user@host/path`, which holds no secret."""
 HINT = "check the address, the network, and the credentials in the environment"
 
 
@@ -32,14 +36,17 @@ class RemotePath:
         root: The URL that the user gave, without a slash at its end.
         path: Below it, with `/`; empty for the root itself.
         filesystem: One that the caller brought, of PyArrow or fsspec; `root` is then a path in it.
+        opened: Of such a file system, what tells it from any other: it has no name, and may hold another file at the
+            same path. Copies in other processes keep it.
     """
 
     root: str
     path: str = ""
     filesystem: Any = field(default=None, compare=False, repr=False)
+    opened: str = field(default="", repr=False)
 
     def __truediv__(self, name: str) -> "RemotePath":
-        return RemotePath(self.root, f"{self.path}/{name}" if self.path else name, self.filesystem)
+        return replace(self, path=f"{self.path}/{name}" if self.path else name)
 
     def __str__(self) -> str:
         return f"{self.root}/{self.path}" if self.path else self.root
@@ -118,20 +125,37 @@ class RemotePath:
         return self.read_bytes().decode(encoding)
 
     def files(self) -> dict[str, int]:
-        """The sizes of all files below this one, by their path from here; one request for a thousand of them."""
+        """The sizes of all files below this one, by their path from here; one request for a thousand of them.
+
+        Raises:
+            CatalogError: It cannot be reached, or the file system answers with files of another folder.
+        """
         from pyarrow.fs import FileSelector
 
         system, path = self._open()
         with reaching(self):
             found = system.get_file_info(FileSelector(path, recursive=True, allow_not_found=True))
-        start = len(path.rstrip("/")) + 1
-        return {info.path[start:]: info.size for info in found if info.is_file}
+        # file systems answer with or without a slash at the start, however they were asked
+        start = f"{asked}/" if (asked := path.strip("/")) else ""
+        names = {info.path.strip("/"): info.size for info in found if info.is_file}
+        for name in names:
+            if not name.startswith(start):
+                raise CatalogError(f"{self} was listed, and its file system answers with {name!r}, a file elsewhere")
+        return {name[len(start) :]: size for name, size in names.items()}
 
     def write(self, blocks: Iterable[bytes]) -> None:
-        """Write the file anew. Object stores show it once it is whole."""
-        with reaching(self), self._output() as file:
-            for block in blocks:
-                file.write(block)
+        """Write the file anew. Object stores show it once it is whole; one that was interrupted is deleted."""
+        half = False
+        try:
+            with reaching(self), self._output() as file:
+                half = True
+                for block in blocks:
+                    file.write(block)
+                half = False
+        finally:
+            if half:  # no stream can be given up: closing it has published what it had
+                with suppress(Exception):  # the first error tells more
+                    self.unlink()
 
     def unlink(self) -> None:
         """Delete the file."""
@@ -188,16 +212,50 @@ def as_place(where: "str | Path | RemotePath", filesystem: Any = None) -> Place:
     if isinstance(where, RemotePath):
         return where
     if filesystem is not None:
-        return RemotePath(str(where).rstrip("/"), filesystem=filesystem)
+        return RemotePath(str(where).rstrip("/"), filesystem=filesystem, opened=secrets.token_hex(16))
+    check_address(where)
     if not is_url(where):
-        if SCHEME.match(str(where)) and not Path(where).exists():
-            raise CatalogError(f"{where} looks like a URL that was made a path; give it as text, with two slashes")
         return Path(where)
     url = str(where)
-    _check_url(url)
     if url.startswith("file://"):
         return Path(_connect(url.rstrip("/") if url != "file:///" else url)[1])
     return RemotePath(url.rstrip("/"))
+
+
+def check_address(where: str | Path) -> None:
+    """Refuse a URL that carries more than an address. Of what is refused the scheme alone is repeated.
+
+    Secrets may hold any sign, also the slash, so whatever stands between a colon and a later `@` counts as one.
+
+    Raises:
+        CatalogError: A URL with credentials or settings in it, one that chains file systems with `::`, or one that has
+            become a path (`s3:/bucket`).
+    """
+    text = str(where)
+    if not is_url(where):
+        if (found := SCHEME.match(text)) and not Path(where).exists():
+            raise CatalogError(
+                f"{found[1]}:/... looks like a URL that was made a path; give it as text, with two slashes"
+            )
+        return
+    scheme, _, rest = text.partition("://")
+    shown = f"{scheme}://..." if SCHEME.fullmatch(f"{scheme}:/") else "the address"
+    if "::" in text or shown == "the address":
+        raise CatalogError(f"{shown} is not one plain address such as s3://bucket/catalog; give it without :: and more")
+    if "?" in rest or "#" in rest or _has_user(scheme.lower(), unquote(rest)):
+        raise CatalogError(
+            f"{shown} holds credentials or settings, which would stand in catalogs and logs; leave them out and set "
+            "them in the environment, such as AWS_ACCESS_KEY_ID or AWS_ENDPOINT_URL (signs ? # and : before @ are "
+            "read as such)"
+        )
+
+
+def _has_user(scheme: str, rest: str) -> bool:
+    """Whether a user, and perhaps a password, stands in what follows `://`."""
+    if scheme in USER_SCHEMES and USER.fullmatch(rest):
+        return False
+    before, at, _ = rest.rpartition("@")
+    return "@" in rest.partition("/")[0] or bool(at and ":" in before and scheme != "file")
 
 
 def read_only(place: object) -> CatalogError:
@@ -221,6 +279,33 @@ def inside(root: Path, relative: str) -> Path:
     return target
 
 
+def files_below(folder: Path, name: str, above: tuple[Path, ...] = ()) -> Iterator[str]:
+    """The files below a folder of a catalog, also those behind links that stay in it, as `resolve` finds them.
+
+    Args:
+        folder: The catalog.
+        name: Of the folder in it.
+        above: The folders that led here, without links.
+
+    Raises:
+        CatalogError: A link that leaves the catalog, leads to nothing, or to a folder that it lies in.
+    """
+    here = inside(folder, name)
+    if here in above:
+        raise CatalogError(f"{folder / name} is a link to a folder that it lies in; delete it, or put the files there")
+    for entry in sorted((folder / name).iterdir()):
+        below = f"{name}/{entry.name}"
+        if entry.name.startswith(".") and not entry.is_dir():  # what is being written
+            continue
+        file = inside(folder, below)
+        if file.is_dir():
+            yield from files_below(folder, below, (*above, here))
+        elif file.is_file():
+            yield below
+        elif entry.is_symlink():
+            raise CatalogError(f"{entry} is a link to nothing; delete it, or put the file there")
+
+
 @contextmanager
 def reaching(place: object) -> Iterator[None]:
     """Turn whatever a storage says into one sentence; a file that is not there stays a `FileNotFoundError`.
@@ -237,17 +322,6 @@ def reaching(place: object) -> Iterator[None]:
     except Exception as error:
         told = re.sub(r" \(Request ID: [^)]*\)", "", " ".join(str(error).split())) or type(error).__name__
         raise CatalogError(f"{place} cannot be reached: {told}; {HINT}") from error
-
-
-def _check_url(url: str) -> None:
-    """Refuse a URL that carries more than an address, without repeating what it carries."""
-    parts = urlsplit(url)
-    if "@" in parts.netloc or parts.query or parts.fragment:
-        scheme, host = parts.scheme, parts.netloc.rpartition("@")[2]
-        raise CatalogError(
-            f"{scheme}://...{host}{parts.path} holds credentials or settings, which would stand in catalogs and logs; "
-            "leave them out and set them in the environment, such as AWS_ACCESS_KEY_ID or AWS_ENDPOINT_URL"
-        )
 
 
 @cache

@@ -10,6 +10,7 @@ Of two pushes at once the one that ends last is what is read, whole. Do not prun
 """
 
 import hashlib
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from clicksim.catalog.cache import blocks_of, download
 from clicksim.catalog.head import HEAD, head_bytes, write_head
 from clicksim.catalog.index import INDEX, STORED_NAME, Files, Stored, index_bytes, stored_name
 from clicksim.catalog.lock import HOLDER, LOCK, writing
-from clicksim.catalog.places import Place, RemotePath, as_place, inside
+from clicksim.catalog.places import Place, RemotePath, as_place, files_below, inside, reaching
 from clicksim.catalog.schema import TABLES
 from clicksim.catalog.store import open_catalog
 from clicksim.errors import CatalogError, unknown_name
@@ -44,6 +45,7 @@ def push_catalog(
     *,
     images: bool = True,
     prune: bool = False,
+    verify: bool = False,
     roots: Mapping[str, str] | None = None,
     filesystem: Any = None,
     progress: Progress | None = None,
@@ -58,13 +60,14 @@ def push_catalog(
         url: Where to, such as `s3://bucket/catalog`; an empty place, or one that was pushed to.
         images: Also images. Without, those of the state that is there already stay in the new one.
         prune: Delete files of older states afterwards.
+        verify: Read what is there already, and send again what is damaged; without, its size is compared alone.
         roots: Where roots lie for readers, folders or URLs by name; others keep the place that they have here.
         filesystem: A file system of PyArrow or fsspec; `url` is then a path in it.
         progress: Told after each file.
 
     Raises:
         CatalogError: No catalog, one that is being written, a place that holds another kind of catalog or cannot be
-            written, or a file that changed on the way.
+            written, a link that leaves the folder or leads nowhere, or a file that changed on the way.
         SettingError: A root that the catalog does not have.
     """
     catalog, target = open_catalog(path), as_place(url, filesystem)
@@ -74,13 +77,12 @@ def push_catalog(
         as_place(where)  # a URL with credentials is refused before it is written
     folder = catalog.path
     with writing(folder):
-        held, before = _sizes(target), _before(target)
-        kept = {} if images else {name: file for name, file in before.items() if name.startswith("images/")}
+        held, kept = _sizes(target), _kept(target, images=images)
         names = list(_names(folder, images=images))
         files, moved, size = dict(kept), 0, 0
         for done, name in enumerate(names, start=1):
             files[name] = file = _stored(folder, name)
-            if held.get(file.at) != file.size:
+            if held.get(file.at) != file.size or (verify and not _is_whole(target / file.at, file)):
                 _send(inside(folder, name), target, file)
                 moved, size = moved + 1, size + file.size
             if progress:
@@ -139,11 +141,13 @@ def pull_catalog(
 def _names(folder: Path, *, images: bool) -> Iterator[str]:
     """The files of a catalog that are pushed: tables, facts of runs, images; nothing that is being written."""
     patterns = [f"{name}/*/part-0.parquet" for name in (*TABLES, "prompts")]
-    patterns += ["sources.parquet", "runs/*.json", *(["images/**/*"] if images else [])]
+    patterns += ["sources.parquet", "runs/*.json"]
     for pattern in patterns:
         for file in sorted(folder.glob(pattern)):
             if file.is_file() and not file.name.startswith("."):
                 yield file.relative_to(folder).as_posix()
+    if images and os.path.lexists(folder / "images"):
+        yield from files_below(folder, "images")
 
 
 def _stored(folder: Path, name: str) -> Stored:
@@ -156,6 +160,15 @@ def _stored(folder: Path, name: str) -> Stored:
     with file.open("rb") as opened:
         digest = hashlib.file_digest(opened, "sha256").hexdigest()
     return Stored(name, file.stat().st_size, digest)
+
+
+def _is_whole(place: Place, file: Stored) -> bool:
+    """Whether what is stored has the content that its name says."""
+    total = hashlib.sha256()
+    with reaching(place), place.open("rb") as opened:
+        for block in blocks_of(opened):
+            total.update(block)
+    return total.hexdigest() == file.sha256
 
 
 def _send(source: Path, target: Place, file: Stored) -> None:
@@ -203,18 +216,20 @@ def _sizes(target: Place) -> dict[str, int]:
     return {file.relative_to(target).as_posix(): file.stat().st_size for file in found if file.is_file()}
 
 
-def _before(target: Place) -> Files:
-    """The files of the state that lies there; none where there is none.
+def _kept(target: Place, *, images: bool) -> Files:
+    """The images of the state that lies there, where none are pushed.
 
     Raises:
         CatalogError: A catalog that was not pushed: its head is not to be replaced by a push.
     """
     if not (target / HEAD).is_file():
         return {}
-    files = open_catalog(target).files
-    if files is None:
+    catalog = open_catalog(target)
+    if not catalog.index:
         raise CatalogError(f"{target} holds a catalog that was not pushed there; push to an empty place")
-    return files
+    if images:  # the index is not read: a push mends one that is damaged
+        return {}
+    return {name: file for name, file in (catalog.files or {}).items() if name.startswith("images/")}
 
 
 def _prune(target: Place, current: set[str]) -> int:
@@ -239,6 +254,7 @@ def _to_fetch(files: Files, folder: Path, *, overwrite: bool) -> list[Stored]:
         CatalogError: It holds other things, or files that differ and are not to be replaced.
     """
     here = {name for name in _sizes(folder) if not name.rpartition("/")[2].startswith((".writing-", LOCK, HOLDER))}
+    here |= {name for name in files if (folder / name).is_file()}  # behind a linked folder as well
     if not (folder / HEAD).is_file() and (others := sorted(here - set(files))):
         raise CatalogError(f"{folder} holds other things, such as {others[0]}; name an empty or a new folder")
     known = [file for name, file in files.items() if name in here]

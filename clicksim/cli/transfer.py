@@ -5,17 +5,20 @@ from typing import TYPE_CHECKING
 
 import click
 
+from clicksim.cli.paths import CatalogPath
+
 if TYPE_CHECKING:
     from clicksim.catalog.push import Moved
 
 
 @click.command("push")
-@click.argument("catalog", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.argument("catalog", type=CatalogPath(writes=True))
 @click.argument("url")
 @click.option("--images/--no-images", default=True, show_default=True, help="Also the images in the catalog's folder.")
 @click.option("--prune", is_flag=True, help="Then delete files of older states, which somebody may be reading.")
+@click.option("--verify", is_flag=True, help="Also read what is there, and send again what is damaged.")
 @click.option("--root", "moves", multiple=True, metavar="NAME=URL", help="Where readers find a root; repeatable.")
-def push(catalog: Path, url: str, images: bool, prune: bool, moves: tuple[str, ...]) -> None:
+def push(catalog: Path, url: str, images: bool, prune: bool, verify: bool, moves: tuple[str, ...]) -> None:
     """Bring CATALOG to object storage at URL.
 
     What is not there yet is sent, and catalog.json last: until then readers see the old state, whole. What was
@@ -32,16 +35,16 @@ def push(catalog: Path, url: str, images: bool, prune: bool, moves: tuple[str, .
     roots = {}
     for move in moves:
         name, equals, roots[name] = move.partition("=")
-        if not equals:
-            raise click.UsageError(f"{move!r} is not NAME=URL")
+        if not equals or "/" in name:  # not repeated: it may be an address with a secret
+            raise click.UsageError("--root takes NAME=URL, such as fdat=s3://bucket/folder")
     with progress("files") as report:
-        done = push_catalog(catalog, url, images=images, prune=prune, roots=roots, progress=report)
+        done = push_catalog(catalog, url, images=images, prune=prune, verify=verify, roots=roots, progress=report)
     click.echo(f"{_told(done, 'sent')}{f', {done.pruned} old ones deleted' if prune else ''}")
 
 
 @click.command("pull")
 @click.argument("url")
-@click.argument("catalog", type=click.Path(path_type=Path, file_okay=False))
+@click.argument("catalog", type=CatalogPath(writes=True, exists=False))
 @click.option("--overwrite", is_flag=True, help="Replace files of CATALOG that differ.")
 def pull(url: str, catalog: Path, overwrite: bool) -> None:
     """Bring the catalog that was pushed to URL to a folder.
