@@ -11,12 +11,12 @@ import nibabel
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from click.testing import CliRunner
 
 from clicksim import Grid, simulate_clicks, write_image
-from clicksim.cli import COMMANDS, main
+from clicksim.cli import COMMANDS
 from clicksim.prompts.table import METADATA_KEY
 from clicksim.protocols import list_presets, list_protocols
+from tests.commands import run
 
 AFFINE = np.array([[-2.0, 0, 0, 40], [0, 2, 0, -30], [0, 0, 3, -100], [0, 0, 0, 1]])
 GRID = Grid((20, 18, 16), None, AFFINE)
@@ -56,10 +56,6 @@ def folder(here):
     for case in "xz":
         write_image(here / f"images/{case}_0001.nii.gz", pet(), GRID)
     return here
-
-
-def run(*args):
-    return CliRunner().invoke(main, [str(arg) for arg in args], catch_exceptions=False)
 
 
 def clicks(*args):

@@ -6,27 +6,15 @@ import shutil
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 
 from clicksim.catalog import list_sources, open_catalog
 from clicksim.catalog.schema import rows_to_table
-from clicksim.cli import main
 from clicksim.cli.demo import make_demo
 from clicksim.phantom.layouts import write_deep_psma, write_fdat, write_longitudinal_ct
+from tests.commands import done, run
 
 ROOT = Path(__file__).resolve().parents[1]
 WRITERS = {"fdat": write_fdat, "deep-psma": write_deep_psma, "longitudinal-ct": write_longitudinal_ct}
-
-
-def run(*args):
-    return CliRunner().invoke(main, [str(arg) for arg in args], catch_exceptions=False)
-
-
-def done(*args):
-    """The stdout of a command that ends well."""
-    result = run(*args)
-    assert result.exit_code == 0, result.output
-    return result.stdout
 
 
 def refused(*args):

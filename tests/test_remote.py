@@ -18,7 +18,6 @@ from urllib.request import Request, urlopen
 import fsspec
 import pyarrow.parquet as pq
 import pytest
-from click.testing import CliRunner
 from fsspec.implementations.memory import MemoryFileSystem as SharedMemory
 from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
 
@@ -32,9 +31,9 @@ from clicksim.catalog.manage import merge_catalogs
 from clicksim.catalog.places import as_place
 from clicksim.catalog.push import pull_catalog, push_catalog
 from clicksim.catalog.schema import TABLES, rows_to_table
-from clicksim.cli import main
 from clicksim.errors import CatalogError, SettingError
 from clicksim.volumes import read_image
+from tests.commands import done, run
 from tests.report_catalog import make_catalog, plain_case
 
 BUCKET, SECRET = "clicksim-tests", "s3cret-of-the-tests"
@@ -131,16 +130,6 @@ def same(one, other):
         other.metadata(run) for run in other.runs if "run0" not in run
     ]
     return one.digest() == other.digest()
-
-
-def run(*args):
-    return CliRunner().invoke(main, [str(arg) for arg in args], catch_exceptions=False)
-
-
-def done(*args):
-    result = run(*args)
-    assert result.exit_code == 0, result.output
-    return result.stdout
 
 
 def refused(*args):
