@@ -29,7 +29,6 @@ REMEDIES = {
 }
 """What to do, by the number of the system's error; other numbers say that a path is wrong, not the disk."""
 MEMORY = f"take fewer --workers, or a machine with more memory; {RESUME}"
-GIB = 1 << 30
 LEAST_PACKED = 0.1
 """No CT and no uptake packs to less than this share of its bytes."""
 MOST_BOUNDED = 1 << 26

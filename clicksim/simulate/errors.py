@@ -1,5 +1,6 @@
 """Where a prediction is wrong: runs of false positives and false negatives, and what kind of error each region is."""
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -200,11 +201,12 @@ class KeptRegions:
 
     def meet(self, regions: Sequence[Region]) -> None:
         """Hand what is known on to the regions of the next prediction that are the same."""
-        there = {region.key: region for region in regions}
         for component in self._components:
-            region = there.get(component.key)
-            if region is not None and region.component.same_voxels(component):
-                region.component.answers.update(component.answers)
+            place = bisect_left(regions, component.key, key=lambda region: region.key)  # they stand in that order
+            if place < len(regions) and regions[place].key == component.key:
+                same = regions[place].component
+                if same.same_voxels(component):
+                    same.answers.update(component.answers)
 
     def keep(self, regions: Sequence[Region]) -> None:
         """Keep what was measured of these regions, and nothing else."""
