@@ -28,6 +28,8 @@ REMEDIES = {
     errno.EPERM: OWNER,
 }
 """What to do, by the number of the system's error; other numbers say that a path is wrong, not the disk."""
+PROMPT_ENDINGS = {"plain": "_{}.json", "grand-challenge": "_lesion-clicks.json", "rows": "_{}.parquet"}
+"""What the names of prompt files end with, by their layout; the blank is for `clicks` or `scribbles`."""
 MEMORY = f"take fewer --workers, or a machine with more memory; {RESUME}"
 LEAST_PACKED = 0.1
 """No CT and no uptake packs to less than this share of its bytes."""

@@ -18,7 +18,7 @@ from clicksim.catalog.lock import writing
 from clicksim.catalog.runs import hash_run, read_patients
 from clicksim.catalog.schema import rows_to_table, table_schema
 from clicksim.errors import CatalogError, ClicksimError, GeometryError, ImageError, ReferenceAbortError, TruncatedError
-from clicksim.files import check_space
+from clicksim.files import PROMPT_ENDINGS, check_space
 from clicksim.prompts import Prompts
 from clicksim.prompts.table import METADATA_KEY
 from clicksim.protocols import effective_settings, load_protocol
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 BLOCK = 4096
 """Bytes that a file takes on a disk at the least."""
-ENDINGS = {"plain": "_{}.json", "grand-challenge": "_lesion-clicks.json", "rows": "_{}.parquet"}
 MOST_NOTES = 1000
 """Notes on cases, such as that there was no PET, that `runs/<id>.json` holds; `noted` there counts all such cases."""
 
@@ -262,7 +261,7 @@ def _write_file(folder: Path, prompts: Prompts, layout: str, table: str) -> None
     from clicksim.prompts.table import write_table
 
     folder.mkdir(parents=True, exist_ok=True)
-    file = folder / f"{prompts.case_id.replace('/', '_')}{ENDINGS[layout].format(table)}"
+    file = folder / f"{prompts.case_id.replace('/', '_')}{PROMPT_ENDINGS[layout].format(table)}"
     if layout == "rows":
         write_table(file, prompts.to_table())
     else:

@@ -7,11 +7,10 @@ from typing import Any
 import click
 
 from clicksim.cli.paths import CatalogPath
+from clicksim.files import PROMPT_ENDINGS
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
-FORMATS = {"plain": "_{}.json", "grand-challenge": "_lesion-clicks.json", "rows": "_{}.parquet"}
-"""What the names of files end with, by `--format`; the blank is for `clicks` or `scribbles`."""
 IMAGE = click.Path(path_type=Path, exists=True)
 INPUT = click.Path(path_type=Path, exists=True, dir_okay=False)
 OUTPUT = click.Path(path_type=Path, dir_okay=False)
@@ -49,7 +48,7 @@ WRITING = together(
         type=click.Path(),
         help="File; for a folder of labels or a sweep, a folder. Without it JSON goes to stdout.",
     ),
-    click.option("--format", "layout", type=click.Choice(list(FORMATS)), default="plain", show_default=True),
+    click.option("--format", "layout", type=click.Choice(list(PROMPT_ENDINGS)), default="plain", show_default=True),
 )
 ONE_SOURCE = click.option("--source", help="With --catalog: one source, such as fdat.  [default: all]")
 

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from clicksim.cli.options import FORMATS
 from clicksim.cli.runs import Run, plan_runs
 from clicksim.errors import ClicksimError, ImageError, StorageError
-from clicksim.files import replacing
+from clicksim.files import PROMPT_ENDINGS, replacing
 
 if TYPE_CHECKING:
     from clicksim.prompts import Prompts
@@ -107,7 +106,7 @@ class Request:
     @property
     def ending(self) -> str:
         """What the name of a file ends with."""
-        return FORMATS[self.layout].format(self.kind)
+        return PROMPT_ENDINGS[self.layout].format(self.kind)
 
     def labels(self) -> list[Path]:
         """The label, or the labels of the folder."""
