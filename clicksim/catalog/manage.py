@@ -132,9 +132,10 @@ def _union(name: str, part: str, tables: list["pa.Table"], metadata: dict[bytes,
     import pyarrow as pa
 
     rows = pa.concat_tables(table.select(table.column_names[:-1]) for table in tables)
-    seen: dict[str, None] = {}
-    keep = [n for n, row in enumerate(rows.to_pylist()) if repr(row) not in seen and seen.setdefault(repr(row)) is None]
-    rows = rows.take(pa.array(keep, pa.int64()))
+    first: dict[str, int] = {}
+    for n, row in enumerate(rows.to_pylist()):
+        first.setdefault(repr(row), n)
+    rows = rows.take(pa.array(first.values(), pa.int64()))
     keys = KEYS.get(name)
     if keys:
         counted = rows.group_by(keys).aggregate([([], "count_all")]).filter(pa.compute.field("count_all") > 1)
