@@ -27,7 +27,7 @@ from clickseg.settings import ModelSettings, StoreRules, TrainSettings
 PAGE = ROOT / "docs" / "datapath.md"
 PACKAGES = ("clicksim", "torch", "numpy", "numba", "edt")
 STEP_MS = 100.0
-SHORT_MS = 5.0  # a batch that takes longer to come counts as waited for; to hand over what is ready takes less
+SHORT_MS = 5.0  # a batch that takes longer to come counts as waited for
 WORKERS = (0, 1, 2)
 HEADER = ("stage", "samples with it", "median", "of one in ten, more than")
 
@@ -129,7 +129,7 @@ def measure_wait(cases: Sequence[Any], size: Size, workers: int, device: Any) ->
     from clickseg.dataset import Batches, make_loader
 
     numbers = Batches(0, size.warm + size.timed, 2)
-    loader = iter(make_loader(dataset(cases, size), numbers, workers=workers, pin=device.type == "cuda"))
+    loader = make_loader(dataset(cases, size), numbers, workers=workers, pin=device.type == "cuda")
     each = []
     for _ in range(len(numbers)):
         start = time.perf_counter()
@@ -279,12 +279,13 @@ voxels; patches have {patch} voxels, a batch two of them, and all settings are t
 files are in the page cache; a cold disk is not measured."""
 WAIT_TEXT = """How long a consumer waits for a batch from the loader of `clickseg train`, when each step takes {step} ms
 (a pause, as a GPU gives the CPU), over {timed} batches after {warm}. With 0 workers the batch is made while the
-consumer waits. A batch that comes within {short} ms counts as not waited for: it was ready, and is handed over."""
+consumer waits; with more, a thread of the consumer's process fetches the next one while the step runs. A batch that
+comes within {short} ms counts as not waited for."""
 PROFILE_TEXT = """CPU time of one sample in one process, one thread, over the samples that have the stage; on a busy
 machine it is steadier than the waits above. Two workers keep up with a step as long as a sample takes less than it.
 "read and crop" copies three parts of files that are mapped into memory. A flip is a change of strides, and is paid
 when the arrays are copied into the batch (collate). Prompts are all first prompts of a sample, up to ten of each
-polarity. The way from a worker to the consumer, through shared memory, is part of the waits alone."""
+polarity. The way from a worker to the consumer is not part of it."""
 DEVICE_TEXT = """Rotation, scaling and guidance run on the device, outside the loader. Measured on {device}."""
 
 

@@ -68,7 +68,7 @@ def run_loop(store: Path, model: ModelSettings, device: Any, *, rounds: int, war
     run = train.Run(open_store(store), store.parent / "never", model, settings, World(0, 1, device), None)
     steps = [(rounds_module, "prompt_errors", "simulator"), (rounds_module, "to_host", "host")]
     waits: list[float] = []
-    with mock.patch.object(train, "make_loader", lambda *a, **k: Waited(make_loader(*a, **k), waits)):
+    with mock.patch.object(train, "make_loader", lambda *a, **k: waited(make_loader(*a, **k), waits)):
         loop = run.steps(0)
         for _ in range(warm):
             next(loop)
@@ -91,20 +91,15 @@ def run_loop(store: Path, model: ModelSettings, device: Any, *, rounds: int, war
     return Loop(settings.batch * 1000 / spent, spent, statistics.median(waits), simulator, host, use, peak_of(device))
 
 
-class Waited:
-    """A loader that notes how long each batch was waited for, in ms."""
-
-    def __init__(self, loader: Any, waits: list[float]) -> None:
-        """Around a loader."""
-        self.loader, self.waits = loader, waits
-
-    def __iter__(self) -> Iterator[Any]:
-        batches = iter(self.loader)
-        while True:
-            start = time.perf_counter()
-            batch = next(batches)
-            self.waits.append((time.perf_counter() - start) * 1000)
-            yield batch
+def waited(batches: Iterator[Any], waits: list[float]) -> Iterator[Any]:
+    """Batches of a loader; notes how long each was waited for, in ms."""
+    while True:
+        start = time.perf_counter()
+        batch = next(batches, None)
+        if batch is None:
+            return
+        waits.append((time.perf_counter() - start) * 1000)
+        yield batch
 
 
 class Utilisation:

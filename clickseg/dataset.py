@@ -4,7 +4,9 @@ A sample is a function of the seed and of its number, and of nothing else: not o
 the order in which they work, or of where a run was interrupted.
 """
 
+from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -234,13 +236,36 @@ def collate(samples: Sequence[Sample]) -> Batch:
     )
 
 
-def make_loader(dataset: PatchDataset, batches: Batches, *, workers: int, pin: bool) -> "DataLoader[Any]":
-    """Batches in order, made in this process or in others that start afresh (a fork would inherit locks)."""
+def make_loader(dataset: PatchDataset, batches: Batches, *, workers: int, pin: bool) -> Iterator[Batch]:
+    """Batches in order, made in this process or in others that start afresh (a fork would inherit locks).
+
+    Args:
+        dataset: The samples.
+        batches: Their numbers.
+        workers: Other processes that make batches; with 0 each is made here when it is asked for.
+        pin: Put batches in memory from which a GPU copies by itself.
+    """
     import multiprocessing
 
     methods = multiprocessing.get_all_start_methods()
     context = ("forkserver" if "forkserver" in methods else "spawn") if workers else None
-    return DataLoader(
+    loader = DataLoader(
         dataset, batch_sampler=batches, collate_fn=collate, num_workers=workers, multiprocessing_context=context,
         prefetch_factor=4 if workers else None, pin_memory=pin, generator=torch.Generator().manual_seed(0),
     )  # fmt: skip
+    return fetch_ahead(loader) if workers and not pin else iter(loader)  # to pin is done by a thread anyway
+
+
+def fetch_ahead(loader: "DataLoader[Any]") -> Iterator[Batch]:
+    """The batches of a loader, the next one fetched by a thread while the consumer works.
+
+    To hand over a batch, its worker must answer, and it answers only when its Python is not busy with a sample: so
+    a consumer that asked for itself would wait at times for a batch that has long been ready.
+    """
+    source, count = iter(loader), len(loader)
+    with ThreadPoolExecutor(1, "fetch") as thread:
+        coming = deque([thread.submit(next, source)])
+        for number in range(1, count + 1):
+            if number < count:
+                coming.append(thread.submit(next, source))
+            yield coming.popleft().result()

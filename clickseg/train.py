@@ -174,7 +174,7 @@ class Run:
         passes = settings.accumulate
         numbers = Batches(first * passes, settings.steps * passes, settings.batch, world.rank, world.size)
         workers = min(settings.workers, count_cores())
-        loader = iter(make_loader(data, numbers, workers=workers, pin=world.device.type == "cuda"))
+        loader = make_loader(data, numbers, workers=workers, pin=world.device.type == "cuda")
         self.model.train()
         for step in range(first, settings.steps):
             rate = learning_rate(step, settings)

@@ -1,5 +1,7 @@
 """From a catalog to batches: store, patches, augmentation, and the prompts of a sample."""
 
+from threading import Event
+
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -10,7 +12,7 @@ torch = pytest.importorskip("torch", reason="clickseg needs PyTorch, which is no
 
 from clickseg.augment import change_ct, change_pet, draw_affine, flip, warp  # noqa: E402
 from clickseg.cli import main  # noqa: E402
-from clickseg.dataset import Batches, PatchDataset, collate  # noqa: E402
+from clickseg.dataset import Batches, PatchDataset, collate, fetch_ahead  # noqa: E402
 from clickseg.encode import rows_of  # noqa: E402
 from clickseg.frame import Frame  # noqa: E402
 from clickseg.prepare import draw_fold, plan, prepare_store  # noqa: E402
@@ -415,6 +417,45 @@ def test_batches__of_all_devices_are_those_of_one():
     one = [n for batch in Batches(2, 5, 4) for n in batch]
     two = [[n for batch in Batches(2, 5, 2, rank, 2) for n in batch] for rank in (0, 1)]
     assert sorted(two[0] + two[1]) == one == list(range(8, 20))
+
+
+class Four:
+    """A loader of four batches that notes what is asked of it, and fails at one of them if told so."""
+
+    def __init__(self, spoiled=None):
+        self.spoiled, self.asked, self.second = spoiled, [], Event()
+
+    def __len__(self):
+        return 4
+
+    def __iter__(self):
+        for number in range(4):
+            if number == self.spoiled:
+                raise ValueError("spoiled")
+            self.asked.append(number)
+            if number == 1:
+                self.second.set()
+            yield number
+
+
+def test_fetch_ahead__gives_each_batch_once_in_order():
+    assert list(fetch_ahead(Four())) == [0, 1, 2, 3]
+
+
+def test_fetch_ahead__fetches_while_the_consumer_works_and_no_more_than_one():
+    loader = Four()
+    coming = fetch_ahead(loader)
+    assert next(coming) == 0
+    assert loader.second.wait(10)
+    coming.close()
+    assert loader.asked == [0, 1]
+
+
+def test_fetch_ahead__passes_an_error_on_in_its_place():
+    coming = fetch_ahead(Four(spoiled=1))
+    assert next(coming) == 0
+    with pytest.raises(ValueError, match="spoiled"):
+        next(coming)
 
 
 def test_settings__refuse_what_cannot_be():
