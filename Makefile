@@ -83,6 +83,7 @@ planning: install  ## what a download costs in space and hours; writes docs/plan
 docs: install  ## the pages that scripts write, then the site, strictly
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
 	$(BIN)/python docs/generate.py
+	$(BIN)/python docs/generate_guidance.py
 	$(BIN)/zensical build --strict
 
 wheel: install  ## sdist and wheel in dist, tried in fresh environments on the oldest and newest dependencies
@@ -90,4 +91,5 @@ wheel: install  ## sdist and wheel in dist, tried in fresh environments on the o
 	$(BIN)/python -m tests.wheel
 
 clean:  ## everything that make made
-	rm -rf $(VENV) demo dist site .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) demo dist site .rivals .cache .coverage .hypothesis .pytest_cache .mypy_cache .ruff_cache \
+		.import_linter_cache

@@ -108,7 +108,7 @@ class Page:
         answer = self._read_until(lambda found: found.get("id") == number)
         if "error" in answer:
             raise RuntimeError(f"{method}: {answer['error']}")
-        return answer["result"]  # type: ignore[no-any-return]
+        return answer["result"]
 
     def _read_until(self, wanted: Any) -> dict[str, Any]:
         for message in self._messages():

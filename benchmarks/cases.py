@@ -1,6 +1,7 @@
 """The two cases that everything is timed on, and small ones for the smoke test."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from clicksim.geometry import Spacing
+from clicksim.geometry import Grid, Spacing
 from clicksim.phantom import Phantom, make_phantom
 from clicksim.volumes import read_label
 
@@ -36,6 +37,22 @@ class Case:
         return int(self.uptake.size)
 
 
+def show_shape(shape: Sequence[int]) -> str:
+    """Lengths along the axes, in words."""
+    return " x ".join(map(str, shape))
+
+
+def spacing_of(grid: Grid) -> Spacing:
+    """The voxel size, which every phantom and every real image here has.
+
+    Raises:
+        ValueError: It has none.
+    """
+    if grid.spacing is None:
+        raise ValueError(f"this benchmark needs a voxel size in mm: {grid}")
+    return grid.spacing
+
+
 @cache
 def phantom(seed: int, *, quick: bool, n_lesions: int | None = None) -> Phantom:
     """A phantom on the grid of the real case, or a tiny one."""
@@ -48,8 +65,7 @@ def case_a(*, quick: bool) -> Case:
     """A phantom with twelve lesions; tiny, with three, for the smoke test."""
     shape, spacing = (SHAPE_TINY, SPACING_TINY) if quick else (SHAPE_A, SPACING_A)
     made = make_phantom(7, shape=shape, spacing=spacing, n_lesions=3 if quick else 12)
-    name = f"A, phantom {' x '.join(map(str, shape))}"
-    return Case(name, made.label, made.pet, made.grid.spacing or SPACING_A)
+    return Case(f"A, phantom {show_shape(shape)}", made.label, made.pet, spacing_of(made.grid))
 
 
 @cache
@@ -59,9 +75,9 @@ def case_b() -> Case | None:
     if not files:
         return None
     label = read_label(files[0])
-    made = make_phantom(8, shape=label.grid.shape, spacing=label.grid.spacing or SPACING_FULL)
-    name = f"B, real FDG mask {' x '.join(map(str, label.grid.shape))}"
-    return Case(name, label.array, made.pet, label.grid.spacing or SPACING_FULL)
+    spacing = spacing_of(label.grid)
+    made = make_phantom(8, shape=label.grid.shape, spacing=spacing)
+    return Case(f"B, real FDG mask {show_shape(label.grid.shape)}", label.array, made.pet, spacing)
 
 
 def all_cases(*, quick: bool) -> tuple[list[Case], str]:

@@ -50,7 +50,7 @@ def _rows(case: Case, *, full: bool, rounds: int) -> tuple[list[list[str]], str]
 
     ours = as_plain(clicksim("autopet-iv@1"))
     for distance in (rivals.by_edt, rivals.by_scipy):
-        _check_equal(ours, rivals.plain_assembly(case.labels, case.uptake, distance=distance), case.name)
+        rivals.check_equal(ours, rivals.plain_assembly(case.labels, case.uptake, distance=distance), case.name)
     quick = measure(
         {
             "autopet-iv@1": lambda: clicksim("autopet-iv@1"),
@@ -97,7 +97,7 @@ def _facts(case: Case, ours: rivals.Clicks, time: Time, *, full: bool) -> str:
 
 def _run_published(case: Case, ours: rivals.Clicks) -> tuple[float, str]:
     seconds, answer = once(lambda: rivals.whole_volume(case.labels, case.uptake))
-    _check_equal(ours, answer, case.name)
+    rivals.check_equal(ours, answer, case.name)
     return seconds, "published approach"
 
 
@@ -109,13 +109,7 @@ def _estimate_published(case: Case, ours: rivals.Clicks) -> tuple[float, str]:
     component = numbers == first
     seconds, depth = once(lambda: rivals.whole_depth(component))
     centre = [int(v) for v in np.unravel_index(int(np.argmax(depth)), depth.shape)]
-    _check_equal({"tumor": ours["tumor"][:1]}, {"tumor": [centre]}, case.name)
+    rivals.check_equal({"tumor": ours["tumor"][:1]}, {"tumor": [centre]}, case.name)
     clicks = sum(len(places) for places in ours.values())
     name = f"published approach, estimate: {clicks} distance transforms of {show_time(seconds)}"
     return labelling + hot_seconds + clicks * seconds, name
-
-
-def _check_equal(ours: rivals.Clicks, theirs: rivals.Clicks, where: str) -> None:
-    """Rivals that give other clicks are no rivals."""
-    if ours != theirs:
-        raise AssertionError(f"clicksim and its rival differ (case {where}): {ours} and {theirs}")

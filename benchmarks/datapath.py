@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.cases import ROOT, SHAPE_FULL, SHAPE_TINY, SPACING_FULL, SPACING_TINY
+from benchmarks.cases import ROOT, SHAPE_FULL, SHAPE_TINY, SPACING_FULL, SPACING_TINY, show_shape
 from benchmarks.passes import watched
 from benchmarks.table import Section, machine
 from benchmarks.training_loop import finish
@@ -241,17 +241,18 @@ def time_device(cases: Sequence[Any], size: Size, device: Any) -> tuple[list[flo
 
 def page(sections: Sequence[Section], size: Size) -> str:
     """The whole page."""
-    title, text = INTRO.format(cases=size.cases, shape=times(size.shape), patch=times(size.patch)).split("\n\n")
-    text = textwrap.fill(text, 120, break_on_hyphens=False)
-    load = (
-        f"Processes that wanted a core, in the mean of the last minutes: {os.getloadavg()[1]:.1f}; this run needs two."
-    )
-    return (
-        "\n\n".join(
-            [title, text, machine(PACKAGES).strip(), load, *(section.markdown().strip() for section in sections)]
-        )
-        + "\n"
-    )
+    facts = {"cases": size.cases, "shape": show_shape(size.shape), "patch": show_shape(size.patch)}
+    intro = textwrap.fill(INTRO.format(**facts), 120, break_on_hyphens=False)
+    parts = ["# The data path", intro, machine(PACKAGES), *_load(), *(section.markdown() for section in sections)]
+    return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
+def _load() -> list[str]:
+    """How busy the machine was, where the system says."""
+    if not hasattr(os, "getloadavg"):
+        return []
+    mean = os.getloadavg()[1]
+    return [f"Processes that wanted a core, in the mean of the last minutes: {mean:.1f}; this run needs two."]
 
 
 def _kind(plan: Any) -> str:
@@ -267,16 +268,9 @@ def _row(name: str, values: Sequence[float]) -> list[str]:
     return [name, str(len(values)), f"{statistics.median(values):.2f} ms", f"{_tail(values)[0]:.2f} ms"]
 
 
-def times(lengths: Sequence[int]) -> str:
-    """Lengths in words."""
-    return " x ".join(map(str, lengths))
-
-
-INTRO = """# The data path
-
-Written by `make datapath`. A patch store is made by `clickseg prepare` of {cases} whole-body phantoms of {shape}
-voxels; patches have {patch} voxels, a batch two of them, and all settings are the defaults of `clickseg train`. The
-files are in the page cache; a cold disk is not measured."""
+INTRO = """Written by `make datapath`. A patch store is made by `clickseg prepare` of {cases} whole-body phantoms of
+{shape} voxels; patches have {patch} voxels, a batch two of them, and all settings are the defaults of `clickseg train`.
+The files are in the page cache; a cold disk is not measured."""
 WAIT_TEXT = """How long a consumer waits for a batch from the loader of `clickseg train`, when each step takes {step} ms
 (a pause, as a GPU gives the CPU), over {timed} batches after {warm}. With 0 workers the batch is made while the
 consumer waits; with more, a thread of the consumer's process fetches the next one while the step runs. A batch that

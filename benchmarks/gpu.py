@@ -25,7 +25,7 @@ from unittest import mock
 import torch
 
 from benchmarks import datapath, learning
-from benchmarks.cases import ROOT
+from benchmarks.cases import ROOT, show_shape
 from benchmarks.training_loop import finish, peak_of, run_loop
 from clickseg.settings import ModelSettings
 
@@ -192,7 +192,7 @@ def network_part(bench: Bench) -> tuple[list[str], str]:
                 ask(x[:1])
 
     def step() -> None:
-        loss(ask(x), label).backward()  # type: ignore[no-untyped-call]
+        loss(ask(x), label).backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
@@ -264,8 +264,8 @@ def page(about: str, results: dict[str, Any], size: Size) -> str:
             names, results[part]["rows"] if part in results else ["not run"] * len(names), strict=True
         )
     ]
-    patch = datapath.times(size.model.patch)
-    data = datapath.times(size.data.patch)
+    patch = show_shape(size.model.patch)
+    data = show_shape(size.data.patch)
     text = TEXT.format(rounds=ROUNDS, network=size.model.size, patch=patch, data=data, timed=size.timed)
     sections = [results[part]["text"] for part in ROWS if part in results and results[part]["text"]]
     table = "\n".join(["| what | result |", "|---|---|", *rows])

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.cases import ROOT
+from benchmarks.cases import ROOT, show_shape
 from benchmarks.table import Section, machine
 from clickseg.settings import ModelSettings, StoreRules, TrainSettings
 
@@ -150,7 +150,8 @@ def make_data(work: Path, size: Size) -> None:
     from tests.clickseg_phantoms import SPACING, write_toys
 
     about = work / "size.json"
-    said = json.dumps({"kept": size.kept, "held": size.held, "lint": size.lint, "train": size.train.plain()}, indent=1)
+    sizes = {"kept": size.kept, "held": size.held, "lint": size.lint}
+    said = json.dumps({**sizes, "model": size.model.plain(), "train": size.train.plain()}, indent=1)
     if about.exists() and about.read_text(encoding="utf-8") != said:
         raise SystemExit(f"{work} holds a run of another size or with other settings; name another folder")
     if (work / "held" / "catalog.json").exists():
@@ -305,7 +306,7 @@ def facts_of(size: Size) -> dict[str, Any]:
     """What the texts say of an experiment."""
     return {
         "seeds": size.seeds, "kept": size.kept, "held": size.held, "steps": size.train.steps,
-        "batch": size.train.batch, "model": size.model.size, "patch": " x ".join(map(str, size.model.patch)),
+        "batch": size.train.batch, "model": size.model.size, "patch": show_shape(size.model.patch),
         "encoding": f"{size.model.encoding} of {size.model.encoding_mm:g} mm", "protocol": PROTOCOL,
         "rate": f"{size.train.rate:g}", "corrections": size.train.corrections, "lint": size.lint,
     }  # fmt: skip

@@ -212,20 +212,16 @@ def _size(folder: Path) -> int:
 
 def render(found: Sequence[Rates]) -> str:
     """The page."""
+    pairs = list(zip(PLANS, found, strict=True))
     sections = (
-        Section(
-            "Space",
-            SPACE,
-            ("source", "cases", *SPACE_COLUMNS),
-            [space(p, r) for p, r in zip(PLANS, found, strict=True)],
-        ),
+        Section("Space", SPACE, ("source", "cases", *SPACE_COLUMNS), [space(*pair) for pair in pairs]),
         Section(
             f"Hours on {CORES} cores",
             HOURS.format(cores=CORES),
             ("source", *(f"`{step}`" for step in STEPS), "together", f"the disk, at {DISK / 1e6:.0f} MB/s"),
-            [hours(p, r) for p, r in zip(PLANS, found, strict=True)],
+            [hours(*pair) for pair in pairs],
         ),
-        Section("What was measured", MEASURED, RATE_COLUMNS, [rates(p, r) for p, r in zip(PLANS, found, strict=True)]),
+        Section("What was measured", MEASURED, RATE_COLUMNS, [rates(*pair) for pair in pairs]),
     )
     parts = [INTRO, machine(), *(s.markdown() for s in sections)]
     return "\n".join(parts)

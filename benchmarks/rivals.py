@@ -46,6 +46,16 @@ def plain_assembly(labels: Array, uptake: Array, *, distance: Distance | None = 
     return {"tumor": tumor, "background": background}
 
 
+def check_equal(ours: Any, theirs: Any, what: str) -> None:
+    """Refuse a rival that gives other prompts: it is none.
+
+    Raises:
+        RuntimeError: They differ.
+    """
+    if ours != theirs:
+        raise RuntimeError(f"clicksim and its rival differ ({what}): {ours} and {theirs}")
+
+
 def label(mask: Array) -> Array:
     """26-connected components, numbered from 1."""
     numbers: Array = cc3d.connected_components(mask, connectivity=26)

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.cases import ROOT
+from benchmarks.cases import ROOT, show_shape
 from benchmarks.measure import read_status
 from benchmarks.table import Section
 from clicksim.catalog import open_catalog
@@ -240,7 +240,7 @@ def page(ways: Mapping[str, Way], differing: Sequence[str], cases: int) -> str:
     verdict = "; ".join(differing) or "none differs"
     intro = f"""# Many cases
 
-Written by `make scale`. {cases} phantoms on grids of {" x ".join(map(str, SHAPE))} voxels in the layout of fdat go
+Written by `make scale`. {cases} phantoms on grids of {show_shape(SHAPE)} voxels in the layout of fdat go
 through `convert` and `clicks` ({PROTOCOL}) in {len(ways)} ways. Machine: {platform.machine()}, {os.cpu_count()} cores,
 Python {platform.python_version()}.
 

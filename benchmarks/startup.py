@@ -5,7 +5,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.cases import SHAPE_TINY, phantom
+from benchmarks.cases import SHAPE_TINY, phantom, show_shape
 from benchmarks.measure import time_process
 from benchmarks.table import Section, at_most, within
 from clicksim.volumes import write_image
@@ -34,4 +34,4 @@ def run(*, full: bool, quick: bool) -> list[Section]:  # noqa: ARG001
         at_most("`clicksim clicks`, first ever", cold, "importing numba and nibabel", imports),
         at_most("`clicksim clicks`, second", warm, "importing numba and nibabel", imports),
     ]
-    return [Section("Start-up", TEXT.format(shape=" x ".join(map(str, SHAPE_TINY))), rows=rows)]
+    return [Section("Start-up", TEXT.format(shape=show_shape(SHAPE_TINY)), rows=rows)]

@@ -11,17 +11,21 @@ from typing import Any
 import numpy as np
 import pydicom
 
-from benchmarks.cases import ROOT, phantom
+from benchmarks.cases import ROOT, phantom, show_shape
 from benchmarks.measure import forget_peak, measure, read_status
 from benchmarks.table import Section, absent, at_most, share
 from clicksim.catalog.source import Context
 from clicksim.geometry import Grid
 from clicksim.phantom.dicom import StudyFacts, write_study
 from clicksim.volumes import write_image
-from converters.dicom import choose_series, read_volume, resample_to, scan_folder, slice_geometry
+from converters.choice import choose_series
+from converters.dicom import read_volume
 from converters.measure import measure_case
+from converters.registration import bring_onto
 from converters.resample import resample_series
 from converters.segmentation import read_seg
+from converters.series import scan_folder
+from converters.slices import slice_geometry
 from converters.suv import suv_factor
 from converters.tcia import CT_FILL_HU, CT_RANGE_HU, FDG, read_uptake
 
@@ -43,8 +47,8 @@ def run(*, full: bool, quick: bool) -> list[Section]:  # noqa: ARG001
         write_study(folder / "tree", made, StudyFacts("PETCT_0123456789", seg="dcmqi", ct_grid=grid))
         files = sorted((folder / "tree").rglob("*.dcm"))
         text = TEXT.format(
-            pet=" x ".join(map(str, made.grid.shape)),
-            ct=" x ".join(map(str, grid.shape)),
+            pet=show_shape(made.grid.shape),
+            ct=show_shape(grid.shape),
             files=len(files),
             size=sum(f.stat().st_size for f in files) / 1e6,
         )
@@ -69,9 +73,8 @@ def ct_grid(*, quick: bool) -> Grid:
 def _stages(folder: Path, files: list[Path]) -> dict[str, Callable[[], Any]]:
     choice = choose_series(scan_folder(folder / "tree").series)
     pet, ct, mask = choice.pet, choice.ct, choice.seg
-    assert pet is not None
-    assert ct is not None
-    assert mask is not None
+    if pet is None or ct is None or mask is None:
+        raise RuntimeError(f"the phantom's study lacks a series: {choice}")
     geometry, ct_geometry = slice_geometry(pet), slice_geometry(ct)
     grid, suv = geometry.grid(), suv_factor(pet.headers())
     uptake = read_uptake(pet, geometry, grid, suv)
@@ -84,7 +87,7 @@ def _stages(folder: Path, files: list[Path]) -> dict[str, Callable[[], Any]]:
         "factor of SUV, from whole PET headers": lambda: suv_factor(pet.headers()),
         "PET to SUV": lambda: read_uptake(pet, geometry, grid, suv),
         "CT to the PET's grid": lambda: resample_series(ct, ct_geometry, grid, fill=CT_FILL_HU, limits=CT_RANGE_HU),
-        "SimpleITK: CT to the PET's grid, from memory": lambda: resample_to(volume, grid),
+        "SimpleITK: CT to the PET's grid, from memory": lambda: bring_onto(volume, np.eye(4), grid, fill=CT_FILL_HU),
         "SEG to the PET's grid": lambda: read_seg(mask.paths[0], geometry),
         "lesions and uptake": lambda: measure_case(labels, grid, uptake, instances="components"),
         "write SUV": lambda: write_image(folder / "pet.nii.gz", uptake, grid),

@@ -21,7 +21,7 @@ from torch import Tensor
 from clickseg.network import Segmenter
 from clickseg.settings import ModelSettings
 from clicksim.errors import ClicksimError
-from clicksim.files import replacing
+from clicksim.files import make_folder, replacing
 
 FORMAT = 1
 KEY = "clickseg"
@@ -49,7 +49,7 @@ def save_checkpoint(path: str | Path, tensors: Mapping[str, Mapping[str, Tensor]
     }
     text = json.dumps({"format": FORMAT, **about}, sort_keys=True)
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(target.parent)
     with replacing(target) as temporary:
         try:
             save_file(flat, temporary, metadata={KEY: text})
@@ -88,17 +88,21 @@ def read_tensors(path: str | Path, group: str) -> dict[str, Tensor]:
         return {name[len(group) + 1 :]: file.get_tensor(name) for name in names}
 
 
-def load_model(path: str | Path, device: Any = "cpu", *, average: bool = True) -> tuple[Segmenter, dict[str, Any]]:
+def read_weights(path: str | Path) -> dict[str, Tensor]:
+    """The weights of a trained model by name: their running mean, where there is one."""
+    return read_tensors(path, "average") or read_tensors(path, "network")
+
+
+def load_model(path: str | Path, device: Any = "cpu") -> tuple[Segmenter, dict[str, Any]]:
     """A trained model, ready to predict, and what its checkpoint says of itself.
 
     Args:
         path: A checkpoint: `model.safetensors`, or the `last.safetensors` of a run that goes on.
         device: Where it is to work.
-        average: Take the running mean of the weights, where there is one.
 
     Returns:
-        The model in evaluation mode. Of `about`: `rules` (how a case is put on the model's grid), `model`, `train`,
-        `sources`, `catalog_digest`, `step`.
+        The model in evaluation mode, with the running mean of its weights where there is one. Of `about`: `rules`
+        (how a case is put on the model's grid), `model`, `train`, `sources`, `catalog_digest`, `step`.
 
     Raises:
         CheckpointError: No such checkpoint, or weights that do not fit its settings.
@@ -106,8 +110,7 @@ def load_model(path: str | Path, device: Any = "cpu", *, average: bool = True) -
     about = read_about(path)
     with torch.random.fork_rng(devices=[]):
         model = Segmenter(ModelSettings.of(about["model"]))
-    weights = (read_tensors(path, "average") if average else {}) or read_tensors(path, "network")
-    put_weights(model, weights, path)
+    put_weights(model, read_weights(path), path)
     return model.to(device).eval(), about
 
 

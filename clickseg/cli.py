@@ -11,6 +11,7 @@ from clickseg.cli_model import PATH, SOURCES, container, evaluate, predict
 from clicksim import __version__
 from clicksim.cli import CONTEXT, Refusing
 from clicksim.cli.options import where_to_run
+from clicksim.cli.pairs import read_settings
 from clicksim.cli.paths import CatalogPath
 from clicksim.files import read_toml
 
@@ -72,7 +73,7 @@ def prepare(
     from clickseg.prepare import changed_rules, prepare_store
     from clicksim.cli.progress import progress
 
-    rules = groups.StoreRules.of(read_settings(pairs, config))
+    rules = groups.StoreRules.of(gather_settings(pairs, config))
     if changed := changed_rules(store, rules):
         say(f"the rules of {store} change, so arrays are made anew: {'; '.join(changed)}")
     with progress("patients") as report:
@@ -120,7 +121,7 @@ def train(
     from clickseg.train import train as train_model
     from clicksim.cli.progress import progress
 
-    given = read_settings(pairs, config)
+    given = gather_settings(pairs, config)
     of_model, of_training = groups.split(given, groups.ModelSettings, groups.TrainSettings)
     inherited = read_about(init)["model"] if init is not None else {}
     with progress("steps") as report:
@@ -146,18 +147,11 @@ def say(sentence: str) -> None:
     click.echo(f"clickseg: {sentence}", err=True)
 
 
-def read_settings(pairs: tuple[str, ...], config: Path | None) -> Mapping[str, Any]:
+def gather_settings(pairs: tuple[str, ...], config: Path | None) -> Mapping[str, Any]:
     """Settings from a TOML file, then from NAME=VALUE.
 
     Raises:
-        SettingError: A file that is no TOML, or a pair without `=`.
+        SettingError: A file that is no TOML.
+        click.UsageError: A pair that is none, or a name twice.
     """
-    from clicksim.protocols.settings import parse_value
-
-    found: dict[str, Any] = {} if config is None else read_toml(config)
-    for pair in pairs:
-        name, equals, value = pair.partition("=")
-        if not equals:
-            raise click.UsageError(f"{pair!r} is not NAME=VALUE")
-        found[name] = parse_value(value)
-    return found
+    return {**({} if config is None else read_toml(config)), **read_settings(pairs)}

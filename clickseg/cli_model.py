@@ -1,14 +1,15 @@
 """`clickseg predict`, `evaluate` and `container`: a trained model at work."""
 
+import shlex
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from clicksim.cli.options import where_to_run
+from clicksim.cli.options import Number, where_to_run
 from clicksim.cli.paths import CatalogPath
-from clicksim.errors import ClicksimError, SettingError
+from clicksim.errors import ClicksimError
 
 if TYPE_CHECKING:
     from clickseg.predict import Options
@@ -18,9 +19,7 @@ FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 MODEL_VARIABLE, CACHE_VARIABLE = "CLICKSEG_MODEL", "CLICKSEG_CACHE"
 SOURCES = click.option("--source", "sources", multiple=True, help="Take this source only; repeatable.")
 DEVICE = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ...")
-OVERLAP = click.option(
-    "--overlap", type=click.FloatRange(0, 0.9), default=0.5, show_default=True, help="Of windows, as a share."
-)
+OVERLAP = click.option("--overlap", type=Number(0, 0.9), default=0.5, show_default=True, help="Of windows, as a share.")
 MIRROR = click.option("--mirror", default="", metavar="RAS", help="Mirror along these axes and take the mean.")
 
 
@@ -58,16 +57,20 @@ def predict(
     from clicksim.cli.progress import progress
     from clicksim.prompts import Prompts
     from clicksim.prompts.formats import read_prompts
+    from clicksim.simulate.case import read_uptake
     from clicksim.volumes import read_image, write_image
 
     options = _options(device, overlap, mirror, keep=prompts is not None)
-    images = {name: read_image(file) for name, file in (("CT", ct), ("PET", pet)) if file is not None}
-    grid = images["CT"].grid
-    if "PET" in images:
-        grid.check_same(images["PET"].grid, ("CT", "PET"))
+    density = read_image(ct)
+    uptake, doubts = (None, ()) if pet is None else read_uptake(pet)
+    for sentence in doubts:
+        click.echo(f"clickseg: {sentence}", err=True)
+    grid = density.grid
+    if uptake is not None:
+        grid.check_same(uptake.grid, ("CT", "PET"))
     shown = Prompts((), grid) if prompts is None else read_prompts(prompts, grid)
     session, _ = open_session(model, options)
-    session.set_case(grid, images["CT"].array, images["PET"].array if "PET" in images else None)
+    session.set_case(grid, density.array, None if uptake is None else uptake.array)
     for turn in [Prompts((), grid), shown] if len(shown) else [shown]:
         with progress("windows") as session.progress:
             mask = session.prompt(turn)
@@ -116,10 +119,10 @@ def evaluate(
       clickseg evaluate model.safetensors catalog results --protocol autopet-v@1 --fold all --set n_rounds=6
     """  # noqa: D301
     from clickseg.evaluate import evaluate_model
+    from clicksim.cli.pairs import read_settings
     from clicksim.cli.progress import progress
-    from clicksim.cli.runs import read_pairs
 
-    settings = read_pairs(pairs)
+    settings = read_settings(pairs, ("protocol", "seed"))
     with progress("patients") as report:
         found = evaluate_model(
             model, catalog, out, options=_options(device, overlap, mirror), settings=settings, progress=report, **how
@@ -212,8 +215,8 @@ def container_check(
     if given and len(given) < 3:
         raise click.UsageError("a case of your own needs --ct, --pet and --label")
     case = phantom_case() if not given else read_case(*given)
-    arguments = f"--device {device} --overlap {overlap}" + (f" --mirror {mirror}" if mirror else "")
     _options(device, overlap, mirror)
+    arguments = shlex.join(["--device", device, "--overlap", str(overlap), "--mirror", mirror])
     found = check_container(model, case, rounds=rounds, image=image, arguments=arguments)
     click.echo(found.text())
     if found.faults:
@@ -234,7 +237,5 @@ def container_build(model: Path, out: Path) -> None:
 def _options(device: str, overlap: float, mirror: str, *, keep: bool = True) -> "Options":
     from clickseg.predict import Options, choose_device
 
-    if any(c in device + mirror for c in " ;&|$`'\""):
-        raise SettingError(f"no name of a device or of axes: {device!r}, {mirror!r}")
     choose_device(device)
     return Options(device, overlap, mirror, keep)

@@ -16,9 +16,8 @@ written, or holds another case, the model works without a previous mask, which i
 
 import hashlib
 import json
-import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,16 +25,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clickseg.predict import Options, Session, open_session
-from clicksim.errors import ClicksimError, ImageError
-from clicksim.files import replacing
+from clicksim.errors import ClicksimError
+from clicksim.files import make_folder, replacing
 from clicksim.geometry import Grid
 from clicksim.prompts import Prompts
 from clicksim.prompts.formats import read_prompts
-from clicksim.volumes import Volume, read_image, write_image
+from clicksim.rounds.containers import CLICKS, RESULT, read_only_image
+from clicksim.volumes import Volume, write_image
 
-MODEL = Path("/opt/algorithm/model.safetensors")
-CLICKS = "lesion-clicks.json"
-RESULT = Path("images") / "tumor-lesion-segmentation"
 Say = Callable[[str], None]
 Bools = NDArray[np.bool_]
 
@@ -88,7 +85,7 @@ def run_round(
     """
     asked = read_round(source, say)
     chosen = options or Options()
-    session, _ = open_session(model, Options(chosen.device, chosen.overlap, chosen.mirror, keep_windows=False))
+    session, _ = open_session(model, replace(chosen, keep_windows=False))
     session.set_case(asked.grid, asked.ct.array, asked.pet.array)
     memory = None if cache is None else Memory(cache, case_key(asked, model, chosen))
     previous = None
@@ -98,10 +95,7 @@ def run_round(
         previous = memory.recall(asked.prompts, say)
     mask = session.prompt(asked.prompts, previous=_fitting(previous, session, say))
     file = target / RESULT / f"{asked.name}.mha"
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ImageError(f"cannot write to {target}: {error.strerror or error}") from error
+    make_folder(file.parent)
     write_image(file, mask, asked.grid)
     if memory is not None and session.mask is not None:
         memory.keep(asked.prompts, session.mask, say)
@@ -110,7 +104,7 @@ def run_round(
 
 def read_round(source: Path, say: Say = lambda _: None) -> Round:
     """What the loop handed over; see `run_round` for what is refused."""
-    ct, pet = (_only_image(source / "images" / name) for name in ("ct", "pet"))
+    ct, pet = (read_only_image(source / "images" / name) for name in ("ct", "pet"))
     pet.grid.check_same(ct.grid, ("PET", "CT"), where=str(source))
     return Round(Path(ct.path).stem, ct, pet, _prompts(source / CLICKS, pet.grid, say))
 
@@ -143,7 +137,7 @@ class Memory:
         for file in sorted(self.folder.glob("previous-*.npz"), reverse=True):
             try:
                 entry = _read_entry(file)
-            except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            except Exception as error:  # damage may show in any part of the archive, and each has errors of its own
                 say(f"{file} cannot be read and is left out: {error}")
                 continue
             if entry["key"] != self.key:
@@ -165,14 +159,6 @@ class Memory:
                 )
         except OSError as error:
             say(f"the mask is not kept for the next round: {self.folder}: {error.strerror or error}")
-
-
-def _only_image(folder: Path) -> Volume:
-    """The one image of a folder."""
-    files = sorted(folder.glob("*.mha"))
-    if len(files) != 1:
-        raise ImageError(f"{folder} holds {len(files)} .mha images; one is wanted")
-    return read_image(files[0])
 
 
 def _prompts(file: Path, grid: Grid, say: Say) -> Prompts:

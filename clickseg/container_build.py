@@ -121,7 +121,7 @@ def write_licences(folder: Path, pins: dict[str, str], about: dict[str, Any]) ->
     ]
     for row in about.get("sources", []):
         lines.append(
-            "| " + " | ".join(str(row.get(key) or "") for key in ("source", "release", "licence", "citation")) + " |"
+            "| " + " | ".join(_cell(row.get(key)) for key in ("source", "release", "licence", "citation")) + " |"
         )
     (folder / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
@@ -138,11 +138,16 @@ def _copy_texts(name: str, folder: Path) -> list[str]:
     return sorted(set(copied))
 
 
+def _cell(value: Any) -> str:
+    """A value in a table: on one line, without the sign that ends a cell."""
+    return " ".join(str(value or "").split()).replace("|", "/")
+
+
 def _licence_of(name: str) -> str:
     """What a distribution says of its licence, on one line."""
     about: Any = metadata.metadata(name)
     for key in ("License-Expression", "License"):
         if about.get(key):
-            return " ".join(str(about[key]).split())[:80].replace("|", "/")
+            return _cell(about[key])[:80]
     classifiers = [c.rpartition("::")[2].strip() for c in about.get_all("Classifier", []) if c.startswith("License")]
     return ", ".join(classifiers) or "see its texts"

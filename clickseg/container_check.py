@@ -15,7 +15,6 @@ import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -23,6 +22,7 @@ from clicksim.errors import ClicksimError
 from clicksim.prompts import Prompts
 from clicksim.rounds import Case, CommandPredictor, play
 from clicksim.rounds.records import RoundFailure, Row, Scan
+from clicksim.simulate.case import read_uptake
 from clicksim.volumes import Volume, case_id_of, read_image, read_label
 
 ENGINES = ("docker", "podman")
@@ -37,14 +37,14 @@ class Played:
 
     Attributes:
         rows: As in the table `rounds`.
-        seconds: Of each process, from its start to its end.
-        peaks_mib: Its peak memory; None where it could not say.
+        seconds: By round, of its process from its start to its end, where that gave a mask.
+        peaks_mib: By round, its peak memory.
         repeats: Whether a second run of the first round gave the same mask; None where there was none.
     """
 
     rows: list[Row] = field(default_factory=list)
-    seconds: list[float] = field(default_factory=list)
-    peaks_mib: list[float | None] = field(default_factory=list)
+    seconds: dict[int, float] = field(default_factory=dict)
+    peaks_mib: dict[int, float] = field(default_factory=dict)
     repeats: bool | None = None
 
 
@@ -80,9 +80,9 @@ class CheckReport:
         lines = [*self.surroundings, "", "round  prompts  Dice with / without cache  seconds          peak MiB"]
         for number, (a, b) in enumerate(zip(self.cached.rows, self.plain.rows, strict=True)):
             lines.append(
-                f"{number:5}  {a['n_prompts']:7}  {_score(a)} / {_score(b)}{'':15}"
-                f"{_at(self.cached.seconds, number)} / {_at(self.plain.seconds, number)}  "
-                f"{_at(self.cached.peaks_mib, number)} / {_at(self.plain.peaks_mib, number)}"
+                f"{number:5}  {a['n_prompts']:7}  {_cell(a['dice'], 3)} / {_cell(b['dice'], 3)}{'':15}"
+                f"{_cell(self.cached.seconds.get(number))} / {_cell(self.plain.seconds.get(number))}  "
+                f"{_cell(self.cached.peaks_mib.get(number))} / {_cell(self.plain.peaks_mib.get(number))}"
             )
         lines += ["", *(self.faults or ["every round gave a mask on the PET's grid; a second run gave the same one"])]
         return "\n".join(lines)
@@ -135,7 +135,7 @@ class Command:
                 f"--facts /output/facts.json {self.arguments}"
             )
         root = Path(__file__).resolve().parents[1]
-        threads = f" OMP_NUM_THREADS={shlex.quote(os.environ[THREADS])}" if THREADS in os.environ else ""
+        threads = f" {THREADS}={shlex.quote(os.environ[THREADS])}" if THREADS in os.environ else ""
         bare = f"env -i PATH=/usr/bin:/bin PYTHONPATH={shlex.quote(str(root))} PYTHONDONTWRITEBYTECODE=1{threads}"
         run = (
             f"{bare} {shlex.quote(sys.executable)} -m clickseg container run --input {{input}} --output {{output}} "
@@ -147,17 +147,22 @@ class Command:
 
 
 class _Timed:
-    """A command predictor that is timed and says what its process needed."""
+    """A command predictor that is timed and says what its process needed.
+
+    The facts stand in the output folder, which is gone after the round: the command copies them out of it.
+    """
 
     limits_itself = True
 
-    def __init__(self, command: str, *, twice: bool) -> None:
-        self.inner, self.played, self.twice = CommandPredictor(command), Played(), twice
+    def __init__(self, command: str, facts: Path, *, twice: bool) -> None:
+        self.inner = CommandPredictor(f"{command} && cp {{output}}/facts.json {shlex.quote(str(facts))}")
+        self.facts, self.played, self.twice = facts, Played(), twice
 
     def __call__(self, case: Scan, prompts: Prompts) -> Volume:
         started = time.perf_counter()
         answer = self.inner(case, prompts)
-        self.played.seconds.append(time.perf_counter() - started)
+        self.played.seconds[case.round] = time.perf_counter() - started
+        self.played.peaks_mib[case.round] = json.loads(self.facts.read_text(encoding="utf-8"))["peak_mib"]
         if case.round == 0 and self.twice:
             try:
                 again = self.inner(case, prompts)
@@ -176,20 +181,10 @@ def _play(command: Command, case: Case, rounds: int, *, cached: bool) -> Played:
     shutil.rmtree(cache, ignore_errors=True)
     cache.mkdir()
     cache.chmod(0o777)
-    facts = command.home / "facts"
-    shutil.rmtree(facts, ignore_errors=True)
-    facts.mkdir()
-    # the facts stand in the output folder, which is gone after the round: they are copied out of it by the command
-    line = command.text(cached=cached)
-    copying = f"{line} && cp {{output}}/facts.json {shlex.quote(str(facts))}/$(date +%s%N).json"
-    predictor = _Timed(copying, twice=cached)
+    predictor = _Timed(command.text(cached=cached), command.home / "facts.json", twice=cached)
     game = play(case, predictor, protocol="autopet-v@2", n_rounds=rounds)
-    predictor.finish()
-    played = predictor.played
-    played.rows = game.rows
-    peaks: list[Any] = [json.loads(file.read_text())["peak_mib"] for file in sorted(facts.glob("*.json"))]
-    played.peaks_mib = peaks[:1] + peaks[2:] if cached else peaks  # the second is the first round once more
-    return played
+    predictor.played.rows = game.rows
+    return predictor.played
 
 
 def phantom_case() -> Case:
@@ -206,10 +201,10 @@ def read_case(ct: Path, pet: Path, label: Path) -> Case:
     Raises:
         ClicksimError: A file that cannot be read, or lies on another grid than the label.
     """
-    truth, images = read_label(label), [read_image(file) for file in (ct, pet)]
-    for name, image in zip(("CT", "PET"), images, strict=True):
+    truth, density, (uptake, _) = read_label(label), read_image(ct), read_uptake(pet)
+    for name, image in (("CT", density), ("PET", uptake)):
         truth.grid.check_same(image.grid, ("label", name))
-    return Case(Scan(case_id_of(label), truth.grid, images[0].array, images[1].array), truth.array)
+    return Case(Scan(case_id_of(label), truth.grid, density.array, uptake.array), truth.array)
 
 
 def find_engine() -> str | None:
@@ -257,10 +252,5 @@ def _surroundings(command: Command) -> list[str]:
     return lines
 
 
-def _score(row: Row) -> str:
-    return "     -" if row["dice"] is None else f"{row['dice']:6.3f}"
-
-
-def _at(values: list[Any], number: int) -> str:
-    known = number < len(values) and values[number] is not None
-    return f"{values[number]:6.1f}" if known else "     -"
+def _cell(value: float | None, digits: int = 1) -> str:
+    return "     -" if value is None else f"{value:6.{digits}f}"

@@ -31,8 +31,7 @@ LIBRARY = {
     "distance": ("distance", "reach_mm"),
 }
 """The library's name of each encoding, and of its length."""
-GAUSSIAN_END = 4.0  # sigmas, along each axis, where the library's Gaussian ends
-
+GAUSSIAN_END = 4.0  # sigmas, along each axis, where a Gaussian ends
 CHUNK = 1 << 22  # voxels drawn at once, so that long scribbles with a wide stencil fit into memory
 
 FOREGROUND, BACKGROUND = 0, 1
@@ -65,6 +64,8 @@ def stencil(encoding: str, size_mm: float, spacing: Spacing) -> tuple[NDArray[np
     grid = Grid.from_spacing([2 * n + 1 for n in half], spacing)
     prompts = Prompts((Click((half[0], half[1], half[2]), True),), grid)
     how: dict[str, Any] = {length: size_mm}
+    if name == "gaussian":
+        how["truncate"] = GAUSSIAN_END
     if encoding == "gaussian-sum":
         how |= {"scale": "sum", "merge": "add"}
     drawn = draw(prompts, grid.shape, encoding=name, **how)[0]

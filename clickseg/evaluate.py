@@ -7,6 +7,7 @@
                    summary.json        means with intervals: all cases, by centre, tracer, scanner, burden, fold, lesion
                    curve.png
                    run.json            when, where, how long
+                   predictions/        <source>/<case>/iter_<round>.nii.gz, where they are to be kept
     OUT/lint.txt                       what the guidance linter says of the model
 
 A model is scored on patients that it never saw: where the catalog is the one that its store was made from, on the fold
@@ -16,7 +17,7 @@ that its training held out, unless another is named.
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,34 +25,21 @@ from typing import TYPE_CHECKING, Any
 from clickseg.checkpoint import read_about
 from clickseg.lesion_scores import lesion_schema, measure_lesions, summarise_lesions, write_lesions
 from clickseg.linting import lint_model
-from clickseg.named import name_of, named_model, predict_named
+from clickseg.named import SPEC, name_of, named_model
 from clickseg.predict import Options, open_session
 from clickseg.prepare import plan
 from clicksim.build.units import Parts, Progress, run_facts
 from clicksim.catalog import Catalog, Unit, open_catalog
 from clicksim.catalog.schema import table_schema
-from clicksim.errors import CatalogError, ClicksimError, SettingError
+from clicksim.errors import CatalogError, SettingError
+from clicksim.files import make_folder, replacing
 from clicksim.rounds.jobs import RoundsJob, catalog_units, finish_tables, play_unit, run_id
 from clicksim.rounds.statistics import summarise
+from clicksim.rounds.texts import failure_lines, mean_text, summary_lines
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = [
-    "ModelJob",
-    "choose_units",
-    "evaluate_model",
-    "folds_of",
-    "lesion_schema",
-    "lint_model",
-    "name_of",
-    "named_model",
-    "play_patient",
-    "predict_named",
-    "slug_of",
-    "summarise_lesions",
-]
-SPEC = "py:clickseg.evaluate:predict_named"
 FOLDS = range(5)
 Row = dict[str, Any]
 
@@ -125,14 +113,12 @@ def evaluate_model(
     units, sentence = choose_units(catalog, about, fold, sources)
     folds = folds_of(catalog)
     known = tuple((name, about[name]) for name in ("step", "catalog_digest", "model"))
-    pages = [sentence]
     jobs = [
         ModelJob(
             SPEC,
             protocol,
             seed,
             dict(settings or {}),
-            keep=str(out / slug_of(protocol) / "predictions"),
             model=known,
             options=chosen,
             keep_predictions=keep_predictions,
@@ -140,14 +126,15 @@ def evaluate_model(
         )
         for protocol in protocols
     ]
-    for job in jobs:
-        job.rules  # noqa: B018 - an unknown protocol or setting is refused before anything is written
+    # an unknown protocol or setting is refused here, before anything is written
+    pages = [sentence, *dict.fromkeys(note for job in jobs for note in job.rules.notes)]
     for job in jobs:
         folder = out / slug_of(job.protocol)
         pages.append(_run(job, catalog, units, folds, folder, model, workers, resume=resume, progress=progress))
     if lint:
         findings = lint_model(open_session(model, chosen)[0], catalog, units, lint, seed)
-        (out / "lint.txt").write_text(findings + "\n", encoding="utf-8")
+        with replacing(out / "lint.txt") as temporary:
+            temporary.write_text(findings + "\n", encoding="utf-8")
         pages.append(f"guidance linter:\n{findings}")
     return "\n\n".join(pages)
 
@@ -163,11 +150,11 @@ def choose_units(
     """
     if fold not in ("auto", "all", *map(str, FOLDS)):
         raise SettingError(f"fold is 0 to 4, all or auto; got {fold!r}")
-    units = [unit for name in sources or (None,) for unit in catalog_units(catalog, name)]
+    units = [unit for name in dict.fromkeys(sources) or (None,) for unit in catalog_units(catalog, name)]
     same = about.get("catalog_digest") == catalog.digest()
     held = int(about["train"]["fold"])
-    wanted = None if fold == "all" else held if fold == "auto" and same and held >= 0 else None
-    wanted = int(fold) if fold not in ("auto", "all") else wanted
+    unseen = held if same and held >= 0 else None
+    wanted = unseen if fold == "auto" else None if fold == "all" else int(fold)
     if wanted is not None:
         folds = folds_of(catalog)
         units = [
@@ -195,19 +182,27 @@ def slug_of(protocol: str) -> str:
     return protocol.replace("@", "-")
 
 
-def play_patient(job: ModelJob, catalog: Catalog, unit: Unit) -> dict[str, "pa.Table"]:
-    """Play the cases of a patient, and measure what became of each lesion. Runs in any process."""
+def play_patient(job: ModelJob, catalog: Catalog, predictions: Path, unit: Unit) -> dict[str, "pa.Table"]:
+    """Play the cases of a patient, and measure what became of each lesion. Runs in any process.
+
+    Args:
+        job: What is played.
+        catalog: Where the cases are.
+        predictions: The folder for masks; those of each source stand apart, since two may use the same name.
+        unit: The patient.
+    """
     import pyarrow as pa
 
+    source = str(unit.content[0]["facts"]["source"])
+    folder = predictions / source
     with named_model(job.name):
-        tables = play_unit(job, catalog, unit)
-    assert job.keep is not None
-    folder = Path(job.keep)
+        tables = play_unit(replace(job, keep=str(folder)), catalog, unit)
+    prompts = tables["prompts"].append_column("source", pa.array([source] * len(tables["prompts"]), pa.string()))
     lesions = [row for entry in unit.content for row in measure_lesions(catalog, entry, folder / entry["case_id"])]
     if not job.keep_predictions:
         for entry in unit.content:
             shutil.rmtree(folder / entry["case_id"], ignore_errors=True)
-    return {**tables, "lesions": pa.Table.from_pylist(lesions, lesion_schema())}
+    return {**tables, "prompts": prompts, "lesions": pa.Table.from_pylist(lesions, lesion_schema())}
 
 
 def _run(
@@ -223,18 +218,22 @@ def _run(
     progress: Progress | None,
 ) -> str:
     """One protocol: play in parts that survive a kill, gather, sum up, write; gives the page."""
+    import pyarrow as pa
+
     from clicksim.cli.games import write_outcome
 
-    started = time.time()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ClicksimError(f"cannot write to {folder}: {error.strerror or error}") from error
+    started, predictions = time.time(), folder / "predictions"
+    make_folder(folder)
     about = {"id": run_id(job, units), "model": [str(model.resolve()), model.stat().st_size, model.stat().st_mtime_ns]}
     parts = Parts(folder / ".work", about, resume=resume)
-    parts.run(units, partial(play_patient, job, catalog), workers=workers, progress=progress)
-    empty = {name: table_schema(name).empty_table() for name in ("rounds", "prompts")}
-    tables = finish_tables(job, units, parts.gather(units, {**empty, "lesions": lesion_schema().empty_table()}))
+    parts.run(units, partial(play_patient, job, catalog, predictions), workers=workers, progress=progress)
+    schemas = {
+        "rounds": table_schema("rounds"),
+        "prompts": table_schema("prompts").append(pa.field("source", pa.string())),
+        "lesions": lesion_schema(),
+    }
+    empty = {name: schema.empty_table() for name, schema in schemas.items()}
+    tables = finish_tables(job, units, parts.gather(units, empty))
     rows = tables["rounds"].to_pylist()
     lesions = tables["lesions"].to_pylist()
     summary = {"run": about["id"], **job.about(), **summarise(rows, seed=job.seed)}
@@ -249,32 +248,18 @@ def _run(
     write_lesions(folder, tables["lesions"])
     parts.remove()
     if not job.keep_predictions:
-        shutil.rmtree(folder / "predictions", ignore_errors=True)
-    return _page(summary)
+        shutil.rmtree(predictions, ignore_errors=True)
+    return "\n".join([_page(summary), *failure_lines(rows)])
 
 
 def _page(summary: Mapping[str, Any]) -> str:
     """A run in a few lines."""
     whole = summary["all"]
-    scores = whole["rounds"]
-    lines = [f"{summary['protocol']}: {whole['cases']} cases of {whole['patients']} patients"]
-    lines += ["round  dice (95 % interval)     dmm (95 % interval)"]
-    for number, (dice, dmm) in enumerate(zip(scores["dice"], scores["dmm"], strict=True)):
-        lines.append(f"{number:5}  {_mean(dice):24}  {_mean(dmm)}")
-    lines += [f"{key:14} {_mean(whole[key])}" for key in ("auc_dice", "auc_dmm", "final_fpv_ml", "final_fnv_ml")]
+    lines = [f"{summary['protocol']}: {whole['cases']} cases of {whole['patients']} patients", *summary_lines(whole)]
     for group in ("tracer", "centre", "burden", "fold"):
         for name, part in summary[group].items():
-            lines.append(f"{group} {name}: {part['cases']} cases, auc_dice {_mean(part['auc_dice'])}")
+            lines.append(f"{group} {name}: {part['cases']} cases, auc_dice {mean_text(part['auc_dice'])}")
     for name, part in summary["lesion"].items():
         found = ", ".join(f"{share:.2f}" for share in part["found"])
         lines.append(f"lesions {name}: {part['lesions']}, found in each round {found}")
-    if whole["failed_rounds"]:
-        lines.append(f"{whole['failed_rounds']} rounds failed; the reasons stand in rounds.parquet")
     return "\n".join(lines)
-
-
-def _mean(entry: Mapping[str, Any]) -> str:
-    if entry["mean"] is None:
-        return "undefined"
-    interval = "" if entry["low"] is None else f" ({entry['low']:.3f} to {entry['high']:.3f})"
-    return f"{entry['mean']:.3f}{interval}"

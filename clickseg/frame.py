@@ -15,8 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from clicksim.errors import GeometryError
-from clicksim.geometry import Grid, Shape, check_shape
+from clickseg.store import AIR_HU
+from clicksim.errors import GeometryError, ImageError
+from clicksim.geometry import Grid, Shape
 from clicksim.prompts import Prompts
 
 
@@ -59,14 +60,21 @@ class Frame:
             oriented = oriented.flip(axis)
         target = oriented
         if len(spacing_mm):
-            assert oriented.spacing is not None
-            lengths = zip(oriented.shape, oriented.spacing, spacing_mm, strict=True)
+            lengths = zip(oriented.shape, oriented.known_spacing, spacing_mm, strict=True)
             target = oriented.resample([max(1, round(n * old / new)) for n, old, new in lengths])
         return cls(source, axes, flipped, oriented, target)
 
     def image(self, array: NDArray[Any]) -> NDArray[np.float32]:
         """A CT or an uptake on the target grid."""
-        return resize(self._orient(array), self.target.shape, linear=True)
+        return resize(self._orient(array), self.target.shape)
+
+    def ct(self, array: NDArray[Any]) -> NDArray[np.int16]:
+        """A CT on the target grid in whole HU, nothing darker than air; an `ImageError` where it is not finite."""
+        return np.clip(np.rint(self._finite(array, "CT")), AIR_HU, np.iinfo(np.int16).max).astype(np.int16)
+
+    def pet(self, array: NDArray[Any]) -> NDArray[np.float32]:
+        """An uptake on the target grid; an `ImageError` where it is not finite."""
+        return self._finite(array, "PET")
 
     def label(self, array: NDArray[Any]) -> NDArray[Any]:
         """A label on the target grid, in its own type."""
@@ -88,18 +96,11 @@ class Frame:
             moved = moved.flip(axis)
         return moved if self.target.shape == self.oriented.shape else moved.resample(self.target.shape)
 
-    def back(self, array: NDArray[Any], *, linear: bool = True) -> NDArray[Any]:
-        """What a model gives, on the grid of the case's files, axes as stored there.
-
-        Probabilities are interpolated (`linear`), and cut by the caller afterwards; masks take the nearest voxel.
-        """
+    def back(self, array: NDArray[Any]) -> NDArray[np.float32]:
+        """The probabilities that a model gives, interpolated on the grid of the case's files, axes as stored there."""
         if tuple(array.shape) != self.target.shape:
             raise GeometryError(f"a result of this frame has shape {self.target.shape}, got {array.shape}")
-        if linear:
-            full: NDArray[Any] = resize(array, self.oriented.shape, linear=True)
-        else:
-            picks = [_nearest(new, old) for new, old in zip(self.oriented.shape, array.shape, strict=True)]
-            full = array[np.ix_(*picks)]
+        full = resize(array, self.oriented.shape)
         full = np.flip(full, self.flipped) if self.flipped else full
         return np.transpose(full, np.argsort(self.axes))
 
@@ -109,25 +110,27 @@ class Frame:
         turned = np.transpose(array, self.axes)
         return np.flip(turned, self.flipped) if self.flipped else turned
 
+    def _finite(self, array: NDArray[Any], what: str) -> NDArray[np.float32]:
+        image = self.image(array)
+        if not np.isfinite(image).all():
+            raise ImageError(f"the {what} has values that are NaN or infinite")
+        return image
 
-def resize(array: NDArray[Any], shape: Shape, *, linear: bool) -> NDArray[np.float32]:
-    """A volume with another number of voxels over the same field of view; beyond the outermost centres it is flat.
+
+def resize(array: NDArray[Any], shape: Shape) -> NDArray[np.float32]:
+    """A volume with another number of voxels over the same field of view, interpolated linearly.
+
+    Beyond the outermost centres it is flat.
 
     Args:
         array: `(I, J, K)`.
         shape: Of the result.
-        linear: Between neighbours; else the nearest voxel.
     """
-    new = check_shape(shape)
     values = np.ascontiguousarray(array, dtype=np.float32)
-    if values.shape == new:
+    if values.shape == shape:
         return values
     image = torch.from_numpy(values)[None, None]
-    if linear:
-        out = functional.interpolate(image, size=new, mode="trilinear", align_corners=False)
-    else:
-        out = functional.interpolate(image, size=new, mode="nearest-exact")
-    return out[0, 0].numpy()
+    return functional.interpolate(image, size=shape, mode="trilinear", align_corners=False)[0, 0].numpy()
 
 
 def _nearest(new: int, old: int) -> NDArray[np.int64]:

@@ -22,11 +22,11 @@ import torch
 from numpy.typing import NDArray
 
 from clickseg.frame import Frame
-from clickseg.network import Segmenter, check_input, finest
+from clickseg.network import Segmenter, finest
 from clickseg.settings import StoreRules
 from clickseg.store import AIR_HU
 from clickseg.windows import Blend, Slices, Windows, hull
-from clicksim.errors import ImageError, SettingError
+from clicksim.errors import SettingError
 from clicksim.geometry import Grid, Shape
 
 Bools = NDArray[np.bool_]
@@ -108,16 +108,11 @@ class Inference:
         self.model, self.options = model, options
         self.device = next(model.parameters()).device
         self.frame = Frame.of(grid, rules.spacing_mm)
-        density = np.rint(_finite(self.frame.image(ct), "CT"))
-        self.ct = np.clip(density, AIR_HU, np.iinfo(np.int16).max).astype(np.int16)
-        self.pet = None
-        if pet is not None:
-            self.pet = _finite(self.frame.image(pet), "PET").astype(rules.pet_type).astype(np.float32)
+        self.ct = self.frame.ct(ct)
+        self.pet = None if pet is None else self.frame.pet(pet).astype(rules.pet_type).astype(np.float32)
         i, j, k = model.settings.patch
-        check_input(model, (i, j, k))
-        assert self.frame.target.spacing is not None
         self.windows = Windows(self.frame.target.shape, (i, j, k), options.overlap)
-        self.spacing = self.frame.target.spacing
+        self.spacing = self.frame.target.known_spacing
         self.computed = 0
         self._kept: dict[int, NDArray[np.float16]] = {}
         self._blend: Blend | None = None
@@ -249,9 +244,3 @@ def precision(device: torch.device) -> AbstractContextManager[Any]:
         return nullcontext()
     kind = torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
     return torch.autocast("cuda", kind)
-
-
-def _finite(array: NDArray[np.float32], what: str) -> NDArray[np.float32]:
-    if not np.isfinite(array).all():
-        raise ImageError(f"the {what} has values that are NaN or infinite")
-    return array

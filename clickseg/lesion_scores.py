@@ -23,9 +23,9 @@ def lesion_schema() -> "pa.Schema":
     """The table of lesions."""
     import pyarrow as pa
 
-    columns = [("case_id", pa.string()), ("round", pa.int32()), ("lesion", pa.int32())]
-    columns += [("volume_ml", pa.float64()), ("found_share", pa.float64())]
-    return pa.schema(columns)
+    number, text = pa.int32(), pa.string()
+    columns = [("source", text), ("case_id", text), ("round", number), ("lesion", number)]
+    return pa.schema([*columns, ("volume_ml", pa.float64()), ("found_share", pa.float64())])
 
 
 def measure_lesions(catalog: Catalog, entry: Mapping[str, Any], folder: Path) -> list[Row]:
@@ -35,22 +35,29 @@ def measure_lesions(catalog: Catalog, entry: Mapping[str, Any], folder: Path) ->
         catalog: Where the case is.
         entry: The case, as `clicksim.rounds` plays it.
         folder: Its masks, `iter_<round>.nii.gz`; without any there are no rows.
+
+    Returns:
+        A row for each round and lesion; `lesion` is the catalog's `lesion_index`.
     """
-    files = sorted(folder.glob("iter_*.nii.gz"), key=lambda file: int(file.name[5:].split(".")[0]))
+    files = {int(file.name.removeprefix("iter_").partition(".")[0]): file for file in folder.glob("iter_*.nii.gz")}
     if not files:
         return []
     truth = read_label(catalog.resolve(entry["label"]))
-    lesions = list(find_lesions(truth.array))
+    lesions = [(lesion.id, lesion.voxels) for lesion in find_lesions(truth.array)]
     rows = []
-    for file in files:
-        mask, number = read_label(file).array != 0, int(file.name[5:].split(".")[0])
-        for n, lesion in enumerate(lesions, start=1):
-            voxels = lesion.voxels
-            share = float(np.mean(mask[tuple(voxels.T)]))
-            volume = len(voxels) * truth.grid.voxel_ml
-            rows.append(
-                {"case_id": entry["case_id"], "round": number, "lesion": n, "volume_ml": volume, "found_share": share}
-            )
+    for number, file in sorted(files.items()):
+        mask = read_label(file).array != 0
+        rows += [
+            {
+                "source": entry["facts"]["source"],
+                "case_id": entry["case_id"],
+                "round": number,
+                "lesion": name,
+                "volume_ml": len(voxels) * truth.grid.voxel_ml,
+                "found_share": float(np.mean(mask[tuple(voxels.T)])),
+            }
+            for name, voxels in lesions
+        ]
     return rows
 
 
@@ -65,7 +72,7 @@ def summarise_lesions(rows: Sequence[Row]) -> Row:
         numbers = sorted({row["round"] for row in members})
         by_round = [[row["found_share"] for row in members if row["round"] == number] for number in numbers]
         summary[name] = {
-            "lesions": len({(row["case_id"], row["lesion"]) for row in members}),
+            "lesions": len({(row["source"], row["case_id"], row["lesion"]) for row in members}),
             "found": [float(np.mean(np.asarray(shares) >= FOUND)) for shares in by_round],
             "found_share": [float(np.mean(shares)) for shares in by_round],
         }

@@ -27,11 +27,9 @@ def make_loss() -> Callable[[Tensor, Tensor], Tensor]:
         truth = label.float()
         if logits.dim() == 5:
             return single(logits.float(), truth)
-        weights = torch.tensor([0.5**n for n in range(logits.shape[1])])
-        parts = [
-            weight * single(logits[:, n].float(), truth) for n, weight in enumerate((weights / weights.sum()).tolist())
-        ]
-        return torch.stack(parts).sum()
+        weights = [0.5**n for n in range(logits.shape[1])]
+        parts = [weight * single(logits[:, n].float(), truth) for n, weight in enumerate(weights)]
+        return torch.stack(parts).sum() / sum(weights)
 
     return loss
 

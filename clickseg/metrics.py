@@ -62,6 +62,7 @@ def draw_curve(rows: list[dict[str, Any]], file: Path) -> None:
     """Loss above, Dice on held-out patches by number of prompts below, both over steps."""
     from PIL import Image, ImageDraw
 
+    rows = [row for row in rows if math.isfinite(row["value"])]  # a loss in float16 may overflow
     loss = {"loss": [(row["step"], row["value"]) for row in rows if row["name"] == "loss"]}
     prompts = sorted({row["prompts"] for row in rows if row["name"] == "dice"})
     scores = {

@@ -17,6 +17,7 @@ from clicksim.errors import SettingError
 from clicksim.prompts import Prompts
 
 VARIABLE = "CLICKSEG_PREDICTOR"
+SPEC = "py:clickseg.named:predict_named"
 
 
 def name_of(model: Path, options: Options) -> str:

@@ -33,7 +33,7 @@ from torch import Tensor, nn
 
 from clickseg.encode import encode, stencil
 from clickseg.settings import ModelSettings
-from clicksim.errors import GeometryError, SettingError
+from clicksim.errors import SettingError
 from clicksim.geometry import Shape, Spacing
 
 CHANNELS = ("ct", "pet", "no_pet", "previous", "foreground", "background")
@@ -116,12 +116,6 @@ class Segmenter(nn.Module):
         i, j, k = np.abs(offsets).max(axis=0)
         return (int(i), int(j), int(k))
 
-    @property
-    def multiple(self) -> tuple[int, int, int]:
-        """By what the axes of an input must be divisible."""
-        i, j, k = np.prod(strides(self.settings), axis=0)
-        return (int(i), int(j), int(k))
-
 
 def build_network(settings: ModelSettings) -> nn.Module:
     """The residual U-Net of a size, its last bias negative.
@@ -179,17 +173,6 @@ def strides(settings: ModelSettings) -> list[tuple[int, int, int]]:
 def finest(logits: Tensor) -> Tensor:
     """`(B, 1, I, J, K)` of what `Segmenter` gives, with or without deep supervision."""
     return logits[:, 0] if logits.dim() == 6 else logits
-
-
-def check_input(model: Segmenter, shape: Sequence[int]) -> None:
-    """Raise a `GeometryError` where a window does not fit the network."""
-    if any(n % m for n, m in zip(shape, model.multiple, strict=True)):
-        raise GeometryError(f"windows of this model have axes divisible by {model.multiple}, got {tuple(shape)}")
-
-
-def count_parameters(model: nn.Module) -> int:
-    """Numbers that training changes."""
-    return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
 def make_model(settings: ModelSettings, seed: int, device: Any = "cpu") -> Segmenter:

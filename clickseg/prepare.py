@@ -18,16 +18,18 @@ from numpy.typing import NDArray
 
 from clickseg.frame import Frame
 from clickseg.settings import StoreRules, changes
-from clickseg.store import AIR_HU, FORMAT, Places, case_schema
+from clickseg.store import FORMAT, Places, case_schema
 from clicksim import __version__
+from clicksim.build.prompts import reason_of
 from clicksim.build.units import Parts, Progress, Tables
 from clicksim.catalog import Catalog, Unit, open_catalog
 from clicksim.catalog.lock import writing
 from clicksim.catalog.schema import rows_to_table
-from clicksim.errors import CatalogError, ClicksimError
-from clicksim.files import LEAST_PACKED, check_space, replacing, slug, storing
+from clicksim.errors import CatalogError, ClicksimError, ImageError
+from clicksim.files import LEAST_PACKED, check_space, make_folder, replacing, slug, storing
 from clicksim.geometry import Spacing
 from clicksim.lesions import find_lesions
+from clicksim.simulate.case import read_uptake
 from clicksim.simulate.hot import hot_voxels, join_voxels
 from clicksim.streams import stream
 from clicksim.volumes import read_image, read_label
@@ -67,20 +69,21 @@ def prepare_store(
         progress: Told after each patient.
 
     Raises:
-        CatalogError: No catalog, no case in it, parts of an interrupted run, no case that could be prepared, or
-            another process at work in the folder.
+        CatalogError: No catalog, no case in it or in a source of it, parts of an interrupted run, no case that could
+            be prepared, or another process at work in the folder.
         StorageError: Too little space is free, or the folder may not be written.
     """
     chosen = rules or StoreRules()
     catalog = open_catalog(catalog_path)
     rows = [row for row in catalog.cases.to_pylist() if not sources or row["source"] in sources]
-    if not rows:
-        raise CatalogError(f"{catalog_path} has no case{' of ' + ', '.join(sources) if sources else ''}")
+    absent = sorted(set(sources) - {row["source"] for row in rows})
+    if absent or not rows:
+        raise CatalogError(f"{catalog_path} has no case{' of ' + ', '.join(absent) if absent else ''}")
     units = plan(rows)
     folder = Path(out)
     known = {path.name for path in (folder / "arrays").glob("*")}
     check_space(folder, _least_bytes(rows, known, chosen), "the patch store")
-    (folder / "arrays").mkdir(parents=True, exist_ok=True)
+    make_folder(folder / "arrays")
     with writing(folder):
         digest = catalog.digest()
         job = {"version": __version__, "rules": chosen.plain(), "catalog": digest, "sources": list(sources)}
@@ -148,7 +151,7 @@ def prepare_patient(catalog_path: str, out: str, rules: StoreRules, unit: Unit) 
             done.append(prepare_case(catalog, row, Path(out) / "arrays", rules))
         except ClicksimError as error:
             about = {"case_id": row["case_id"], "patient_key": unit.key, "path": row["label_path"] or ""}
-            rejected.append({**about, "code": "UnreadableFile", "message": str(error)})
+            rejected.append({**about, "code": reason_of(error), "message": str(error)})
     return {"cases": pa.Table.from_pylist(done, case_schema()), "rejected": rows_to_table("rejected", rejected)}
 
 
@@ -161,7 +164,7 @@ def prepare_case(catalog: Catalog, row: Row, arrays: Path, rules: StoreRules) ->
     named = {name: row[f"{name}_path"] for name in ("ct", "pet", "label") if row[f"{name}_path"]}
     for name in ("ct", "label"):
         if name not in named:
-            raise CatalogError(f"case {row['case_id']} has no {name}; a model needs a CT and a label")
+            raise ImageError(f"case {row['case_id']} has no {name}; a model needs a CT and a label")
     files = {name: catalog.resolve(location) for name, location in named.items()}
     name = slug(f"{row['source']}-{row['case_id']}")
     target = arrays / f"{name}-{_content_hash(files, rules, row)}"
@@ -174,23 +177,17 @@ def prepare_case(catalog: Catalog, row: Row, arrays: Path, rules: StoreRules) ->
 
 def _write_case(files: Mapping[str, Path], row: Row, target: Path, rules: StoreRules) -> None:
     """Read, resample and write one case; its folder gets its name when all is there."""
-    label = read_label(files["label"])
+    label, density = read_label(files["label"]), read_image(files["ct"])
+    uptake = read_uptake(files["pet"])[0] if "pet" in files else None
+    for name, volume in (("CT", density), ("PET", uptake)):
+        if volume is not None:
+            label.grid.check_same(volume.grid, ("label", name), where=f"case {row['case_id']}")
     frame = Frame.of(label.grid, rules.spacing_mm)
-    images = {}
-    for name in ("ct", "pet"):
-        if name in files:
-            volume = read_image(files[name])
-            label.grid.check_same(volume.grid, ("label", name.upper()), where=f"case {row['case_id']}")
-            images[name] = frame.image(volume.array)
-    ct = np.clip(np.rint(images["ct"]), AIR_HU, np.iinfo(np.int16).max).astype(np.int16)
+    ct, pet = frame.ct(density.array), None if uptake is None else frame.pet(uptake.array)
     mask = frame.label(label.array)
     mask = mask.astype(np.uint8 if mask.max(initial=0) < 256 else np.uint16 if mask.max() < 65536 else np.int32)
-    pet = images.get("pet")
-    if pet is not None and not np.isfinite(pet).all():
-        raise CatalogError(f"the uptake of case {row['case_id']} has values that are not finite")
-    assert frame.target.spacing is not None
-    assert frame.target.affine is not None
-    places, lesions = find_places(mask, ct, pet, frame.target.spacing, rules, str(row["case_id"]), row["instances"])
+    grid, spacing = frame.target, frame.target.known_spacing
+    places, lesions = find_places(mask, ct, pet, spacing, rules, str(row["case_id"]), row["instances"])
     temporary = target.with_name(f".writing-{target.name}")
     with storing(target):
         shutil.rmtree(temporary, ignore_errors=True)
@@ -203,8 +200,7 @@ def _write_case(files: Mapping[str, Path], row: Row, target: Path, rules: StoreR
         np.savez(temporary / "places.npz", lesion=places.lesion, hot=places.hot, body=places.body)
         about = {
             "instances": row["instances"], "has_pet": pet is not None, "n_lesions": lesions,
-            "shape": list(frame.target.shape), "spacing_mm": list(frame.target.spacing),
-            "affine_ras": frame.target.affine.ravel().tolist(),
+            "shape": list(grid.shape), "spacing_mm": list(spacing), "affine_ras": grid.known_affine.ravel().tolist(),
         }  # fmt: skip
         (temporary / "row.json").write_text(json.dumps(about), encoding="utf-8")
         temporary.rename(target)
@@ -269,7 +265,7 @@ def _content_hash(files: Mapping[str, Path], rules: StoreRules, row: Row) -> str
             with file.open("rb") as stream_:
                 total.update(f"{name}{hashlib.file_digest(stream_, 'sha256').hexdigest()}".encode())
         except OSError as error:
-            raise CatalogError(f"{name} of case {row['case_id']} cannot be read: {error.strerror} ({file})") from error
+            raise ImageError(f"{name} of case {row['case_id']} cannot be read: {error.strerror} ({file})") from error
     return total.hexdigest()[:16]
 
 

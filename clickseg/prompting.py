@@ -1,6 +1,5 @@
 """How many prompts a sample gets, of which kind, and where: the simulator at work on patches."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -157,11 +156,10 @@ def check_protocols(settings: TrainSettings) -> None:
             )
 
 
-def _as_prompts(rows: Sequence[Any] | NDArray[np.int64], grid: Grid) -> Prompts:
+def _as_prompts(rows: NDArray[np.int64], grid: Grid) -> Prompts:
     """Earlier prompts as the simulator takes them; only their voxels and polarity count."""
-    table = np.asarray(rows, dtype=np.int64).reshape(-1, 5)
     items = []
-    for polarity in np.unique(table[:, 1]):
-        voxels = tuple((int(i), int(j), int(k)) for i, j, k in table[table[:, 1] == polarity, 2:])
+    for polarity in np.unique(rows[:, 1]):
+        voxels = tuple((int(i), int(j), int(k)) for i, j, k in rows[rows[:, 1] == polarity, 2:])
         items.append(Scribble(voxels, bool(polarity == FOREGROUND)))
     return Prompts(tuple(items), grid)

@@ -166,7 +166,7 @@ class TrainSettings(_Group):
     )
     seed: int = _setting(42, "of everything")
     # record
-    log_every: int = _setting(20, "steps between rows of loss; the only wait for the device", low=1)
+    log_every: int = _setting(20, "steps between rows of loss, for each of which the device is waited for", low=1)
     save_every: int = _setting(500, "steps between checkpoints", low=1)
     validate_every: int = _setting(2000, "steps between scores on held-out patches; 0 for never", low=0)
     validation_patches: int = _setting(32, "held-out patches that are scored", low=1)
@@ -181,7 +181,7 @@ class TrainSettings(_Group):
 
 
 FREE_TO_CHANGE = ("workers", "save_every", "compiled")
-"""Settings that may differ between a run and its continuation, since they change no number."""
+"""Settings that may differ between a run and its continuation: they change its speed, and at most the last bits."""
 
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any], *, free: Collection[str] = ()) -> list[str]:

@@ -35,6 +35,7 @@ from clickseg.checkpoint import (
     put_weights,
     read_about,
     read_tensors,
+    read_weights,
     save_checkpoint,
 )
 from clickseg.dataset import Batch, Batches, PatchDataset, make_loader
@@ -49,7 +50,7 @@ from clickseg.world import World, count_cores, join_world
 from clicksim import __version__
 from clicksim.build.units import run_facts
 from clicksim.errors import SettingError
-from clicksim.files import check_space, replacing
+from clicksim.files import check_space, make_folder, replacing
 
 Report = Callable[[int, int], None]
 
@@ -80,7 +81,7 @@ def train(
         `model.safetensors`.
 
     Raises:
-        SettingError: Settings that cannot be, or differ from those of the run that is to go on.
+        SettingError: Settings that cannot be, differ from those of the run that is to go on, or let it diverge.
         CatalogError: No store.
         CheckpointError: A checkpoint that does not fit, or a run in `out` without `resume`.
         StorageError: Too little space is free, from the beginning or later.
@@ -121,8 +122,7 @@ class Run:
         self.model = make_model(chosen, settings.seed, world.device)
         self.about = describe_run(store, self.cases, chosen, settings, world, init)
         if init is not None:
-            weights = read_tensors(init, "average") or read_tensors(init, "network")
-            put_weights(self.model, weights, init)
+            put_weights(self.model, read_weights(init), init)
         decayed = [p for p in self.model.parameters() if p.dim() > 1]
         free = [p for p in self.model.parameters() if p.dim() <= 1]
         groups = [{"params": decayed, "weight_decay": settings.decay}, {"params": free, "weight_decay": 0.0}]
@@ -144,12 +144,13 @@ class Run:
         if self.world.is_first:
             self._check_space(resumed=last.exists())
         if not last.exists():
-            self.folder.mkdir(parents=True, exist_ok=True)
+            make_folder(self.folder)
             return 0
         if not resume:
             raise CheckpointError(f"{self.folder} holds a run; go on with --resume, or name another folder")
         before = read_about(last)
         check_same_run(before, self.about, where=str(last))
+        self.about |= {name: before[name] for name in ("init", "sources")}  # a parent is not named again
         put_weights(self.model, read_tensors(last, "network"), last)
         put_optimizer(self.optimizer, read_tensors(last, "optimizer"))
         for name, value in read_tensors(last, "average").items():
@@ -215,6 +216,7 @@ class Run:
         settings, final = self.settings, step == self.settings.steps
         if step % settings.log_every == 0 or final:
             total, count = self.world.sum(self.window).tolist()
+            self._check_loss(step, total / count)
             self.metrics.add(step, "loss", total / count)
             self.metrics.add(step, "rate", rate)
             self.window.zero_()
@@ -223,6 +225,14 @@ class Run:
                 self.metrics.add(step, "dice", value, prompts)
         if step % settings.save_every == 0 or final:
             self.save(step)
+
+    def _check_loss(self, step: int, loss: float) -> None:
+        """Stop a training that has diverged; with float16 the scaler leaves out single steps that overflow."""
+        if not math.isfinite(loss) and not self.scaler.is_enabled():
+            raise SettingError(
+                f"the loss is {loss} at step {step}: the training has diverged; start anew with a lower rate than "
+                f"{self.settings.rate:g}, or more warmup ({self.folder})"
+            )
 
     def validate(self) -> list[float]:
         """Mean Dice on held-out patches with 0, 1, ... prompts, by the running mean of the weights if there is one."""

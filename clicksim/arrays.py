@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from clicksim.errors import GeometryError, ImageError
+from clicksim.errors import GeometryError, LabelError, UptakeError
 from clicksim.geometry import check_shape
 
 Ints = NDArray[np.int64]
+WHOLE = 1e-3
+"""How far a label may be from a whole number: masks stored with slope 1/255 read back as 1.0000000591."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ def check_pair(prediction: ArrayLike, truth: ArrayLike, *, where: str = "") -> l
 
     Raises:
         GeometryError: Shapes that differ or have not three axes.
-        ImageError: Values that are no labels.
+        LabelError: Values that are no labels.
     """
     masks = [np.asarray(prediction), np.asarray(truth)]
     if masks[0].shape != masks[1].shape or masks[0].ndim != 3:
@@ -90,7 +92,7 @@ def as_labels(mask: ArrayLike, *, where: str = "") -> NDArray[Any]:
     """A mask or label array in a dtype that the kernels take: uint8, int16 or int32, without a copy where possible.
 
     Raises:
-        ImageError: Values that are negative, not whole (to one part in a thousand), or above 2**31 - 1.
+        LabelError: Values that are negative, not whole (to one part in a thousand), or above 2**31 - 1.
     """
     array = np.asarray(mask)
     place = f" ({where})" if where else ""
@@ -99,19 +101,20 @@ def as_labels(mask: ArrayLike, *, where: str = "") -> NDArray[Any]:
     if array.dtype == np.uint8:
         return array
     if array.dtype.kind not in "iuf":
-        raise ImageError(f"labels must be numbers, got {array.dtype}{place}")
+        raise LabelError(f"labels must be numbers, got {array.dtype}{place}")
     if array.size:
         low, high = array.min(), array.max()  # a NaN shows in both
         if not (float(low) >= 0 and float(high) < 2**31 - 0.5):
-            raise ImageError(
+            raise LabelError(
                 f"labels must be 0 for background and positive for lesions, got {low} to {high}{place}; "
                 "set what is to be ignored to 0"
             )
     if array.dtype.kind == "f":
         whole = np.rint(array)
-        if np.any(np.abs(array - whole) > 1e-3):
-            odd = np.unique(array[np.abs(array - whole) > 1e-3])[:10].tolist()
-            raise ImageError(f"labels must be whole numbers, got {odd}{place}; threshold the map first")
+        odd = np.abs(array - whole) > WHOLE
+        if odd.any():
+            found = ", ".join(f"{value:.9g}" for value in np.unique(array[odd])[:10].tolist())
+            raise LabelError(f"labels must be whole numbers, got {found}{place}; threshold the map first")
         return whole.astype(np.int32, order="K")
     if array.dtype == np.int8:
         return array.view(np.uint8)
@@ -122,11 +125,11 @@ def as_uptake(uptake: ArrayLike) -> NDArray[Any]:
     """The uptake in float32 or float64, without a copy where it is so already; whole numbers convert exactly.
 
     Raises:
-        ImageError: Not real numbers.
+        UptakeError: Not real numbers.
     """
     array = np.asarray(uptake)
     if array.dtype.kind not in "iuf":
-        raise ImageError(f"uptake must be real numbers, got {array.dtype}")
+        raise UptakeError(f"uptake must be real numbers, got {array.dtype}")
     if array.dtype.isnative and array.dtype in (np.float32, np.float64):
         return array
     small = array.dtype.itemsize <= 2

@@ -3,7 +3,9 @@
     ClicksimError(ValueError)         every refusal of bad input; the command line prints it as one line
     ├── GeometryError                 shapes, spacings, affines, grids that differ, points outside a volume
     ├── ImageError                    a file or an array that is not a usable image
-    │   └── TruncatedError            the file ends before its header says
+    │   ├── TruncatedError            the file ends before its header says
+    │   ├── LabelError                a label with values that are none
+    │   └── UptakeError               an uptake that is none: not finite, a CT, a label
     ├── PromptFormatError             a prompt file that cannot be read or written
     ├── SettingError                  an unknown or impossible setting or protocol
     ├── EmptyMaskError                no lesion where one is needed
@@ -33,6 +35,14 @@ class ImageError(ClicksimError):
 
 class TruncatedError(ImageError):
     """A file that ends before its header says."""
+
+
+class LabelError(ImageError):
+    """A label with values that are no labels."""
+
+
+class UptakeError(ImageError):
+    """An uptake that is none: NaN, infinite or no numbers; a CT or a label in its place."""
 
 
 class PromptFormatError(ClicksimError):
@@ -72,3 +82,14 @@ def unknown_name(kind: str, name: str, allowed: Iterable[str]) -> SettingError:
     near = get_close_matches(name, names, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else "."
     return SettingError(f"unknown {kind} {name!r}{hint} Allowed: {', '.join(names)}")
+
+
+def up_to_ten(names: Iterable[object]) -> str:
+    """The first ten of some names, and how many more there are.
+
+    >>> up_to_ten(range(12))
+    '0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 2 more'
+    """
+    found = [str(name) for name in names]
+    more = f" and {len(found) - 10} more" if len(found) > 10 else ""
+    return ", ".join(found[:10]) + more

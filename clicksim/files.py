@@ -28,8 +28,12 @@ REMEDIES = {
     errno.EPERM: OWNER,
 }
 """What to do, by the number of the system's error; other numbers say that a path is wrong, not the disk."""
+WRONG_PATHS = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)
+"""What the system says of a path that cannot be: no bug, and mended by another path alone."""
 PROMPT_ENDINGS = {"plain": "_{}.json", "grand-challenge": "_lesion-clicks.json", "rows": "_{}.parquet"}
 """What the names of prompt files end with, by their layout; the blank is for `clicks` or `scribbles`."""
+PICTURE_ENDINGS = (".png", ".webp")
+"""What the names of pictures end with."""
 MEMORY = f"take fewer --workers, or a machine with more memory; {RESUME}"
 LEAST_PACKED = 0.1
 """No CT and no uptake packs to less than this share of its bytes."""
@@ -60,6 +64,16 @@ def replacing(file: Path) -> Iterator[Path]:
             temporary.unlink()
 
 
+def write_text(file: Path, text: str) -> None:
+    """Write text as UTF-8 to a folder that exists, complete or not at all; line ends stay as they are.
+
+    Raises:
+        StorageError, OSError: As `replacing`.
+    """
+    with replacing(file) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
 @contextmanager
 def storing(file: Path) -> Iterator[None]:
     """Name `file` in whatever a disk refuses.
@@ -80,6 +94,22 @@ def storing(file: Path) -> Iterator[None]:
         raise StorageError(number, told, str(file)) from error
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it, where they are not there.
+
+    Raises:
+        StorageError: The disk is full, may not be written, or fails.
+        ClicksimError: There can be no such folder, such as below a file.
+    """
+    try:
+        with storing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+    except StorageError:
+        raise
+    except OSError as error:
+        raise ClicksimError(f"cannot make the folder {folder}: {error.strerror or error}") from error
+
+
 def one_line(error: BaseException) -> str | None:
     """What a command says of an error that is no bug, with what to do; None for a bug.
 
@@ -91,7 +121,7 @@ def one_line(error: BaseException) -> str | None:
         told, number = str(error), getattr(error.__cause__, "errno", None)
     elif isinstance(error, MemoryError):
         told = f"out of memory{f' ({error})' if str(error) else ''}; {MEMORY}"
-    elif isinstance(error, OSError) and number in REMEDIES:
+    elif isinstance(error, OSError) and (number in REMEDIES or number in WRONG_PATHS):
         where = error.filename2 or error.filename  # of a copy, the second is what was written
         told = f"{where}: {error.strerror}" if where else error.strerror
     if told is None:

@@ -72,9 +72,25 @@ class Grid:
         return cls(check_shape(shape), checked, np.diag([*checked, 1.0]))
 
     @property
+    def known_affine(self) -> NDArray[np.float64]:
+        """The affine, or a `GeometryError` where only voxels are known."""
+        if self.affine is None:
+            raise GeometryError(
+                f"a place in mm needs an affine; this grid has none: {self}; Grid.from_spacing makes one with both"
+            )
+        return self.affine
+
+    @property
+    def known_spacing(self) -> Spacing:
+        """The spacing, or a `GeometryError` where only voxels are known."""
+        if self.spacing is None:
+            raise GeometryError(f"a length in mm needs a spacing; this grid has only a shape, {self.shape}")
+        return self.spacing
+
+    @property
     def voxel_ml(self) -> float:
         """Volume of one voxel in ml."""
-        return float(np.prod(self._known_spacing())) / 1000.0
+        return float(np.prod(self.known_spacing)) / 1000.0
 
     @property
     def size(self) -> int:
@@ -83,12 +99,12 @@ class Grid:
 
     def to_mm(self, voxels: ArrayLike) -> NDArray[np.float64]:
         """`(n, 3)` voxel indices to `(n, 3)` RAS+ millimetres."""
-        affine = self._known_affine()
+        affine = self.known_affine
         return np.asarray(voxels, dtype=np.float64).reshape(-1, 3) @ affine[:3, :3].T + affine[:3, 3]
 
     def to_voxel(self, points: ArrayLike) -> NDArray[np.float64]:
         """`(n, 3)` RAS+ millimetres to `(n, 3)` fractional voxel indices."""
-        inverse = np.linalg.inv(self._known_affine())
+        inverse = np.linalg.inv(self.known_affine)
         return np.asarray(points, dtype=np.float64).reshape(-1, 3) @ inverse[:3, :3].T + inverse[:3, 3]
 
     def holds(self, voxels: ArrayLike) -> NDArray[np.bool_]:
@@ -163,18 +179,6 @@ class Grid:
         change = np.eye(4)
         change[:3, :3], change[:3, 3] = step, origin
         return Grid(checked, spacing, self.affine @ change)
-
-    def _known_affine(self) -> NDArray[np.float64]:
-        if self.affine is None:
-            raise GeometryError(
-                f"a place in mm needs an affine; this grid has none: {self}; Grid.from_spacing makes one with both"
-            )
-        return self.affine
-
-    def _known_spacing(self) -> Spacing:
-        if self.spacing is None:
-            raise GeometryError(f"a length in mm needs a spacing; this grid has only a shape, {self.shape}")
-        return self.spacing
 
     def __eq__(self, other: Any) -> bool:
         return isinstance(other, Grid) and self.same_as(other, tolerance_mm=1e-6)

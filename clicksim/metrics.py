@@ -31,6 +31,7 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 MOST_LESIONS = 10_000_000
+FLOAT32 = 1e-6  # relative; what distances in float32 lose, so that one of exactly the tolerance is within it
 
 
 @dataclass(frozen=True)
@@ -201,12 +202,14 @@ class Comparison:
     protocol: str
 
     @cached_property
+    def _shared_runs(self) -> Ints:
+        """`(n, 3)`: a run of the truth, a predicted one that overlaps it, and by how many voxels."""
+        return np.asarray(overlap_runs(self.true.starts, self.true.stops, self.predicted.starts, self.predicted.stops))
+
+    @cached_property
     def pairs(self) -> Ints:
         """`(n, 3)`: place of a lesion, place of a predicted component that shares voxels with it, how many."""
-        found = overlap_runs(self.true.starts, self.true.stops, self.predicted.starts, self.predicted.stops)
-        if not len(found):
-            return np.empty((0, 3), np.int64)
-        width = len(self.predicted.ids)
+        found, width = self._shared_runs, len(self.predicted.ids)
         keys, which = np.unique(
             self.true.places[found[:, 0]] * width + self.predicted.places[found[:, 1]], return_inverse=True
         )
@@ -268,7 +271,7 @@ class Comparison:
                 "iou": pa.array(best, pa.float64()),
                 "component": pa.array([None if p < 0 else int(p) for p in partner], pa.int32()),
                 "touched": pa.array(touched, pa.bool_()),
-                "found": pa.array(best >= self.settings["iou"], pa.bool_()),
+                "found": pa.array(touched & (best >= self.settings["iou"]), pa.bool_()),
             }
         )
 
@@ -282,8 +285,9 @@ class Comparison:
             return 1.0 if predicted == 0 else 0.0
         if self.settings["rule"] == "mended":
             return 2 * int(self.pairs[:, 2].sum()) / (truth + predicted)
-        found = overlap_runs(self.true.starts, self.true.stops, self.predicted.starts, self.predicted.stops)
-        product = int((self.true.values[found[:, 0]] * self.predicted.values[found[:, 1]] * found[:, 2]).sum())
+        one, other, common = self._shared_runs.T
+        # in float64: products of values up to 2**31 - 1 leave 64 bits
+        product = float((self.true.values[one] * common).astype(np.float64) @ self.predicted.values[other])
         return 2 * product / (self.true.weight + self.predicted.weight)
 
     def _dmm(self, tp: int, fp: int, fn: int) -> float:
@@ -301,22 +305,29 @@ def surface_dice(
 
     A surface voxel is a mask voxel with a 6-neighbour outside the mask, beyond the border of the volume as well;
     distances are between voxel centres, in mm. 1 where both masks are empty, 0 where one is.
+
+    Raises:
+        SettingError: A tolerance below 0.
+        GeometryError: Shapes that differ; an impossible spacing.
+        ImageError: Values that are no labels.
     """
     import edt
 
+    if not tolerance_mm >= 0:
+        raise SettingError(f"tolerance_mm must be at least 0, got {tolerance_mm}")
+    size = check_spacing(spacing)
     masks = check_pair(prediction, truth)
     if not (masks[0].any() or masks[1].any()):
         return 1.0
     if not (masks[0].any() and masks[1].any()):
         return 0.0
-    size = check_spacing(spacing)
     low, high = _joint_box(masks)
     crops = [np.ascontiguousarray(mask[tuple(map(slice, low, high))] != 0) for mask in masks]
     surfaces = [_surface(crop) for crop in crops]
     near = 0
     for own, other in (surfaces, surfaces[::-1]):
         distance = edt.edt(~other, anisotropy=size, black_border=False, parallel=1)
-        near += int(np.count_nonzero(distance[own] <= tolerance_mm))
+        near += int(np.count_nonzero(distance[own] <= tolerance_mm * (1 + FLOAT32)))
     return near / sum(int(surface.sum()) for surface in surfaces)
 
 

@@ -11,13 +11,14 @@ no longer agree.
 """
 
 import math
+import operator
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from clicksim.arrays import as_labels
-from clicksim.errors import GeometryError, ImageError, SettingError, unknown_name
+from clicksim.arrays import as_labels, as_uptake
+from clicksim.errors import GeometryError, SettingError, UptakeError, unknown_name
 from clicksim.geometry import Spacing, check_spacing
 from clicksim.lesions import find_lesions
 
@@ -72,7 +73,8 @@ def refine_prediction(
     Raises:
         SettingError: A threshold or a dilation that is none; an unknown organ.
         GeometryError: Shapes that differ.
-        ImageError: Values that are no labels; NaN in the uptake where it counts.
+        ImageError: Values that are no labels; an uptake that is not real, or NaN where it counts.
+        TypeError: An organ that is neither a name nor a whole number.
 
     Examples:
         >>> prediction = np.zeros((7, 3, 3), np.uint8); prediction[3, 1, 1] = 1
@@ -87,8 +89,8 @@ def refine_prediction(
         raise SettingError(f"dilation_mm must be at least 0, got {dilation_mm}{place}")
     size = check_spacing(spacing)
     values = as_organs(keep)
-    predicted = as_labels(np.asarray(prediction), where=where)
-    hot = np.asarray(uptake)
+    predicted = as_labels(prediction, where=where)
+    hot = as_uptake(uptake)
     others = {"uptake": hot, "organ mask": organs, "normal uptake": normal}
     for name, volume in others.items():
         if volume is not None and np.shape(volume) != predicted.shape:
@@ -100,13 +102,13 @@ def refine_prediction(
     for box, near in _dilated(predicted, size, dilation_mm, where):
         found = hot[box]
         if np.isnan(found[near]).any():
-            raise ImageError(f"uptake is NaN beside the prediction{place}; mend the image first")
-        refined[box][near & (found >= threshold)] = 1
+            raise UptakeError(f"uptake is NaN beside the prediction{place}; mend the image first")
+        refined[box][near & (found >= float(threshold))] = 1  # in the precision of the uptake
     if organs is not None and values:
-        alone = np.isin(as_labels(np.asarray(organs), where=where), values)
+        alone = np.isin(as_labels(organs, where=where), values)
         refined[alone] = predicted[alone] != 0
     if normal is not None:
-        refined[as_labels(np.asarray(normal), where=where) != 0] = 0
+        refined[as_labels(normal, where=where) != 0] = 0
     return refined
 
 
@@ -115,6 +117,7 @@ def as_organs(keep: Iterable[str | int]) -> list[int]:
 
     Raises:
         SettingError: An unknown name; a label below 1.
+        TypeError: Neither a name nor a whole number.
     """
     values = []
     for organ in keep:
@@ -122,10 +125,10 @@ def as_organs(keep: Iterable[str | int]) -> list[int]:
             if organ not in ORGANS:
                 raise unknown_name("organ", organ, ORGANS)
             values.append(ORGANS[organ])
-        elif int(organ) < 1:
+        elif (label := int(organ) if isinstance(organ, str) else operator.index(organ)) < 1:
             raise SettingError(f"the label of an organ is at least 1, got {organ}")
         else:
-            values.append(int(organ))
+            values.append(label)
     return values
 
 
@@ -136,7 +139,7 @@ def _dilated(
     from scipy.ndimage import distance_transform_edt
 
     margin = np.floor(reach_mm / np.asarray(spacing) * (1 + WITHIN)).astype(int)
-    for component in find_lesions(predicted != 0, instances="components", where=where):
+    for component in find_lesions(predicted, instances="components", where=where):
         low, high = component.box
         first = np.maximum(low - margin, 0)
         last = np.minimum(high + margin + 1, predicted.shape)

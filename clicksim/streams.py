@@ -28,11 +28,11 @@ def stream(seed: int, case_id: str, *purpose: int | str) -> np.random.Generator:
         >>> float(stream(42, "case", "lesion", 3).random()) == float(stream(42, "case", "lesion", "3").random())
         False
     """
-    text = "\x1f".join([repr(operator.index(seed)), repr(case_id), *(repr(_plain(part)) for part in purpose)])
+    text = "\x1f".join([repr(operator.index(seed)), *(repr(_plain(part)) for part in (case_id, *purpose))])
     digest = hashlib.blake2b(text.encode(), digest_size=16).digest()
     return np.random.Generator(np.random.Philox(key=np.frombuffer(digest, dtype="<u8")))
 
 
 def _plain(part: int | str) -> int | str:
-    """The part as plain Python, so that a NumPy integer and an int name the same stream."""
-    return part if isinstance(part, str) else operator.index(part)
+    """The part as plain Python, so that a NumPy integer or text names the same stream as an int or a str."""
+    return str(part) if isinstance(part, str) else operator.index(part)

@@ -1,1 +1,1 @@
-"""Converters: one file per source, each ending in one function that writes into a catalog."""
+"""Converters: what brings the collection of a publisher into a catalog; each ends in a `Source`."""

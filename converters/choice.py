@@ -9,19 +9,25 @@ No folder name, no series number and no order of files takes part. What cannot b
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
-from clicksim.errors import SettingError
+from clicksim.errors import SettingError, up_to_ten
 from converters.headers import DicomError
 from converters.series import Finding, Series, normal_of
+
+Measure = Callable[[Series], float]
+"""What series are ranked by; the least comes first."""
+
+Fault = Callable[[Series], tuple[str, str] | None]
+"""The code and the sentence of why a series cannot be used, or None."""
 
 FEW_SLICES = 20
 """A stack of fewer slices comes after every longer one."""
 
-_ABSENT = {"pet": "NoUsablePet", "ct": "NoUsableCt", "seg": "NoUsableSeg"}
+_ABSENT = {"pet": ("NoUsablePet", "PET"), "ct": ("NoUsableCt", "CT"), "seg": ("NoUsableSeg", "mask")}
 
 _SOFT_UP_TO = 45
 """Siemens numbers kernels by sharpness: B30f, Br38 and I31f are soft, B60f and Bl57 are not."""
@@ -35,13 +41,26 @@ class Rule:
         pet: A regular expression, searched in the series description without regard to case; empty for none.
         ct: The same for the CT.
         seg: The same for the mask.
-        then: What decides after that: nothing, the most slices, or the largest field of view in mm^2.
+        then: What decides after that: empty for nothing, `most-slices`, or `largest-fov`, in mm^2.
+
+    Raises:
+        SettingError: No regular expression, or an unknown `then`.
     """
 
     pet: str = ""
     ct: str = ""
     seg: str = ""
-    then: Literal["", "most-slices", "largest-fov"] = ""
+    then: str = ""
+
+    def __post_init__(self) -> None:
+        if self.then not in ("", "most-slices", "largest-fov"):
+            raise SettingError(f"then must be most-slices or largest-fov, got {self.then!r}")
+        for name in ("pet", "ct", "seg"):
+            pattern = getattr(self, name)
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise SettingError(f"{name} is no regular expression: {error}, got {pattern!r}") from error
 
 
 @dataclass(frozen=True)
@@ -49,155 +68,118 @@ class Choice:
     """What of a study is used.
 
     Attributes:
-        pet, ct, seg: The chosen series; None where one was not required and is not there or ambiguous.
+        pet, ct, seg: The chosen series.
         reasons: What decided, step by step, in sentences.
         left_out: A finding for each series that was not taken.
     """
 
-    pet: Series | None
-    ct: Series | None
-    seg: Series | None
+    pet: Series
+    ct: Series
+    seg: Series
     reasons: tuple[str, ...]
     left_out: tuple[Finding, ...]
 
 
-def choose_series(
-    series: Iterable[Series], *, rule: Rule | None = None, require: Sequence[str] = ("pet", "ct", "seg")
-) -> Choice:
+def choose_series(series: Iterable[Series], *, rule: Rule | None = None) -> Choice:
     """Choose the PET, the CT and the mask of one study.
 
     PET: corrected for attenuation, neither gated nor dynamic (unless of one time point), neither projection nor
     one of several stacks under one UID. Of those the one that the mask references; else original before derived,
     and 20 slices or more before fewer. CT: no localizer, the PET's frame of reference; then 20 slices or more,
-    how much of the PET's extent it covers, soft kernel, original before derived, the finest slices. Mask: SEG
-    before RTSTRUCT, the one that references the chosen PET first. What is left after that is decided by `rule`,
+    how much of the PET's extent it covers, soft kernel, original before derived, the finest slices. Mask: the one
+    that references the chosen PET first, then SEG before RTSTRUCT. What is left after that is decided by `rule`,
     or refused.
 
     Args:
         series: The series of one study.
         rule: What the user says about ties.
-        require: Which of `pet`, `ct`, `seg` must be there.
 
     Raises:
         DicomError: `NoUsablePet`, `NoUsableCt`, `NoUsableSeg` with a reason for each series that was left out;
             `AmbiguousSeries` with the list of those that cannot be told apart; `SeveralStudies`.
-        SettingError: If `require` or `rule` say something unknown.
     """
     own = list(series)
-    _check_settings(rule or Rule(), require)
     if len({s.study_uid for s in own}) > 1:
         raise DicomError("SeveralStudies", f"the series belong to {len({s.study_uid for s in own})} studies, not one")
-    desk = _Desk(rule or Rule(), require)
+    chooser = _Chooser(rule or Rule())
     masks = [s for s in own if s.modality in ("SEG", "RTSTRUCT")]
-    pet = desk.pet(own, masks)
-    return Choice(pet, desk.ct(own, pet), desk.mask(masks, pet), tuple(desk.reasons), tuple(desk.left_out))
+    pet = chooser.pet(own, masks)
+    return Choice(pet, chooser.ct(own, pet), chooser.mask(masks, pet), tuple(chooser.reasons), tuple(chooser.left_out))
 
 
-def _check_settings(rule: Rule, require: Sequence[str]) -> None:
-    if unknown := set(require) - set(_ABSENT):
-        raise SettingError(f"require holds {sorted(unknown)}; allowed: {', '.join(_ABSENT)}")
-    if rule.then not in ("", "most-slices", "largest-fov"):
-        raise SettingError(f"then is {rule.then!r}; allowed: '', 'most-slices', 'largest-fov'")
-    for pattern in (rule.pet, rule.ct, rule.seg):
-        try:
-            re.compile(pattern)
-        except re.error as error:
-            raise SettingError(f"{pattern!r} is no regular expression: {error}") from error
-
-
-class _Desk:
+class _Chooser:
     """The three choices and what they leave behind."""
 
-    def __init__(self, rule: Rule, require: Sequence[str]) -> None:
+    def __init__(self, rule: Rule) -> None:
         self.rule = rule
-        self.require = require
         self.reasons: list[str] = []
         self.left_out: list[Finding] = []
 
-    def pet(self, own: list[Series], masks: list[Series]) -> Series | None:
+    def pet(self, own: list[Series], masks: list[Series]) -> Series:
         usable = self._usable("pet", [s for s in own if s.modality == "PT"], _pet_fault)
         wanted = {uid for mask in masks for uid in mask.references}
-        referenced = [s for s in usable if s.series_uid in wanted]
-        if referenced and len(usable) > len(referenced):
-            self._narrow(usable, referenced, "the mask references it")
-            usable = referenced
+        if referenced := [s for s in usable if s.series_uid in wanted]:
+            usable = self._narrow(usable, referenced, "the mask references it")
         return self._best("pet", usable, [("original and primary", _derived), ("20 slices or more", _short)])
 
-    def ct(self, own: list[Series], pet: Series | None) -> Series | None:
-        def fault(one: Series) -> tuple[str, str] | None:
-            return _ct_fault(one, pet)
-
-        def uncovered(one: Series) -> float:
-            return 0.0 if pet is None else -round(coverage_along_normal(one, pet), 2)
-
-        usable = self._usable("ct", [s for s in own if s.modality == "CT"], fault)
-        order = [
+    def ct(self, own: list[Series], pet: Series) -> Series:
+        usable = self._usable("ct", [s for s in own if s.modality == "CT"], partial(_ct_fault, pet=pet))
+        order: list[tuple[str, Measure]] = [
             ("20 slices or more", _short),
-            ("covers more of the PET", uncovered),
+            ("covers more of the PET", lambda s: -round(coverage_along_normal(s, pet), 2)),
             ("soft-tissue kernel", sharpness),
             ("original and primary", _derived),
             ("finest slices", _gap),
         ]
         return self._best("ct", usable, order)
 
-    def mask(self, masks: list[Series], pet: Series | None) -> Series | None:
+    def mask(self, masks: list[Series], pet: Series) -> Series:
         usable = self._usable("seg", masks, lambda _: None)
-        if pet is not None and masks and not any(pet.series_uid in s.references for s in usable):
+        if not any(pet.series_uid in s.references for s in usable):
             self.reasons.append(f"no mask references the chosen {pet}")
-        order: list[tuple[str, Callable[[Series], float]]] = [
-            ("references the chosen PET", lambda s: float(pet is not None and pet.series_uid not in s.references)),
+        order: list[tuple[str, Measure]] = [
+            ("references the chosen PET", lambda s: float(pet.series_uid not in s.references)),
             ("SEG before RTSTRUCT", lambda s: float(s.modality != "SEG")),
         ]
         return self._best("seg", usable, order)
 
-    def _usable(
-        self, kind: str, candidates: list[Series], fault: Callable[[Series], tuple[str, str] | None]
-    ) -> list[Series]:
+    def _usable(self, kind: str, candidates: list[Series], fault: Fault) -> list[Series]:
         usable, faults = [], []
         for one in candidates:
-            wrong = fault(one)
-            if wrong is None:
-                usable.append(one)
-            else:
+            if wrong := fault(one):
                 faults.append(Finding(wrong[0], f"{one}: {wrong[1]}", str(one.paths[0])))
+            else:
+                usable.append(one)
         self.left_out += faults
-        if not usable and kind in self.require:
+        if not usable:
+            code, name = _ABSENT[kind]
             found = "; ".join(f.message for f in faults[:10]) or "the study holds none"
-            name = {"pet": "PET", "ct": "CT", "seg": "mask"}[kind]
-            raise DicomError(_ABSENT[kind], f"no usable {name}: {found}")
+            raise DicomError(code, f"no usable {name}: {found}")
         return usable
 
-    def _best(
-        self, kind: str, usable: list[Series], order: Sequence[tuple[str, Callable[[Series], float]]]
-    ) -> Series | None:
+    def _best(self, kind: str, usable: list[Series], order: Sequence[tuple[str, Measure]]) -> Series:
         """The one that is first by each criterion in turn."""
-        if not usable:
-            return None
-        pattern = getattr(self.rule, kind)
         for name, measure in order:
-            least = min(measure(s) for s in usable)
-            usable = self._narrow(usable, [s for s in usable if measure(s) == least], name)
+            usable = self._least(usable, measure, name)
+        pattern = getattr(self.rule, kind)
         if len(usable) > 1 and pattern:
             matching = [s for s in usable if re.search(pattern, s.description, re.IGNORECASE)]
             usable = self._narrow(usable, matching or usable, f"the description matches {pattern!r}")
         if len(usable) > 1 and self.rule.then:
-            measure = _slices if self.rule.then == "most-slices" else _area
-            least = min(measure(s) for s in usable)
-            usable = self._narrow(usable, [s for s in usable if measure(s) == least], self.rule.then)
+            usable = self._least(usable, _slices if self.rule.then == "most-slices" else _area, self.rule.then)
         if len(usable) > 1:
-            if kind not in self.require:
-                self.left_out += [
-                    Finding("AmbiguousSeries", f"{s}: one of {len(usable)} that nothing tells apart", str(s.paths[0]))
-                    for s in usable
-                ]
-                return None
             listed = "; ".join(str(s) for s in usable[:10])
             raise DicomError(
                 "AmbiguousSeries",
-                f"{len(usable)} series could be the {kind.upper()}: {listed}; name one by a rule on its description",
+                f"{len(usable)} series could be the {_ABSENT[kind][1]}: {listed}; choose by the option {kind}, a "
+                "regular expression on the description, or then",
             )
         self.reasons.append(f"{kind.upper()}: {usable[0]}")
         return usable[0]
+
+    def _least(self, usable: list[Series], measure: Measure, reason: str) -> list[Series]:
+        measured = [measure(one) for one in usable]
+        return self._narrow(usable, [s for s, m in zip(usable, measured, strict=True) if m == min(measured)], reason)
 
     def _narrow(self, before: list[Series], after: list[Series], reason: str) -> list[Series]:
         if len(after) < len(before):
@@ -210,23 +192,37 @@ class _Desk:
         return after
 
 
+def _listed(values: tuple[str, ...]) -> str:
+    return up_to_ten(values) or "absent"
+
+
 def _pet_fault(one: Series) -> tuple[str, str] | None:
     if "ATTN" not in one.corrected_image:
-        return "NotAttenuationCorrected", f"CorrectedImage is {list(one.corrected_image)}, without ATTN"
+        return (
+            "NotAttenuationCorrected",
+            f"CorrectedImage is {_listed(one.corrected_image)}, without ATTN",
+        )
     if one.series_type[:1] in (("DYNAMIC",), ("GATED",)) and one.time_points != 1:
-        return "DynamicSeries", f"SeriesType is {one.series_type[0]} with {one.time_points} time points"
+        return "DynamicSeries", f"SeriesType is {one.series_type[0]} with {one.time_points or 'unnamed'} time points"
     if one.part:
         return "DynamicSeries", "one of several stacks under one series UID"
     if "REPROJECTION" in one.series_type or any("MIP" in t or "PROJECTION" in t for t in one.image_type):
-        return "ProjectionSeries", f"a projection, ImageType {list(one.image_type)}"
+        return (
+            "ProjectionSeries",
+            f"a projection: ImageType {_listed(one.image_type)}, SeriesType {_listed(one.series_type)}",
+        )
     return None
 
 
-def _ct_fault(one: Series, pet: Series | None) -> tuple[str, str] | None:
+def _ct_fault(one: Series, pet: Series) -> tuple[str, str] | None:
     if "LOCALIZER" in one.image_type:
-        return "Localizer", f"a localizer, ImageType {list(one.image_type)}"
-    if pet is not None and (not one.frame_of_reference or one.frame_of_reference != pet.frame_of_reference):
-        return "OtherFrameOfReference", f"frame of reference {one.frame_of_reference!r} is not the PET's"
+        return "Localizer", f"a localizer: ImageType {_listed(one.image_type)}"
+    if not one.frame_of_reference or one.frame_of_reference != pet.frame_of_reference:
+        return (
+            "OtherFrameOfReference",
+            f"its frame of reference is {one.frame_of_reference or 'absent'}, the PET's "
+            f"{pet.frame_of_reference or 'absent'}",
+        )
     return None
 
 
@@ -289,6 +285,6 @@ def sharpness(one: Series) -> float:
         return 0.0 if int(canon[1]) < 20 else 2.0
     if siemens := re.match(r"[A-Z]{1,2}(\d\d)", name):
         return 0.0 if int(siemens[1]) <= _SOFT_UP_TO else 2.0
-    if name[:1] in ("A", "B", "C") and len(name) == 1:
+    if name in ("A", "B", "C"):
         return 0.0
     return 2.0 if name in ("D", "E", "L", "YA", "YB", "YC", "YD") else 1.0

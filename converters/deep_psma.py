@@ -18,65 +18,36 @@ each other: matrices, spacings and extents differ, and `rigid_to_other_ras` lead
 
 PET and TTB are used in place. Written below the catalog, on the PET's grid and with its header:
 
-    ct.nii.gz       int16 HU, linear, -1024 where the CT does not reach, clipped to -1024 ... 3071
-    organs.nii.gz   the ids of `organ_names`, nearest neighbour
+    ct.nii.gz       int16 HU, clipped to -1024 ... 3071, then linear; -1024 where the CT does not reach
+    organs.nii.gz   the ids of `converters.deep_psma_scan.organ_names`, nearest neighbour
     normal.nii.gz   physiological uptake: at or above the threshold, and no lesion
     label.nii.gz    only where the TTB has other values than 0 and 1, or a header a little off
-
-Lesions are sought among voxels at or above the threshold, so none should lie below it. That is checked on the
-native grid, where it can hold exactly, with a tolerance of 0.001 as thresholds are also published with rounding.
 """
 
-import json
 import re
 from contextlib import suppress
-from functools import cache
-from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from clicksim import __version__
-from clicksim.arrays import as_uptake
-from clicksim.catalog.places import inside
 from clicksim.catalog.source import Context, Outcome, Row, Source, Unit
-from clicksim.errors import CatalogError, ClicksimError, GeometryError, ImageError
-from clicksim.files import LEAST_PACKED, read_bounded
+from clicksim.errors import CatalogError, ClicksimError, GeometryError
+from clicksim.files import LEAST_PACKED
 from clicksim.geometry import Grid
-from clicksim.volumes import Volume, read_grid, read_image, write_image
-from converters.measure import measure_case
-from converters.nifti import Labels, check_grids, header_facts, read_labels, read_uptake, rejecting, sha256_of
-from converters.registration import Matrix, bring_onto, read_rigid, round_trip_mm
+from clicksim.volumes import read_grid
+from converters.deep_psma_scan import LICENCE, RELEASE, convert_scan
+from converters.registration import Matrix, read_rigid, round_trip_mm
 from converters.tables import Rejection
+from converters.trees import inside_source
 
 NAME = "deep_psma"
 TOP = "CHALLENGE_DATA"
 TRACERS = ("FDG", "PSMA")
-RELEASE = "Zenodo 15281784"
-LICENCE = "CC-BY-NC-4.0"
-ORGANS_MAP = "TotalSegmentator v2 total"
-USUAL_AXES = "LPS"
-
 PATIENT = re.compile(r"train_\d{4}")
 HIDDEN = (".", "__MACOSX")
-NEEDED = ("CT.nii.gz", "PET.nii.gz", "TTB.nii.gz")
-
-CT_RANGE_HU = (-1024, 3071)
-COVERED_ENOUGH = 0.98
-BELOW = 1e-3
-"""A lesion voxel counts as below the threshold when it is so by more than this, in g/ml."""
-
-MANY_BELOW = 0.01
-USUAL_THRESHOLDS = (1.5, 8.0)
-HIGHEST_THRESHOLD = 20.0
 
 INVERSE_WITHIN_MM = 0.1
 """Two registrations are each other's inverse when there and back no corner of the PET moves farther than this."""
-
-_OUTSIDE = -1e30
-"""No HU: marks the voxels that the CT does not reach, until they are counted."""
 
 
 def plan(context: Context) -> tuple[list[Unit], Outcome]:
@@ -108,13 +79,13 @@ def convert(context: Context, unit: Unit) -> Outcome:
         outcome.reject("BadName", message, path=_path(context, folder / name), **about)
     tracers = [name for name in names if name in TRACERS]
     if not tracers:
-        message = f"{patient} has neither a folder FDG nor a folder PSMA"
+        message = f"{patient} has neither a folder FDG nor a folder PSMA; complete the download"
         outcome.reject("MissingChannel", message, path=_path(context, folder), **about)
     rigids = {tracer: _read_registration(context, folder / tracer / "rigid.tfm") for tracer in tracers}
     for tracer in tracers:
         case_id = f"{patient}/{tracer}"
         try:
-            case, lesions = _convert_tracer(context, folder / tracer, case_id)
+            case, lesions = convert_scan(context, folder / tracer, case_id)
         except Rejection as refusal:
             path = refusal.path or _path(context, folder / tracer)
             outcome.reject(refusal.code, str(refusal), path=path, case_id=case_id, **about)
@@ -127,211 +98,10 @@ def convert(context: Context, unit: Unit) -> Outcome:
     return outcome
 
 
-def read_threshold(file: Path) -> float:
-    """The SUV at and above which a scan was searched for lesions.
-
-    Args:
-        file: `{"suv_threshold": number}` as in the training data, or the bare number as at test time.
-
-    Raises:
-        Rejection: `BadThreshold`: no such file or number, or one that is not finite, not positive or above 20.
-    """
-    try:
-        content = json.loads(read_bounded(file).decode("utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not JSON"
-        raise Rejection("BadThreshold", f"{file.name} cannot be read: {reason}") from error
-    value: Any = content.get("suv_threshold") if isinstance(content, dict) else content
-    if type(value) not in (int, float) or not 0 < value <= HIGHEST_THRESHOLD:  # a NaN is not above 0
-        raise Rejection(
-            "BadThreshold",
-            f'the threshold must be an SUV above 0 and up to {HIGHEST_THRESHOLD:g}, as {{"suv_threshold": 3.0}} or '
-            f"a number alone; {file.name} has {json.dumps(content)[:80]}",
-        )
-    threshold: float = float(value)
-    return threshold
-
-
-@cache
-def organ_names() -> dict[int, str]:
-    """What the ids of `organs_path` mean: TotalSegmentator v2, task "total", 1 to 117."""
-    content = json.loads(files("converters").joinpath("totalsegmentator_v2.json").read_text(encoding="utf-8"))
-    return {int(number): name for number, name in content["labels"].items()}
-
-
-def _convert_tracer(context: Context, folder: Path, case_id: str) -> tuple[Row, list[Row]]:
-    """The row of a case, but for its names and its pair, and its lesions; every check comes before the first write.
-
-    Raises:
-        Rejection: The case is not taken.
-    """
-    root = context.source
-    _check_files(context, folder)
-    threshold = read_threshold(folder / "threshold.json")
-    labels = read_labels(folder / "TTB.nii.gz", root, usual_axes=USUAL_AXES)
-    pet = read_uptake(folder / "PET.nii.gz", root)
-    facts = header_facts(folder / "PET.nii.gz", pet.grid)
-    near = _same_lattice(pet.grid, labels.grid)
-    uptake, mask = as_uptake(pet.array), labels.array > 0
-    try:
-        measured, lesions = measure_case(mask, pet.grid, uptake, instances="components")
-    except ImageError as error:
-        raise Rejection("BadUptake", f"PET.nii.gz: {error}", _path(context, folder / "PET.nii.gz")) from error
-    ct, ct_row, ct_flags = _resample_ct(folder / "CT.nii.gz", root, pet.grid)
-    below = int(np.count_nonzero(uptake[mask] < threshold - BELOW))
-    flags = [*labels.flags, *facts.flags(USUAL_AXES), *([] if near else ["HEADERS_DIFFER"]), *ct_flags]
-    flags += _value_flags(uptake, mask, threshold, below)
-    images = context.images(case_id.replace("/", "_"))
-    writer = _Writer(context, images, pet.grid, folder / "PET.nii.gz")
-    row = measured | ct_row | _constants() | {
-        "axcodes_in": facts.axcodes,
-        "suv_threshold": threshold,
-        "ttb_below_threshold_voxels": below,
-        "pet_path": context.in_place(folder / "PET.nii.gz"),
-        "ct_path": writer.write("ct", ct),
-        "normal_path": writer.write("normal", (uptake >= uptake.dtype.type(threshold)) & ~mask),
-        "label_path": context.in_place(folder / "TTB.nii.gz"),
-        "sha256_in": sha256_of(folder / "TTB.nii.gz"),
-    }  # fmt: skip
-    if not near or int(labels.array.max()) > 1:
-        row["label_path"] = writer.write("label", mask)
-        flags.append("LABEL_REWRITTEN")
-    organs, organ_flags = _resample_organs(context, folder, pet.grid)
-    if organs is not None:
-        row |= {"organs_path": writer.write("organs", organs), "organs_map": ORGANS_MAP}
-    writer.sweep()
-    return row | {"quality_flags": sorted({*flags, *organ_flags})}, lesions
-
-
-def _constants() -> Row:
-    """What the design of the collection says of every case."""
-    return {
-        "source_release": RELEASE,
-        "licence": LICENCE,
-        "timepoint": "single",
-        "diagnosis": "PROSTATE",
-        "pet_units_in": "SUV",
-        "suv_factor": 1.0,
-        "ct_fill_value_hu": CT_RANGE_HU[0],
-        "converter_version": __version__,
-    }
-
-
-class _Writer:
-    """Writes the images of a case, on the grid and with the header of its PET."""
-
-    def __init__(self, context: Context, folder: Path, grid: Grid, pet: Path) -> None:
-        self.context, self.folder, self.grid, self.pet = context, folder, grid, pet
-        self.written: set[Path] = set()
-
-    def write(self, name: str, array: NDArray[Any]) -> str:
-        """The catalog's name for the file written."""
-        file = self.folder / f"{name}.nii.gz"
-        write_image(file, array, self.grid, like=self.pet)
-        self.written.add(file)
-        return self.context.written(file)
-
-    def sweep(self) -> None:
-        """Delete what an earlier conversion wrote and this one did not."""
-        for file in set(self.folder.glob("*.nii.gz")) - self.written:
-            file.unlink()
-
-
-def _check_files(context: Context, folder: Path) -> None:
-    """Refuse a case without all it needs, or with a link that leads out of the source.
-
-    Raises:
-        Rejection: `MissingChannel`, `PathLeavesRoot`.
-    """
-    if missing := [name for name in NEEDED if not (folder / name).is_file()]:
-        raise Rejection("MissingChannel", f"{', '.join(missing)} not found in {_path(context, folder)}")
-    for file in sorted(folder.iterdir()):
-        _check_inside(context, file)
-
-
-def _check_inside(context: Context, file: Path) -> None:
-    try:
-        inside(context.source, _path(context, file))
-    except CatalogError as error:
-        message = f"{_path(context, file)} is a link that leads out of the source; put the file in its place"
-        raise Rejection("PathLeavesRoot", message, _path(context, file)) from error
-
-
-def _same_lattice(pet: Grid, ttb: Grid) -> bool:
-    """Whether the headers agree; False where they differ by less than a tenth of a voxel, as rounding leaves them.
-
-    Raises:
-        Rejection: `GridMismatch`.
-    """
-    assert pet.spacing is not None
-    if pet.same_as(ttb):
-        return True
-    if not pet.same_as(ttb, tolerance_mm=0.1 * min(pet.spacing)):
-        check_grids(pet, ttb, ("PET", "TTB"))
-    return False
-
-
-def _value_flags(uptake: NDArray[Any], mask: NDArray[np.bool_], threshold: float, below: int) -> list[str]:
-    low, high = USUAL_THRESHOLDS
-    lesion = int(np.count_nonzero(mask))
-    flags = {
-        "THRESHOLD_UNUSUAL": not low <= threshold <= high,
-        "TTB_BELOW_THRESHOLD": 0 < below <= MANY_BELOW * lesion,
-        "THRESHOLD_VIOLATION": below > MANY_BELOW * lesion,
-        "NEGATIVE_UPTAKE": float(uptake.min()) < 0,
-        "EMPTY_BUT_DIAGNOSED": lesion == 0,
-    }
-    return [name for name, holds in flags.items() if holds]
-
-
-def _resample_ct(file: Path, root: Path, grid: Grid) -> tuple[NDArray[np.int16], Row, list[str]]:
-    """The CT on the PET's grid, in whole HU, with its columns and flags.
-
-    Raises:
-        Rejection: `UnreadableFile`, `TruncatedFile`, `BadCt`.
-    """
-    with rejecting(file, root):
-        ct = read_image(file)
-    if ct.array.dtype.kind == "f" and not np.all(np.isfinite(ct.array)):
-        name = file.relative_to(root).as_posix()
-        raise Rejection("BadCt", f"{name} has values that are not finite", name)
-    moved = bring_onto(ct, np.eye(4), grid, fill=_OUTSIDE)
-    outside = moved == np.float32(_OUTSIDE)
-    low, high = CT_RANGE_HU
-    moved[outside] = low
-    covered = 1.0 - np.count_nonzero(outside) / outside.size
-    flags = {
-        "CT_RESAMPLED": not ct.grid.same_as(grid),
-        "CT_COVERAGE_LOW": covered < COVERED_ENOUGH,
-        "CT_CLIPPED": float(moved.min()) < low or float(moved.max()) > high,
-    }
-    assert ct.grid.spacing is not None
-    row = {"ct_native_spacing_mm": list(ct.grid.spacing), "ct_coverage_fraction": covered}
-    whole = np.rint(np.clip(moved, low, high, out=moved), out=moved).astype(np.int16, order="F")
-    return whole, row, [name for name, holds in flags.items() if holds]
-
-
-def _resample_organs(context: Context, folder: Path, grid: Grid) -> tuple[NDArray[Any] | None, list[str]]:
-    """The organ labels on the PET's grid, or None with the flag that says why."""
-    file = folder / "totseg_24.nii.gz"
-    if not file.is_file():
-        return None, ["ORGANS_MISSING"]
-    try:
-        organs: Labels = read_labels(file, context.source)
-    except Rejection:
-        return None, ["ORGANS_UNREADABLE"]
-    flags = [] if organs.grid.same_as(read_grid(folder / "CT.nii.gz")) else ["ORGANS_GRID_DIFFERS"]
-    highest = int(organs.array.max())
-    if highest > max(organ_names()):
-        flags.append("ORGANS_UNKNOWN_ID")
-    array = organs.array.astype(np.uint8) if highest < 256 else organs.array
-    return bring_onto(Volume(array, organs.grid), np.eye(4), grid, fill=0, labels=True), flags
-
-
 def _read_registration(context: Context, file: Path) -> Matrix | None:
+    """The registration of a scan; None where it cannot be used."""
     try:
-        _check_inside(context, file)
-        return read_rigid(file)
+        return read_rigid(inside_source(context.source, _path(context, file)))
     except (GeometryError, Rejection):
         return None
 

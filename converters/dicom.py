@@ -1,8 +1,7 @@
-"""DICOM image series to exact volumes, and volumes onto another grid.
+"""DICOM image series to exact volumes.
 
-    slice_geometry    where the slices of a series lie: the exact positions, before any averaging
-    read_volume       a series as one array with its grid, or a refusal that names the rule
-    resample_to       a volume on another grid, linear or nearest, and how much of it was covered
+    read_volume     a series as one array with its grid, or a refusal that names the rule
+    slice_values    the values of one slice
 
 Arrays are `(i, j, k)`: `i` runs along an image row (the column index), `j` down the columns, `k` along the normal
 row x column, ascending. That is DICOM's own order, so no voxel is flipped, and with the usual axial orientation
@@ -23,50 +22,26 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 
-from clicksim.errors import GeometryError, SettingError
 from clicksim.geometry import Grid
 from clicksim.volumes import Volume
-from converters.choice import Choice, Rule, choose_series
 from converters.headers import DicomError, check_promise, quietly, read_dataset
-from converters.series import Finding, Scan, Series, Slice, by_study, find_series, scan_files, scan_folder
-from converters.slices import DIRECTION, TO_RAS, GeometryRefusal, SliceGeometry, slice_geometry
-
-__all__ = [
-    "Choice",
-    "DicomError",
-    "Finding",
-    "GeometryRefusal",
-    "Rule",
-    "Scan",
-    "Series",
-    "Slice",
-    "SliceGeometry",
-    "by_study",
-    "choose_series",
-    "find_series",
-    "read_volume",
-    "resample_to",
-    "scan_files",
-    "scan_folder",
-    "slice_geometry",
-    "slice_values",
-]
+from converters.series import Series, Slice
+from converters.slices import SliceGeometry, slice_geometry
 
 
-def read_volume(series: Series, *, dtype: DTypeLike | None = None, gaps: str = "refuse") -> Volume:
+def read_volume(series: Series, *, double: bool = False, gaps: str = "refuse") -> Volume:
     """Read a series as one volume; slope and intercept of each slice are applied before stacking.
 
-    Slices go one by one into one array, so that nothing of its size is held beside it. Without `dtype` a CT comes
-    as int16 where every value is one exactly, else as float32, as all other modalities do. Whatever the type, a
-    value is computed in double precision and rounded once.
+    Slices go one by one into one array, so that nothing of its size is held beside it. A CT comes as int16 where
+    every value is one exactly, else as float32, as all other modalities do. A value is computed in double precision
+    and rounded once.
 
     Args:
         series: A stack of single-frame slices.
-        dtype: float32, float64 or int16; int16 is refused where it cannot hold every value exactly.
-        gaps: `refuse` uneven gaps and missing slices, or `interpolate` linearly between the slices onto even
-            distances, the usual gap apart; shared positions and a tilt are refused in either case.
+        double: float64 instead.
+        gaps: As for `SliceGeometry.grid`; `interpolate` is linear between the slices.
 
     Returns:
         The array, `(I, J, K)` in Fortran order, and its grid with the affine to RAS+. `path` is the folder.
@@ -74,19 +49,18 @@ def read_volume(series: Series, *, dtype: DTypeLike | None = None, gaps: str = "
     Raises:
         GeometryRefusal: As `slice_geometry` and `SliceGeometry.grid`.
         DicomError: `UnreadableDicom`, `UndecodablePixels`, `TruncatedPixels`, `UnsupportedPixels`.
-        SettingError: On an unknown `gaps` or `dtype`.
+        SettingError: On an unknown `gaps`.
     """
-    wanted = None if dtype is None else np.dtype(dtype)
-    if gaps not in ("refuse", "interpolate") or (wanted is not None and wanted.name not in _DTYPES):
-        raise SettingError(f"gaps is {gaps!r} (refuse, interpolate), dtype {dtype!r} ({', '.join(_DTYPES)})")
     geometry = slice_geometry(series)
     by_uid = {s.uid: s for s in series.slices}
     ordered = [by_uid[uid] for uid in geometry.uids]
-    grid, weights = _layout(geometry, gaps)
+    grid = geometry.grid(gaps=gaps)
+    weights = _weights(geometry, grid.shape[2])
     # a header that promises more than its file holds is refused before the volume takes memory
     known = {0: slice_values(ordered[0], series)}
-    exact = wanted is None and series.modality == "CT" and all(w == 0 for _, w in weights)
-    stack = _Stack(grid, wanted or np.dtype(np.int16 if exact else np.float32), ordered[0], may_widen=wanted is None)
+    whole = series.modality == "CT" and not double and all(weight == 0 for _, weight in weights)
+    kind = np.float64 if double else np.int16 if whole else np.float32
+    stack = _Stack(grid, np.dtype(kind), ordered[0].path)
     for k, (below, weight) in enumerate(weights):
         known = {n: known[n] if n in known else slice_values(ordered[n], series) for n in {below, below + (weight > 0)}}
         values = known[below] if weight == 0 else (1 - weight) * known[below] + weight * known[below + 1]
@@ -94,49 +68,34 @@ def read_volume(series: Series, *, dtype: DTypeLike | None = None, gaps: str = "
     return Volume(stack.array, grid, str(ordered[0].path.parent))
 
 
-_DTYPES = ("int16", "float32", "float64")
-
-
-def _layout(geometry: SliceGeometry, gaps: str) -> tuple[Grid, list[tuple[int, float]]]:
-    """The grid, and for each of its slices the stored slice below and the weight of the next one."""
-    count = geometry.shape[2]
-    if gaps == "refuse" or not geometry.faults():
-        return geometry.grid(), [(k, 0.0) for k in range(count)]
-    if not {code for code, _ in geometry.faults()} <= {"IncompleteSeries", "NonUniformSpacing"} or count < 2:
-        return geometry.grid(), []
+def _weights(geometry: SliceGeometry, count: int) -> list[tuple[int, float]]:
+    """For each of `count` slices of the grid, the stored slice below and the weight of the next one."""
+    if not geometry.faults():
+        return [(k, 0.0) for k in range(count)]
     offsets = geometry.offsets
-    steps = max(round(float(offsets[-1] - offsets[0]) / geometry.typical_gap), 1)
-    if steps > 20 * count:
-        raise GeometryRefusal("IncompleteSeries", f"{steps + 1} slices cannot be made of {count} ({geometry.series})")
-    targets = np.linspace(offsets[0], offsets[-1], steps + 1)
-    below = np.clip(np.searchsorted(offsets, targets, side="right") - 1, 0, count - 2)
-    weight = (targets - offsets[below]) / (offsets[below + 1] - offsets[below])
-    weight[weight < 1e-6] = 0.0
-    last = weight > 1 - 1e-6
-    below[last], weight[last] = below[last] + 1, 0.0
-    return geometry.regular_grid(steps + 1), list(zip(below.tolist(), weight.tolist(), strict=True))
+    targets = np.linspace(offsets[0], offsets[-1], count)
+    below = np.clip(np.searchsorted(offsets, targets, side="right") - 1, 0, offsets.size - 2)
+    # rounded, so that a slice that is there stays exactly as it is
+    weight = np.round((targets - offsets[below]) / (offsets[below + 1] - offsets[below]), 6)
+    return list(zip(below.tolist(), weight.tolist(), strict=True))
 
 
 class _Stack:
     """The array under construction; it widens from int16 to float32 when a slice asks for it."""
 
-    def __init__(self, grid: Grid, dtype: "np.dtype[Any]", first: Slice, *, may_widen: bool) -> None:
-        self.may_widen = may_widen
+    def __init__(self, grid: Grid, dtype: "np.dtype[Any]", first: Path) -> None:
         self.first = first
         try:
             self.array: NDArray[Any] = np.empty(grid.shape, dtype, order="F")
         except MemoryError as error:
-            raise DicomError("UnsupportedPixels", f"a volume of {grid} does not fit into memory") from error
+            raise DicomError("UnsupportedPixels", f"a volume of {grid} does not fit into memory ({first})") from error
 
     def put(self, k: int, values: NDArray[Any]) -> None:
         """Store `(J, I)` values as slice `k`."""
         if self.array.dtype == np.int16 and not _fits_int16(values):
-            if not self.may_widen:
-                raise DicomError(
-                    "UnsupportedPixels",
-                    f"slice {k} holds values that are no int16; ask for float32 ({self.first.path})",
-                )
             self.array = self.array.astype(np.float32, order="F")
+        if self.array.dtype == np.float32 and np.abs(values).max() > np.finfo(np.float32).max:
+            raise DicomError("UnsupportedPixels", f"slice {k} holds values beyond 3.4e38 ({self.first})")
         self.array[:, :, k] = values.T
 
 
@@ -154,16 +113,18 @@ def slice_values(entry: Slice, series: Series) -> NDArray[Any]:
         if entry.slope is None and series.modality == "PT":
             raise DicomError("UnsupportedPixels", f"a PET slice without RescaleSlope has no unit ({entry.path})")
         if entry.slope is None and dataset.get("ModalityLUTSequence"):
-            raise DicomError("UnsupportedPixels", f"values are given by a lookup table ({entry.path})")
+            raise DicomError("UnsupportedPixels", f"values given by a lookup table are not read ({entry.path})")
     stored = _stored_values(dataset, entry.path)
     if stored.shape != (entry.rows, entry.columns):
         raise DicomError(
-            "UnsupportedPixels", f"pixels of shape {stored.shape}, not {(entry.rows, entry.columns)} ({entry.path})"
+            "UnsupportedPixels",
+            f"pixels of shape {stored.shape}; Rows and Columns say {(entry.rows, entry.columns)} ({entry.path})",
         )
     slope = 1.0 if entry.slope is None else entry.slope
     intercept = entry.intercept or 0.0
-    if stored.dtype.kind in "iu" and stored.dtype.itemsize <= 4 and slope == 1 and intercept == int(intercept):
-        return stored.astype(np.int64) + int(np.clip(intercept, -(2**40), 2**40))
+    exact = stored.dtype.kind in "iu" and stored.dtype.itemsize <= 4 and slope == 1
+    if exact and abs(intercept) < 2**40 and intercept == int(intercept):
+        return stored.astype(np.int64) + int(intercept)
     values = stored.astype(np.float64) * slope + intercept
     if not np.all(np.isfinite(values)):
         raise DicomError("UnsupportedPixels", f"values that are not finite ({entry.path})")
@@ -183,13 +144,14 @@ def _stored_values(dataset: Any, where: Path) -> NDArray[Any]:
 
 
 def _native(dataset: Any, syntax: Any, where: Path) -> NDArray[Any]:
-    from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+    from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
     if syntax is None:
         # a file without its meta header: pydicom has found the encoding out, and pixels ask for its name
         dataset.ensure_file_meta()
-        implicit = dataset.original_encoding[0]
-        dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
+        implicit, little = dataset.original_encoding
+        explicit = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
+        dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else explicit
     if "PixelData" in dataset:
         promised, held = _promised_bytes(dataset), len(dataset.PixelData)
         if held < promised:
@@ -238,85 +200,3 @@ def _itk_quiet(sitk: Any) -> Iterator[None]:
         yield
     finally:
         sitk.ProcessObject.SetGlobalWarningDisplay(before)
-
-
-def resample_to(
-    volume: Volume, grid: Grid, *, fill: float = -1024.0, labels: bool = False
-) -> tuple[NDArray[Any], float]:
-    """Resample a volume onto another grid by SimpleITK.
-
-    A voxel of the target whose centre lies outside the source gets `fill`. The source reaches to the outer faces
-    of its voxels; within the outer half voxel the border value holds.
-
-    Args:
-        volume: The source, with an affine.
-        grid: The target, with an affine.
-        fill: The value outside the source; for CT -1024 HU, air.
-        labels: Nearest neighbour and the source's integer type, instead of linear and float32.
-
-    Returns:
-        The array, of the target's shape, in Fortran order, and which part of the target's voxels has its centre
-        inside the source: 0 to 1.
-
-    Raises:
-        GeometryError: If a grid has no affine or sheared axes.
-    """
-    import SimpleITK
-
-    sitk: Any = SimpleITK
-    source = np.asarray(volume.array)
-    if source.dtype == bool:
-        source = source.view(np.uint8)
-    image = sitk.GetImageFromArray(source.T)
-    directions, spacing, origin = _itk_frame(volume.grid)
-    image.SetDirection(directions.ravel().tolist())
-    image.SetSpacing(spacing.tolist())
-    image.SetOrigin(origin.tolist())
-    directions, spacing, origin = _itk_frame(grid)
-    resample = sitk.ResampleImageFilter()
-    resample.SetSize(list(grid.shape))
-    resample.SetOutputDirection(directions.ravel().tolist())
-    resample.SetOutputSpacing(spacing.tolist())
-    resample.SetOutputOrigin(origin.tolist())
-    resample.SetInterpolator(sitk.sitkNearestNeighbor if labels else sitk.sitkLinear)
-    resample.SetOutputPixelType(image.GetPixelID() if labels else sitk.sitkFloat32)
-    resample.SetDefaultPixelValue(float(fill))
-    out = sitk.GetArrayFromImage(resample.Execute(image)).T
-    return out, coverage_fraction(volume.grid, grid)
-
-
-def _itk_frame(grid: Grid) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Direction matrix, spacing and origin of a grid in LPS+."""
-    if grid.affine is None:
-        raise GeometryError(f"resampling needs an affine; this grid has only a shape, {grid.shape}")
-    axes = TO_RAS @ grid.affine[:3, :3]
-    spacing = np.linalg.norm(axes, axis=0)
-    directions = axes / spacing
-    if not np.allclose(directions.T @ directions, np.eye(3), rtol=0, atol=DIRECTION):
-        raise GeometryError(f"the axes of {grid} are not at right angles; SimpleITK cannot say such a grid")
-    return directions, spacing, TO_RAS @ grid.affine[:3, 3]
-
-
-def coverage_fraction(source: Grid, target: Grid) -> float:
-    """Which part of the target's voxels has its centre inside the source, up to its outer faces."""
-    if source.affine is None or target.affine is None:
-        raise GeometryError("the coverage of a grid by another needs the affines of both")
-    change = np.linalg.inv(source.affine) @ target.affine
-    matrix, shift = change[:3, :3], change[:3, 3]
-    size = np.asarray(source.shape)
-    slack = 1e-6
-    lines = [np.arange(n) for n in target.shape]
-    if np.all(np.abs(matrix - np.diag(np.diag(matrix))) * np.asarray(target.shape) < 1e-3):
-        inside = [
-            np.count_nonzero((x >= -0.5 - slack) & (x <= size[a] - 0.5 + slack))
-            for a in range(3)
-            if (x := matrix[a, a] * lines[a] + shift[a]) is not None
-        ]
-        return float(np.prod(inside, dtype=np.float64)) / target.size
-    plane = matrix[:, 0, None, None] * lines[0][:, None] + matrix[:, 1, None, None] * lines[1]
-    count = 0
-    for k in lines[2]:
-        place = plane + (matrix[:, 2] * k + shift)[:, None, None]
-        bounds = size[:, None, None] - 0.5 + slack
-        count += int(np.count_nonzero(np.all((place >= -0.5 - slack) & (place <= bounds), axis=0)))
-    return count / target.size

@@ -32,19 +32,17 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from shutil import move
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from clicksim import __version__
 from clicksim.catalog.source import Context, Outcome, Row, Source, Unit
 from clicksim.files import replacing, slug
 from clicksim.geometry import Grid
-from clicksim.volumes import case_id_of, write_image
+from clicksim.volumes import Volume, case_id_of, write_image
 from converters.fdat_plan import CT, LAYOUT, MARKS, OPTIONS, PET, Case, CaseName, Settings, plan
-from converters.fdat_tables import fits_print
-from converters.measure import measure_case
+from converters.fdat_tables import diagnosis_flags, fits_print
+from converters.measure import measure_case, uptake_flags
 from converters.nifti import (
     Labels,
     axis_codes,
@@ -53,9 +51,9 @@ from converters.nifti import (
     read_labels,
     read_uptake,
     rejecting,
-    resample_labels,
     sha256_of,
 )
+from converters.registration import bring_onto
 from converters.tables import Rejection
 from converters.trees import ArchiveTree, Tree, open_tree
 
@@ -143,7 +141,7 @@ def _convert_case(context: Context, settings: Settings, tree: Tree, case: Case) 
         kept = files if settings.unpack or not tree.is_archive else {"label": files["label"]}
         paths = _place_files(context, tree, case, kept, labels if "LABEL_RESAMPLED" in flags else None)
     row = {
-        **_named_columns(case.name, context),
+        **_named_columns(case.name, tree),
         **case.columns,
         **measured,
         **paths,
@@ -167,7 +165,7 @@ def _roles(case: Case, tree: Tree, settings: Settings) -> dict[str, str]:
     needed = ("label",) if settings.labels_only else ("label", "ct", "pet")
     missing = [_described(role) for role in needed if every[role] is None]
     if missing:
-        hint = "" if "label" in missing[0] else "; or set labels_only"
+        hint = "" if "label" in missing[0] else ", or set labels_only"
         raise Rejection("MissingChannel", f"there is no {' and no '.join(missing)}; complete the download{hint}")
     wanted = needed if tree.is_archive else tuple(every)
     return {role: path for role in wanted if (path := every[role]) is not None}
@@ -188,24 +186,14 @@ def _measure_uptake(
     check_grids(labels.grid, pet.grid, ("label", "PET"))
     with rejecting(*pet_file, "BadUptake"):
         measured, lesions = measure_case(labels.array, labels.grid, pet.array, instances="components")
-    if float(pet.array.min()) < 0:
-        flags.add("NEGATIVE_UPTAKE")
-    if any(_has_zero_uptake(labels.array, pet.array, lesion["bbox_ijk"]) for lesion in lesions):
-        flags.add("LESION_IN_DEFACED")
-    return labels, measured, lesions, flags
+    return labels, measured, lesions, flags | uptake_flags(pet.array, labels.array, lesions)
 
 
 def _resampled(labels: Labels, target: Grid) -> Labels:
-    array = resample_labels(labels.array, labels.grid, target)
+    array = bring_onto(Volume(labels.array, labels.grid), np.eye(4), target, fill=0, labels=True)
     if labels.array.any() and not array.any():
-        raise Rejection("GridMismatch", "no lesion voxel of the label reaches the grid of the PET")
-    assert target.affine is not None
-    return Labels(array, replace(labels.facts, grid=target, axcodes=axis_codes(target.affine)), labels.flags)
-
-
-def _has_zero_uptake(labels: NDArray[Any], uptake: NDArray[Any], box: list[int]) -> bool:
-    part = tuple(slice(first, last + 1) for first, last in zip(box[:3], box[3:], strict=True))
-    return bool(np.any((labels[part] > 0) & (uptake[part] == 0)))
+        raise Rejection("GridMismatch", "no lesion of the label lies on the grid of the PET; is it of another case?")
+    return Labels(array, replace(labels.facts, grid=target, axcodes=axis_codes(target.known_affine)), labels.flags)
 
 
 def _ct_flags(labels: Labels, ct_file: tuple[Path, Path]) -> set[str]:
@@ -215,23 +203,16 @@ def _ct_flags(labels: Labels, ct_file: tuple[Path, Path]) -> set[str]:
 
 def _contradictions(case: Case, measured: Row) -> set[str]:
     """Flags for what names and tables say and the images do not."""
-    flags: set[str] = set()
-    diagnosis = case.columns.get("diagnosis")
-    if case.name.tracer == "FDG" and diagnosis is not None:  # all of PSMA has one, whether a lesion was found or not
-        if diagnosis == "NEGATIVE" and measured["lesion_present"]:
-            flags.add("LESION_BUT_NEGATIVE")
-        if diagnosis != "NEGATIVE" and not measured["lesion_present"]:
-            flags.add("EMPTY_BUT_DIAGNOSED")
+    flags = diagnosis_flags(case.name.tracer, case.columns.get("diagnosis"), is_present=measured["lesion_present"])
     shape, spacing = tuple(measured["shape_xyz"]), tuple(measured["spacing_xyz_mm"])
-    if case.fingerprint is not None and not fits_print(shape, spacing, case.fingerprint):
-        flags.add("FINGERPRINT_DIFFERS")
-    return flags
+    differs = case.fingerprint is not None and not fits_print(shape, spacing, case.fingerprint)
+    return flags | ({"FINGERPRINT_DIFFERS"} if differs else set())
 
 
 def _place_files(context: Context, tree: Tree, case: Case, files: Opened, resampled: Labels | None) -> Row:
     """Where the catalog finds each image: in the source, or in the catalog once it is put there."""
     paths: Row = {}
-    for role, (file, root) in files.items():
+    for role, (file, _) in files.items():
         if role == "label" and resampled is not None:
             target = context.images(slug(case.name.case_id)) / "label.nii.gz"
             write_image(target, resampled.array, resampled.grid)
@@ -240,17 +221,17 @@ def _place_files(context: Context, tree: Tree, case: Case, files: Opened, resamp
             with replacing(target) as temporary:
                 move(file, temporary)
         else:
-            paths[f"{role}_path"] = context.in_place(context.source / tree.top / file.relative_to(root))
+            paths[f"{role}_path"] = context.in_place(file)
             continue
         paths[f"{role}_path"] = context.written(target)
     return paths
 
 
-def _named_columns(name: CaseName, context: Context) -> Row:
+def _named_columns(name: CaseName, tree: Tree) -> Row:
     """Columns that follow from the name of the case and of the release."""
     return {
         "case_id": name.case_id,
-        "source_release": _release(context.source),
+        "source_release": _release(tree),
         "licence": LICENCE,
         "patient_key": name.patient_key,
         "study_key": name.study_key,
@@ -264,9 +245,10 @@ def _named_columns(name: CaseName, context: Context) -> Row:
     }
 
 
-def _release(source: Path) -> str | None:
-    """The release whose published name the source still bears; None where it was renamed."""
-    return RELEASES.get(source.name.removesuffix(".zip").lower())
+def _release(tree: Tree) -> str | None:
+    """The release whose published name the tree still bears, or what holds it; None where both were renamed."""
+    names = (tree.top, tree.source.name.removesuffix(".zip"))
+    return next((RELEASES[name.lower()] for name in names if name.lower() in RELEASES), None)
 
 
 def least_bytes(context: Context, unit: Unit) -> int:

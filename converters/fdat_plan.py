@@ -160,10 +160,10 @@ def plan(context: Context) -> tuple[list[Unit], Outcome]:
     folds, in_splits = read_folds(tree, found)
     prints = read_fingerprint(tree, (sorted(files), in_splits), found)
     times = read_injection_times(settings.injection_times)
-    tables = dict(zip(("FDG", "PSMA"), read_clinical(tree, found), strict=True))
+    clinical = read_clinical(tree, found)
     patients: defaultdict[str, list[Case]] = defaultdict(list)
     for name, paths in cases:
-        columns, flags = _clinical_columns(name, tables[name.tracer])
+        columns, flags = _clinical_columns(name, clinical[name.tracer])
         columns |= {"official_fold": folds.get(name.case_id), "uptake_time_s": times.get(name.case_id)}
         case = Case(name, *paths, columns=columns, flags=tuple(flags), fingerprint=prints.get(name.case_id))
         patients[name.patient_key].append(case)
@@ -174,7 +174,7 @@ Files = dict[str, list[str]]  # by role: `label`, CT, PET
 
 
 def _gather_files(tree: Tree, found: Outcome) -> dict[str, Files]:
-    """The files of each case, whatever its name; further channels (a baseline's guidance) are not looked at."""
+    """The files of each case, whatever its name; further channels, such as a baseline's guidance, are passed over."""
     cases: defaultdict[str, Files] = defaultdict(lambda: defaultdict(list))
     for folder in MARKS:
         for file in tree.names(folder):
@@ -189,6 +189,8 @@ def _gather_files(tree: Tree, found: Outcome) -> dict[str, Files]:
                     found.reject("BadName", "an image ends in its channel: _0000 (CT) or _0001 (PET)", path=path)
                     continue
                 stem, role = channel[1], channel[2]
+                if role not in (CT, PET):
+                    continue
             cases[stem][role].append(path)
     return cases
 
@@ -206,13 +208,13 @@ def _name_cases(
     """Name and paths of label, CT and PET of each case whose name can be read."""
     for stem in sorted(files):
         roles = files[stem]
-        first = sorted(path for paths in roles.values() for path in paths)[-1]
         try:
             name = parse_name(stem)
             label, ct, pet = (_only_file(roles.get(role, []), ending, found, name) for role in ("label", CT, PET))
             yield name, (label, ct, pet)
         except Rejection as rejection:
-            found.reject(rejection.code, str(rejection), path=first, case_id=stem)
+            label_or_image = max(path for paths in roles.values() for path in paths)
+            found.reject(rejection.code, str(rejection), path=label_or_image, case_id=stem)
 
 
 def _only_file(paths: list[str], ending: str, found: Outcome, name: CaseName) -> str | None:

@@ -6,12 +6,14 @@ A table that cannot be parsed costs its columns and one rejected row, never a ca
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
+from datetime import date
+from functools import partial
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 from clicksim.catalog.source import Outcome, Row
-from clicksim.errors import SettingError
+from clicksim.errors import SettingError, up_to_ten
 from clicksim.files import read_bounded
 from converters.tables import (
     Rejection,
@@ -25,8 +27,11 @@ from converters.tables import (
 )
 from converters.trees import Tree
 
-FDG_TABLES = ("fdg_metadata.csv", "home/rakuest1/fdg_metadata.csv")
-PSMA_TABLES = ("psma_metadata.csv",)
+CLINICAL_TABLES = {
+    "FDG": ("fdg_metadata.csv", "home/rakuest1/fdg_metadata.csv"),
+    "PSMA": ("psma_metadata.csv",),
+}
+CLINICAL_REQUIRED = {"FDG": ("Subject ID",), "PSMA": ("Subject ID", "Study Date")}
 DIAGNOSES = ("NEGATIVE", "MELANOMA", "LYMPHOMA", "LUNG_CANCER")
 NUCLIDES = {"18F": "F18", "F18": "F18", "68GA": "Ga68", "GA68": "Ga68"}
 FINGERPRINT_TOLERANCE = 1e-3  # relative; headers of one study disagree by less
@@ -49,28 +54,50 @@ def read_small(tree: Tree, path: str, parse: Callable[[bytes, str], T], found: O
         return None
 
 
-def read_clinical(tree: Tree, found: Outcome) -> tuple[Clinical, Clinical]:
-    """Columns and flags by study key, for FDG and PSMA; empty where there is no table."""
-    fdg = _first(tree, FDG_TABLES, ("Subject ID",), found)
-    psma = _first(tree, PSMA_TABLES, ("Subject ID", "Study Date"), found)
-    return clinical_rows(fdg, "FDG"), clinical_rows(psma, "PSMA")
+def read_clinical(tree: Tree, found: Outcome) -> dict[str, Clinical]:
+    """Columns and flags by study key, for `FDG` and `PSMA`; empty where there is no table."""
+    clinical: dict[str, Clinical] = {}
+    for tracer, paths in CLINICAL_TABLES.items():
+        tables = (read_small(tree, path, partial(parse_clinical, tracer=tracer), found) for path in paths)
+        clinical[tracer] = next((table for table in tables if table is not None), {})
+    return clinical
 
 
-def clinical_rows(rows: Rows, tracer: str) -> Clinical:
-    """Columns and flags by study key, from the rows of one publisher's table for `FDG` or `PSMA`."""
+def parse_clinical(content: bytes, name: str, *, tracer: str) -> Clinical:
+    """Columns and flags by study key, from a publisher's table for `FDG` or `PSMA`; empty where it has no row.
+
+    Raises:
+        Rejection: `BadTable`: as `parse_table`; or no row says of which patient and day it is.
+    """
+    rows = parse_table(content, name, CLINICAL_REQUIRED[tracer])
     dated, columns = (_fdg_date, FDG_COLUMNS) if tracer == "FDG" else (_psma_date, PSMA_COLUMNS)
-    return {key: _clinical(own, columns) for key, own in _by_study(rows, dated).items()}
+    clinical = {key: _clinical(own, columns) for key, own in _by_study(rows, dated).items()}
+    if rows and not clinical:
+        where = "in File Location or Study Date" if tracer == "FDG" else "in Study Date"
+        raise Rejection(
+            "BadTable",
+            f"{name} has {len(rows)} rows, none of them with a Subject ID and a date {where}; dates are written "
+            "YYYY-MM-DD, YYYYMMDD or MM-DD-YYYY",
+        )
+    return clinical
 
 
-def _first(tree: Tree, paths: Iterable[str], required: tuple[str, ...], found: Outcome) -> Rows:
-    for path in paths:
-        rows = read_small(tree, path, lambda content, name: parse_table(content, name, required), found)
-        if rows is not None:
-            return rows
-    return []
+def diagnosis_flags(tracer: str, diagnosis: str | None, *, is_present: bool) -> set[str]:
+    """Flags where the diagnosis and the mask contradict each other.
+
+    Of PSMA nothing is said: every patient has the diagnosis, whether a lesion was found or not.
+
+    Args:
+        tracer: `FDG` or `PSMA`.
+        diagnosis: One of `DIAGNOSES`; None where it is not known.
+        is_present: The mask has a lesion.
+    """
+    if tracer != "FDG" or diagnosis is None or is_present == (diagnosis != "NEGATIVE"):
+        return set()
+    return {"LESION_BUT_NEGATIVE"} if is_present else {"EMPTY_BUT_DIAGNOSED"}
 
 
-def _by_study(rows: Rows, date_of: Callable[[dict[str, str]], Any]) -> dict[str, Rows]:
+def _by_study(rows: Rows, date_of: Callable[[dict[str, str]], date | None]) -> dict[str, Rows]:
     """Rows by patient and date: the table has one row per series."""
     grouped: defaultdict[str, Rows] = defaultdict(list)
     for row in rows:
@@ -80,7 +107,7 @@ def _by_study(rows: Rows, date_of: Callable[[dict[str, str]], Any]) -> dict[str,
     return grouped
 
 
-def _fdg_date(row: dict[str, str]) -> Any:
+def _fdg_date(row: dict[str, str]) -> date | None:
     """The date that the study's folder begins with; it stands behind the patient's in the path of the series."""
     parts = PurePosixPath(row.get("File Location", "").replace("\\", "/")).parts
     for patient, study in pairwise(parts):
@@ -89,7 +116,7 @@ def _fdg_date(row: dict[str, str]) -> Any:
     return date_or_none(row.get("Study Date"))
 
 
-def _psma_date(row: dict[str, str]) -> Any:
+def _psma_date(row: dict[str, str]) -> date | None:
     return date_or_none(row["Study Date"])
 
 
@@ -153,7 +180,9 @@ def read_folds(tree: Tree, found: Outcome) -> tuple[dict[str, int], list[str]]:
 def _parse_splits(content: bytes, name: str) -> list[dict[str, list[str]]]:
     splits = parse_json(content, name)
     if not (isinstance(splits, list) and len(splits) <= 127 and all(map(_is_split, splits))):
-        raise Rejection("BadTable", f'{name} is not a list of folds {{"train": [names], "val": [names]}}', name)
+        raise Rejection(
+            "BadTable", f'{name} must be a list of at most 127 folds, each {{"train": [names], "val": [names]}}'
+        )
     return [{part: split[part] for part in ("train", "val")} for split in splits]
 
 
@@ -185,8 +214,12 @@ def _parse_fingerprint(content: bytes, name: str) -> list[Print]:
             (tuple(map(int, reversed(shape))), tuple(map(float, reversed(spacing))))
             for shape, spacing in zip(shapes, spacings, strict=True)
         ]
-    except (KeyError, TypeError, ValueError) as error:
-        raise Rejection("BadTable", f"{name} has no shapes_after_crop, spacings: {error!r}", name) from error
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise Rejection(
+            "BadTable",
+            f"{name} is no fingerprint of nnU-Net: it must have shapes_after_crop and spacings, two lists as long as "
+            "each other, with a list of numbers for each case",
+        ) from error
 
 
 def fits_print(shape: tuple[int, ...], spacing: tuple[float, ...], known: Print) -> bool:
@@ -207,16 +240,29 @@ def read_injection_times(path: str | None) -> dict[str, float]:
     """
     if path is None:
         return {}
-    try:
-        times = parse_json(read_bounded(Path(path)), path)
-    except (OSError, Rejection) as error:
-        raise SettingError(f"injection_times cannot be read: {error}") from error
+    times = parse_option("injection_times", path, parse_json)
     if not isinstance(times, dict):
         raise SettingError(f'injection_times must be a JSON object {{"case": seconds}} ({path})')
     odd = [name for name, value in times.items() if not _is_seconds(value)]
     if odd:
-        raise SettingError(f"injection_times must be positive seconds; they are not for {', '.join(odd[:10])} ({path})")
+        raise SettingError(
+            f"injection_times must be seconds above 0 and below 1000000; they are not for {up_to_ten(odd)} ({path})"
+        )
     return {name: float(value) for name, value in times.items()}
+
+
+def parse_option(option: str, path: str, parse: Callable[[bytes, str], T]) -> T:
+    """What stands in a file that the user names by an option.
+
+    Raises:
+        SettingError: The file cannot be read, or `parse` refuses it.
+    """
+    try:
+        return parse(read_bounded(Path(path)), path)
+    except OSError as error:
+        raise SettingError(f"{option} cannot be read: {error.strerror} ({path})") from error
+    except Rejection as error:
+        raise SettingError(f"{option} cannot be read: {error}") from error
 
 
 def _is_seconds(value: Any) -> bool:

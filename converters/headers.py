@@ -31,7 +31,6 @@ class DicomError(ClicksimError):
 
     Attributes:
         code: The name of the rule, such as `AmbiguousSeries`.
-        codes: Every rule that the input breaks, the one of `code` first.
     """
 
     def __init__(self, code: str, message: str) -> None:
@@ -39,7 +38,6 @@ class DicomError(ClicksimError):
         cut = message if len(message) <= LONGEST else f"{message[: LONGEST // 2]} ... {message[-LONGEST // 2 :]}"
         super().__init__(code, cut)
         self.code = code
-        self.codes: tuple[str, ...] = (code,)
 
     def __str__(self) -> str:
         return f"{self.args[1]} [{self.code}]"
@@ -120,7 +118,9 @@ def words(dataset: Any, keyword: str) -> tuple[str, ...]:
     value = dataset.get(keyword)
     if value is None or value == "":
         return ()
-    parts = [value] if isinstance(value, str | bytes | int | float) else list(value)
+    if isinstance(value, bytes):  # damaged: an element whose type is no text
+        value = value.decode("latin-1").strip("\0")
+    parts = [value] if isinstance(value, str | int | float) else list(value)
     return tuple(str(p).strip() for p in parts)
 
 
@@ -145,6 +145,6 @@ def numbers(dataset: Any, keyword: str, count: int) -> tuple[float, ...] | None:
 
 
 def whole(dataset: Any, keyword: str) -> int | None:
-    """An element that is one whole number, or None."""
+    """An element that is one number, without its fraction, or None."""
     values = numbers(dataset, keyword, 1)
     return None if values is None else int(values[0])

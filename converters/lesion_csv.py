@@ -116,7 +116,6 @@ class LesionRow:
     lesion_type: str | None = None
     topology_class: str | None = None
     merged_into: int | None = None
-    split_from: int | None = None
     volume_bl: float | None = None
     volume_fu: float | None = None
     target_lesion: bool | None = None
@@ -154,13 +153,15 @@ def read_lesion_csv(path: Path) -> LesionTable:
         if number:
             by_id[number] += [] if cells in by_id[number] else [cells]
         else:
-            refused.append((None, f"{path.name}: lesion_id {cells['lesion_id'][:40]!r} is no whole number from 1"))
+            wrong = f"{path.name}: lesion_id {cells['lesion_id'][:40]!r} is no whole number from 1; the row is not used"
+            refused.append((None, wrong))
     rows = []
     for number, copies in sorted(by_id.items()):
         if len(copies) == 1:
             rows.append(_parse_row(number, copies[0]))
         else:
-            refused.append((number, f"{path.name}: {len(copies)} different rows have the lesion_id {number}"))
+            wrong = f"{path.name}: {len(copies)} different rows have the lesion_id {number}; none is used: keep one"
+            refused.append((number, wrong))
     return LesionTable(tuple(rows), tuple(refused))
 
 
@@ -195,7 +196,6 @@ def _parse_row(number: int, cells: Mapping[str, str]) -> LesionRow:
         lesion_type=read("lesion_type", lambda cell: _TYPES.get(cell.lower())),
         topology_class=read("topology_class", _class_or_none),
         merged_into=read("merged_into", _id_or_none),
-        split_from=read("split_from", _id_or_none),
         volume_bl=read("volume_bl", _volume_or_none),
         volume_fu=read("volume_fu", _volume_or_none),
         target_lesion=read("target_lesion", flag_or_none),
@@ -325,7 +325,7 @@ def _published(
     )
     itself = row.lesion_id if row.lesion_id in (fu.ids if own == "MERGING" else bl.ids) else None
     into = _destination(row, by_id, fu) or merged or itself if own == "MERGING" else None
-    origin = row.split_from or parent or itself if own == "SPLITTING" else None
+    origin = parent or itself if own == "SPLITTING" else None
     return Topology(own, into, origin, is_derived=False, contradicts=contradicts)
 
 

@@ -36,7 +36,6 @@ RUNS = {
     "longitudinal-propagated": ("cog_propagated",),
     "longitudinal-mask": ("mask",),
 }
-ORIGINS = ("cog_bl", "cog_fu", "cog_propagated", "cog_backpropagated", "mask", "unknown")
 ANNOTATOR = "longitudinal_ct:{origin}"
 _EQUAL_VX = 1e-6
 
@@ -48,7 +47,8 @@ class RecordedPoint:
     Attributes:
         case_id: The case whose grid it is on.
         lesion: Its id.
-        origin: One of `ORIGINS`; `unknown` for a published point that the lesion table does not have.
+        origin: `cog_bl`, `cog_fu`, `cog_propagated`, `cog_backpropagated` or `mask`; `unknown` for a published point
+            that the lesion table does not have.
         index: Fractional voxel index `(i, j, k)`; a whole number is the centre of a voxel.
         in_image: Whether its voxel lies inside the image.
         knows_truth: Whether what was drawn at its own or a later time point is in it; None where unknown.

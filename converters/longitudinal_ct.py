@@ -29,7 +29,7 @@ from dataclasses import dataclass
 
 from clicksim import __version__
 from clicksim.catalog.source import Context, Outcome, Row, Source, Unit
-from clicksim.errors import PromptFormatError
+from clicksim.errors import PromptFormatError, up_to_ten
 from clicksim.geometry import Grid
 from clicksim.volumes import read_image
 from converters.lesion_csv import (
@@ -49,13 +49,13 @@ from converters.longitudinal_files import (
     TIMEPOINTS,
     Patient,
     Scan,
-    inside_source,
     only_file,
     plan,
 )
 from converters.measure import measure_case
 from converters.nifti import check_grids, read_labels, rejecting, sha256_of
 from converters.tables import Rejection
+from converters.trees import inside_source
 
 LICENCE = "CC-BY-NC-4.0"
 USUAL_AXES = "LPS"
@@ -115,7 +115,7 @@ def _read_table(context: Context, patient: Patient, outcome: Outcome) -> LesionT
     for _, message in table.refused:
         outcome.reject("BadTable", message, path=path, patient_key=patient.key)
     if not patient.scans:
-        message = f"{path} has {len(table.rows)} lesions, but the patient has no image"
+        message = f"{path} has {len(table.rows)} lesions, but the patient has no image; complete the download"
         outcome.reject("MissingChannel", message, path=path, patient_key=patient.key)
     return table
 
@@ -125,18 +125,16 @@ def _take_scan(
 ) -> Measured | None:
     """Read and measure one image with its mask, or reject it."""
     case_id, source = patient.case_id(*key), context.source
-    path = next(iter(scan.mask + scan.img + scan.points))
     try:
         image, mask = only_file(context, scan.img, "CT"), only_file(context, scan.mask, "mask")
         labels = read_labels(mask, source, usual_axes=USUAL_AXES)
-        path = scan.img[0]
         with rejecting(image, source):
             ct_grid = read_image(image).grid
         check_grids(ct_grid, labels.grid, ("CT", "mask"))
-        path = scan.mask[0]
         with rejecting(mask, source, "BadLabel"):
             measures, lesions = measure_case(labels.array, labels.grid, None, instances="labels")
     except Rejection as error:
+        path = error.path or next(iter(scan.mask + scan.img + scan.points))
         outcome.reject(error.code, str(error), path=path, case_id=case_id, patient_key=patient.key)
         return None
     case = measures | patient.demographics.get(key[0], {}) | {
@@ -204,7 +202,8 @@ def _place_rows(
     for image, ids in sorted(missing.items()):
         outcome.reject(
             "MissingChannel",
-            f"the lesion table places lesions {', '.join(map(str, ids[:10]))} in an image that is not there",
+            f"the lesion table places lesions {up_to_ten(ids)} in image {image:02d} of {timepoint}, which is missing; "
+            "complete the download",
             path=patient.tables[0],
             case_id=patient.case_id(timepoint, image),
             patient_key=patient.key,
@@ -335,13 +334,12 @@ def _flag_points(
     """Look at the published points: do they mix what a prior may know with what only the truth does?"""
     for path in patient.scans[key].points:
         try:
-            points = read_published_points(inside_source(context, path), measured.case, rows.values())
+            points = read_published_points(inside_source(context.source, path), measured.case, rows.values())
         except (Rejection, PromptFormatError) as error:
             code, message = getattr(error, "code", "UnreadableFile"), str(error).replace(f"{context.source}/", "")
             outcome.reject(code, message, path=path, case_id=patient.case_id(*key), patient_key=patient.key)
             continue
-        origins = {point.origin for point in points}
-        if "cog_propagated" in origins and len(origins) > 1:
+        if {"cog_propagated", "cog_fu"} <= {point.origin for point in points}:
             measured.flags.add("PUBLISHED_POINTS_MIXED")
 
 

@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from clicksim.catalog.source import Context, Outcome, Row, Unit
-from clicksim.errors import CatalogError, unknown_name
+from clicksim.errors import CatalogError, unknown_name, up_to_ten
 from clicksim.files import read_bounded
 from converters.tables import Rejection, age_years, number_or_none, parse_json, read_table, word_or_none
+from converters.trees import inside_source
 
 RELEASES = {
     "v1": "v1, 10.57754/FDAT.qwsry-7t837",
@@ -145,7 +146,7 @@ def _read_split(context: Context, found: Outcome) -> dict[str, str] | None:
         return None
     splits: dict[str, set[str]] = defaultdict(set)
     try:
-        content = parse_json(read_bounded(inside_source(context, name)), name)
+        content = parse_json(read_bounded(inside_source(context.source, name)), name)
         is_split = isinstance(content, dict) and all(isinstance(pids, list) for pids in content.values())
         unknown = sorted(set(content) - SPLITS.keys()) if is_split else []
         if not is_split or unknown:
@@ -175,13 +176,19 @@ def _read_demographics(context: Context, found: Outcome) -> dict[str, dict[str, 
     if not files:
         return None
     by_pid: dict[str, dict[str, Row]] = {}
-    name = files[0].relative_to(context.source).as_posix()
+    name, *further = (file.relative_to(context.source).as_posix() for file in files)
+    for other in further:
+        found.reject("BadTable", f"{name} is taken; a second table of demographics is not read: remove one", path=other)
     try:
-        rows = read_table(inside_source(context, name))
+        rows = read_table(inside_source(context.source, name))
         columns = list(rows[0]) if rows else []
         keys = [column for column in columns if any(_PID.fullmatch(row[column]) for row in rows)]
         if len(keys) != 1:
-            raise Rejection("BadTable", f"{name} has {len(keys)} columns of patients; columns: {', '.join(columns)}")
+            raise Rejection(
+                "BadTable",
+                f"{name} must have one column of patients, which have 10 digits of 0-9a-f; it has {len(keys)}, among "
+                f"the columns {up_to_ten(column[:40] for column in columns) or '(none with a row below)'}",
+            )
     except Rejection as error:
         found.reject(error.code, str(error), path=name)
         return {}
@@ -212,26 +219,14 @@ def _demographics(row: Mapping[str, str], timepoint: str) -> Row:
     }
 
 
-def inside_source(context: Context, relative: str) -> Path:
-    """A file of the source.
-
-    Raises:
-        Rejection: `PathLeavesRoot`: a link leads out of the source.
-    """
-    file = context.source / relative
-    if not file.resolve().is_relative_to(context.source.resolve()):
-        raise Rejection("PathLeavesRoot", f"{relative} is a link that leads out of the source folder; copy the file")
-    return file
-
-
 def only_file(context: Context, files: list[str], what: str) -> Path:
     """The one file of a kind.
 
     Raises:
-        Rejection: `MissingChannel`, `DuplicateCase`, `PathLeavesRoot`.
+        Rejection: `MissingChannel`, `DuplicateCase`; as `inside_source`.
     """
     if not files:
-        raise Rejection("MissingChannel", f"there is no {what}")
+        raise Rejection("MissingChannel", f"there is no {what}; complete the download")
     if len(files) > 1:
-        raise Rejection("DuplicateCase", f"there are {len(files)} files for one {what}: {', '.join(files)}")
-    return inside_source(context, files[0])
+        raise Rejection("DuplicateCase", f"there are {len(files)} files for one {what}: {', '.join(files)}; keep one")
+    return inside_source(context.source, files[0])

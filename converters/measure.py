@@ -1,5 +1,6 @@
 """What every source measures in the same way: the lesions of a mask, with their uptake, in one read of each."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -29,17 +30,16 @@ def measure_case(
 
     Raises:
         ImageError: Labels that are none; an uptake that is not finite.
+        GeometryError: A grid without an affine.
     """
-    assert grid.spacing is not None
-    assert grid.affine is not None
     lesions = find_lesions(labels, instances=instances)
-    table = measure_lesions(lesions, spacing=grid.spacing, uptake=uptake)
+    table = measure_lesions(lesions, spacing=grid.known_spacing, uptake=uptake)
     top = None if uptake is None else highest(uptake)
     peaks = [value for value in table["suv_max"].to_pylist() if value is not None]
     case = {
         "shape_xyz": list(grid.shape),
-        "spacing_xyz_mm": list(grid.spacing),
-        "affine_ras": grid.affine.ravel().tolist(),
+        "spacing_xyz_mm": list(grid.known_spacing),
+        "affine_ras": grid.known_affine.ravel().tolist(),
         "instances": instances,
         "lesion_present": len(lesions) > 0,
         "n_lesions": len(lesions),
@@ -60,8 +60,25 @@ def highest(uptake: NDArray[Any]) -> float:
     high, low = float(uptake.max()), float(uptake.min())  # a NaN shows in both
     if not (np.isfinite(high) and np.isfinite(low)):
         bad = int(uptake.size - np.count_nonzero(np.isfinite(uptake)))
-        raise ImageError(f"uptake has {bad} voxels that are not finite")
+        raise ImageError(f"the uptake is NaN or infinite in {bad} of {uptake.size} voxels")
     return high
+
+
+def uptake_flags(uptake: NDArray[Any], labels: NDArray[Any], lesions: Iterable[Row]) -> set[str]:
+    """`NEGATIVE_UPTAKE`; `LESION_IN_DEFACED` where a lesion voxel has an uptake of exactly 0.
+
+    Args:
+        uptake: `(I, J, K)`, finite.
+        labels: On the same lattice, above 0 in lesions.
+        lesions: Rows of `measure_case`: only their boxes are looked at.
+    """
+    flags = {"NEGATIVE_UPTAKE"} if float(uptake.min()) < 0 else set()
+    for lesion in lesions:
+        box = lesion["bbox_ijk"]
+        part = tuple(slice(first, last + 1) for first, last in zip(box[:3], box[3:], strict=True))
+        if np.any((labels[part] > 0) & (uptake[part] == 0)):
+            return flags | {"LESION_IN_DEFACED"}
+    return flags
 
 
 def _lesion_row(row: Row, grid: Grid, native: bool) -> Row:

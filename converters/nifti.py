@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from clicksim.errors import ClicksimError, GeometryError, ImageError, TruncatedError
 from clicksim.geometry import Grid
 from clicksim.volumes import Volume, read_grid, read_image, read_label
+from clicksim.volumes.nifti import checked_nifti, gunzip
 from converters.tables import Rejection
 
 
@@ -107,8 +108,7 @@ def read_facts(file: Path, root: Path) -> HeaderFacts:
 
 def header_facts(file: Path, grid: Grid) -> HeaderFacts:
     """The facts of an image whose grid is known; `file` has been read already, so its header is sound."""
-    assert grid.affine is not None
-    axcodes = axis_codes(grid.affine)
+    axcodes = axis_codes(grid.known_affine)
     if file.name.endswith(".mha"):
         return HeaderFacts(grid, axcodes, None, None, None)
     header = _nifti_header(file)
@@ -118,20 +118,8 @@ def header_facts(file: Path, grid: Grid) -> HeaderFacts:
 
 
 def _nifti_header(file: Path) -> Any:
-    import gzip
-
-    from nibabel.nifti1 import Nifti1Header
-    from nibabel.nifti2 import Nifti2Header
-
     with file.open("rb") as raw:
-        if file.name.endswith(".gz"):
-            with gzip.open(raw) as stream:
-                block = stream.read(540)
-        else:
-            block = raw.read(540)
-    is_first = 348 in (int.from_bytes(block[:4], "little"), int.from_bytes(block[:4], "big"))
-    kind: Any = Nifti1Header if is_first else Nifti2Header
-    return kind(block[: 348 if is_first else 540], check=False)
+        return checked_nifti((gunzip(raw) if file.name.endswith(".gz") else raw).read(540))
 
 
 def axis_codes(affine: NDArray[np.float64]) -> str:
@@ -192,18 +180,6 @@ def check_grids(grid: Grid, other: Grid, names: tuple[str, str]) -> None:
         grid.check_same(other, names)
     except GeometryError as error:
         raise Rejection("GridMismatch", str(error)) from error
-
-
-def resample_labels(labels: NDArray[Any], grid: Grid, target: Grid) -> NDArray[Any]:
-    """Labels on another grid, nearest neighbour, 0 where they do not reach."""
-    from scipy.ndimage import affine_transform
-
-    assert grid.affine is not None
-    assert target.affine is not None
-    step = np.linalg.inv(grid.affine) @ target.affine
-    out = np.zeros(target.shape, labels.dtype, order="F")
-    affine_transform(labels, step[:3, :3], step[:3, 3], output=out, order=0, mode="grid-constant", prefilter=False)
-    return out
 
 
 def sha256_of(file: Path) -> str:

@@ -207,8 +207,10 @@ def _checked_rigid(matrix_lps: Matrix, where: str) -> Matrix:
     """The matrix in RAS, if it is a rotation and a shift."""
     rotation = matrix_lps[:3, :3]
     off = float(np.abs(rotation @ rotation.T - np.eye(3)).max()) if np.all(np.isfinite(matrix_lps)) else np.inf
-    if not off <= RIGID_WITHIN or np.linalg.det(rotation) < 0:
+    if not off <= RIGID_WITHIN:
         raise GeometryError(f"a registration is a rotation and a shift; this matrix is not, by {off:.3g} ({where})")
+    if np.linalg.det(rotation) < 0:
+        raise GeometryError(f"a registration is a rotation and a shift; this matrix mirrors the image ({where})")
     return _lps(matrix_lps)
 
 
@@ -228,8 +230,6 @@ def _lps(matrix: Matrix) -> Matrix:
 
 def _itk_geometry(grid: Grid) -> tuple[list[float], list[float], list[float]]:
     """Origin, spacing and direction in LPS, as ITK wants them."""
-    if grid.affine is None:
-        raise GeometryError(f"to resample, both lattices must say where they lie; this one has no affine: {grid}")
-    affine = LPS_TO_RAS @ grid.affine
+    affine = LPS_TO_RAS @ grid.known_affine
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     return affine[:3, 3].tolist(), spacing.tolist(), (affine[:3, :3] / spacing).ravel().tolist()

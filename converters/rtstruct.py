@@ -2,12 +2,11 @@
 
     read_rtstruct    the closed planar contours of each structure, filled slice by slice
 
-A voxel is inside when its centre is. Contours of one structure in one slice are combined by exclusive or, so that
+A voxel is inside when its centre is. Contours of one structure in one plane are combined by exclusive or, so that
 an inner contour is a hole, and so is what a keyhole goes around. The fill counts the edges that cross each column
 of voxels; Pillow and others fill to the outer pixels of a polygon, which is half a voxel too much on every side.
 """
 
-from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,67 +21,77 @@ from converters.segmentation import Canvas, Segmentation, SegmentationError
 OFF_PLANE = 0.1
 """Of the slice spacing: how far a point of a contour may lie from the contour's plane."""
 
+SAME_PLANE = 0.01
+"""Of the slice spacing: contours nearer than this lie in one plane."""
+
 _CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR", "CLOSED_PLANAR_XOR")
 
 
-def read_rtstruct(
-    source: Any, grid: Grid, *, names: Sequence[str] | None = None, frame_of_reference: str = ""
-) -> Segmentation:
+def read_rtstruct(source: Any, grid: Grid, *, frame_of_reference: str = "") -> Segmentation:
     """Fill the contours of an RTSTRUCT on a grid.
 
-    A contour belongs to the slice nearest to it, within half the spacing; the parts of contours outside the grid
-    are cut off, with a warning. Nothing is filled in between contours: slices without one stay empty. Points and
-    open contours are left out, with a warning. Of overlapping structures the lowest number stands in `labels`, and
-    `Segmentation.segment` gives each whole. A centre on an edge belongs to the side of lower `i` and `j`.
+    A contour belongs to the slice nearest to it, within half the spacing; where several planes of contours are
+    nearest to one slice, as of an RTSTRUCT drawn on thinner slices, it gets the union of what they enclose. The parts
+    of contours outside the grid are cut off, with a warning. Nothing is filled in between contours: slices without
+    one stay empty. Points and open contours are left out, with a warning. Of overlapping structures the lowest number
+    stands. A centre on an edge belongs to the side of lower `i` and `j`.
 
     Args:
         source: A path, or a `pydicom.Dataset`.
         grid: The grid, with an affine; `k` is the axis across the contours.
-        names: The structures to read, by their exact name; all by default.
         frame_of_reference: Where given, contours of another frame of reference are refused.
 
     Raises:
-        SegmentationError: `NotASegmentation`; `RtNoSuchStructure`; `RtFrameOfReference`; `RtOblique`, contours
-            that are not parallel to the slices; `RtInconsistent`.
+        SegmentationError: `NotASegmentation`; `RtFrameOfReference`; `RtOblique`, contours that are not parallel to
+            the slices; `RtInconsistent`.
         DicomError: `UnreadableDicom`.
     """
     dataset = read_dataset(source) if isinstance(source, str | Path) else source
     where = str(source) if isinstance(source, str | Path) else "RTSTRUCT"
     with quietly("RtInconsistent", where):
-        structures = _structures(dataset, names, frame_of_reference, where)
+        structures = _structures(dataset, frame_of_reference, where)
         canvas = Canvas(np.zeros(grid.shape, np.uint16, order="F"))
         count = 0
         for item in dataset.get("ROIContourSequence") or ():
             number = int(item.ReferencedROINumber)
-            if number in structures:
-                count += _draw(item, number, grid, canvas, where)
+            if number not in structures:
+                raise SegmentationError(
+                    "RtInconsistent",
+                    f"contours of structure {number}, which is not in the list of structures ({where})",
+                )
+            count += _draw(item, number, grid, canvas, where)
         return canvas.finish(structures, "RTSTRUCT", count)
 
 
-def _structures(dataset: Any, names: Sequence[str] | None, frame: str, where: str) -> dict[int, str]:
-    """Number and name of the structures that are wanted."""
+def _structures(dataset: Any, frame: str, where: str) -> dict[int, str]:
+    """The structures' names by their numbers."""
     if word(dataset, "Modality") != "RTSTRUCT" or "StructureSetROISequence" not in dataset:
-        raise SegmentationError("NotASegmentation", f"modality {word(dataset, 'Modality')!r}, no structures ({where})")
-    found = {}
+        raise SegmentationError(
+            "NotASegmentation",
+            "an RTSTRUCT with a StructureSetROISequence is needed; "
+            f"Modality is {word(dataset, 'Modality')!r} ({where})",
+        )
+    found: dict[int, str] = {}
     for item in dataset.StructureSetROISequence:
         number, name = int(item.ROINumber), word(item, "ROIName")
-        if names is not None and name not in names:
-            continue
-        if not 0 < number < 1 << 16:
-            raise SegmentationError("RtInconsistent", f"structure {name!r} has the number {number} ({where})")
+        if not 0 < number < 1 << 16 or number in found:
+            raise SegmentationError(
+                "RtInconsistent",
+                f"structure {name!r} has the number {number}; each needs one of its own, 1 to 65535 ({where})",
+            )
         own = word(item, "ReferencedFrameOfReferenceUID")
         if frame and own and own != frame:
-            raise SegmentationError("RtFrameOfReference", f"structure {name!r} lies in {own}, not {frame} ({where})")
+            raise SegmentationError(
+                "RtFrameOfReference",
+                f"structure {name!r} lies in the frame of reference {own}, the images in {frame} ({where})",
+            )
         found[number] = name
-    if names is not None and (missing := set(names) - set(found.values())):
-        raise SegmentationError("RtNoSuchStructure", f"no structure is named {sorted(missing)} ({where})")
     return found
 
 
 def _draw(item: Any, number: int, grid: Grid, canvas: Canvas, where: str) -> int:
-    """Fill the contours of one structure; how many there were."""
-    slices: defaultdict[int, list[NDArray[np.float64]]] = defaultdict(list)
-    count = 0
+    """Fill the contours of one structure; how many were filled."""
+    contours: list[tuple[float, NDArray[np.float64]]] = []
     for contour in item.get("ContourSequence") or ():
         kind = word(contour, "ContourGeometricType")
         if kind not in _CLOSED:
@@ -90,31 +99,54 @@ def _draw(item: Any, number: int, grid: Grid, canvas: Canvas, where: str) -> int
             continue
         points = grid.to_voxel(_points(contour, where) * (-1, -1, 1))
         if np.ptp(points[:, 2]) > 2 * OFF_PLANE:
-            raise SegmentationError("RtOblique", f"a contour is not parallel to the slices ({where})")
+            raise SegmentationError(
+                "RtOblique",
+                f"a contour is not parallel to the slices: its points lie {np.ptp(points[:, 2]):.2f} slices apart, at "
+                f"most {2 * OFF_PLANE:g} are allowed ({where})",
+            )
         depth = float(points[:, 2].mean())
         k = round(depth)
         if not 0 <= k < grid.shape[2]:
-            canvas.warn("RtOutsideGrid", f"a contour lies {depth:.2f} slices along the grid, outside of it")
+            canvas.warn("RtOutsideGrid", f"a contour lies at slice {depth:.2f}, the grid has 0 to {grid.shape[2] - 1}")
             continue
         if abs(depth - k) > OFF_PLANE:
             canvas.warn("RtBetweenSlices", f"a contour lies {abs(depth - k):.2f} slices from the nearest slice")
-        slices[k].append(points[:, :2])
-        count += 1
-    for k, polygons in slices.items():
-        canvas.draw(k, number, fill_polygons(polygons, grid.shape[:2]))
+        contours.append((depth, points[:, :2]))
+    slices = set()
+    for depth, polygons in _planes(contours):
+        slices.add(round(depth))
+        canvas.draw(round(depth), number, fill_polygons(polygons, grid.shape[:2]))
         outer = np.concatenate(polygons)
         if outer.min() < -0.5 or np.any(outer.max(axis=0) > np.array(grid.shape[:2]) - 0.5):
             canvas.warn("RtOutsideGrid", "contours reach out of the grid and were cut off")
     if slices and len(slices) < max(slices) - min(slices) + 1:
         canvas.warn("RtSkipsSlices", f"structure {number} has slices without a contour between its first and last")
-    return count
+    return len(contours)
+
+
+def _planes(
+    contours: list[tuple[float, NDArray[np.float64]]],
+) -> list[tuple[float, list[NDArray[np.float64]]]]:
+    """The contours of each plane, by the depth of its first."""
+    planes: list[tuple[float, list[NDArray[np.float64]]]] = []
+    last = -np.inf
+    for depth, polygon in sorted(contours, key=lambda contour: contour[0]):
+        if depth - last > SAME_PLANE:
+            planes.append((depth, []))
+        planes[-1][1].append(polygon)
+        last = depth
+    return planes
 
 
 def _points(contour: Any, where: str) -> NDArray[np.float64]:
     """`(n, 3)`, the points of a contour in LPS+ mm."""
     values = np.array([float(v) for v in words(contour, "ContourData")])
     if values.size < 9 or values.size % 3 or not np.all(np.isfinite(values)) or np.abs(values).max() > 1e6:
-        raise SegmentationError("RtInconsistent", f"a closed contour of {values.size} coordinates ({where})")
+        raise SegmentationError(
+            "RtInconsistent",
+            f"ContourData has {values.size} values; a closed contour needs three or more points of three finite "
+            f"coordinates within a kilometre ({where})",
+        )
     return values.reshape(-1, 3)
 
 

@@ -1,28 +1,28 @@
 """DICOM SEG to labels on the grid of the images that it was drawn on.
 
     read_seg        BINARY, FRACTIONAL and LABELMAP objects, on the slices of a series
-    Segmentation    labels, names, what overlaps, what was noticed
+    Segmentation    labels, names, what was noticed
 
 Frames are placed here, and not by highdicom, for three reasons: highdicom refuses objects that say nothing of
 spatial locations, which is what dcmqi writes and what the largest collection holds; it does not check a frame's
 position against the slice that the frame references; and it can't place frames on slices with uneven gaps. Tests
 compare the two wherever highdicom reads an object. SimpleITK is no help: it stacks the frames of a SEG without
-regard to where they belong. Compressed frames are decoded by highdicom, single bits in JPEG 2000 by Pillow.
+regard to where they belong. The pixels come from `segmentation_pixels`.
 
-Sources of the rules: DICOM PS3.3 C.8.20 (segmentation), PS3.5 8.1.1 (bits of single-bit pixels run on from frame to
-frame).
+Source of the rules: DICOM PS3.3 C.8.20 (segmentation).
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from io import BytesIO
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from converters.headers import DicomError, check_promise, numbers, quietly, read_dataset, word
+from clicksim.errors import up_to_ten
+from converters.headers import DicomError, numbers, quietly, read_dataset, word
+from converters.segmentation_pixels import read_frames
 from converters.series import normal_of
 from converters.slices import DIRECTION, GeometryRefusal, SliceGeometry, orthonormal
 
@@ -44,8 +44,6 @@ class Segmentation:
     Attributes:
         labels: `(I, J, K)` uint16 in Fortran order: 0, or the number of the segment. Where segments overlap the
             lowest number stands.
-        hidden: For each segment that is overlapped by a lower one, the linear indices (Fortran order) of those of
-            its voxels that carry another number in `labels`. Empty without overlaps.
         names: Label of each segment, by number, empty ones included.
         kind: `BINARY`, `FRACTIONAL`, `LABELMAP` or `RTSTRUCT`.
         frames: How many frames (or contours) were placed.
@@ -53,7 +51,6 @@ class Segmentation:
     """
 
     labels: NDArray[np.uint16]
-    hidden: dict[int, NDArray[np.int64]]
     names: dict[int, str]
     kind: str
     frames: int
@@ -64,13 +61,6 @@ class Segmentation:
         """`(I, J, K)`, the union of all segments."""
         return self.labels > 0
 
-    def segment(self, number: int) -> NDArray[np.bool_]:
-        """`(I, J, K)`, one segment whole, with the voxels that it shares with others."""
-        out = self.labels == number
-        if number in self.hidden:
-            out.reshape(-1, order="F")[self.hidden[number]] = True
-        return out
-
 
 @dataclass
 class Canvas:
@@ -78,37 +68,24 @@ class Canvas:
 
     labels: NDArray[np.uint16]
     warnings: dict[str, str] = field(default_factory=dict)
-    hidden: dict[int, list[NDArray[np.int64]]] = field(default_factory=dict)
 
     def draw(self, k: int, number: int, mask: NDArray[np.bool_]) -> None:
         """Add `(I, J)` voxels of a segment to slice `k`; of two segments the lower number stands."""
         plane = self.labels[:, :, k]
-        taken = mask & (plane > 0) & (plane != number)
-        if taken.any():
-            first = k * plane.size
-            for other in np.unique(plane[taken]).tolist():
-                where = taken & (plane == other)
-                loser = max(int(other), number)
-                self.hidden.setdefault(loser, []).append(first + np.flatnonzero(where.ravel(order="F")))
-            mask = mask & ((plane == 0) | (plane >= number))
-        plane[mask] = number
+        if np.any(mask & (plane > 0) & (plane != number)):
+            self.warn("SegmentsOverlap", "voxels belong to several segments; the lowest number stands")
+        plane[mask & ((plane == 0) | (plane > number))] = number
 
     def warn(self, code: str, text: str) -> None:
         """Keep the first sentence of each code."""
         self.warnings.setdefault(code, text)
 
     def finish(self, names: dict[int, str], kind: str, frames: int) -> Segmentation:
-        """The result, with a warning where segments overlap."""
-        hidden = {n: np.unique(np.concatenate(parts)) for n, parts in sorted(self.hidden.items())}
-        if hidden:
-            shared = sum(v.size for v in hidden.values())
-            self.warn("SegmentsOverlap", f"{shared} voxels belong to several segments; the lowest number stands")
-        return Segmentation(self.labels, hidden, names, kind, frames, tuple(self.warnings.items()))
+        """The result."""
+        return Segmentation(self.labels, names, kind, frames, tuple(self.warnings.items()))
 
 
-def read_seg(
-    source: Any, geometry: SliceGeometry, *, place_by: Literal["reference", "position"] = "reference"
-) -> Segmentation:
+def read_seg(source: Any, geometry: SliceGeometry) -> Segmentation:
     """Read a DICOM SEG onto the slices of the series that it was drawn on.
 
     The result has the series' shape, and is zero where the SEG has no frame. A frame belongs to the slice whose
@@ -123,60 +100,58 @@ def read_seg(
     Args:
         source: A path, or a `pydicom.Dataset`.
         geometry: The slices, `converters.dicom.slice_geometry(series)`; their gaps may be uneven.
-        place_by: `position` ignores references, for a SEG drawn on another series of the same frame of reference.
 
     Raises:
         SegmentationError: `NotASegmentation`, `SegReferencesMissingSlice`, `SegPositionMismatch`,
-            `SegOrientationMismatch`, `SegGridMismatch`, `SegFrameOfReference`, `SegInconsistent`.
+            `SegOrientationMismatch`, `SegGridMismatch`, `SegInconsistent`.
         DicomError: `UnreadableDicom`, `TruncatedPixels`, `UndecodablePixels`.
     """
     dataset = read_dataset(source) if isinstance(source, str | Path) else source
     where = str(source) if isinstance(source, str | Path) else "SEG"
     with quietly("SegInconsistent", where):
-        reader = _Reader(dataset, geometry, place_by, where)
-        return reader.read()
+        return _Reader(dataset, geometry, where).read()
 
 
 class _Reader:
     """One SEG object on one stack of slices."""
 
-    def __init__(self, dataset: Any, geometry: SliceGeometry, place_by: str, where: str) -> None:
+    def __init__(self, dataset: Any, geometry: SliceGeometry, where: str) -> None:
         self.dataset = dataset
         self.geometry = geometry
-        self.by_position = place_by == "position"
         self.where = where
         self.slice_of = {uid: k for k, uid in enumerate(geometry.uids)}
         self.canvas = Canvas(np.zeros(geometry.shape, np.uint16, order="F"))
         if word(dataset, "Modality") != "SEG" or "SegmentSequence" not in dataset:
-            raise self.refusal("NotASegmentation", f"modality {word(dataset, 'Modality')!r} without segments")
+            raise self.refusal(
+                "NotASegmentation", f"a SEG with a SegmentSequence is needed; Modality is {word(dataset, 'Modality')!r}"
+            )
         self.kind = word(dataset, "SegmentationType") or "BINARY"
         if self.kind not in ("BINARY", "FRACTIONAL", "LABELMAP"):
-            raise self.refusal("SegInconsistent", f"SegmentationType is {self.kind!r}")
+            raise self.refusal(
+                "SegInconsistent", f"SegmentationType is {self.kind!r}; BINARY, FRACTIONAL and LABELMAP are read"
+            )
         self.names = {int(s.SegmentNumber): word(s, "SegmentLabel") for s in dataset.SegmentSequence}
         self.shared: Any = next(iter(dataset.get("SharedFunctionalGroupsSequence") or ()), {})
-        self.check_frame_of_reference()
+        mine, theirs = word(dataset, "FrameOfReferenceUID"), geometry.frame_of_reference
+        if mine and theirs and mine != theirs:
+            self.canvas.warn("SegFrameOfReference", "the SEG has another frame of reference than the images")
 
     def refusal(self, code: str, text: str) -> SegmentationError:
         """A refusal that names the file."""
         return SegmentationError(code, f"{text} ({self.where})")
 
-    def check_frame_of_reference(self) -> None:
-        mine, theirs = word(self.dataset, "FrameOfReferenceUID"), self.geometry.frame_of_reference
-        if mine == theirs or not (mine and theirs):
-            return
-        if self.by_position:
-            raise self.refusal("SegFrameOfReference", "positions of different frames of reference are not comparable")
-        self.canvas.warn("SegFrameOfReference", "the SEG has another frame of reference than the images")
-
     def read(self) -> Segmentation:
         groups = list(self.dataset.get("PerFrameFunctionalGroupsSequence") or ())
         frames = int(self.dataset.get("NumberOfFrames") or 1)
         if len(groups) < frames:
-            raise self.refusal("SegInconsistent", f"{frames} frames but only {len(groups)} descriptions of frames")
+            raise self.refusal(
+                "SegInconsistent",
+                f"NumberOfFrames is {frames}, but PerFrameFunctionalGroupsSequence describes only {len(groups)}",
+            )
         if len(groups) > frames:
             self.canvas.warn("SegFewerFrames", f"{len(groups)} frames are described, {frames} are there")
         placed = 0
-        for group, stored in zip(groups, _frames(self.dataset, frames, self.where), strict=False):
+        for group, stored in zip(groups, read_frames(self.dataset, frames, self.where), strict=False):
             self.place(group, stored)
             placed += 1
         if placed < frames:
@@ -219,13 +194,14 @@ class _Reader:
             return
         most = int(self.dataset.get("MaximumFractionalValue") or 0)
         if most <= 0:
-            raise self.refusal("SegInconsistent", f"MaximumFractionalValue is {most}")
+            raise self.refusal("SegInconsistent", f"MaximumFractionalValue is {most}; above 0 is needed")
         self.canvas.warn("SegFractional", f"a fraction of one half ({most / 2:g} of {most}) and more counts as inside")
         yield number, values.astype(np.float64) * 2 >= most
 
     def known(self, number: int) -> int:
         if number not in self.names or not 0 < number < 1 << 16:
-            raise self.refusal("SegInconsistent", f"segment {number} is not among the segments {sorted(self.names)}")
+            known = up_to_ten(sorted(self.names))
+            raise self.refusal("SegInconsistent", f"segment {number} is not among the segments {known}")
         return number
 
     def is_background(self, number: int) -> bool:
@@ -235,7 +211,7 @@ class _Reader:
         """Which slice a frame lies on: by reference, checked by position; else by position."""
         offset = float(position @ self.geometry.normal)
         away = np.abs(self.geometry.offsets - offset)
-        if not self.by_position and (uids := self.referenced(group)):
+        if uids := self.referenced(group):
             known = [self.slice_of[uid] for uid in uids if uid in self.slice_of]
             if not known:
                 raise self.refusal(
@@ -249,7 +225,7 @@ class _Reader:
                 "SegPositionDiffers",
                 f"a frame lies {away[k]:.4f} mm from the slice that it references; its position decides",
             )
-        elif not self.by_position:
+        else:
             self.canvas.warn("SegPlacedByPosition", "frames without a reference to a slice; their position decides")
         return self.nearest(away, offset)
 
@@ -273,11 +249,18 @@ class _Reader:
         spacing = numbers(self.item(group, "PixelMeasuresSequence"), "PixelSpacing", 2)
         orientation = numbers(self.item(group, "PlaneOrientationSequence"), "ImageOrientationPatient", 6)
         if orientation is None or spacing is None or len(shape) != 2:
-            raise self.refusal("SegInconsistent", "a frame without orientation, pixel spacing, or of several colours")
+            raise self.refusal(
+                "SegInconsistent",
+                "a frame without ImageOrientationPatient or PixelSpacing, or with several values for each pixel",
+            )
         transposed, turns = self.turns(orientation)
         expected = self.geometry.pixel_mm if not transposed else self.geometry.pixel_mm[::-1]
         if not np.allclose((spacing[1], spacing[0]), expected, rtol=1e-3, atol=0):
-            raise self.refusal("SegGridMismatch", f"pixels of {spacing} mm, the images have {expected}")
+            raise self.refusal(
+                "SegGridMismatch",
+                f"pixels of {spacing[1]:g} x {spacing[0]:g} mm, where those of the images are {expected[0]:g} x "
+                f"{expected[1]:g} mm",
+            )
         # the turned frame begins at its corner with the lowest i and j
         size = (shape[1], shape[0]) if not transposed else (shape[0], shape[1])
         k = int(np.abs(self.geometry.offsets - position @ self.geometry.normal).argmin())
@@ -300,7 +283,9 @@ class _Reader:
         try:
             row, column = orthonormal(orientation, self.where)
         except GeometryRefusal as error:
-            raise self.refusal("SegOrientationMismatch", f"directions {orientation} are no right angle") from error
+            raise self.refusal(
+                "SegOrientationMismatch", f"row and column directions are not at right angles: {orientation}"
+            ) from error
         cosines = np.array([[d @ row, d @ column] for d in (self.geometry.row, self.geometry.column)])
         signs = np.rint(cosines)
         if np.abs(cosines - signs).max() > DIRECTION or abs(np.linalg.det(signs)) != 1:
@@ -326,73 +311,3 @@ class _Layout:
         """`(rows, columns)` of a frame to `(i, j)` of the images."""
         out = stored if self.transposed else stored.T
         return out[:: self.signs[0], :: self.signs[1]]
-
-
-def _frames(dataset: Any, count: int, where: str) -> Iterator[NDArray[Any]]:
-    """The `(rows, columns)` stored values of each frame in turn."""
-    if "PixelData" not in dataset:
-        raise DicomError("TruncatedPixels", f"the file holds no pixel data ({where})")
-    rows, columns, bits = int(dataset.Rows), int(dataset.Columns), int(dataset.BitsAllocated)
-    if bits not in (1, 8, 16) or rows < 1 or columns < 1 or int(dataset.get("SamplesPerPixel") or 1) != 1:
-        raise SegmentationError("SegInconsistent", f"{columns} x {rows} pixels of {bits} bits ({where})")
-    meta = getattr(dataset, "file_meta", None)
-    syntax = None if meta is None else meta.get("TransferSyntaxUID")
-    if syntax is not None and syntax.is_transfer_syntax and syntax.is_encapsulated:
-        yield from _compressed(dataset, syntax, count, where)
-        return
-    if syntax is not None and syntax.is_transfer_syntax and not syntax.is_little_endian:
-        raise DicomError("UndecodablePixels", f"a SEG in {syntax.name}, which is retired ({where})")
-    data = np.frombuffer(dataset.PixelData, np.uint8)
-    size = rows * columns
-    if data.size * 8 < count * size * bits:
-        raise DicomError(
-            "TruncatedPixels", f"the file ends early: {data.size} of {(count * size * bits + 7) // 8} bytes ({where})"
-        )
-    for n in range(count):
-        yield _cut(data, n * size, size, bits).reshape(rows, columns)
-
-
-def _cut(data: NDArray[np.uint8], start: int, size: int, bits: int) -> NDArray[Any]:
-    """`size` values from value `start` on; the bits of one frame need not begin at a byte."""
-    if bits == 1:
-        first, last = start // 8, (start + size + 7) // 8
-        return np.unpackbits(data[first:last], bitorder="little")[start % 8 : start % 8 + size]
-    width = bits // 8
-    return data[start * width : (start + size) * width].view(f"<u{width}")
-
-
-def _compressed(dataset: Any, syntax: Any, count: int, where: str) -> Iterator[NDArray[Any]]:
-    from highdicom.frame import decode_frame
-    from pydicom.encaps import generate_frames
-
-    bits = int(dataset.Rows) * int(dataset.Columns) * int(dataset.BitsAllocated)
-    check_promise(bits // 8, len(dataset.PixelData), where)
-    with quietly("UndecodablePixels", f"{syntax.name}, {where}"):
-        for index, frame in enumerate(generate_frames(dataset.PixelData, number_of_frames=count)):
-            if index >= count:
-                return
-            if int(dataset.BitsAllocated) == 1 and syntax in _JPEG2000:
-                yield _one_bit(frame)
-                continue
-            yield decode_frame(
-                frame,
-                transfer_syntax_uid=syntax,
-                rows=int(dataset.Rows),
-                columns=int(dataset.Columns),
-                samples_per_pixel=1,
-                bits_allocated=int(dataset.BitsAllocated),
-                bits_stored=int(dataset.get("BitsStored") or dataset.BitsAllocated),
-                photometric_interpretation=word(dataset, "PhotometricInterpretation"),
-                pixel_representation=0,
-                index=index,
-            )
-
-
-_JPEG2000 = ("1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91")
-
-
-def _one_bit(frame: bytes) -> NDArray[Any]:
-    """A frame of single bits in JPEG 2000, by Pillow: highdicom needs a further plug-in for these."""
-    from PIL import Image
-
-    return np.asarray(Image.open(BytesIO(frame))) > 0

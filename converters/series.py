@@ -8,6 +8,7 @@
 Names of folders and files decide nothing: publishers shorten, repeat and renumber them.
 """
 
+import filecmp
 import os
 import stat
 from collections import defaultdict
@@ -19,6 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from clicksim.errors import up_to_ten
 from converters.headers import DicomError, numbers, quietly, read_dataset, whole, word, words
 from converters.series_records import Finding, Point, Scan, Series, Slice
 
@@ -91,7 +93,8 @@ def scan_folder(root: str | Path) -> Scan:
     are grouped by study and series UID. Localizers that share a UID with a stack are set apart. Where slices of a
     series share a position, the series is split by temporal position or acquisition number, if that gives stacks
     of at least two slices without shared positions; else it stays whole, and reading it is refused. A copy of a
-    slice, the same UID at the same place, is dropped.
+    slice, the same UID at the same place, is dropped. A series whose files name several patients, modalities or
+    frames of reference is left out, with a finding; so are links that lead nowhere and folders that cannot be read.
 
     Args:
         root: A folder, or one file.
@@ -101,7 +104,7 @@ def scan_folder(root: str | Path) -> Scan:
     """
     folder = Path(root)
     if not folder.exists():
-        raise DicomError("NoSuchFolder", f"there is no such folder ({folder})")
+        raise DicomError("NoSuchFolder", f"there is no such file or folder ({folder})")
     return scan_files(_files(folder))
 
 
@@ -109,14 +112,12 @@ def scan_files(paths: Iterable[Path]) -> Scan:
     """The same for files, as `scan_folder` for those under a folder."""
     groups: defaultdict[tuple[str, str, bool], list[tuple[Slice, Any]]] = defaultdict(list)
     findings: list[Finding] = []
-    skipped = 0
     for path in paths:
         try:
             header = dicom_header(path)
             if header is None:
                 if path.suffix.lower() == ".dcm" and not _is_dicomdir(path):
-                    raise DicomError("UnreadableDicom", f"the name ends in .dcm, the content is no DICOM ({path})")
-                skipped += 1
+                    raise DicomError("UnreadableDicom", f"the name ends in .dcm, but the file is no DICOM ({path})")
                 continue
             key, entry = _describe(path, header)
             groups[key].append(entry)
@@ -129,7 +130,7 @@ def scan_files(paths: Iterable[Path]) -> Scan:
         except DicomError as refusal:
             findings.append(Finding(refusal.code, refusal.args[1], str(groups[key][0][0].path)))
     series.sort(key=lambda s: (s.patient_id, s.study_uid, s.modality, s.series_uid))
-    return Scan(tuple(series), tuple(findings), skipped)
+    return Scan(tuple(series), tuple(findings))
 
 
 def by_study(series: Iterable[Series]) -> dict[str, list[Series]]:
@@ -141,20 +142,22 @@ def by_study(series: Iterable[Series]) -> dict[str, list[Series]]:
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """Regular files, in an order that does not depend on the file system."""
+    """Regular files, in an order that does not depend on the file system, and what cannot be looked into."""
     if folder.is_file():
         yield folder
         return
-    for parent, folders, names in os.walk(folder):
+    closed: list[OSError] = []
+    for parent, folders, names in os.walk(folder, onerror=closed.append):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
             path = Path(parent) / name
             try:
                 regular = stat.S_ISREG(path.stat().st_mode)
-            except OSError:
-                continue
+            except OSError:  # a link that leads nowhere: whoever opens it will say so
+                regular = True
             if regular and not name.startswith("."):
                 yield path
+    yield from sorted(Path(error.filename) for error in closed)
 
 
 def dicom_header(path: Path) -> Any:
@@ -163,7 +166,7 @@ def dicom_header(path: Path) -> Any:
         with path.open("rb") as raw:
             start = raw.read(132)
     except OSError as error:
-        raise DicomError("UnreadableDicom", f"cannot open the file: {error.strerror} ({path})") from error
+        raise DicomError("UnreadableDicom", f"it cannot be opened: {error.strerror} ({path})") from error
     preamble = start[128:132] == b"DICM"
     # without a preamble a data set begins with group 2 or 8, whichever byte order
     if not preamble and start[:2] not in (b"\x08\x00", b"\x00\x08", b"\x02\x00"):
@@ -241,9 +244,14 @@ def _build(study: str, uid: str, entries: list[tuple[Slice, Any]]) -> list[Serie
     header = min(entries, key=lambda e: _reading_order(e[0]))[1]
     with quietly("UnreadableDicom", entries[0][0].path):
         template = _template(study, uid, header)
-    slices, findings = _without_copies([entry for entry, _ in entries])
+        _check_same(entries, "PatientID", "PatientMismatch")
+        _check_same(entries, "Modality", "SeriesInconsistent")
+        if template.modality not in _OBJECTS:
+            _check_same(entries, "FrameOfReferenceUID", "SeriesInconsistent")
+    slices, findings = _without_copies([entry for entry, _ in entries], whole_files=template.modality in _OBJECTS)
     if template.modality in _OBJECTS:
-        return [_object(template, entry, header) for entry, header in entries if entry in slices]
+        headers = {entry.path: header for entry, header in entries}
+        return [replace(_object(template, entry, headers[entry.path]), findings=findings) for entry in slices]
     ordered = in_order(slices)
     parts = _split(ordered)
     if parts is None:
@@ -253,6 +261,14 @@ def _build(study: str, uid: str, entries: list[tuple[Slice, Any]]) -> list[Serie
             findings = (*findings, Finding("FewerSlicesThanPromised", text))
         return [replace(template, slices=tuple(ordered), findings=findings)]
     return [replace(template, part=part, slices=tuple(in_order(own)), findings=findings) for part, own in parts]
+
+
+def _check_same(entries: list[tuple[Slice, Any]], keyword: str, code: str) -> None:
+    """Refuse a series whose files name several patients, modalities or frames of reference."""
+    found = {word(header, keyword): entry.path for entry, header in reversed(entries)}
+    if len(found) > 1:
+        listed = up_to_ten(f"{value or 'none'} in {path}" for value, path in sorted(found.items()))
+        raise DicomError(code, f"files of one series have {len(found)} values of {keyword}: {listed}")
 
 
 def _template(study: str, uid: str, header: Any) -> Series:
@@ -297,20 +313,22 @@ def _reading_order(entry: Slice) -> tuple[int, str, str]:
     return (entry.instance if entry.instance is not None else 1 << 31, entry.uid, str(entry.path))
 
 
-def _without_copies(entries: list[Slice]) -> tuple[list[Slice], tuple[Finding, ...]]:
-    """Each slice once; a copy has the same UID, position and size."""
+def _without_copies(entries: list[Slice], *, whole_files: bool) -> tuple[list[Slice], tuple[Finding, ...]]:
+    """Each slice once; a copy has the same UID, position and size, or with `whole_files` the same bytes."""
     kept: dict[str, Slice] = {}
     dropped = 0
     for entry in sorted(entries, key=_reading_order):
         first = kept.setdefault(entry.uid, entry)
         if first is entry:
             continue
-        if replace(entry, path=first.path) != first:
+        if replace(entry, path=first.path) != first or (
+            whole_files and not filecmp.cmp(first.path, entry.path, shallow=False)
+        ):
             raise DicomError(
-                "SeriesInconsistent", f"two different slices have the UID {entry.uid}: {first.path}, {entry.path}"
+                "SeriesInconsistent", f"two different files have the UID {entry.uid}: {first.path}, {entry.path}"
             )
         dropped += 1
-    note = Finding("DuplicateInstanceDropped", f"{dropped} copies of slices with the same UID were dropped")
+    note = Finding("DuplicateInstanceDropped", f"{dropped} copies of files with the same UID were dropped")
     return list(kept.values()), (note,) if dropped else ()
 
 

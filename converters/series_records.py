@@ -92,10 +92,9 @@ class Scan:
 
     Attributes:
         series: Sorted by patient, study, modality, series UID and part.
-        findings: DICOM files that could not be used, each with the rule's name.
-        skipped: How many files are not DICOM and are not named so, or are directories of DICOM files (DICOMDIR).
+        findings: DICOM files that could not be used, each with the rule's name; files that are not DICOM and are
+            not named so, and directories of DICOM files (DICOMDIR), are passed over.
     """
 
     series: tuple[Series, ...]
     findings: tuple[Finding, ...]
-    skipped: int

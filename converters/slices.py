@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from clicksim.errors import SettingError, up_to_ten
 from clicksim.geometry import Grid
 from converters.headers import DicomError
 from converters.series import SAME_PLACE_MM, Series, Slice
@@ -27,6 +28,11 @@ TILT_RELATIVE = 1e-3
 
 DIRECTION = 1e-4
 """Direction cosines are equal, and axes at right angles, within this."""
+
+FARTHEST_MM = 1e6
+
+MOST_FILLED = 20
+"""Interpolation makes at most so many slices of one."""
 
 TO_RAS = np.diag([-1.0, -1.0, 1.0])
 """DICOM's patient coordinates are LPS+."""
@@ -87,20 +93,32 @@ class SliceGeometry:
             return [("IncompleteSeries", "one slice alone: the spacing between slices is unknown")]
         return [f for f in (self._duplicate(), self._unevenness(), self._tilt()) if f is not None]
 
-    def grid(self) -> Grid:
+    def grid(self, *, gaps: str = "refuse") -> Grid:
         """The regular grid of the slices; the spacing along `k` is the average gap, never SliceThickness.
 
-        Raises:
-            GeometryRefusal: With the code of the first of `faults` and all codes.
-        """
-        if faults := self.faults():
-            refusal = GeometryRefusal(faults[0][0], "; ".join(text for _, text in faults) + f" ({self.series})")
-            refusal.codes = tuple(code for code, _ in faults)
-            raise refusal
-        return self.regular_grid(self.shape[2])
+        Args:
+            gaps: `refuse` uneven gaps and missing slices, or `interpolate`: as many slices, at even distances from
+                the first to the last, as make the spacing nearest to the typical gap. Shared positions and a lean
+                are refused in either case.
 
-    def regular_grid(self, count: int) -> Grid:
-        """`count` slices at even distances from the first slice to the last, without a check."""
+        Raises:
+            GeometryRefusal: With the code of the first of `faults` and the sentences of all.
+            SettingError: On an unknown `gaps`.
+        """
+        if gaps not in ("refuse", "interpolate"):
+            raise SettingError(f"gaps must be refuse or interpolate, got {gaps!r}")
+        faults, count = self.faults(), self.shape[2]
+        fillable = count > 1 and {code for code, _ in faults} <= {"IncompleteSeries", "NonUniformSpacing"}
+        if faults and (gaps == "refuse" or not fillable):
+            raise GeometryRefusal(faults[0][0], "; ".join(text for _, text in faults) + f" ({self.series})")
+        if faults:
+            count = max(round(float(self.offsets[-1] - self.offsets[0]) / self.typical_gap), 1) + 1
+            if count > MOST_FILLED * self.shape[2]:
+                raise GeometryRefusal(
+                    "IncompleteSeries",
+                    f"{count} slices cannot be made of {self.shape[2]}; at most {MOST_FILLED} times as many are "
+                    f"interpolated ({self.series})",
+                )
         step = (self.origins[-1] - self.origins[0]) / (count - 1)
         # along the normal, as what is left of a lean is below the tolerance and a sheared grid is none
         step = self.normal * float(step @ self.normal)
@@ -114,8 +132,8 @@ class SliceGeometry:
         close = np.flatnonzero(self.gaps < SAME_PLACE_MM)
         if not close.size:
             return None
-        places = ", ".join(f"{self.offsets[k]:.2f}" for k in close[:10])
-        return "DuplicateSlice", f"{close.size} pairs of slices share a position along the normal, at {places} mm"
+        places = up_to_ten(f"{self.offsets[k]:.2f} mm" for k in close)
+        return "DuplicateSlice", f"two slices lie at one position along the normal: at {places}"
 
     def _unevenness(self) -> tuple[str, str] | None:
         gaps, typical = self.gaps, self.typical_gap
@@ -123,7 +141,7 @@ class SliceGeometry:
             return None
         tolerance = max(GAP_RELATIVE * typical, GAP_MM)
         odd = gaps[np.abs(gaps - typical) > tolerance]
-        listed = ", ".join(f"{g:.4g}" for g in np.unique(odd.round(4))[:10])
+        listed = up_to_ten(f"{gap:.4g}" for gap in np.unique(odd.round(4)))
         if not odd.size:
             drift = np.abs(self.offsets - np.linspace(self.offsets[0], self.offsets[-1], self.offsets.size)).max()
             if drift <= typical / 2:
@@ -132,7 +150,8 @@ class SliceGeometry:
         times = np.round(odd / typical)
         if np.all((times >= 2) & (np.abs(odd - times * typical) <= tolerance)):
             missing = int(np.sum(times - 1))
-            return "IncompleteSeries", f"{missing} slices are missing: gaps of {listed} mm where {typical:.4g} is usual"
+            many = f"{missing} slices are" if missing > 1 else "a slice is"
+            return "IncompleteSeries", f"{many} missing: gaps of {listed} mm where {typical:.4g} is usual"
         return "NonUniformSpacing", f"gaps of {listed} mm where {typical:.4g} is usual"
 
     def _tilt(self) -> tuple[str, str] | None:
@@ -186,15 +205,28 @@ def slice_geometry(series: Series) -> SliceGeometry:
 def _check_slice(entry: Slice) -> None:
     if entry.frames > 1:
         raise GeometryRefusal(
-            "MultiFrame", f"{entry.frames} frames in one file; only single-frame slices are read ({entry.path})"
+            "MultiFrame",
+            f"{entry.frames} frames in one file; convert the series to files of one slice each ({entry.path})",
         )
-    missing = [n for n in ("position", "orientation", "pixel_spacing", "rows", "columns") if not getattr(entry, n)]
-    if missing:
+    needed = {
+        "ImagePositionPatient": entry.position,
+        "ImageOrientationPatient": entry.orientation,
+        "PixelSpacing": entry.pixel_spacing,
+        "Rows": entry.rows,
+        "Columns": entry.columns,
+    }
+    if missing := [keyword for keyword, value in needed.items() if not value]:
         raise GeometryRefusal("MissingGeometry", f"the header lacks {', '.join(missing)} ({entry.path})")
     if min(entry.rows, entry.columns, *(entry.pixel_spacing or ())) <= 0:
-        raise GeometryRefusal("MissingGeometry", f"size or pixel spacing are not positive ({entry.path})")
-    if max(abs(x) for x in (*(entry.position or ()), *(entry.pixel_spacing or ()))) > 1e6:
-        raise GeometryRefusal("MissingGeometry", f"position or pixel spacing exceed a kilometre ({entry.path})")
+        raise GeometryRefusal(
+            "MissingGeometry",
+            f"Rows {entry.rows}, Columns {entry.columns} and PixelSpacing {entry.pixel_spacing} must be above 0 "
+            f"({entry.path})",
+        )
+    if max(abs(x) for x in (*(entry.position or ()), *(entry.pixel_spacing or ()))) > FARTHEST_MM:
+        raise GeometryRefusal(
+            "MissingGeometry", f"ImagePositionPatient or PixelSpacing is beyond a kilometre ({entry.path})"
+        )
 
 
 def _axes(entry: Slice) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

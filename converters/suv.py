@@ -98,7 +98,7 @@ class _Refusals:
             raise SuvError(first.code, first.problem, tuple(also))
 
 
-def suv_factor(headers: Any, *, injection_seconds: float | None = None) -> Suv:
+def suv_factor(headers: Any, *, injection_seconds: float | None = None, interpolated: int = 0) -> Suv:
     """Find the factor from rescaled PET values to SUV by body weight.
 
     All rules are tried on all headers given. Two of them need more than one header and are left out for a single
@@ -108,6 +108,8 @@ def suv_factor(headers: Any, *, injection_seconds: float | None = None) -> Suv:
     Args:
         headers: One per slice, or a single one: pydicom Datasets, DICOM JSON, or mappings of keywords.
         injection_seconds: Seconds from injection to scan; replaces the injection times of the headers.
+        interpolated: How many missing slices the caller makes from their neighbours; the number of slices that the
+            headers promise may be larger by so many.
 
     Returns:
         The factor and where each of its parts came from.
@@ -120,21 +122,13 @@ def suv_factor(headers: Any, *, injection_seconds: float | None = None) -> Suv:
         raise TypeError(f"injection_seconds must be a number of seconds; got {injection_seconds!r}")
     with python_warnings.catch_warnings():
         python_warnings.simplefilter("ignore")  # pydicom's remarks on values that the rules judge themselves
-        return _convert(read_headers(headers), injection_seconds)
+        return _convert(read_headers(headers), injection_seconds, interpolated)
 
 
-def _convert(headers: list[Header], injection_seconds: float | None) -> Suv:
+def _convert(headers: list[Header], injection_seconds: float | None, interpolated: int) -> Suv:
     notes, refusals, first = Notes(), _Refusals(), headers[0]
-    refusals.attempt(lambda: check_series(headers))
-    units = refusals.attempt(lambda: find_units(headers, notes)) or Units("")
-    for check in (check_slopes, check_intercepts, check_attenuation):
-        refusals.attempt(partial(check, headers))
-    refusals.attempt(lambda: check_dynamic(headers, notes))
-    refusals.attempt(lambda: check_slices(headers))
-    direct = units.direct
-    decay = refusals.attempt(lambda: find_decay(headers, direct, notes))
+    units, decay = _check_headers(headers, interpolated, refusals, notes)
     needs = _needs(units, decay)
-    refusals.attempt(lambda: check_injections(headers, needed=not direct))
     weight = _quantity(lambda n: find_weight(first, n), "weight" in needs, refusals, notes)
     dose = _quantity(lambda n: find_dose(first, n), "dose" in needs, refusals, notes)
     nuclide = find_nuclide(first)
@@ -145,6 +139,7 @@ def _convert(headers: list[Header], injection_seconds: float | None) -> Suv:
         nuclide = nuclide_of(half_life)
         if nuclide is None:
             notes.warn("NUCLIDE_UNKNOWN", f"half-life {half_life:g} s is neither that of F-18 nor that of Ga-68")
+    direct = units.direct
     amounts = Amounts(weight, dose, half_life)
     times = _find_times(headers, decay, half_life, injection_seconds, "half_life" in needs, notes)
     factors = _factors(headers, scale * units.factor, direct, decay, amounts, times)
@@ -168,6 +163,21 @@ def _convert(headers: list[Header], injection_seconds: float | None) -> Suv:
     )
 
 
+def _check_headers(
+    headers: list[Header], interpolated: int, refusals: _Refusals, notes: Notes
+) -> tuple[Units, str | None]:
+    """What must hold before anything is computed; the units and the decay correction, as far as they are known."""
+    refusals.attempt(lambda: check_series(headers))
+    units = refusals.attempt(lambda: find_units(headers, notes)) or Units("")
+    for check in (check_slopes, check_intercepts, check_attenuation):
+        refusals.attempt(partial(check, headers))
+    refusals.attempt(lambda: check_dynamic(headers, notes))
+    refusals.attempt(lambda: check_slices(headers, interpolated))
+    decay = refusals.attempt(lambda: find_decay(headers, units.direct, notes))
+    refusals.attempt(lambda: check_injections(headers, needed=not units.direct))
+    return units, decay
+
+
 # --- decay -----------------------------------------------------------------------------------------------------
 
 
@@ -187,7 +197,7 @@ def find_decay(headers: list[Header], direct: bool, notes: Notes) -> str | None:
             came = shown(header["CorrectedImage"])
             expected = "not name" if decay == "NONE" else "name"
             raise SuvError(
-                "DecayFlagConflict", f"DecayCorrection is {decay}, so CorrectedImage must {expected} DECY; {came}"
+                "DecayFlagConflict", f"DecayCorrection is {decay}, so CorrectedImage must {expected} DECY; it is {came}"
             )
     notes.rules["decay"] = Rule(decay, "DecayCorrection", decay)
     return decay
@@ -248,9 +258,11 @@ def _try_times(
 def _times_by_table(
     headers: list[Header], decay: str | None, half_life: float | None, seconds: float, notes: Notes
 ) -> _Times:
-    """The user's seconds are the uptake time as they stand, whatever the header's own times are."""
-    reference = earliest_acquisition(headers)
-    if decay != "NONE":
+    """The user's seconds are the uptake time as they stand; only factors by slice need the header's times too."""
+    reference = None
+    if decay == "NONE":
+        reference = earliest_acquisition(headers)
+    else:
         try:
             reference = reference_time(headers, half_life, notes, check=decay == "START")
         except SuvError as error:

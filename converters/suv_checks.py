@@ -4,6 +4,7 @@ import math
 from itertools import pairwise
 from typing import Any
 
+from clicksim.errors import up_to_ten
 from converters.suv_headers import (
     GE_ADMIN,
     Header,
@@ -46,8 +47,6 @@ def check_series(headers: list[Header]) -> None:
         same_in_all(keyword, [text(header[keyword]) for header in headers])
     for keyword in SAME_NUMBERS:
         same_in_all(keyword, [_comparable(header[keyword]) for header in headers])
-    counts = [len(injections(header)) for header in headers]
-    same_in_all("RadiopharmaceuticalInformationSequence", counts)
     for keyword in SAME_INJECTION:
         same_in_all(keyword, [_comparable(injected(header, keyword)) for header in headers])
     same_in_all(f"{GE_ADMIN} of {GE_ADMIN.creator}", [text(header.private(GE_ADMIN)) for header in headers])
@@ -60,9 +59,19 @@ def _comparable(value: Any) -> Any:
 
 def same_in_all(name: str, values: list[Any]) -> None:
     """Refuse a tag that differs between slices; a list of numbers may differ by 1e-4 in each."""
-    differing = next((value for value in values[1:] if not _equal(values[0], value)), None)
-    if differing is not None:
-        raise SuvError("SeriesInconsistent", f"{name} is {values[0]!r} in one slice and {differing!r} in another")
+    for index, value in enumerate(values):
+        if not _equal(values[0], value):
+            raise SuvError(
+                "SeriesInconsistent",
+                f"{name} must be the same in all slices; it is {_told(values[0])} in header 0 and {_told(value)} in "
+                f"header {index}",
+            )
+
+
+def _told(value: Any) -> str:
+    if isinstance(value, tuple):
+        value = ", ".join(f"{item:.10g}" for item in value)
+    return "absent or empty" if value == "" else shown(value)
 
 
 def _equal(one: Any, other: Any) -> bool:
@@ -114,15 +123,16 @@ def check_dynamic(headers: list[Header], notes: Notes) -> None:
             continue
         counts = {k: number(header[k]) for k in ("NumberOfTimeSlices", "NumberOfTimeSlots", "NumberOfFrames")}
         given = {keyword: count for keyword, count in counts.items() if count is not None}
-        if kind not in ("DYNAMIC", "GATED") or not given or set(given.values()) != {1.0}:
+        if kind not in ("DYNAMIC", "GATED") or set(given.values()) != {1.0}:
+            told = ", ".join(f"{keyword} {count:g}" for keyword, count in given.items()) or "no number of time slices"
             raise SuvError(
                 "DynamicSeries",
-                f"SeriesType is {shown(series_type)} with {given or 'no number of time slices'}; STATIC, WHOLE BODY, "
-                "or DYNAMIC or GATED with a single time slice is needed",
+                f"SeriesType is {shown(series_type)} with {told}; STATIC, WHOLE BODY, or DYNAMIC or GATED with a "
+                "single time slice is needed",
             )
 
 
-def check_slices(headers: list[Header]) -> None:
+def check_slices(headers: list[Header], interpolated: int) -> None:
     """No two slices at one position, and as many as Number of Slices says; one header alone says neither."""
     if len(headers) == 1:
         return
@@ -131,10 +141,13 @@ def check_slices(headers: list[Header]) -> None:
     for below, above in pairwise(known):
         if above - below <= SAME_POSITION:
             raise SuvError("DuplicateSlice", f"two slices lie at {below:.3f} mm along the slice normal")
-    counts = {number(header["NumberOfSlices"]) for header in headers} - {None, 0.0}
-    if counts and counts != {float(len(headers))}:
-        said = ", ".join(f"{count:g}" for count in sorted(count for count in counts if count is not None))
-        raise SuvError("IncompleteSeries", f"NumberOfSlices is {said}, but {len(headers)} headers were given")
+    counts = sorted({number(header["NumberOfSlices"]) or float(len(headers)) for header in headers})
+    if counts[0] < len(headers) or counts[-1] > len(headers) + interpolated:
+        said = up_to_ten(f"{count:g}" for count in counts)
+        made = f" and {interpolated} slices interpolated" if interpolated else ""
+        raise SuvError(
+            "IncompleteSeries", f"NumberOfSlices is {said}, but {len(headers)} headers were given{made}; complete them"
+        )
 
 
 def _position(header: Header) -> float | None:
@@ -163,7 +176,9 @@ def find_weight(header: Header, notes: Notes) -> float:
     """Patient Weight in kg; above 1000 it is in grams."""
     weight, source = number(header["PatientWeight"]) or 0.0, "PatientWeight"
     if weight == 0:
-        raise SuvError("MissingPatientWeight", f"PatientWeight is {shown(header['PatientWeight'])}; kg are needed")
+        raise SuvError(
+            "MissingPatientWeight", f"PatientWeight is {shown(header['PatientWeight'])}; a weight in kg is needed"
+        )
     if weight > GRAMS_ABOVE:
         notes.warn("WEIGHT_IN_GRAMS", f"PatientWeight {weight:g} taken as grams, {weight / 1000:g} kg")
         weight, source = weight / 1000, "PatientWeight / 1000"
@@ -182,7 +197,7 @@ def find_dose(header: Header, notes: Notes) -> float:
     value = injected(header, "RadionuclideTotalDose")
     dose, code = number(value) or 0.0, "BQ"
     if dose == 0:
-        raise SuvError("MissingDose", f"RadionuclideTotalDose is {shown(value)}; Bq are needed")
+        raise SuvError("MissingDose", f"RadionuclideTotalDose is {shown(value)}; a dose in Bq is needed")
     if dose < MBQ_BELOW:
         notes.warn("DOSE_IN_MBQ", f"RadionuclideTotalDose {dose:g} taken as MBq")
         dose, code = dose * 1e6, "MBQ"
@@ -215,7 +230,7 @@ def find_half_life(header: Header, nuclide: str | None, notes: Notes) -> float:
         if nuclide is None:
             raise SuvError(
                 "MissingHalfLife",
-                f"RadionuclideHalfLife is {shown(value)}, and no code names F-18 or Ga-68; s are needed",
+                f"RadionuclideHalfLife is {shown(value)}, and no code names F-18 or Ga-68; a half-life in s is needed",
             )
         half_life = HALF_LIVES[nuclide]
         notes.warn("HALF_LIFE_FROM_CODE", f"RadionuclideHalfLife is {shown(value)}; {half_life:g} s of {nuclide} used")

@@ -243,10 +243,10 @@ def numbers(value: Any) -> tuple[float, ...] | None:
 
 
 def shown(value: Any) -> str:
-    """A value for a message: quoted, cut to 60 characters, `absent` where there is none."""
+    """A value for a message: quoted, cut to 60 characters, `absent` where there is none; commas between several."""
     if value is None:
         return "absent"
-    words = repr(text(value))
+    words = repr(text(value).replace("\\", ", "))
     return words if len(words) <= 60 else words[:57] + "..."
 
 

@@ -28,8 +28,13 @@ SERIES_SLACK = 1.0  # s that SeriesTime may lie after the first acquisition
 BACK_SPREAD = 5.0  # s within which the back-computed instants of all slices agree
 CONFLICT_WARNING, CONFLICT_ERROR = 30.0, 300.0  # s between the reference time and that of DecayFactor
 INJECTION_DISAGREEMENT, TRUSTED_UPTAKE = 60.0, 6 * 3600.0
+LONGEST_SCAN = 12 * 3600.0
 LONGEST_UPTAKE, MOST_HALF_LIVES = 12 * 3600.0, 6
 USUAL_UPTAKE = (1800.0, 10800.0)
+
+GIVE_SECONDS = (
+    "give the seconds from injection to scan: injection_seconds in Python, the option injection_times in conversions"
+)
 
 _DATE = re.compile(r"(\d{4})[.]?(\d\d)[.]?(\d\d)", re.ASCII)
 _TIME = re.compile(r"(\d\d):?(\d\d)(?::?(\d\d)(?:[.](\d+))?)?", re.ASCII)
@@ -116,8 +121,23 @@ def acquisition(header: Header) -> float | None:
 
 
 def earliest_acquisition(headers: list[Header]) -> float | None:
-    """The first acquisition start of the series; None where no slice has one."""
-    return min((found for found in map(acquisition, headers) if found is not None), default=None)
+    """The first acquisition start of the series; None where no slice has one.
+
+    Raises:
+        SuvError: `SeriesInconsistent` if the starts span more than 12 h: then a scan over midnight has the date of
+            one day in all slices, and which of them came first cannot be told.
+    """
+    starts = [found for found in map(acquisition, headers) if found is not None]
+    if not starts:
+        return None
+    first, last = min(starts), max(starts)
+    if last - first > LONGEST_SCAN:
+        raise SuvError(
+            "SeriesInconsistent",
+            f"the slices were acquired from {iso(first)} to {iso(last)}, {(last - first) / 3600:.1f} h apart; at most "
+            "12 h are allowed, and a scan over midnight needs the right AcquisitionDate in each slice",
+        )
+    return first
 
 
 def frame_seconds(header: Header) -> float | None:
@@ -150,13 +170,15 @@ def reference_time(headers: list[Header], half_life: float | None, notes: Notes,
         check: Compare with the instant that Decay Factor implies.
 
     Raises:
-        SuvError: `MissingReferenceTime` without any acquisition time; `REF_TIME_CONFLICT` where Decay Factor
-            implies an instant more than 300 s away.
+        SuvError: `MissingReferenceTime` without any acquisition time; `SeriesInconsistent` as
+            `earliest_acquisition`; `REF_TIME_CONFLICT` where Decay Factor implies an instant more than 300 s away.
     """
     first = earliest_acquisition(headers)
     if first is None:
-        times = ", ".join(f"{k} {shown(headers[0][k])}" for k in ("AcquisitionDate", "AcquisitionTime", "SeriesTime"))
-        raise SuvError("MissingReferenceTime", f"no slice has a readable acquisition date and time: {times}")
+        times = ", ".join(f"{k} {shown(headers[0][k])}" for k in ("AcquisitionDate", "AcquisitionTime", "SeriesDate"))
+        raise SuvError(
+            "MissingReferenceTime", f"no slice has a readable acquisition date and time: {times}; {GIVE_SECONDS}"
+        )
     rules = (_ge_scan, _series, _counted_back)
     found = next((hit for hit in (rule(headers, first, half_life) for rule in rules) if hit), None)
     if found is None:
@@ -257,7 +279,7 @@ def injection_time(headers: list[Header], reference: float, notes: Notes) -> flo
         + shown(injected(header, "RadiopharmaceuticalStartDateTime"))
         + ") nor RadiopharmaceuticalStartTime ("
         + shown(injected(header, "RadiopharmaceuticalStartTime"))
-        + ") can be read; give the seconds from injection to scan as injection_seconds",
+        + f") can be read; {GIVE_SECONDS}",
     )
 
 
@@ -309,21 +331,28 @@ def check_uptake(uptake: float, half_life: float | None, notes: Notes) -> None:
     Raises:
         SuvError: `NegativeUptakeTime` below 0 s; `ImplausibleUptakeTime` above 12 h or 6 half-lives.
     """
-    _refuse_uptake(uptake, half_life)
+    named = (("injection", "injection_time"), ("scan", "reference_time"))
+    told = [
+        f"{name} {notes.rules[rule].value} by {notes.rules[rule].source}" for name, rule in named if rule in notes.rules
+    ]
+    _refuse_uptake(uptake, half_life, f" ({', '.join(told)})" if told else "")
     if uptake < USUAL_UPTAKE[0]:
         notes.warn("UPTAKE_SHORT", f"{uptake:.1f} s from injection to scan; usual are 1800 to 10800 s")
     elif uptake > USUAL_UPTAKE[1]:
         notes.warn("UPTAKE_LONG", f"{uptake:.1f} s from injection to scan; usual are 1800 to 10800 s")
 
 
-def _refuse_uptake(uptake: float, half_life: float | None) -> None:
+def _refuse_uptake(uptake: float, half_life: float | None, where: str) -> None:
     if uptake < 0:
-        raise SuvError("NegativeUptakeTime", f"the scan lies {-uptake:.1f} s before the injection; 0 s or more needed")
+        raise SuvError(
+            "NegativeUptakeTime", f"the scan lies {-uptake:.1f} s before the injection{where}; it must not be earlier"
+        )
     longest = LONGEST_UPTAKE if half_life is None else min(LONGEST_UPTAKE, MOST_HALF_LIVES * half_life)
     if not uptake <= longest:
         raise SuvError(
             "ImplausibleUptakeTime",
-            f"{uptake:.1f} s from injection to scan; at most {longest:.0f} s (12 h, 6 half-lives) is allowed",
+            f"{uptake:.1f} s from injection to scan{where}; at most 12 h and 6 half-lives are allowed, here "
+            f"{longest:.0f} s",
         )
 
 
@@ -339,10 +368,17 @@ def frame_factors(headers: list[Header], injection: float, half_life: float) -> 
     for index, header in enumerate(headers):
         start, frame = acquisition(header), frame_seconds(header)
         if start is None:
-            raise SuvError("MissingAcquisitionTime", f"DecayCorrection NONE needs it in every slice; header {index}")
+            raise SuvError(
+                "MissingAcquisitionTime",
+                f"DecayCorrection NONE needs the acquisition time of every slice; header {index} has none that can be "
+                f"read: AcquisitionTime is {shown(header['AcquisitionTime'])}",
+            )
         if frame is None:
-            came = shown(header["ActualFrameDuration"])
-            raise SuvError("MissingFrameDuration", f"DecayCorrection NONE needs it; header {index} has {came}")
-        _refuse_uptake(start - injection, half_life)
+            raise SuvError(
+                "MissingFrameDuration",
+                "DecayCorrection NONE needs the frame duration of every slice, above 0 and at most a day in ms; "
+                f"ActualFrameDuration of header {index} is {shown(header['ActualFrameDuration'])}",
+            )
+        _refuse_uptake(start - injection, half_life, f" in header {index}")
         factors.append(rate * frame / -math.expm1(-rate * frame) * math.exp(rate * (start - injection)))
     return factors

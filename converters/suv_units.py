@@ -53,7 +53,8 @@ class Units:
         if not POSSIBLE_MASS[0] <= mass / weight <= POSSIBLE_MASS[1]:
             raise SuvError(
                 "ImplausibleWeight",
-                f"{self.kind} is {mass:.3g} kg for a weight of {weight:g} kg and a height of {height:g} cm",
+                f"{self.kind} is {mass:.3g} kg for a weight of {weight:g} kg and a height of {height:g} cm; a tenth to "
+                "ten times the weight is allowed",
             )
         return weight / mass
 
@@ -112,7 +113,7 @@ def find_height(header: Header) -> float:
     """
     height = number(header["PatientSize"]) or 0.0
     if not POSSIBLE_HEIGHT[0] <= height <= POSSIBLE_HEIGHT[1]:
-        raise SuvError("MissingPatientSize", f"PatientSize is {shown(header['PatientSize'])}; metres, 0.3 to 2.7")
+        raise SuvError("MissingPatientSize", f"PatientSize is {shown(header['PatientSize'])}; 0.3 to 2.7 m are allowed")
     return height * 100
 
 

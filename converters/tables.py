@@ -13,7 +13,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from clicksim.errors import ClicksimError
+from clicksim.errors import ClicksimError, up_to_ten
 from clicksim.files import read_bounded
 
 ABSENT = frozenset({"", "na", "n/a", "nan", "none", "null", "-"})
@@ -80,10 +80,12 @@ def parse_table(content: bytes, name: str, required: Sequence[str] = ()) -> list
     head = [column.strip() for column in rows[0]] if rows else []
     missing = [column for column in required if column not in head]
     if missing:
-        raise Rejection("BadTable", f"{name} has no column {', '.join(missing)}; columns: {', '.join(head) or 'none'}")
+        raise Rejection(
+            "BadTable", f"{name} has no column {up_to_ten(missing)}; its columns are {up_to_ten(head) or 'none'}"
+        )
     twice = sorted({column for column in head if column and head.count(column) > 1})
     if twice:
-        raise Rejection("BadTable", f"{name} has two columns {', '.join(twice)}")
+        raise Rejection("BadTable", f"{name} has more than one column named {up_to_ten(twice)}")
     return [_named(head, row, f"{name}, row {n}") for n, row in enumerate(rows[1:], 2) if any(v.strip() for v in row)]
 
 

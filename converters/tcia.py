@@ -22,7 +22,6 @@ PSMA headers; the option `injection_times` takes the table that comes with its o
 
 import os
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,22 +30,36 @@ from numpy.typing import NDArray
 
 from clicksim import __version__
 from clicksim.catalog.source import Context, Outcome, Row, Source, Unit
-from clicksim.errors import ClicksimError, GeometryError, ImageError
+from clicksim.errors import ClicksimError, GeometryError, ImageError, up_to_ten
 from clicksim.files import replacing, slug
 from clicksim.geometry import Grid
+from clicksim.lesions import Instances
 from clicksim.volumes import write_image
-from converters.dicom import by_study, choose_series, read_volume, scan_files, slice_geometry, slice_values
+from converters.choice import choose_series
+from converters.dicom import read_volume, slice_values
+from converters.fdat_tables import diagnosis_flags
 from converters.headers import DicomError, quietly
-from converters.measure import measure_case
+from converters.measure import measure_case, uptake_flags
 from converters.nifti import axis_codes, sha256_of
 from converters.resample import resample_series
 from converters.rtstruct import read_rtstruct
 from converters.segmentation import Segmentation, read_seg
-from converters.series import Series
-from converters.slices import SliceGeometry
+from converters.series import Series, by_study, scan_files
+from converters.slices import SliceGeometry, slice_geometry
 from converters.suv import Suv, SuvError, suv_factor
 from converters.tables import Rejection
-from converters.tcia_plan import LAYOUT, OPTIONS, PATIENTS, Patient, Settings, files_of, least_bytes, plan, shown
+from converters.tcia_plan import (
+    LAYOUT,
+    OPTIONS,
+    PATIENTS,
+    TRACERS,
+    Patient,
+    Settings,
+    files_of,
+    least_bytes,
+    plan,
+    shown,
+)
 from converters.tcia_rows import (
     clinical_columns,
     flag_of,
@@ -61,7 +74,6 @@ CT_FILL_HU = -1024
 CT_RANGE_HU = (-1024, 3071)
 LOW_COVERAGE = 0.98
 HEADER_TIMES = ("DATETIME", "TIME", "TIME_PREV_DAY", "GE_PRIVATE")
-TRACERS = {"tcia_fdg": "FDG", "tcia_psma": "PSMA"}
 DOIS = {"tcia_fdg": "10.7937/gkr0-xv29", "tcia_psma": "10.7937/r7ep-3x37"}
 
 
@@ -76,11 +88,11 @@ def convert(context: Context, unit: Unit) -> Outcome:
     for study_uid, series in by_study(scan.series).items():
         case_id = f"{patient.key}_{study_uid}"
         try:
-            row, lesions = _convert_study(context, settings, patient, study_uid, series)
+            row, lesions = _convert_study(context, settings, patient, series)
         except ClicksimError as error:
             outcome.reject(
                 code_of(error),
-                shown(context.source, error.args[1] if isinstance(error, DicomError) else error),
+                shown(context.source, told(error)),
                 path=_relative(context, Path(os.path.commonpath([s.paths[0].parent for s in series]))),
                 case_id=case_id,
                 patient_key=patient.key,
@@ -100,25 +112,18 @@ def code_of(error: ClicksimError) -> str:
     return "BadUptake" if isinstance(error, ImageError) else "UnreadableFile"
 
 
+def told(error: ClicksimError) -> str:
+    """The message of a refusal without its code, which stands in a column of its own."""
+    text: str = error.args[1] if isinstance(error, DicomError) else str(error)
+    return text.removeprefix(f"{code_of(error)}: ")
+
+
 def _relative(context: Context, path: Path) -> str:
     return path.relative_to(context.source).as_posix() if path.is_relative_to(context.source) else path.name
 
 
-@dataclass(frozen=True, eq=False)
-class _Study:
-    """The parts of a study that go together, before any pixel of PET and CT is read."""
-
-    pet: Series
-    ct: Series
-    mask: Series
-    geometry: SliceGeometry
-    grid: Grid
-    headers: list[Any]
-    suv: Suv
-
-
 def _convert_study(
-    context: Context, settings: Settings, patient: Patient, study_uid: str, series: list[Series]
+    context: Context, settings: Settings, patient: Patient, series: list[Series]
 ) -> tuple[Row, list[Row]]:
     """Row and lesions of a study. What headers refuse is refused before pixels are read.
 
@@ -126,74 +131,79 @@ def _convert_study(
         ClicksimError: Whatever is wrong with it; `code_of` names the reason.
     """
     _check_patient(context, patient, series)
-    tracer = TRACERS[context.name]
     choice = choose_series(series, rule=settings.rule)
-    assert choice.pet is not None
-    assert choice.ct is not None
-    assert choice.seg is not None
-    geometry, ct_geometry = slice_geometry(choice.pet), slice_geometry(choice.ct)
-    grid = _grid_of(geometry, settings.gaps)
-    headers = choice.pet.headers()
-    with quietly("UnreadableDicom", choice.pet.paths[0]):
-        columns = study_columns(patient.key, study_uid, headers[0], tracer)
-        seconds = _seconds(patient, columns, study_uid)
-        suv = suv_factor(headers, injection_seconds=seconds)
-        columns |= suv_columns(suv, headers, choice.pet)
-        columns |= scan_columns(headers[0], choice.ct, choice.seg, choice, geometry)
-        columns |= _release_columns(context, settings, headers[0])
-    study = _Study(choice.pet, choice.ct, choice.seg, geometry, grid, headers, suv)
-    flags = _series_flags(choice.left_out, (study.pet, study.ct, study.mask))
-    seg = _read_mask(study)
-    flags |= mask_flags(seg, study.mask.description)
-    labels, instances = _labels(seg, study, flags)
-    uptake = read_uptake(study.pet, geometry, grid, suv, gaps=settings.gaps)
+    pet, ct, mask = (one for one in (choice.pet, choice.ct, choice.seg) if one is not None)  # all three are required
+    geometry, ct_geometry = slice_geometry(pet), slice_geometry(ct)
+    grid = geometry.grid(gaps=settings.gaps)
+    columns, suv = _read_headers(context, settings, patient, (pet, ct, mask), geometry, grid)
+    seg = _read_mask(mask, geometry, grid)
+    labels, instances = _labels(seg, geometry, grid)
+    uptake = read_uptake(pet, geometry, grid, suv, gaps=settings.gaps)
     measured, lesions = measure_case(labels, grid, uptake, instances=instances)
-    ct = resample_series(study.ct, ct_geometry, grid, fill=CT_FILL_HU, limits=CT_RANGE_HU, gaps=settings.gaps)
-    clinical, more = clinical_columns(columns["study_key"], patient.clinical, has_table=patient.has_table)
-    flags |= {*more, *_image_flags(uptake, labels, lesions), *_ct_flags(ct.coverage, ct.clipped)}
-    flags |= {"CT_GAPS_INTERPOLATED"} if ct_geometry.faults() else set()
-    if tracer == "PSMA" and columns["suv_adm_time_rule"] in HEADER_TIMES:
-        flags.add("INJECTION_TIME_UNSURE")
-    assert grid.affine is not None
+    moved = resample_series(ct, ct_geometry, grid, fill=CT_FILL_HU, limits=CT_RANGE_HU, gaps=settings.gaps)
+    clinical, flags = clinical_columns(columns["study_key"], patient.clinical, has_table=patient.has_table)
     row = {
         **columns,
         **measured,
         **clinical,
+        "series_choice": list(choice.reasons),
         "ct_native_spacing_mm": [*ct_geometry.pixel_mm, ct_geometry.typical_gap],
-        "ct_coverage_fraction": ct.coverage,
+        "ct_coverage_fraction": moved.coverage,
         "ct_fill_value_hu": CT_FILL_HU,
-        "axcodes_in": axis_codes(grid.affine),
+        "axcodes_in": axis_codes(grid.known_affine),
         "n_frames_seg": seg.frames,
         "n_segments": len(seg.names),
-        "sha256_in": sha256_of(study.mask.paths[0]),
+        "sha256_in": sha256_of(mask.paths[0]),
         "converter_version": __version__,
     }
-    flags |= _contradictions(row, tracer)
-    row["quality_flags"] = sorted(flags)
-    row |= _write(context, settings, row, {"pet": uptake, "ct": ct.array, "label": labels}, grid)
+    found = {
+        *flags,
+        *_series_flags(choice.left_out, (pet, ct, mask)),
+        *mask_flags(seg, mask.description),
+        *uptake_flags(uptake, labels, lesions),
+        *diagnosis_flags(row["tracer_class"], row["diagnosis"], is_present=row["lesion_present"]),
+        *_case_flags(row, geometry, ct_geometry, is_clipped=moved.clipped),
+    }
+    row["quality_flags"] = sorted(found)
+    row |= _write(context, settings, row, {"pet": uptake, "ct": moved.array, "label": labels}, grid)
     return row, lesions
 
 
 def _check_patient(context: Context, patient: Patient, series: list[Series]) -> None:
     found = sorted({s.patient_id for s in series})
     if found != [patient.key]:
-        raise DicomError("PatientMismatch", f"files in the folders of {patient.key} name the patient {found}")
+        named = up_to_ten(name or "(none)" for name in found)
+        raise DicomError(
+            "PatientMismatch",
+            f"files in the folders of {patient.key} have the PatientID {named}; put them into a folder of their own",
+        )
     other = next((n for n, p in PATIENTS.items() if n != context.name and p.fullmatch(patient.key)), None)
     if other:
         command = other.replace("_", "-")
-        raise DicomError("OtherCollection", f"{patient.key} is of the other collection: clicksim convert {command}")
+        raise DicomError(
+            "OtherCollection", f"{patient.key} is of the other collection; bring it in by clicksim convert {command}"
+        )
 
 
-def _grid_of(geometry: SliceGeometry, gaps: str) -> Grid:
-    """The grid of the PET; with `interpolate` that of evenly spaced slices."""
-    if gaps == "refuse" or not geometry.faults():
-        return geometry.grid()
-    if not {code for code, _ in geometry.faults()} <= {"IncompleteSeries", "NonUniformSpacing"}:
-        return geometry.grid()
-    if geometry.shape[2] < 2:
-        return geometry.grid()
-    length = float(geometry.offsets[-1] - geometry.offsets[0])
-    return geometry.regular_grid(max(round(length / geometry.typical_gap), 1) + 1)
+def _read_headers(
+    context: Context,
+    settings: Settings,
+    patient: Patient,
+    chosen: tuple[Series, Series, Series],
+    geometry: SliceGeometry,
+    grid: Grid,
+) -> tuple[Row, Suv]:
+    """The columns that headers give, and the factor from stored values to SUV; `chosen` are PET, CT and mask."""
+    pet = chosen[0]
+    headers = pet.headers()
+    with quietly("UnreadableDicom", pet.paths[0]):
+        columns = study_columns(patient.key, pet.study_uid, headers[0], TRACERS[context.name])
+        seconds = _seconds(patient, columns, pet.study_uid)
+        suv = suv_factor(headers, injection_seconds=seconds, interpolated=max(grid.shape[2] - len(headers), 0))
+        columns |= suv_columns(suv, headers, pet)
+        columns |= scan_columns(headers[0], chosen, geometry)
+        columns |= _release_columns(context, settings, headers[0])
+    return columns, suv
 
 
 def _seconds(patient: Patient, columns: Row, study_uid: str) -> float | None:
@@ -214,27 +224,23 @@ def _series_flags(left_out: Any, chosen: tuple[Series, ...]) -> set[str]:
     return flags | {flag_of(finding.code) for one in chosen for finding in one.findings}
 
 
-def _read_mask(study: _Study) -> Segmentation:
-    """The mask on the slices of the PET."""
-    path = study.mask.paths[0]
-    if study.mask.modality == "RTSTRUCT":
-        return read_rtstruct(path, study.grid, frame_of_reference=study.geometry.frame_of_reference)
-    return read_seg(path, study.geometry)
+def _read_mask(mask: Series, geometry: SliceGeometry, grid: Grid) -> Segmentation:
+    """The mask on the slices of the PET; contours on those of its grid."""
+    if mask.modality == "RTSTRUCT":
+        return read_rtstruct(mask.paths[0], grid, frame_of_reference=geometry.frame_of_reference)
+    return read_seg(mask.paths[0], geometry)
 
 
-def _labels(seg: Segmentation, study: _Study, flags: set[str]) -> tuple[NDArray[Any], Any]:
+def _labels(seg: Segmentation, geometry: SliceGeometry, grid: Grid) -> tuple[NDArray[Any], Instances]:
     """A mask; or an instance map, where several segments have voxels. Labels of interpolated slices are the nearest."""
-    present = [n for n in np.unique(seg.labels).tolist() if n]
+    present = [n for n in seg.names if (seg.labels == n).any()] if len(seg.names) > 1 else []
     if len(present) > 1:
-        flags.add("SEVERAL_SEGMENTS")
         labels = seg.labels.astype(np.uint8 if max(present) < 256 else np.uint16)
     else:
-        labels = (seg.labels > 0).view(np.uint8)
-    if study.geometry.faults():
-        flags.add("GAPS_INTERPOLATED")
-    if study.geometry.faults() and study.mask.modality == "SEG":
-        offsets = study.geometry.offsets
-        targets = np.linspace(offsets[0], offsets[-1], study.grid.shape[2])
+        labels = seg.mask.view(np.uint8)
+    if geometry.faults() and seg.kind != "RTSTRUCT":
+        offsets = geometry.offsets
+        targets = np.linspace(offsets[0], offsets[-1], grid.shape[2])
         nearest = np.abs(offsets[None, :] - targets[:, None]).argmin(axis=1)
         labels = np.asfortranarray(labels[:, :, nearest])
     return labels, "labels" if len(present) > 1 else "components"
@@ -253,8 +259,9 @@ def read_uptake(
     if gaps == "interpolate" and geometry.faults():
         if suv.per_slice is not None:
             raise SuvError("CountsNotConvertible", "slices with factors of their own cannot be interpolated")
-        values: NDArray[np.float64] = read_volume(series, dtype="float64", gaps=gaps).array * suv.factor
-        return values.astype(np.float32)
+        values: NDArray[np.float64] = read_volume(series, double=True, gaps=gaps).array
+        with np.errstate(over="ignore"):
+            return (values * suv.factor).astype(np.float32)
     place = {uid: k for k, uid in enumerate(geometry.uids)}
     try:
         out = np.empty(grid.shape, np.float32, order="F")
@@ -266,27 +273,17 @@ def read_uptake(
     return out
 
 
-def _image_flags(uptake: NDArray[np.float32], labels: NDArray[Any], lesions: list[Row]) -> set[str]:
-    flags = {"NEGATIVE_UPTAKE"} if float(uptake.min()) < 0 else set()
-    for lesion in lesions:
-        box = lesion["bbox_ijk"]
-        part = tuple(slice(first, last + 1) for first, last in zip(box[:3], box[3:], strict=True))
-        if np.any((labels[part] > 0) & (uptake[part] == 0)):
-            return flags | {"LESION_IN_DEFACED"}
-    return flags
-
-
-def _ct_flags(coverage: float, clipped: bool) -> set[str]:
-    return ({"CT_COVERAGE_LOW"} if coverage < LOW_COVERAGE else set()) | ({"CT_CLIPPED"} if clipped else set())
-
-
-def _contradictions(row: Row, tracer: str) -> set[str]:
-    """Flags where table and mask contradict each other; all of PSMA has the diagnosis, with lesions or without."""
-    if tracer != "FDG" or row.get("diagnosis") is None:
-        return set()
-    if row["diagnosis"] == "NEGATIVE":
-        return {"LESION_BUT_NEGATIVE"} if row["lesion_present"] else set()
-    return set() if row["lesion_present"] else {"EMPTY_BUT_DIAGNOSED"}
+def _case_flags(row: Row, geometry: SliceGeometry, ct_geometry: SliceGeometry, *, is_clipped: bool) -> set[str]:
+    """What was done to the images of a case, or is unsure about them."""
+    flags = {
+        "SEVERAL_SEGMENTS": row["instances"] == "labels",
+        "GAPS_INTERPOLATED": bool(geometry.faults()),
+        "CT_GAPS_INTERPOLATED": bool(ct_geometry.faults()),
+        "CT_COVERAGE_LOW": row["ct_coverage_fraction"] < LOW_COVERAGE,
+        "CT_CLIPPED": is_clipped,
+        "INJECTION_TIME_UNSURE": row["tracer_class"] == "PSMA" and row["suv_adm_time_rule"] in HEADER_TIMES,
+    }
+    return {name for name, holds in flags.items() if holds}
 
 
 def _write(context: Context, settings: Settings, row: Row, images: dict[str, NDArray[Any]], grid: Grid) -> Row:

@@ -13,8 +13,9 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -22,10 +23,11 @@ from clicksim.catalog.source import Context, Outcome, Row, Unit
 from clicksim.errors import CatalogError, ClicksimError, SettingError, unknown_name
 from clicksim.files import LEAST_PACKED
 from converters.choice import Rule
-from converters.fdat_tables import Clinical, clinical_rows, read_injection_times
+from converters.fdat_tables import Clinical, parse_clinical, parse_option, read_injection_times
 from converters.headers import DicomError, word
 from converters.series import dicom_header
-from converters.tables import Rejection, flag_or_none, read_table
+from converters.tables import Rejection, flag_or_none
+from converters.trees import inside_source
 
 LAYOUT = """\
 <folder>/[manifest-<number>/]<collection>/<PatientID>/<study>/<series>/*.dcm    NBIA, descriptive or classic
@@ -45,6 +47,7 @@ OPTIONS = {
     "defaced": "true or false, where the headers do not say which variant of FDG-PET-CT-Lesions it is",
 }
 
+TRACERS = {"tcia_fdg": "FDG", "tcia_psma": "PSMA"}
 PATIENTS = {"tcia_fdg": re.compile(r"PETCT_[0-9a-f]{10}"), "tcia_psma": re.compile(r"PSMA_[0-9a-f]{16}")}
 _SERIES_FOLDER = re.compile(r"(?:[A-Z]{2,8}_)?[0-9]+(?:\.[0-9]+){4,}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
@@ -78,23 +81,8 @@ class Settings:
         if gaps not in ("refuse", "interpolate"):
             raise SettingError(f"gaps must be refuse or interpolate, got {gaps!r}")
         nnunet = Path(given["nnunet"]).resolve() if "nnunet" in given else None
-        rule = Rule(given.get("pet", ""), given.get("ct", ""), given.get("seg", ""), _then(given.get("then", "")))
-        for name in ("pet", "ct", "seg"):
-            try:
-                re.compile(getattr(rule, name))
-            except re.error as error:
-                raise SettingError(f"{name} is no regular expression: {error}") from error
+        rule = Rule(**{name: given[name] for name in ("pet", "ct", "seg", "then") if name in given})
         return cls(rule, gaps, defaced, nnunet, given.get("injection_times"), given.get("clinical"))
-
-
-def _then(value: str) -> Literal["", "most-slices", "largest-fov"]:
-    if value == "most-slices":
-        return "most-slices"
-    if value == "largest-fov":
-        return "largest-fov"
-    if value:
-        raise SettingError(f"then must be most-slices or largest-fov, got {value!r}")
-    return ""
 
 
 @dataclass(frozen=True)
@@ -139,7 +127,7 @@ def plan(context: Context) -> tuple[list[Unit], Outcome]:
         raise CatalogError(f"{context.source} is no folder; unpack the download first. Expected is\n{LAYOUT}")
     settings, outcome = Settings.of(context), Outcome()
     patients: defaultdict[str, _Found] = defaultdict(_Found)
-    for folder, names in _folders(context.source):
+    for folder, names in _folders(context.source, outcome):
         _assign(context.source, folder, names, patients, outcome)
     if not patients and not outcome.rejected:
         raise CatalogError(f"{context.source} holds no DICOM file; expected is\n{LAYOUT}")
@@ -157,12 +145,27 @@ def _patient(key: str, found: _Found, clinical: Clinical, times: Mapping[str, fl
     return Patient(key, tuple(sorted(found.folders)), tuple(sorted(found.files)), own, bool(clinical), mine)
 
 
-def _folders(root: Path) -> Iterator[tuple[Path, list[str]]]:
-    """Folders that hold files, with the names of these; those that begin with a dot are passed over."""
-    for parent, folders, names in os.walk(root):
+def _folders(root: Path, outcome: Outcome) -> Iterator[tuple[Path, list[str]]]:
+    """Folders that hold files, with the names of these; those that begin with a dot are passed over.
+
+    Links to folders are not followed: what lies inside the source is found in its own place, and a link that leads
+    out of it is recorded, as is a folder that cannot be read.
+    """
+
+    def unreadable(error: OSError) -> None:
+        path = Path(error.filename).relative_to(root).as_posix()
+        outcome.reject("UnreadableDicom", f"the folder {path} cannot be read: {error.strerror}", path=path)
+
+    for parent, folders, names in os.walk(root, onerror=unreadable):
+        here = Path(parent)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in folders:
+            try:
+                inside_source(root, (here / name).relative_to(root).as_posix())
+            except Rejection as rejection:
+                outcome.reject(rejection.code, str(rejection), path=rejection.path)
         if kept := sorted(name for name in names if not name.startswith(".")):
-            yield Path(parent), kept
+            yield here, kept
 
 
 def _assign(root: Path, folder: Path, names: list[str], patients: defaultdict[str, _Found], outcome: Outcome) -> None:
@@ -173,23 +176,26 @@ def _assign(root: Path, folder: Path, names: list[str], patients: defaultdict[st
             patients[part].folders.append(relative.as_posix())
             return
     is_series = bool(relative.parts) and _SERIES_FOLDER.fullmatch(relative.parts[-1]) is not None
+    refused: list[tuple[str, DicomError]] = []
     for name in names:
         path = (relative / name).as_posix()
         try:
             key = _patient_of(folder / name)
         except DicomError as error:
-            outcome.reject(error.code, error.args[1].replace(f"{root}/", ""), path=path)
+            refused.append((path, error))
             continue
         if key is None:
             continue
         if is_series:
             patients[key].folders.append(relative.as_posix())
-            return
+            return  # the patient's conversion reads every file of the folder, and names those that were refused here
         patients[key].files.append(path)
+    for path, refusal in refused:
+        outcome.reject(refusal.code, shown(root, refusal.args[1]), path=path)
 
 
 def _patient_of(path: Path) -> str | None:
-    """PatientID of a file; None where it is not DICOM.
+    """PatientID of a file; None where it is not DICOM, and not named so.
 
     Raises:
         DicomError: `UnreadableDicom`; `MissingPatientId`.
@@ -198,6 +204,8 @@ def _patient_of(path: Path) -> str | None:
         return None
     header = dicom_header(path)
     if header is None:
+        if path.suffix.lower() == ".dcm":
+            raise DicomError("UnreadableDicom", f"the name ends in .dcm, the content is no DICOM image ({path})")
         return None
     if not (key := word(header, "PatientID")):
         raise DicomError("MissingPatientId", f"a DICOM file without PatientID ({path})")
@@ -208,43 +216,38 @@ def _clinical(context: Context, settings: Settings) -> Clinical:
     """The publisher's table, where the user names it.
 
     Raises:
-        SettingError: It cannot be read.
+        SettingError: It cannot be read, or says nothing of any study.
     """
     if settings.clinical is None:
         return {}
-    tracer = "FDG" if context.name == "tcia_fdg" else "PSMA"
-    required = ("Subject ID",) if tracer == "FDG" else ("Subject ID", "Study Date")
-    try:
-        return clinical_rows(read_table(Path(settings.clinical), required), tracer)
-    except Rejection as error:
-        raise SettingError(f"clinical cannot be read: {error}") from error
+    clinical = parse_option("clinical", settings.clinical, partial(parse_clinical, tracer=TRACERS[context.name]))
+    if not clinical:
+        raise SettingError(f"clinical has no rows, only its head ({settings.clinical}); leave the option out")
+    return clinical
 
 
 def files_of(root: Path, patient: Patient) -> Iterator[Path]:
-    """The patient's files, in an order that does not depend on the file system; none twice."""
-    seen: set[Path] = set()
+    """The patient's files, in an order that does not depend on the file system."""
     for folder in patient.folders:
         with os.scandir(root / folder) as entries:
             names = sorted(e.name for e in entries if not e.name.startswith(".") and e.is_file())
-        for name in names:
-            path = root / folder / name
-            seen.add(path)
-            yield path
-    for name in patient.files:
-        if (path := root / name) not in seen and path.is_file():
-            yield path
+        yield from (root / folder / name for name in names)
+    yield from (path for name in patient.files if (path := root / name).is_file())
 
 
 def least_bytes(context: Context, unit: Unit) -> float:
-    """CT and uptake on the lattice of the largest PET series, packed: one header is read in each folder."""
+    """CT and uptake on the lattice of the largest PET series, packed: one header is read in each folder.
+
+    A folder may hold other series beside the PET: its slices are as many as its header says, where that many files are.
+    """
     largest = 0
     for folder in unit.content.folders:
-        files = sorted(file for file in (context.source / folder).iterdir() if file.is_file())
-        with suppress(ClicksimError, ValueError):  # its conversion will say what is wrong
+        with suppress(ClicksimError, ValueError, OSError):  # its conversion will say what is wrong
+            files = list(files_of(context.source, Patient(unit.key, (folder,))))
             header = dicom_header(files[0]) if files else None
             if header is not None and word(header, "Modality") == "PT":
-                sides = [int(word(header, side) or 0) for side in ("Rows", "Columns")]
-                largest = max(largest, sides[0] * sides[1] * len(files))
+                rows, columns, slices = (int(word(header, name) or 0) for name in ("Rows", "Columns", "NumberOfSlices"))
+                largest = max(largest, rows * columns * min(slices, len(files)))
     return largest * (np.dtype(np.int16).itemsize + np.dtype(np.float32).itemsize) * LEAST_PACKED
 
 

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from clicksim.catalog.source import Row
-from converters.choice import Choice
 from converters.headers import quietly, read_dataset, word, words
 from converters.segmentation import Segmentation
 from converters.series import Series
@@ -118,12 +117,18 @@ def _bed_columns(suv: Suv, headers: Sequence[Any], series: Series) -> Row:
     }
 
 
-def scan_columns(pet: Any, ct: Series, mask: Series, choice: Choice, geometry: SliceGeometry) -> Row:
+def scan_columns(pet: Any, chosen: tuple[Series, Series, Series], geometry: SliceGeometry) -> Row:
     """How the images were made.
+
+    Args:
+        pet: The header of a slice of the PET.
+        chosen: PET, CT and mask.
+        geometry: Of the PET.
 
     Raises:
         DicomError: `UnreadableDicom`, if the CT's middle slice has changed since the scan.
     """
+    ct = chosen[1]
     middle = ct.slices[len(ct.slices) // 2].path
     with quietly("UnreadableDicom", middle):
         header = read_dataset(middle, pixels=False)
@@ -137,9 +142,7 @@ def scan_columns(pet: Any, ct: Series, mask: Series, choice: Choice, geometry: S
             "contrast_ct": has_contrast(agent, word(pet, "StudyDescription")),
         }
     iterations, subsets, filter_mm = reconstruction(pet)
-    uids = {
-        f"{kind}_series_uid": one.series_uid for kind, one in (("pt", choice.pet), ("ct", ct), ("seg", mask)) if one
-    }
+    uids = {f"{kind}_series_uid": one.series_uid for kind, one in zip(("pt", "ct", "seg"), chosen, strict=True)}
     gaps = geometry.gaps
     return {
         **columns,
@@ -151,7 +154,6 @@ def scan_columns(pet: Any, ct: Series, mask: Series, choice: Choice, geometry: S
         "pet_slice_thickness_mm": _positive(pet, "SliceThickness"),
         "z_gap_min_mm": float(gaps.min()) if gaps.size else None,
         "z_gap_max_mm": float(gaps.max()) if gaps.size else None,
-        "series_choice": list(choice.reasons),
     }
 
 

@@ -1,20 +1,20 @@
 """A publisher's tree of files: a folder, or a zip archive that is read without being unpacked.
 
 `open_tree` finds where the tree begins. Its methods give the names in a folder, the bytes of a small file, and any
-file as one on this disk.
+file as one on this disk. `inside_source` is the door to the files of a folder: no link leads out of it.
 """
 
 import os
 import shutil
 import tempfile
 import zipfile
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
-from clicksim.errors import CatalogError, StorageError
+from clicksim.errors import CatalogError, StorageError, up_to_ten
 from clicksim.files import storing
 from converters.tables import Rejection
 
@@ -40,8 +40,7 @@ class FolderTree:
         """Names of the files in a folder, sorted, without those that begin with a dot; none where it is absent."""
         try:
             with os.scandir(self._root / folder) as entries:
-                # a link that leads nowhere is a name as well: it becomes an unreadable file
-                return sorted(e.name for e in entries if not e.name.startswith(".") and not e.is_dir())
+                return sorted(e.name for e in entries if not e.name.startswith(".") and not _is_folder(e))
         except (FileNotFoundError, NotADirectoryError):
             return []
 
@@ -49,7 +48,7 @@ class FolderTree:
         """The bytes of a small file.
 
         Raises:
-            Rejection: `PathLeavesRoot`; `BadTable` where it cannot be read.
+            Rejection: As `inside_source`; `BadTable` where it cannot be read.
         """
         with self.local(path) as (file, _):
             try:
@@ -64,14 +63,14 @@ class FolderTree:
         """The file on this disk, and the folder that its path is relative to.
 
         Raises:
-            Rejection: `PathLeavesRoot`: a link leads out of the source, where a catalog would not follow it.
+            Rejection: As `inside_source`.
         """
-        file = self._root / path
-        if not file.resolve().is_relative_to(self.source):
-            raise Rejection(
-                "PathLeavesRoot", f"{path} is a link that leads out of the source; put the file in its place", path
-            )
-        yield file, self._root
+        yield inside_source(self.source, (PurePosixPath(self.top) / path).as_posix()), self._root
+
+
+def _is_folder(entry: "os.DirEntry[str]") -> bool:
+    """Whether an entry is a folder; a link that leads nowhere or to itself is a file, and becomes an unreadable one."""
+    return Path(entry).is_dir() if entry.is_symlink() else entry.is_dir()
 
 
 class ArchiveTree:
@@ -127,6 +126,28 @@ class ArchiveTree:
 Tree = FolderTree | ArchiveTree
 
 
+def inside_source(source: Path, path: str) -> Path:
+    """A file of a folder, unless a link leads out of that, where a catalog would not follow it.
+
+    Args:
+        source: The folder, without links in its own path.
+        path: Of the file, relative to it.
+
+    Raises:
+        Rejection: `PathLeavesRoot`; `UnreadableFile` where links lead in a circle.
+    """
+    file = source / path
+    try:
+        is_inside = file.resolve().is_relative_to(source)
+    except (OSError, RuntimeError) as error:
+        raise Rejection("UnreadableFile", f"{path} is a link that leads to itself; put the file there", path) from error
+    if not is_inside:
+        raise Rejection(
+            "PathLeavesRoot", f"{path} is a link that leads out of the source; put the file in its place", path
+        )
+    return file
+
+
 def open_tree(source: Path, marks: Sequence[str], layout: str) -> Tree:
     """The tree of a source; an archive's directory is read once per process.
 
@@ -150,7 +171,7 @@ def _only_top(found: list[str], source: Path, marks: Sequence[str], layout: str)
     if "" in found or len(found) == 1:
         return "" if "" in found else found[0]
     if found:
-        raise CatalogError(f"{source} holds several trees: {', '.join(found[:10])}; name one of them")
+        raise CatalogError(f"{source} holds several trees: {up_to_ten(found)}; name one of them")
     raise CatalogError(f"{source} has no folder {' or '.join(marks)}; expected is\n{layout}")
 
 
@@ -179,17 +200,15 @@ def _check_members(members: list[zipfile.ZipInfo], source: Path) -> None:
     names = [member.orig_filename.rstrip("\0") for member in members]
     leaving = [name for name in names if _leaves(name)]
     if leaving:
-        raise CatalogError(f"{source} holds names that lead out of it: {_shown(leaving)}; this archive is not taken")
-    seen: set[str] = set()
-    twice = sorted({name for name in names if name in seen or seen.add(name)})  # type: ignore[func-returns-value]
-    if twice:
-        raise CatalogError(f"{source} holds the same name twice: {_shown(twice)}; this archive is not taken")
+        raise CatalogError(
+            f"{source} holds names that lead out of it: {up_to_ten(map(repr, leaving))}; this archive is not taken"
+        )
+    if twice := sorted(name for name, count in Counter(names).items() if count > 1):
+        raise CatalogError(
+            f"{source} holds the same name twice: {up_to_ten(map(repr, twice))}; this archive is not taken"
+        )
 
 
 def _leaves(name: str) -> bool:
     pure = PurePosixPath(name)
     return pure.is_absolute() or ".." in pure.parts or "\\" in name or "\0" in name or ":" in name
-
-
-def _shown(names: list[str]) -> str:
-    return ", ".join(map(repr, names[:10])) + (f" and {len(names) - 10} more" if len(names) > 10 else "")

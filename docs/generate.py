@@ -226,6 +226,23 @@ MODULES = {
     "clicksim.errors": "Errors",
     "converters.suv": "SUV from DICOM headers",
 }
+CHOSEN = {
+    "For a source of your own": (
+        "converters.measure.measure_case",
+        "converters.nifti.read_labels",
+        "converters.nifti.read_uptake",
+        "converters.nifti.check_grids",
+        "converters.nifti.rejecting",
+        "converters.nifti.sha256_of",
+        "converters.tables.Rejection",
+    ),
+    "Prediction with a trained model": (
+        "clickseg.predict.open_session",
+        "clickseg.predict.Session",
+        "clickseg.inference.Options",
+    ),
+}
+"""Public names of modules whose other names are not."""
 
 
 def describe_api() -> str:
@@ -234,6 +251,8 @@ def describe_api() -> str:
     parts = [API_HEAD, *_names("clicksim", "The package itself", shown)]
     for module, title in MODULES.items():
         parts += _names(module, title, shown)
+    for title, paths in CHOSEN.items():
+        parts += [f"## {title}", "", *(line for path in paths for line in (f"::: {path}", ""))]
     return "\n".join(parts)
 
 

@@ -267,7 +267,7 @@ def draw_rounds(catalog_path: Path, folder: Path, case_id: str, rounds: list[int
     sheet = Image.new("RGB", (width, grey.height + HEAD + FOOT), "white")
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=14)
     for n, number in enumerate(rounds):
-        mask = read_label(folder / "predictions" / case_id / f"iter_{number}.nii.gz")
+        mask = read_label(folder / "predictions" / row["source"] / case_id / f"iter_{number}.nii.gz")
         panel = _panel(grey, view, truth.array, mask.array)
         so_far = [p for p in prompts if p["round"] <= number]
         _dots(ImageDraw.Draw(panel), view, pet.grid, so_far)

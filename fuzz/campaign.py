@@ -48,7 +48,7 @@ def run_target(name: str, seconds: int) -> Result:
     home = HOME / name
     for old in home.glob("findings/*"):
         old.unlink()
-    home.mkdir(parents=True, exist_ok=True)
+    (home / "findings").mkdir(parents=True, exist_ok=True)
     began, executions, edges = time.monotonic(), 0, 0
     with (home / "log.txt").open("wb") as log:
         while (left := round(seconds - (time.monotonic() - began))) >= SHORTEST_RUN_S:

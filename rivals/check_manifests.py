@@ -26,7 +26,8 @@ from clicksim.phantom.layouts import write_deep_psma, write_fdat
 
 ROOT = Path(__file__).resolve().parents[1]
 HOME = Path(os.environ.get("CLICKSIM_RIVALS", ROOT / ".rivals"))
-TORCH = "torch==2.13.0"
+PINS = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+TORCH = next(pin for pin in PINS if pin.startswith("torch=="))
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
-"""`clicksim` called as from a shell, in this process."""
+"""`clicksim` called as from a shell, in this process; and command lines that are only read."""
 
+import click
 from click.testing import CliRunner, Result
 
 from clicksim.cli import main
@@ -15,3 +16,19 @@ def done(*args: object) -> str:
     result = run(*args)
     assert result.exit_code == 0, result.output
     return result.stdout
+
+
+def parse(words: list[str]) -> None:
+    """Read a command line as click does; no file has to be there. What it would refuse fails the test."""
+    from clickseg.cli import main as clickseg_main
+
+    command: click.Command = {"clicksim": main, "clickseg": clickseg_main}[words[0]]
+    context, rest = click.Context(command, info_name=words[0]), words[1:]
+    while isinstance(command, click.Group):
+        name, found, rest = command.resolve_command(context, rest)
+        assert found is not None, words
+        command, context = found, click.Context(found, info_name=name, parent=context)
+    values, left, _ = command.make_parser(context).parse_args(args=list(rest))
+    assert left == []
+    needed = [param for param in command.params if param.required]
+    assert [p.name for p in needed if p.value_is_missing(p.consume_value(context, values)[0])] == [], words

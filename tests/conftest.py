@@ -27,7 +27,7 @@ def realdata() -> Path:
     default = Path(__file__).resolve().parents[2] / "shared" / "realdata"
     folder = Path(os.environ.get("CLICKSIM_REALDATA", default))
     if not folder.is_dir():
-        pytest.skip(f"no real data at {folder}; set CLICKSIM_REALDATA")
+        pytest.skip("no real data: set CLICKSIM_REALDATA to the folder that holds them")
     return folder
 
 

@@ -212,6 +212,16 @@ def test_encode_prompts__adds_an_image_of_the_same_class():
         transform({"pet": subject["pet"], "prompts": None})
 
 
+def test_encode_promptsd__keeps_soft_values_beside_an_image_of_whole_numbers():
+    torch = pytest.importorskip("torch", reason="Torch is not installed")
+    drawn = encode(PROMPTS, GRID.shape)
+    for dtype, wanted in ((torch.int16, torch.float32), (torch.uint8, torch.float32), (torch.float64, torch.float64)):
+        image = torch.zeros((1, *GRID.shape), dtype=dtype)
+        guidance = EncodePromptsd()({"image": image, "prompts": PROMPTS, "image_meta_dict": {"affine": AFFINE}})
+        assert guidance["guidance"].dtype == wanted
+        np.testing.assert_array_equal(guidance["guidance"].numpy(), drawn)
+
+
 @pytest.mark.filterwarnings("ignore")  # of TorchIO's own imports
 def test_encode_prompts__stays_on_the_tissue_behind_real_torchio_transforms():
     torch = pytest.importorskip("torch", reason="Torch is not installed")

@@ -28,6 +28,7 @@ from clicksim.simulate.annotator_files import (
 )
 from clicksim.simulate.annotator_fit import record_case
 from clicksim.simulate.annotators import PRESETS, Annotator, Person, annotate, place_of
+from clicksim.simulate.case import simulate_case
 
 SPACING = (1.0, 1.0, 1.0)
 GRID = Grid.from_spacing((72, 72, 72), SPACING)
@@ -81,9 +82,12 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # files
 
 
-@pytest.mark.parametrize("model", [*PRESETS.values(), KNOWN], ids=lambda model: model.name)
+ODD = Annotator('\U0001f600 \x7f"', offset_mm=1.0, miss_intercept=-2.0, source="-Infinity \u00fc")
+
+
+@pytest.mark.parametrize("model", [*PRESETS.values(), KNOWN, ODD], ids=lambda model: model.name)
 def test_annotator_toml__comes_back(model: Annotator, tmp_path: Path) -> None:
-    (tmp_path / "x.toml").write_text(annotator_toml(model))
+    (tmp_path / "x.toml").write_text(annotator_toml(model), encoding="utf-8")
     assert load_annotator(tmp_path / "x.toml") == model
     assert open_annotator(str(tmp_path / "x.toml")) == model
     assert annotator_of(json.loads(json.dumps(annotator_facts(model), allow_nan=False))) == model
@@ -100,7 +104,9 @@ def test_meanings__name_every_parameter() -> None:
         ("offset_mm = 'a'", "must be a number"),
         ("offset_mm = true", "must be a number"),
         ("source = 3", "must be a text"),
-        ("repeat = 2", "probability"),
+        ("repeat = 2", r"probability, got 2.0 \(.*x.toml\)"),
+        ("offset_mm = 1" + "0" * 400, "must be a number"),
+        ("miss_intercept = nan", "miss_intercept of an annotator must be a finite number"),
         ("repeat = ", "is not TOML"),
         ("name = 'hurried'", "is the name of a preset"),
     ],
@@ -148,23 +154,26 @@ def test_record_case__sorts_clicks_by_lesion() -> None:
     assert first.volume_ml == pytest.approx(125 * 8 / 1000)
     assert second.offsets_mm.tolist() == [[-12, 2, 2]]
     assert (found.strays, found.strokes) == (0, 1)
-    far = record_case(Prompts((Click((29, 19, 19), True),), prompts.grid), mask)
-    assert (far.strays, [len(entry.offsets_mm) for entry in far.lesions]) == (1, [0, 0])
+    for i, clicks, strays in ((18, 1, 0), (19, 0, 1)):  # 20 mm from the first lesion, and 22
+        near = record_case(Prompts((Click((i, 6, 6), True),), prompts.grid), mask)
+        assert (near.strays, [len(entry.offsets_mm) for entry in near.lesions]) == (strays, [clicks, 0])
 
 
 def test_fit_rows__finds_a_known_person_again(recorded: Path) -> None:
     table = pq.read_table(recorded / "rows.parquet")
     found = fit_rows([table], cases_of_files(recorded / "labels"), name="again", bootstrap=10)
     model = found.fit.annotator
-    assert (found.cases, found.fit.lesions) == (6, 162)
+    assert (found.games, found.fit.lesions) == (6, 162)
     for name, tolerance in (("offset_mm", 0.4), ("offset_per_radius", 0.12), ("miss_intercept", 0.7),
                             ("miss_per_volume", 0.4), ("wrong_polarity", 0.06), ("repeat", 0.1)):  # fmt: skip
         assert abs(getattr(model, name) - getattr(KNOWN, name)) < tolerance, (name, getattr(model, name))
     assert model.seconds == pytest.approx(2.5)
     with pytest.raises(PromptFormatError, match="no prompts of ann; there are those of: known"):
         fit_rows([table], cases_of_files(recorded / "labels"), name="x", annotator="ann")
-    with pytest.raises(PromptFormatError, match="needs the columns stroke"):
+    with pytest.raises(PromptFormatError, match="missing: stroke"):
         fit_rows([table.drop_columns(["stroke"])], cases_of_files(recorded / "labels"), name="x")
+    with pytest.raises(PromptFormatError, match="no prompts of anybody; the tables are empty"):
+        fit_rows([table[:0]], cases_of_files(recorded / "labels"), name="x")
 
 
 # a person before a case
@@ -187,6 +196,18 @@ def test_person__strokes_lose_what_they_have_in_missed_lesions() -> None:
     assert mask[:8].sum() == 8
 
 
+def test_simulate_case__a_person_sees_the_lesions_that_the_rule_had(tmp_path: Path) -> None:
+    mask = np.zeros((20, 8, 8), np.uint8)
+    mask[2:4, 2:4, 2:4] = mask[12:18, 2:7, 2:7] = 5  # one instance in two parts
+    write_image(tmp_path / "a.nii.gz", mask, Grid.from_spacing(mask.shape, (2, 2, 2)))
+    blind = Annotator("blind", miss_intercept=50.0)
+    for per_lesion, lesions in ((True, 1), (False, 2)):
+        prompts = simulate_case(
+            tmp_path / "a.nii.gz", protocol="longitudinal-ct@1", per_lesion=per_lesion, annotator=blind
+        )
+        assert prompts.notes[-1] == f"blind misses {lesions} of {lesions} lesions"
+
+
 # commands
 
 
@@ -197,7 +218,7 @@ def test_annotators__are_shown_with_meaning_and_as_assumed(tmp_path: Path) -> No
     assert json.loads(run("annotators", "careful", "--json", "--out", tmp_path / "c.toml"))["offset_mm"] == 1.0
     assert load_annotator(tmp_path / "c.toml") == PRESETS["careful"]
     assert [model["name"] for model in json.loads(run("annotators", "--json"))] == list(PRESETS)
-    assert "go with --fit" in refused("annotators", "--label", tmp_path)
+    assert "only with --fit: --label" in refused("annotators", "--label", tmp_path)
     assert "one NAME" in refused("annotators", "ideal", "hurried")
     assert "needs PROMPTS" in refused("annotators", "--fit", "--label", tmp_path)
     assert "give --catalog or --label" in refused("annotators", "--fit", "x.parquet")

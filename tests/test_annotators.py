@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from clicksim import Click, Grid, Prompts, Scribble, simulate_clicks
-from clicksim.errors import SettingError
+from clicksim.errors import GeometryError, SettingError, UptakeError
 from clicksim.simulate.annotator_fit import Recorded, fit_annotator
 from clicksim.simulate.annotators import PRESETS, Annotator, annotate, contrast_of, find_annotator, radius_mm
 
@@ -72,9 +72,22 @@ def test_fit_annotator__takes_a_person_who_misses_nothing() -> None:
     assert fit.annotator.misses(0.01, 1.0) == 0
 
 
+def test_fit_annotator__stays_finite_where_size_alone_decides_what_is_missed() -> None:
+    seen, missed = np.ones((1, 3)), np.empty((0, 3))
+    recorded = [Recorded(volume, 2.0, seen if volume > 1 else missed) for volume in (0.1, 0.3, 0.5, 2.0, 4.0, 8.0) * 4]
+    fit = fit_annotator("sharp", recorded, bootstrap=5)
+    assert -8 < fit.annotator.miss_per_volume < -2  # without a bound it would be as steep as the search goes
+    assert fit.annotator.misses(0.5, 2.0) > 0.9
+    assert fit.annotator.misses(2.0, 2.0) < 0.1
+
+
 def test_fit_annotator__refuses_too_little() -> None:
     with pytest.raises(SettingError, match="at least ten lesions"):
         fit_annotator("few", record(TRUTH, 9, seed=1))
+    with pytest.raises(SettingError, match="got 12 lesions and 0 clicks"):
+        fit_annotator("none", [Recorded(1.0, 2.0, np.empty((0, 3)))] * 12)
+    with pytest.raises(SettingError, match="at least one bootstrap sample"):
+        fit_annotator("no intervals", record(TRUTH, 30, seed=1), bootstrap=0)
 
 
 def test_annotate__ideal_changes_nothing(case: tuple[np.ndarray, Prompts]) -> None:
@@ -121,9 +134,51 @@ def test_annotate__keeps_strokes_in_the_volume() -> None:
     assert grid.holds(made.background).all()
 
 
+def test_annotate__a_tremor_moves_each_voxel_by_as_much_as_said_and_covers_none_twice() -> None:
+    grid = Grid.from_spacing((200, 60, 60), (1, 1, 1))
+    straight = tuple((i, 30, 30) for i in range(20, 180))
+    made = annotate(
+        Prompts((Scribble(straight, False),) * 20, grid, "case"), np.zeros(grid.shape, np.uint8),
+        Annotator("trembling", tremor_mm=3.0),
+    )  # fmt: skip
+    steps = np.concatenate([np.array(stroke.voxels)[:, 1:] - 30 for stroke in made])
+    assert np.allclose(steps.std(axis=0), 3.0, rtol=0.06)
+    shaken = annotate(
+        Prompts((Scribble(straight, False),), grid), np.zeros(grid.shape, np.uint8), Annotator("x", tremor_mm=0.6)
+    )
+    (stroke,) = shaken
+    assert len(set(stroke.voxels)) == len(stroke.voxels) < len(straight)
+
+
+def test_annotate__a_steady_hand_leaves_a_stroke_that_comes_back_as_it_is() -> None:
+    grid = Grid.from_spacing((9, 9, 9), (1, 1, 1))
+    loop = Scribble(((1, 1, 1), (1, 2, 1), (1, 1, 1)), False)
+    assert annotate(Prompts((loop,), grid), np.zeros(grid.shape, np.uint8), "ideal").items == (loop,)
+
+
+def test_annotate__a_click_beside_its_lesion_goes_with_it() -> None:
+    mask = np.zeros((9, 9, 9), np.uint8)
+    mask[2:4, 2:4, 2:4] = 1
+    beside = Prompts(
+        (Click((6, 6, 6), True, 1), Click((6, 6, 6), True, None)), Grid.from_spacing(mask.shape, (1, 1, 1))
+    )
+    made = annotate(beside, mask, Annotator("blind", miss_intercept=50.0))
+    assert made.items == (Click((6, 6, 6), True, None),)  # of no lesion, so none hides it
+
+
 def test_annotate__needs_a_spacing() -> None:
-    with pytest.raises(SettingError, match="spacing"):
+    with pytest.raises(GeometryError, match="an annotator measures in mm"):
         annotate(Prompts((), Grid((4, 4, 4))), np.zeros((4, 4, 4)), "ideal")
+
+
+def test_annotate__refuses_other_shapes_and_an_uptake_that_is_not_finite(case: tuple[np.ndarray, Prompts]) -> None:
+    mask, prompts = case
+    with pytest.raises(GeometryError, match=r"mask and prompts are on different grids.*\(case case\)"):
+        annotate(prompts, mask[1:], "hurried")
+    with pytest.raises(GeometryError, match="uptake and prompts are on different grids"):
+        annotate(prompts, mask, "hurried", uptake=np.ones((3, 3, 3)))
+    with pytest.raises(UptakeError, match="not finite in or near lesion 1"):
+        annotate(prompts, mask, "hurried", uptake=np.full(mask.shape, np.nan))
 
 
 def test_find_annotator__names_the_nearest() -> None:
@@ -131,7 +186,10 @@ def test_find_annotator__names_the_nearest() -> None:
         find_annotator("carefull")
 
 
-@pytest.mark.parametrize("wrong", [{"wrong_polarity": 1.1}, {"offset_mm": -1.0}, {"repeat": float("nan")}])
+@pytest.mark.parametrize("wrong", [
+    {"wrong_polarity": 1.1}, {"offset_mm": -1.0}, {"repeat": np.nan}, {"miss_intercept": np.nan},
+    {"miss_intercept": np.inf}, {"miss_per_volume": np.inf}, {"miss_per_contrast": np.nan},
+])  # fmt: skip
 def test_annotator__refuses_impossible_parameters(wrong: dict[str, float]) -> None:
     with pytest.raises(SettingError):
         Annotator("no", **wrong)

@@ -338,6 +338,33 @@ def test_write_audit_page__names_the_cases_escapes_them_and_loads_nothing(tmp_pa
     assert not any(word in text for word in ("http://", "https://", "<script", "src=", "@import"))
 
 
+def test_check_lesions__one_name_in_two_sources_is_two_cases(tmp_path: Path) -> None:
+    from clicksim.audit.check import check_lesions
+
+    opened = create_catalog(tmp_path / "catalog")
+    for source, count in (("fdat", 1), ("lab", 2)):
+        case = {"case_id": "a", "n_lesions": count, "lesion_volume_ml": 2.0 * count}
+        lesions = [{"case_id": "a", "lesion_index": n, "voxels": 8, "volume_ml": 2.0} for n in range(count)]
+        opened.write_part("cases", source, rows_to_table("cases", [case]))
+        opened.write_part("lesions", source, rows_to_table("lesions", lesions))
+    assert list(check_lesions(opened)) == []
+    opened.write_part("lesions", "lab", rows_to_table("lesions", lesions[:1]))
+    assert [finding.detail for finding in check_lesions(opened)] == ["n_lesions 2, rows 1"]
+
+
+def test_audit_catalog__a_case_without_a_patient_is_named_and_the_others_are_checked(tmp_path: Path) -> None:
+    opened = create_catalog(tmp_path / "catalog")
+    shared = {"sha256_in": "x", "lesion_present": True, "n_lesions": 0}
+    rows = [
+        {**shared, "case_id": case, "patient_key": patient, "official_fold": fold}
+        for case, patient, fold in (("a", None, 0), ("b", "p", 0), ("c", None, 1), ("d", "p", 1))
+    ]
+    opened.write_part("cases", "lab", rows_to_table("cases", rows))
+    errors = [(f.check, f.cases) for f in audit_catalog(opened) if f.severity == "error"]
+    nobody = [("catalog", ("a",)), ("catalog", ("c",))]
+    assert errors == [*nobody, ("patient-split", ("b", "d")), ("same-label", ("a", "b", "c", "d"))]
+
+
 def test_check_codes__names_a_failure_that_no_rule_knows(tmp_path: Path) -> None:
     from clicksim.audit.check import check_codes
 

@@ -2,20 +2,33 @@
 
 import importlib
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from benchmarks import passes, rivals
+from benchmarks import faults, passes, rivals
 from benchmarks.__main__ import GROUPS, main
-from benchmarks.cases import case_a
+from benchmarks.cases import ROOT, case_a
 from benchmarks.clicks import as_plain
-from benchmarks.measure import Time
-from benchmarks.table import HEADER, at_most, faster
+from benchmarks.measure import Time, measure
+from benchmarks.table import HEADER, at_most, faster, share, show_time, within
 from clicksim import simulate_clicks
 from tests import reference
+
+PROSE = {
+    "benchmarks": ("table", *GROUPS),
+    "datapath": ("datapath",),
+    "failures": ("faults",),
+    "gpu": ("gpu",),
+    "learning": ("learning",),
+    "planning": ("planning",),
+    "scale": ("scale",),
+}
+"""Pages, and the modules whose sentences stand on them."""
 
 
 @pytest.mark.parametrize("group", GROUPS)
@@ -67,6 +80,73 @@ def test_goals__more_is_met_from_above_and_less_from_below() -> None:
     assert faster("w", one, "r", two, bar=2.1)[reached] == "no"
     assert at_most("w", one, "r", two, bar=0.6, aim=0.5)[reached] == "aim"
     assert at_most("w", two, "r", one, bar=1.5, aim=1.2)[reached] == "no"
+
+
+def test_within_and_share__are_held_against_a_time_and_a_size() -> None:
+    reached, ratio = HEADER.index("reached"), HEADER.index("ratio")
+    one, two = Time(1.0, 1.0, 1), Time(2.0, 2.0, 1)
+    assert [within("w", two, "r", one, bar_s=bar)[reached] for bar in (2.0, 1.9)] == ["bar", "no"]
+    assert within("w", two, "r", one, bar_s=2.0)[ratio] == "2 x"
+    assert [share("w", 1e6, "r", 2e6, bar=bar)[reached] for bar in (0.5, 0.4)] == ["bar", "no"]
+    assert share("w", 1e6, "r", 2e6)[ratio] == "0.5 x"
+
+
+def test_show_time__takes_the_unit_that_fits() -> None:
+    assert [show_time(value) for value in (123.4, 1.234, 0.01234, 5e-5)] == ["123 s", "1.23 s", "12.3 ms", "50 µs"]
+    assert show_time(Time(1.0, 2.0, 3)) == "1 s (2 s)"
+
+
+def test_measure__times_each_work_in_every_round_after_its_warm_up() -> None:
+    clock, calls = iter(range(100)), []
+    works = {name: lambda name=name: calls.append(name) for name in "ab"}
+    found = measure(works, rounds=2, warm_up=1, clock=lambda: float(next(clock)))
+    assert calls == ["a", "b", "a", "b", "a", "b"]
+    assert found == {"a": Time(1.0, 1.0, 2), "b": Time(1.0, 1.0, 2)}
+
+
+def test_check_equal__refuses_a_rival_that_differs() -> None:
+    rivals.check_equal([1], [1], "case A")
+    with pytest.raises(RuntimeError, match=r"differ \(case A\): \[1\] and \[2\]"):
+        rivals.check_equal([1], [2], "case A")
+
+
+def test_faults_page__has_a_row_for_each_fault() -> None:
+    rows = [
+        {"fault": "disk full", "met": "convert", "times": 1, "lost": 0, "says": "no | space"},
+        {"fault": "disk full", "met": "clicks", "times": 2, "lost": 1, "says": "other"},
+        {"fault": "disk full", "met": "clicks", "times": 1, "lost": None, "says": "other"},
+        {"fault": "clock", "met": "convert", "times": 3, "lost": None, "says": "nothing"},
+    ]
+    page = faults.page(rows)
+    assert "| disk full | convert, clicks | 4 | 1 | no / space |\n" in page
+    assert "| clock | convert | 3 | none at stake | nothing |\n" in page
+
+
+@pytest.mark.parametrize("page", PROSE)
+def test_pages__hold_the_prose_of_their_scripts(page: str) -> None:
+    text = " ".join((ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8").split())
+    prose = [part for name in PROSE[page] for part in prose_of(f"benchmarks.{name}")]
+    assert prose
+    assert [part for part in prose if not re.search(part, text)] == [], "edit the script, and run it"
+
+
+def prose_of(module: str) -> list[str]:
+    """The constants of a module that are whole sentences, as patterns that take any number where one is filled in."""
+    try:
+        named = vars(importlib.import_module(module)).items()
+    except ModuleNotFoundError as error:
+        pytest.skip(f"{module} needs {error.name}, an extra that is not installed")
+    words = [" ".join(v.split()) for name, v in named if name.isupper() and isinstance(v, str)]
+    return [re.sub(r"\\{.*?\\}", ".*?", re.escape(text)) for text in words if len(text) > 60 and text.endswith(".")]
+
+
+@pytest.mark.torch
+def test_planning__goes_through_every_source_on_tiny_phantoms(tmp_path: Path) -> None:
+    from benchmarks import planning
+
+    planning.main(["--quick", "--out", str(tmp_path / "planning.md")])
+    page = (tmp_path / "planning.md").read_text(encoding="utf-8")
+    assert [plan.title for plan in planning.PLANS if page.count(f"| {plan.title} |") != 3] == []
 
 
 # --- training ------------------------------------------------------------------------------------
@@ -136,6 +216,17 @@ def test_learning__writes_its_page_and_does_nothing_twice(tmp_path: Path, monkey
     assert page == (tmp_path / "two.md").read_text(encoding="utf-8")
     assert page.count("| not run |") == len(learning.ENCODINGS)
     assert "| all |" in page
+
+
+@pytest.mark.torch
+def test_make_data__refuses_a_folder_that_was_made_for_another_model(tmp_path: Path) -> None:
+    from benchmarks import learning
+
+    learning.make_data(tmp_path, learning.SMOKE)
+    learning.make_data(tmp_path, learning.SMOKE)
+    other = replace(learning.SMOKE, model=learning.SMOKE.model.but(size="small"))
+    with pytest.raises(SystemExit, match="other settings; name another folder"):
+        learning.make_data(tmp_path, other)
 
 
 @pytest.mark.torch

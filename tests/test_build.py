@@ -12,24 +12,26 @@ import time
 import zipfile
 from collections import Counter
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from clicksim.build import convert_source
-from clicksim.build.prompts import PromptJob, patient_units, simulate_catalog, simulate_row, verify_run
+from clicksim.build.prompts import PromptJob, patient_units, simulate_catalog, simulate_row
 from clicksim.build.published import import_prompts
 from clicksim.build.units import WORK, Parts, do_unit, run_units
+from clicksim.build.verify import verify_run
 from clicksim.catalog import Outcome, Source, Unit, create_catalog, find_source, open_catalog
 from clicksim.catalog.manage import merge_catalogs
 from clicksim.catalog.schema import TABLES, rows_to_table
 from clicksim.errors import CatalogError, PromptFormatError, SettingError
 from clicksim.geometry import Grid
-from clicksim.phantom.layouts import write_deep_psma, write_fdat, write_longitudinal_ct
+from clicksim.phantom.layouts import write_fdat
 from clicksim.volumes import read_image, write_image
+from tests.conftest import WRITERS
 
-WRITERS = {"fdat": write_fdat, "deep-psma": write_deep_psma, "longitudinal-ct": write_longitudinal_ct}
 NAMES = {"fdat": "fdat", "deep-psma": "deep_psma", "longitudinal-ct": "longitudinal_ct"}
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -142,6 +144,14 @@ def convert_number(context, unit):
 NUMBERS = Source("numbers", "Numbers", "any folder", plan_numbers, convert_number, {"licence": "none"})
 
 
+def plan_twice(context):
+    return [Unit("p0", 0), Unit("p0", 1)], Outcome()
+
+
+def convert_to_one_name(context, unit):
+    return Outcome(cases=[{"case_id": "one", "patient_key": unit.key}])
+
+
 @pytest.fixture
 def folder(tmp_path):
     made = tmp_path / "numbers"
@@ -182,6 +192,21 @@ def test_convert_source__a_bug_keeps_its_name_and_the_rest_resumes(folder, tmp_p
         convert_source(NUMBERS, folder, tmp_path / "c")
     convert_source(NUMBERS, folder, tmp_path / "c", resume=True)
     assert content(tmp_path / "c") == content(tmp_path / "sound")
+
+
+def test_convert_source__refuses_units_and_cases_that_cannot_be_told_apart(folder, tmp_path):
+    with pytest.raises(CatalogError, match="numbers plans several units of the key p0"):
+        convert_source(replace(NUMBERS, plan=plan_twice), folder, tmp_path / "c")
+    assert not (tmp_path / "c").exists()
+    with pytest.raises(CatalogError, match="cases of numbers has differing rows for one; convert them again"):
+        convert_source(replace(NUMBERS, convert=convert_to_one_name), folder, tmp_path / "c")
+    assert open_catalog(tmp_path / "c").cases.num_rows == 0
+
+
+@pytest.mark.parametrize("name", ["catalog", "a:b", "a/b", ""])
+def test_source__refuses_a_name_that_is_no_root(name):
+    with pytest.raises(CatalogError, match=r"cannot (be called|name a source)"):
+        replace(NUMBERS, name=name)
 
 
 def test_convert_source__resumes_the_same_job_only(folder, tmp_path):
@@ -479,6 +504,52 @@ def test_simulate_catalog__keeps_the_notes_of_each_case(catalog, monkeypatch):
     assert sorted((case, note) for case, notes in facts["notes"].items() for note in notes) == sorted(first)
 
 
+def test_simulate_row__reads_the_pet_where_a_setting_asks_for_background(catalog):
+    opened = open_catalog(catalog)
+    row = opened.table("cases", "fdat").to_pylist()[0]
+    asked = simulate_row(opened, row, job(catalog, "longitudinal-ct@1", settings={"n_background": 3}))
+    assert (len(asked.background), asked.notes) == (3, ())
+    row["pet_path"] = "fdat:gone.nii.gz"
+    assert len(simulate_row(opened, row, job(catalog, settings={"n_background": 0})).background) == 0
+
+
+def test_simulate_catalog__names_the_reason_of_each_refusal(catalog):
+    opened = open_catalog(catalog)
+    rows = [{name: row[name] for name in row if name != "source"} for row in opened.table("cases", "fdat").to_pylist()]
+    full = [row for row in rows if row["lesion_present"]]
+    full[0]["pet_path"] = full[0]["ct_path"]
+    full[1]["pet_path"] = full[1]["label_path"]
+    full[2]["label_path"] = full[2]["ct_path"]
+    full[3]["label_path"] = "fdat:gone.nii.gz"
+    full[4]["label_path"] = "nowhere:gone.nii.gz"
+    opened.write_part("cases", "fdat", rows_to_table("cases", rows))
+    run, _ = simulate_catalog(job(catalog), source="fdat")
+    refused = json.loads((catalog / f"runs/{run}.json").read_text())["refused"]
+    codes = {row["case_id"]: row["code"] for row in refused}
+    expected = ["BadUptake", "BadUptake", "BadLabel", "UnreadableFile", "UnreadableFile"]
+    assert codes == {row["case_id"]: code for row, code in zip(full, expected, strict=True)}
+
+
+def test_simulate_catalog__refuses_cases_that_it_could_not_tell_apart(catalog, tmp_path):
+    opened = open_catalog(catalog)
+    name = opened.table("cases", "fdat")["case_id"][0].as_py()
+    twin = {"case_id": name, "patient_key": "p", "instances": "components"}
+    opened.write_part("cases", "mine", rows_to_table("cases", [twin]))
+    with pytest.raises(CatalogError, match=f"several cases are called {re.escape(name)}, .*--source"):
+        simulate_catalog(job(catalog))
+    run, summary = simulate_catalog(job(catalog, out=str(tmp_path / "out")), source="fdat")
+    assert summary.cases == 7
+    details = {verdict.case_id: (verdict.outcome, verdict.detail) for verdict in verify_run(catalog, run)}
+    assert details.pop(name) == ("not reproducible", "several sources of the catalog have such a case")
+    assert {outcome for outcome, _ in details.values()} == {"equal"}
+    brought = import_prompts(catalog, tmp_path / "out", run="back")
+    assert (brought.cases, brought.refused) == (6, [f"{name}_clicks.json: several sources have a case {name}"])
+    opened.write_part("cases", "mine", rows_to_table("cases", [twin | {"case_id": case} for case in ("a/b", "a_b")]))
+    with pytest.raises(CatalogError, match="several cases are called a_b"):
+        simulate_catalog(job(catalog, out=str(tmp_path / "out")), source="mine")
+    assert simulate_catalog(job(catalog), source="mine")[1].rejected == 2, "without files they differ"
+
+
 def test_simulate_catalog__has_no_notes_where_there_are_none(catalog):
     run, summary = simulate_catalog(job(catalog, settings={"n_background": 0}), source="longitudinal_ct")
     facts = json.loads((catalog / f"runs/{run}.json").read_text())
@@ -544,7 +615,7 @@ def outcomes(verdicts):
 @pytest.mark.parametrize("layout", ["plain", "grand-challenge"])
 def test_verify_run__of_an_exported_and_imported_run_is_equal(catalog, tmp_path, source, protocol, layout):
     run, summary = simulate_catalog(job(catalog, protocol, out=str(tmp_path / "out"), layout=layout), source=source)
-    assert outcomes(verify_run(catalog, run))["equal"] >= summary.cases - 2, "the empty ones have no rows"
+    assert outcomes(verify_run(catalog, run)) == {"equal": summary.cases}
     brought = import_prompts(catalog, tmp_path / "out", run="back", protocol=protocol)
     assert (brought.cases, brought.unmatched, brought.refused) == (summary.cases, [], [])
     assert len(brought.missing) == 19 - summary.cases
@@ -583,6 +654,11 @@ def test_verify_run__says_what_cannot_be_reproduced(catalog, tmp_path, monkeypat
         verify_run(catalog, "nameless")
     with pytest.raises(CatalogError, match="no 'other' in table prompts"):
         verify_run(catalog, "other")
+    opened = open_catalog(catalog)
+    bare = opened.table("prompts", "back").drop_columns("run").replace_schema_metadata(None)
+    opened.write_part("prompts", "bare", bare)
+    with pytest.raises(CatalogError, match="does not say how it was made"):
+        verify_run(catalog, "bare")
 
 
 def test_import_prompts__reads_a_zip_and_lists_what_it_cannot_use(catalog, tmp_path):
@@ -630,8 +706,12 @@ def test_import_prompts__refuses_what_is_no_set_of_prompts(catalog, tmp_path):
     with pytest.raises(CatalogError, match="neither a folder nor a zip"):
         import_prompts(catalog, tmp_path / "file.txt", run="x")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(CatalogError, match="has the name of a case"):
+    with pytest.raises(CatalogError, match=r"has the name of a case of .*; there is: no .json file"):
         import_prompts(catalog, tmp_path / "empty", run="x")
+    name = open_catalog(catalog).cases["case_id"][0].as_py().replace("/", "_")
+    (tmp_path / f"folders/{name}.json").mkdir(parents=True)
+    with pytest.raises(CatalogError, match=f"could be taken: {name}.json: cannot be read: a folder or a device"):
+        import_prompts(catalog, tmp_path / "folders", run="x")
     with pytest.raises(SettingError, match="unknown protocol"):
         import_prompts(catalog, tmp_path / "empty", run="x", protocol="autopet-vi@1")
 

@@ -10,8 +10,9 @@ import pytest
 from click.testing import CliRunner
 
 from clicksim.build import convert_source
-from clicksim.build.prompts import PromptJob, patient_units, run_id, simulate_catalog, verify_run
+from clicksim.build.prompts import PromptJob, patient_units, run_id, simulate_catalog
 from clicksim.build.published import import_prompts
+from clicksim.build.verify import verify_run
 from clicksim.catalog import find_source, open_catalog
 from clicksim.cli import main
 from clicksim.errors import SettingError
@@ -119,9 +120,9 @@ def test_scribbles__over_a_catalog_from_the_command_line(catalog, tmp_path):
     assert len(list((tmp_path / "out").glob("*_scribbles.json"))) == len(open_catalog(catalog).cases)
     wrong = run("scribbles", "--catalog", catalog, "--prediction", catalog)
     assert wrong.exit_code == 2
-    assert "go with --label" in wrong.stderr
+    assert "only with --label" in wrong.stderr
     assert run("scribbles").exit_code == 2
-    assert "go with --catalog" in run("scribbles", "--label", catalog, "--resume").stderr
+    assert "only with --catalog" in run("scribbles", "--label", catalog, "--resume").stderr
 
 
 @pytest.mark.real

@@ -13,9 +13,12 @@ from hypothesis import strategies as st
 
 from clicksim import __version__
 from clicksim.build import convert_source
+from clicksim.build.prompts import commit_prompts
 from clicksim.catalog import create_catalog, find_source, list_sources, open_catalog
 from clicksim.catalog.manage import cite, merge_catalogs, summarise
 from clicksim.catalog.places import inside
+from clicksim.catalog.push import push_catalog
+from clicksim.catalog.runs import hash_run, join_runs
 from clicksim.catalog.schema import (
     FLAGS,
     KINDS,
@@ -27,7 +30,7 @@ from clicksim.catalog.schema import (
     table_schema,
 )
 from clicksim.errors import CatalogError, SettingError
-from clicksim.phantom.layouts import write_deep_psma, write_fdat, write_longitudinal_ct
+from tests.conftest import WRITERS
 
 
 def case(name, patient="p1", **columns):
@@ -50,9 +53,6 @@ def catalog(tmp_path):
     made.write_part("cases", "mine", rows_to_table("cases", [case("c"), case("a", "p2"), case("b")]))
     made.write_part("lesions", "mine", rows_to_table("lesions", [lesion("c", 1), lesion("a", 2), lesion("a", 1)]))
     return made
-
-
-WRITERS = {"fdat": write_fdat, "deep-psma": write_deep_psma, "longitudinal-ct": write_longitudinal_ct}
 
 
 # schema
@@ -205,6 +205,12 @@ def test_table__names_columns_of_another_version(catalog):
         _ = catalog.cases
 
 
+def test_table__refuses_a_part_that_is_none(catalog):
+    for read in (catalog.table, catalog.part_metadata, catalog.part_digest):
+        with pytest.raises(CatalogError, match=r"no 'nobody' in table cases of .*; there is: mine"):
+            read("cases", "nobody")
+
+
 def test_case__finds_one_row(catalog):
     assert catalog.case("b")["patient_key"] == "p1"
     assert catalog.case("a")["source"] == "mine"
@@ -226,7 +232,7 @@ def test_case__is_found_in_any_row_group(tmp_path):
 
 def test_part_metadata__is_empty_for_a_plain_table_and_refused_for_none(catalog):
     assert catalog.part_metadata("cases", "mine") == {}
-    with pytest.raises(CatalogError, match=r"no 'x' in table prompts.*there is: -"):
+    with pytest.raises(CatalogError, match=r"no 'x' in table prompts.*there is: nothing"):
         catalog.metadata("x")
 
 
@@ -370,10 +376,22 @@ def test_merge_catalogs__of_sources_is_the_catalog_of_all(phantoms, tmp_path):
         assert merged.resolve(row["label_path"]).is_file()
 
 
+def test_join_runs__over_catalogs_of_different_sources_is_one_run(tmp_path):
+    about, opened = {"version": "1", "protocol": "autopet-iv@2", "seed": 1, "settings": {}}, []
+    for source in ("fdat", "mine"):
+        catalog = create_catalog(tmp_path / source)
+        catalog.write_part("cases", source, rows_to_table("cases", [case(f"{source}_a")]))
+        run = hash_run(about, {f"{source}/p1": [f"{source}_a"]})
+        commit_prompts(catalog, run, table_schema("prompts").empty_table(), about | {"cases": [f"{source}_a"]})
+        opened.append(catalog)
+    whole = hash_run(about, {"fdat/p1": ["fdat_a"], "mine/p1": ["mine_a"]})
+    assert join_runs(opened) == {whole: [(0, opened[0].runs[0]), (1, opened[1].runs[0])]}
+
+
 def test_merge_catalogs__refuses_rows_that_differ(catalog, tmp_path):
     other = create_catalog(tmp_path / "other")
     other.write_part("cases", "mine", rows_to_table("cases", [case("b", n_lesions=9)]))
-    with pytest.raises(CatalogError, match=r"cases of mine has differing rows for .*'b'"):
+    with pytest.raises(CatalogError, match="cases of mine has differing rows for b;"):
         merge_catalogs(tmp_path / "merged", [catalog.path, other.path])
 
 
@@ -390,6 +408,9 @@ def test_merge_catalogs__refuses_itself_and_what_is_none(catalog, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(CatalogError, match="no catalog in"):
         merge_catalogs(tmp_path / "merged", [catalog.path, tmp_path / "empty"])
+    push_catalog(catalog.path, f"file://{tmp_path}/pushed")
+    with pytest.raises(CatalogError, match="pushed is read only"):
+        merge_catalogs(tmp_path / "merged", [catalog.path, tmp_path / "pushed"])
     assert not (tmp_path / "merged").exists()
 
 
@@ -415,6 +436,15 @@ def test_summarise__counts_what_the_tables_hold(phantoms):
     assert rows["deep_psma"]["lesions"] == catalog.table("lesions", "deep_psma").num_rows
     assert rows["longitudinal_ct"]["splits"] == {"test": 2, "train": 2, "val": 4}
     assert all(row["rejected"] == 0 for row in rows.values())
+
+
+def test_summarise__leaves_out_what_is_not_known(tmp_path):
+    volumes = [None, 1.0, 2.0, 4.0, 0.0]
+    cases = [case(f"c{n}", lesion_volume_ml=v, lesion_present=v and v > 0) for n, v in enumerate(volumes)]
+    cases[4]["lesion_present"] = False
+    create_catalog(tmp_path / "c").write_part("cases", "mine", rows_to_table("cases", cases))
+    (row,) = summarise(open_catalog(tmp_path / "c"))
+    assert (row["cases"], row["without_lesion"], row["volume_ml"], row["median_volume_ml"]) == (5, 1, 7.0, 1.5)
 
 
 def test_cite__names_what_is_used_and_nothing_else(phantoms, tmp_path):
@@ -447,6 +477,13 @@ def test_find_source__says_why_one_does_not_load(plugins):
         find_source("wrong")
     with pytest.raises(CatalogError, match=r"'gone' cannot be loaded"):
         find_source("gone")
+
+
+def test_find_source__says_what_a_source_raised(plugins, tmp_path):
+    plugins("raises = raising_lab:SOURCE\n")
+    (tmp_path / "site/raising_lab.py").write_text("raise RuntimeError('no licence file')")
+    with pytest.raises(CatalogError, match="'raises' cannot be loaded from raising_lab:SOURCE: no licence file"):
+        find_source("raises")
 
 
 @pytest.fixture

@@ -4,28 +4,27 @@ import html
 import io
 import json
 import re
-from collections.abc import Iterator
 from itertools import permutations, product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
 from clicksim.catalog import Catalog, open_catalog
 from clicksim.catalog.schema import TABLES, rows_to_table
-from clicksim.cli import main
 from clicksim.cli.report import make_report
-from clicksim.errors import CatalogError
+from clicksim.errors import CatalogError, GeometryError
 from clicksim.geometry import Grid
+from clicksim.prompts.table import METADATA_KEY
 from clicksim.report.catalog import Finding, as_json, select_cases, write_report
 from clicksim.report.figures import AGES, LESIONS, VOLUMES_ML, by_range, by_word, fold_balance, make_scale
 from clicksim.report.privacy import release_cases, show_scanner
 from clicksim.report.thumbnails import HIDDEN_GREY, _trace, cut_head, draw_case, draw_thumbnail
+from tests import commands
 from tests.report_catalog import GRID, make_catalog, plain_case, write_rounds
 
 PATIENT = "DOE^JOHN"
@@ -77,6 +76,11 @@ def test_cut_head__cuts_what_reaches_into_the_top_250_mm_and_nothing_else(turn: 
     below = upper <= upper.max() - 250 + 1e-6
     assert 0 < below.sum() < below.size
     assert np.array_equal(kept[tuple(voxels.T)] > 0, below)
+
+
+def test_cut_head__without_a_direction_is_refused() -> None:
+    with pytest.raises(GeometryError, match="which way is up is unknown"):
+        cut_head(np.ones((9, 9, 90)), Grid((9, 9, 90), (4, 4, 4)))
 
 
 def test_cut_head__leaves_its_input_alone() -> None:
@@ -344,6 +348,25 @@ def test_write_report__lists_as_many_cases_as_asked_and_counts_all(tmp_path: Pat
     assert "3 of 10 cases are listed" in page.read_text(encoding="utf-8")
 
 
+def test_write_report__a_run_of_rounds_is_named_with_its_protocol(tmp_path: Path) -> None:
+    catalog = make_catalog(tmp_path / "catalog", [{}])
+    write_rounds(catalog, "mine", ["case000"])
+    table = catalog.table("rounds", "mine").drop_columns(["run"])
+    catalog.write_part("rounds", "mine", table.replace_schema_metadata({METADATA_KEY: '{"protocol": "autopet-v@1"}'}))
+    for public, name in ((False, "mine (autopet-v@1)"), (True, "run 1 (autopet-v@1)")):
+        page = make_report(catalog.path, tmp_path / "page.html", public=public)
+        assert page_data(page)["rounds"][0]["name"] == name
+
+
+def test_write_report__lesions_that_no_mask_holds_are_in_no_figure(tmp_path: Path) -> None:
+    catalog = make_catalog(tmp_path / "catalog", [{}, {}])
+    rows = [{k: v for k, v in row.items() if k != "source"} for row in catalog.lesions.to_pylist()]
+    named = {"case_id": "case000", "lesion_index": 7, "voxels": None, "csv_volume_mm3": 12.0}
+    catalog.write_part("lesions", "fdat", rows_to_table("lesions", [*rows, named]))
+    page = write_report(tmp_path / "page.html", select_cases(catalog), {})
+    assert page.read_text(encoding="utf-8").count("(2 lesions)") == 2
+
+
 def test_write_report__a_catalog_without_rounds_has_no_curves(tmp_path: Path) -> None:
     page = make_report(make_catalog(tmp_path / "catalog", [{}]).path, tmp_path / "page.html")
     assert page_data(page)["rounds"] == []
@@ -491,21 +514,16 @@ def test_report__of_a_phantom_source_from_the_command_line(tmp_path: Path) -> No
 
     tree = write_fdat(tmp_path / "fdat", patients=3)
     convert_source(find_source("fdat"), tree.folder, tmp_path / "catalog")
-    done = CliRunner().invoke(main, ["report", str(tmp_path / "catalog"), str(tmp_path / "page.html")])
-    assert done.exit_code == 0, done.output
+    commands.done("report", tmp_path / "catalog", tmp_path / "page.html")
     assert sorted(column(page_data(tmp_path / "page.html"), "name")) == sorted(tree.cases)
     assert all("src" in picture and picture["hidden"] for picture in page_pictures(tmp_path / "page.html"))
     assert open_catalog(tmp_path / "catalog").cases.num_rows == len(tree.cases)
 
 
-def _refusals() -> Iterator[tuple[str, str]]:
-    yield "nowhere/page.html", "make the folder"
-
-
-@pytest.mark.parametrize(("out", "said"), list(_refusals()))
-def test_report__refuses_in_one_line(tmp_path: Path, out: str, said: str) -> None:
+def test_report__a_folder_that_cannot_be_made_is_refused_in_one_line(tmp_path: Path) -> None:
     make_catalog(tmp_path / "catalog", [{}])
-    done = CliRunner().invoke(main, ["report", str(tmp_path / "catalog"), str(tmp_path / out)])
-    assert done.exit_code == 1
-    assert said in done.stderr
-    assert done.stderr.count("\n") == 1
+    nowhere = tmp_path / "catalog" / "catalog.json" / "page.html"
+    refused = commands.run("report", tmp_path / "catalog", nowhere)
+    assert refused.exit_code == 1
+    assert "cannot make the folder" in refused.stderr
+    assert refused.stderr.count("\n") == 1

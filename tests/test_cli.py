@@ -230,11 +230,28 @@ def test_clicks__refuses_a_ct_or_a_label_as_pet(here):
     refused(clicks("--pet", "ct.nii.gz"), "ct.nii.gz has values down to -1000: is this a CT?")
     write_image("other.nii.gz", lesions()[::-1], GRID)
     refused(clicks("--pet", "other.nii.gz"), "other.nii.gz", "0 and 1 alone: is this a label?")
+    write_image("float.nii.gz", lesions()[::-1].astype(np.float64), GRID)
+    refused(clicks("--pet", "float.nii.gz"), "float.nii.gz", "0 and 1 alone: is this a label?")
     write_image("map.nii.gz", lesions() * np.uint8(3), GRID)
     refused(run("clicks", "--label", "map.nii.gz", "--pet", "./map.nii.gz"), "--pet is the label itself")
     args = ("--prediction", "a.nii.gz", "--threshold", "3", "--out", "r.nii.gz")
     refused(run("refine", *args, "--pet", "ct.nii.gz"), "is this a CT?")
     assert not Path("r.nii.gz").exists()
+    args = ("scribbles", "--label", "a.nii.gz", "--preview", "s.png", "--out", "s.json")
+    refused(run(*args, "--pet", "ct.nii.gz"), "is this a CT?")
+    assert not {"s.png", "s.json"} & set(left(here))
+    clicks("--format", "rows", "--out", "a.parquet")
+    refused(run("annotators", "--fit", "a.parquet", "--label", "a.nii.gz", "--pet", "ct.nii.gz"), "is this a CT?")
+
+
+def test_commands__write_over_nothing_that_they_read(here):
+    args = ("refine", "--prediction", "a.nii.gz", "--pet", "a_0001.nii.gz", "--threshold", "3")
+    misused(run(*args, "--out", "./a.nii.gz"), "--out would write over the file of --prediction")
+    misused(run(*args, "--out", "r.nii.gz", "--keep", "liver"), "--keep has no effect without --organs")
+    clicks("--format", "rows", "--out", "a.parquet")
+    fit = run("annotators", "--fit", "a.parquet", "--label", "a.nii.gz", "--out", "a.parquet")
+    misused(fit, "--out would write over the file of a.parquet")
+    assert pq.read_table("a.parquet").num_rows
 
 
 def test_clicks__names_a_doubtful_pet_and_takes_it(here):
@@ -253,8 +270,13 @@ def test_clicks__names_a_doubtful_pet_and_takes_it(here):
 
 def test_score__surface_mm_is_a_length(here):
     args = ("score", "--label", "a.nii.gz", "--prediction", "a.nii.gz", "--surface-mm")
-    for text in ("abc", "-1", "nan", "inf"):
-        misused(run(*args, text), "a number of mm, at least 0, is expected", repr(text))
+    for text, words in (
+        ("abc", "not a valid float"),
+        ("-1", "not in the range"),
+        ("nan", "no finite"),
+        ("inf", "no finite"),
+    ):
+        misused(run(*args, text), "--surface-mm", text, words)
     assert "surface_dice" in run(*args, "0").stdout
 
 
@@ -296,6 +318,7 @@ def test_clicks__refuses_in_one_line(here, args, words):
         (["--set", "n_foreground"], ["not NAME=VALUE"]),
         (["--set", "=3"], ["not NAME=VALUE"]),
         (["--set", "seed=3"], ["--seed 3"]),
+        (["--set", "n_foreground=3", "--set", "n_foreground=4"], ["n_foreground is given twice, as 3 and as 4"]),
         (["--format", "rows"], ["needs --out"]),
         (["--format", "xml"], ["xml", "grand-challenge"]),
         (["--preview", "p.jpg"], [".png or .webp"]),
@@ -418,10 +441,10 @@ def test_clicks__a_folder_where_all_fail_says_so(folder):
     assert result.stderr.splitlines()[-1] == "clicksim: 3 of 3 cases refused, see above"
 
 
-def test_clicks__a_sweep_says_a_note_once_and_names_the_option(here):
+def test_clicks__a_sweep_says_a_note_once(here):
     result = clicks("--sweep", "n_foreground=1,2,3", "--out", "out")
     notes = [line for line in result.stderr.splitlines() if line.startswith("a: ")]
-    assert notes == ["a: no uptake given, see --pet: foreground clicks only (background = hot needs one)"]
+    assert notes == ["a: no uptake (PET) given: foreground clicks only (background = hot needs one)"]
 
 
 def test_clicks__refuses_folders_it_cannot_use(folder):

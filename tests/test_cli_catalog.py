@@ -89,7 +89,7 @@ def test_convert__refuses_in_words(here, phantoms):
         "convert", "fdat", phantoms / "fdat", "new", "--option", "label_only=true"
     )
     assert "has no options" in refused("convert", "deep-psma", phantoms / "deep-psma", "new", "--option", "x=1")
-    for shard in ("3/3", "a/2", "1", "-1/2"):
+    for shard in ("3/3", "a/2", "1", "-1/2", "²/3"):
         assert "--shard takes I/N" in misused("convert", "fdat", phantoms / "fdat", "new", "--shard", shard)
     assert "NAME=VALUE" in misused("convert", "fdat", phantoms / "fdat", "new", "--option", "labels_only")
     assert "give SOURCE FOLDER CATALOG" in misused("convert", "fdat")
@@ -195,7 +195,8 @@ def test_clicks__over_a_catalog_refuse_cases_with_exit_code_1(here):
     assert "unknown setting" in refused("clicks", "--catalog", "catalog", "--set", "n_foregroun=3")
     assert "leave --instances at auto" in refused("clicks", "--catalog", "catalog", "--instances", "labels")
     assert "--label or --catalog" in misused("clicks", "--catalog", "catalog", "--label", "catalog")
-    assert "go with --catalog" in misused("clicks", "--label", "catalog", "--workers", "2")
+    assert "only --out DIR writes some" in misused("clicks", "--catalog", "catalog", "--format", "rows")
+    assert "only with --catalog" in misused("clicks", "--label", "catalog", "--workers", "2")
 
 
 # verify and import-prompts
@@ -281,7 +282,7 @@ def test_check__sees_prompts_and_lesions_without_a_case(here):
     text = run("catalog", "check", "catalog").stdout
     assert "lesions.case_id names a case that is not in cases" in text
     assert "prompts.case names a case that is not in cases" in text
-    assert "lies outside [2, 2, 2]" in text
+    assert "outside [2, 2, 2]" in text
 
 
 def test_check__expect_says_what_a_download_lacks(here):
@@ -354,6 +355,9 @@ def test_relocate__moves_a_root_that_is_there(here, phantoms, monkeypatch):
     assert "does not exist" in refused("catalog", "relocate", "catalog", "fdat=gone")
     assert "catalog's own folder" in refused("catalog", "relocate", "catalog", "catalog=.")
     assert "NAME=DIR" in misused("catalog", "relocate", "catalog", "fdat")
+    (here / "other").mkdir()
+    assert "does not exist" in refused("catalog", "relocate", "catalog", "deep_psma=other", "fdat=gone")
+    assert open_catalog("catalog").roots["deep_psma"] != str(here / "other"), "none is moved where one is refused"
 
 
 @pytest.mark.parametrize("command", ["summary", "check", "rejected", "cite"])
@@ -431,4 +435,5 @@ def test_demo__replaces_its_own_and_nothing_else(tmp_path, monkeypatch):
     assert (tmp_path / "mine.txt").read_text() == "mine"
     (tmp_path / ".clicksim-demo").unlink()
     assert "that no demo made" in refused("demo", "--out", tmp_path)
+    assert "cannot make the folder" in refused("demo", "--out", tmp_path / "mine.txt" / "demo")
     assert open_catalog(tmp_path / "catalog").digest() == first

@@ -5,11 +5,10 @@ import json
 import nibabel
 import numpy as np
 import pytest
-from click.testing import CliRunner
 
 from clicksim import Click, Grid, Prompts, encode, write_image
-from clicksim.cli import main
 from clicksim.prompts.formats import write_prompts
+from tests import commands
 
 GRID = Grid((20, 18, 16), None, np.array([[-2.0, 0, 0, 40], [0, 2, 0, -30], [0, 0, 3, -100], [0, 0, 0, 1]]))
 PROMPTS = Prompts((Click((5, 9, 8), True), Click((14, 6, 7), False)), GRID)
@@ -26,7 +25,7 @@ def here(tmp_path, monkeypatch):
 
 
 def run(*arguments):
-    return CliRunner().invoke(main, ["encode", "--prompts", "a_clicks.json", "--like", "a_0001.nii.gz", *arguments])
+    return commands.run("encode", "--prompts", "a_clicks.json", "--like", "a_0001.nii.gz", *arguments)
 
 
 def test_encode__writes_channels_in_nnunet_naming(here):
@@ -69,7 +68,7 @@ def test_encode__check_reads_stored_channels(here):
 
 
 def test_encode__list_names_encodings_and_presets(here):
-    result = CliRunner().invoke(main, ["encode", "--list"])
+    result = commands.run("encode", "--list")
     assert result.exit_code == 0
     lines = result.stdout.splitlines()
     assert "ball: radius_mm=5.0" in lines
@@ -82,6 +81,7 @@ def test_encode__list_names_encodings_and_presets(here):
         ((), 2, "give --out for files or --lint"),
         (("--json", "--out", "a"), 2, "go with --lint"),
         (("--lint", "--check", "a_0001.nii.gz", "--set", "sigma_mm=3"), 2, "--check reads channels"),
+        (("--lint", "--check", "a_0001.nii.gz", "--encoding", "ball"), 2, "only for drawing them: --encoding"),
         (("--lint", "--set", "sigma_mm"), 2, "is not NAME=VALUE"),
         (("--lint", "--set", "sigma_mm=3", "--set", "sigma_mm=4"), 2, "given twice"),
         (("--lint", "--encoding", "gausian"), 1, "did you mean 'gaussian'"),

@@ -5,15 +5,14 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from click.testing import CliRunner, Result
 
 from clicksim.build import convert_source
 from clicksim.build.prompts import PromptJob, simulate_catalog
 from clicksim.catalog import open_catalog
 from clicksim.catalog.schema import rows_to_table
-from clicksim.cli import main
 from clicksim.phantom.layouts import write_fdat
 from converters.fdat import SOURCE as FDAT
+from tests.commands import run
 
 
 @pytest.fixture(scope="module")
@@ -22,12 +21,6 @@ def catalog(tmp_path_factory: pytest.TempPathFactory) -> Path:
     convert_source(FDAT, write_fdat(folder / "fdat").folder, folder / "catalog")
     simulate_catalog(PromptJob(str(folder / "catalog"), "autopet-iv@2", 42, {}))
     return folder / "catalog"
-
-
-def run(*args: object) -> Result:
-    result = CliRunner().invoke(main, [str(arg) for arg in args])
-    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-    return result
 
 
 @pytest.mark.parametrize("kind", ["nnunet", "monai", "grand-challenge", "croissant", "huggingface", "csv"])
@@ -65,6 +58,10 @@ def test_manifest__guidance_with_settings(catalog: Path, tmp_path: Path) -> None
     assert result.exit_code == 0, result.stderr
     record = json.loads((out / "clicksim-manifest.json").read_text())
     assert record["settings"]["guidance_settings"] == {"sigma_mm": 6}
+    deep = run("manifest", "nnunet", catalog, out, "--run", name, "--guidance", "gaussian", "--set", f"x={'[' * 5000}")
+    assert (deep.exit_code, deep.stderr.count("\n")) == (1, 1)
+    idle = run("manifest", "nnunet", catalog, out, "--set", "sigma_mm=6")
+    assert "has no effect without guidance" in idle.stderr
     refused = run("manifest", "nnunet", catalog, out, "--run", name, "--guidance", "gaussian", "--set", "sgma_mm=6")
     assert refused.exit_code == 1
     assert "sigma_mm" in refused.stderr
@@ -89,6 +86,8 @@ def test_folds__prints_the_balance_and_stores_the_plan(catalog: Path, tmp_path: 
     assert [row["folds"] for row in content["balance"] if row["stratum"] == "tracer"] == [[4, 0], [0, 3]]
     assert run("manifest", "csv", catalog, tmp_path / "out", "--folds", "two").exit_code == 0
     assert run("catalog", "folds", catalog, "--folds", 99).exit_code == 1
+    idle = run("catalog", "folds", catalog, "--scheme", "leave-one-tracer-out", "--folds", 3)
+    assert (idle.exit_code, "only with --scheme stratified: --folds" in idle.stderr) == (2, True)
 
 
 def test_audit__text_page_rows_and_exit_code(catalog: Path, tmp_path: Path) -> None:
@@ -111,3 +110,5 @@ def test_audit__text_page_rows_and_exit_code(catalog: Path, tmp_path: Path) -> N
     finally:
         opened.write_part("cases", "fdat", rows_to_table("cases", rows))
     assert run("catalog", "audit", catalog, "--out", tmp_path / "x.pdf").exit_code == 1
+    nowhere = run("catalog", "audit", catalog, "--out", tmp_path / "page.html" / "x.html")
+    assert nowhere.stderr == f"clicksim: cannot make the folder {tmp_path / 'page.html'}: File exists\n"

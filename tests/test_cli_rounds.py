@@ -11,13 +11,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from click.testing import CliRunner
 
 from clicksim import Grid, correct, open_catalog, score, simulate_scribbles, write_image
 from clicksim.catalog import create_catalog
 from clicksim.catalog.schema import rows_to_table
-from clicksim.cli import main
 from clicksim.metrics import compare, surface_dice
+from tests import commands
 from tests.test_rounds import recorded
 
 AFFINE = np.array([[-4.0, 0, 0, 40], [0, 4, 0, -30], [0, 0, 3, -100], [0, 0, 0, 1]])
@@ -66,7 +65,7 @@ def here(tmp_path, monkeypatch):
 
 
 def run(*args, code=0):
-    result = CliRunner().invoke(main, [str(arg) for arg in args], catch_exceptions=False)
+    result = commands.run(*args)
     assert result.exit_code == code, result.output
     return result
 
@@ -175,6 +174,35 @@ def test_rounds__go_on_after_a_kill_with_the_same_result(here):
         assert (here / "killed" / name).read_bytes() == (here / "whole" / name).read_bytes(), name
 
 
+def test_rounds__resume_takes_up_the_replay_when_the_own_rounds_were_interrupted(here):
+    (here / "counted.py").write_text(
+        "from pathlib import Path\n"
+        "from clicksim.rounds import ThresholdPredictor\n"
+        "def predict(case, prompts):\n"
+        "    asked = len(Path('asked').read_text())\n"
+        "    Path('asked').write_text('.' * (asked + 1))\n"
+        "    if asked == int(Path('last').read_text()): raise KeyboardInterrupt\n"
+        "    return ThresholdPredictor()(case, prompts)\n"
+    )
+
+    def play(*more, last=-1, code=0):
+        """How often the predictor was asked, which is interrupted after some."""
+        Path("asked").write_text("")
+        Path("last").write_text(str(last))
+        run("rounds", "--catalog", "cat", "--replay", "first", "--predictor", "py:counted:predict", *more, code=code)
+        return len(Path("asked").read_text())
+
+    catalog_run("--run", "first")
+    replayed = play("--run", "plain")
+    both = play("--run", "whole", "--gap")
+    assert play("--run", "cut", "--gap", last=replayed, code=1) == replayed + 1
+    assert open_catalog("cat").parts("rounds") == ["first", "plain", "whole"]
+    assert play("--run", "cut", "--gap", "--resume") == both - replayed
+    first, second = (open_catalog("cat").table("rounds", name).drop_columns(["run"]) for name in ("whole", "cut"))
+    assert first.equals(second)
+    assert not (here / "cat/.work").exists()
+
+
 def test_rounds__a_worker_that_dies_costs_its_case(here):
     (here / "deadly.py").write_text(
         "import os\nfrom clicksim.rounds import ThresholdPredictor\n"
@@ -194,6 +222,8 @@ def test_rounds__a_bad_predictor_costs_rounds_and_not_the_run(here):
     told = run("rounds", "--catalog", "cat", "--predictor", "cmd:echo no weights; false {input} {output}", "--json")
     summary = json.loads(told.stdout)
     assert summary["failures"] == {"PredictorError": 24}
+    reason = "24 rounds failed, first case c0, round 0: PredictorError: the command ended with 1: no weights"
+    assert reason in told.stderr.splitlines()
     assert summary["all"]["final_dice"]["mean"] == 0
 
 
@@ -209,6 +239,11 @@ def test_rounds__compares_two_runs(here):
     assert by_folder["all"]["difference"]["auc_dice"]["mean"] != 0
     assert "second minus first, 4 cases of 4 patients" in run("rounds", "--compare", "x", "y").stdout
     assert "no folder with rounds.parquet" in run("rounds", "--compare", "x", "z", code=1).stderr
+    (here / "z").mkdir()
+    pq.write_table(pq.read_table("x/rounds.parquet").drop_columns(["dice"]), "z/rounds.parquet")
+    assert "a table of rounds needs the columns dice (z" in run("rounds", "--compare", "x", "z", code=1).stderr
+    (here / "z/rounds.parquet").write_bytes(b"no table")
+    assert "cannot read recorded" in run("rounds", "--compare", "x", "z", code=1).stderr
 
 
 def test_rounds__replays_a_run_against_another_model(here):
@@ -228,6 +263,13 @@ def test_rounds__replays_a_run_against_another_model(here):
     catalog = open_catalog("cat")
     first, second = (catalog.table("prompts", name).drop_columns(["run"]) for name in ("first", "second"))
     assert first.to_pylist() == second.to_pylist()
+
+
+def test_rounds__refuses_two_recordings_of_a_case_by_one_annotator(here):
+    for run_name in ("first", "second"):
+        catalog_run("--run", run_name, "--source", "fdat")
+    told = catalog_run("--replay", "first", "--replay", "second", code=1)
+    assert "case c0 is recorded twice by simulated (second)" in told.stderr
 
 
 def test_rounds__replays_people_and_says_how_far_they_agree(here):
@@ -257,6 +299,9 @@ def test_rounds__replays_people_and_says_how_far_they_agree(here):
         (("--catalog", "cat", "--ct", "ct.nii.gz", "--predictor", "builtin:threshold"), "go with --label"),
         (("--label", "a.nii.gz", "--predictor", "builtin:threshold", "--keep-predictions"), "needs --out"),
         (("--label", "a.nii.gz", "--predictor", "builtin:threshold", "--gap"), "goes with --replay"),
+        (("--label", "a.nii.gz", "--catalog", "cat", "--predictor", "builtin:threshold"), "--catalog, or --label"),
+        (("--compare", "x", "y", "--out", "z", "--gap"), "no effect with --compare: --out, --gap"),
+        (("--label", "a.nii.gz", "--predictor", "builtin:threshold", "--time-limit", "nan"), "no finite number"),
     ],
 )
 def test_rounds__refuses_wrong_usage(here, args, words):
@@ -270,6 +315,9 @@ def test_rounds__refuses_wrong_usage(here, args, words):
         (("--protocol", "autopet-v"), "needs a version"),
         (("--protocol", "deep-psma@1"), "no rule for rounds"),
         (("--set", "n_round=3"), "unknown setting"),
+        (("--out", "a.nii.gz/game"), "cannot make the folder a.nii.gz/game"),
+        (("--run", "a/b"), "'a/b' cannot name a run"),
+        (("--run", "x" * 300), "File name too long"),
     ],
 )
 def test_rounds__refuses_in_one_line(here, args, words):
@@ -309,6 +357,10 @@ def test_score__gives_surface_dice_and_a_row_per_lesion_where_asked(here):
     assert len(rows) == 1 + len(want) > 1
     told = run(*files, "--lesions", "lesions.txt", code=2)
     assert ".csv or .parquet" in told.stderr
+    run(*files, "--lesions", "new/folder/lesions.csv")
+    assert (here / "new/folder/lesions.csv").read_bytes() == (here / "lesions.csv").read_bytes()
+    told = run(*files, "--lesions", "a.nii.gz/lesions.csv", code=1)
+    assert told.stderr == "clicksim: cannot write a.nii.gz/lesions.csv: File exists\n"
 
 
 def test_score__refuses_different_grids_and_takes_settings(here):
@@ -350,5 +402,7 @@ def test_scribbles__refuses_what_makes_no_sense(here):
     assert "different grids" in told.stderr
     told = run("scribbles", "--label", "a.nii.gz", "--protocol", "autopet-iv@2", code=1)
     assert "no rule for scribbles" in told.stderr
+    told = run("scribbles", "--label", "a.nii.gz", "--round", "2", code=2)
+    assert "--round has no effect without --prediction" in told.stderr
     told = run("scribbles", "--label", "a.nii.gz", "--prediction", "p.nii.gz", "--instances", "labels", code=2)
     assert "no effect" in told.stderr

@@ -349,7 +349,7 @@ def test_background__without_what_it_needs():
     for kind in ("hot", "threshold", "body"):
         prompts = simulate(mask, background=kind)
         assert len(prompts.background) == 0
-        assert prompts.notes == (f"no uptake given: foreground clicks only (background = {kind} needs one)",)
+        assert prompts.notes == (f"no uptake (PET) given: foreground clicks only (background = {kind} needs one)",)
     with pytest.raises(SettingError, match="background = organ needs an organ mask"):
         simulate(mask, background="organ")
     assert simulate(mask * 0, background="shell").notes[0].startswith("0 of 10 background clicks")
@@ -517,6 +517,15 @@ def test_simulate_clicks__refuses_labels_and_organs_that_are_wrong():
         simulate(np.linspace(-1, 1, 27).reshape(3, 3, 3), case_id="case_x")
     with pytest.raises(GeometryError, match="organ mask and mask are on different grids"):
         simulate(np.ones((3, 3, 3)), organs=np.ones((3, 3, 4)), background="organ")
+    with pytest.raises(ImageError, match="whole numbers"):
+        simulate(box((5, 5, 5), ((1, 1, 1), (3, 3, 3))), organs=np.full((5, 5, 5), 0.5), background="organ")
+
+
+def test_simulate_clicks__names_ten_lesions_where_the_target_is_none():
+    labels = np.zeros((3, 60, 3), np.uint8)
+    labels[1, ::2, 1] = np.arange(1, 31)
+    with pytest.raises(SettingError, match=r"target 77 .*\(case x\); lesions: 1, 2, .*, 10, \.\.\.$"):
+        simulate(labels, target=77, case_id="x")
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,9 @@ def test_simulate_clicks__stops_where_the_published_script_stops_and_says_so():
     label[:, :, 0] = False
     uptake = np.zeros(label.shape)
     uptake[3, 3, 0] = 1
-    with pytest.raises(ReferenceAbortError, match=r"autopet-iv@1 has no background here \(case_7\).*autopet-iv@2"):
+    with pytest.raises(
+        ReferenceAbortError, match=r"published script draws .* and stops \(case case_7\); use autopet-iv@2"
+    ):
         clicksim.simulate_clicks(label, uptake=uptake, protocol="autopet-iv@1", case_id="case_7")
     assert oracle(label, uptake) is None
     # with no extra click to draw there is nothing to stop for
@@ -103,7 +105,7 @@ def test_simulate_clicks__is_short_with_a_note_where_nothing_qualifies(value, wi
     prompts = clicksim.simulate_clicks(label, uptake=uptake, protocol="autopet-iv@1")
     assert len(prompts) == 0
     assert len(prompts.notes) == 1
-    assert ("no uptake above the threshold" if with_uptake else "no uptake given") in prompts.notes[0]
+    assert ("no uptake above the threshold" if with_uptake else "no uptake (PET) given") in prompts.notes[0]
 
 
 def test_simulate_clicks__of_a_volume_filled_by_two_instances_is_an_ordinary_case():

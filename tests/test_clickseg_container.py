@@ -16,14 +16,14 @@ torch = pytest.importorskip("torch", reason="needs the extra [torch]")
 from click.testing import CliRunner  # noqa: E402
 
 from clickseg.cli import main  # noqa: E402
-from clickseg.container_check import CheckReport, Played, can_seal, check_container, find_engine  # noqa: E402
+from clickseg.container_check import CheckReport, Played, _Timed, can_seal, check_container, find_engine  # noqa: E402
 from clickseg.predict import Options, RoundsPredictor, open_session  # noqa: E402
 from clicksim.errors import ClicksimError  # noqa: E402
 from clicksim.geometry import Grid  # noqa: E402
 from clicksim.phantom import make_phantom  # noqa: E402
 from clicksim.prompts import Click, Prompts  # noqa: E402
 from clicksim.prompts.formats import write_prompts  # noqa: E402
-from clicksim.rounds import Case, Scan  # noqa: E402
+from clicksim.rounds import Case, Scan, play  # noqa: E402
 from clicksim.volumes import read_image, write_image  # noqa: E402
 from tests.clickseg_models import write_model  # noqa: E402
 from tests.clickseg_phantoms import write_catalog  # noqa: E402
@@ -144,7 +144,9 @@ def test_container_run__takes_no_damaged_previous_mask(tree, model, phantom):
     whole = file.read_bytes()
     good, _ = done(tree, model)
     assert good != plain
-    for bytes_ in (whole[:200], b"", b"PK" + whole[2:100], b"\x93NUMPY"):
+    place = whole.index(b"bits.npy") + 60  # within what is compressed
+    spoiled = whole[:place] + bytes([whole[place] ^ 255]) + whole[place + 1 :]
+    for bytes_ in (whole[:200], b"", b"PK" + whole[2:100], b"\x93NUMPY", spoiled):
         for other in (tree / "cache").iterdir():
             other.unlink()
         file.write_bytes(bytes_)
@@ -243,11 +245,34 @@ def test_container_check__plays_rounds_in_fresh_processes(model, phantom, monkey
     report = check_container(model, case, rounds=2, arguments="--device cpu")
     assert report.faults == []
     assert [len(report.cached.rows), len(report.plain.rows)] == [2, 2]
-    assert len(report.cached.seconds) == len(report.cached.peaks_mib) == 2
+    assert list(report.cached.seconds) == list(report.cached.peaks_mib) == [0, 1]
+    assert min(report.cached.peaks_mib.values()) > 50
     assert report.cached.rows[0]["dice"] == report.plain.rows[0]["dice"]
     text = report.text()
     assert "no image was built" in text
     assert ("they had no network" in text) == can_seal()
+
+
+def test_container_check__keeps_the_facts_of_a_round_beside_its_number(tmp_path, phantom):
+    script = tmp_path / "model.py"
+    script.write_text(
+        "import json, sys, pathlib, shutil\n"
+        "from clicksim.rounds import ThresholdPredictor, predict_folder\n"
+        "count = pathlib.Path(sys.argv[3]); n = len(count.read_text()) if count.exists() else 0\n"
+        "count.write_text('x' * (n + 1))\n"
+        "if n == 2: sys.exit('second round')\n"  # the first one is asked twice
+        "predict_folder(sys.argv[1], sys.argv[2], ThresholdPredictor())\n"
+        "pathlib.Path(sys.argv[2], 'facts.json').write_text(json.dumps({'peak_mib': n}))\n"
+    )
+    command = f"{sys.executable} {script} {{input}} {{output}} {tmp_path}/count"
+    predictor = _Timed(command, tmp_path / "facts.json", twice=True)
+    case = Case(Scan("a", phantom.grid, phantom.ct, phantom.pet), phantom.label)
+    predictor.played.rows = play(case, predictor, protocol="autopet-iv@2", n_rounds=3).rows
+    assert predictor.played.peaks_mib == {0: 0, 2: 3}
+    assert list(predictor.played.seconds) == [0, 2]
+    assert predictor.played.repeats
+    lines = CheckReport((), predictor.played, predictor.played).text().splitlines()
+    assert [line.split()[-3:] for line in lines[2:5]] == [["0.0", "/", "0.0"], ["-", "/", "-"], ["3.0", "/", "3.0"]]
 
 
 def test_container_check__names_what_failed(tmp_path, phantom):

@@ -1,8 +1,10 @@
 """From a catalog to batches: store, patches, augmentation, and the prompts of a sample."""
 
 from threading import Event
+from types import SimpleNamespace
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 from hypothesis import given
@@ -12,19 +14,20 @@ torch = pytest.importorskip("torch", reason="clickseg needs PyTorch, which is no
 
 from clickseg.augment import change_ct, change_pet, draw_affine, flip, warp  # noqa: E402
 from clickseg.cli import main  # noqa: E402
-from clickseg.dataset import Batches, PatchDataset, collate, fetch_ahead  # noqa: E402
+from clickseg.dataset import FATES, Batches, PatchDataset, collate, fetch_ahead  # noqa: E402
 from clickseg.encode import rows_of  # noqa: E402
 from clickseg.frame import Frame  # noqa: E402
-from clickseg.prepare import draw_fold, plan, prepare_store  # noqa: E402
+from clickseg.prepare import draw_fold, find_places, plan, prepare_store  # noqa: E402
 from clickseg.prompting import STROKES, U_SHAPE, corrections_at, count_law, draw_plan, next_prompts  # noqa: E402
 from clickseg.settings import ModelSettings, StoreRules, TrainSettings, describe  # noqa: E402
-from clickseg.store import AIR_HU, open_store  # noqa: E402
-from clicksim.errors import CatalogError, GeometryError, SettingError  # noqa: E402
+from clickseg.store import AIR_HU, Places, open_store  # noqa: E402
+from clicksim.errors import CatalogError, ClicksimError, GeometryError, SettingError  # noqa: E402
 from clicksim.geometry import Grid  # noqa: E402
+from clicksim.lesions import find_lesions  # noqa: E402
 from clicksim.prompts import Click, Prompts, Scribble  # noqa: E402
 from clicksim.streams import stream  # noqa: E402
 from clicksim.volumes import write_image  # noqa: E402
-from tests.clickseg_phantoms import SHAPE, SPACING, write_case, write_catalog, write_toys  # noqa: E402
+from tests.clickseg_phantoms import SHAPE, SPACING, make_toy, write_case, write_catalog, write_toys  # noqa: E402
 
 pytestmark = pytest.mark.torch
 RULES = StoreRules(spacing_mm=SPACING)
@@ -68,7 +71,7 @@ def test_frame__turns_any_orientation_to_ras_and_back(axes, flips, data):
     assert turned[tuple(moved)] == array[voxel]
     np.testing.assert_allclose(frame.target.to_mm([moved]), grid.to_mm([voxel]))
     np.testing.assert_array_equal(frame.back(turned), array)
-    np.testing.assert_array_equal(frame.back(frame.label(array.astype(np.uint8)), linear=False), array.astype(np.uint8))
+    np.testing.assert_array_equal(frame.label(array.astype(np.uint8)), turned)
 
 
 def test_frame__resamples_linearly_with_the_outer_faces_in_place():
@@ -115,6 +118,11 @@ def test_prepare_store__keeps_values_places_and_licences(catalog, store):
         places = case.places
         assert len(np.unique(places.lesion[:, 0])) == case.row["n_lesions"] > 0
         assert np.all(label[tuple(places.lesion[:, 1:].T)] > 0)
+        share = RULES.spots // case.row["n_lesions"]
+        for lesion in find_lesions(label):
+            mine = places.lesion[places.lesion[:, 0] == lesion.id, 1:]
+            assert len(mine) == 1 + min(share - 1, len(lesion.voxels))
+            assert tuple(mine[0]) == lesion.deepest(SPACING, closed=True)[0]
         assert not np.any(label[tuple(places.body.T)])
         assert np.all(ct[tuple(places.body.T)] > RULES.body_hu)
         assert bool(len(places.hot)) == case.has_pet
@@ -122,6 +130,17 @@ def test_prepare_store__keeps_values_places_and_licences(catalog, store):
             pet = case.array("pet")
             assert not np.any(label[tuple(places.hot.T)])
             assert pet[tuple(places.hot.T)].min() > np.percentile(pet[label == 0], RULES.hot_percentile)
+
+
+def test_find_places__spreads_over_hot_components_the_largest_first():
+    pet, ct = np.ones((20, 20, 20), np.float32), np.full((20, 20, 20), 40, np.int16)
+    pet[2:4, 2:4, 2:4] = pet[10:15, 10:15, 10:15] = 9
+    for spots, sides in ((1, [10]), (3, [10, 2, 10])):
+        rules = RULES.but(spots=spots, hot_percentile=98.0)
+        places, lesions = find_places(np.zeros(ct.shape, np.uint8), ct, pet, SPACING, rules, "a", None)
+        assert [10 if voxel[0] >= 10 else 2 for voxel in places.hot] == sides
+        assert (len(places.lesion), len(places.body), lesions) == (0, spots, 0)
+        assert np.all(pet[tuple(places.hot.T)] == 9)
 
 
 def test_prepare_store__finds_what_did_not_change(catalog, tmp_path):
@@ -199,10 +218,9 @@ def test_prepare_store__rejects_a_case_and_goes_on(tmp_path):
     (catalog.path / "images" / "fdat" / "fdg_toy02" / "label.nii.gz").unlink()
     summary = prepare_store(catalog.path, tmp_path / "store", RULES)
     assert (summary.cases, summary.rejected) == (1, 2)
-    import pyarrow.parquet as pq
-
-    reasons = pq.read_table(tmp_path / "store" / "rejected.parquet")["message"].to_pylist()
-    assert any("different grids" in reason for reason in reasons)
+    rows = pq.read_table(tmp_path / "store" / "rejected.parquet").to_pylist()
+    assert {row["case_id"]: row["code"] for row in rows} == {"fdg_toy01": "GridMismatch", "fdg_toy02": "UnreadableFile"}
+    assert any("different grids" in row["message"] for row in rows)
 
 
 def test_prepare_store__works_in_other_processes(tmp_path):
@@ -211,6 +229,30 @@ def test_prepare_store__works_in_other_processes(tmp_path):
     prepare_store(catalog.path, tmp_path / "two", RULES)
     for name in ("cases.parquet", "store.json"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+def test_prepare_store__refuses_a_source_that_is_not_there_and_a_folder_that_cannot_be(catalog, tmp_path):
+    with pytest.raises(CatalogError, match="has no case of fdta"):
+        prepare_store(catalog.path, tmp_path / "store", RULES, sources=["fdat", "fdta"])
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ClicksimError, match=r"cannot make the folder .*file/arrays: Not a directory"):
+        prepare_store(catalog.path, tmp_path / "file", RULES)
+
+
+def test_prepare_store__rejects_images_that_are_not_finite_or_no_pet(tmp_path):
+    catalog = write_toys(tmp_path / "catalog", 4)
+    ct, pet, _ = make_toy(0)
+    hollow, glowing = ct.astype(np.float32), pet.copy()
+    hollow[3, 3, 3], glowing[3, 3, 3] = np.nan, np.inf
+    for number, name, array in ((0, "ct", hollow), (1, "pet", glowing), (2, "pet", ct - 900)):
+        file = catalog.path / "images" / "fdat" / f"fdg_toy{number:02d}" / f"{name}.nii.gz"
+        write_image(file, array, Grid.from_spacing(ct.shape, SPACING))
+    assert prepare_store(catalog.path, tmp_path / "store", RULES).rejected == 3
+    rows = pq.read_table(tmp_path / "store" / "rejected.parquet").to_pylist()
+    found = {row["case_id"]: row["message"] for row in rows}
+    assert found["fdg_toy00"] == "the CT has values that are NaN or infinite"
+    assert found["fdg_toy01"] == "the PET has values that are NaN or infinite"
+    assert "is this a CT?" in found["fdg_toy02"]
 
 
 def test_plan__keeps_a_patient_in_one_fold():
@@ -345,6 +387,16 @@ def test_warp__equals_scipy():
     np.testing.assert_allclose(moved[0, 0].numpy(), expected, atol=1e-3)
 
 
+def test_draw_affine__turns_and_scales_alike_along_all_axes_in_mm():
+    size = np.array([2.0, 3.0, 5.0])
+    matrix = draw_affine(np.random.default_rng(3), TrainSettings(rotation_deg=30.0, scaling=0.2), tuple(size))
+    in_mm = np.diag(size) @ matrix @ np.diag(1 / size)
+    scale = np.cbrt(np.linalg.det(in_mm))
+    np.testing.assert_allclose(in_mm @ in_mm.T, np.eye(3) * scale**2, atol=1e-5)
+    assert 1 / 1.2 - 1e-6 < scale < 1 / 0.8 + 1e-6
+    assert not np.allclose(in_mm, np.eye(3) * scale, atol=0.01)
+
+
 @given(seed=st.integers(0, 200))
 def test_warp__keeps_prompts_on_their_own_side_of_the_label(seed):
     draws = np.random.default_rng(seed)
@@ -389,6 +441,31 @@ def test_dataset__depends_on_seed_and_number_alone(store):
     for name in ("ct", "pet", "label", "points"):
         np.testing.assert_array_equal(getattr(one[3], name), getattr(two[3], name))
     assert not np.array_equal(one[3].ct, PatchDataset(store.cases, PATCH, settings.but(seed=1))[3].ct)
+
+
+def test_dataset__withholds_the_pet_by_its_odds(store):
+    for odds in (0.0, 1.0):
+        data = PatchDataset(store.cases, PATCH, TrainSettings(steps=10, drop_pet=odds))
+        shown = {bool(data[number].has_pet) for number in range(12)}
+        assert shown == ({False} if odds else {True, False})  # one case has none
+
+
+def test_dataset__puts_patches_on_each_lesion_alike_whatever_its_size(store):
+    rows = np.array([[1, 10, 10, 10]] * 50 + [[2, 30, 30, 30]], np.int32)
+    case = SimpleNamespace(places=Places(rows, rows[:0, 1:], rows[:0, 1:]))
+    data = PatchDataset(store.cases, (8, 8, 8), TrainSettings(steps=10))
+    draws = stream(0, "corners")
+    near = [data._corner(case, draws)[0] < 15 for _ in range(300)]
+    assert 0.4 < np.mean(near) < 0.6
+
+
+def test_dataset__spoils_previous_masks_by_the_odds(store):
+    data = PatchDataset(store.cases, PATCH, TrainSettings(steps=10, drop_previous=0.4, spoil_previous=0.3))
+    draws = stream(0, "fates")
+    fates = [data._fate(draws) for _ in range(2000)]
+    shares = {name: np.mean([fate == name for fate, _ in fates]) for name in FATES}
+    assert shares == pytest.approx({"keep": 0.3, "drop": 0.4, **dict.fromkeys(FATES[2:], 0.075)}, abs=0.04)
+    assert all(np.all((low >= 0) & (low < high) & (high <= PATCH)) for _, (low, high) in fates)
 
 
 def test_dataset__for_validation_has_plain_patches_on_lesions(store):

@@ -11,26 +11,21 @@ torch = pytest.importorskip("torch", reason="needs the extra [torch]")
 from click.testing import CliRunner  # noqa: E402
 
 from clickseg.cli import main  # noqa: E402
-from clickseg.evaluate import (  # noqa: E402
-    choose_units,
-    evaluate_model,
-    folds_of,
-    lint_model,
-    name_of,
-    named_model,
-    predict_named,
-    summarise_lesions,
-)
+from clickseg.evaluate import choose_units, evaluate_model, folds_of  # noqa: E402
+from clickseg.lesion_scores import measure_lesions, summarise_lesions  # noqa: E402
+from clickseg.linting import lint_model  # noqa: E402
+from clickseg.named import name_of, named_model, predict_named  # noqa: E402
 from clickseg.predict import Options, RoundsPredictor, open_session  # noqa: E402
 from clickseg.prepare import draw_fold, plan  # noqa: E402
 from clicksim.catalog import create_catalog, open_catalog  # noqa: E402
 from clicksim.catalog.schema import rows_to_table  # noqa: E402
 from clicksim.errors import CatalogError, SettingError  # noqa: E402
+from clicksim.geometry import Grid  # noqa: E402
 from clicksim.prompts import Prompts  # noqa: E402
 from clicksim.rounds import Case, Scan, play  # noqa: E402
-from clicksim.volumes import read_image, read_label  # noqa: E402
+from clicksim.volumes import read_image, read_label, write_image  # noqa: E402
 from tests.clickseg_models import write_model  # noqa: E402
-from tests.clickseg_phantoms import write_catalog  # noqa: E402
+from tests.clickseg_phantoms import SPACING, make_toy, write_case, write_catalog  # noqa: E402
 
 pytestmark = pytest.mark.torch
 CPU = Options(device="cpu")
@@ -104,7 +99,7 @@ def test_evaluate__folds_and_lesions_add_up(outcome, catalog):
 
 def test_summarise_lesions__splits_by_volume():
     rows = [
-        {"case_id": "a", "round": r, "lesion": n, "volume_ml": volume, "found_share": share}
+        {"source": "x", "case_id": "a", "round": r, "lesion": n, "volume_ml": volume, "found_share": share}
         for r, shares in enumerate([(0.0, 0.5, 1.0), (0.5, 0.5, 1.0)])
         for n, (volume, share) in enumerate(zip((0.5, 5.0, 50.0), shares, strict=True))
     ]
@@ -112,7 +107,51 @@ def test_summarise_lesions__splits_by_volume():
     assert found["all"] == {"lesions": 3, "found": [2 / 3, 1.0], "found_share": [0.5, 2 / 3]}
     assert found["below 1 ml"]["found"] == [0.0, 1.0]
     assert found["above 10 ml"]["lesions"] == 1
+    other = [row | {"source": "y"} for row in rows]
+    assert summarise_lesions([*rows, *other])["all"]["lesions"] == 6
     assert summarise_lesions([]) == {}
+
+
+def test_measure_lesions__names_lesions_as_the_catalog_does(tmp_path):
+    grid = Grid.from_spacing((6, 5, 4), (10.0, 10.0, 10.0))
+    label, mask = np.zeros(grid.shape, np.uint8), np.zeros(grid.shape, np.uint8)
+    label[0:2, 0, 0], label[4:6, 4, 2:4] = 7, 3
+    mask[1, 0, 0] = 1
+    catalog = create_catalog(tmp_path / "catalog")
+    write_image(catalog.path / "label.nii.gz", label, grid)
+    entry = {"case_id": "a", "label": "catalog:label.nii.gz", "facts": {"source": "mine"}}
+    assert measure_lesions(catalog, entry, tmp_path) == []
+    for number in (2, 10):
+        write_image(tmp_path / f"iter_{number}.nii.gz", mask * (number == 10), grid)
+    rows = measure_lesions(catalog, entry, tmp_path)
+    assert [(r["round"], r["lesion"], r["volume_ml"], r["found_share"]) for r in rows] == [
+        (2, 3, 4.0, 0.0), (2, 7, 2.0, 0.0), (10, 3, 4.0, 0.0), (10, 7, 2.0, 0.5),
+    ]  # fmt: skip
+    assert {(row["source"], row["case_id"]) for row in rows} == {("mine", "a")}
+
+
+def test_evaluate__keeps_predictions_of_one_name_apart_by_source_and_forgets_earlier_ones(tmp_path):
+    catalog = create_catalog(tmp_path / "catalog")
+    for n, source in enumerate(("fdat", "longitudinal_ct")):
+        ct, pet, label = make_toy(n)
+        images = {"ct": ct, "pet": pet, "label": label * (n + 1)}
+        row = write_case(catalog, source, "fdg_same", images, Grid.from_spacing(ct.shape, SPACING), fold=0)
+        catalog.write_part("cases", source, rows_to_table("cases", [row]))
+    model = write_model(tmp_path / "model.safetensors", digest=catalog.digest(), bias=-0.5)
+    for rounds, sources in ((3, ["fdat", "fdat"]), (2, [])):
+        evaluate_model(
+            model, catalog.path, tmp_path / "out", protocols=["autopet-v@2"], fold="all", sources=sources,
+            settings={"n_rounds": rounds}, options=CPU, keep_predictions=True, lint=0,
+        )  # fmt: skip
+    out = tmp_path / "out" / "autopet-v-2"
+    kept = sorted(str(file.relative_to(out / "predictions")) for file in out.rglob("*.nii.gz"))
+    assert kept == [f"{source}/fdg_same/iter_{n}.nii.gz" for source in ("fdat", "longitudinal_ct") for n in (0, 1)]
+    lesions = pq.read_table(out / "lesions.parquet").to_pylist()
+    assert {row["round"] for row in lesions} == {0, 1}
+    counts = {row["source"]: row["n_lesions"] for row in catalog.cases.to_pylist()}
+    assert {s: sum(row["source"] == s and not row["round"] for row in lesions) for s in counts} == counts
+    assert set(pq.read_table(out / "prompts.parquet")["source"].to_pylist()) == set(counts)
+    assert set(json.loads((out / "metric_scores.json").read_text())) == {"fdat/fdg_same", "longitudinal_ct/fdg_same"}
 
 
 def test_choose_units__auto_takes_the_held_out_fold_of_its_own_catalog(catalog):
@@ -216,11 +255,11 @@ def test_evaluate__goes_on_after_an_interruption(catalog, model, tmp_path, outco
     played = []
     real = module.play_patient
 
-    def dies(job, catalog, unit):
+    def dies(job, catalog, predictions, unit):
         if len(played) == 1:
             raise KeyboardInterrupt
         played.append(unit.key)
-        return real(job, catalog, unit)
+        return real(job, catalog, predictions, unit)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "play_patient", dies)

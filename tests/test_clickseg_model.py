@@ -1,5 +1,7 @@
 """The network, its channels, its loss, and checkpoints."""
 
+import math
+
 import numpy as np
 import pytest
 
@@ -16,9 +18,9 @@ from clickseg.checkpoint import (  # noqa: E402
 )
 from clickseg.losses import dice, make_loss  # noqa: E402
 from clickseg.metrics import Metrics  # noqa: E402
-from clickseg.network import CHANNELS, FILTERS, check_input, count_parameters, finest, make_model, strides  # noqa: E402
+from clickseg.network import CHANNELS, FILTERS, finest, make_model, strides  # noqa: E402
 from clickseg.settings import SIZES, ModelSettings  # noqa: E402
-from clicksim.errors import GeometryError, SettingError  # noqa: E402
+from clicksim.errors import SettingError  # noqa: E402
 
 pytestmark = pytest.mark.torch
 TINY = ModelSettings(size="tiny", patch=(16, 16, 8))
@@ -91,14 +93,11 @@ def test_make_model__with_deep_supervision_has_coarser_outputs_in_training_only(
 def test_make_model__refuses_a_patch_that_it_cannot_halve():
     with pytest.raises(SettingError, match="multiple of it, such as 24"):
         make_model(TINY.but(patch=(22, 16, 16)), 0)
-    with pytest.raises(GeometryError, match="divisible"):
-        check_input(make_model(TINY, 0), (18, 16, 8))
 
 
 def test_model__says_how_far_a_prompt_reaches():
     model = make_model(TINY.but(encoding="ball", encoding_mm=6.0), 0)
     assert model.margin_vx((2.0, 3.0, 4.0)) == (3, 2, 1)
-    assert model.multiple == (4, 4, 2)
 
 
 # --- loss ----------------------------------------------------------------------------------------
@@ -118,6 +117,14 @@ def test_make_loss__is_defined_with_and_without_a_lesion(lesion):
         assert logits.grad.abs().sum() > 0
         values.append(value.item())
     assert values[0] < 0.05 < values[1] < values[2]
+
+
+def test_make_loss__counts_each_coarser_output_half_as_much():
+    draws = torch.Generator().manual_seed(0)
+    logits = torch.randn((2, 3, 1, 8, 8, 8), generator=draws)
+    label = (torch.rand((2, 1, 8, 8, 8), generator=draws) > 0.7).to(torch.uint8)
+    fine, middle, coarse = (make_loss()(logits[:, n], label).item() for n in range(3))
+    assert make_loss()(logits, label).item() == pytest.approx((4 * fine + 2 * middle + coarse) / 7, rel=1e-5)
 
 
 def test_make_loss__of_a_batch_counts_false_positives_of_patches_without_lesion():
@@ -167,9 +174,9 @@ def test_save_checkpoint__is_whole_or_not_there(tmp_path, monkeypatch):
 
 def test_load_model__takes_the_running_mean_where_there_is_one(tmp_path):
     model, other, file = make_model(TINY, 0), make_model(TINY, 1), tmp_path / "a.safetensors"
-    save_checkpoint(file, {"network": model.weights(), "average": other.weights()}, {"model": TINY.plain()})
-    for average, expected in ((True, other), (False, model)):
-        loaded, _ = load_model(file, average=average)
+    for groups, expected in (({"average": other.weights()}, other), ({}, model)):
+        save_checkpoint(file, {"network": model.weights(), **groups}, {"model": TINY.plain()})
+        loaded, _ = load_model(file)
         assert all(
             torch.equal(a, b) for a, b in zip(loaded.weights().values(), expected.weights().values(), strict=True)
         )
@@ -220,8 +227,10 @@ def test_metrics__forget_what_a_continuation_measures_again(tmp_path):
     assert again.rows == metrics.rows[:4]
 
 
-def test_count_parameters__grows_with_the_size():
-    counts = [
-        count_parameters(make_model(ModelSettings(size=size, patch=(32, 32, 32)), 0)) for size in ("tiny", "small")
-    ]
-    assert 10_000 < counts[0] < counts[1] < 3_000_000
+def test_metrics__draw_what_is_finite(tmp_path):
+    metrics = Metrics(tmp_path)
+    for step, value in enumerate((0.5, math.nan, math.inf, 0.2), start=1):
+        metrics.add(step, "loss", value)
+    metrics.write()
+    assert (tmp_path / "curve.png").is_file()
+    assert len(metrics.table()) == 4

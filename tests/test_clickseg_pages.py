@@ -67,7 +67,8 @@ def run(line):
     words = shlex.split(line)
     program = "clickseg" if "clickseg" in words else words[0]
     command = " ".join([program, *words[words.index(program) + 1 :][:1]])
-    words += ADDED.get(command, []) if "--list" not in words else []
+    if "--list" not in words:
+        words = replace_settings(words, ADDED.get(command, []))
     if words[0] in PROGRAMS:
         result = CliRunner().invoke(PROGRAMS[words[0]], words[1:], catch_exceptions=False)
         assert result.exit_code == 0, f"{line}\n{result.output}"
@@ -76,6 +77,13 @@ def run(line):
     quiet = {"PATH": path, "PYTHONWARNINGS": "ignore", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(words, env=os.environ | quiet, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, f"{line}\n{done.stderr}"
+
+
+def replace_settings(words, added):
+    """The words of a command with others at its end, whose settings stand for those of the same names."""
+    names = {word.partition("=")[0] for word in added if "=" in word}
+    idle = {n for n, word in enumerate(words) if word.partition("=")[0] in names and words[n - 1] == "--set"}
+    return [word for n, word in enumerate(words) if not {n, n + 1} & idle] + added
 
 
 @pytest.mark.parametrize("line", ["clickseg train store run --set stepz=2", "clickseg trian store run", "false"])

@@ -453,6 +453,8 @@ def test_predict__command_refuses_in_one_line(files, phantom, tmp_path):
     for extra, words in (
         (["--prompts", tmp_path / "bad.json"], "JSON object"),
         (["--mirror", "X"], "mirror names axes"),
+        (["--device", "cpu; ls"], "unknown device"),
+        (["--pet", files / "ct.nii.gz"], "is this a CT?"),
         (["--device", "cuda"], "no GPU") if not torch.cuda.is_available() else (["--device", "warp"], "unknown device"),
     ):
         result = run(*base, *extra)

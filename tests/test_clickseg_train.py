@@ -1,6 +1,7 @@
 """The training loop: the same numbers however it is run, and a model that listens to prompts."""
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -17,7 +18,7 @@ pytest.importorskip("monai", reason="clickseg needs MONAI, which is not installe
 from click.testing import CliRunner  # noqa: E402
 
 from clickseg import rounds, train  # noqa: E402
-from clickseg.checkpoint import CheckpointError, load_model, read_about, read_tensors  # noqa: E402
+from clickseg.checkpoint import CheckpointError, load_model, read_about, read_tensors, save_checkpoint  # noqa: E402
 from clickseg.cli import main  # noqa: E402
 from clickseg.dataset import PatchDataset, collate  # noqa: E402
 from clickseg.network import make_model  # noqa: E402
@@ -27,6 +28,7 @@ from clickseg.settings import ModelSettings, StoreRules, TrainSettings  # noqa: 
 from clickseg.store import open_store  # noqa: E402
 from clickseg.world import join_world  # noqa: E402
 from clicksim.errors import CatalogError, SettingError  # noqa: E402
+from tests.clickseg_models import write_model  # noqa: E402
 from tests.clickseg_phantoms import SPACING, write_toys  # noqa: E402
 
 pytestmark = pytest.mark.torch
@@ -162,6 +164,45 @@ def test_train__resumed_with_other_settings_is_refused(folder, reference):
         train.train(folder / "store", reference, MODEL, QUICK.but(rate=0.01), resume=True)
     with pytest.raises(SettingError, match="encoding_mm"):
         train.train(folder / "store", reference, MODEL.but(encoding_mm=4.0), QUICK, resume=True)
+
+
+def test_begin__keeps_the_sources_of_a_parent_that_is_not_named_again(folder, tmp_path):
+    plain = read_about(write_model(tmp_path / "plain.safetensors", patch=MODEL.patch))
+    parent = {**plain, "model": MODEL.plain(), "sources": [{"source": "elsewhere", "licence": "CC BY-NC 4.0"}]}
+    weights = make_model(MODEL, 1).weights()
+    save_checkpoint(tmp_path / "parent.safetensors", {"network": weights}, parent)
+    settings = QUICK.but(average=0.0, batch=1, save_every=1, validate_every=0, corrections=0)
+    with join_world() as world:
+        how = (open_store(folder / "store"), tmp_path / "run", MODEL, settings, world)
+        first = train.Run(*how, tmp_path / "parent.safetensors")
+        assert first.begin(resume=False) == 0
+        assert next(first.steps(0)) == 1
+        again = train.Run(*how, None)
+        assert again.begin(resume=True) == 1
+    assert again.about["sources"] == first.about["sources"]
+    assert [row["source"] for row in again.about["sources"]] == ["fdat", "elsewhere"]
+    assert again.about["init"]["step"] == 0
+
+
+def test_steps__clip_the_gradient_and_follow_with_the_mean(folder, tmp_path):
+    plain = {"corrections": 0, "validate_every": 0, "save_every": 100, "decay": 0.0, "average": 0.75}
+    for clip in (0.0, 12.0):
+        run = make_run(folder, tmp_path / str(clip), clip=clip, **plain)
+        before = {name: weight.clone() for name, weight in run.model.weights().items()}
+        assert next(run.steps(0)) == 1
+        moved = [name for name, weight in run.model.weights().items() if not torch.equal(weight, before[name])]
+        assert bool(moved) == (clip > 0)  # a gradient of no length moves nothing
+        for name, weight in run.model.weights().items():
+            torch.testing.assert_close(run.average[name], 0.75 * before[name] + 0.25 * weight)
+
+
+def test_record__stops_a_training_that_has_diverged(folder, tmp_path):
+    run = make_run(folder, tmp_path / "run", corrections=0, validate_every=0)
+    run.begin(resume=False)
+    run.loss = lambda logits, label: logits.sum() * math.nan
+    with pytest.raises(SettingError, match="the loss is nan at step 1: the training has diverged; start anew"):
+        next(run.steps(0))
+    assert not (tmp_path / "run" / "last.safetensors").exists()
 
 
 def test_train__on_two_processes_averages_their_gradients(folder):

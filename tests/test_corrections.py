@@ -223,6 +223,11 @@ def test_find_regions__knows_every_kind(prediction, truth, kinds, layout):
             assert prompt.foreground == (kind in ("missed", "under"))
 
 
+def test_correct__says_which_kinds_of_error_are_not_there():
+    prompts = mended(block(LEFT), NOTHING, errors=["missed", "under"])
+    assert (len(prompts), prompts.notes) == (0, ("no error of kind missed or under left to correct",))
+
+
 def test_find_regions__tells_touching_instances_apart():
     truth = block(np.s_[2:8, 2:8, 4]) + 2 * block(np.s_[8:14, 2:8, 4])
     prediction = block(np.s_[2:8, 2:8, 4])
@@ -387,8 +392,9 @@ def test_correct__warns_of_settings_without_effect():
     for idle in ({"n_components": 2}, {"kind": "click", "strategy": "random"}, {"walk": 0.5}, {"shell_mm": [1, 2]}):
         with pytest.warns(UserWarning, match="has no effect"):
             mended(NOTHING, block(LEFT), **idle)
-    with pytest.warns(UserWarning, match="n_components has no effect on a correction"):
+    with pytest.warns(UserWarning, match="n_components has no effect on a correction") as caught:
         clicksim.correct(block(RIGHT), block(LEFT), n_components=2, **V1)
+    assert [warning.filename for warning in caught] == [__file__]
 
 
 # --- what is kept from round to round

@@ -4,6 +4,7 @@ import csv
 import gzip
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,10 @@ from clicksim.catalog import open_catalog
 from clicksim.catalog.schema import FLAGS, REASONS
 from clicksim.errors import CatalogError
 from clicksim.geometry import Grid
-from clicksim.volumes import Volume, read_image, write_image
-from converters import deep_psma
-from converters.deep_psma import SOURCE, organ_names, read_threshold
+from clicksim.volumes import read_image, write_image
+from converters import deep_psma_scan
+from converters.deep_psma import SOURCE
+from converters.deep_psma_scan import organ_names, read_threshold
 from converters.registration import bring_onto
 from converters.tables import Rejection
 
@@ -176,12 +178,13 @@ def test_convert__the_ct_equals_simpleitk_and_scipy(sound: Path, converted: Any)
         ours = read_image(converted.resolve(row["ct_path"])).array
         fixed, moving = (sitk.ReadImage(str(one(sound, tracer) / name)) for name in ("PET.nii.gz", "CT.nii.gz"))
         kinds = (sitk.sitkLinear, -1024.0, sitk.sitkFloat32)
-        theirs = sitk.GetArrayFromImage(sitk.Resample(moving, fixed, sitk.Transform(), *kinds)).T
+        # clipped first, so that padding does not bleed into tissue
+        theirs = sitk.Resample(sitk.Clamp(moving, lowerBound=-1024, upperBound=3071), fixed, sitk.Transform(), *kinds)
         assert ours.dtype == np.int16
-        np.testing.assert_allclose(ours, np.clip(theirs, -1024, 3071), atol=0.51)
+        np.testing.assert_allclose(ours, sitk.GetArrayFromImage(theirs).T, atol=0.51)
         place, inside = places(PET_GRIDS[tracer])
-        values = ndimage.map_coordinates(make_ct().astype(float), place, order=1, mode="nearest")
-        np.testing.assert_allclose(ours, np.where(inside, values, -1024).clip(-1024, 3071), atol=0.51)
+        values = ndimage.map_coordinates(make_ct().clip(-1024, 3071).astype(float), place, order=1, mode="nearest")
+        np.testing.assert_allclose(ours, np.where(inside, values, -1024), atol=0.51)
         assert row["ct_coverage_fraction"] == pytest.approx(inside.mean(), abs=1e-7)
 
 
@@ -198,8 +201,9 @@ def test_convert__the_ct_is_air_where_it_does_not_reach_and_the_fraction_is_a_co
     ours = read_image(catalog.resolve(row["ct_path"])).array
     place, inside = places(PET_GRIDS["PSMA"])
     inside &= place[2] < 19.5
-    values = ndimage.map_coordinates(make_ct()[:, :, :20].astype(float), place, order=1, mode="nearest")
-    np.testing.assert_allclose(ours, np.where(inside, values, -1024).clip(-1024, 3071), atol=0.51)
+    stored = make_ct()[:, :, :20].clip(-1024, 3071).astype(float)
+    values = ndimage.map_coordinates(stored, place, order=1, mode="nearest")
+    np.testing.assert_allclose(ours, np.where(inside, values, -1024), atol=0.51)
     assert row["ct_coverage_fraction"] == pytest.approx(np.count_nonzero(inside) / inside.size, abs=1e-7)
     assert 0.5 < inside.mean() < 0.9
 
@@ -315,6 +319,19 @@ def odd_short_ct(tree: Path) -> None:
     write_image(one(tree) / "totseg_24.nii.gz", make_organs()[:, :, :20], CT_GRID.crop((0, 0, 0), (44, 40, 20)))
 
 
+def odd_link(name: str) -> Callable[[Path], None]:
+    """A file of a scan that a link leads out of the source to."""
+
+    def spoil(tree: Path) -> None:
+        file = one(tree) / name
+        outside = tree.with_name(f"outside-{name}")
+        if file.exists():
+            shutil.move(file, outside)
+        file.symlink_to(outside)
+
+    return spoil
+
+
 def odd_organ_id(tree: Path) -> None:
     rewrite(one(tree) / "totseg_24.nii.gz", lambda organs: put(organs, 118, (20, 20, 10)))
 
@@ -348,6 +365,9 @@ ODD: dict[str, tuple[Any, list[str]]] = {
         lambda t: (one(t) / "totseg_24.nii.gz").write_bytes(b""),
         ["ORGANS_UNREADABLE"],
     ),
+    "organs behind a link": (odd_link("totseg_24.nii.gz"), ["ORGANS_UNREADABLE"]),
+    "a registration behind a link": (odd_link("rigid.tfm"), ["REGISTRATION_INVERTED"]),
+    "a link that is nobody's": (odd_link("notes.txt"), []),
     "organs without name": (odd_organ_id, ["ORGANS_UNKNOWN_ID"]),
     "organs on another grid": (odd_organ_grid, ["ORGANS_GRID_DIFFERS"]),
     "registration missing here": (lambda t: (one(t) / "rigid.tfm").unlink(), ["REGISTRATION_INVERTED"]),
@@ -615,12 +635,12 @@ def test_same_lattice__every_real_geometry_survives_rounding_and_no_neighbour_pa
         shape = tuple(int(row[name]) for name in ("nx", "ny", "nz"))
         exact = np.diag([-1, -1, 1, 1]) @ np.diag([float(row[name]) for name in ("dx", "dy", "dz")] + [1.0])
         noisy = exact @ np.diag([1, 1, 1 + 1e-5, 1])  # as 3.27 against 3.27002, and less
-        assert deep_psma._same_lattice(Grid(shape, affine=exact), Grid(shape, affine=exact))
-        deep_psma._same_lattice(Grid(shape, affine=exact), Grid(shape, affine=noisy))
+        assert deep_psma_scan._same_lattice(Grid(shape, affine=exact), Grid(shape, affine=exact))
+        deep_psma_scan._same_lattice(Grid(shape, affine=exact), Grid(shape, affine=noisy))
         moved = exact.copy()
         moved[2, 3] += 0.2 * float(row["dz"])
         with pytest.raises(Rejection, match="different grids"):
-            deep_psma._same_lattice(Grid(shape, affine=exact), Grid(shape, affine=moved))
+            deep_psma_scan._same_lattice(Grid(shape, affine=exact), Grid(shape, affine=moved))
 
 
 @pytest.mark.real
@@ -645,5 +665,5 @@ def test_convert__the_pairs_of_the_real_table_do_not_share_a_lattice_and_convert
         case = catalog.case(f"train_0001/{row['tracer']}")
         assert case["axcodes_in"] == row["axcodes"] == "LPS"
         assert case["spacing_xyz_mm"] == pytest.approx([float(row[n]) for n in ("dx", "dy", "dz")], rel=1e-6)
-        image = read_image(catalog.resolve(case["ct_path"]))
-        assert Volume(image.array, image.grid).grid.same_as(read_image(catalog.resolve(case["pet_path"])).grid)
+        grids = [read_image(catalog.resolve(case[name])).grid for name in ("ct_path", "pet_path")]
+        assert grids[0].same_as(grids[1])

@@ -1,5 +1,6 @@
 """Finding series, choosing among them, and reading them to exact volumes."""
 
+import os
 import pickle
 import random
 from pathlib import Path
@@ -8,24 +9,19 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK
+from scipy.ndimage import affine_transform
 
-from clicksim.errors import ClicksimError, GeometryError, SettingError
+from clicksim.errors import ClicksimError, SettingError
 from clicksim.geometry import Grid
 from clicksim.volumes import Volume
-from converters.choice import sharpness
-from converters.dicom import (
-    DicomError,
-    GeometryRefusal,
-    Rule,
-    by_study,
-    choose_series,
-    find_series,
-    read_volume,
-    resample_to,
-    scan_folder,
-    slice_geometry,
-)
-from tests.dicom_writer import AXIAL, header, save, set_pixels, uid, write_stack
+from converters.choice import Rule, choose_series, sharpness
+from converters.dicom import read_volume
+from converters.headers import DicomError
+from converters.registration import bring_onto
+from converters.resample import coverage_fraction, resample_series
+from converters.series import by_study, find_series, scan_folder
+from converters.slices import GeometryRefusal, slice_geometry
+from tests.dicom_writer import AXIAL, header, rtstruct_dataset, save, set_pixels, uid, write_stack
 
 sitk = SimpleITK
 
@@ -63,7 +59,6 @@ def test_scan_folder__takes_any_name_and_skips_what_is_not_dicom(tmp_path):
     (folder / "broken.dcm").write_bytes(b"\0" * 128 + b"DICM" + b"\xff" * 40)
     scan = scan_folder(tmp_path)
     assert [len(s.slices) for s in scan.series] == [4]
-    assert scan.skipped == 2
     assert [f.code for f in scan.findings] == ["UnreadableDicom"] or [f.code for f in scan.findings] == ["MissingUid"]
     assert "broken.dcm" in scan.findings[0].path
 
@@ -101,6 +96,54 @@ def test_scan_folder__refuses_one_uid_for_two_slices(tmp_path):
     assert [f.code for f in scan.findings] == ["SeriesInconsistent"]
 
 
+@pytest.mark.parametrize(
+    ("keyword", "value", "code"),
+    [
+        ("PatientID", "P2", "PatientMismatch"),
+        ("Modality", "OT", "SeriesInconsistent"),
+        ("FrameOfReferenceUID", "1.2.3", "SeriesInconsistent"),
+    ],
+)
+def test_scan_folder__refuses_a_series_of_two_subjects(tmp_path, keyword, value, code):
+    write_stack(tmp_path, edit=change(keyword, value))
+    scan = scan_folder(tmp_path)
+    assert not scan.series
+    assert [f.code for f in scan.findings] == [code]
+    assert f"2 values of {keyword}" in scan.findings[0].message
+
+
+def test_scan_folder__names_links_and_folders_that_cannot_be_opened(tmp_path, monkeypatch):
+    write_stack(tmp_path / "here")
+    (tmp_path / "here" / "gone.dcm").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "closed").mkdir()
+    look = os.scandir
+
+    def scandir(path):
+        if Path(path).name == "closed":
+            raise PermissionError(13, "Permission denied", str(path))
+        return look(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    scan = scan_folder(tmp_path)
+    assert [len(s.slices) for s in scan.series] == [4]
+    assert [Path(f.path).name for f in scan.findings] == ["gone.dcm", "closed"]
+    assert {f.code for f in scan.findings} == {"UnreadableDicom"}
+
+
+def test_scan_folder__drops_a_mask_twice_there_only_where_both_files_are_equal(tmp_path):
+    for name in ("a", "b"):
+        seg_header(tmp_path / name, "pet")
+    (series,) = find_series(tmp_path)
+    assert [f.code for f in series.findings] == ["DuplicateInstanceDropped"]
+    path = tmp_path / "b" / "seg.dcm"
+    made = pydicom.dcmread(path)
+    made.ContentDescription = "corrected"
+    made.save_as(path)
+    scan = scan_folder(tmp_path)
+    assert [f.code for f in scan.findings] == ["SeriesInconsistent"]
+    assert not scan.series
+
+
 @pytest.mark.parametrize("keyword", ["AcquisitionNumber", "TemporalPositionIdentifier"])
 def test_find_series__splits_stacks_that_share_positions(tmp_path, keyword):
     write_stack(tmp_path, places=[0, 0, 5, 5, 10, 10], edit=lambda d, n: setattr(d, keyword, n % 2 + 1))
@@ -108,6 +151,14 @@ def test_find_series__splits_stacks_that_share_positions(tmp_path, keyword):
     assert [len(p.slices) for p in parts] == [3, 3]
     assert all(p.part for p in parts)
     assert [s.instance for s in parts[0].slices] == [1, 3, 5]
+
+
+def test_find_series__splits_by_temporal_position_and_acquisition_where_it_takes_both(tmp_path):
+    def number(made, n):
+        made.TemporalPositionIdentifier, made.AcquisitionNumber = n % 2, n // 2 % 2
+
+    write_stack(tmp_path, places=[0, 0, 0, 0, 5, 5, 5, 5], edit=number)
+    assert [len(part.slices) for part in find_series(tmp_path)] == [2, 2, 2, 2]
 
 
 def test_find_series__does_not_split_into_single_slices(tmp_path):
@@ -134,16 +185,36 @@ def test_find_series__sets_a_localizer_of_the_same_uid_apart(tmp_path):
     assert sorted(len(s.slices) for s in find_series(tmp_path)) == [1, 3]
 
 
+def test_scan_folder__passes_over_a_directory_of_files(tmp_path):
+    made = pydicom.Dataset()
+    made.SOPClassUID, made.SOPInstanceUID = pydicom.uid.MediaStorageDirectoryStorage, "1.2.3"
+    save(made, tmp_path / "DICOMDIR")
+    save(made, tmp_path / "index.dcm")
+    scan = scan_folder(tmp_path)
+    assert (scan.series, scan.findings) == ((), ())
+
+
+def test_scan_folder__finds_what_contours_reference(tmp_path):
+    made = rtstruct_dataset([], names=())
+    levels = ("RTReferencedSeriesSequence", "RTReferencedStudySequence", "ReferencedFrameOfReferenceSequence")
+    item = pydicom.Dataset()
+    item.SeriesInstanceUID = "1.2.3"
+    for level in levels:
+        outer = made if level == levels[-1] else pydicom.Dataset()
+        setattr(outer, level, [item])
+        item = outer
+    save(made, tmp_path / "rt.dcm")
+    assert one(tmp_path).references == {"1.2.3"}
+
+
 def test_scan_folder__names_the_missing_folder(tmp_path):
-    with pytest.raises(DicomError, match="no such folder"):
+    with pytest.raises(DicomError, match="no such file or folder"):
         scan_folder(tmp_path / "none")
 
 
 def test_dicom_error__survives_pickling():
-    error = GeometryRefusal("GantryTilt", "leans")
-    error.codes = ("GantryTilt", "X")
-    back = pickle.loads(pickle.dumps(error))
-    assert (back.code, back.codes, str(back)) == ("GantryTilt", ("GantryTilt", "X"), "leans [GantryTilt]")
+    back = pickle.loads(pickle.dumps(GeometryRefusal("GantryTilt", "leans")))
+    assert (back.code, str(back)) == ("GantryTilt", "leans [GantryTilt]")
 
 
 # ---------------------------------------------------------------- choosing
@@ -159,6 +230,12 @@ def seg_header(folder, target, name="seg"):
 
 
 def choice_of(folder, **settings):
+    """The choice among the series of a study, which gets a CT and a mask where the test wrote none."""
+    kinds = {s.modality for s in find_series(folder)}
+    if "CT" not in kinds:
+        write_stack(folder / "ct", series="CT")
+    if "SEG" not in kinds:
+        seg_header(folder / "seg", "nothing")
     return choose_series(find_series(folder), **settings)
 
 
@@ -184,22 +261,24 @@ def test_choose_series__takes_the_corrected_pet(tmp_path):
     ],
 )
 def test_choose_series__refuses_a_pet_that_cannot_be_used(tmp_path, spoil, code):
-    write_stack(tmp_path, "PT", **spoil)
+    write_stack(tmp_path / "spoiled", "PT", series="spoiled", **spoil)
     with pytest.raises(DicomError) as caught:
-        choice_of(tmp_path, require=["pet"])
+        choice_of(tmp_path)
     assert caught.value.code == "NoUsablePet"
-    assert choice_of(tmp_path, require=[]).left_out[0].code == code
+    write_stack(tmp_path / "whole", "PT", series="whole")
+    choice = choice_of(tmp_path)
+    assert (choice.pet.description, [f.code for f in choice.left_out]) == ("whole", [code])
 
 
 def test_choose_series__takes_a_gated_series_of_one_slot(tmp_path):
     write_stack(tmp_path, "PT", SeriesType=["GATED", "IMAGE"], NumberOfTimeSlots=1)
-    assert choice_of(tmp_path, require=["pet"]).pet is not None
+    assert choice_of(tmp_path).pet.time_points == 1
 
 
 def test_choose_series__refuses_a_pet_of_several_stacks(tmp_path):
     write_stack(tmp_path, "PT", places=[0, 0, 5, 5], edit=lambda d, n: setattr(d, "AcquisitionNumber", n % 2))
     with pytest.raises(DicomError, match="one of several stacks"):
-        choice_of(tmp_path, require=["pet"])
+        choice_of(tmp_path)
 
 
 def two_pets(folder):
@@ -211,15 +290,16 @@ def two_pets(folder):
 def test_choose_series__refuses_two_reconstructions_that_nothing_tells_apart(tmp_path):
     two_pets(tmp_path)
     with pytest.raises(DicomError, match=r"PET PSF.*PET TOF|PET TOF.*PET PSF") as caught:
-        choice_of(tmp_path, require=["pet"])
+        choice_of(tmp_path)
     assert caught.value.code == "AmbiguousSeries"
+    assert "choose by the option pet" in str(caught.value)
 
 
 @pytest.mark.parametrize("target", ["PET TOF", "PET PSF"])
 def test_choose_series__follows_the_reference_of_the_mask(tmp_path, target):
     two_pets(tmp_path)
     seg_header(tmp_path, target)
-    choice = choice_of(tmp_path, require=["pet", "seg"])
+    choice = choice_of(tmp_path)
     assert choice.pet.description == target
     assert any("references" in reason for reason in choice.reasons)
     assert [f.code for f in choice.left_out] == ["NotChosen"]
@@ -235,16 +315,21 @@ def test_choose_series__follows_the_reference_of_the_mask(tmp_path, target):
     ],
 )
 def test_choose_series__follows_the_rule_of_the_user_for_ties(tmp_path, rule, chosen):
-    assert choice_of(two_pets(tmp_path), require=["pet"], rule=rule).pet.description == chosen
+    assert choice_of(two_pets(tmp_path), rule=rule).pet.description == chosen
+
+
+def test_choose_series__refuses_a_tie_that_the_rule_of_the_user_does_not_decide(tmp_path):
+    with pytest.raises(DicomError, match="2 series could be the PET"):
+        choice_of(two_pets(tmp_path), rule=Rule(pet="nothing like it"))
 
 
 def test_choose_series__prefers_original_and_longer_stacks_only_as_a_rank(tmp_path):
     write_stack(tmp_path / "d", "PT", series="derived", ImageType=["DERIVED", "SECONDARY"])
-    assert choice_of(tmp_path, require=["pet"]).pet.description == "derived"
+    assert choice_of(tmp_path).pet.description == "derived"
     write_stack(tmp_path / "o", "PT", series="original")
-    assert choice_of(tmp_path, require=["pet"]).pet.description == "original"
+    assert choice_of(tmp_path).pet.description == "original"
     write_stack(tmp_path / "l", "PT", series="long", count=20)
-    assert choice_of(tmp_path, require=["pet"]).pet.description == "long"
+    assert choice_of(tmp_path).pet.description == "long"
 
 
 def test_choose_series__chooses_the_ct_by_frame_coverage_kernel_and_step(tmp_path):
@@ -256,19 +341,31 @@ def test_choose_series__chooses_the_ct_by_frame_coverage_kernel_and_step(tmp_pat
     write_stack(tmp_path / "lung", series="lung", places=spots, ConvolutionKernel="B60f")
     write_stack(tmp_path / "thick", series="thick", places=[-30 + 4.0 * n for n in range(23)], ConvolutionKernel="B30f")
     write_stack(tmp_path / "soft", series="soft", places=spots, ConvolutionKernel="B30f")
-    choice = choice_of(tmp_path, require=["pet", "ct"])
+    choice = choice_of(tmp_path)
     assert choice.ct.description == "soft"
     assert {f.code for f in choice.left_out} == {"OtherFrameOfReference", "Localizer", "NotChosen"}
     assert len(choice.left_out) == 5
 
 
-def test_choose_series__refuses_a_study_without_ct_or_mask_unless_told(tmp_path):
+def test_choose_series__refuses_a_study_without_ct_or_mask(tmp_path):
     write_stack(tmp_path / "p", "PT", series="pet")
-    for require, code in ((["pet", "ct"], "NoUsableCt"), (["pet", "seg"], "NoUsableSeg")):
-        with pytest.raises(DicomError) as caught:
-            choice_of(tmp_path, require=require)
-        assert caught.value.code == code
-    assert choice_of(tmp_path, require=["pet"]).ct is None
+    with pytest.raises(DicomError, match="no usable CT: the study holds none") as caught:
+        choose_series(find_series(tmp_path))
+    assert caught.value.code == "NoUsableCt"
+    write_stack(tmp_path / "c", series="ct")
+    with pytest.raises(DicomError, match="no usable mask: the study holds none") as caught:
+        choose_series(find_series(tmp_path))
+    assert caught.value.code == "NoUsableSeg"
+
+
+def test_choose_series__takes_the_mask_of_the_pet_and_a_seg_before_contours(tmp_path):
+    write_stack(tmp_path / "p", "PT", series="pet")
+    save(rtstruct_dataset([], names=()), tmp_path / "rt.dcm")
+    seg_header(tmp_path, "ct", name="other")
+    choice = choice_of(tmp_path)
+    assert (choice.seg.description, "no mask references" in choice.reasons[-3]) == ("other", True), choice.reasons
+    seg_header(tmp_path, "pet", name="mine")
+    assert choice_of(tmp_path).seg.description == "mine"
 
 
 def test_choose_series__refuses_two_studies_and_unknown_settings(tmp_path):
@@ -277,9 +374,9 @@ def test_choose_series__refuses_two_studies_and_unknown_settings(tmp_path):
     assert len(by_study(find_series(tmp_path))) == 2
     with pytest.raises(DicomError, match="2 studies"):
         choice_of(tmp_path)
-    for settings in ({"rule": Rule(pet="(")}, {"rule": Rule(then="last")}, {"require": ["mr"]}):
-        with pytest.raises(SettingError):
-            choose_series([], **settings)
+    for settings in ({"pet": "("}, {"then": "last"}):
+        with pytest.raises(SettingError, match=next(iter(settings))):
+            Rule(**settings)
 
 
 @pytest.mark.parametrize(
@@ -337,11 +434,11 @@ def test_read_volume__keeps_ct_as_int16_where_exact(tmp_path):
     volume = read_volume(one(tmp_path / "b"))
     assert volume.array.dtype == np.float32
     assert np.array_equal(volume.array[:, :, :2], read_volume(one(tmp_path / "a")).array[:, :, :2])
-    refused(tmp_path / "b", "UnsupportedPixels", dtype="int16")
+    assert read_volume(one(tmp_path / "a"), double=True).array.dtype == np.float64
     write_stack(tmp_path / "c", RescaleIntercept=32000)
     assert read_volume(one(tmp_path / "c")).array.max() > 32767
-    with pytest.raises(SettingError):
-        read_volume(one(tmp_path / "a"), dtype="int8")
+    with pytest.raises(SettingError, match="refuse or interpolate"):
+        read_volume(one(tmp_path / "a"), gaps="fill")
 
 
 def test_read_volume__averages_gaps_within_the_tolerance(tmp_path):
@@ -368,9 +465,16 @@ def test_read_volume__averages_gaps_within_the_tolerance(tmp_path):
 )
 def test_read_volume__refuses_slices_that_make_no_volume(tmp_path, places, code):
     write_stack(tmp_path, places=places)
-    error = refused(tmp_path, code)
-    assert isinstance(error, GeometryRefusal)
-    assert error.codes[0] == code
+    assert isinstance(refused(tmp_path, code), GeometryRefusal)
+
+
+@pytest.mark.parametrize(("aside", "refusal"), [(0.2, None), (0.3, "GantryTilt")])
+def test_read_volume__takes_a_lean_of_a_thousandth_of_the_length(tmp_path, aside, refusal):
+    write_stack(tmp_path, places=[(0.0, aside * n / 24, 10.0 * n) for n in range(25)])
+    if refusal:
+        refused(tmp_path, refusal)
+    else:
+        assert read_volume(one(tmp_path)).grid.spacing[2] == pytest.approx(10)
 
 
 def change(keyword, value, index=2):
@@ -388,7 +492,9 @@ def remove(keyword, index=2):
         (lambda d, n: set_pixels(d, np.zeros((5, 6), np.int16)) if n == 1 else None, "SeriesInconsistent"),
         (change("ImageOrientationPatient", [1, 0, 0, 0, 0.99, 0.14]), "GantryTilt"),
         (lambda d, n: setattr(d, "ImageOrientationPatient", [1, 0, 0, 1, 0, 0]), "SeriesInconsistent"),
+        (lambda d, n: setattr(d, "ImageOrientationPatient", [2, 0, 0, 0, 1, 0]), "SeriesInconsistent"),
         (remove("ImagePositionPatient"), "MissingGeometry"),
+        (change("ImagePositionPatient", [0.0, 0.0, 2e6]), "MissingGeometry"),
         (remove("PixelSpacing", 0), "MissingGeometry"),
         (change("PixelSpacing", [0.0, 3.0], 0), "MissingGeometry"),
         (change("NumberOfFrames", 2), "MultiFrame"),
@@ -400,6 +506,11 @@ def remove(keyword, index=2):
 def test_read_volume__refuses_a_spoiled_slice(tmp_path, edit, code):
     write_stack(tmp_path, edit=edit)
     refused(tmp_path, code)
+
+
+def test_read_volume__refuses_a_lookup_table(tmp_path):
+    write_stack(tmp_path, RescaleSlope=None, RescaleIntercept=None, ModalityLUTSequence=[pydicom.Dataset()])
+    assert "lookup table" in str(refused(tmp_path, "UnsupportedPixels"))
 
 
 def test_read_volume__refuses_a_pet_without_slope(tmp_path):
@@ -417,6 +528,8 @@ def test_read_volume__interpolates_missing_slices_on_request(tmp_path):
     assert np.allclose(volume.array[0, 0], np.arange(6) * 30 - 1024)
     write_stack(tmp_path / "tilt", series="t", places=[(0, 0, 0), (0, 1, 3), (0, 2, 6), (0, 4, 12)])
     refused(tmp_path / "tilt", "IncompleteSeries", gaps="interpolate")
+    write_stack(tmp_path / "far", series="f", places=[0, 1, 2, 500])
+    assert "at most 20 times" in str(refused(tmp_path / "far", "IncompleteSeries", gaps="interpolate"))
 
 
 @pytest.mark.parametrize("syntax", [f"1.2.840.10008.1.2.{n}" for n in ("5", "4.80", "4.90", "4.70")])
@@ -464,6 +577,27 @@ def test_read_volume__names_the_transfer_syntax_it_cannot_decode(tmp_path):
     assert "JPEG Lossless" in str(refused(tmp_path, "UndecodablePixels"))
 
 
+def test_slice_values__takes_an_intercept_of_any_size_as_it_is(tmp_path):
+    write_stack(tmp_path, RescaleIntercept="1e20")
+    assert read_volume(one(tmp_path)).array.min() == np.float32(1e20)
+    write_stack(tmp_path / "far", "PT", series="far", RescaleSlope="1e38")
+    assert "3.4e38" in str(refused(tmp_path / "far", "UnsupportedPixels"))
+
+
+def test_read_volume__reads_big_endian_files_without_a_meta_header(tmp_path):
+    write_stack(tmp_path / "little", count=2)
+    expected = read_volume(one(tmp_path / "little")).array
+    for path in (tmp_path / "little").iterdir():
+        made = pydicom.Dataset()
+        for element in pydicom.dcmread(path):
+            made.add(element)
+        made["PixelData"].VR = "OW"
+        made.PixelData = np.frombuffer(made.PixelData, "<i2").astype(">i2").tobytes()
+        (tmp_path / "big").mkdir(exist_ok=True)
+        made.save_as(tmp_path / "big" / path.name, implicit_vr=False, little_endian=False)
+    assert np.array_equal(read_volume(one(tmp_path / "big")).array, expected)
+
+
 # ---------------------------------------------------------------- another grid
 
 
@@ -474,15 +608,7 @@ def phantom_volume(shape=(6, 7, 8), affine=None):
     return Volume(np.asfortranarray(rng.normal(size=shape).astype(np.float32)), Grid(shape, None, affine))
 
 
-def test_resample_to__is_the_identity_on_its_own_grid():
-    volume = phantom_volume()
-    array, coverage = resample_to(volume, volume.grid)
-    assert np.allclose(array, volume.array, atol=1e-6)
-    assert array.flags.f_contiguous
-    assert coverage == 1.0
-
-
-def test_resample_to__is_exact_on_a_linear_ramp_and_fills_outside():
+def test_bring_onto__is_exact_on_a_linear_ramp_and_fills_outside():
     source = phantom_volume((10, 10, 10))
     points = source.grid.to_mm(np.argwhere(np.ones((10, 10, 10))))
     ramp = (points @ [0.5, -0.25, 2.0]).reshape(10, 10, 10)
@@ -490,7 +616,7 @@ def test_resample_to__is_exact_on_a_linear_ramp_and_fills_outside():
     affine = np.diag([1.7, -2.1, 3.3, 1.0])
     affine[:3, 3] = source.grid.to_mm([[7.5, 2.2, 3.1]])[0]
     target = Grid((5, 4, 12), None, affine)
-    array, coverage = resample_to(source, target)
+    array, coverage = bring_onto(source, np.eye(4), target, fill=-1024), coverage_fraction(source.grid, target)
     voxels = np.argwhere(np.ones(target.shape))
     place = source.grid.to_voxel(target.to_mm(voxels))
     inside = np.all((place >= -0.5) & (place <= 9.5), axis=1)
@@ -502,32 +628,42 @@ def test_resample_to__is_exact_on_a_linear_ramp_and_fills_outside():
     assert 0 < coverage < 1
 
 
-def test_resample_to__counts_the_coverage_of_an_oblique_grid():
+def test_coverage_fraction__counts_voxels_of_an_oblique_grid():
     source = phantom_volume((12, 12, 12))
     turn = np.array([[0.8, -0.6, 0, 0], [0.6, 0.8, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
-    target = Grid((9, 8, 7), None, source.grid.affine @ np.diag([1, 1, 1, 1.0]) @ np.eye(4))
     target = Grid((9, 8, 7), None, turn @ np.diag([3.0, 3, 3, 1]))
-    array, coverage = resample_to(source, target, fill=-5)
     place = source.grid.to_voxel(target.to_mm(np.argwhere(np.ones(target.shape))))
     inside = np.all((place >= -0.5) & (place <= 11.5), axis=1)
-    assert coverage == pytest.approx(inside.mean(), abs=1e-12)
+    assert 0 < inside.mean() < 1
+    assert coverage_fraction(source.grid, target) == pytest.approx(inside.mean(), abs=1e-12)
+    array = bring_onto(source, np.eye(4), target, fill=-5)
     assert np.array_equal(array[tuple(np.argwhere(np.ones(target.shape)).T)] == -5, ~inside)
 
 
-def test_resample_to__keeps_labels_whole():
-    source = phantom_volume()
-    labels = Volume((source.array * 3).astype(np.uint8), source.grid)
-    array, _ = resample_to(labels, source.grid.resample((12, 14, 16)), fill=0, labels=True)
-    assert array.dtype == np.uint8
-    assert np.array_equal(array, labels.array.repeat(2, 0).repeat(2, 1).repeat(2, 2))
+def test_bring_onto__follows_axes_that_are_not_at_right_angles():
+    source = phantom_volume((12, 11, 10), np.array([[1.2, 0.4, 0, 0], [0, 1.1, 0.2, 0], [0.1, 0, 1, 0], [0, 0, 0, 1]]))
+    target = Grid(
+        (5, 5, 5), None, source.grid.affine @ np.array([[0.7, 0.2, 0, 2], [0, 0.9, 0, 2], [0, 0, 1, 2.5], [0, 0, 0, 1]])
+    )
+    array = bring_onto(source, np.eye(4), target, fill=-5)
+    change = np.linalg.inv(source.grid.affine) @ target.affine
+    expected = affine_transform(source.array, change[:3, :3], change[:3, 3], output_shape=target.shape, order=1)
+    assert np.allclose(array, expected, atol=1e-5)
 
 
-def test_resample_to__refuses_grids_without_affine_or_sheared():
-    volume = phantom_volume()
-    sheared = np.array([[1.0, 0.5, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
-    for grid in (Grid((3, 3, 3)), Grid((3, 3, 3), None, sheared)):
-        with pytest.raises(GeometryError):
-            resample_to(volume, grid)
+def test_resample_series__brings_an_oblique_ct_onto_the_grid_within_its_limits(tmp_path):
+    orientation = (0.8, 0.6, 0, -0.6, 0.8, 0)
+    write_stack(tmp_path, places=[0, 3, 6, 9], shape=(12, 9), ImageOrientationPatient=list(orientation))
+    series = one(tmp_path)
+    target = Grid((6, 5, 3), None, np.array([[-3.0, 0, 0, 10], [0, -3, 0, 15], [0, 0, 3, 1.5], [0, 0, 0, 1]]))
+    moved = resample_series(series, slice_geometry(series), target, fill=-1024, limits=(-500, 500))
+    volume = read_volume(series)
+    clipped = Volume(np.clip(volume.array, -500, 500), volume.grid)
+    expected = np.rint(bring_onto(clipped, np.eye(4), target, fill=-1024))
+    assert np.array_equal(moved.array, expected)
+    assert (moved.clipped, moved.array.dtype, moved.array.flags.f_contiguous) == (True, np.int16, True)
+    assert moved.coverage == np.mean(expected != -1024)
+    assert 0 < moved.coverage < 1
 
 
 # ---------------------------------------------------------------- damage
@@ -562,7 +698,7 @@ def read_all(folder):
         except DicomError as error:
             outcomes.append(error.code)
     try:
-        choose_series(scan.series, require=[])
+        choose_series(scan.series)
     except DicomError as error:
         outcomes.append(error.code)
     assert all(outcomes)
@@ -601,7 +737,7 @@ def test_reading__survives_mutated_and_truncated_files(tmp_path):
 )
 def test_read_volume__refuses_real_ct_by_name(realdata, folder, code):
     error = refused(realdata / "tcia" / "ct" / folder, code)
-    assert ("GantryTilt" in error.codes) == ("gantry" in folder or folder.endswith("increment/002"))
+    assert ("lean by" in str(error)) == ("gantry" in folder or folder.endswith("increment/002"))
 
 
 @pytest.mark.real
@@ -661,11 +797,10 @@ def test_read_volume__reads_the_real_pet_of_uneven_gaps_as_one_volume(realdata):
 
 
 @pytest.mark.real
-def test_resample_to__brings_a_real_ct_onto_its_pet_as_simpleitk_does(realdata):
+def test_bring_onto__brings_a_real_ct_onto_its_pet_as_simpleitk_does(realdata):
     base = realdata / "tcia" / "pet" / "sts_cropped" / "STS_001"
-    choice = choose_series(find_series(base), require=["pet", "ct"])
-    pet, ct = read_volume(choice.pet), read_volume(choice.ct)
-    array, coverage = resample_to(ct, pet.grid)
+    pet, ct = (read_volume(one(base / name / "dicom" / "image")) for name in ("PET", "CT"))
+    array, coverage = bring_onto(ct, np.eye(4), pet.grid, fill=-1024), coverage_fraction(ct.grid, pet.grid)
     images = {name: sitk_series(base / name / "dicom" / "image") for name in ("CT", "PET")}
     expected = sitk.Resample(images["CT"], images["PET"], sitk.Transform(), sitk.sitkLinear, -1024.0, sitk.sitkFloat32)
     expected = sitk.GetArrayFromImage(expected).T
@@ -684,4 +819,3 @@ def test_choose_series__lists_real_masks_that_nothing_tells_apart(realdata):
         choose_series(series)
     assert caught.value.code == "AmbiguousSeries"
     assert choose_series(series, rule=Rule(seg="PET_mask$")).seg.description == "IBSI_1_STS_001_PET_mask"
-    assert choose_series(series, require=["pet", "ct"]).seg is None

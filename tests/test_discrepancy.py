@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 
 from clicksim.audit.discrepancy import (
     Part,
@@ -18,7 +17,6 @@ from clicksim.audit.discrepancy import (
 )
 from clicksim.build import convert_source
 from clicksim.catalog import Catalog, open_catalog
-from clicksim.cli import main
 from clicksim.errors import CatalogError
 from clicksim.geometry import Grid
 from clicksim.phantom import make_phantom
@@ -26,6 +24,7 @@ from clicksim.phantom.dicom import StudyFacts, write_study
 from clicksim.volumes import write_image
 from converters.fdat import SOURCE as FDAT
 from converters.tcia import FDG
+from tests.commands import done
 
 LIFE, UPTAKE = 6586.2, 3623.0
 ROW: dict[str, Any] = {
@@ -87,10 +86,8 @@ def test_compare_catalogs__joins_two_sources_of_one_catalog(both: tuple[Catalog,
 
 def test_compare__command_prints_the_same(both: tuple[Catalog, Catalog]) -> None:
     paths = [str(catalog.path) for catalog in both]
-    shown = CliRunner().invoke(main, ["catalog", "compare", *paths])
-    assert shown.exit_code == 0, shown.output
-    assert "decayed to the acquisition of bed 3 of 3" in shown.output
-    lines = CliRunner().invoke(main, ["catalog", "compare", *paths, "--json"]).output.splitlines()
+    assert "decayed to the acquisition of bed 3 of 3" in done("catalog", "compare", *paths)
+    lines = done("catalog", "compare", *paths, "--json").splitlines()
     assert [part["name"] for part in json.loads(lines[0])["parts"]] == ["grid", "suv", "mask", "ct"]
 
 
@@ -125,6 +122,11 @@ def test_compare_suv__tells_equal_factor_per_slice_and_noise_apart() -> None:
     ours = np.asfortranarray(rng.random((20, 20, 12), dtype=np.float32) * 5)
     assert compare_suv(ours, ours.copy(), ROW, THEIRS).equal
     assert not compare_suv(ours, ours * np.float32(1.001), ROW, THEIRS).equal
+    for spoil in (0.0, 4.0):  # a face that was removed, a spot that was added: too few voxels to move the factor
+        changed = np.round(ours / 0.001).astype(np.float32) * np.float32(0.001)
+        changed[:2, :2, :2] = spoil
+        part = compare_suv(ours, changed, ROW, THEIRS)
+        assert (part.equal, part.rule.split(",")[0]) == (False, "equal but for 8 voxels")
     starts = np.repeat([0.0, 120.0, 240.0], 4)
     beds = (ours * 2 ** (starts / LIFE)).astype(np.float32)
     assert compare_suv(ours, beds, ROW, THEIRS).rule == "each slice was decayed to its own acquisition"

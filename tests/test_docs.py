@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 
@@ -29,11 +30,13 @@ from clicksim.cli import COMMANDS, main
 from clicksim.cli.demo import make_demo
 from clicksim.protocols import list_protocols
 from clicksim.simulate.annotator_files import fit_rows
+from tests.commands import parse
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 DOCUMENTS = tuple(sorted(file.name for file in ROOT.glob("*.md") if file.name != "paper.md"))
 PAGES = sorted(DOCS.glob("*.md"))
+EVERYTHING = [*(ROOT / name for name in DOCUMENTS), *PAGES]
 FENCE = re.compile(r"^```(?P<head>[^\n]*)\n(?P<body>.*?)^```$", flags=re.MULTILINE | re.DOTALL)
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 EXTRAS = {"pydicom", "highdicom", "duckdb", "dask", "distributed", "torch", "monai", "safetensors"}
@@ -96,11 +99,6 @@ def test_readme__names_every_protocol_and_command():
     rows = re.findall(r"^\| `([a-z-]+@\d+)` \|", README, flags=re.MULTILINE)
     assert rows == [protocol.id for protocol in list_protocols()]
     assert set(re.findall(r"^\| `clicksim ([a-z-]+)` \|", README, flags=re.MULTILINE)) == set(COMMANDS)
-
-
-def test_readme__keeps_numbers_of_speed_out():
-    assert not re.search(r"\d\s*(?:ms|µs|MVx|x faster|times faster|volumes? (?:a|per) second)\b", README)
-    assert "docs/benchmarks.md" in README
 
 
 # pages of docs
@@ -176,6 +174,27 @@ def run_line(command, where):
     assert code == wanted, f"{where}: {command}\n{output}"
 
 
+def unplayed_commands():
+    """Pages and commands that need a download or another program: their fences have no language."""
+    found = []
+    for page in PAGES:
+        bodies = [block.body for block in page_blocks(page.read_text(encoding="utf-8")) if not block.kind]
+        lines = [line for body in bodies for line in body.replace("\\\n", " ").splitlines()]
+        found += [(page.stem, line) for line in lines if re.match("clicksim |clickseg ", line)]
+    return found
+
+
+@pytest.mark.parametrize(("page", "line"), unplayed_commands())
+def test_pages__commands_that_are_not_played_can_be_read(page, line):
+    parse(shlex.split(line))
+
+
+@pytest.mark.parametrize("line", ["clicksim clicks --labels a", "clicksim catalog push one", "clicksim query catalog"])
+def test_parse__notices_what_no_command_takes(line):
+    with pytest.raises((AssertionError, click.UsageError)):
+        parse(shlex.split(line))
+
+
 @pytest.mark.parametrize(("stem", "file"), ELSEWHERE.items())
 def test_pages__that_are_played_elsewhere_are(stem, file):
     assert f'"{stem}.md"' in (ROOT / "tests" / file).read_text(encoding="utf-8")
@@ -221,7 +240,7 @@ def test_play_page__shares_names_and_files(tmp_path, monkeypatch):
     play_page(tmp_path / "page.md", tmp_path)
 
 
-def test_site__builds_without_a_warning(tmp_path):
+def test_site__builds_without_a_warning_and_loads_nothing_from_elsewhere(tmp_path):
     if not find_spec("zensical"):
         pytest.skip("the site needs the extra docs: pip install 'clicksim[docs]'")
     shutil.copytree(DOCS, tmp_path / "docs")
@@ -233,7 +252,10 @@ def test_site__builds_without_a_warning(tmp_path):
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "No issues found" in done.stdout + done.stderr
-    assert "simulate_clicks" in (tmp_path / "site/api.html").read_text(encoding="utf-8")
+    page = (tmp_path / "site/api.html").read_text(encoding="utf-8")
+    assert "simulate_clicks" in page
+    asked = re.findall(r'<(?:link|script)[^>]+(?:googleapis|gstatic|src="http)[^>]*>', page)
+    assert asked == []  # a reader's browser loads nothing from elsewhere
 
 
 def test_pages__are_all_in_the_navigation():
@@ -244,6 +266,14 @@ def test_pages__are_all_in_the_navigation():
 def test_pages__that_scripts_write_are_what_the_scripts_write():
     for name, describe in runpy.run_path(str(DOCS / "generate.py"))["PAGES"].items():
         assert (DOCS / name).read_text(encoding="utf-8") == describe(), f"{name} is old: make docs"
+
+
+@pytest.mark.parametrize("file", EVERYTHING, ids=lambda file: file.stem)
+def test_documents__import_only_public_names(file):
+    imports = re.findall(r"from ((?:clicksim|converters|clickseg)[\w.]*) import ([\w, ]+)", file.read_text("utf-8"))
+    named = {name.strip() for _, names in imports for name in names.split(",")} - {"__version__"}
+    public = set(re.findall(r"^::: [\w.]+\.(\w+)$", (DOCS / "api.md").read_text(encoding="utf-8"), flags=re.MULTILINE))
+    assert named - public == set()
 
 
 def test_commands_page__names_every_command():
@@ -272,19 +302,37 @@ def test_documents__link_only_to_what_is_there(name):
     assert [link for link in links if not (ROOT / link).exists()] == []
 
 
-@pytest.mark.parametrize("name", DOCUMENTS)
-def test_documents__name_only_targets_that_make_knows(name):
-    text = (ROOT / name).read_text(encoding="utf-8")
-    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
-    named = set(re.findall(r"(?:^|`)make (?:[A-Z]+=\S+ )?([a-z-]+)", text, flags=re.MULTILINE))
-    assert named <= targets
+def targets_of_make():
+    """The targets that a user calls: those with a word on what they do."""
+    return set(re.findall(r"^([a-z-]+):.*##", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE))
 
 
-@pytest.mark.parametrize("name", DOCUMENTS)
-def test_documents__name_only_files_that_are_there(name):
-    text = (ROOT / name).read_text(encoding="utf-8")
-    files = re.findall(r"`((?:clicksim|tests|docs|converters|clickseg|benchmarks|\.ci)/[\w./-]*)`", text)
-    assert [file for file in files if not (ROOT / file).exists()] == []
+def targets_in(text):
+    """The targets that a text names."""
+    return set(re.findall(r"(?:^|`)make (?:[A-Z]+=\S+ )?([a-z-]+)", text, flags=re.MULTILINE))
+
+
+@pytest.mark.parametrize("file", EVERYTHING, ids=lambda file: file.stem)
+def test_documents__name_only_targets_that_make_knows(file):
+    assert targets_in(file.read_text(encoding="utf-8")) <= targets_of_make()
+
+
+def test_contributing__names_every_target():
+    assert targets_in((ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")) == targets_of_make() - {"help"}
+
+
+@pytest.mark.parametrize("file", EVERYTHING, ids=lambda file: file.stem)
+def test_documents__name_only_files_that_are_there(file):
+    folders = r"clicksim|tests|docs|converters|clickseg|benchmarks|fuzz|rivals|\.ci|\.github"
+    named = re.findall(rf"`((?:{folders})/[\w./-]*)`", file.read_text(encoding="utf-8"))
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+@pytest.mark.parametrize("file", EVERYTHING, ids=lambda file: file.stem)
+def test_documents__leave_numbers_of_speed_to_scripts(file):
+    text = file.read_text(encoding="utf-8")
+    if not re.search(r"^(?:Written|Generated) by|one run of `make", text, flags=re.MULTILINE):
+        assert not re.search(r"\d\s*(?:ms|µs|MVx|x faster|times faster|volumes? (?:a|per) second)\b", text)
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)

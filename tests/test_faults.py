@@ -353,7 +353,8 @@ def test_storing__gives_a_number_to_what_has_none_and_leaves_wrong_paths_alone(t
     (tmp_path / "file").touch()
     with pytest.raises(NotADirectoryError), storing(tmp_path):
         (tmp_path / "file/a").touch()
-    assert one_line(NotADirectoryError(20, "Not a directory")) is None
+    assert (one_line(NotADirectoryError(20, "Not a directory", "file/a")) or "").startswith("file/a: Not a directory")
+    assert one_line(FileNotFoundError(2, "No such file or directory", "a")) is None
     assert one_line(ZeroDivisionError("a bug")) is None
 
 
@@ -717,6 +718,23 @@ def test_flipped_bits__never_give_other_values(tmp_path, record):
     file.write_bytes(raw)
     assert len(catalog.cases) == len(rows)
     record("a bit of a table's pages flipped", "reading", times=150, says=says)
+
+
+def test_flipped_bits__never_change_the_number_of_rows(tmp_path):
+    catalog = create_catalog(tmp_path / "c")
+    file = catalog.write_part("cases", "mine", rows_to_table("cases", [{"case_id": f"c{n:02d}"} for n in range(40)]))
+    raw, said = file.read_bytes(), []
+    end = raw.index(b"ARROW:schema")  # the counts of rows stand before it, and have no checksum
+    for place in range(8 * (end - 40), 8 * end):
+        changed = bytearray(raw)
+        changed[place // 8] ^= 1 << place % 8
+        file.write_bytes(changed)
+        for read in (lambda: len(catalog.cases), lambda: 39 + bool(catalog.case("c39"))):
+            try:
+                assert read() == 40, place
+            except CatalogError as error:
+                said.append(str(error))
+    assert any("it is damaged: it says that it has 40 rows, and lists" in text for text in said)
 
 
 def full_rows(rows):

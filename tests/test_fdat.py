@@ -22,7 +22,7 @@ from converters import trees
 from converters.fdat import SOURCE
 from converters.fdat_plan import parse_name
 from converters.fdat_tables import fits_print
-from converters.nifti import read_facts, resample_labels
+from converters.nifti import read_facts
 from converters.tables import Rejection, common_value, parse_table
 
 FDG = "fdg_0011f3deaf_03-23-2003-NA-PET-CT Ganzkoerper  primaer mit KM-10445"
@@ -150,6 +150,7 @@ def test_convert__gives_the_same_bytes_with_workers_and_from_another_place(tree,
 def test_convert__finds_the_tree_one_folder_down_and_refuses_two(tree, tmp_path):
     cases, _, catalog = brought_in(tree.parent, tmp_path.parent / f"{tmp_path.name}-catalog")
     assert catalog.resolve(cases[PSMA]["pet_path"]).is_file()
+    assert cases[PSMA]["source_release"] == "v2, rdkqd-wdh87"
     shutil.copytree(tree, tree.parent / "copy")
     with pytest.raises(CatalogError, match="several trees: PSMA-FDG-PET-CT-Lesions_v2, copy"):
         brought_in(tree.parent, tmp_path.parent / f"{tmp_path.name}-catalog")
@@ -192,6 +193,20 @@ def test_convert__flags_the_four_odd_files(tree):
     assert cases[FDG]["axcodes_in"] == "LPS"
     assert cases[FDG]["n_lesions"] == 2
     assert read_facts(tree / f"labelsTr/{FDG}.nii.gz", tree).qform_code == 1
+
+
+def test_read_facts__has_the_codes_that_the_reader_goes_by(tmp_path):
+    import nibabel
+
+    image = nibabel.Nifti1Image(np.zeros((2, 3, 4), np.uint8), np.eye(4))
+    image.set_sform(np.diag([-2.0, 2.0, 3.0, 1.0]), code=1)
+    image.set_qform(np.diag([2.0, 2.0, 3.0, 1.0]), code=1)
+    nibabel.save(image, tmp_path / "a.nii")
+    raw = bytearray((tmp_path / "a.nii").read_bytes())
+    raw[254:256] = (99).to_bytes(2, "little")  # an sform code that does not exist: the reader takes the qform
+    (tmp_path / "a.nii").write_bytes(raw)
+    facts = read_facts(tmp_path / "a.nii", tmp_path)
+    assert (facts.axcodes, facts.sform_code, facts.flags()) == ("RAS", 0, ["QFORM_ONLY"])
 
 
 def test_convert__flags_an_affine_that_no_form_gives(tree):
@@ -302,6 +317,9 @@ def test_convert__flags_metadata_that_is_missing_contradicts_or_cannot_be_read(t
         ("dataset_fingerprint.json", b'{"spacings": [[3, 2, 2]]}'),
         ("dataset_fingerprint.json", b'{"spacings": [[3, 2, 2]], "shapes_after_crop": []}'),
         ("dataset_fingerprint.json", b'{"spacings": [[NaN, 2, 2]], "shapes_after_crop": [[1, 2, 3]]}'),
+        ("dataset_fingerprint.json", b'{"spacings": [[3, 2, 2]], "shapes_after_crop": [[1e999, 2, 3]]}'),
+        ("psma_metadata.csv", b"Subject ID,Study Date\nPSMA_0179419e313f7d8c,10.06.2019\n"),
+        ("fdg_metadata.csv", b"Subject ID,age\nPETCT_0011f3deaf,060Y\n"),
         ("dataset.json", b"not json"),
     ],
 )
@@ -459,18 +477,6 @@ def test_convert__resamples_a_label_on_another_grid_where_asked(tree):
     assert only_rejection(tree, resample_labels="true")["code"] == "GridMismatch"
 
 
-def test_resample_labels__equals_the_nearest_voxel_by_hand():
-    rng = np.random.default_rng(3)
-    labels = rng.integers(0, 3, (6, 5, 4)).astype(np.uint8)
-    grid = Grid((6, 5, 4), affine=np.array([[-2.0, 0, 0, 5], [0, 3, 0, 1], [0, 0, 2.5, 0], [0, 0, 0, 1]]))
-    target = Grid((5, 7, 4), affine=np.array([[0, 2.1, 0, -6.05], [2.7, 0, 0, 0.3], [0, 0, 3, -1], [0, 0, 0, 1]]))
-    found = resample_labels(labels, grid, target)
-    for voxel in np.ndindex(target.shape):
-        at = np.floor(grid.to_voxel(target.to_mm([voxel]))[0] + 0.5).astype(int)
-        inside = all(0 <= a < n for a, n in zip(at, grid.shape, strict=True))
-        assert found[voxel] == (labels[tuple(at)] if inside else 0)
-
-
 def test_convert__rejects_names_that_are_no_case(tree):
     shutil.copy(tree / f"labelsTr/{FDG}.nii.gz", tree / "labelsTr/patient 7.nii.gz")
     (tree / "labelsTr/half.nii.gz.part").write_bytes(b"x")
@@ -505,9 +511,11 @@ def test_convert__rejects_links_out_of_the_source(tree, tmp_path):
     file.symlink_to(tmp_path / "outside.nii.gz")
     row = only_rejection(tree)
     assert (row["code"], row["path"]) == ("PathLeavesRoot", f"imagesTr/{FDG}_0001.nii.gz")
-    file.unlink()
-    file.symlink_to(tree / "imagesTr/nowhere.nii.gz")
-    assert only_rejection(tree)["code"] == "UnreadableFile"
+    for target in ("nowhere.nii.gz", file.name):
+        file.unlink()
+        file.symlink_to(tree / "imagesTr" / target)
+        row = only_rejection(tree)
+        assert (row["code"], row["path"]) == ("UnreadableFile", f"imagesTr/{FDG}_0001.nii.gz")
 
 
 # labels alone
@@ -623,7 +631,7 @@ def test_parse_table__takes_marks_blank_lines_and_semicolons():
     assert rows == [{"a": "1", "b": "2"}, {"a": "3", "b": ""}]
     assert parse_table(b'a,b\n"x, y",2\n', "t.csv") == [{"a": "x, y", "b": "2"}]
     for content, words in (
-        (b"a,a\n", "two columns a"),
+        (b"a,a\n", "more than one column named a"),
         (b'a\n"open\n', "not CSV"),
         (b"a\n1,2\n", "row 2 has 2 values"),
     ):

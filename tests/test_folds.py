@@ -227,7 +227,7 @@ def test_write_folds__comes_back_equal_with_what_made_it(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("n_folds", [0, 1, 11])
 def test_make_folds__impossible_numbers_are_refused(tmp_path: Path, n_folds: int) -> None:
-    with pytest.raises(SettingError, match=f"{n_folds} folds of 10 patients"):
+    with pytest.raises(SettingError, match=f"{n_folds} folds of 10 patients cannot be made; allowed: 2 to 10"):
         make_folds(catalog_of(tmp_path / "c", fdat=many(10)), n_folds=n_folds)
 
 
@@ -238,10 +238,11 @@ def test_make_folds__wrong_words_are_refused(tmp_path: Path) -> None:
             make_folds(catalog, **wrong)  # type: ignore[arg-type]
     with pytest.raises(CatalogError, match="no cases"):
         fold_cases(create_catalog(tmp_path / "empty"))
+    official = catalog_of(tmp_path / "d", fdat=[case(f"c{n}", f"p{n}", official_fold=n % 5) for n in range(10)])
     with pytest.raises(SettingError, match="go up to 4, 3 folds"):
-        make_folds(
-            catalog_of(tmp_path / "d", fdat=[case(f"c{n}", f"p{n}", official_fold=n) for n in range(5)]), n_folds=3
-        )
+        make_folds(official, n_folds=3)
+    with pytest.raises(SettingError, match="leave no patient for fold 5, 6 of 7; ask for fewer"):
+        make_folds(official, n_folds=7)
 
 
 def test_merge_catalogs__leaves_the_plans_of_its_parts_behind(tmp_path: Path) -> None:

@@ -145,13 +145,22 @@ def test_load_prompts__refuses_foreign_keys_of_a_plain_file_or_notes_them() -> N
     assert load_prompts(text, GRID, strict=False).items == CLICKS[:1]
 
 
+def test_load_prompts__says_where_in_the_file_a_bad_point_stands() -> None:
+    with pytest.raises(PromptFormatError, match=r"background\[1\] = \[1, 2\], counted from 0"):
+        load_prompts('{"tumor": [[1, 2, 3]], "background": [[1, 2, 3], [1, 2]]}', GRID)
+    text = challenge('{"point": [1, 2, 3], "name": "other"}', '{"point": [1, 2], "name": "tumor"}')
+    with pytest.raises(PromptFormatError, match=r"points\[1\] = \[1, 2\]"):  # the one left out counts
+        load_prompts(text, GRID, strict=False)
+
+
 SPOILED = {
     "empty": ("", "the file is empty"),
     "blank": (" \n", "the file is empty"),
     "bad JSON": ('{"tumor": [],\n "background" []}', "not JSON.* line 2, column 15"),
     "no object": ("[[1, 2, 3]]", "got a list"),
-    "no known key": ('{"clicks": []}', "neither plain nor Grand Challenge.*'clicks'"),
-    "both formats": ('{"tumor": [], "points": []}', "neither plain nor"),
+    "no known key": ('{"clicks": []}', "those of neither of the formats, got 'clicks'"),
+    "no key": ("{}", "got none; allowed: tumor and background"),
+    "both formats": ('{"tumor": [], "points": []}', "those of both of the formats, got 'tumor', 'points'"),
     "repeated key": ('{"tumor": [[1, 2, 3]], "tumor": []}', "repeated keys: 'tumor'"),
     "repeated inner key": (
         challenge('{"point": [1, 2, 3], "name": "tumor", "name": "background"}'),
@@ -165,10 +174,10 @@ SPOILED = {
     "name no text": (challenge('{"point": [1, 2, 3], "name": null}'), r"points\[0\]"),
     "other type": ('{"type": "Multiple lines", "points": []}', "type is 'Multiple lines'"),
     "other version": (challenge(head='"version": {"major": 2}'), "known: major 1"),
-    "two coordinates": ('{"tumor": [[1, 2, 3], [1, 2]]}', r"point 1: \[1, 2\]"),
+    "two coordinates": ('{"tumor": [[1, 2, 3], [1, 2]]}', r"tumor\[1\] = \[1, 2\]"),
     "four coordinates": ('{"tumor": [[1, 2, 3, 4]]}', "three whole numbers"),
     "many coordinates": (json.dumps({"tumor": [[1] * 5000]}), "three whole numbers"),
-    "no coordinates": ('{"tumor": [1, 2, 3]}', "point 0: 1, point 1: 2"),
+    "no coordinates": ('{"tumor": [1, 2, 3]}', r"tumor\[0\] = 1, tumor\[1\] = 2"),
     "fraction": ('{"tumor": [[1.5, 2, 3]]}', r"\[1.5, 2, 3\]"),
     "text": ('{"tumor": [["1", 2, 3]]}', "three whole numbers"),
     "truth value": ('{"tumor": [[true, 2, 3]]}', "True"),
@@ -278,8 +287,9 @@ def test_load_lesion_points__tells_an_empty_list_from_an_empty_file() -> None:
         (lesions("0"), "from 1"),
         (lesions("-3"), "from 1"),
         (lesions("1_0"), "from 1"),
+        (lesions("0" * 5000 + "1"), "from 1"),
         (lesions("1", "Lesion 1", "2"), "more than one point: 1 "),
-        (lesions("1", point=[1.0, 2.0]), r"point 0: \[1.0, 2.0\]"),
+        (lesions("1", point=[1.0, 2.0]), r"points\[0\] = \[1.0, 2.0\]"),
         (lesions("1", point=[1.0, 2.0, True]), "three finite numbers"),
         (lesions("1", point=[1.0, 2.0, "3"]), "three finite numbers"),
         (lesions("1", point=[1.0, 2.0, float("nan")]), "NaN is no coordinate"),

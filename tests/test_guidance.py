@@ -22,7 +22,7 @@ from clicksim import Box, Click, Grid, Prompts, Scribble, encode
 from clicksim.errors import GeometryError, ImageError, SettingError
 from clicksim.guidance import DEFAULTS, MEANING, PRESETS, encodings, write_channels
 from clicksim.guidance.geodesic import geodesic_distance
-from clicksim.guidance.settings import plan_encoding
+from clicksim.guidance.settings import NEEDS_IMAGE, plan_encoding
 from clicksim.guidance.templates import edt_ball_template, resized_ball
 from tests import strategies
 
@@ -504,6 +504,8 @@ PROMPTS = click((1, 1, 1), (4, 4, 4), (2, 2, 3))
         ({"sigma_mm": 0}, "above 0"),
         ({"sigma_mm": float("nan")}, "must be a number"),
         ({"sigma_mm": True}, "must be a number"),
+        ({"sigma_mm": 10**400}, "at most 1e.09, got 1000"),
+        ({"encoding": "disk", "axis": True}, "0, 1 or 2, got True"),
         ({"sigma_vx": (1, 2)}, "one number or three"),
         ({"sigma_vx": (1, 2, 0)}, "above 0"),
         ({"truncate": np.inf}, "finite"),
@@ -533,12 +535,45 @@ def test_encode__refuses_settings(given, message):
         ((4, 4, 4), {"out": np.zeros((2, 4, 4, 4), np.float32)[:, ::-1]}, "dense memory"),
         ((4, 4, 4), {"out": np.frombuffer(bytes(512), np.float32).reshape(2, 4, 4, 4)}, "read-only"),
         ((4, 4, 4), {"encoding": "masked", "image": np.ones((4, 4, 5))}, "the image has shape"),
-        ((4, 4, 4), {"encoding": "masked", "image": np.ones((4, 4, 4)), "origin": (1, 0, 0)}, "the image has shape"),
+        (
+            (4, 4, 4),
+            {"encoding": "masked", "image": np.ones((4, 4, 4)), "origin": (1, 0, 0)},
+            "could be the prompts' volume",
+        ),
     ],
 )
 def test_encode__refuses_what_does_not_fit(shape, given, message):
     with pytest.raises(GeometryError, match=message):
         encode(PROMPTS, shape, **given)
+
+
+def test_plan_encoding__a_length_in_one_unit_puts_that_in_the_other_aside():
+    assert "sigma_mm" not in plan_encoding("gaussian", {"sigma_vx": 2}).settings
+    plan = plan_encoding("autopet-iv", {"sigma_mm": 4.0})
+    assert "sigma_vx" not in plan.settings
+    assert plan.voxels("sigma", (2.0, 2.0, 4.0)) == (2.0, 2.0, 1.0)
+
+
+def test_ball__holds_the_voxels_exactly_at_its_radius():
+    prompts = Prompts((Click((4, 4, 4), True),), Grid.from_spacing((9, 9, 9), (1.1, 1.1, 1.1)))
+    for encoding in ("ball", "disk"):
+        drawn_ = encode(prompts, (9, 9, 9), encoding=encoding, radius_mm=3.3)[0]  # 3 * 1.1 is a little more than 3.3
+        assert drawn_[:, 4, 4].tolist() == [0, 1, 1, 1, 1, 1, 1, 1, 0]
+
+
+def test_disk__sums_to_one_where_asked():
+    drawn_ = encode(click((4, 4, 4), (9, 9, 9)), (9, 9, 9), encoding="disk", radius_vx=2, scale="sum")[0]
+    assert drawn_.sum() == pytest.approx(1)
+    assert np.count_nonzero(drawn_) == 13
+
+
+def test_geodesic__a_patch_knows_of_a_click_as_far_as_a_cheap_path_reaches():
+    prompts = Prompts((Click((0, 0, 0), True),), Grid.from_spacing((60, 1, 1), (1, 1, 1)))
+    image = np.ones((60, 1, 1))
+    settings_ = {"encoding": "geodesic", "image": image, "reach_mm": 10, "mix": 0.5}
+    patch = encode(prompts, (5, 1, 1), origin=(15, 0, 0), **settings_)
+    assert patch[0, 0, 0, 0] == 0.25  # 15 mm at half the cost
+    np.testing.assert_array_equal(patch, encode(prompts, (60, 1, 1), **settings_)[:, 15:20])
 
 
 def test_encode__refuses_mm_without_a_spacing_and_takes_one():
@@ -565,8 +600,10 @@ def test_encode__refuses_images_without_meaning_and_prompts_outside():
 def test_settings__each_has_a_meaning_and_each_encoding_a_formula():
     names = {key.removesuffix("_mm").removesuffix("_vx") for table in DEFAULTS.values() for key in table}
     assert names | set(plan_encoding("points", {}).settings) == set(MEANING)
-    assert set(encodings.ENCODINGS) == set(DEFAULTS)
-    for draw in encodings.ENCODINGS.values():
+    every = encodings.ENCODINGS | encodings.IMAGE_ENCODINGS
+    assert set(every) == set(DEFAULTS)
+    assert tuple(encodings.IMAGE_ENCODINGS) == NEEDS_IMAGE
+    for draw in every.values():
         assert "Source" in inspect.getdoc(draw)
     assert clicksim.encode is encode
 

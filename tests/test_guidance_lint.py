@@ -152,6 +152,27 @@ def test_lint__names_exchanged_polarities_and_their_overlap():
     assert "(8, 8, 8)" in verdicts(lint(drawn("ball", same), same))["both", "overlap"].reason
 
 
+@pytest.mark.parametrize(("scale", "verdict"), [(0.05, "bad"), (0.3, "suspect"), (1.4, "good"), (1.6, "suspect")])
+def test_lint__judges_the_peak(scale, verdict):
+    assert {f.check: f.verdict for f in lint(scale * drawn("ball"), PROMPTS)}["peak"] == verdict
+
+
+@pytest.mark.parametrize(("weakest", "verdict"), [(0.15, "bad"), (0.5, "suspect"), (0.7, "good")])
+def test_lint__judges_the_balance_of_a_round(weakest, verdict):
+    guidance = drawn("points")
+    guidance[0, 21, 7, 9] = weakest
+    findings = {(f.channel, f.check): f for f in lint(guidance, PROMPTS)}
+    assert findings["foreground", "balance"].verdict == verdict
+    assert findings["foreground", "balance"].value == pytest.approx(weakest)
+
+
+def test_lint__a_shift_that_fits_hardly_better_is_none():
+    beside = Prompts(tuple(Click((p.voxel[0] + 1, *p.voxel[1:]), p.foreground) for p in PROMPTS), GRID)
+    for sigma, verdict in ((8.0, "good"), (3.0, "bad")):  # 3 % and 25 % better one voxel aside
+        found = {f.check: f for f in lint(drawn("gaussian", sigma_mm=sigma), beside) if f.channel == "foreground"}
+        assert found["place"].verdict == verdict
+
+
 def test_lint__names_lost_clipped_and_outside_prompts():
     lost = drawn("edt-ball")
     lost[0, :15] = 0
@@ -182,6 +203,10 @@ def test_lint__takes_a_signed_channel_and_names_nan():
     spoiled[0, 3, 3, 3] = np.nan
     assert verdicts(lint(spoiled, PROMPTS))["foreground", "finite"].verdict == "bad"
     assert verdicts(lint(-drawn("gaussian", channels="signed")[0], PROMPTS))
+    with pytest.raises(GeometryError, match="three whole voxel indices"):
+        lint(spoiled, PROMPTS, origin=(0, 0.5, 0))
+    whole = np.round(drawn("gaussian", channels="signed") * 128).clip(-128, 127).astype(np.int8)  # -128 has no opposite
+    assert verdicts(lint(whole, PROMPTS)).keys() == verdicts(lint(whole.astype(np.float32), PROMPTS)).keys()
 
 
 def test_format_findings__ends_with_the_worst_verdict():
@@ -233,6 +258,23 @@ def test_lint_predictor__names_disobedience_and_the_wrong_polarity():
     assert removing["obeys"].value == 0.5
 
 
+def test_lint_predictor__tells_a_small_effect_and_a_small_fault():
+    fixed = np.zeros(GRID.shape, bool)
+    fixed[:25] = True
+
+    def hardly(channels):
+        """A large mask of which the guidance moves four voxels, one of them against its polarity."""
+        mask = fixed.copy()
+        mask[26, 0, 0] = mask[26, 0, 2] = mask[26, 0, 4] = channels[0].max() > 0
+        mask[0, 0, 0] = channels[0].max() == 0
+        return mask
+
+    found = trial(hardly)
+    assert found["zero"].verdict == "suspect"
+    assert found["foreground"].verdict == "note"
+    assert found["foreground"].reason == "the foreground prompts add 3 voxels and remove 1"
+
+
 def test_lint_predictor__knows_noise_from_an_effect():
     rng = np.random.default_rng(0)
     found = trial(lambda channels: rng.random(GRID.shape) > 0.5)
@@ -265,5 +307,14 @@ def test_lint_predictor__refuses_what_does_not_fit():
         lint_predictor(lambda channels: channels[0] * np.nan, guidance, PROMPTS)
     none = Prompts((), GRID)
     assert {f.check for f in lint_predictor(obedient, guidance, none)} == {"repeat", "obeys"}
+    with pytest.raises(GeometryError, match=r"outside the volume .*\(99, 0, 0\) \(case x\)"):
+        lint_predictor(obedient, guidance, Prompts((Click((99, 0, 0), True),), GRID, "x"))
+
+
+def test_lint_predictor__does_not_ask_for_lesion_in_the_corners_of_a_box():
     box = Prompts((Box((3, 3, 3), (9, 9, 9)),), GRID)
-    assert lint_predictor(obedient, drawn("ball", box), box)
+    assert trial(obedient, box)["obeys"].reason == "no clicks or scribbles to obey"
+    both = Prompts((*box.items, Click((6, 6, 6), True)), GRID)
+    inside = np.zeros(GRID.shape, bool)
+    inside[5:8, 5:8, 5:8] = True  # a lesion that does not reach the corners
+    assert trial(lambda channels: inside & obedient(channels), both)["obeys"].value == 1.0

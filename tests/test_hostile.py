@@ -26,13 +26,14 @@ from clicksim.manifests.croissant import check_croissant
 from clicksim.prompts.formats import read_prompts
 from clicksim.simulate.annotator_files import load_annotator
 from clicksim.volumes import read_image
-from converters.deep_psma import read_threshold
-from converters.dicom import find_series, read_volume
+from converters.deep_psma_scan import read_threshold
+from converters.dicom import read_volume
 from converters.fdat_tables import read_injection_times
 from converters.headers import read_dataset
 from converters.lesion_csv import read_lesion_csv
 from converters.lesion_points import read_published_points
 from converters.registration import read_challenge_affine, read_rigid
+from converters.series import find_series
 from fuzz.targets.images import image_seeds
 from fuzz.targets.mha import PLAIN
 from tests.report_catalog import make_catalog
@@ -111,7 +112,7 @@ def test_read_seg__a_promise_of_gigabytes_takes_no_memory(tmp_path: Path, promis
     for keyword, value in promise.items():
         setattr(dataset, keyword, value)
     target.read(target.seeds()[seed], tmp_path)  # what is imported does not count
-    assert peak_of(lambda: target.read(bytes_of(dataset), tmp_path), "frames|pixels|the file ends early") < 32 << 20
+    assert peak_of(lambda: target.read(bytes_of(dataset), tmp_path), "Frames|pixels|the file ends early") < 32 << 20
 
 
 def test_dicom__a_compressed_series_of_huge_slices_takes_no_memory(tmp_path: Path) -> None:

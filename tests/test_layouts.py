@@ -5,13 +5,15 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from clicksim.build import convert_source
 from clicksim.catalog import find_source, open_catalog
+from clicksim.errors import SettingError
 from clicksim.phantom.layouts import write_deep_psma, write_fdat, write_longitudinal_ct
 from clicksim.volumes import read_image, read_label
+from tests.conftest import WRITERS
 
-WRITERS = {"fdat": write_fdat, "deep-psma": write_deep_psma, "longitudinal-ct": write_longitudinal_ct}
 EXPECTED_FLAGS = {
     "fdat": {"AXES_NOT_LAS": 1, "LABEL_FLOAT": 1, "QFORM_ONLY": 1},
     "deep-psma": {"CT_CLIPPED": 4, "CT_RESAMPLED": 4, "CT_COVERAGE_LOW": 2, "QFORM_ONLY": 1, "LABEL_REWRITTEN": 1},
@@ -85,6 +87,21 @@ def test_write_deep_psma__lesions_lie_at_or_above_the_threshold(tmp_path):
         assert pet.array[burden.array > 0].min() >= np.float32(threshold)
         shapes[scan.name] = pet.array.shape
     assert shapes["FDG"] != shapes["PSMA"]
+
+
+def test_write_deep_psma__more_lesions_than_int8_counts_stay_lesions(tmp_path):
+    write_deep_psma(tmp_path, shape=(60, 50, 76), spacing=(7.0, 7.0, 8.0), lesions=(150, 150))
+    for scan in sorted((tmp_path / "CHALLENGE_DATA").glob("train_*/PSMA")):
+        burden = read_image(scan / "TTB.nii.gz").array
+        assert burden.min() == 0
+        assert burden.max() == (127 if scan.parent.name == "train_0002" else 1)
+        assert ndimage.label(burden, np.ones((3, 3, 3)))[1] > 127
+
+
+def test_write_longitudinal_ct__refuses_an_unknown_release(tmp_path):
+    with pytest.raises(SettingError, match="unknown release 'v9'"):
+        write_longitudinal_ct(tmp_path / "tree", release="v9")
+    assert not (tmp_path / "tree").exists()
 
 
 def test_write_longitudinal_ct__has_every_event(tmp_path):

@@ -205,6 +205,7 @@ def test_convert__empty_mask_is_a_complete_responder(tmp_path: Path) -> None:
     assert [(r["bl_lesion"], r["relation"], r["fu_case_id"]) for r in tables["links"]] == [
         (1, "disappeared", None), (2, "disappeared", None),
     ]  # fmt: skip
+    assert {r["case_id"] for r in tables["lesions"]} == {f"{PID}_BL_00"}  # of the follow-up the table says nothing
 
 
 def test_convert__several_images_of_a_time_point(tmp_path: Path) -> None:
@@ -227,6 +228,18 @@ def test_convert__several_images_of_a_time_point(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert [c["body_region_id"] for c in tables["cases"]] == [0, 2, 0]
     assert not flags(tables, "BL") | flags(tables, "FU")
+
+
+def test_convert__a_lesion_of_two_masks_is_linked_where_the_table_places_it_else_in_the_first(tmp_path: Path) -> None:
+    root = tmp_path / "tree"
+    for region in (0, 2):
+        write_scan(root, "BL", {1: BL[1]}, region)
+    write_scan(root, "FU", {1: FU[1]})
+    for cells, expected in ({}, "BL_00"), ({1: {"lesion_id": 1, "cog_bl": cog(BL[1]), "img_id_bl": 2}}, "BL_02"):
+        if cells:
+            write_csv(root, cells, V1)
+        (link,) = converted(root)["links"]
+        assert (link["bl_case_id"], link["relation"]) == (f"{PID}_{expected}", "same")
 
 
 def change(number: int, **cells: Any) -> Callable[[Path], None]:
@@ -262,7 +275,8 @@ def las(root: Path) -> None:
 def points(*columns: str) -> Callable[[Path], None]:
     def spoil(root: Path) -> None:
         table = events()
-        found = [LesionPoint(n, str(n), parse_cog(table[n][c]).point) for n, c in zip((1, 3), columns, strict=True)]
+        cells = [table[n].get(c, "7.25 7.25 7.25") for n, c in zip((1, 3), columns, strict=True)]
+        found = [LesionPoint(n, str(n), parse_cog(cell).point) for n, cell in zip((1, 3), cells, strict=True)]
         (root / f"inputsTr/{PID}_FU_00.json").write_text(dump_lesion_points(found))
 
     return spoil
@@ -289,6 +303,7 @@ FLAGGED: list[tuple[str, Callable[[Path], None], str, set[str]]] = [
     ("BOM", lambda root: write_csv(root, events(), bom=True), "BL", set()),
     ("points of two columns", points("cog_propagated", "cog_fu"), "FU", {"PUBLISHED_POINTS_MIXED"}),
     ("points of one column", points("cog_fu", "cog_fu"), "FU", set()),
+    ("points of one column and of none", points("cog_propagated", "elsewhere"), "FU", set()),
 ]  # fmt: skip
 
 
@@ -329,6 +344,16 @@ def linked_out(root: Path) -> None:
     (root / names("FU")[1]).symlink_to(outside)
 
 
+def linked_to_itself(root: Path) -> None:
+    (root / names("FU")[1]).unlink()
+    (root / names("FU")[1]).symlink_to(root / names("FU")[1])
+
+
+def two_demographics(root: Path) -> None:
+    for name in ("demographics.csv", "inputsTr/demographics_v3.csv"):
+        (root / name).write_text(f"patient,sex\n{PID},F\n")
+
+
 def two_rows(root: Path) -> None:
     write_csv(root, events() | {99: events()[1] | {"lesion_type": "Liver"}})
 
@@ -341,14 +366,15 @@ SPOILED: list[tuple[str, Callable[[Path], None], str, str, int]] = [
     ("CT cut off", cut(names("FU")[0]), "TruncatedFile", names("FU")[0], 1),
     ("no image at all", text(names("FU")[0], "<html>404</html>"), "UnreadableFile", names("FU")[0], 1),
     ("another shape", image(names("FU")[0], np.zeros((24, 20, 29), "int16"), Grid((24, 20, 29), affine=GRID.affine)),
-     "GridMismatch", names("FU")[0], 1),
-    ("another origin", image(names("FU")[0], np.zeros(SHAPE, "int16"), MOVED), "GridMismatch", names("FU")[0], 1),
+     "GridMismatch", names("FU")[1], 1),
+    ("another origin", image(names("FU")[0], np.zeros(SHAPE, "int16"), MOVED), "GridMismatch", names("FU")[1], 1),
     ("probabilities", image(names("FU")[1], paint(FU, "float32") / 2), "BadLabel", names("FU")[1], 1),
     ("negative ids", image(names("FU")[1], -paint(FU, "int16")), "BadLabel", names("FU")[1], 1),
     ("no CT", lambda root: (root / names("FU")[0]).unlink(), "MissingChannel", names("FU")[1], 1),
     ("no mask", lambda root: (root / names("FU")[1]).unlink(), "MissingChannel", names("FU")[0], 1),
     ("both forms of a name", twice, "DuplicateCase", names("FU")[1], 1),
     ("link out of the source", linked_out, "PathLeavesRoot", names("FU")[1], 1),
+    ("link to itself", linked_to_itself, "UnreadableFile", names("FU")[1], 1),
     ("time points mixed up", text(f"inputsTr/{PID}_BL_mask_FU_img_00.nii.gz", "x"), "BadName",
      f"inputsTr/{PID}_BL_mask_FU_img_00.nii.gz", 2),
     ("pid in capitals", text("inputsTr/ABCDEF0123_BL_img_00.nii.gz", "x"), "BadName",
@@ -363,6 +389,8 @@ SPOILED: list[tuple[str, Callable[[Path], None], str, str, int]] = [
     ("table without images", lambda root: write_csv(root, events(), pid=OTHER), "MissingChannel",
      f"inputsTr/{OTHER}.csv", 2),
     ("points that are none", text(POINTS, "[]"), "UnreadableFile", POINTS, 2),
+    ("two demographics", two_demographics, "BadTable", "inputsTr/demographics_v3.csv", 2),
+    ("demographics without patients", text("demographics.csv", "sex,age\nF,60\n"), "BadTable", "demographics.csv", 2),
     ("split that is none", text("data_split.json", '["train"]'), "BadTable", "data_split.json", 2),
     ("split with a path", text("data_split.json", '{"train": ["../../x"]}'), "BadName", "data_split.json", 2),
 ]  # fmt: skip
@@ -431,6 +459,16 @@ def test_plan__reads_split_and_demographics(tmp_path: Path) -> None:
     found = [[c[k] for k in ("official_split", "sex", "age_years", "days_since_baseline")] for c in tables["cases"]]
     assert found == [["val", "F", 64.0, 0], ["val", "F", 65.5, 112]]
     assert [(r["code"], r["path"]) for r in tables["rejected"]] == [("BadName", "demographics.csv")]
+
+
+def test_plan__a_patient_of_two_splits_has_none(tmp_path: Path) -> None:
+    root = write_tree(tmp_path / "tree")
+    (root / "data_split.json").write_text(json.dumps({"train": [PID], "validation": [PID, OTHER]}))
+    tables = converted(root)
+    assert {case["official_split"] for case in tables["cases"]} == {None}
+    assert [(r["code"], r["path"], r["patient_key"]) for r in tables["rejected"]] == [
+        ("BadTable", "data_split.json", f"longitudinal_ct:{PID}")
+    ]
 
 
 def test_plan__refuses_another_folder_and_an_unknown_release(tmp_path: Path) -> None:

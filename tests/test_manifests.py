@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from clicksim.build import convert_source
@@ -28,8 +29,9 @@ from clicksim.manifests import (
     write_nnunet,
 )
 from clicksim.manifests.folder import licence_text
-from clicksim.manifests.selection import file_names, strictest
+from clicksim.manifests.selection import file_names, prompts_of, strictest
 from clicksim.phantom.layouts import write_deep_psma, write_fdat, write_longitudinal_ct
+from clicksim.prompts import Click, Prompts, Scribble
 from clicksim.rounds.containers import predict_folder
 from clicksim.rounds.threshold import ThresholdPredictor
 from clicksim.volumes import read_grid, read_image, read_label, write_image
@@ -181,6 +183,22 @@ def test_check_manifest__a_changed_file_is_named(
     assert any(words in fault for fault in check_manifest(spoiled / kind / NAME))
 
 
+@pytest.mark.parametrize("text", ["", "[]", "{}", "3", "[3]", '{"labels": 3, "cases": 3}', "[" * 100_000, "\0,\0\n1,2"])
+@pytest.mark.parametrize("kind", FORMATS)
+def test_check_manifest__a_damaged_file_is_a_fault_or_a_refusal(
+    kind: str, text: str, exports: Path, tmp_path: Path
+) -> None:
+    names = [path.name for path in (exports / kind / NAME).iterdir() if path.suffix in (".json", ".csv", ".parquet")]
+    for name in names:
+        shutil.copytree(exports / kind / NAME, tmp_path / name, symlinks=True)
+        (tmp_path / name / name).write_text(text)
+        if name == "clicksim-manifest.json":
+            with pytest.raises(CatalogError, match=r"damaged|cannot be read"):
+                check_manifest(tmp_path / name)
+        elif name != "prompts.csv":  # whose rows are not looked at
+            assert check_manifest(tmp_path / name)
+
+
 def test_check_manifest__a_case_that_changed_in_the_catalog_is_named(exports: Path, catalog: Catalog) -> None:
     rows = [{k: v for k, v in row.items() if k != "source"} for row in catalog.table("cases", "fdat").to_pylist()]
     changed, lost = rows[0]["case_id"], rows.pop(1)["case_id"]
@@ -274,6 +292,14 @@ def test_write_nnunet__guidance_channels_hold_the_prompts_and_are_not_normalised
             assert {tuple(v) for v in np.argwhere(drawn > 0).tolist()} == voxels
             clicked += len(voxels)
     assert clicked > 20
+
+
+def test_write_nnunet__of_one_patient_has_no_folds_and_no_fault(catalog: Catalog, tmp_path: Path) -> None:
+    rows = [{k: v for k, v in row.items() if k != "source"} for row in catalog.table("cases", "fdat").to_pylist()]
+    catalog.write_part("cases", "fdat", rows_to_table("cases", rows[:1]))
+    write_nnunet(select(catalog, sources=["fdat"]), tmp_path / NAME)
+    assert not (tmp_path / NAME / "splits_final.json").exists()
+    assert check_manifest(tmp_path / NAME, catalog) == []
 
 
 def test_write_nnunet__impossible_wishes_are_refused(built: Path, tmp_path: Path) -> None:
@@ -404,6 +430,55 @@ def test_write_grand_challenge__an_item_is_the_input_folder_of_a_round(
     mask.grid.check_same(pet.grid, ("result", "PET"))
     truth = read_label(catalog.resolve(row["label_path"])).array > 0
     assert (mask.array[truth] > 0).any()
+
+
+def test_write_grand_challenge__a_refused_case_leaves_nothing(catalog: Catalog, tmp_path: Path) -> None:
+    rows = [{k: v for k, v in row.items() if k != "source"} for row in catalog.table("cases", "deep_psma").to_pylist()]
+    rows[0]["pet_path"] = next(row["pet_path"] for row in rows if row["shape_xyz"] != rows[0]["shape_xyz"])
+    catalog.write_part("cases", "deep_psma", rows_to_table("cases", rows))
+    written = write_grand_challenge(select(catalog, sources=["deep_psma"]), tmp_path / NAME)
+    assert list(written.refused) == [rows[0]["case_id"]]
+    assert len([path for path in (tmp_path / NAME).iterdir() if path.is_dir()]) == len(rows) - 1
+    assert check_manifest(tmp_path / NAME) == []
+
+
+def test_write__says_which_cases_have_no_prompt(catalog: Catalog, tmp_path: Path) -> None:
+    rows = catalog.table("cases", "fdat").to_pylist()
+    grid = Grid(tuple(rows[0]["shape_xyz"]), tuple(rows[0]["spacing_xyz_mm"]))
+    catalog.write_part("prompts", "one", Prompts((Click((1, 2, 3), True),), grid, rows[0]["case_id"]).to_table())
+    written = write_csv(select(catalog, sources=["fdat"], run="one"), tmp_path / "out")
+    others = ", ".join(sorted(row["case_id"] for row in rows[1:]))
+    assert written.notes == [f"{len(rows) - 1} cases have no prompt in run one: {others}"]
+
+
+def test_prompts_of__keeps_the_strokes_of_two_people_apart(catalog: Catalog) -> None:
+    row = catalog.table("cases", "fdat").to_pylist()[0]
+    grid = Grid(tuple(row["shape_xyz"]), tuple(row["spacing_xyz_mm"]))
+    made = {
+        person: Prompts(
+            (Click((n, 2, 3), True), Scribble(((n, 5, 5), (n, 5, 6)), True)), grid, row["case_id"], annotator=person
+        )
+        for n, person in enumerate(("ann", "bob"))
+    }
+    catalog.write_part("prompts", "people", pa.concat_tables([prompts.to_table() for prompts in made.values()]))
+    export = select(catalog, sources=["fdat"], run="people")
+    found = prompts_of(export, row, grid)
+    assert sorted(map(repr, found)) == sorted(repr(prompt) for prompts in made.values() for prompt in prompts)
+
+
+def test_write_monai__says_where_labels_are_instance_maps(exports: Path, tmp_path: Path) -> None:
+    tree = write_longitudinal_ct(tmp_path / "source")
+    convert_source(LONGITUDINAL_CT, tree.folder, tmp_path / "catalog")
+    written = write_monai(select(open_catalog(tmp_path / "catalog")), tmp_path / "out")
+    assert [note.split(":")[0] for note in written.notes] == ["8 labels are instance maps, not 0 and 1"]
+    content = json.loads((exports / "monai" / NAME / "datalist.json").read_text())
+    assert {item["instances"] for item in content["training"]} == {"components"}
+
+
+def test_write_croissant__the_day_of_publication_is_a_day(built: Path, tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match="is written as 2026-12-01, got 'yesterday'"):
+        write_croissant(select(open_catalog(built)), tmp_path / NAME, published="yesterday")
+    assert not (tmp_path / NAME).exists()
 
 
 def test_write_croissant__fields_are_the_columns_and_the_tables_hold_no_run_facts(exports: Path, built: Path) -> None:

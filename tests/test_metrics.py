@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 import clicksim
 from clicksim.errors import GeometryError, ImageError, SettingError
-from clicksim.kernels.overlaps import overlap_runs
 from clicksim.metrics import auc, compare, rounds_to, score_at, surface_dice
 from tests import reference_v, strategies
 
@@ -202,23 +201,6 @@ def test_score__refuses_a_highest_value_that_it_cannot_count_to():
     assert clicksim.score(FULL, truth, protocol="autopet-v@2").dice == 1
 
 
-@pytest.mark.kernel
-@given(TWO_MASKS)
-def test_overlap_runs__equals_the_voxels_that_both_have(pair):
-    def runs_of(mask):
-        edges = np.flatnonzero(np.diff(np.concatenate([[0], mask.reshape(-1), [0]])))
-        return edges[::2], edges[1::2]
-
-    (starts, stops), (others, other_stops) = (runs_of(mask.astype(np.int8)) for mask in pair)
-    expected = [
-        [a, b, common]
-        for a in range(len(starts))
-        for b in range(len(others))
-        if (common := min(stops[a], other_stops[b]) - max(starts[a], others[b])) > 0
-    ]
-    assert overlap_runs(starts, stops, others, other_stops).tolist() == expected
-
-
 @given(pairs(), strategies.layouts())
 def test_compare__table_has_each_lesion_with_its_best_partner(pair, layout):
     prediction, truth = pair
@@ -228,6 +210,17 @@ def test_compare__table_has_each_lesion_with_its_best_partner(pair, layout):
     assert sum(row["found"] for row in table) == comparison.scores.tp
     assert sum(row["voxels"] for row in table) == comparison.scores.truth_voxels
     assert all((row["component"] is None) == (row["iou"] == 0) == (not row["touched"]) for row in table)
+
+
+def test_compare__a_lesion_that_nothing_touches_is_not_found_at_an_iou_of_zero():
+    comparison = compare(box(0, 0, 0), box(3, 3, 3), iou=0.0)
+    assert comparison.scores.tp == 0
+    assert comparison.to_table()["found"].to_pylist() == [False]
+
+
+def test_score__published_dice_of_huge_values_does_not_overflow():
+    largest = np.full((2, 2, 2), 2**31 - 1)
+    assert clicksim.score(largest, largest, protocol="autopet-iv@1").dice == pytest.approx(2**31 - 1)
 
 
 @given(TWO_MASKS, strategies.spacings())
@@ -255,6 +248,21 @@ def test_surface_dice__the_tolerance_itself_is_near():
     one, other = box(slice(3, 4), 3, 3), box(slice(4, 5), 3, 3)
     assert surface_dice(one, other, spacing=SPACING, tolerance_mm=2.04) == 1
     assert surface_dice(one, other, spacing=SPACING, tolerance_mm=2.03) == 0
+
+
+def test_surface_dice__refuses_a_tolerance_or_a_spacing_that_is_none():
+    for tolerance in (-1.0, math.nan):
+        with pytest.raises(SettingError, match="tolerance_mm must be at least 0"):
+            surface_dice(FULL, FULL, spacing=SPACING, tolerance_mm=tolerance)
+    with pytest.raises(GeometryError, match="spacing"):
+        surface_dice(EMPTY, EMPTY, spacing=())
+
+
+def test_surface_dice__the_tolerance_itself_is_near_on_a_diagonal():
+    one, other = (np.zeros((5, 6, 9), np.uint8) for _ in range(2))
+    one[1, 1, 1] = other[3, 4, 7] = 1  # 7 voxels apart
+    assert surface_dice(one, other, spacing=(2.03642,) * 3, tolerance_mm=7 * 2.03642) == 1
+    assert surface_dice(one, other, spacing=(2.03642,) * 3, tolerance_mm=14.25) == 0
 
 
 def test_auc__raw_as_published_and_normalised():

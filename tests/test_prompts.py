@@ -15,7 +15,7 @@ from clicksim.errors import GeometryError, PromptFormatError, StorageError
 from clicksim.geometry import Grid
 from clicksim.prompts import Box, Click, Prompts, Scribble
 from clicksim.prompts.records import check_inside, kind_of
-from clicksim.prompts.table import METADATA_KEY, prompt_schema, to_table, write_table
+from clicksim.prompts.table import METADATA_KEY, prompt_of, prompt_rows, prompt_schema, to_table, write_table
 from tests import strategies
 
 SHAPE = (6, 7, 8)
@@ -163,6 +163,33 @@ def test_to_table__has_one_row_per_voxel():
     assert [columns["i"], columns["j"], columns["k"]] == [[1, 2, 0, 3, 3], [2, 2, 0, 3, 3], [3, 3, 0, 3, 4]]
     assert columns["effort_s"] == [None] * 5
     assert set(columns["annotator"]) == {"simulated"}
+
+
+def test_prompt_of__brings_back_what_to_table_wrote():
+    prompts = Prompts((*example().items, Box((0, 1, 2), (3, 4, 5), False, 7, 2), Scribble(((1, 1, 1),), True)), GRID)
+    strokes = {}
+    for row in prompt_rows(to_table(prompts)):
+        strokes.setdefault(row["stroke"], []).append(row)
+    assert tuple(map(prompt_of, strokes.values())) == prompts.items
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "words"),
+    [
+        ("polarity", "Foreground", "the polarity of a prompt is foreground or background, got 'Foreground' in case c"),
+        ("kind", "tap", "the kind of a prompt is click or scribble or box, got 'tap'"),
+        ("i", None, "are whole numbers, got i None"),
+        ("k", 1.5, "are whole numbers, got k 1.5"),
+        ("round", -1, "rounds count from 0, got -1"),
+        ("j", ..., "missing: j"),
+    ],
+)
+def test_prompt_rows__refuses_what_is_no_prompt(column, value, words):
+    row = {"case": "c", "round": 0, "polarity": "foreground", "kind": "click", "stroke": 0, "i": 1, "j": 2, "k": 3}
+    assert prompt_rows(pa.Table.from_pylist([row])) == [row]
+    spoiled = {k: v for k, v in (row | {column: value}).items() if v is not ...}
+    with pytest.raises(PromptFormatError, match=f"{words}.*here"):
+        prompt_rows(pa.Table.from_pylist([spoiled]), where="here")
 
 
 def test_to_table__counts_the_order_within_polarity_and_round():

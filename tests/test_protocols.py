@@ -201,6 +201,19 @@ def test_effective_settings__tells_of_settings_without_effect(given_, words):
     assert all(word in " ".join(idle) for word in words)
 
 
+def test_effective_settings__a_setting_of_an_idle_setting_is_idle():
+    rule = load_protocol("autopet-v@2")
+    assert effective_settings(rule, "scribbles", {"trim": 0.2})[1] == []
+    _, idle = effective_settings(rule, "scribbles", {"trim": 0.2, "kind": "click"})
+    assert idle == ["trim has no effect unless kind is scribble; it is click"]
+
+
+def test_effective_settings__refuses_a_shell_that_ends_before_it_begins():
+    for protocol, table in (("autopet-iv@2", "clicks"), ("autopet-v@2", "scribbles")):
+        with pytest.raises(SettingError, match=r"shell_mm must not descend, got \[8.0, 2.0\]"):
+            effective_settings(load_protocol(protocol), table, {"shell_mm": [8, 2], "background": "shell"})
+
+
 # TOML
 
 
@@ -213,13 +226,18 @@ def test_dump_table__comes_back_from_toml(protocol):
 
 
 NUMBERS = st.integers(-(2**60), 2**60) | st.floats(allow_nan=False, allow_infinity=False)
-VALUES = NUMBERS | st.booleans() | st.lists(NUMBERS, max_size=3) | st.sampled_from(["rim", "a b", 'quote"', "back\\"])
+VALUES = NUMBERS | st.booleans() | st.lists(NUMBERS, max_size=3) | st.text(max_size=5)
 
 
 @given(st.dictionaries(st.sampled_from(list(CLICKS)), VALUES))
 def test_dump_table__brings_every_value_back(values):
     assert json.dumps(tomllib.loads(dump_table("", values))) == json.dumps(values)
     assert tomllib.loads(dump_table("clicks", values))["clicks"] == values
+
+
+def test_dump_table__writes_what_is_no_finite_number():
+    back = tomllib.loads(dump_table("", {"never": -np.inf, "always": np.inf, "unknown": np.nan, "word": "-Infinity"}))
+    assert repr(back) == "{'never': -inf, 'always': inf, 'unknown': nan, 'word': '-Infinity'}"
 
 
 @given(VALUES.filter(lambda value: not isinstance(value, str)))

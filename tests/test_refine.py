@@ -66,6 +66,8 @@ def test_refine_prediction__takes_the_threshold_itself_and_the_distance_itself()
     assert refined([0, 1, 0], [9, 9, 9], dilation_mm=0) == [0, 1, 0]
     assert refined([0, 0, 0, 1, 0, 0, 0], [9] * 7, dilation_mm=7.0) == [0, 1, 1, 1, 1, 1, 0]
     assert refined([0, 0, 0, 1, 0, 0, 0], [9] * 7, dilation_mm=7.5) == [1] * 7
+    # 3.3 / 1.1 is a little less than 3 for a computer
+    assert refined([0, 0, 0, 1, 0, 0, 0], [9] * 7, dilation_mm=3.3, spacing=(1.1, 1.1, 1.1)) == [1] * 7
 
 
 def test_refine_prediction__distance_is_true_to_the_spacing():
@@ -96,6 +98,8 @@ def test_as_organs__knows_names_and_labels():
         as_organs(["livre"])
     with pytest.raises(SettingError, match="at least 1"):
         as_organs([0])
+    with pytest.raises(TypeError):
+        as_organs([5.7])
 
 
 @pytest.mark.real
@@ -118,11 +122,20 @@ def test_organs__are_those_of_the_published_list(realdata):
         ({"organs": np.zeros((2, 1, 1))}, GeometryError, "organ mask and prediction are on different grids"),
         ({"normal": np.zeros((3, 1, 2))}, GeometryError, "normal uptake"),
         ({"spacing": (0, 1, 1)}, GeometryError, "spacing"),
+        ({"threshold": 1e9, "organs": row(0, 0.5, 0)}, ImageError, "whole numbers"),
     ],
 )
 def test_refine_prediction__refuses_in_words(change, error, words):
     with pytest.raises(error, match=words):
         refined([0, 1, 0], [1, 2, 3], **change)
+
+
+def test_refine_prediction__compares_in_the_precision_of_the_uptake():
+    prediction, uptake = np.ones((1, 1, 1), np.uint8), np.full((1, 1, 1), 2.6, np.float32)
+    for threshold in (2.6, np.float64(2.6)):
+        assert refine_prediction(prediction, uptake, threshold=threshold, spacing=(1, 1, 1)).all()
+    with pytest.raises(ImageError, match="real numbers"):
+        refine_prediction(prediction, uptake.astype(complex), threshold=2.6, spacing=(1, 1, 1))
 
 
 def test_refine_prediction__refuses_nan_where_it_counts():
@@ -152,5 +165,6 @@ def test_refine__from_the_command_line(tmp_path):
     assert (done.stdout, "ml after" in done.stderr) == ("", True)
     wanted = plain(prediction == 1, uptake, 3.0, (2, 2, 3), 7.0, organs, [5, 21], prediction == 2)
     np.testing.assert_array_equal(read_image(tmp_path / "out.nii.gz").array, wanted)
-    assert run("--keep", "livre").exit_code == 1
+    assert run("--organs", tmp_path / "organs.nii.gz", "--keep", "livre").exit_code == 1
+    assert run("--keep", "liver").exit_code == 2
     assert run("--normal", tmp_path / "p.nii.gz", "--normal-value", "2").exit_code == 2

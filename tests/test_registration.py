@@ -143,15 +143,21 @@ def test_read_rigid__refuses_a_missing_and_a_binary_file(tmp_path: Path) -> None
 )
 def test_read_challenge_affine__refuses_what_is_no_rotation(tmp_path: Path, content: str) -> None:
     (tmp_path / "registration.json").write_text(content)
-    with pytest.raises(GeometryError, match="registration"):
+    with pytest.raises(GeometryError, match="registration") as caught:
         read_challenge_affine(tmp_path / "registration.json")
+    assert ("mirrors" in str(caught.value)) == ("-1.0" in content)
 
 
 FIXED = Grid((18, 22, 15), affine=np.array([[-4.0, 0, 0, 30], [0, -4.0, 0, 44], [0, 0, 3.0, -20], [0, 0, 0, 1]]))
 MOVING = Grid((24, 20, 17), affine=np.array([[-3.0, 0, 0, 40], [0, 3.5, 0, -30], [0, 0, 2.5, -25], [0, 0, 0, 1]]))
 
 
-@given(transform=st.builds(make_euler, *[st.tuples(*[st.floats(-b, b)] * 3) for b in (0.4, 15.0, 60.0)]))
+def thousandths(most: float) -> st.SearchStrategy[float]:
+    """Numbers in steps of 0.001: where products of tiny ones underflow, ITK's own inverse is none."""
+    return st.integers(round(-1000 * most), round(1000 * most)).map(lambda count: count / 1000)
+
+
+@given(transform=st.builds(make_euler, *[st.tuples(*[thousandths(most)] * 3) for most in (0.4, 15.0, 60.0)]))
 def test_round_trip_mm__is_nothing_for_an_inverse_and_something_for_the_same(
     tmp_path_factory: Any, transform: Any
 ) -> None:
@@ -201,11 +207,15 @@ def test_bring_onto__equals_simpleitk_with_the_transform_itself(tmp_path: Path, 
     assert np.mean(ours != theirs) < 2e-3  # no more than a tie that float32 decides
 
 
+SKEWED = Grid(MOVING.shape, affine=np.array([[-3.0, 0.9, 0, 40], [0, 3.5, 0.4, -30], [0, 0, 2.5, -25], [0, 0, 0, 1]]))
+
+
 @pytest.mark.parametrize("dtype", [np.float64, np.int16])
 @pytest.mark.parametrize("backwards", [False, True])
-def test_bring_onto__equals_scipy_in_both_directions(tmp_path: Path, backwards: bool, dtype: Any) -> None:
+@pytest.mark.parametrize("other", [MOVING, SKEWED], ids=["right angles", "skewed"])
+def test_bring_onto__equals_scipy_in_both_directions(tmp_path: Path, other: Grid, backwards: bool, dtype: Any) -> None:
     transform = make_euler((0.15, -0.1, 0.2), (5, -6, 7), (10, -20, 30))
-    fixed, moving = (MOVING, FIXED) if backwards else (FIXED, MOVING)
+    fixed, moving = (other, FIXED) if backwards else (FIXED, other)
     sitk.WriteTransform(transform.GetInverse() if backwards else transform, str(tmp_path / "rigid.tfm"))
     matrix = read_rigid(tmp_path / "rigid.tfm")
     values = np.random.default_rng(3).normal(scale=9, size=moving.shape).astype(dtype)
@@ -263,5 +273,5 @@ def test_bring_onto__refuses_a_challenge_matrix_and_a_lattice_without_place() ->
     volume = Volume(np.zeros((3, 3, 3), np.uint8), Grid((3, 3, 3)))
     with pytest.raises(GeometryError, match="read_challenge_affine"):
         bring_onto(volume, np.arange(16.0).reshape(4, 4), FIXED, fill=0)
-    with pytest.raises(GeometryError, match="no affine"):
+    with pytest.raises(GeometryError, match="needs an affine"):
         bring_onto(volume, np.eye(4), FIXED, fill=0)

@@ -15,7 +15,7 @@ pytest.importorskip("pydicom")
 pytest.importorskip("highdicom")
 
 from clicksim.errors import ClicksimError
-from fuzz import page
+from fuzz import campaign, page
 from fuzz.campaign import REGRESSIONS, shrink
 from fuzz.contract import LONGEST_MESSAGE, BadRefusalError, fault_of, read
 from fuzz.targets import NAMES, Target, find_target
@@ -149,3 +149,17 @@ def test_shrink__keeps_the_fault_and_little_else() -> None:
     fault = fault_of(BROKEN, b"a bug in the middle of much else" * 4)
     assert fault is not None
     assert shrink(BROKEN, b"nothing and a bug and nothing" * 9, fault) == b"bug"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the process that is stuck is a script of the shell")
+def test_run_target__a_process_that_never_begins_is_said_to_be_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stuck = tmp_path / "python"
+    stuck.write_text("#!/bin/sh\nexec sleep 60\n")
+    stuck.chmod(0o755)
+    monkeypatch.setattr(campaign, "HOME", tmp_path)
+    monkeypatch.setattr(campaign, "GRACE_S", 0.3 - campaign.SHORTEST_RUN_S)
+    monkeypatch.setattr(sys, "executable", str(stuck))
+    with pytest.raises(SystemExit, match=r"mha did not start; see .*log\.txt"):
+        campaign.run_target("mha", campaign.SHORTEST_RUN_S)

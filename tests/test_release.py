@@ -3,6 +3,7 @@
 That a wheel works away from the checkout, on the oldest and newest dependencies, is shown by `make wheel`.
 """
 
+import ast
 import json
 import re
 import shlex
@@ -12,23 +13,24 @@ import sys
 import tarfile
 import tomllib
 import zipfile
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
-import click
 import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 import clicksim
 from benchmarks import planning
-from clickseg.cli import main as clickseg_main
-from clicksim.cli import main as clicksim_main
 from tests import wheel
+from tests.commands import parse
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 PACKAGES = ("clicksim", "converters", "clickseg")
+OURS = (*PACKAGES, "tests", "benchmarks", "fuzz")
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 
@@ -60,6 +62,24 @@ def test_changelog__keeps_its_form():
 def test_classifiers__begin_with_the_lowest_python():
     versions = [c.rpartition(" ")[2] for c in PROJECT["classifiers"] if re.search(r":: 3\.\d+$", c)]
     assert PROJECT["requires-python"] == f">={versions[0]}"
+
+
+def imported_by(folder):
+    """The packages that the files of a folder import, as their distributions are called; ours are left out."""
+    trees = [ast.parse(file.read_text(encoding="utf-8")) for file in (ROOT / folder).rglob("*.py")]
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module and not node.level}
+    tops = {name.partition(".")[0] for name in names} - sys.stdlib_module_names
+    known = packages_distributions()
+    return {canonicalize_name(dist) for top in tops for dist in known.get(top, ()) if top not in OURS}
+
+
+@pytest.mark.parametrize("folder", OURS)
+def test_dependencies__name_all_that_is_imported(folder):
+    texts = [*PROJECT["dependencies"], *(t for extra in PROJECT["optional-dependencies"].values() for t in extra)]
+    declared = {canonicalize_name(Requirement(text).name) for text in texts}
+    assert imported_by(folder) - declared == set()
 
 
 def test_constraints__lie_within_what_the_project_allows():
@@ -131,6 +151,7 @@ def test_sdist__holds_what_the_makefile_and_the_tests_need(dist):
     assert {f.name for f in ROOT.glob("*.*") if f.suffix in (".md", ".toml", ".txt", ".json", ".bib", ".cff")} <= names
     assert {f"tests/{f.name}" for f in (ROOT / "tests").glob("*.py")} <= names
     assert {"Makefile", "LICENSE", "NOTICE", "docs/generate.py", "benchmarks/__main__.py"} <= names
+    assert {".ci/run", ".github/workflows/ci.yml", "fuzz/__main__.py", "rivals/check_manifests.py"} <= names
 
 
 @pytest.mark.slow
@@ -213,18 +234,11 @@ def test_unverified__names_commands_that_parse(what, commands):
             assert words[0] in ("pip", "python", "du"), line
 
 
-def parse(words):
-    """The options and arguments of a command line, as click reads them; no file has to be there."""
-    command = {"clicksim": clicksim_main, "clickseg": clickseg_main}[words[0]]
-    context, rest = click.Context(command, info_name=words[0]), words[1:]
-    while isinstance(command, click.Group):
-        name, found, rest = command.resolve_command(context, rest)
-        assert found is not None, words
-        command, context = found, click.Context(found, info_name=name, parent=context)
-    values, left, _ = command.make_parser(context).parse_args(args=list(rest))
-    given = {name for name, value in values.items() if value is not None}
-    assert left == []
-    assert [p.name for p in command.params if p.required and p.name not in given] == [], words
+def test_unverified__takes_the_oldest_versions_that_the_extra_allows():
+    allowed = map(Requirement, PROJECT["optional-dependencies"]["torch"])
+    oldest = {r.name: Version(s.version) for r in allowed for s in r.specifier if s.operator == ">="}
+    (line,) = (line for _, commands in rows_of_unverified() for line in commands if line.startswith("pip install"))
+    assert {name: Version(version) for name, _, version in (pin.partition("==") for pin in line.split()[2:])} == oldest
 
 
 # planning

@@ -24,14 +24,13 @@ from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
 from clicksim.audit import check_catalog
 from clicksim.build.prompts import PromptJob, simulate_catalog, simulate_row
 from clicksim.catalog import create_catalog, open_catalog
-from clicksim.catalog import places as places_module
 from clicksim.catalog.cache import cache_folder, fetch
 from clicksim.catalog.index import index_bytes, read_index, stored_name
 from clicksim.catalog.manage import merge_catalogs
 from clicksim.catalog.places import as_place
 from clicksim.catalog.push import pull_catalog, push_catalog
 from clicksim.catalog.schema import TABLES, rows_to_table
-from clicksim.errors import CatalogError, SettingError
+from clicksim.errors import CatalogError, SettingError, StorageError
 from clicksim.volumes import read_image
 from tests.commands import done, run
 from tests.report_catalog import make_catalog, plain_case
@@ -68,10 +67,8 @@ def server():
             "AWS_EC2_METADATA_DISABLED": "true",
         }.items():
             patch.setenv(name, value)
-        places_module._connect.cache_clear()
         ask(f"http://{host}:{port}/{BUCKET}", "PUT")
         yield f"http://{host}:{port}"
-    places_module._connect.cache_clear()
     running.stop()
 
 
@@ -316,6 +313,15 @@ def test_pull_catalog__gives_the_folder_back(original, url, tmp_path):
     assert pull_catalog(url, tmp_path / "back").moved == 0
 
 
+def test_pull_catalog__leaves_roots_where_they_are_here(local, memory, tmp_path):
+    local.with_root("fdat", tmp_path / "there")
+    push_catalog(local.path, memory)
+    pull_catalog(memory, tmp_path / "back")
+    open_catalog(tmp_path / "back").with_root("fdat", tmp_path / "here")
+    pull_catalog(memory, tmp_path / "back")
+    assert open_catalog(tmp_path / "back").roots["fdat"] == str(tmp_path / "here")
+
+
 def test_pull_catalog__takes_up_what_was_interrupted(original, memory, tmp_path):
     push_catalog(original.path, memory)
 
@@ -346,6 +352,14 @@ def test_pull_catalog__replaces_nothing_unasked(local, memory, tmp_path):
     (tmp_path / "full/thesis.txt").write_text("mine")
     with pytest.raises(CatalogError, match=r"holds other things, such as thesis\.txt"):
         pull_catalog(memory, tmp_path / "full")
+
+
+def test_pull_catalog__asks_for_space_before_it_begins(original, memory, tmp_path, monkeypatch):
+    push_catalog(original.path, memory)
+    monkeypatch.setattr("clicksim.files.shutil.disk_usage", lambda _: shutil._ntuple_diskusage(100, 90, 10))
+    with pytest.raises(StorageError, match=r"what is in memory://.* will take at least"):
+        pull_catalog(memory, tmp_path / "back")
+    assert not (tmp_path / "back").exists()
 
 
 def test_pull_catalog__refuses_a_damaged_file(original, memory, tmp_path):
@@ -382,6 +396,13 @@ def test_push_catalog__mends_a_damaged_index(original, memory):
         open_catalog(memory).parts("cases")
     push_catalog(original.path, memory)
     assert same(original, open_catalog(memory))
+
+
+def test_push_catalog__refuses_a_file_that_changes_on_the_way(original, memory, monkeypatch):
+    monkeypatch.setattr("clicksim.catalog.push.blocks_of", lambda opened: [opened.read(), b"more"])
+    with pytest.raises(CatalogError, match="changed while it was pushed; push again"):
+        push_catalog(original.path, memory)
+    assert as_place(memory).files() == {}
 
 
 def test_push_catalog__takes_along_what_lies_behind_links_in_the_catalog(local, memory):
@@ -435,6 +456,15 @@ def test_files__are_named_alike_with_and_without_slashes(kind, folder, original,
     assert remote.size_of(PET) == (original.path / "images/pet.nii.gz").stat().st_size
 
 
+def test_size_of__a_pushed_file_that_was_cut_off_is_none(original, url):
+    push_catalog(original.path, url)
+    remote = open_catalog(url)
+    assert remote.size_of(PET) == original.size_of(PET)
+    cut = as_place(url) / remote.files[PET.removeprefix("catalog:")].at
+    cut.write_bytes(b"cut") if isinstance(cut, Path) else cut.write([b"cut"])
+    assert open_catalog(url).size_of(PET) is None
+
+
 def test_files__refuses_an_answer_about_another_folder(memory):
     class Elsewhere(MemoryFileSystem):
         def find(self, path, **options):
@@ -479,7 +509,8 @@ def test_merge_catalogs__keeps_a_root_that_is_a_url(local, memory, tmp_path):
         ("key:secret@s3://bucket", "plain address"),
         ("nosuch://[bad", "cannot be opened"),
         ("memory://nothing/here", "catalog.json is missing"),
-        ("file:///nothing/here", "catalog.json is missing"),
+        ("file:///nothing/here", "catalog.json is missing; name the folder of one"),
+        ("file://nothing/here", "begins with a slash"),
     ],
     ids=str,
 )
@@ -558,13 +589,22 @@ def test_open_catalog__says_in_one_line_that_it_is_not_allowed(server, original,
         ask(f"{server}/moto-api/reset-auth", "POST", b"inf")
 
 
-def test_open_catalog__says_in_one_line_that_there_is_no_network(server, monkeypatch):
-    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    places_module._connect.cache_clear()
-    told = refused("catalog", "summary", f"s3://{BUCKET}/x")
-    places_module._connect.cache_clear()
+def test_open_catalog__says_in_one_line_that_there_is_no_network(original, s3, monkeypatch):
+    push_catalog(original.path, s3)
+    with monkeypatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+        told = refused("catalog", "summary", s3)
     assert "cannot be reached" in told
     assert "connect to server" in told
+    assert open_catalog(s3).digest() == original.digest(), "it goes where the environment says now"
+
+
+@pytest.mark.parametrize("target", ["stored", "file:stored", "file://tmp/stored"])
+def test_push_catalog__refuses_a_target_that_is_no_address(target, original, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    told = refused("catalog", "push", original.path, target)
+    assert f"{target} is no URL" in told or "file:///data" in told
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("relative", ["../outside.nii.gz", "images/../../x.nii.gz", "/etc/passwd", "a\\..\\b"])
@@ -751,6 +791,14 @@ def test_fetch__fetches_once_and_again_when_the_file_has_changed(url):
     assert held.read_bytes() == b"first"
 
 
+def test_fetch__marks_what_is_used_again(memory):
+    spoil(memory, "a")
+    held = fetch(as_place(memory) / "a")
+    os.utime(held, (0, 0))
+    assert fetch(as_place(memory) / "a") == held
+    assert held.stat().st_mtime > 0, "it is no longer the one that was used longest ago"
+
+
 def test_fetch__needs_no_storage_for_what_it_knows_by_content(original, memory):
     push_catalog(original.path, memory)
     remote = open_catalog(memory)
@@ -787,6 +835,14 @@ def test_fetch__keeps_the_folder_within_its_bound(memory, monkeypatch):
     fetch(place / "d")
     assert [file.exists() for file in held] == [False, False, True]
     assert not left.exists()
+
+
+def test_fetch__refuses_a_folder_that_is_a_file(memory, monkeypatch, tmp_path):
+    spoil(memory, "a")
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("CLICKSIM_CACHE", str(tmp_path / "file"))
+    with pytest.raises(SettingError, match="name a folder with CLICKSIM_CACHE"):
+        fetch(as_place(memory) / "a")
 
 
 @pytest.mark.parametrize("text", ["much", "nan", "-1", ""])

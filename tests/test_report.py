@@ -152,6 +152,16 @@ def test_draw_preview__works_without_uptake_labels_and_affine() -> None:
     assert len(places_of(image, FOREGROUND)) > 20
 
 
+def test_draw_preview__a_lesion_behind_a_voxel_that_is_no_number_is_drawn() -> None:
+    grid = las((40, 40, 60))
+    uptake = np.ones(grid.shape, np.float32)
+    uptake[15:25, 15:25, 25:35] = 20
+    whole = np.asarray(draw_preview(uptake, None, none_of(grid), grid=grid))
+    uptake[:, 2] = np.nan
+    uptake[2] = np.nan
+    assert np.array_equal(np.asarray(draw_preview(uptake, None, none_of(grid), grid=grid)) < 30, whole < 30)
+
+
 @pytest.mark.parametrize("shape", [(1, 1, 1), (1, 30, 30), (300, 3, 2), (2, 3, 300)])
 def test_draw_preview__extreme_shapes_are_drawn(shape: tuple[int, int, int]) -> None:
     grid = las(shape)

@@ -175,6 +175,19 @@ def test_page__a_case_without_a_picture_says_why(page: Page) -> None:
     assert "its images cannot be read" in page.run("document.querySelector('#case-picture').textContent")
 
 
+def test_page__prompts_come_back_after_a_case_that_has_none(page: Page) -> None:
+    page.run(search("case00"))
+    page.run("document.querySelector('#rows .thumb').click()")  # case001, which has no picture
+    drawn = "document.querySelectorAll('#case .ahead').length"
+    assert page.run(drawn) == 0
+    page.press("ArrowRight", 39)
+    assert page.run(drawn) == 2
+    page.run(set_value("document.querySelector('#layers select')", "1", "change"))
+    page.press("ArrowLeft", 37)
+    page.press("ArrowRight", 39)
+    assert page.run("document.querySelector('#layers select').value") == "1"
+
+
 def test_page__curves_follow_the_filters_and_the_choices(page: Page) -> None:
     means = "[...document.querySelectorAll('#means tbody td')].map((cell) => cell.textContent)"
     assert page.run(means) == [f"{value} ({COUNT - 4})" for value in ("0.500", "0.600", "0.700")] * 2

@@ -4,6 +4,7 @@ import json
 import math
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
@@ -15,7 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clicksim import Click, Grid, Prompts, Scribble, correct, simulate_clicks, write_image
-from clicksim.errors import ClicksimError, GeometryError, PromptFormatError, SettingError
+from clicksim.catalog import Unit
+from clicksim.errors import CatalogError, ClicksimError, GeometryError, PromptFormatError, SettingError, StorageError
 from clicksim.phantom import make_phantom
 from clicksim.prompts.table import prompt_schema, to_table
 from clicksim.rounds import (
@@ -31,10 +33,11 @@ from clicksim.rounds import (
     summarise,
 )
 from clicksim.rounds.curves import Curve, curves_of, metric_scores
-from clicksim.rounds.jobs import RoundsJob, file_unit, finish_tables, play_unit
+from clicksim.rounds.jobs import RoundsJob, check_names, file_unit, finish_tables, play_unit, with_recordings
 from clicksim.rounds.prompters import Recording
 from clicksim.rounds.replay import make_recordings, measure_agreement, read_recordings
 from clicksim.rounds.statistics import bootstrap_means, draw_clusters
+from clicksim.rounds.texts import failure_lines
 from clicksim.streams import stream
 from clicksim.volumes import Volume, read_image
 
@@ -266,6 +269,7 @@ BAD = {
     "exits": (_exit, "PredictorError", "SystemExit: 3"),
     "none": (lambda *_: None, "NoPrediction", "None"),
     "text": (lambda *_: "mask", "WrongShape", "()"),
+    "ragged": (lambda *_: [[1], [1, 2]], "PredictorError", "ValueError"),
     "shape": (lambda *_: wrong()[:-1], "WrongShape", "(19, 18, 16)"),
     "grid": (_shifted, "WrongGrid", "elsewhere"),
     "nan": (_nan, "BadLabel", "nan"),
@@ -291,6 +295,16 @@ def test_play__a_bad_answer_costs_its_round_with_a_reason(protocol, name):
     assert game.rows[1]["truth_ml"] == game.rows[0]["truth_ml"] > 0
     assert min(dices(game)[2:]) > 0.4
     assert [row["n_prompts"] for row in game.rows] == [0, 1, 2, 3, 4, 5]  # the last good prediction is corrected
+
+
+def test_play__a_late_answer_does_not_count_where_it_cannot_be_interrupted():
+    def slow(scan, prompts):
+        time.sleep(0.05)
+        return wrong()
+
+    with ThreadPoolExecutor(1) as thread:  # signals reach the main thread alone
+        game = thread.submit(play, case(), slow, n_rounds=1, time_limit_s=0.01).result()
+    assert failures(game) == ["TimeLimit"]
 
 
 def test_play__a_failed_first_round_has_nothing_to_correct():
@@ -328,6 +342,25 @@ def test_play__refuses_a_case_that_is_none():
     recording = Recording(((Click((30, 0, 0), True),),))
     with pytest.raises(GeometryError, match="outside the volume"):
         play(case(), lambda *_: wrong(), recording=recording)
+
+
+def test_play__lets_the_predictor_finish_where_the_game_breaks_off():
+    class Model:
+        finished = 0
+
+        def __call__(self, case, prompts):
+            return wrong()
+
+        def finish(self):
+            self.finished += 1
+
+    def keep(number, mask):
+        raise StorageError(28, "No space left on device", "x")
+
+    model = Model()
+    with pytest.raises(StorageError):
+        play(case(), model, keep=keep)
+    assert model.finished == 1
 
 
 @pytest.mark.parametrize("protocol", ALL)
@@ -370,9 +403,23 @@ def test_threshold_predictor__obeys_each_prompt():
     assert shared[4, 4, 5]  # as near to both: foreground
 
 
+def test_threshold_predictor__grows_from_a_prompt_to_its_share_of_uptake_and_no_farther_than_its_reach():
+    uptake = np.full((1, 1, 40), 4.11, np.float32)
+    uptake[0, 0, 10] = 10
+    scan = Scan("a", Grid.from_spacing(uptake.shape, (4, 4, 4)), None, uptake)
+    click = Prompts((Click((0, 0, 10), True),), scan.grid)
+    assert np.flatnonzero(ThresholdPredictor()(scan, click)).tolist() == list(range(2, 19))  # 8 voxels are 32 mm
+    uptake[0, 0, 13] = 4.09  # below 41 % of 10
+    assert np.flatnonzero(ThresholdPredictor()(scan, click)).tolist() == list(range(2, 13))
+
+
 def test_open_predictor__refuses_what_is_none(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "mine.py").write_text("NUMBER = 1\nclass Model:\n    def __call__(self, case, prompts): return None\n")
+    (tmp_path / "mine.py").write_text(
+        "NUMBER = 1\nclass Model:\n    def __call__(self, case, prompts): return None\n"
+        "class Needy(Model):\n    def __init__(self, weights): pass\n"
+    )
+    (tmp_path / "broken.py").write_text("def predict(:\n")
     for spec, words in {
         "pyy:a:b": "did you mean 'py'",
         "threshold": "unknown kind",
@@ -380,6 +427,8 @@ def test_open_predictor__refuses_what_is_none(tmp_path, monkeypatch):
         "py:nosuchmodule_:f": "cannot be imported",
         "py:mine:nothing": "cannot be imported",
         "py:mine:NUMBER": "cannot be called",
+        "py:mine:Needy": "missing 1 required positional argument: 'weights'",
+        "py:broken:predict": "SyntaxError",
         "py:mine": "py:module:function",
         "cmd:run.sh {input}": "{output}",
         "dir:nowhere": "no folder",
@@ -470,11 +519,21 @@ def test_command_predictor__names_why_a_round_is_lost(command, code, words):
     assert "clicksim-round" not in game.rows[0]["detail"]  # a name drawn anew each time
 
 
+def test_command_predictor__writes_the_images_of_another_case_anew():
+    predictor = CommandPredictor("{input} {output}")
+    for name, uptake in (("a", pet()), ("b", pet() + 1)):
+        home = predictor._images(Scan(name, GRID, None, uptake))
+        assert predictor._images(Scan(name, GRID, None, uptake)) == home
+        (file,) = home.glob("*/*.mha")
+        assert np.array_equal(read_image(file).array, uptake)
+    predictor.finish()
+
+
 def test_command_predictor__ends_all_that_a_slow_command_started(tmp_path):
-    game = play(
-        case(), CommandPredictor(f"sleep 60 & echo $! > {tmp_path}/pid; wait; : {{input}} {{output}}", 0.5), n_rounds=1
-    )
+    command = f"(sleep 5; touch {tmp_path}/ended) & echo $! > {tmp_path}/pid; wait; : {{input}} {{output}}"
+    game = play(case(), CommandPredictor(command, 0.5), n_rounds=1)
     assert failures(game) == ["TimeLimit"]
+    assert not (tmp_path / "ended").exists()
     status = Path(f"/proc/{(tmp_path / 'pid').read_text().strip()}/status")
 
     def runs():
@@ -488,8 +547,13 @@ def test_command_predictor__ends_all_that_a_slow_command_started(tmp_path):
     assert not runs()
 
 
-def test_predict_folder__refuses_a_folder_without_images(tmp_path):
+def test_predict_folder__refuses_no_image_and_several(tmp_path):
     with pytest.raises(ClicksimError, match=r"no \.mha image"):
+        predict_folder(tmp_path, tmp_path, ThresholdPredictor())
+    (tmp_path / "images/pet").mkdir(parents=True)
+    for name in "ab":
+        write_image(tmp_path / f"images/pet/{name}.mha", pet(), GRID)
+    with pytest.raises(ClicksimError, match=r"pet holds 2 \.mha images"):
         predict_folder(tmp_path, tmp_path, ThresholdPredictor())
 
 
@@ -517,8 +581,26 @@ def test_curve__areas_are_the_published_sum_and_its_mean():
 
 
 def test_curves_of__refuses_gaps():
-    with pytest.raises(SettingError, match="case a"):
+    with pytest.raises(SettingError, match="case a, annotator simulated, has rounds 1, 2; they run from 0"):
         curves_of(rows_of([0.1, 0.2, 0.3])[1:])
+
+
+def test_metric_scores__tells_cases_of_one_name_apart_by_their_source():
+    rows = [*rows_of([0.2], source="x"), *rows_of([0.3], source="y"), *rows_of([0.4], "b", source="y")]
+    found = metric_scores(curves_of(rows))
+    assert {name: scores["final_dice"] for name, scores in found.items()} == {"x/a": 0.2, "y/a": 0.3, "b": 0.4}
+    people = metric_scores(curves_of([*rows_of([0.2], source="x"), *rows_of([0.3], annotator="ann", source="x")]))
+    assert set(people) == {"a", "a (ann)"}
+
+
+def test_failure_lines__name_the_ten_most_frequent_reasons():
+    rows = [
+        row for n in range(12) for row in rows_of([None] * (n + 1), f"c{n}", failure="BadLabel", detail=f"value {n}")
+    ]
+    lines = failure_lines([*rows_of([0.5]), *rows])
+    assert lines[0] == "12 rounds failed, first case c11, round 0: BadLabel: value 11"
+    assert (len(lines), lines[-1]) == (11, "and for 2 other reasons")
+    assert failure_lines(rows_of([0.5])) == []
 
 
 def slow_bootstrap(values, clusters, draws):
@@ -564,6 +646,14 @@ def test_summarise__draws_patients_and_not_cases():
     assert summarise(once, seed=1)["all"]["final_dice"] != one
 
 
+def test_summarise__intervals_span_the_middle_of_the_draws():
+    levels = np.random.default_rng(3).random(8)
+    rows = [row for n, level in enumerate(levels) for row in rows_of([level], f"c{n}")]
+    _, draws = bootstrap_means(levels[:, None], [f"/c{n}" for n in range(8)], draw_clusters(8, 500, 42))
+    found = summarise(rows, resamples=500)["all"]["final_dice"]
+    assert [found["low"], found["high"]] == pytest.approx(np.quantile(draws, [0.025, 0.975]).tolist())
+
+
 def test_summarise__groups_and_weighs_centres_equally():
     rows = [r for n in range(9) for r in rows_of([0.2], f"x{n}", source="tcia_fdg", tracer_class="FDG", model="A")]
     rows += rows_of([0.8], "y", source="tcia_psma", tracer_class="PSMA", model="B", truth_ml=9.0)
@@ -578,6 +668,9 @@ def test_summarise__groups_and_weighs_centres_equally():
     assert found["lesion_free"]["with_false_positives"] == 1
     assert found["burden"]["none"]["final_dice"] == {"mean": None, "low": None, "high": None, "n": 0}
     json.dumps(found, allow_nan=False)
+    volumes = {"x": 1.0, "y": 5.0, "z": 9.0}
+    named_alike = [row for source, ml in volumes.items() for row in rows_of([0.5], source=source, truth_ml=ml)]
+    assert summarise(named_alike)["burden_split_ml"] == 5.0
 
 
 def test_compare_runs__is_paired():
@@ -594,6 +687,12 @@ def test_compare_runs__is_paired():
         compare_runs(first, rows_of([1.0], "other"))
     with pytest.raises(SettingError, match="different numbers of rounds: c0"):
         compare_runs(first, rows_of([1.0], "c0"))
+    gap = [*rows_of([0.1], "c0"), *rows_of([0.9], "c1")], [*rows_of([0.3], "c0"), *rows_of([None], "c1")]
+    both = compare_runs(*gap)["all"]["difference"]["final_dice"]
+    assert [both[name] for name in ("first", "second", "n")] == pytest.approx([0.1, 0.3, 1])
+    two = [*rows_of([0.1], "c0", source="x"), *rows_of([0.9], "c0", source="y")]
+    with pytest.raises(SettingError, match="1 names stand for cases of several sources in one run: c0"):
+        compare_runs(two, two)
 
 
 # replay
@@ -642,6 +741,32 @@ def test_read_recordings__takes_ragged_steps_and_several_people(tmp_path):
         read_recordings([tmp_path / "3.parquet"])
 
 
+def test_make_recordings__refuses_a_row_that_is_no_prompt():
+    row = {"case": "a", "round": 1, "polarity": "background", "kind": "click", "stroke": 0, "i": 1, "j": 2, "k": 3}
+    (recording,) = make_recordings(pa.Table.from_pylist([row]))["a"]
+    assert recording.steps == ((), (Click((1, 2, 3), False, None, 1),))
+    with pytest.raises(PromptFormatError, match=r"foreground or background, got 'fg' in case a \(file\)"):
+        make_recordings(pa.Table.from_pylist([row | {"polarity": "fg"}]), where="file")
+
+
+def test_make_recordings__refuses_a_name_of_two_sources():
+    row = {"case": "a", "round": 1, "polarity": "background", "kind": "click", "stroke": 0, "i": 1, "j": 2, "k": 3}
+    table = pa.Table.from_pylist([row | {"source": source} for source in "xy"])
+    assert list(make_recordings(table[:1])) == ["a"]
+    with pytest.raises(PromptFormatError, match="cases of several sources are called a; replay them apart"):
+        make_recordings(table)
+
+
+def test_with_recordings__takes_what_was_recorded_and_names_the_rest():
+    units = [Unit(f"{source}/p", [{"case_id": "a", "recordings": None}]) for source in "xy"]
+    found, absent = with_recordings(units[:1], {"a": [Recording(())], "b": [Recording(())]})
+    assert ([unit.key for unit in found], absent) == (["x/p"], ["b"])
+    with pytest.raises(CatalogError, match="several cases are called a; take one source at a time"):
+        check_names(units)
+    with pytest.raises(CatalogError, match="none of the 1 recorded cases is here: b"):
+        with_recordings(units, {"b": [Recording(())]})
+
+
 def test_measure_agreement__in_mm_polarity_and_lesions():
     first = Recording(((Click((3, 4, 5), True), Click((17, 3, 3), False)),), "ann")
     second = Recording(((Click((5, 4, 5), True), Click((13, 11, 9), True), Click((17, 3, 5), True)),), "bob")
@@ -677,6 +802,27 @@ def test_play_unit__a_case_that_cannot_be_read_is_named_and_the_rest_goes_on(tmp
     assert sum(row["failure"] == "WorkerDied" for row in dead) == 12
 
 
+def test_play_unit__refuses_a_ct_in_the_place_of_the_pet(tmp_path):
+    write_image(tmp_path / "a.nii.gz", lesions(), GRID)
+    write_image(tmp_path / "ct.nii.gz", pet() - 1000, GRID)
+    unit = file_unit(tmp_path / "a.nii.gz", pet=tmp_path / "ct.nii.gz", ct=None, case_id="a")
+    rows = play_unit(RoundsJob("builtin:threshold", "autopet-v@2"), None, unit)["rounds"].to_pylist()
+    assert {row["failure"] for row in rows} == {"CaseRefused"}
+    assert "is this a CT? A PET holds SUV" in rows[0]["detail"]
+
+
+def test_play_unit__keeps_the_predictions_of_this_run_alone_and_within_its_folder(tmp_path):
+    write_image(tmp_path / "a.nii.gz", lesions(), GRID)
+    write_image(tmp_path / "p.nii.gz", pet(), GRID)
+    for rounds, name, there in ((4, "deep/a", range(4)), (2, "deep/a", range(2)), (2, "../a", ()), (2, "/a", ())):
+        unit = file_unit(tmp_path / "a.nii.gz", pet=tmp_path / "p.nii.gz", ct=None, case_id=name)
+        job = RoundsJob("builtin:threshold", "autopet-iv@2", 42, {"n_rounds": rounds}, keep=str(tmp_path / "kept"))
+        details = {row["detail"] for row in play_unit(job, None, unit)["rounds"].to_pylist()}
+        kept = {str(file.relative_to(tmp_path / "kept")) for file in tmp_path.rglob("iter_*")}
+        assert kept == {f"deep/a/iter_{n}.nii.gz" for n in (there or range(2))}
+        assert details == ({None} if there else {f"case {name!r} cannot be the name of a file"})
+
+
 def test_draw_clusters__is_a_function_of_the_seed():
     assert np.array_equal(draw_clusters(5, 3, 7), draw_clusters(5, 3, 7))
     assert np.array_equal(draw_clusters(5, 3, 7), stream(7, "", "bootstrap").integers(5, size=(3, 5)))
@@ -693,7 +839,8 @@ def entries(values, width=0.0):
 
 
 def test_draw_curves__shows_means_bands_and_gaps(tmp_path):
-    from clicksim.report.curves import COLOURS, draw_curves, save_curves
+    from clicksim.report.curves import COLOURS, draw_curves
+    from clicksim.report.mip import save_picture
 
     plain = np.asarray(draw_curves({"x": entries([0.2, 0.5, 0.9])}))
     banded = np.asarray(draw_curves({"x": entries([0.2, 0.5, 0.9], 0.1)}))
@@ -707,5 +854,5 @@ def test_draw_curves__shows_means_bands_and_gaps(tmp_path):
     assert (banded != plain).any(axis=2).sum() > 3000
     assert drawn(plain).sum() > 300
     assert not drawn(nothing).any()
-    save_curves(draw_curves({"x": entries([0.5])}, title="a title " * 40), tmp_path / "c.png")
+    save_picture(draw_curves({"x": entries([0.5])}, title="a title " * 40), tmp_path / "c.png")
     assert [path.name for path in tmp_path.iterdir()] == ["c.png"]

@@ -8,8 +8,8 @@ from click.testing import CliRunner
 
 from clicksim import write_image
 from clicksim.cli import main
-from clicksim.rounds import play
-from clicksim.rounds.jobs import RoundsJob, file_unit, play_unit, run_id
+from clicksim.rounds import open_predictor, play
+from clicksim.rounds.jobs import RoundsJob, _needed, file_unit, play_unit, run_id
 from clicksim.simulate.annotators import PRESETS, Annotator
 from tests.test_rounds import ALL, GRID, case, lesions, wrong
 
@@ -76,6 +76,16 @@ def test_play__rounds_go_on_where_the_person_sees_no_error_but_there_is_one():
     assert all(row["inferred"] for row in game.rows)
     perfect = play(case(truth), always(truth), annotator=BLIND)
     assert [row["inferred"] for row in perfect.rows] == [True, *[False] * 5]
+
+
+@pytest.mark.parametrize(
+    ("protocol", "person", "needs"), [("autopet-v@2", False, ()), ("autopet-v@2", True, ("pet",)),
+                                      ("autopet-iv@2", False, ("pet",))],
+)  # fmt: skip
+def test_needed__is_the_pet_where_clicks_or_a_person_look_at_it(tmp_path, protocol, person, needs):
+    rules = RoundsJob("", protocol).rules
+    assert _needed(open_predictor(f"dir:{tmp_path}"), rules, person=person) == needs
+    assert _needed(open_predictor("builtin:threshold"), rules, person=person) == ("ct", "pet")
 
 
 def test_run_id__tells_annotators_apart(tmp_path):

@@ -37,8 +37,9 @@ def test_stream__moves_nothing_from_case_id_to_purpose():
     assert draw(42, "case\x1f'lesion'", []) != draw(42, "case", ["lesion"])
 
 
-def test_stream__takes_numpy_integers_as_integers():
+def test_stream__takes_numpy_integers_and_texts_as_plain_ones():
     assert draw(np.int64(42), "case", [np.uint8(3)]) == draw(42, "case", [3])
+    assert draw(42, np.str_("case"), [np.str_("lesion")]) == draw(42, "case", ["lesion"])
 
 
 @pytest.mark.parametrize(("seed", "part"), [(1.5, 0), ("42", 0), (42, 1.5), (42, None)])

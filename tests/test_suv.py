@@ -198,6 +198,7 @@ def test_check_series__refuses_a_tag_that_differs(keyword: str) -> None:
     ("keyword", "value"),
     [
         ("RadionuclideTotalDose", 360e6),
+        ("RadionuclideTotalDose", 350e6 + 1),
         ("RadionuclideHalfLife", 6588),
         ("RadiopharmaceuticalStartTime", "100100"),
         ("RadiopharmaceuticalStartDateTime", "20200506100100"),
@@ -238,6 +239,7 @@ def test_check_series__forgives_spelling_and_signed_zero() -> None:
         ({"SeriesType": ["GATED", "IMAGE"], "NumberOfTimeSlots": 8}, "DynamicSeries"),
         ({"SeriesType": ["MOVING", "IMAGE"], "NumberOfTimeSlices": 1}, "DynamicSeries"),
         ({"NumberOfSlices": 4}, "IncompleteSeries"),
+        ({"NumberOfSlices": 2}, "IncompleteSeries"),
         ({"ImagePositionPatient": [0, 0, 7]}, "DuplicateSlice"),
         ({"Units": "CPS"}, "UnitsNotConvertible"),
         ({"Units": "PROPCPS"}, "UnitsNotConvertible"),
@@ -253,6 +255,8 @@ def test_check_series__forgives_spelling_and_signed_zero() -> None:
         ({"Units": "GML", "SUVType": "LBM", "PatientSex": "M", "PatientSize": 175}, "MissingPatientSize"),
         ({"Units": "GML", "SUVType": "IBW", "PatientSize": 1.7}, "MissingPatientSex"),
         ({"Units": "GML", "SUVType": "IBW", "PatientSize": 0.5, "PatientSex": "M"}, "ImplausibleWeight"),
+        ({"Units": "GML", "SUVType": "IBW", "PatientSize": 1.07, "PatientSex": "M"}, "ImplausibleWeight"),
+        ({"DecayCorrection": "NONE", "CorrectedImage": ["ATTN"], "ActualFrameDuration": 9e7}, "MissingFrameDuration"),
         ({"Units": "GML", "SUVType": "LBM", "PatientSize": 1.7, "PatientWeight": None}, "MissingPatientWeight"),
         ({"Units": "CM2ML"}, "MissingPatientSize"),
         ({"Units": "CM2ML", "PatientSize": 1.7, "PatientWeight": None}, "MissingPatientWeight"),
@@ -289,6 +293,28 @@ def test_check_slices__needs_more_than_one_header() -> None:
     made = series(NumberOfSlices=None)
     made[1].ImagePositionPatient = [5.0, 5.0, 0.0005]  # in-plane shift, same place along the normal
     refused(made, "DuplicateSlice")
+
+
+def test_check_slices__goes_along_the_normal_of_the_slices() -> None:
+    made = series(ImageOrientationPatient=[1, 0, 0, 0, 0, -1])
+    for index, header in enumerate(made):
+        header.ImagePositionPatient = [0.0, 3.0 * index, 0.0]
+    assert suv_factor(made).factor == pytest.approx(start_factor(3600))
+
+
+def test_check_slices__counts_the_slices_that_the_caller_interpolates() -> None:
+    made = series(NumberOfSlices=4)
+    refused(made, "IncompleteSeries")
+    assert suv_factor(made, interpolated=1).factor == suv_factor(series()).factor
+    assert suv_factor(series(), interpolated=5).factor == suv_factor(series()).factor
+    assert "and 1 slices interpolated" in str(refused(series(NumberOfSlices=5), "IncompleteSeries", interpolated=1))
+
+
+def test_same_in_all__says_which_slice_differs_and_how() -> None:
+    made = series()
+    set_tags(made[2], {"PatientWeight": 71})
+    told = "PatientWeight must be the same in all slices; it is '70' in header 0 and '71' in header 2"
+    assert told in str(refused(made, "SeriesInconsistent"))
 
 
 # --- units -------------------------------------------------------------------------------------------------------
@@ -365,9 +391,14 @@ def test_check_philips__warns_above_five_percent() -> None:
     other = start_factor(3600)
     assert suv_factor(philips(x00=f"{other * 1.04:.8f}", x09="1")).warnings == ()
     assert suv_factor(philips(x00=f"{other * 1.06:.8f}", x09="1")).warning_codes == ("PHILIPS_FACTORS_DISAGREE",)
-    made = philips(x00=f"{2e-4:.8f}", x09="1")
+    for factor, codes in ((2e-4, ()), (2.2e-4, ("PHILIPS_FACTORS_DISAGREE",))):
+        made = philips(x00=f"{factor:.8f}", x09="1")
+        for header in made:
+            header.DecayCorrection = "ADMIN"
+        assert suv_factor(made).warning_codes == codes
+    made = philips(x00="9", x09="1")
     for header in made:
-        header.DecayCorrection = "ADMIN"
+        set_tags(header, {"AcquisitionTime": None})  # without an uptake time there is nothing to compare
     assert suv_factor(made).warnings == ()
 
 
@@ -376,6 +407,8 @@ def test_find_units__gml_body_weight(kind: str | None) -> None:
     tags = dict.fromkeys(["PatientWeight", "RadiopharmaceuticalInformationSequence", "DecayCorrection", "SeriesTime"])
     assert suv_factor(series(Units="GML", SUVType=kind)).factor == 1.0
     assert suv_factor(series(Units="GML", SUVType=kind, **tags)).factor == 1.0
+    uncorrected = suv_factor(series(Units="GML", SUVType=kind, DecayCorrection="NONE", CorrectedImage=["ATTN"]))
+    assert (uncorrected.factor, uncorrected.per_slice) == (1.0, None)
 
 
 @pytest.mark.parametrize(
@@ -419,6 +452,12 @@ def test_find_decay__admin_needs_weight_and_dose_only() -> None:
     assert bare.rules["reference_time"].code == bare.rules["injection_time"].code == "NONE"
     refused(series(DecayCorrection="ADMIN", PatientWeight=None), "MissingPatientWeight")
     refused(series(DecayCorrection="ADMIN", injection={"RadionuclideTotalDose": None}), "MissingDose")
+
+
+def test_find_decay__admin_does_not_look_at_decay_factors() -> None:
+    for seconds in (None, 3600):
+        suv = suv_factor(with_decay_factors(900, DecayCorrection="ADMIN"), injection_seconds=seconds)
+        assert (suv.factor, suv.warnings) == (2e-4, ())
 
 
 def test_find_decay__admin_warns_of_values_that_it_does_not_use() -> None:
@@ -521,7 +560,9 @@ def test_reference_time__counts_back_only_where_all_slices_agree(keyword: str, v
 def test_reference_time__five_seconds_are_agreement() -> None:
     made = siemens_beds()
     made[1].FrameReferenceTime = float(made[1].FrameReferenceTime) + 4900
-    assert suv_factor(made).rules["reference_time"].code == "BACK"
+    suv = suv_factor(made)
+    assert suv.rules["reference_time"].code == "BACK"
+    assert suv.uptake_time_s == pytest.approx(3480, abs=1e-5)  # the median of the three
     made[1].FrameReferenceTime = float(made[1].FrameReferenceTime) + 200
     assert suv_factor(made).rules["reference_time"].code == "ACQ"
 
@@ -584,6 +625,27 @@ def test_acquisition__other_tags() -> None:
         header.AcquisitionDateTime = f"20200506{time}"
     assert suv_factor(other).factor == plain.factor
     assert suv_factor(series(SeriesTime="113000", AcquisitionDate=None)).factor == plain.factor
+    without = series(AcquisitionDate=None, SeriesDate=None, StudyDate="20200506")
+    assert suv_factor(without).rules["reference_time"].code == "ACQ"
+
+
+@pytest.mark.parametrize("dates", [{}, {"AcquisitionDate": None}])
+def test_earliest_acquisition__refuses_a_scan_over_midnight_with_one_date(dates: dict[str, Any]) -> None:
+    def over_midnight(*days: str, **tags: Any) -> list[Dataset]:
+        made = series(SeriesTime="235900", **tags)
+        for header, day, time in zip(made, days, ("235900", "000100", "000300"), strict=True):
+            header.AcquisitionTime = time
+            if day:
+                header.AcquisitionDate = day
+            item = header.RadiopharmaceuticalInformationSequence[0]
+            set_tags(item, {"RadiopharmaceuticalStartTime": "225900", "RadiopharmaceuticalStartDateTime": None})
+        return made
+
+    assert suv_factor(over_midnight("20200506", "20200507", "20200507")).factor == pytest.approx(start_factor(3600))
+    wrong = over_midnight("", "", "", **dates)
+    assert "AcquisitionDate" in str(refused(wrong, "SeriesInconsistent"))
+    suv = suv_factor(wrong, injection_seconds=3600)
+    assert (suv.factor, suv.warning_codes) == (pytest.approx(start_factor(3600)), ("TIMES_NOT_USED",))
 
 
 # --- injection time ----------------------------------------------------------------------------------------------
@@ -639,6 +701,8 @@ def test_injection_time__datetime_over_midnight() -> None:
 def test_injection_time__time_alone() -> None:
     suv = suv_factor(series(injection=ONLY_TIME))
     assert (suv.uptake_time_s, suv.rules["injection_time"].code, suv.warnings) == (3600, "TIME", ())
+    at_once = suv_factor(series(injection=ONLY_TIME | {"RadiopharmaceuticalStartTime": "110000"}))
+    assert (at_once.uptake_time_s, at_once.warning_codes) == (0, ("UPTAKE_SHORT",))
 
 
 def test_injection_time__time_alone_over_midnight() -> None:
@@ -646,6 +710,9 @@ def test_injection_time__time_alone_over_midnight() -> None:
     suv = suv_factor(series(injection=injection, SeriesTime="003000", AcquisitionTime="003000"))
     assert (suv.uptake_time_s, suv.rules["injection_time"].code) == (3600, "TIME_PREV_DAY")
     assert suv.rules["injection_time"].value == "2020-05-05T23:30:00"
+    midnight = ONLY_TIME | {"RadiopharmaceuticalStartTime": "000000"}
+    suv = suv_factor(series(injection=midnight, SeriesTime="003000", AcquisitionTime="003000"))
+    assert (suv.uptake_time_s, suv.rules["injection_time"].code) == (1800, "TIME")
 
 
 @pytest.mark.parametrize("value", ["20200506", "2020050610", "garbage", "20201332100000", "20200506250000", ""])

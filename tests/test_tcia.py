@@ -1,5 +1,6 @@
 """TCIA's DICOM collections into the catalog: studies that the phantom wrote, layouts, spoiled files."""
 
+import copy
 import json
 import random
 from collections.abc import Callable
@@ -19,15 +20,19 @@ from clicksim.catalog import Catalog, open_catalog
 from clicksim.catalog.schema import FLAGS, REASONS, rows_to_table
 from clicksim.catalog.source import Context
 from clicksim.errors import CatalogError, SettingError
+from clicksim.files import LEAST_PACKED
 from clicksim.geometry import Grid
 from clicksim.phantom import Phantom, make_phantom
 from clicksim.phantom.dicom import SCANNERS, StudyFacts, WrittenStudy, write_study
 from clicksim.phantom.layout_tcia import write_tcia
 from clicksim.phantom.trees import to_lps
 from clicksim.volumes import Volume, read_image
-from converters.dicom import choose_series, find_series, resample_to, slice_geometry
-from converters.resample import is_parallel, resample_planes
+from converters.choice import choose_series
+from converters.registration import bring_onto
+from converters.resample import coverage_fraction, is_parallel, resample_planes
 from converters.segmentation import read_seg
+from converters.series import find_series
+from converters.slices import slice_geometry
 from converters.tcia import FDG, PSMA, code_of
 from converters.tcia_plan import files_of, plan
 from converters.tcia_rows import clean_description, fdat_name, has_contrast, reconstruction
@@ -178,6 +183,7 @@ def test_convert__takes_every_study_and_names_what_is_broken(tmp_path: Path, col
     assert sorted(catalog.cases["case_id"].to_pylist()) == sorted(tree.cases)
     assert {row["path"]: row["code"] for row in catalog.rejected.to_pylist()} == tree.spoiled
     assert not any(str(tmp_path) in row["message"] for row in catalog.rejected.to_pylist())
+    assert not any(row["code"] in row["message"] for row in catalog.rejected.to_pylist()), "the code has its column"
     assert sorted(catalog.cases["lesion_present"].to_pylist()) == [False, True, True, True]
     assert check_catalog(catalog) == []
 
@@ -234,6 +240,37 @@ def test_plan__reads_one_header_of_a_series_folder_and_every_one_elsewhere(tmp_p
     assert first.study_uid in catalog.cases["case_id"][0].as_py()
 
 
+def test_plan__names_each_file_that_it_leaves_out_once(tmp_path: Path) -> None:
+    written = write_study(tmp_path / "tree", small_phantom(), StudyFacts(PATIENT), layout="uids")
+    (written.folders["PT"] / "0.dcm").write_bytes(bytes(128) + b"DICM" + b"\xff" * 40)  # the first by name
+    (tmp_path / "tree" / "loose.dcm").write_bytes(b"<html>Please log in.</html>")
+    (tmp_path / "tree" / "away").symlink_to(tmp_path)
+    (tmp_path / "tree" / "inside").symlink_to(written.folders["CT"])
+    catalog = convert(FDG, tmp_path / "tree", tmp_path / "catalog")
+    assert catalog.cases.num_rows == 1
+    damaged = (written.folders["PT"] / "0.dcm").relative_to(tmp_path / "tree").as_posix()
+    assert {(r["path"], r["code"], r["patient_key"]) for r in catalog.rejected.to_pylist()} == {
+        (damaged, "UnreadableDicom", PATIENT),
+        ("loose.dcm", "UnreadableDicom", None),
+        ("away", "PathLeavesRoot", None),
+    }
+    assert catalog.rejected.num_rows == 3
+
+
+def test_least_bytes__counts_the_slices_of_the_pet_alone(tmp_path: Path) -> None:
+    written = write_study(tmp_path / "tree", small_phantom(), StudyFacts(PATIENT))
+    all_in_one = tmp_path / "flat" / PATIENT
+    all_in_one.mkdir(parents=True)
+    (all_in_one / ".DS_Store").write_bytes(b"")
+    for modality, folder in written.folders.items():
+        for path in folder.iterdir():
+            (all_in_one / f"{'a' if modality == 'PT' else 'b'}-{modality}-{path.name}").write_bytes(path.read_bytes())
+    for root in (tmp_path / "tree", tmp_path / "flat"):
+        (unit,) = plan(context(root))[0]
+        assert FDG.least_bytes is not None
+        assert FDG.least_bytes(context(root), unit) == pytest.approx(12 * 10 * 8 * 6 * LEAST_PACKED)
+
+
 def test_plan__refuses_an_empty_tree_a_file_and_odd_options(tmp_path: Path) -> None:
     with pytest.raises(CatalogError, match="holds no DICOM file"):
         plan(context(tmp_path))
@@ -244,8 +281,12 @@ def test_plan__refuses_an_empty_tree_a_file_and_odd_options(tmp_path: Path) -> N
         with pytest.raises(SettingError):
             plan(context(tmp_path, **options))
     write_study(tmp_path, small_phantom(), StudyFacts(PATIENT))
-    with pytest.raises(SettingError, match="clinical cannot be read"):
+    with pytest.raises(SettingError, match=r"clinical cannot be read: No such file or directory \(.*none\.csv\)"):
         plan(context(tmp_path, clinical=str(tmp_path / "none.csv")))
+    for row, words in (("", "no rows"), (f"{PATIENT},23.03.2003\n", "none of them with a Subject ID and a date")):
+        (tmp_path / "c.csv").write_text(f"Subject ID,Study Date\n{row}")
+        with pytest.raises(SettingError, match=words):
+            plan(context(tmp_path, clinical=str(tmp_path / "c.csv")))
 
 
 def test_plan__records_a_file_without_patient(tmp_path: Path) -> None:
@@ -425,6 +466,40 @@ def test_convert__zero_uptake_negative_uptake_and_padding_are_flagged(tmp_path: 
     assert images(catalog, row)["ct"].array.min() == -1024
 
 
+@pytest.mark.parametrize("is_used", [True, False])
+def test_convert__segments_with_voxels_are_instances_and_an_empty_one_is_none(tmp_path: Path, is_used: bool) -> None:
+    written = write_study(tmp_path / "tree", small_phantom(), StudyFacts(PATIENT))
+
+    def add_segment(dataset: Any) -> None:
+        second = copy.deepcopy(dataset.SegmentSequence[0])
+        second.SegmentNumber = 2
+        dataset.SegmentSequence.append(second)
+        shared, frames = dataset.SharedFunctionalGroupsSequence[0], dataset.PerFrameFunctionalGroupsSequence
+        for frame in frames:
+            frame.SegmentIdentificationSequence = copy.deepcopy(shared.SegmentIdentificationSequence)
+        del shared.SegmentIdentificationSequence
+        if is_used:  # the last frame has the lesion of one voxel
+            frames[-1].SegmentIdentificationSequence[0].ReferencedSegmentNumber = 2
+
+    edit(written.folders["SEG"], add_segment)
+    catalog = convert(FDG, tmp_path / "tree", tmp_path / "catalog", nnunet=str(tmp_path / "nnunet"))
+    row = only(catalog)
+    assert (row["n_segments"], row["n_lesions"]) == (2, 2)
+    assert row["instances"] == ("labels" if is_used else "components")
+    assert row["quality_flags"] == (["SEVERAL_SEGMENTS"] if is_used else [])
+    label, (mask,) = images(catalog, row)["label"].array, (tmp_path / "nnunet/labelsTr").iterdir()
+    assert np.unique(label).tolist() == ([0, 1, 2] if is_used else [0, 1])
+    np.testing.assert_array_equal(read_image(mask).array, label > 0)
+
+
+def test_convert__a_description_that_contradicts_the_mask_is_flagged(tmp_path: Path) -> None:
+    written = write_study(tmp_path / "tree", small_phantom(), StudyFacts(PATIENT))
+    for words, flags in (("No tumor lesions", ["SEG_DESCRIPTION_CONTRADICTS"]), ("Tumor lesions", [])):
+        description = f"Segmentation - {words} detected"
+        edit(written.folders["SEG"], lambda d, text=description: setattr(d, "SeriesDescription", text))
+        assert only(convert(FDG, tmp_path / "tree", tmp_path / words))["quality_flags"] == flags
+
+
 @pytest.mark.parametrize(
     ("modality", "change", "code"),
     [
@@ -452,7 +527,6 @@ def test_convert__interpolates_a_missing_slice_on_request(tmp_path: Path) -> Non
     written = write_study(tmp_path / "tree", made, StudyFacts(PATIENT))
     (path,) = (p for p in written.folders["PT"].iterdir() if pydicom.dcmread(p).ImagePositionPatient[2] == 17.5)
     path.unlink()  # the sixth slice, which has no lesion
-    edit(written.folders["PT"], lambda d: delattr(d, "NumberOfSlices"))
     assert refused(convert(FDG, tmp_path / "tree", tmp_path / "a")) == ["IncompleteSeries"]
     catalog = convert(FDG, tmp_path / "tree", tmp_path / "b", gaps="interpolate")
     row = only(catalog)
@@ -460,7 +534,7 @@ def test_convert__interpolates_a_missing_slice_on_request(tmp_path: Path) -> Non
     pet, _ = to_lps(made.pet, made.grid)
     np.testing.assert_allclose(got["pet"].array[..., 5], (pet[..., 4] + pet[..., 6]) / 2, atol=2e-3)
     np.testing.assert_array_equal(got["label"].array[..., :5], to_lps(made.label, made.grid)[0][..., :5])
-    assert row["quality_flags"] == ["GAPS_INTERPOLATED"]
+    assert row["quality_flags"] == ["FEWER_SLICES_THAN_PROMISED", "GAPS_INTERPOLATED"]
 
 
 def test_resample_planes__equals_simpleitk_on_every_parallel_grid() -> None:
@@ -476,9 +550,9 @@ def test_resample_planes__equals_simpleitk_on_every_parallel_grid() -> None:
             grids.append(Grid(tuple(size), affine=affine))
         assert is_parallel(*grids)
         got = resample_planes(lambda k, a=array: a[:, :, k].T, *grids, fill=-1024, limits=(-1024, 3071))
-        moved, coverage = resample_to(Volume(array, grids[0]), grids[1], fill=-1024)
+        moved = bring_onto(Volume(array, grids[0]), np.eye(4), grids[1], fill=-1024)
         assert np.abs(got.array - moved).max() <= 0.5 + 1e-2, trial
-        assert got.coverage == coverage
+        assert got.coverage == coverage_fraction(*grids)
 
 
 def test_resample_planes__asks_for_each_plane_once_and_clips_before() -> None:

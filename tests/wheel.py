@@ -6,8 +6,8 @@ newest   the wheel with what an installer takes today
 oldest   the wheel with the lowest versions that pyproject.toml allows
 sdist    the wheel that is built from the sdist
 
-each once with the core alone and once with the extras but Torch, whose wheels are gigabytes. In each environment
-`tests/smoke.py` runs. This needs a network and minutes.
+the first two once with the core alone and once with the extras but Torch, whose wheels are gigabytes, the last with the
+core alone. In each environment `tests/smoke.py` runs. This needs a network and minutes.
 """
 
 import argparse
@@ -21,7 +21,19 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 EXTRAS = ("dicom", "sql", "cluster", "remote")
-COMPILED = ("numpy", "scipy", "numba", "llvmlite", "pyarrow", "simpleitk", "edt", "isal", "pillow", "duckdb")
+COMPILED = (
+    "numpy",
+    "scipy",
+    "numba",
+    "llvmlite",
+    "pyarrow",
+    "simpleitk",
+    "edt",
+    "isal",
+    "pillow",
+    "markupsafe",
+    "duckdb",
+)
 """Taken as wheels alone, so that a new Python gets the oldest version that has one."""
 
 
@@ -51,7 +63,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--only", action="append", choices=[check.name for check in CHECKS], help="repeatable")
     parser.add_argument("--out", type=Path, default=ROOT / "dist", help="where sdist and wheel go")
     given = parser.parse_args(arguments)
-    shutil.rmtree(given.out, ignore_errors=True)
+    for old in given.out.glob("clicksim-*"):
+        old.unlink()
     call(sys.executable, "-m", "build", "--outdir", str(given.out), str(ROOT))
     for check in CHECKS:
         if check.name in (given.only or [check.name]):
@@ -68,7 +81,7 @@ def prove(check: Check, dist: Path, python: str, folder: Path) -> None:
     extras = [f"--extra={name}" for name in check.extras]
     versions = ["--resolution", check.resolution, "--output-file", str(pins), *(f"--only-binary={n}" for n in COMPILED)]
     uv(folder, "pip", "compile", "--python", str(inside), *versions, *extras, str(ROOT / "pyproject.toml"))
-    (file,) = dist.glob(f"*.{check.kind}")
+    (file,) = dist.glob(f"clicksim-*.{check.kind}")
     wanted = f"clicksim[{','.join(check.extras)}] @ {file.resolve().as_uri()}"
     uv(folder, "pip", "install", "--python", str(inside), "--constraints", str(pins), wanted)
     for name in ("__init__.py", "golden", "golden_scribbles"):

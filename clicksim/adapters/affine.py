@@ -37,5 +37,7 @@ def to_numpy(data: Any) -> NDArray[Any]:
 
 
 def like(array: NDArray[np.float32], data: Any) -> Any:
-    """The array in the kind of `data`: an array, or a tensor on the same device."""
-    return array if isinstance(data, np.ndarray) else data.new_tensor(array)
+    """The array as it is, or as a tensor on the device of `data`: of its dtype, or float32 where that is whole."""
+    if isinstance(data, np.ndarray):
+        return array
+    return (data if data.is_floating_point() else data[:0].float()).new_tensor(array)

@@ -5,12 +5,13 @@ figures, as far as they are known and with their errors mended.
 """
 
 import tomllib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
+from clicksim.audit import leakage, outliers
 from clicksim.catalog.schema import FAILURES, FLAGS, REASONS
 from clicksim.catalog.store import Catalog
 from clicksim.errors import CatalogError, ClicksimError, unknown_name
@@ -34,20 +35,27 @@ class Finding:
 Check = Callable[[Catalog], Iterator[Finding]]
 
 
-def check_catalog(catalog: Catalog, *, read_data: bool = False) -> list[Finding]:
+def check_catalog(
+    catalog: Catalog, *, read_data: bool = False, progress: Callable[[int, int], None] | None = None
+) -> list[Finding]:
     """All findings, by check and case.
 
     Args:
         catalog: An open catalog.
         read_data: Open every label and uptake and measure the lesions again.
+        progress: Told after each case that is read.
     """
-    checks = CHECKS + ((check_data,) if read_data else ())
-    return sorted((f for check in checks for f in check(catalog)), key=lambda f: (f.check, f.case_id, f.detail))
+    found = [finding for check in CHECKS for finding in check(catalog)]
+    found += check_data(catalog, progress) if read_data else ()
+    return sorted(found, key=lambda f: (f.check, f.case_id, f.detail))
 
 
 def check_keys(catalog: Catalog) -> Iterator[Finding]:
-    """Each case id once in its source; each lesion, link and prompt belongs to a case."""
-    rows = catalog.cases.select(["case_id", "source"]).to_pylist()
+    """Each case has a patient, and its id once in its source; each lesion, link and prompt belongs to a case."""
+    rows = catalog.cases.select(["case_id", "source", "patient_key"]).to_pylist()
+    for row in rows:
+        if row["patient_key"] is None:
+            yield Finding("keys", row["case_id"], "the row has no patient_key, without which no leak can be seen")
     for (source, case), count in Counter((row["source"], row["case_id"]) for row in rows).items():
         if count > 1:
             yield Finding("keys", case, f"{count} rows in {source}")
@@ -77,16 +85,9 @@ def check_files(catalog: Catalog) -> Iterator[Finding]:
 
 
 def check_folds(catalog: Catalog) -> Iterator[Finding]:
-    """No patient in two folds or two splits."""
-    rows = catalog.cases.select(["patient_key", "official_fold", "official_split"]).to_pylist()
-    for column in ("official_fold", "official_split"):
-        held: dict[str, set[Any]] = {}
-        for row in rows:
-            if row[column] is not None:
-                held.setdefault(row["patient_key"], set()).add(row[column])
-        for patient, values in sorted(held.items()):
-            if len(values) > 1:
-                yield Finding("folds", "", f"patient {patient} is in {column} {sorted(values)}")
+    """No patient in two official folds or two splits."""
+    for found in leakage.check_official_folds(catalog):
+        yield Finding("folds", "", found.detail)
 
 
 def check_codes(catalog: Catalog) -> Iterator[Finding]:
@@ -105,35 +106,28 @@ def check_codes(catalog: Catalog) -> Iterator[Finding]:
 
 def check_lesions(catalog: Catalog) -> Iterator[Finding]:
     """The number and volume of lesions in `cases` are those of the rows in `lesions`."""
-    count: Counter[str] = Counter()
-    volume: Counter[str] = Counter()
-    for row in catalog.lesions.select(["case_id", "voxels", "volume_ml"]).to_pylist():
+    count: Counter[tuple[str, str]] = Counter()
+    volume: dict[tuple[str, str], float] = defaultdict(float)
+    for row in catalog.lesions.select(["source", "case_id", "voxels", "volume_ml"]).to_pylist():
         if row["voxels"] is not None:
-            count[row["case_id"]] += 1
-            volume[row["case_id"]] += row["volume_ml"]
-    for row in catalog.cases.select(["case_id", "n_lesions", "lesion_volume_ml"]).to_pylist():
-        case = row["case_id"]
-        if row["n_lesions"] != count[case]:
-            yield Finding("lesions", case, f"n_lesions {row['n_lesions']}, rows {count[case]}")
-        elif abs((row["lesion_volume_ml"] or 0) - volume[case]) > 1e-3 * max(1.0, volume[case]):
-            yield Finding("lesions", case, f"lesion_volume_ml {row['lesion_volume_ml']}, rows {volume[case]:.6g}")
+            count[row["source"], row["case_id"]] += 1
+            volume[row["source"], row["case_id"]] += row["volume_ml"] or 0.0
+    for row in catalog.cases.select(["source", "case_id", "n_lesions", "lesion_volume_ml"]).to_pylist():
+        case, lesions, ml = row["case_id"], count[row["source"], row["case_id"]], volume[row["source"], row["case_id"]]
+        if row["n_lesions"] != lesions:
+            yield Finding("lesions", case, f"n_lesions {row['n_lesions']}, rows {lesions}")
+        elif abs((row["lesion_volume_ml"] or 0) - ml) > 1e-3 * max(1.0, ml):
+            yield Finding("lesions", case, f"lesion_volume_ml {row['lesion_volume_ml']}, rows {ml:.6g}")
 
 
 def check_prompts(catalog: Catalog) -> Iterator[Finding]:
-    """Every prompt voxel lies inside its case."""
-    shapes = {row["case_id"]: row["shape_xyz"] for row in catalog.cases.select(["case_id", "shape_xyz"]).to_pylist()}
-    for row in catalog.prompts.select(["case", "run", "i", "j", "k"]).to_pylist():
-        shape = shapes.get(row["case"])
-        voxel = (row["i"], row["j"], row["k"])
-        if shape and not all(0 <= v < n for v, n in zip(voxel, shape, strict=True)):
-            yield Finding("prompts", row["case"], f"run {row['run']}: voxel {voxel} lies outside {shape}")
+    """Every prompt voxel lies inside its case; one finding for each run and case."""
+    for found in outliers.check_prompts(catalog):
+        yield Finding("prompts", found.cases[0], found.detail)
 
 
-def check_data(catalog: Catalog) -> Iterator[Finding]:
+def check_data(catalog: Catalog, progress: Callable[[int, int], None] | None = None) -> Iterator[Finding]:
     """Every label and uptake opens, on the grid and with the lesions that the row says."""
-    from clicksim.lesions import find_lesions
-    from clicksim.volumes import read_image, read_label
-
     columns = [
         "case_id",
         "label_path",
@@ -144,26 +138,36 @@ def check_data(catalog: Catalog) -> Iterator[Finding]:
         "suv_max",
         "instances",
     ]
-    for row in catalog.cases.select(columns).to_pylist():
-        case = row["case_id"]
-        if row["label_path"] is None:
-            yield Finding("data", case, "the row has no label")
-            continue
+    rows = catalog.cases.select(columns).to_pylist()
+    for done, row in enumerate(rows, start=1):
         try:
-            label = read_label(catalog.resolve(row["label_path"]))
-            lesions = find_lesions(label.array, instances=row["instances"])
-            volume = float(lesions.sizes.sum()) * label.grid.voxel_ml
-            if list(label.grid.shape) != row["shape_xyz"]:
-                yield Finding("data", case, f"label has shape {label.grid.shape}, the row says {row['shape_xyz']}")
-            if len(lesions) != row["n_lesions"] or abs(volume - row["lesion_volume_ml"]) > 1e-3 * max(1.0, volume):
-                said = f"{row['n_lesions']} lesions of {row['lesion_volume_ml']:.6g} ml"
-                yield Finding("data", case, f"{len(lesions)} lesions of {volume:.6g} ml, the row says {said}")
-            if row["pet_path"] and row["suv_max"] is not None:
-                top = float(read_image(catalog.resolve(row["pet_path"])).array.max())
-                if abs(top - row["suv_max"]) > 1e-4 * max(1.0, abs(top)):
-                    yield Finding("data", case, f"highest uptake {top:.6g}, the row says {row['suv_max']:.6g}")
+            for detail in _compare_data(catalog, row):
+                yield Finding("data", row["case_id"], detail)
         except ClicksimError as error:
-            yield Finding("data", case, str(error))
+            yield Finding("data", row["case_id"], str(error))
+        if progress:
+            progress(done, len(rows))
+
+
+def _compare_data(catalog: Catalog, row: dict[str, Any]) -> Iterator[str]:
+    """What the images of a case and its row say differently."""
+    from clicksim.lesions import find_lesions
+    from clicksim.volumes import read_image, read_label
+
+    if row["label_path"] is None:
+        yield "the row has no label"
+        return
+    label = read_label(catalog.resolve(row["label_path"]))
+    lesions = find_lesions(label.array, instances=row["instances"])
+    volume, said = float(lesions.sizes.sum()) * label.grid.voxel_ml, row["lesion_volume_ml"] or 0.0
+    if list(label.grid.shape) != row["shape_xyz"]:
+        yield f"label has shape {label.grid.shape}, the row says {row['shape_xyz']}"
+    if len(lesions) != row["n_lesions"] or abs(volume - said) > 1e-3 * max(1.0, volume):
+        yield f"{len(lesions)} lesions of {volume:.6g} ml, the row says {row['n_lesions']} lesions of {said:.6g} ml"
+    if row["pet_path"] and row["suv_max"] is not None:
+        top = float(read_image(catalog.resolve(row["pet_path"])).array.max())
+        if abs(top - row["suv_max"]) > 1e-4 * max(1.0, abs(top)):
+            yield f"highest uptake {top:.6g}, the row says {row['suv_max']:.6g}"
 
 
 CHECKS: tuple[Check, ...] = (check_keys, check_files, check_folds, check_codes, check_lesions, check_prompts)

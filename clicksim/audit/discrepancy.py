@@ -28,6 +28,9 @@ SAME_FACTOR = 2e-4
 UPTAKE_FROM = 0.5
 """SUV from which the factor is measured; below, quantisation decides."""
 
+SAME_SUV = 0.02
+"""SUV: what quantisation may leave between equal voxels."""
+
 HALF_LIVES_S = (6586.2, 6588.0, 4057.74, 4062.6, 4080.0)
 """F-18 and Ga-68 as vendors write them."""
 
@@ -171,12 +174,14 @@ def compare_suv(ours: NDArray[Any], theirs: NDArray[Any], mine: Row, row: Row) -
     ratios = theirs[chosen].astype(np.float64) / ours[chosen]
     factor = float(np.median(ratios))
     low, high = (float(v) for v in np.quantile(ratios, [0.005, 0.995]))
-    largest = float(np.abs(theirs - ours).max())
-    figures = {"factor": factor, "factor_low": low, "factor_high": high, "largest_difference": largest}
+    apart = np.abs(theirs - ours)
+    figures = {"factor": factor, "factor_low": low, "factor_high": high, "largest_difference": float(apart.max())}
     if high - low > 2e-3 * abs(factor):
         return Part("suv", False, _by_slice(ours, theirs, chosen, mine), figures)
     if abs(factor - 1) <= SAME_FACTOR:
-        return Part("suv", high - low <= SAME_FACTOR, "equal", figures)
+        odd = int(np.count_nonzero(apart > np.maximum(SAME_SUV, 2e-3 * ours)))
+        rule = f"equal but for {odd} voxels, as where one of them was changed after the conversion" if odd else "equal"
+        return Part("suv", not odd and high - low <= SAME_FACTOR, rule, figures)
     return Part("suv", False, explain_factor(factor, mine, row), figures)
 
 

@@ -32,16 +32,14 @@ Fold = dict[Key, Any]
 
 def check_patient_split(catalog: Catalog) -> Iterator[AuditFinding]:
     """No patient in two official folds or splits, and none on both sides of a plan."""
-    columns = ["case_id", "source", "patient_key", "official_fold", "official_split"]
-    rows = catalog.cases.select(columns).to_pylist()
-    for column in ("official_fold", "official_split"):
-        yield from _torn_patients(((row, row[column]) for row in rows), column.replace("_", " "))
+    yield from check_official_folds(catalog)
+    rows = catalog.cases.select(["case_id", "source", "patient_key"]).to_pylist()
     today = {_key(row): row["patient_key"] for row in rows}
     for plan in catalog.parts("folds"):
         folds = read_folds(catalog, plan)
         for split in folds.splits():
             train, validation = (
-                {today[key]: key[1] for key in keys if key in today} for keys in (split.train, split.validation)
+                {today[key]: key[1] for key in keys if today.get(key)} for keys in (split.train, split.validation)
             )
             for patient in sorted(train.keys() & validation.keys()):
                 yield AuditFinding(
@@ -57,6 +55,21 @@ def check_patient_split(catalog: Catalog) -> Iterator[AuditFinding]:
             if names:
                 detail = f"plan {plan} {what}: {len(names)}; draw it again"
                 yield AuditFinding("warning", "patient-split", tuple(sorted(names)[:MOST_NAMES]), detail)
+
+
+def check_official_folds(catalog: Catalog) -> Iterator[AuditFinding]:
+    """No patient in two official folds or splits."""
+    rows = catalog.cases.select(["case_id", "patient_key", "official_fold", "official_split"]).to_pylist()
+    for column in ("official_fold", "official_split"):
+        held: dict[str, dict[Any, str]] = defaultdict(dict)
+        for row in rows:
+            if row[column] is not None and row["patient_key"] is not None:
+                held[row["patient_key"]].setdefault(row[column], row["case_id"])
+        for patient, values in sorted(held.items()):
+            if len(values) > 1:
+                names = ", ".join(str(value) for value in sorted(values))
+                detail = f"patient {patient} is in {column.replace('_', ' ')} {names}"
+                yield AuditFinding("error", "patient-split", tuple(sorted(values.values())), detail)
 
 
 def check_study_twice(catalog: Catalog) -> Iterator[AuditFinding]:
@@ -156,22 +169,10 @@ def plan_folds(catalog: Catalog) -> dict[str, Fold]:
     return plans
 
 
-def _torn_patients(rows: Iterable[tuple[dict[str, Any], Any]], what: str) -> Iterator[AuditFinding]:
-    held: dict[str, dict[Any, str]] = defaultdict(dict)
-    for row, value in rows:
-        if value is not None:
-            held[row["patient_key"]].setdefault(value, row["case_id"])
-    for patient, values in sorted(held.items()):
-        if len(values) > 1:
-            names = ", ".join(str(value) for value in sorted(values))
-            detail = f"patient {patient} is in {what} {names}"
-            yield AuditFinding("error", "patient-split", tuple(sorted(values.values())), detail)
-
-
 def _pair_finding(check: str, rows: list[dict[str, Any]], detail: str, folds: dict[str, Fold]) -> AuditFinding:
     """An error where a plan tears the cases apart, else a warning."""
     torn = _torn_plans([_key(row) for row in rows], folds)
-    patients = " and ".join(sorted({row["patient_key"] for row in rows}))
+    patients = " and ".join(sorted({row["patient_key"] or "unknown" for row in rows}))
     text = f"{detail}, yet patients are {patients}"
     if torn:
         return AuditFinding("error", check, _cases(rows), f"{text}, in different folds of {', '.join(torn)}")

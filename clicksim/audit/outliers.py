@@ -31,6 +31,7 @@ EXTENT_MM = (100.0, 2600.0)
 SUV_TOP = (0.5, 1000.0)  # g/ml, highest of a volume; the published lesions reach 393
 LEAST_COVERED = 0.4  # of the PET by the CT: 500 mm against 700 mm within the slice leave a half
 FILLED = 0.2  # of the volume; a whole body fills about a third of its field of view
+NO_SHAPE = (2**31, 2**31, 2**31)  # of a case that is not known: nothing lies outside
 PER_STUDY = {"NEGATIVE", "MELANOMA", "LYMPHOMA", "LUNG_CANCER"}
 Row = Mapping[str, Any]
 Values = Callable[[Row], float | None]
@@ -153,15 +154,20 @@ def check_points(catalog: Catalog) -> Iterator[AuditFinding]:
 def check_prompts(catalog: Catalog) -> Iterator[AuditFinding]:
     """Every prompt voxel inside the volume of its case; one finding for each run and case."""
     shapes = {row["case_id"]: row["shape_xyz"] for row in catalog.cases.select(["case_id", "shape_xyz"]).to_pylist()}
-    found: dict[tuple[str, str], list[tuple[int, ...]]] = defaultdict(list)
-    for row in catalog.prompts.select(["case", "run", "i", "j", "k"]).to_pylist():
-        shape, voxel = shapes.get(row["case"]), (row["i"], row["j"], row["k"])
-        if shape and not all(0 <= v < n for v, n in zip(voxel, shape, strict=True)):
-            found[row["run"], row["case"]].append(voxel)
-    for (run, case), voxels in found.items():
-        places = ", ".join(map(str, voxels[:10]))
-        detail = f"run {run}: {len(voxels)} voxels outside {shapes[case]}: {places}"
-        yield AuditFinding("error", "prompts", (case,), detail)
+    for run in catalog.runs:
+        table = catalog.table("prompts", run)
+        voxels = np.stack([table[name].to_numpy() for name in "ijk"], axis=1)
+        cases = table["case"].combine_chunks().dictionary_encode()
+        known = [shapes.get(case) or NO_SHAPE for case in cases.dictionary.to_pylist()]
+        limits = np.array(known, np.int64).reshape(-1, 3)[cases.indices.to_numpy()]
+        outside = ((voxels < 0) | (voxels >= limits)).any(axis=1)
+        found: dict[str, list[tuple[int, ...]]] = defaultdict(list)
+        for n in np.flatnonzero(outside).tolist():
+            found[cases[n].as_py()].append(tuple(voxels[n].tolist()))
+        for case, places in sorted(found.items()):
+            told = ", ".join(map(str, places[:10]))
+            detail = f"run {run}: {len(places)} voxels outside {shapes.get(case) or 'any volume'}: {told}"
+            yield AuditFinding("error", "prompts", (case,), detail)
 
 
 def _grid_faults(row: Row) -> Iterator[tuple[str, str]]:

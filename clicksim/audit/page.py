@@ -6,7 +6,7 @@ from pathlib import Path
 
 from clicksim import __version__
 from clicksim.audit.findings import SEVERITIES, AuditFinding
-from clicksim.files import replacing
+from clicksim.files import write_text
 
 
 def write_audit_page(
@@ -43,6 +43,5 @@ def write_audit_page(
     )
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(target) as temporary:
-        temporary.write_text(text, encoding="utf-8", newline="\n")
+    write_text(target, text)
     return target

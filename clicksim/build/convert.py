@@ -1,7 +1,8 @@
 """From a publisher's folder to the catalog's tables."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
@@ -53,14 +54,15 @@ def convert_source(
 
     Raises:
         StorageError: Too little space is free, from the beginning or later; or the catalog may not be written.
-        CatalogError: Another process writes to the catalog; the folder is not there; or parts of an interrupted run
-            are, and `resume` was not asked for.
+        CatalogError: Another process writes to the catalog; the folder is not there; parts of an interrupted run are,
+            and `resume` was not asked for; or the source gives two units one key, or two cases one id.
     """
     if not folder.exists():
         raise CatalogError(f"{folder} does not exist; clicksim convert --list shows what it should hold")
     context = Context(folder.resolve(), catalog_path.resolve(), source.name, dict(options or {}))
     started = time.time()
     units, found = source.plan(context)  # before anything is written: it refuses a folder of another kind
+    _check_keys(source, units)
     catalog = create_catalog(catalog_path)
     with writing(catalog.path):
         chosen = sorted(units, key=lambda unit: unit.key)[shard[0] :: shard[1]]
@@ -97,6 +99,15 @@ def convert_source(
         parts.remove()
         _sweep(catalog.path, source.name)
         return summary
+
+
+def _check_keys(source: Source, units: Sequence[Unit]) -> None:
+    """Refuse units that could not be told apart: of two with one key the second would be lost."""
+    twice = [key for key, count in Counter(unit.key for unit in units).items() if count > 1]
+    if twice:
+        raise CatalogError(
+            f"source {source.name} plans several units of the key {', '.join(twice[:10])}; make one of them"
+        )
 
 
 def _sweep(catalog: Path, source: str) -> None:

@@ -1,8 +1,9 @@
-"""Prompts for all cases of a catalog: simulated, committed as one run, and held against a published one."""
+"""Prompts for all cases of a catalog: simulated, and committed as one run."""
 
 import json
 import time
 import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
@@ -17,7 +18,16 @@ from clicksim.catalog import Catalog, Outcome, Unit, open_catalog
 from clicksim.catalog.lock import writing
 from clicksim.catalog.runs import hash_run, read_patients
 from clicksim.catalog.schema import rows_to_table, table_schema
-from clicksim.errors import CatalogError, ClicksimError, GeometryError, ImageError, ReferenceAbortError, TruncatedError
+from clicksim.errors import (
+    CatalogError,
+    ClicksimError,
+    GeometryError,
+    ImageError,
+    LabelError,
+    ReferenceAbortError,
+    TruncatedError,
+    UptakeError,
+)
 from clicksim.files import PROMPT_ENDINGS, check_space
 from clicksim.prompts import Prompts
 from clicksim.prompts.table import METADATA_KEY
@@ -109,13 +119,14 @@ def simulate_catalog(
         notes, by case.
 
     Raises:
-        CatalogError: No cases, or another process that writes to the catalog.
+        CatalogError: No cases, cases of several sources with one id, or another process that writes to the catalog.
         SettingError: An unknown protocol or setting.
         StorageError: Too little space is free, or a folder may not be written.
     """
     catalog = open_catalog(job.catalog)
     with writing(catalog.path):
         units = patient_units(catalog, source)
+        _check_names(units, files=job.out is not None)
         run = run_id(job, units)
         cases = sum(len(unit.content) for unit in units)
         if job.out:
@@ -136,6 +147,18 @@ def simulate_catalog(
         catalog.write_run(run, run_facts(started, {**facts, "notes": _notes_by_case(tables["notes"])}))
         parts.remove()
         return run, Summary(cases - len(refused), len(refused), noted)
+
+
+def _check_names(units: Sequence[Unit], *, files: bool) -> None:
+    """Refuse cases that prompts cannot tell apart: a row names a case by its id, a file by `_file_name`."""
+    names = [row["case_id"] for unit in units for row in unit.content]
+    counts = Counter(map(_file_name, names) if files else names)
+    twice = [name for name, count in counts.items() if count > 1]
+    if twice:
+        raise CatalogError(
+            f"several cases are called {', '.join(twice[:10])}, and prompts name a case by nothing else; take one "
+            "source at a time (--source), or convert one under other names"
+        )
 
 
 def _refused_cases(units: Sequence[Unit], rejected: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -202,36 +225,26 @@ def simulate_row(catalog: Catalog, row: Mapping[str, Any], job: PromptJob) -> Pr
     label = file("label_path")
     if label is None:
         raise ImageError(f"case {row['case_id']} has no label")
-    protocol = load_protocol(job.protocol)
-    settings = dict(job.settings)
-    rules = protocol.tables.get(job.table, {})
-    if (
-        job.table == "clicks"
-        and row["suv_threshold"]
-        and settings.get("background", rules.get("background")) == "threshold"
-    ):
-        settings["suv"] = settings.get("suv") or float(row["suv_threshold"])
-    published = rules.get("rule") == "published"
+    rules, own = job.about()["settings"], dict(job.settings)
+    if job.table == "clicks" and rules.get("background") == "threshold" and row["suv_threshold"]:
+        own["suv"] = own.get("suv") or float(row["suv_threshold"])
+    pet = file("pet_path") if rules.get("n_background", 0) or job.annotator else None
+    shared: dict[str, Any] = {
+        "case_id": row["case_id"],
+        "instances": "auto" if rules.get("rule") == "published" else row["instances"],
+        "protocol": job.protocol,
+        "seed": job.seed,
+        "annotator": job.annotator,
+        **own,
+    }
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # idle settings were named once, before the run
-        shared: dict[str, Any] = {
-            "case_id": row["case_id"],
-            "instances": "auto" if published else row["instances"],
-            "protocol": job.protocol,
-            "seed": job.seed,
-            "annotator": job.annotator,
-            **settings,
-        }
         if job.table == "scribbles":
-            prompts = scribble_case(label, pet=file("pet_path") if job.annotator else None, **shared)
+            prompts = scribble_case(label, pet=pet, **shared)
         else:
-            prompts = simulate_case(
-                label,
-                pet=file("pet_path") if rules.get("n_background", 0) or job.annotator else None,
-                organs=file("organs_path") if settings.get("background") == "organ" else None,
-                **shared,
-            )
-    return replace(prompts, settings=job.about()["settings"])
+            organs = file("organs_path") if rules.get("background") == "organ" else None
+            prompts = simulate_case(label, pet=pet, organs=organs, **shared)
+    return replace(prompts, settings=rules)
 
 
 def _simulate_patient(job: PromptJob, unit: Unit) -> Tables:
@@ -256,120 +269,31 @@ def _simulate_patient(job: PromptJob, unit: Unit) -> Tables:
 
 
 def _write_file(folder: Path, prompts: Prompts, layout: str, table: str) -> None:
-    """One file per case; a case id with a slash becomes one with an underscore."""
+    """One file per case."""
     from clicksim.prompts.formats import write_prompts
     from clicksim.prompts.table import write_table
 
     folder.mkdir(parents=True, exist_ok=True)
-    file = folder / f"{prompts.case_id.replace('/', '_')}{PROMPT_ENDINGS[layout].format(table)}"
+    file = folder / f"{_file_name(prompts.case_id)}{PROMPT_ENDINGS[layout].format(table)}"
     if layout == "rows":
         write_table(file, prompts.to_table())
     else:
         write_prompts(file, prompts, layout)
 
 
+def _file_name(case_id: str) -> str:
+    return case_id.replace("/", "_")
+
+
 def reason_of(error: ClicksimError) -> str:
     """The reason code of a refusal."""
     kinds: tuple[tuple[type[ClicksimError], str], ...] = (
         (TruncatedError, "TruncatedFile"),
+        (LabelError, "BadLabel"),
+        (UptakeError, "BadUptake"),
         (GeometryError, "GridMismatch"),
-        (ImageError, "UnreadableFile"),
         (ReferenceAbortError, "ReferenceAborts"),
-        (CatalogError, "PathLeavesRoot"),
+        (ImageError, "UnreadableFile"),
+        (CatalogError, "UnreadableFile"),
     )
     return next((code for kind, code in kinds if isinstance(error, kind)), "SettingRefused")
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """How one case of a published run compares with the rule.
-
-    Attributes:
-        case_id: The case.
-        outcome: `equal`, `unequal` or `not reproducible`.
-        detail: What differs, or why it could not be compared.
-    """
-
-    case_id: str
-    outcome: str
-    detail: str = ""
-
-
-def verify_run(catalog_path: str | Path, run: str, *, progress: Progress | None = None) -> list[Verdict]:
-    """Simulate every case of a prompt run anew, and compare voxel by voxel, in order.
-
-    Imported scribbles are compared as one sorted list per polarity, which is all that published files hold.
-
-    The rule is the run's own protocol, settings and seed; for imported files, those named at import.
-
-    Returns:
-        One verdict per case of the run, by case id. A case is not reproducible where its images are missing or
-        the rule refuses them.
-
-    Raises:
-        CatalogError: No such run, or one without a protocol.
-    """
-    catalog = open_catalog(catalog_path)
-    about = catalog.metadata(run)
-    if not about.get("protocol"):
-        raise CatalogError(f"run {run} names no protocol; import it again with --protocol")
-    if about.get("made_by") == "rounds":
-        raise CatalogError(f"run {run} was played in rounds against a predictor; play it again to compare")
-    job = PromptJob.of_run(str(catalog_path), about)
-    recorded = _recorded(catalog.table("prompts", run))
-    listed = job.table == "scribbles" and about.get("version") == "published"
-    covered = about.get("cases") or sorted(recorded)
-    rows = {row["case_id"]: row for unit in patient_units(catalog) for row in unit.content}
-    verdicts = []
-    for done, case in enumerate(covered, start=1):
-        verdicts.append(_compare(catalog, rows.get(case), case, recorded.get(case, {}), job, listed=listed))
-        if progress:
-            progress(done, len(covered), sum(verdict.outcome != "equal" for verdict in verdicts))
-    return verdicts
-
-
-def _recorded(table: "pa.Table") -> dict[str, dict[str, list[list[int]]]]:
-    """The voxels of each case by polarity, in order."""
-    found: dict[str, dict[str, list[list[int]]]] = {}
-    columns = ["case", "polarity", "order", "i", "j", "k"]
-    for row in table.select(columns).sort_by([("case", "ascending"), ("order", "ascending")]).to_pylist():
-        found.setdefault(row["case"], {}).setdefault(row["polarity"], []).append([row["i"], row["j"], row["k"]])
-    return found
-
-
-def _compare(
-    catalog: Catalog,
-    row: Mapping[str, Any] | None,
-    case: str,
-    recorded: Mapping[str, list[list[int]]],
-    job: PromptJob,
-    *,
-    listed: bool,
-) -> Verdict:
-    if row is None:
-        return Verdict(case, "not reproducible", "the catalog has no such case")
-    try:
-        prompts = simulate_row(catalog, row, job)
-    except ClicksimError as error:
-        return Verdict(case, "not reproducible", str(error))
-    new = {"foreground": prompts.foreground.tolist(), "background": prompts.background.tolist()}
-    if listed:
-        new, recorded = ({key: sorted(found) for key, found in side.items()} for side in (new, recorded))
-    if job.table == "clicks" and row["pet_path"] is None and recorded.get("background") and not new["background"]:
-        same = new["foreground"] == recorded.get("foreground", [])
-        detail = f"no PET for the background; the foreground is {'equal' if same else 'unequal'}"
-        return Verdict(case, "not reproducible" if same else "unequal", detail)
-    differing = [polarity for polarity, voxels in new.items() if voxels != recorded.get(polarity, [])]
-    if not differing:
-        return Verdict(case, "equal")
-    return Verdict(
-        case, "unequal", "; ".join(_first_difference(p, new[p], recorded.get(p, []), job.table) for p in differing)
-    )
-
-
-def _first_difference(polarity: str, new: list[list[int]], old: list[list[int]], table: str) -> str:
-    what = table[:-1] if table == "clicks" else "voxel"
-    for n, (ours, theirs) in enumerate(zip(new, old, strict=False)):
-        if ours != theirs:
-            return f"{polarity} {what} {n}: {ours} here, {theirs} recorded"
-    return f"{polarity}: {len(new)} {what}s here, {len(old)} recorded"

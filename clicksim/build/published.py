@@ -3,8 +3,10 @@
 import time
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -13,13 +15,14 @@ from clicksim.build.units import run_facts
 from clicksim.catalog import open_catalog
 from clicksim.catalog.lock import writing
 from clicksim.catalog.schema import table_schema
+from clicksim.catalog.store import check_part
 from clicksim.errors import CatalogError, ClicksimError, PromptFormatError, SettingError
+from clicksim.files import MOST_BOUNDED, read_bounded
 from clicksim.geometry import Grid
 from clicksim.prompts import Prompts, Scribble
 from clicksim.protocols import load_protocol
 
 ENDINGS = ("_lesion-clicks.json", "_clicks.json", "_scribbles.json", ".json")
-LARGEST = 64 << 20  # bytes of one prompt file; the largest published one has a thousandth of that
 
 
 @dataclass(frozen=True)
@@ -44,9 +47,8 @@ def import_prompts(
 ) -> Import:
     """Bring a zip or a folder of prompt files into a catalog as one run.
 
-    A file belongs to the case whose id is its name without `_clicks.json`, `_scribbles.json`,
-    `_lesion-clicks.json` or `.json`; a
-    slash in an id is an underscore in the name, as `clicksim clicks --catalog --out` writes it.
+    A file belongs to the case whose id is its name without `_clicks.json`, `_scribbles.json`, `_lesion-clicks.json` or
+    `.json`; a slash in an id is an underscore in the name, as `clicksim clicks --catalog --out` writes it.
     Both the plain and the Grand Challenge layout are read. The files do not say which voxels make a stroke, so
     scribbles become one stroke per polarity.
 
@@ -59,14 +61,13 @@ def import_prompts(
         seed: The seed of that rule.
 
     Raises:
-        CatalogError: The name is taken or impossible, or nothing in `files` matches a case.
+        CatalogError: The name is taken or impossible, or nothing in `files` is the prompts of a case.
         SettingError: No such protocol.
     """
     import pyarrow as pa
 
     catalog = open_catalog(catalog_path)
-    if not run or set(run) & set('/\\=:*?"<>|') or run.startswith("."):
-        raise CatalogError(f"{run!r} cannot name a run: it names a folder; use letters, digits, '-', '_' and '@'")
+    check_part("prompts", run)
     with writing(catalog.path):
         if run in catalog.runs:
             raise CatalogError(f"the catalog has a run {run!r} already; choose another name")
@@ -76,13 +77,18 @@ def import_prompts(
             raise SettingError(f"{protocol} has no rule for {table}")
         started = time.time()
         columns = ["case_id", "shape_xyz", "spacing_xyz_mm", "affine_ras"]
-        cases = {row["case_id"]: row for row in catalog.cases.select(columns).to_pylist()}
+        rows = catalog.cases.select(columns).to_pylist()
+        cases = {row["case_id"]: row for row in rows}
+        several = {case for case, count in Counter(row["case_id"] for row in rows).items() if count > 1}
         by_file = {case.replace("/", "_"): case for case in cases} | {case: case for case in cases}
         tables, unmatched, refused, taken = [table_schema("prompts").empty_table()], [], [], set()
         for name, content in _prompt_files(files):
             case = by_file.get(_case_of(name))
             if case is None:
                 unmatched.append(name)
+                continue
+            if case in several:
+                refused.append(f"{name}: several sources have a case {case}")
                 continue
             try:
                 prompts = _read(content(), cases[case], kind, name)
@@ -94,8 +100,11 @@ def import_prompts(
                 continue
             taken.add(case)
             tables.append(prompts.to_table().replace_schema_metadata(None))
+        if refused and not taken:
+            raise CatalogError(f"no file in {files} could be taken: {'; '.join(refused[:10])}")
         if not taken:
-            raise CatalogError(f"no file in {files} has the name of a case of {catalog.path}; first: {unmatched[:3]}")
+            there = ", ".join(unmatched[:10]) or "no .json file"
+            raise CatalogError(f"no file in {files} has the name of a case of {catalog.path}; there is: {there}")
         about = {"version": "published", "protocol": protocol, "seed": seed, "settings": rule, "cases": sorted(taken)}
         if kind == "scribble":
             about["table"] = table
@@ -105,26 +114,33 @@ def import_prompts(
         return result
 
 
-def _prompt_files(files: Path) -> Iterator[tuple[str, Any]]:
+def _prompt_files(files: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
     """Names and readers of all JSON files of a zip or a folder, sorted by name."""
     if files.is_dir():
         for path in sorted(files.rglob("*.json")):
             if not path.name.startswith("."):
-                yield path.name, path.read_bytes
+                yield path.name, partial(_file, path)
         return
     try:
         with zipfile.ZipFile(files) as archive:
             for info in sorted(archive.infolist(), key=lambda info: info.filename):
                 name = PurePosixPath(info.filename).name
                 if name.endswith(".json") and not name.startswith("."):  # such as macOS puts beside each file
-                    yield name, lambda info=info: _member(archive, info)
+                    yield name, partial(_member, archive, info)
     except (zipfile.BadZipFile, OSError) as error:
         raise CatalogError(f"{files} is neither a folder nor a zip that can be read: {error}") from error
 
 
+def _file(path: Path) -> bytes:
+    try:
+        return read_bounded(path)
+    except OSError as error:
+        raise PromptFormatError(f"cannot be read: {error.strerror}") from error
+
+
 def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
-    if info.file_size > LARGEST:
-        raise PromptFormatError(f"{info.file_size} bytes are no prompt file; the largest allowed has {LARGEST}")
+    if info.file_size > MOST_BOUNDED:
+        raise PromptFormatError(f"{info.file_size} bytes are no prompt file; the largest allowed has {MOST_BOUNDED}")
     try:
         return archive.read(info)
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:

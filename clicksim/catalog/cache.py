@@ -25,7 +25,7 @@ from typing import Any
 
 from clicksim.catalog.places import HINT, Place, RemotePath, reaching
 from clicksim.errors import CatalogError, SettingError
-from clicksim.files import replacing
+from clicksim.files import replacing, storing
 
 ENDPOINTS = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_PROFILE")
 """What makes another server, and another file, of the same URL."""
@@ -49,7 +49,7 @@ def fetch(file: RemotePath, sha256: str = "") -> Path:
     Raises:
         CatalogError: It is not there, cannot be reached, or has another checksum.
         StorageError: The disk is full or cannot be written.
-        SettingError: `CLICKSIM_CACHE_GIB` is no size.
+        SettingError: `CLICKSIM_CACHE_GIB` is no size, or the folder is a file.
     """
     limit = _limit()
     try:
@@ -58,11 +58,16 @@ def fetch(file: RemotePath, sha256: str = "") -> Path:
         with suppress(FileNotFoundError):
             os.utime(held)  # used now; a sign for the others that it must stay
             return held
-        held.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with storing(held):
+            held.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with replacing(held) as temporary:
             download(file, temporary, sha256)
     except FileNotFoundError as error:
         raise CatalogError(f"there is no {file}; {HINT}") from error
+    except NotADirectoryError as error:
+        raise SettingError(
+            f"fetched images cannot lie in {cache_folder()}, a file; name a folder with CLICKSIM_CACHE"
+        ) from error
     _trim_now_and_then(cache_folder(), held.stat().st_size, limit)
     return held
 

@@ -23,12 +23,13 @@ from clicksim import __version__
 from clicksim.catalog.schema import rows_to_table
 from clicksim.catalog.store import Catalog
 from clicksim.errors import CatalogError, SettingError, unknown_name
+from clicksim.prompts.table import METADATA_KEY
 from clicksim.streams import stream
 
-METADATA_KEY = b"clicksim"
 SCHEMES = ("stratified", "leave-one-centre-out", "leave-one-tracer-out")
 OFFICIAL = ("keep", "ignore")
 LARGEST_FOLDS = 1000
+PASSES = 4  # over all patients, in search of exchanges
 COLUMNS = (
     "source", "case_id", "patient_key", "tracer_class", "manufacturer", "model", "shape_xyz", "spacing_xyz_mm",
     "lesion_present", "lesion_volume_ml", "official_fold", "official_split",
@@ -69,7 +70,7 @@ class Folds:
     @property
     def fold_of(self) -> dict[Key, int | None]:
         """The validation fold of each case."""
-        return {(row["source"], row["case_id"]): row["fold"] for row in self.rows}
+        return {_key(row): row["fold"] for row in self.rows}
 
     def splits(self) -> list[Split]:
         """All folds; see the rule on top of this file."""
@@ -303,8 +304,10 @@ def _stratify(cases: Sequence[Row], n_folds: int, seed: int, kept: Mapping[str, 
     are moved, and exchanged, as long as that makes the sum smaller. The stream decides ties.
     """
     patients = sorted({case["patient_key"] for case in cases})
-    if not 2 <= n_folds <= min(len(patients), LARGEST_FOLDS):
-        raise SettingError(f"{n_folds} folds of {len(patients)} patients; from 2 to the number of patients are allowed")
+    most = min(len(patients), LARGEST_FOLDS)
+    if not 2 <= n_folds <= most:
+        allowed = f"allowed: 2 to {most}" if most > 1 else "two patients are needed at least"
+        raise SettingError(f"{n_folds} folds of {len(patients)} patients cannot be made; {allowed}")
     counts = _count_strata(cases, patients)
     rng = stream(seed, "", "folds", n_folds)
     order = rng.permutation(len(patients))
@@ -321,6 +324,12 @@ def _stratify(cases: Sequence[Row], n_folds: int, seed: int, kept: Mapping[str, 
         growth = (2 * totals[names] * counts[n] * weights).sum(axis=1)
         fold_of[n] = names[int(np.argmin(growth))]
         totals[fold_of[n]] += counts[n]
+    bare = sorted(set(range(n_folds)).difference(fold_of.tolist()))
+    if bare:
+        raise SettingError(
+            f"the official folds leave no patient for fold {', '.join(map(str, bare[:10]))} of {n_folds}; ask for "
+            "fewer, or set official='ignore' (--official ignore)"
+        )
     _exchange(fold_of, totals, counts, weights, free)
     return dict(zip(patients, fold_of.tolist(), strict=True))
 
@@ -346,11 +355,10 @@ def _exchange(
     counts: NDArray[np.float64],
     weights: NDArray[np.float64],
     free: Sequence[int],
-    passes: int = 4,
 ) -> None:
     """Move a patient, or exchange two, wherever the weighted sum of squares gets smaller; in place."""
     people = np.array(free, dtype=int)
-    for _ in range(passes):
+    for _ in range(PASSES):
         changed = False
         for n in people:
             here = fold_of[n]

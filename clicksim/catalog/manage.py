@@ -5,20 +5,19 @@ import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from clicksim.catalog.lock import writing
 from clicksim.catalog.places import files_below, inside
 from clicksim.catalog.runs import join_runs
-from clicksim.catalog.schema import SORT_KEYS, TABLES
+from clicksim.catalog.schema import TABLES
 from clicksim.catalog.store import Catalog, create_catalog, open_catalog
 from clicksim.errors import CatalogError
 from clicksim.prompts.table import METADATA_KEY
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-KEYS = {"cases": ["case_id"], "lesions": ["case_id", "lesion_index"]}
 
 
 def merge_catalogs(out: str | Path, parts: Sequence[str | Path]) -> Catalog:
@@ -30,18 +29,19 @@ def merge_catalogs(out: str | Path, parts: Sequence[str | Path]) -> Catalog:
     disk allows, else copied. Fold plans stay behind: each was drawn over a part of the patients.
 
     Raises:
-        CatalogError: A case or a lesion with differing rows, a root that points to two folders, or an `out` that
-            is one of the parts.
+        CatalogError: A case or a lesion with differing rows, a root that points to two folders, a part that is read
+            only, or an `out` that is one of the parts.
     """
     if Path(out).resolve() in {Path(part).resolve() for part in parts}:
         raise CatalogError(f"{out} cannot be merged into itself; name a new folder")
     opened = [open_catalog(part) for part in parts]
+    folders = [catalog.path for catalog in opened]
     runs = join_runs(opened)
     target = create_catalog(out)
     with writing(target.path):
-        for catalog in opened:
+        for catalog, folder in zip(opened, folders, strict=True):
             target = _with_roots(target, catalog)
-            _link_images(catalog.path, target.path)
+            _link_images(folder, target.path)
         # folds are left out: a plan over a part of the patients is none over all of them
         for name in (table for table in TABLES if table not in ("sources", "folds")):
             for part in sorted({value for catalog in opened for value in catalog.parts(name)}):
@@ -49,30 +49,33 @@ def merge_catalogs(out: str | Path, parts: Sequence[str | Path]) -> Catalog:
                 _merge_part(target, name, part, [(catalog, part) for catalog in found])
         for run, members in runs.items():
             _merge_part(target, "prompts", run, [(opened[n], own) for n, own in members])
-        for n, catalog in enumerate(opened):
+        for n, (catalog, folder) in enumerate(zip(opened, folders, strict=True)):
             target.write_sources(catalog.sources)
-            for file in sorted((catalog.path / "runs").glob("*.json")):
+            for file in sorted((folder / "runs").glob("*.json")):
                 for run in [run for run, members in runs.items() if (n, file.stem) in members] or [file.stem]:
                     _copy_run(file, target.path / "runs", run)
         return target
 
 
 def summarise(catalog: Catalog) -> list[dict[str, Any]]:
-    """One row per source: cases, patients, lesions, volumes, tracers, folds, flags, rejections."""
+    """One row per source: cases, patients, lesions, volumes, tracers, folds, flags, rejections.
+
+    What is null is not counted: a case with neither mask nor volume is none without lesions.
+    """
     rows = []
     for source in catalog.parts("cases"):
         cases = catalog.table("cases", source).to_pylist()
-        volumes = sorted(case["lesion_volume_ml"] or 0.0 for case in cases)
+        volumes = [case["lesion_volume_ml"] for case in cases if case["lesion_volume_ml"] is not None]
         rejected = catalog.table("rejected", source).num_rows if source in catalog.parts("rejected") else 0
         rows.append(
             {
                 "source": source,
                 "cases": len(cases),
                 "patients": len({case["patient_key"] for case in cases}),
-                "without_lesion": sum(not case["lesion_present"] for case in cases),
+                "without_lesion": sum(case["lesion_present"] is False for case in cases),
                 "lesions": sum(case["n_lesions"] or 0 for case in cases),
                 "volume_ml": round(sum(volumes), 3),
-                "median_volume_ml": round(volumes[len(volumes) // 2], 3) if volumes else None,
+                "median_volume_ml": round(median(volumes), 3) if volumes else None,
                 "tracers": _count(cases, "tracer_class"),
                 "folds": _count(cases, "official_fold"),
                 "splits": _count(cases, "official_split"),
@@ -124,10 +127,10 @@ def _merge_part(target: Catalog, name: str, part: str, members: Sequence[tuple[C
     tables = [catalog.table(name, own) for catalog, own in [*held, *members]]
     texts = [catalog.part_metadata(name, own).get(METADATA_KEY) for catalog, own in [*held, *members]]
     metadata = _metadata(part, texts)
-    target.write_part(name, part, _union(name, part, tables, metadata))
+    target.write_part(name, part, _union(tables).replace_schema_metadata(metadata))
 
 
-def _union(name: str, part: str, tables: list["pa.Table"], metadata: dict[bytes, bytes] | None) -> "pa.Table":
+def _union(tables: list["pa.Table"]) -> "pa.Table":
     """The rows of all tables, equal ones once, without the column of the partition."""
     import pyarrow as pa
 
@@ -135,14 +138,7 @@ def _union(name: str, part: str, tables: list["pa.Table"], metadata: dict[bytes,
     first: dict[str, int] = {}
     for n, row in enumerate(rows.to_pylist()):
         first.setdefault(repr(row), n)
-    rows = rows.take(pa.array(first.values(), pa.int64()))
-    keys = KEYS.get(name)
-    if keys:
-        counted = rows.group_by(keys).aggregate([([], "count_all")]).filter(pa.compute.field("count_all") > 1)
-        if len(counted):
-            twice = ", ".join(str(row) for row in counted.select(keys).slice(0, 10).to_pylist())
-            raise CatalogError(f"{name} of {part} has differing rows for {twice}; convert these cases again")
-    return rows.sort_by([(key, "ascending") for key in SORT_KEYS[name]]).replace_schema_metadata(metadata)
+    return rows.take(pa.array(first.values(), pa.int64()))
 
 
 def _metadata(part: str, texts: Sequence[bytes | None]) -> dict[bytes, bytes] | None:

@@ -1,7 +1,7 @@
 """Parquet files of a catalog: read from a folder or from object storage; written so that equal rows are equal bytes."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,10 +23,8 @@ def read_table(file: Place) -> "pa.Table":
     Raises:
         CatalogError: It cannot be read.
     """
-    import pyarrow.parquet as pq
-
-    with _reading(file) as source:
-        return pq.read_table(source, partitioning=None, page_checksum_verification=True)
+    with _reading(file) as parquet:
+        return parquet.read()
 
 
 def read_metadata(file: Place) -> dict[bytes, bytes]:
@@ -35,10 +33,8 @@ def read_metadata(file: Place) -> dict[bytes, bytes]:
     Raises:
         CatalogError: It cannot be read.
     """
-    import pyarrow.parquet as pq
-
-    with _reading(file) as source:
-        held = pq.read_schema(source).metadata or {}
+    with _reading(file) as parquet:
+        held = parquet.schema_arrow.metadata or {}
     return {key: text for key, text in held.items() if key != b"ARROW:schema"}
 
 
@@ -49,9 +45,8 @@ def rows_of(file: Place, case_id: str) -> list[dict[str, Any]]:
         CatalogError: It cannot be read.
     """
     import pyarrow.compute as pc
-    import pyarrow.parquet as pq
 
-    with _reading(file) as source, pq.ParquetFile(source, page_checksum_verification=True) as parquet:
+    with _reading(file) as parquet:
         groups = [
             n
             for n in range(parquet.num_row_groups)
@@ -122,20 +117,24 @@ def _canonical(table: "pa.Table") -> "pa.Table":
 
 @contextmanager
 def _reading(file: Place) -> Iterator[Any]:
-    """What PyArrow opens; what it refuses becomes a sentence that names the file.
+    """The open Parquet file; what PyArrow refuses becomes a sentence that names the file.
+
+    Each page has a checksum, and the end of the file has none: the number of rows stands there twice.
 
     Raises:
-        CatalogError: The file cannot be read.
+        CatalogError: The file cannot be read, or contradicts itself.
     """
     import pyarrow as pa
+    import pyarrow.parquet as pq
 
-    remote = not isinstance(file, Path)
     try:
-        if isinstance(file, Path):
-            yield file
-        else:
-            with file.open() as opened:  # to read in any order: the end first, then what is needed
-                yield opened
+        opening = nullcontext(file) if isinstance(file, Path) else file.open()
+        with opening as opened, pq.ParquetFile(opened, page_checksum_verification=True) as parquet:
+            about = parquet.metadata
+            rows = sum(about.row_group(n).num_rows for n in range(about.num_row_groups))
+            if rows != about.num_rows:
+                raise OSError(f"it is damaged: it says that it has {about.num_rows} rows, and lists {rows}")
+            yield parquet
     except (pa.ArrowException, OSError) as error:
-        mend = f"{HINT}, or push it again" if remote else "convert or simulate that part again"
+        mend = "convert or simulate that part again" if isinstance(file, Path) else f"{HINT}, or push it again"
         raise CatalogError(f"{file} cannot be read: {error}; {mend}") from error

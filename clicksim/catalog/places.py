@@ -12,7 +12,7 @@ import secrets
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import quote, unquote
@@ -50,6 +50,11 @@ class RemotePath:
 
     def __str__(self) -> str:
         return f"{self.root}/{self.path}" if self.path else self.root
+
+    @property
+    def top(self) -> "RemotePath":
+        """The root, which the path of the file starts from."""
+        return replace(self, path="")
 
     @property
     def name(self) -> str:
@@ -207,7 +212,8 @@ def as_place(where: "str | Path | RemotePath", filesystem: Any = None) -> Place:
         filesystem: A file system of PyArrow or fsspec; `where` is then a path in it.
 
     Raises:
-        CatalogError: A URL that has become a path (`s3:/bucket`), or one with credentials or settings in it.
+        CatalogError: A URL that has become a path (`s3:/bucket`), one with credentials or settings in it, or `file://`
+            with two slashes and a name.
     """
     if isinstance(where, RemotePath):
         return where
@@ -218,6 +224,8 @@ def as_place(where: "str | Path | RemotePath", filesystem: Any = None) -> Place:
         return Path(where)
     url = str(where)
     if url.startswith("file://"):
+        if not url.startswith("file:///"):
+            raise CatalogError(f"{url} names no folder of this machine: a path begins with a slash, as in file:///data")
         return Path(_connect(url.rstrip("/") if url != "file:///" else url)[1])
     return RemotePath(url.rstrip("/"))
 
@@ -324,9 +332,14 @@ def reaching(place: object) -> Iterator[None]:
         raise CatalogError(f"{place} cannot be reached: {told}; {HINT}") from error
 
 
-@cache
 def _connect(url: str) -> tuple[Any, str]:
-    """The file system of a URL, and the path in it; kept, as each one looks for its credentials anew."""
+    """The file system of a URL, and the path in it."""
+    return _connect_as(url, frozenset(os.environ.items()))
+
+
+@lru_cache
+def _connect_as(url: str, environment: frozenset[tuple[str, str]]) -> tuple[Any, str]:  # noqa: ARG001 - a key
+    """The same, kept while the environment stays: each new one looks there for its credentials."""
     import pyarrow as pa
     from pyarrow.fs import FileSystem
 

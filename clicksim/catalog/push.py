@@ -20,11 +20,11 @@ from clicksim.catalog.cache import blocks_of, download
 from clicksim.catalog.head import HEAD, head_bytes, write_head
 from clicksim.catalog.index import INDEX, STORED_NAME, Files, Stored, index_bytes, stored_name
 from clicksim.catalog.lock import HOLDER, LOCK, writing
-from clicksim.catalog.places import Place, RemotePath, as_place, files_below, inside, reaching
+from clicksim.catalog.places import Place, RemotePath, as_place, check_address, files_below, inside, is_url, reaching
 from clicksim.catalog.schema import TABLES
 from clicksim.catalog.store import open_catalog
 from clicksim.errors import CatalogError, unknown_name
-from clicksim.files import replacing
+from clicksim.files import check_space, replacing
 
 Progress = Callable[[int, int], None]
 
@@ -66,10 +66,13 @@ def push_catalog(
         progress: Told after each file.
 
     Raises:
-        CatalogError: No catalog, one that is being written, a place that holds another kind of catalog or cannot be
-            written, a link that leaves the folder or leads nowhere, or a file that changed on the way.
+        CatalogError: No catalog, one that is being written, a place that is no URL, holds another kind of catalog or
+            cannot be written, a link that leaves the folder or leads nowhere, or a file that changed on the way.
         SettingError: A root that the catalog does not have.
     """
+    if filesystem is None and not is_url(url):
+        check_address(url)
+        raise CatalogError(f"{url} is no URL, such as s3://bucket/catalog; a folder is named by file:// and its path")
     catalog, target = open_catalog(path), as_place(url, filesystem)
     for name, where in (roots or {}).items():
         if name not in catalog.roots or name == "catalog":
@@ -118,12 +121,14 @@ def pull_catalog(
     Raises:
         CatalogError: No pushed catalog there, a file that cannot be fetched or is damaged, a folder that holds other
             things, or files that differ.
+        StorageError: Too little space is free, from the beginning or later.
     """
     catalog, folder = open_catalog(url, filesystem=filesystem), Path(path)
     files = catalog.files
     if files is None:
         raise CatalogError(f"{url} was not pushed by clicksim: copy it with a tool of that storage")
     missing = _to_fetch(files, folder, overwrite=overwrite)
+    check_space(folder, sum(file.size for file in missing if not (folder / file.name).exists()), f"what is in {url}")
     folder.mkdir(parents=True, exist_ok=True)
     with writing(folder):
         for done, file in enumerate(missing, start=1):

@@ -24,11 +24,8 @@ def ask(tables: "Mapping[str, pa.Table]", query: str) -> "pa.Table":
             connection.register(name, table)
         try:
             answer = connection.sql(query)
+            if answer is not None:
+                return answer.to_arrow_table()  # some mistakes show only now
         except duckdb.Error as error:
             raise CatalogError(f"the query was refused: {' '.join(str(error).split())}") from error
-        if answer is None:
-            raise CatalogError("the query has no answer: ask with SELECT; the tables cannot be changed by SQL")
-        try:
-            return answer.to_arrow_table()
-        except duckdb.Error as error:  # some mistakes show only once it runs
-            raise CatalogError(f"the query was refused: {' '.join(str(error).split())}") from error
+    raise CatalogError("the query has no answer: ask with SELECT; the tables cannot be changed by SQL")

@@ -17,8 +17,10 @@ def read_patients(catalog: Catalog, columns: Sequence[str] = (), source: str | N
     Args:
         catalog: Where they stand.
         columns: Of the table of cases, besides `case_id`, `patient_key` and `source`.
-        source: One source, or all.
+        source: One source, or all; without cases where the catalog has no such source.
     """
+    if source is not None and source not in catalog.parts("cases"):
+        return {}
     names = dict.fromkeys(["case_id", "patient_key", *columns, "source"])
     patients: Patients = {}
     for row in catalog.table("cases", source).select(list(names)).to_pylist():

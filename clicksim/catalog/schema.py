@@ -258,6 +258,9 @@ SORT_KEYS: dict[str, tuple[str, ...]] = {
     "sources": ("source",),
 }
 
+UNIQUE = {"cases": ["case_id"], "lesions": ["case_id", "lesion_index"]}
+"""Columns by which a row of one source is known."""
+
 FLAGS = {
     "LABEL_FLOAT": "the label is stored as floating point",
     "LABEL_RESAMPLED": "the label was on another grid and was resampled, nearest neighbour",
@@ -324,7 +327,7 @@ REASONS = {
     "TruncatedFile": "a file ends before its header says, or is empty",
     "GridMismatch": "two images of the case lie on different grids",
     "BadLabel": "the label has values that are no lesion labels",
-    "BadUptake": "the uptake has values that are not finite, or no unit of SUV",
+    "BadUptake": "the uptake has values that are not finite, has no unit of SUV, or is a CT or a label",
     "BadCt": "the CT has values that are not finite",
     "BadThreshold": "the threshold is missing, not finite, not positive or above 20",
     "BadTable": "a table of the source cannot be parsed",
@@ -374,14 +377,10 @@ def rows_to_table(name: str, rows: Iterable[Mapping[str, Any]]) -> "pa.Table":
     if unknown:
         raise CatalogError(f"table {name} has no column {', '.join(unknown)}; columns: {', '.join(schema.names)}")
     try:
-        columns = {key: pa.array([row.get(key) for row in listed], kind) for key, kind in _types(schema)}
-        return pa.table(columns, schema)
+        columns = [pa.array([row.get(column.name) for row in listed], column.type) for column in schema]
+        return pa.table(columns, schema=schema)
     except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
         raise CatalogError(f"a row does not fit table {name}: {error}") from error
-
-
-def _types(schema: "pa.Schema") -> list[tuple[str, Any]]:
-    return [(field.name, field.type) for field in schema]
 
 
 def _arrow_kinds() -> dict[str, Any]:

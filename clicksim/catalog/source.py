@@ -10,6 +10,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from clicksim.catalog.store import check_part
 from clicksim.errors import CatalogError, unknown_name
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ class Source:
     """A publisher's collection and how it is brought in.
 
     Attributes:
-        name: In tables and folders, such as `fdat`.
+        name: In tables and folders, such as `fdat`; it names a folder, and is not `catalog`.
         title: One line for `clicksim convert --list`.
         layout: The folder tree that is expected, for `--help` and errors.
         plan: From the folder to units, and what was rejected while looking. Reads names and small tables only.
@@ -119,6 +120,11 @@ class Source:
     options: Mapping[str, str] = field(default_factory=dict)
     prompt_runs: PromptRuns | None = None
     least_bytes: LeastBytes | None = None
+
+    def __post_init__(self) -> None:
+        check_part("cases", self.name)
+        if self.name == "catalog":
+            raise CatalogError("a source cannot be called `catalog`: that is the root of what the catalog itself holds")
 
 
 def list_sources() -> dict[str, Source]:
@@ -146,10 +152,9 @@ def find_source(name: str) -> Source:
 def _load(entry: Any) -> Source:
     try:
         source = entry.load()
-    except (ImportError, AttributeError) as error:
-        module = str(entry.value).partition(":")[0]
+    except Exception as error:
         hint = ""
-        if module.startswith("converters."):
+        if entry.value.startswith("converters.") and str(getattr(error, "name", "")).startswith("converters"):
             hint = "; another distribution has replaced the package `converters`: reinstall clicksim after it"
         raise CatalogError(f"source {entry.name!r} cannot be loaded from {entry.value}: {error}{hint}") from error
     if not isinstance(source, Source):

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 from clicksim.catalog.cache import fetch
 from clicksim.catalog.head import HEAD, read_head, write_head, write_json
-from clicksim.catalog.index import Files, read_index
+from clicksim.catalog.index import Files, Stored, read_index
 from clicksim.catalog.lock import LOCK, locked, writing
 from clicksim.catalog.parquet import cast_table, read_metadata, read_table, rows_of, write_table
 from clicksim.catalog.places import Place, RemotePath, as_place, inside, is_url, read_only
-from clicksim.catalog.schema import TABLES, table_schema
+from clicksim.catalog.schema import TABLES, UNIQUE, table_schema
 from clicksim.errors import CatalogError
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class Catalog:
     roots: Mapping[str, str]
     index: str = ""
     read_only: bool = False
-    _listings: dict[Place, Mapping[str, int]] = field(default_factory=dict, compare=False, repr=False)
+    _listings: dict[RemotePath, Mapping[str, int]] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def path(self) -> Path:
@@ -101,21 +101,20 @@ class Catalog:
         return self.parts("prompts")
 
     def table(self, name: str, part: str | None = None) -> "pa.Table":
-        """A table of all parts, or of one source or run; the part's name becomes the last column.
+        """A table of all parts, or of one source, run or plan; the part's name becomes the last column.
 
         Raises:
-            CatalogError: No such table, or a file of it that cannot be read.
+            CatalogError: No such table or part, or a file of it that cannot be read.
         """
         import pyarrow as pa
 
         schema = table_schema(name)
         key = _partition_key(name)
         pieces = []
-        for value, file in self._parts(name):
-            if part is None or part == value:
-                piece = cast_table(read_table(file), schema, file)
-                column = pa.array([value] * len(piece), pa.string()).dictionary_encode()
-                pieces.append(piece.replace_schema_metadata(None).append_column(key, column))
+        for value, file in self._parts(name) if part is None else [(part, self._part(name, part))]:
+            piece = cast_table(read_table(file), schema, file)
+            column = pa.array([value] * len(piece), pa.string()).dictionary_encode()
+            pieces.append(piece.replace_schema_metadata(None).append_column(key, column))
         if not pieces:
             return schema.append(pa.field(key, pa.dictionary(pa.int32(), pa.string()))).empty_table()
         return pa.concat_tables(pieces).unify_dictionaries()
@@ -138,24 +137,29 @@ class Catalog:
         raise CatalogError(f"no case {case_id!r} in {self.home}")
 
     def metadata(self, run: str) -> dict[str, Any]:
-        """Protocol, settings, seed and versions of a prompt run."""
+        """Protocol, settings, seed and versions of a prompt run.
+
+        Raises:
+            CatalogError: No such run, or one whose file does not say so.
+        """
         from clicksim.prompts.table import METADATA_KEY
 
-        about: dict[str, Any] = json.loads(self.part_metadata("prompts", run)[METADATA_KEY])
+        text = self.part_metadata("prompts", run).get(METADATA_KEY)
+        if text is None:
+            raise CatalogError(
+                f"run {run} of {self.home} was not written by clicksim: its file does not say how it was made; delete "
+                "that folder, and bring its prompts in with clicksim catalog import-prompts"
+            )
+        about: dict[str, Any] = json.loads(text)
         return about
 
     def part_metadata(self, name: str, part: str) -> dict[bytes, bytes]:
         """The metadata of one file of a table.
 
         Raises:
-            CatalogError: No such source or run.
+            CatalogError: No such source, run or plan.
         """
-        for value, file in self._parts(name):
-            if value == part:
-                return read_metadata(file)
-        raise CatalogError(
-            f"no {part!r} in table {name} of {self.home}; there is: {', '.join(self.parts(name)) or '-'}"
-        )
+        return read_metadata(self._part(name, part))
 
     def parts(self, name: str) -> list[str]:
         """The sources or runs that a table has."""
@@ -180,8 +184,8 @@ class Catalog:
         Raises:
             CatalogError: An unknown root, a path that leaves it, also through a link, or a file that cannot be fetched.
         """
-        file, sha256 = self._locate(location)
-        return file if isinstance(file, Path) else fetch(file, sha256)
+        file, pushed = self._locate(location)
+        return file if isinstance(file, Path) else fetch(file, pushed.sha256 if pushed else "")
 
     def size_of(self, location: str) -> int | None:
         """Bytes of the file behind a `<root>:<relative path>`, or None where there is none; nothing is fetched.
@@ -191,18 +195,14 @@ class Catalog:
         Raises:
             CatalogError: As `resolve`.
         """
-        file, _ = self._locate(location)
+        file, pushed = self._locate(location)
         if isinstance(file, Path):
-            return file.stat().st_size if file.is_file() else None
-        name, _, relative = location.partition(":")
-        root = self._root(name)
-        assert isinstance(root, RemotePath)
-        if root not in self._listings:
-            self._listings[root] = root.files()
-        size = self._listings[root].get(str(file).removeprefix(f"{root}/"))
-        if self.files is not None and root == self.home and self.files[relative].size != size:
-            return None
-        return size
+            size = file.stat().st_size if file.is_file() else None
+        else:
+            if file.top not in self._listings:
+                self._listings[file.top] = file.top.files()
+            size = self._listings[file.top].get(file.path)
+        return size if pushed is None or size == pushed.size else None
 
     def is_remote(self, location: str) -> bool:
         """Whether `resolve` fetches the file behind a `<root>:<relative path>`, to a place where it will not stay.
@@ -227,23 +227,21 @@ class Catalog:
         Raises:
             CatalogError: There is none.
         """
-        for value, file in self._named_parts(name):
-            if value == part:
-                return self._hash(file)
-        raise CatalogError(f"no {part!r} in table {name} of {self.home}")
+        return self._hash(self._named_part(name, part))
 
     @locked
     def write_part(self, name: str, part: str, table: "pa.Table") -> Path:
         """Replace one source or run of a table; sorted, complete or not there at all.
 
         Raises:
-            CatalogError: Columns that differ from the schema.
+            CatalogError: Columns that differ from the schema, two rows of one case or lesion, or a name that cannot be
+                a folder's.
         """
         schema = table_schema(name)
-        if set(part) & UNSAFE or part.startswith(".") or not part:
-            raise CatalogError(f"{part!r} names a folder of table {name}; use letters, digits, '-', '_' and '@'")
+        check_part(name, part)
         if table.schema.names != schema.names:
             raise CatalogError(f"table {name} has columns {schema.names}, got {table.schema.names}")
+        _check_unique(name, part, table)
         file = self.path / name / f"{_partition_key(name)}={part}" / "part-0.parquet"
         metadata = table.schema.metadata
         write_table(file, table.cast(schema).replace_schema_metadata(metadata), name)
@@ -277,6 +275,18 @@ class Catalog:
     def _parts(self, name: str) -> list[tuple[str, Place]]:
         """Partition values and files of a table, sorted."""
         return [(value, self.home / self._stored(file)) for value, file in self._named_parts(name)]
+
+    def _part(self, name: str, part: str) -> Place:
+        """The file of one part."""
+        return self.home / self._stored(self._named_part(name, part))
+
+    def _named_part(self, name: str, part: str) -> str:
+        """The name of the file of one part in the catalog; a `CatalogError` that lists the parts where it is none."""
+        files = dict(self._named_parts(name))
+        if part not in files:
+            there = f"{', '.join(list(files)[:10])}{', ...' if len(files) > 10 else ''}" or "nothing"
+            raise CatalogError(f"no {part!r} in table {name} of {self.home}; there is: {there}")
+        return files[part]
 
     def _named_parts(self, name: str) -> list[tuple[str, str]]:
         """Partition values of a table and the names of their files in the catalog, sorted."""
@@ -317,18 +327,19 @@ class Catalog:
             return self.home if named == "." else self.home.inside(named)
         return (self.home / named if isinstance(self.home, Path) else Path(named)).resolve()
 
-    def _locate(self, location: str) -> tuple[Place, str]:
-        """Where a `<root>:<relative path>` lies, and the checksum of what was pushed."""
+    def _locate(self, location: str) -> tuple[Place, Stored | None]:
+        """Where a `<root>:<relative path>` lies, and what was pushed of it; None where it was not pushed."""
         name, colon, relative = location.partition(":")
         if not colon or name not in self.roots:
             raise CatalogError(f"{location!r} has no known root; roots: {', '.join(sorted(self.roots))}")
         root = self._root(name)
         file = inside(root, relative) if isinstance(root, Path) else root.inside(relative)
         if self.files is None or root != self.home.resolve():
-            return file, ""
+            return file, None
         if relative not in self.files:
             raise CatalogError(f"{location!r} was not pushed to {self.home}; push the catalog with its images")
-        return root / self.files[relative].at, self.files[relative].sha256
+        pushed = self.files[relative]
+        return root / pushed.at, pushed
 
 
 def open_catalog(path: str | Path | RemotePath, *, filesystem: Any = None) -> Catalog:
@@ -369,6 +380,32 @@ def create_catalog(path: str | Path) -> Catalog:
     except OSError as error:
         raise CatalogError(f"no catalog can be made in {folder}: {error.strerror or error}") from error
     return open_catalog(folder)
+
+
+def check_part(name: str, part: str) -> None:
+    """Refuse what cannot name a source, a run or a plan of a table.
+
+    Raises:
+        CatalogError: It is empty, begins with a dot, or has a sign that a folder's name cannot have.
+    """
+    if set(part) & UNSAFE or part.startswith(".") or not part:
+        kind = _partition_key(name)
+        raise CatalogError(f"{part!r} cannot name a {kind}: it names a folder; use letters, digits, '-', '_' and '@'")
+
+
+def _check_unique(name: str, part: str, table: "pa.Table") -> None:
+    """Refuse two rows of one case or lesion."""
+    import pyarrow.compute as pc
+
+    keys = UNIQUE.get(name)
+    if keys is None:
+        return
+    twice = table.group_by(keys).aggregate([([], "count_all")]).filter(pc.field("count_all") > 1).select(keys)
+    if len(twice):
+        shown = ", ".join(" ".join(map(str, row.values())) for row in twice.slice(0, 10).to_pylist())
+        raise CatalogError(
+            f"{name} of {part} has differing rows for {shown}; convert them again, each under its own id"
+        )
 
 
 def _partition_key(name: str) -> str:

@@ -51,6 +51,16 @@ class Refusing(click.Group):
             raise click.exceptions.Exit(1) from error
 
 
+class Listing(click.Group):
+    """A group whose help shows the whole first paragraph of each command, where click would cut it."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The list for `--help`."""
+        rows = [(name, (self.commands[name].help or "").split("\n\n")[0]) for name in self.list_commands(ctx)]
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, " ".join(text.split())) for name, text in rows])
+
+
 class LazyGroup(Refusing):
     """A group whose commands stand one to a file, as `command`, and are imported on use."""
 

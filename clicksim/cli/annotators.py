@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from clicksim.cli.options import IMAGE, OUTPUT
-from clicksim.cli.paths import CatalogPath
+from clicksim.cli.options import IMAGE, OUTPUT, given_options
+from clicksim.cli.paths import CatalogPath, check_distinct, write_text
 
 if TYPE_CHECKING:
     from clicksim.simulate.annotator_files import RecordedFit
@@ -41,13 +41,16 @@ def command(names: tuple[str, ...], fits: bool, out: Path | None, as_json: bool,
       clicksim annotators --fit recorded.parquet --label labelsTr --pet imagesTr --out reader.toml
       clicksim annotators --fit RUN --catalog CATALOG --json
     """  # noqa: D301 - click wants the character itself
+    read = {name: Path(name) for name in names}
+    check_distinct({**read, "--label": of_fit["label"], "--pet": of_fit["pet"]}, {"--out": out})
     if fits:
         found = _fit(names, **of_fit)
         _write(out, found.fit.annotator)
         click.echo(json.dumps(_fit_facts(found), indent=1, allow_nan=False) if as_json else _fit_page(found))
         return
-    if any(of_fit[name] for name in ("catalog", "label", "pet", "person")):
-        raise click.UsageError("--catalog, --label, --pet and --of go with --fit")
+    idle = given_options(but=("names", "out", "as_json"))
+    if idle:
+        raise click.UsageError(f"only with --fit: {', '.join(idle)}")
     if len(names) > 1:
         raise click.UsageError(f"one NAME at a time, got {', '.join(names)}; prompt files need --fit")
     if out and not names:
@@ -79,29 +82,23 @@ def _fit(
 
     if not names:
         raise click.UsageError("--fit needs PROMPTS: Parquet files, or runs of --catalog")
-    if (catalog is None) == (label is None):
-        raise click.UsageError("--fit needs the labels of the cases: give --catalog or --label, one of them")
     if pet and label is None:
         raise click.UsageError("--pet goes with --label")
-    if label is not None:
-        return files.fit_rows(
-            [files.read_rows(Path(path)) for path in names],
-            files.cases_of_files(label, pet),
-            name=name,
-            annotator=person,
-            seed=seed,
-        )
-    assert catalog is not None
-    opened = open_catalog(catalog)
-    runs = opened.parts("prompts")
-    tables = [opened.table("prompts", run) if run in runs else files.read_rows(Path(run)) for run in names]
-    return files.fit_rows(tables, files.cases_of_catalog(opened), name=name, annotator=person, seed=seed)
+    if label is not None and catalog is None:
+        cases = files.cases_of_files(label, pet)
+        tables = [files.read_rows(Path(path)) for path in names]
+    elif catalog is not None and label is None:
+        opened = open_catalog(catalog)
+        cases, runs = files.cases_of_catalog(opened), opened.parts("prompts")
+        tables = [opened.table("prompts", run) if run in runs else files.read_rows(Path(run)) for run in names]
+    else:
+        raise click.UsageError("--fit needs the labels of the cases: give --catalog or --label, one of them")
+    return files.fit_rows(tables, cases, name=name, annotator=person, seed=seed)
 
 
 def _write(out: Path | None, model: "Annotator") -> None:
     if out is None:
         return
-    from clicksim.cli.prompting import write_text
     from clicksim.simulate.annotator_files import annotator_toml
 
     write_text(out, annotator_toml(model))
@@ -133,7 +130,7 @@ def _fit_facts(found: "RecordedFit") -> dict[str, Any]:
         "miss_error": fit.miss_error,
         "lesions": fit.lesions,
         "clicks": fit.clicks,
-        "cases": found.cases,
+        "cases": found.games,
         "strays": found.strays,
         "strokes": found.strokes,
     }
@@ -144,7 +141,7 @@ def _fit_page(found: "RecordedFit") -> str:
     from clicksim.simulate.annotator_files import MEANINGS
 
     fit, values = found.fit, asdict(found.fit.annotator)
-    lines = [f"{values['name']}: {values['source']}, in {found.cases} games"]
+    lines = [f"{values['name']}: {values['source']}, in {found.games} game{'s' * (found.games != 1)}"]
     for key, (low, high) in fit.intervals.items():
         if key == "tremor_mm":
             continue  # no stroke was fitted

@@ -2,20 +2,23 @@
 
 import json
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import click
 
-from clicksim.cli import compare, transfer
+from clicksim.cli import Listing, compare, transfer
+from clicksim.cli.options import OUTPUT, given_options
 from clicksim.cli.paths import CatalogPath
+from clicksim.files import make_folder
 
 CATALOG = click.argument("catalog", type=CatalogPath())
 WRITTEN = click.argument("catalog", type=CatalogPath(writes=True))
 JSON = click.option("--json", "as_json", is_flag=True, help="For scripts.")
 
 
-@click.group("catalog")
+@click.group("catalog", cls=Listing)
 def command() -> None:
     """Look at a catalog, check it, and move it.
 
@@ -63,9 +66,11 @@ def check(catalog: str | Path, read_data: bool, expect: str | None, as_json: boo
     """Whether the catalog holds what it says; exit code 1 where it does not."""
     from clicksim.audit import check_catalog, check_cohort
     from clicksim.catalog import open_catalog
+    from clicksim.cli.progress import progress
 
     opened = open_catalog(catalog)
-    findings = check_catalog(opened, read_data=read_data)
+    with progress("cases") if read_data else nullcontext() as report:
+        findings = check_catalog(opened, read_data=read_data, progress=report)
     figures = check_cohort(opened, expect) if expect else []
     if as_json:
         content: dict[str, Any] = {"findings": [vars(f) for f in findings], "figures": [vars(f) for f in figures]}
@@ -91,7 +96,7 @@ def check(catalog: str | Path, read_data: bool, expect: str | None, as_json: boo
 @click.argument("sql")
 @JSON
 def query(catalog: str | Path, sql: str, as_json: bool) -> None:
-    """Ask the tables cases, lesions, links, rejected, sources and prompts in SQL (DuckDB)."""
+    """Ask the tables cases, lesions, links, rejected, sources, rounds, folds and prompts in SQL (DuckDB)."""
     from clicksim.catalog import open_catalog
 
     _print_table(open_catalog(catalog).sql(sql), as_json)
@@ -146,8 +151,8 @@ def relocate(catalog: Path, moves: tuple[str, ...]) -> None:
     from clicksim.catalog.places import as_place
     from clicksim.errors import CatalogError, unknown_name
 
-    opened = open_catalog(catalog)
-    for move in moves:
+    opened, places = open_catalog(catalog), {}
+    for move in moves:  # all are checked before the first is made
         name, equals, folder = move.partition("=")
         if not equals or "/" in name:  # not repeated: it may be an address with a secret
             raise click.UsageError("each move is NAME=DIR, such as fdat=/data/fdat")
@@ -157,6 +162,8 @@ def relocate(catalog: Path, moves: tuple[str, ...]) -> None:
             raise CatalogError("the root `catalog` is the catalog's own folder; move the folder itself")
         if not as_place(folder).exists():
             raise CatalogError(f"{folder} does not exist; root {name} stays {opened.roots[name]}")
+        places[name] = folder
+    for name, folder in places.items():
         opened = opened.with_root(name, folder)
         click.echo(f"{name} = {opened.roots[name]}")
 
@@ -165,7 +172,9 @@ def relocate(catalog: Path, moves: tuple[str, ...]) -> None:
 @WRITTEN
 @click.argument("files", type=click.Path(path_type=Path, exists=True))
 @click.option("--run", required=True, help="What to call the run.")
-@click.option("--kind", type=click.Choice(["click", "scribble"]), default="click", show_default=True)
+@click.option(
+    "--kind", type=click.Choice(["click", "scribble"]), default="click", show_default=True, help="What the files hold."
+)
 @click.option("--protocol", default="", help="The rule that the files follow, for `clicksim verify`.")
 @click.option("--seed", type=int, default=42, show_default=True, help="The seed of that rule.")
 def import_prompts(catalog: Path, files: Path, run: str, kind: str, protocol: str, seed: int) -> None:
@@ -205,12 +214,17 @@ def _print_table(table: Any, as_json: bool) -> None:
 @WRITTEN
 @click.option("--name", help="What to call the plan; else its scheme.")
 @click.option(
-    "--scheme", default="stratified", show_default=True, help="Or leave-one-centre-out, leave-one-tracer-out."
+    "--scheme",
+    default="stratified",
+    show_default=True,
+    help="stratified, leave-one-centre-out or leave-one-tracer-out.",
 )
-@click.option("--folds", "n_folds", default=5, show_default=True, help="Of a stratified plan.")
+@click.option("--folds", "n_folds", default=5, show_default=True, help="How many, in a stratified plan.")
 @click.option("--seed", default=42, show_default=True, help="Decides between patients that are alike.")
 @click.option("--source", "sources", multiple=True, help="One source of the catalog; repeatable.")
-@click.option("--official", default="keep", show_default=True, help="keep or ignore the publisher's folds.")
+@click.option(
+    "--official", default="keep", show_default=True, help="What to do with the publisher's folds: keep or ignore."
+)
 @JSON
 def folds(
     catalog: Path, name: str | None, scheme: str, n_folds: int, seed: int, sources: tuple[str, ...], official: str,
@@ -220,6 +234,9 @@ def folds(
     from clicksim.catalog import open_catalog
     from clicksim.catalog.folds import balance, make_folds, write_folds
 
+    idle = sorted({"--folds", "--seed"}.intersection(given_options()))
+    if scheme != "stratified" and idle:
+        raise click.UsageError(f"only with --scheme stratified: {', '.join(idle)}")
     opened = open_catalog(catalog)
     plan = make_folds(
         opened, scheme=scheme, n_folds=n_folds, seed=seed, sources=list(sources) or None, official=official
@@ -239,7 +256,7 @@ def folds(
 @command.command()
 @CATALOG
 @click.option("--read-data", is_flag=True, help="Read every image: near-duplicates, and labels against their rows.")
-@click.option("--out", type=click.Path(path_type=Path), help="A page (.html) or the rows (.parquet); else text.")
+@click.option("--out", type=OUTPUT, help="A page (.html) or the rows (.parquet); else text.")
 @JSON
 def audit(catalog: str | Path, read_data: bool, out: Path | None, as_json: bool) -> None:
     """Leakage, outliers and contradictions, with the cases named; exit code 1 where there are errors."""
@@ -251,15 +268,18 @@ def audit(catalog: str | Path, read_data: bool, out: Path | None, as_json: bool)
 
     if out is not None and out.suffix not in (".html", ".parquet"):
         raise SettingError(f"--out takes a name that ends in .html or .parquet, got {out.name!r}")
+    if out is not None:
+        make_folder(out.parent)  # before the work
     opened = open_catalog(catalog)
-    with progress("images") as report:
+    with progress("images") if read_data else nullcontext() as report:
         findings = audit_catalog(opened, read_data=read_data, progress=report)
-    if out is not None and out.suffix == ".parquet":
-        write_findings(out, findings)
-    elif out is not None:
+    if out is not None:
         about = "" if read_data else "Images were not read: near-duplicates need --read-data."
-        checks = checks_made(read_data=read_data)
-        write_audit_page(out, findings, checks=checks, title=f"Audit of {opened.home.resolve().name}", about=about)
+        title, checks = f"Audit of {opened.home.resolve().name}", checks_made(read_data=read_data)
+        if out.suffix == ".parquet":
+            write_findings(out, findings)
+        else:
+            write_audit_page(out, findings, checks=checks, title=title, about=about)
     if as_json:
         click.echo(json.dumps([vars(finding) for finding in findings]))
     else:

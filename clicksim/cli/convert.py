@@ -7,6 +7,7 @@ import click
 
 from clicksim.cli.options import where_to_run
 from clicksim.cli.over_catalog import open_scheduler
+from clicksim.cli.pairs import read_pairs
 from clicksim.cli.paths import CatalogPath
 from clicksim.errors import SettingError
 
@@ -84,7 +85,7 @@ def read_shard(text: str | None) -> tuple[int, int]:
     if text is None:
         return (0, 1)
     first, _, count = text.partition("/")
-    if not (first.isdigit() and count.isdigit() and int(first) < int(count)):
+    if not (first.isdecimal() and count.isdecimal() and int(first) < int(count)):
         raise click.UsageError(f"--shard takes I/N with I from 0 to N-1, got {text!r}")
     return (int(first), int(count))
 
@@ -93,12 +94,8 @@ def read_options(pairs: tuple[str, ...], known: Mapping[str, str]) -> dict[str, 
     """Options of a source; an unknown one is refused with the nearest name."""
     from clicksim.errors import unknown_name
 
-    options = {}
-    for pair in pairs:
-        name, equals, value = pair.partition("=")
-        if not equals:
-            raise click.UsageError(f"{pair!r} is not NAME=VALUE")
+    options = read_pairs(pairs)
+    for name in options:
         if name not in known:
-            raise unknown_name("option", name, known) if known else SettingError("this source has no options")
-        options[name] = value
+            raise unknown_name("option", name, known) if known else SettingError(f"this source has no options: {name}")
     return options

@@ -10,17 +10,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from clicksim.errors import ClicksimError
-from clicksim.files import replacing
+from clicksim.files import make_folder, write_text
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from clicksim.catalog import Catalog
     from clicksim.prompts import Prompts
 
 TITLE = "clicksim demo"
 PREDICTOR = "builtin:threshold"
 MARK = ".clicksim-demo"
+BONE = "maximum projection, CT, -50 to 550 HU"
 MADE = ("sources", "catalog", "clicks", "pictures")
 
 
@@ -51,7 +50,11 @@ PARTS = (
     help="Folder for the files; made where it does not exist.",
 )
 @click.option(
-    "--patients", type=click.IntRange(1, 1000), default=3, show_default=True, help="Of fdat; the others have one for 3."
+    "--patients",
+    type=click.IntRange(1, 1000),
+    default=3,
+    show_default=True,
+    help="Of fdat; the others have a third as many.",
 )
 @click.option("--seed", type=int, default=42, show_default=True, help="Of phantoms and clicks.")
 def command(out: Path, patients: int, seed: int) -> None:
@@ -60,12 +63,7 @@ def command(out: Path, patients: int, seed: int) -> None:
     The steps are those of `clicksim convert`, `clicksim clicks --catalog`, `clicksim rounds` and `clicksim report`.
     An earlier demo in the folder is replaced; other files are left alone.
     """
-    try:
-        page = make_demo(out, patients=patients, seed=seed)
-    except (ClicksimError, OSError) as error:
-        click.echo(f"clicksim demo: {error}", err=True)
-        raise click.exceptions.Exit(1) from None
-    click.echo(f"open {page} in a browser")
+    click.echo(f"open {make_demo(out, patients=patients, seed=seed)} in a browser")
 
 
 def make_demo(out: Path, *, patients: int = 3, seed: int = 42) -> Path:
@@ -108,10 +106,7 @@ def _play(catalog: Path, seed: int) -> None:
     """The game of autoPET V on the cases of fdat; its rounds and strokes go into the catalog."""
     from clicksim.cli.games import Games
 
-    Games(
-        PREDICTOR, "autopet-v@2", seed, {}, 600.0, catalog, "fdat", None, None, None, None, 0,
-        resume=False, name=None, out=None, keep_predictions=False, replay=(), gap=False,
-    ).play()  # fmt: skip
+    Games(predictor=PREDICTOR, protocol="autopet-v@2", seed=seed, catalog=catalog, source="fdat").play()
 
 
 def _clear(out: Path) -> None:
@@ -121,9 +116,8 @@ def _clear(out: Path) -> None:
         raise ClicksimError(f"{out} has {', '.join(found)} that no demo made; name another folder with --out")
     for name in found:
         shutil.rmtree(out / name)
-    out.mkdir(parents=True, exist_ok=True)
-    with replacing(out / MARK) as temporary:
-        temporary.write_text("clicksim demo may replace: " + " ".join(MADE) + "\n", encoding="utf-8")
+    make_folder(out)
+    write_text(out / MARK, "clicksim demo may replace: " + " ".join(MADE) + "\n")
     (out / "pictures").mkdir()
 
 
@@ -145,7 +139,7 @@ def _write_source(folder: Path, part: Part, patients: int, seed: int) -> Path:
 
 def _draw_cases(catalog: "Catalog", part: Part, run: str, folder: Path) -> None:
     """A picture of each case of a source."""
-    from clicksim.report.mip import draw_preview, save_picture
+    from clicksim.report.mip import draw_preview, save_picture, show_bone
     from clicksim.volumes import read_image, read_label
 
     about, rows = catalog.metadata(run), catalog.table("prompts", run).to_pylist()
@@ -154,12 +148,9 @@ def _draw_cases(catalog: "Catalog", part: Part, run: str, folder: Path) -> None:
         image = read_image(catalog.resolve(case["pet_path"] or case["ct_path"])).array
         prompts = _prompts(case, [row for row in rows if row["case"] == case["case_id"]], about)
         title = f"{_count(case['n_lesions'])}, {part.protocol}: {case['case_id']}"
-        shade, caption = (image, "") if case["pet_path"] else (_dense(image), DENSE)
+        shade, caption = (image, "") if case["pet_path"] else (show_bone(image), BONE)
         picture = draw_preview(shade, label.array, prompts, grid=label.grid, title=title, caption=caption)
         save_picture(picture, folder / f"{case['case_id'].replace('/', '_')}.png")
-
-
-DENSE = "maximum projection, CT, -50 to 550 HU"
 
 
 def _prompts(case: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], about: Mapping[str, Any]) -> "Prompts":
@@ -167,19 +158,13 @@ def _prompts(case: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], about: 
     import numpy as np
 
     from clicksim.geometry import Grid
-    from clicksim.prompts import Click, Prompts
+    from clicksim.prompts import Prompts
+    from clicksim.prompts.table import prompt_of
 
     grid = Grid(tuple(case["shape_xyz"]), tuple(case["spacing_xyz_mm"]), np.reshape(case["affine_ras"], (4, 4)))
     ordered = sorted(rows, key=lambda row: (row["polarity"] == "background", row["order"]))
-    clicks = [Click((r["i"], r["j"], r["k"]), r["polarity"] == "foreground", r["lesion"]) for r in ordered]
-    return Prompts(tuple(clicks), grid, case["case_id"], about["protocol"], about["seed"], about["settings"])
-
-
-def _dense(ct: "NDArray[Any]") -> "NDArray[Any]":
-    """A CT as if it were an uptake, so that bone is dark and soft tissue a shade."""
-    import numpy as np
-
-    return np.clip((ct.astype(np.float32) + 50) / 60, 0, 10)
+    clicks = tuple(prompt_of([row]) for row in ordered)
+    return Prompts(clicks, grid, case["case_id"], about["protocol"], about["seed"], about["settings"])
 
 
 def _count(lesions: int) -> str:

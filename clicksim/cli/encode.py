@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from clicksim.cli.options import INPUT, given_options
+from clicksim.cli.pairs import read_settings
 from clicksim.errors import ClicksimError
+from clicksim.files import make_folder
 
 if TYPE_CHECKING:
     from clicksim.guidance import Finding
     from clicksim.prompts import Prompts
-
-INPUT = click.Path(path_type=Path, exists=True, dir_okay=False)
 
 
 def _list(context: click.Context, _: click.Parameter, wanted: bool) -> None:
@@ -39,7 +40,7 @@ LIST = click.option(
 @click.option("--encoding", default="gaussian", show_default=True, help="Encoding or preset; --list names all.")
 @click.option("--set", "pairs", multiple=True, metavar="NAME=VALUE", help="A setting of the encoding; repeatable.")
 @click.option("--image", type=INPUT, help="The uptake, for encodings that read one.  [default: the image of --like]")
-@click.option("--out", "prefix", help="Write PREFIX_0002.nii.gz and PREFIX_0003.nii.gz, float32.")
+@click.option("--out", "prefix", metavar="PREFIX", help="Write PREFIX_0002.nii.gz and PREFIX_0003.nii.gz, float32.")
 @click.option(
     "--first", type=click.IntRange(0, 9998), default=2, show_default=True, help="Number of the first channel."
 )
@@ -73,15 +74,16 @@ def command(
         raise click.UsageError("give --out for files or --lint for a verdict: guidance is drawn when it is needed")
     if (checked or as_json) and not linted:
         raise click.UsageError("--check and --json go with --lint")
-    if checked and (prefix or pairs or image):
-        raise click.UsageError("--check reads channels; --out, --set and --image are for drawing them")
+    idle = given_options(but=("file", "like", "linted", "checked", "as_json"))
+    if checked and idle:
+        raise click.UsageError(f"--check reads channels; only for drawing them: {', '.join(idle)}")
 
     from clicksim.prompts.formats import read_prompts
     from clicksim.volumes import case_id_of, read_grid
 
     grid = read_grid(like)
     prompts = read_prompts(file, grid, case_id=case_id_of(like))
-    channels = _read(checked, grid) if checked else _draw(prompts, like, image, encoding, _settings(pairs))
+    channels = _read(checked, grid) if checked else _draw(prompts, like, image, encoding, read_settings(pairs))
     if prefix:
         _write(prefix, channels, grid, first)
     if linted:
@@ -126,28 +128,10 @@ def _read(files: tuple[Path, ...], grid: Any) -> Any:
     return np.stack([volume.array for volume in volumes])
 
 
-def _settings(pairs: tuple[str, ...]) -> dict[str, Any]:
-    from clicksim.protocols.settings import parse_value
-
-    found: dict[str, Any] = {}
-    for pair in pairs:
-        name, sign, value = pair.partition("=")
-        if not sign or not name:
-            raise click.UsageError(f"--set {pair!r} is not NAME=VALUE")
-        if name in found:
-            raise click.UsageError(f"--set {name} is given twice")
-        found[name] = parse_value(value)
-    return found
-
-
 def _write(prefix: str, channels: Any, grid: Any, first: int) -> None:
     from clicksim.guidance import write_channels
 
-    folder = Path(prefix).parent
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ClicksimError(f"cannot make the folder {folder}: {error.strerror or error}") from error
+    make_folder(Path(prefix).parent)
     for path in write_channels(prefix, channels, grid, first=first):
         click.echo(f"written: {path}", err=True)
 

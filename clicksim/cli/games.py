@@ -3,9 +3,10 @@
 import json
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass, replace
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,89 +14,109 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from clicksim.cli.over_catalog import open_scheduler
-from clicksim.errors import CatalogError, ClicksimError, StorageError
-from clicksim.files import replacing
+from clicksim.cli.paths import write_text, writing
+from clicksim.errors import CatalogError
+from clicksim.files import make_folder
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from clicksim.build.units import Parts
     from clicksim.catalog import Catalog, Unit
     from clicksim.rounds.jobs import RoundsJob, Tables
     from clicksim.rounds.replay import Recordings
 
-WORK = ".work"
 
-
-@dataclass
+@dataclass(frozen=True, kw_only=True)
 class Games:
     """A run of `clicksim rounds`; the attributes are its options."""
 
     predictor: str
     protocol: str
-    seed: int
-    settings: Mapping[str, Any]
-    time_limit: float
-    catalog: str | Path | None
-    source: str | None
-    label: Path | None
-    pet: Path | None
-    ct: Path | None
-    case_id: str | None
-    workers: int
-    resume: bool
-    name: str | None
-    out: Path | None
-    keep_predictions: bool
-    replay: tuple[str, ...]
-    gap: bool
+    seed: int = 42
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    time_limit: float = 600.0
+    catalog: str | Path | None = None
+    source: str | None = None
+    label: Path | None = None
+    pet: Path | None = None
+    ct: Path | None = None
+    case_id: str | None = None
+    workers: int = 0
+    resume: bool = False
+    name: str | None = None
+    out: Path | None = None
+    keep_predictions: bool = False
+    replay: tuple[str, ...] = ()
+    gap: bool = False
     person: str | None = None
     scheduler: str | None = None
 
     def play(self) -> dict[str, Any]:
         """Play all, write all, and give the summary; nobody else writes to the catalog meanwhile.
 
-        Raises:
-            CatalogError: Somebody does.
-        """
-        from clicksim.catalog import open_catalog
-        from clicksim.catalog.lock import writing
+        Finished patients are kept until the whole run is written, so that `resume` finds them.
 
-        with nullcontext() if self.catalog is None else writing(open_catalog(self.catalog).path):
+        Raises:
+            click.UsageError: Neither a catalog nor a label, or both.
+            CatalogError: Somebody writes to the catalog.
+        """
+        from clicksim.catalog import lock, open_catalog
+
+        with nullcontext() if self.catalog is None else lock.writing(open_catalog(self.catalog).path):
             return self._play()
 
     def _play(self) -> dict[str, Any]:
-        from clicksim.rounds.jobs import run_id, with_recordings
+        from clicksim.rounds.jobs import run_id
+
+        catalog, units, job, recorded = self._plan()
+        run, started = self.name or run_id(job, units), time.time()
+        with tempfile.TemporaryDirectory(prefix="clicksim-") as spare:
+            home = (self.out or Path(spare)) if catalog is None else catalog.path
+            tables, parts = self._run(job, catalog, units, run, home)
+            played = [parts]
+            summary = self._summary(tables, run, job)
+            if recorded is not None:
+                summary["replay_minus_recorded"] = _compare_common(recorded, tables["rounds"], self.seed)
+            if self.gap:
+                rest = [replace(unit, content=[e | {"recordings": None} for e in unit.content]) for unit in units]
+                own, parts = self._run(replace(job, keep=None), catalog, rest, f"{run}-own", home)
+                played.append(parts)
+                summary["gap"] = _compare_common(tables["rounds"], own["rounds"], self.seed, by_case=True)
+            facts = self._facts(started, tables, units)
+            if catalog is not None:
+                commit(catalog, run, tables, facts)
+            if self.out is not None:
+                write_outcome(self.out, tables, summary, facts)
+            for parts in played:
+                parts.remove()
+        return summary
+
+    def _plan(self) -> "tuple[Catalog | None, list[Unit], RoundsJob, pa.Table | None]":
+        """The catalog, the patients with what was recorded of them, the job, and the rounds that were recorded.
+
+        What cannot be played is refused here, before the work.
+        """
+        from clicksim.catalog.store import check_part
+        from clicksim.rounds.jobs import check_names, with_recordings
         from clicksim.rounds.predictors import open_predictor
 
+        catalog, units = self._cases()
+        check_names(units)
+        if self.name is not None:
+            check_part("rounds", self.name)
+        if self.out is not None:
+            make_folder(self.out)
         job = self._job()
         for sentence in job.rules.notes:
             click.echo(sentence, err=True)
-        open_predictor(self.predictor, time_limit_s=self.time_limit)  # what cannot be opened is refused before the work
-        catalog = self._open()
-        own = self._units(catalog)
+        open_predictor(self.predictor, time_limit_s=self.time_limit)
         recordings, recorded = self._recordings(catalog)
-        units = own
         if recordings:
-            units, absent = with_recordings(own, recordings)
+            units, absent = with_recordings(units, recordings)
             if absent:
                 click.echo(f"{len(absent)} recorded cases are not here: {', '.join(absent[:10])}", err=True)
-        run = self.name or run_id(job, units)
-        started = time.time()
-        tables = self._run(job, catalog, units, run)
-        summary = self._summary(tables, run, job)
-        if recorded is not None:
-            summary["replay_minus_recorded"] = _compare_common(recorded, tables["rounds"], self.seed)
-        if self.gap:
-            rest = [replace(unit, content=[e | {"recordings": None} for e in unit.content]) for unit in units]
-            plain = replace(job, keep=None)
-            played = self._run(plain, catalog, rest, f"{run}-own")
-            summary["gap"] = _compare_common(tables["rounds"], played["rounds"], self.seed, by_case=True)
-        facts = self._facts(started, tables, units)
-        if catalog is not None:
-            commit(catalog, run, tables, facts)
-        if self.out is not None:
-            write_outcome(self.out, tables, summary, facts)
-        return summary
+        return catalog, units, job, recorded
 
     def _job(self) -> "RoundsJob":
         from clicksim.cli.runs import open_person
@@ -105,24 +126,23 @@ class Games:
         annotator = open_person(self.person)
         return RoundsJob(self.predictor, self.protocol, self.seed, self.settings, self.time_limit, keep, annotator)
 
-    def _open(self) -> "Catalog | None":
+    def _cases(self) -> "tuple[Catalog | None, list[Unit]]":
+        """The catalog, where one is played, and the patients."""
         from clicksim.catalog import open_catalog
-
-        return None if self.catalog is None else open_catalog(self.catalog)
-
-    def _units(self, catalog: "Catalog | None") -> "list[Unit]":
         from clicksim.rounds.jobs import catalog_units, file_unit
         from clicksim.volumes import case_id_of
 
-        if catalog is not None:
-            return catalog_units(catalog, self.source)
-        assert self.label is not None
-        name = case_id_of(self.label) if self.case_id is None else self.case_id
-        return [file_unit(self.label, pet=self.pet, ct=self.ct, case_id=name)]
+        if self.catalog is not None and self.label is None:
+            catalog = open_catalog(self.catalog)
+            return catalog, catalog_units(catalog, self.source)
+        if self.label is not None and self.catalog is None:
+            name = case_id_of(self.label) if self.case_id is None else self.case_id
+            return None, [file_unit(self.label, pet=self.pet, ct=self.ct, case_id=name)]
+        raise click.UsageError("give --catalog, or --label with --pet and --ct")
 
     def _recordings(self, catalog: "Catalog | None") -> "tuple[Recordings, pa.Table | None]":
         """Recorded prompts, and the rounds of the one run that made them, where it is known."""
-        from clicksim.rounds.replay import make_recordings, read_recordings
+        from clicksim.rounds.replay import add_recordings, make_recordings, read_recordings, read_rounds
 
         found: Recordings = {}
         rounds: list[pa.Table] = []
@@ -132,53 +152,45 @@ class Games:
                 known = catalog.table("rounds", name) if name in catalog.parts("rounds") else None
                 rounds += [] if known is None else [known.drop_columns(["run"])]
                 prompts = catalog.table("prompts", name).replace_schema_metadata(catalog.part_metadata("prompts", name))
-                found |= make_recordings(prompts, [] if known is None else known.to_pylist(), where=name)
+                made = make_recordings(prompts, [] if known is None else known.to_pylist(), where=name)
+                add_recordings(found, made, where=name)
             elif Path(name).exists():
                 files.append(name)
-                rounds += _rounds_beside(Path(name))
+                beside = read_rounds(Path(name))
+                rounds += [] if beside is None else [beside]
             else:
                 raise CatalogError(f"--replay {name} is neither a run of the catalog nor a file")
-        for case_id, recordings in read_recordings(files).items():
-            if case_id in found:
-                raise CatalogError(f"case {case_id} is recorded in a run and in a file; replay one of them")
-            found[case_id] = recordings
+        add_recordings(found, read_recordings(files), where=", ".join(files))
         if self.replay and not found:
             raise CatalogError(f"{', '.join(self.replay)}: no recorded case")
         return found, rounds[0] if len(rounds) == 1 and len(self.replay) == 1 else None
 
-    def _run(self, job: "RoundsJob", catalog: "Catalog | None", units: "Sequence[Unit]", run: str) -> "Tables":
-        """Play the units in parts that survive a kill."""
-        from clicksim.build.units import Parts
+    def _run(
+        self, job: "RoundsJob", catalog: "Catalog | None", units: "Sequence[Unit]", run: str, home: Path
+    ) -> "tuple[Tables, Parts]":
+        """Play the units in parts below `home` that survive a kill."""
+        from clicksim.build.units import WORK, Parts
         from clicksim.catalog.schema import table_schema
         from clicksim.cli.progress import progress
         from clicksim.rounds.jobs import finish_tables, play_unit, run_id
 
-        with ExitStack() as stack:
-            home = self.out if catalog is None else catalog.path
-            if home is None:
-                home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="clicksim-")))
-            about = {"run": run, "id": run_id(job, units)}
-            parts = Parts(home / WORK / f"rounds-{run}", about, resume=self.resume)
-            report = stack.enter_context(progress("patients"))
-            executor = stack.enter_context(open_scheduler(self.scheduler, self.workers))
-            # another machine may play, from another folder
-            work = partial(play_unit, job, None if catalog is None else replace(catalog, home=catalog.path.resolve()))
+        parts = Parts(home / WORK / f"rounds-{run}", {"run": run, "id": run_id(job, units)}, resume=self.resume)
+        # another machine may play, from another folder
+        work = partial(play_unit, job, None if catalog is None else replace(catalog, home=catalog.path.resolve()))
+        with progress("patients") as report, open_scheduler(self.scheduler, self.workers) as executor:
             parts.run(units, work, workers=self.workers, progress=report, executor=executor)
-            empty = {name: table_schema(name).empty_table() for name in ("rounds", "prompts")}
-            tables = finish_tables(job, units, parts.gather(units, empty))
-            parts.remove()
-        return tables
+        empty = {name: table_schema(name).empty_table() for name in ("rounds", "prompts")}
+        return finish_tables(job, units, parts.gather(units, empty)), parts
 
     def _summary(self, tables: "Tables", run: str, job: "RoundsJob") -> dict[str, Any]:
         from clicksim.rounds.statistics import summarise
+        from clicksim.rounds.texts import failure_lines
 
         rows = tables["rounds"].to_pylist()
+        for line in failure_lines(rows):
+            click.echo(line, err=True)
         summary = {"run": run, **job.about(), **summarise(rows, seed=self.seed)}
-        failures: dict[str, int] = {}
-        for row in rows:
-            if row["failure"]:
-                failures[row["failure"]] = failures.get(row["failure"], 0) + 1
-        summary["failures"] = failures
+        summary["failures"] = dict(Counter(row["failure"] for row in rows if row["failure"]))
         for name in ("agreement", "efforts", "notes"):
             if name in tables:
                 summary[name] = tables[name].to_pylist()
@@ -196,6 +208,7 @@ class Games:
 def compare_folders(catalog: str | Path | None, names: tuple[str, str], seed: int) -> dict[str, Any]:
     """The paired difference of two runs, by the names of their folders or, in a catalog, of the runs."""
     from clicksim.catalog import open_catalog
+    from clicksim.rounds.replay import read_rounds
     from clicksim.rounds.statistics import compare_runs
 
     opened = None if catalog is None else open_catalog(catalog)
@@ -204,10 +217,10 @@ def compare_folders(catalog: str | Path | None, names: tuple[str, str], seed: in
         if opened is not None and name in opened.parts("rounds"):
             tables.append(opened.table("rounds", name))
             continue
-        found = _rounds_beside(Path(name))
-        if not found:
+        found = read_rounds(Path(name))
+        if found is None:
             raise CatalogError(f"{name} is no folder with rounds.parquet{'' if opened is None else ', and no run'}")
-        tables += found
+        tables.append(found)
     rows = [table.to_pylist() for table in tables]
     return {"first": names[0], "second": names[1], **compare_runs(rows[0], rows[1], seed=seed)}
 
@@ -222,32 +235,19 @@ def commit(catalog: "Catalog", run: str, tables: "Tables", facts: Mapping[str, A
 def write_outcome(out: Path, tables: "Tables", summary: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
     """Write the tables, the scores of each case, the summary, the curve and what the clock says to a folder."""
     from clicksim.prompts.table import write_table
-    from clicksim.report.curves import draw_curves, save_curves
+    from clicksim.report.curves import draw_curves
+    from clicksim.report.mip import save_picture
     from clicksim.rounds.curves import curves_of, metric_scores
 
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        for name in ("rounds", "prompts"):
-            write_table(out / f"{name}.parquet", tables[name])
-        scores = metric_scores(curves_of(tables["rounds"].to_pylist()))
-        for file, content in (("metric_scores", scores), ("summary", summary), ("run", facts)):
-            with replacing(out / f"{file}.json") as temporary:
-                temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        shown = {name: summary["all"]["rounds"][key] for name, key in (("Dice", "dice"), ("lesion F1", "dmm"))}
-        title = f"{summary['protocol']}, {summary['predictor']}, {summary['all']['cases']} cases"
-        save_curves(draw_curves(shown, title=title, what="score"), out / "curve.png")
-    except StorageError:
-        raise
-    except OSError as error:
-        raise ClicksimError(f"cannot write to {out}: {error.strerror or error}") from error
-
-
-def _rounds_beside(path: Path) -> "list[pa.Table]":
-    """The rounds of an --out folder."""
-    import pyarrow.parquet as pq
-
-    file = path / "rounds.parquet" if path.is_dir() else path
-    return [pq.read_table(file, partitioning=None)] if file.name == "rounds.parquet" and file.is_file() else []
+    for name in ("rounds", "prompts"):
+        write_table(out / f"{name}.parquet", tables[name])
+    scores = metric_scores(curves_of(tables["rounds"].to_pylist()))
+    for name, content in (("metric_scores", scores), ("summary", summary), ("run", facts)):
+        write_text(out / f"{name}.json", json.dumps(content, indent=1, allow_nan=False) + "\n")
+    shown = {name: summary["all"]["rounds"][key] for name, key in (("Dice", "dice"), ("lesion F1", "dmm"))}
+    title = f"{summary['protocol']}, {summary['predictor']}, {summary['all']['cases']} cases"
+    with writing(out / "curve.png"):
+        save_picture(draw_curves(shown, title=title, what="score"), out / "curve.png")
 
 
 def _compare_common(first: "pa.Table", second: "pa.Table", seed: int, *, by_case: bool = False) -> dict[str, Any]:

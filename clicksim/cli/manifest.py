@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from clicksim.cli import Listing
+from clicksim.cli.pairs import read_settings
 from clicksim.cli.paths import CatalogPath
 
 if TYPE_CHECKING:
@@ -31,7 +33,7 @@ def _common(function: Function) -> Function:
     return function
 
 
-@click.group("manifest")
+@click.group("manifest", cls=Listing)
 def command() -> None:
     """Write a catalog in the form that a trainer, a challenge or an archive reads.
 
@@ -55,7 +57,7 @@ def nnunet(out: Path, copy: bool, guidance: str, pairs: tuple[str, ...], **choic
     """nnU-Net v2: OUT is the dataset's folder, DatasetNNN_Name, in nnUNet_raw."""
     from clicksim.manifests import write_nnunet
 
-    settings = _settings(pairs)
+    settings = read_settings(pairs)
     _say(write_nnunet(_select(**choice), out, copy=copy, guidance=guidance, settings=settings), out)
 
 
@@ -133,22 +135,6 @@ def _select(
 
     chosen = list(sources) or None
     return select(open_catalog(catalog), sources=chosen, run=run, plan=plan, include_controlled=include_controlled)
-
-
-def _settings(pairs: tuple[str, ...]) -> dict[str, Any]:
-    """Settings as TOML would read them; a word without quotes is a text."""
-    import tomllib
-
-    settings: dict[str, Any] = {}
-    for pair in pairs:
-        name, equals, value = pair.partition("=")
-        if not equals:
-            raise click.UsageError(f"{pair!r} is not NAME=VALUE")
-        try:
-            settings[name] = tomllib.loads(f"value = {value}")["value"]
-        except tomllib.TOMLDecodeError:
-            settings[name] = value
-    return settings
 
 
 def _say(written: "Written", out: Path) -> None:

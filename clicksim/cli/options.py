@@ -1,10 +1,12 @@
 """Options that several commands have, in the order in which their help shows them."""
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from clicksim.cli.paths import CatalogPath
 from clicksim.files import PROMPT_ENDINGS
@@ -14,6 +16,17 @@ Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 IMAGE = click.Path(path_type=Path, exists=True)
 INPUT = click.Path(path_type=Path, exists=True, dir_okay=False)
 OUTPUT = click.Path(path_type=Path, dir_okay=False)
+
+
+class Number(click.FloatRange):
+    """A finite number in a range."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The number; what is none, infinite or outside the range is wrong usage."""
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is no finite number", param, ctx)
+        return number
 
 
 def together(*options: Decorator) -> Decorator:
@@ -48,9 +61,30 @@ WRITING = together(
         type=click.Path(),
         help="File; for a folder of labels or a sweep, a folder. Without it JSON goes to stdout.",
     ),
-    click.option("--format", "layout", type=click.Choice(list(PROMPT_ENDINGS)), default="plain", show_default=True),
+    click.option(
+        "--format",
+        "layout",
+        type=click.Choice(list(PROMPT_ENDINGS)),
+        default="plain",
+        show_default=True,
+        help="JSON of points by class, JSON as the challenge has it, or Parquet of one row per voxel.",
+    ),
 )
 ONE_SOURCE = click.option("--source", help="With --catalog: one source, such as fdat.  [default: all]")
+
+
+def given_options(*, but: Sequence[str] = ()) -> list[str]:
+    """The options that the command line has, other than some: for a refusal of what would have no effect.
+
+    Args:
+        but: Parameters of the running command by their names in Python.
+    """
+    context = click.get_current_context()
+    return [
+        param.opts[0]
+        for param in context.command.params
+        if param.name not in but and context.get_parameter_source(str(param.name)) is ParameterSource.COMMANDLINE
+    ]
 
 
 def which_rule(defaults: Mapping[str, Any]) -> Decorator:

@@ -1,9 +1,59 @@
-"""Catalogs on the command line: a folder, or a URL where a command only reads."""
+"""Paths on the command line: catalogs, which are folders, or URLs where a command only reads; folders to write to."""
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
+
+from clicksim import files
+from clicksim.errors import ClicksimError, StorageError
+
+
+@contextmanager
+def writing(file: Path) -> Iterator[None]:
+    """Make the folder of a file that is written within; what the system refuses becomes one sentence that names it.
+
+    Raises:
+        StorageError: The disk is full, or may not be written.
+        ClicksimError: Any other refusal, as where a folder of that name is a file.
+    """
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except StorageError:
+        raise
+    except OSError as error:
+        raise ClicksimError(f"cannot write {file}: {error.strerror or error}") from error
+
+
+def write_text(file: Path, text: str) -> None:
+    """Write text, complete or not at all, with the folder that it is to stand in.
+
+    Raises:
+        StorageError, ClicksimError: As `writing`.
+    """
+    with writing(file):
+        files.write_text(file, text)
+
+
+def check_distinct(read: Mapping[str, Any], written: Mapping[str, Path | None]) -> None:
+    """Refuse to write over a file that the same command reads or writes.
+
+    Args:
+        read, written: By option; what is no path is passed over.
+
+    Raises:
+        click.UsageError: The options that name one file.
+    """
+    seen: dict[Path, str] = {}
+    for option, path in [*read.items(), *written.items()]:
+        if not isinstance(path, Path):
+            continue
+        other = seen.setdefault(path.resolve(), option)
+        if other != option and option in written:
+            raise click.UsageError(f"{option} would write over the file of {other}: {path}")
 
 
 class CatalogPath(click.Path):

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
 
+import click
+
 Item = TypeVar("Item")
 
 LOG_EVERY_S = 30.0
@@ -93,7 +95,7 @@ class _Lines:
             return
         self.last = time.monotonic()
         note = f", {refused} refused" if refused else ""
-        print(f"{self.what}: {done} of {total}, {rate:.2f}/s, {in_units(left)} left{note}", file=sys.stderr)
+        click.echo(f"{self.what}: {done} of {total}, {rate:.2f}/s, {in_units(left)} left{note}", err=True)
 
 
 class _Clock:

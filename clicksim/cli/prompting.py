@@ -3,21 +3,21 @@
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from clicksim.cli.paths import check_distinct, write_text, writing
 from clicksim.cli.runs import Run, plan_runs
-from clicksim.errors import ClicksimError, ImageError, StorageError
-from clicksim.files import PROMPT_ENDINGS, replacing
+from clicksim.errors import ClicksimError, ImageError
+from clicksim.files import PICTURE_ENDINGS, PROMPT_ENDINGS
 
 if TYPE_CHECKING:
     from clicksim.prompts import Prompts
+    from clicksim.volumes import Volume
 
-PICTURES = (".png", ".webp")
 Simulate = Callable[[Run, Path], "Prompts"]
 
 
@@ -66,8 +66,9 @@ class Request:
         if self.catalog is not None:
             self._simulate_catalog(self.catalog, runs)
             return []
-        if self.source or self.workers or self.scheduler or self.resume:
-            raise click.UsageError("--source, --workers, --scheduler and --resume go with --catalog")
+        given = [f"--{name}" for name in ("source", "workers", "scheduler", "resume") if getattr(self, name)]
+        if given:
+            raise click.UsageError(f"only with --catalog: {', '.join(given)}")
         self._check()
         if self.save_config:
             write_text(self.save_config, runs[0].toml())
@@ -80,9 +81,11 @@ class Request:
         from clicksim.cli.over_catalog import simulate_in_catalog
 
         more = {"--preview": self.preview, "--save-config": self.save_config, "--dry-run": self.dry_run}
-        alone = {**self.alone, **more}
-        if any(alone.values()):
-            raise click.UsageError(f"{', '.join(alone)} go with --label")
+        given = [option for option, value in {**self.alone, **more}.items() if value]
+        if given:
+            raise click.UsageError(f"only with --label: {', '.join(given)}")
+        if self.layout != "plain" and self.out is None:
+            raise click.UsageError("--format is that of files, and with --catalog only --out DIR writes some")
         simulate_in_catalog(
             catalog,
             runs,
@@ -135,8 +138,9 @@ class Request:
             raise click.UsageError(f"--case-id {self.case_id!r} cannot be the name of a file")
         if self.many and self.preview:
             raise click.UsageError("--preview is for one label and one run")
-        if self.preview and self.preview.suffix.lower() not in PICTURES:
-            raise click.UsageError(f"--preview is written as {' or '.join(PICTURES)}, got {self.preview.name!r}")
+        if self.preview and self.preview.suffix.lower() not in PICTURE_ENDINGS:
+            endings = " or ".join(PICTURE_ENDINGS)
+            raise click.UsageError(f"--preview is written as {endings}, got {self.preview.name!r}")
         pet = self.alone.get("--pet")
         if self.label is not None and pet is not None and pet.resolve() == self.label.resolve():
             raise ClicksimError(f"--pet is the label itself, {pet}; it takes a PET with SUV")
@@ -159,18 +163,12 @@ class Request:
 
     def _check_distinct(self) -> None:
         """No file is written over another one of the same command."""
-        seen: dict[Path, str] = {}
-        written = {"--save-config": self.save_config, "--preview": self.preview}
         out = None if self.out is None or self.many else Path(self.out)
         person = Path(self.annotator) if self.annotator is not None and self.annotator.endswith(".toml") else None
-        read = {"--label": self.label, **self.alone, "--annotator": person, "--config": self.config}
-        named = {**read, **written, "--out": out}
-        for option, path in named.items():
-            if not isinstance(path, Path):
-                continue
-            other = seen.setdefault(path.resolve(), option)
-            if other != option and option in (*written, "--out"):
-                raise click.UsageError(f"{option} would write over the file of {other}: {path}")
+        check_distinct(
+            {"--label": self.label, **self.alone, "--annotator": person, "--config": self.config},
+            {"--save-config": self.save_config, "--preview": self.preview, "--out": out},
+        )
 
 
 def simulate_runs(runs: Sequence[Run], request: Request, simulate: Simulate) -> None:
@@ -222,24 +220,30 @@ def _simulate_all(run: Run, request: Request, labels: Sequence[Path], simulate: 
 
 def _finish_one(run: Run, request: Request, label: Path, simulate: Simulate, said: set[str]) -> None:
     """One case, with warnings and notes as lines on stderr, each once for all runs of a sweep."""
+    from clicksim.simulate.case import read_uptake
+
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         prompts = simulate(run, label)
-    for sentence in [*(str(warning.message) for warning in caught), *prompts.notes]:
-        line = f"{prompts.case_id}: {sentence.replace('no uptake given:', 'no uptake given, see --pet:', 1)}"
+    uptake: Volume | None = None
+    doubts: tuple[str, ...] = ()
+    if request.preview and (pet := beside(label, request.alone["--pet"])):
+        uptake, doubts = read_uptake(pet)
+    for sentence in [*(str(warning.message) for warning in caught), *prompts.notes, *doubts]:
+        line = f"{prompts.case_id}: {sentence}"
         if line not in said:
             said.add(line)
             click.echo(line, err=True)
     _write(prompts, request.file(run, prompts.case_id), request.layout)
     if request.preview:
-        _draw(prompts, label, beside(label, request.alone["--pet"]), request.preview)
+        _draw(prompts, label, uptake, request.preview)
 
 
 def _write(prompts: "Prompts", file: Path | None, layout: str) -> None:
     if file is None:
         click.echo(prompts.to_json(layout))
         return
-    with _writing(file):
+    with writing(file):
         if layout == "rows":
             from clicksim.prompts.table import write_table
 
@@ -250,13 +254,13 @@ def _write(prompts: "Prompts", file: Path | None, layout: str) -> None:
             write_prompts(file, prompts, layout)
 
 
-def _draw(prompts: "Prompts", label: Path, pet: Path | None, preview: Path) -> None:
+def _draw(prompts: "Prompts", label: Path, pet: "Volume | None", preview: Path) -> None:
     from clicksim.report.mip import draw_preview, save_picture
-    from clicksim.volumes import read_image, read_label
+    from clicksim.volumes import read_label
 
-    uptake = None if pet is None else read_image(pet).array
+    uptake = None if pet is None else pet.array
     image = draw_preview(uptake, read_label(label).array, prompts, grid=prompts.grid, title=prompts.case_id)
-    with _writing(preview):
+    with writing(preview):
         save_picture(image, preview)
 
 
@@ -277,21 +281,3 @@ def beside(label: Path, path: Path | None, channel: str = "_0001") -> Path | Non
     from clicksim.simulate.case import find_companion
 
     return find_companion(label, path, channel)
-
-
-@contextmanager
-def _writing(file: Path) -> Iterator[None]:
-    """A folder for the file; what the system refuses becomes one sentence that names it."""
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        yield
-    except StorageError:
-        raise
-    except OSError as error:
-        raise ClicksimError(f"cannot write {file}: {error.strerror or error}") from error
-
-
-def write_text(file: Path, text: str) -> None:
-    """Write and rename, so that a reader never sees half a file."""
-    with _writing(file), replacing(file) as temporary:
-        temporary.write_text(text, encoding="utf-8", newline="\n")

@@ -4,16 +4,23 @@ from pathlib import Path
 
 import click
 
-IMAGE = click.Path(path_type=Path, exists=True, dir_okay=False)
-OUTPUT = click.Path(path_type=Path, dir_okay=False)
+from clicksim.cli.options import INPUT, OUTPUT, given_options
+from clicksim.cli.paths import check_distinct
 
 
 @click.command("refine")
-@click.option("--prediction", type=IMAGE, required=True, help="Predicted lesions, on the native grid of the PET.")
-@click.option("--pet", type=IMAGE, required=True, help="Uptake, in the unit of the threshold.")
+@click.option("--prediction", type=INPUT, required=True, help="Predicted lesions, on the native grid of the PET.")
+@click.option("--pet", type=INPUT, required=True, help="Uptake, in the unit of the threshold.")
 @click.option("--threshold", type=float, required=True, help="Of the case; voxels at or above it can be lesion.")
-@click.option("--dilation", type=float, default=5.0, show_default=True, metavar="MM", help="7 in the baseline.")
-@click.option("--organs", type=IMAGE, help="Organ labels on the same grid, such as those of TotalSegmentator.")
+@click.option(
+    "--dilation",
+    type=float,
+    default=5.0,
+    show_default=True,
+    metavar="MM",
+    help="How far the prediction may grow; 7 in the baseline.",
+)
+@click.option("--organs", type=INPUT, help="Organ labels on the same grid, such as those of TotalSegmentator.")
 @click.option(
     "--keep",
     default="liver",
@@ -21,7 +28,7 @@ OUTPUT = click.Path(path_type=Path, dir_okay=False)
     metavar="NAME,...",
     help="With --organs: where the prediction stays as it was; names or labels, such as liver,kidney_left,21.",
 )
-@click.option("--normal", type=IMAGE, help="Predicted normal uptake, which is taken out.")
+@click.option("--normal", type=INPUT, help="Predicted normal uptake, which is taken out.")
 @click.option(
     "--normal-value", type=click.IntRange(1), help="The value of normal uptake in a prediction of several classes."
 )
@@ -48,12 +55,17 @@ def command(
       clicksim refine --prediction mine.nii.gz --pet pet.nii.gz --threshold 3.0 --dilation 7 --organs totseg.nii.gz
         --keep liver,kidney_left,kidney_right,urinary_bladder --normal-value 2 --out refined.nii.gz
     """  # noqa: D301 - click wants the character itself
+    from clicksim.errors import GeometryError
     from clicksim.refine import refine_prediction
     from clicksim.simulate.case import read_uptake
     from clicksim.volumes import case_id_of, read_label, write_image
 
     if normal and normal_value:
         raise click.UsageError("give --normal or --normal-value, one of them")
+    if organs is None and "--keep" in given_options():
+        raise click.UsageError("--keep has no effect without --organs")
+    read = {"--prediction": prediction, "--pet": pet, "--organs": organs, "--normal": normal}
+    check_distinct(read, {"--out": out})
     mask, (uptake, doubts) = read_label(prediction), read_uptake(pet)
     regions = None if organs is None else read_label(organs)
     other = None if normal is None else read_label(normal)
@@ -64,7 +76,7 @@ def command(
         if volume is not None:
             mask.grid.check_same(volume.grid, ("prediction", kind), where=name)
     if mask.grid.spacing is None:
-        raise click.UsageError(f"{prediction} has no voxel size")
+        raise GeometryError(f"{prediction} has no voxel size")
     lesions, taken = mask.array, None if other is None else other.array
     if normal_value is not None:
         taken = lesions == normal_value

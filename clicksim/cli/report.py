@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from clicksim.cli.paths import CatalogPath
+from clicksim.files import make_folder
 
 
 @click.command("report")
@@ -63,13 +64,11 @@ def make_report(
     from clicksim.build.units import Parts
     from clicksim.catalog import open_catalog
     from clicksim.cli.progress import progress
-    from clicksim.errors import CatalogError
     from clicksim.report.catalog import Finding, select_cases, write_report
     from clicksim.report.thumbnails import ThumbnailJob, draw_unit, plan_thumbnails
 
     opened = open_catalog(catalog)
-    if not out.resolve().parent.is_dir():
-        raise CatalogError(f"{out.parent} is not there; make the folder that the report is to stand in")
+    make_folder(out.parent)
     selection = select_cases(opened, public=public, cases=cases)
     findings = [Finding(f.severity, f.check, f.cases, f.detail) for f in audit_catalog(opened)]
     units = plan_thumbnails(opened, selection.keys, selection.runs)

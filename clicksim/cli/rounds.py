@@ -6,9 +6,9 @@ from typing import Any
 
 import click
 
-from clicksim.cli.options import CASE_ID, INPUT, SETTINGS, where_to_run
+from clicksim.cli.options import CASE_ID, INPUT, SETTINGS, Number, given_options, where_to_run
+from clicksim.cli.pairs import read_settings
 from clicksim.cli.paths import CatalogPath
-from clicksim.cli.runs import read_pairs
 
 
 @click.command("rounds")
@@ -32,7 +32,9 @@ from clicksim.cli.runs import read_pairs
     metavar="NAME|FILE.toml",
     help="A person who changes the prompts of every round: ideal, careful, hurried, or a fitted one.",
 )
-@click.option("--time-limit", type=click.FloatRange(min=0.01), default=600.0, show_default=True, metavar="SECONDS")
+@click.option(
+    "--time-limit", type=Number(min=0.01), default=600.0, show_default=True, metavar="SECONDS", help="For a prediction."
+)
 @where_to_run()
 @click.option("--run", "name", help="Name of the run; by default a hash of predictor, protocol, settings and cases.")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder for tables, summary and curve.")
@@ -64,8 +66,9 @@ def command(compare: tuple[str, str] | None, as_json: bool, **given: Any) -> Non
     if compare:
         from clicksim.cli.games import compare_folders
 
-        if given["predictor"] or given["label"] or given["replay"]:
-            raise click.UsageError("--compare stands alone, or beside --catalog for runs of a catalog")
+        idle = given_options(but=("compare", "catalog", "seed", "as_json"))
+        if idle:
+            raise click.UsageError(f"no effect with --compare: {', '.join(idle)}")
         found = compare_folders(given["catalog"], compare, given["seed"])
         click.echo(json.dumps(found, indent=1, allow_nan=False) if as_json else _difference(found["all"]))
         return
@@ -76,8 +79,6 @@ def command(compare: tuple[str, str] | None, as_json: bool, **given: Any) -> Non
 def _play(given: dict[str, Any]) -> dict[str, Any]:
     from clicksim.cli.games import Games
 
-    if (given["catalog"] is None) == (given["label"] is None):
-        raise click.UsageError("give --catalog, or --label with --pet and --ct")
     if given["predictor"] is None:
         raise click.UsageError("--predictor is missing: py:module:function, cmd:..., dir:PATH or builtin:threshold")
     if given["label"] is None and (given["pet"] or given["ct"] or given["case_id"]):
@@ -90,25 +91,22 @@ def _play(given: dict[str, Any]) -> dict[str, Any]:
         raise click.UsageError("--annotator has no effect on a replay, but on the own rounds of --gap")
     if given["gap"] and not given["replay"]:
         raise click.UsageError("--gap goes with --replay")
-    settings = read_pairs(given.pop("pairs"))
+    settings = read_settings(given.pop("pairs"), ("protocol", "seed"))
     return Games(settings=settings, **given).play()
 
 
 def _page(summary: dict[str, Any]) -> str:
     """The run in a few lines."""
+    from clicksim.rounds.texts import mean_text, summary_lines
+
     whole = summary["all"]
     lines = [f"run {summary['run']}: {whole['cases']} cases of {whole['patients']} patients, {summary['protocol']}"]
-    lines += ["round  dice (95 % interval)     dmm (95 % interval)"]
-    scores = whole["rounds"]
-    for number, (dice, dmm) in enumerate(zip(scores["dice"], scores["dmm"], strict=True)):
-        lines.append(f"{number:5}  {_mean(dice):24}  {_mean(dmm)}")
-    for key in ("auc_dice", "auc_dmm", "final_fpv_ml", "final_fnv_ml"):
-        lines.append(f"{key:14} {_mean(whole[key])}")
+    lines += summary_lines(whole)
     if summary["lesion_free"]["cases"]:
-        free = summary["lesion_free"]
-        lines.append(f"{free['cases']} cases without lesions: false-positive volume {_mean(free['final_fpv_ml'])} ml")
+        free, volume = summary["lesion_free"], mean_text(summary["lesion_free"]["final_fpv_ml"])
+        lines.append(f"{free['cases']} cases without lesions: false-positive volume {volume} ml")
     if whole["failed_rounds"]:
-        lines.append(f"{whole['failed_rounds']} rounds failed; the reasons stand in the table of rounds")
+        lines.append(f"{whole['failed_rounds']} rounds failed")
     if "gap" in summary:
         lines += ["own rounds minus replay:", _difference(summary["gap"]["all"])]
     if "replay_minus_recorded" in summary:
@@ -123,16 +121,11 @@ def _page(summary: dict[str, Any]) -> str:
 
 def _difference(pairs: dict[str, Any]) -> str:
     """Mean differences of the main numbers."""
+    from clicksim.rounds.texts import mean_text
+
     names = ("auc_dice", "auc_dmm", "final_dice", "final_dmm", "final_fpv_ml", "final_fnv_ml")
     head = f"second minus first, {pairs['cases']} cases of {pairs['patients']} patients"
-    return "\n".join([head, *(f"{name:14} {_mean(pairs['difference'][name])}" for name in names)])
-
-
-def _mean(entry: dict[str, Any]) -> str:
-    if entry["mean"] is None:
-        return "undefined"
-    interval = "" if entry["low"] is None else f" ({entry['low']:.3f} to {entry['high']:.3f})"
-    return f"{entry['mean']:.3f}{interval}"
+    return "\n".join([head, *(f"{name:14} {mean_text(pairs['difference'][name])}" for name in names)])
 
 
 def _value(value: float | None) -> str:

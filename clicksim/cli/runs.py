@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from clicksim.cli.pairs import read_settings, split_pair
 from clicksim.errors import SettingError, unknown_name
 from clicksim.files import read_toml
 from clicksim.protocols import effective_settings, load_protocol
@@ -101,7 +102,7 @@ def plan_runs(
     """
     stored = read_config(config, table) if config else {}
     given = {name: value for name, value in options.items() if value is not None}
-    settings = read_pairs(pairs)
+    settings = read_settings(pairs, RUN_KEYS)
     axes = [_axis(text) for text in sweeps]
     names = [name for name, _ in axes]
     for name in names:
@@ -144,15 +145,6 @@ def _stored_person(value: Any, config: Path | None) -> "Annotator | None":
     return open_person(str(config.parent / value) if value.endswith(".toml") else value)
 
 
-def read_pairs(pairs: Sequence[str]) -> dict[str, Any]:
-    """The settings behind texts of the form NAME=VALUE.
-
-    Raises:
-        click.UsageError: Another text, or the name of an option.
-    """
-    return dict(_pair(text) for text in pairs)
-
-
 def read_config(path: Path, table: str = "clicks") -> dict[str, Any]:
     """The content of a settings file: protocol, seed, instances, annotator and one table of settings, each or none.
 
@@ -188,7 +180,7 @@ def _check_keys(keys: Mapping[str, Any]) -> None:
 
 def _axis(text: str) -> tuple[str, list[Any]]:
     """The name and the values of one sweep."""
-    name, values = _split(text)
+    name, values = split_pair(text)
     listed = parse_value(f"[{values}]")
     found = listed if isinstance(listed, list) else [parse_value(value.strip()) for value in values.split(",")]
     words = [_word(value) for value in found]
@@ -204,17 +196,3 @@ def _word(value: Any) -> str:
     if isinstance(value, list):
         return "-".join(_word(entry) for entry in value) or "none"
     return value if isinstance(value, str) else json.dumps(value, default=str)
-
-
-def _pair(text: str) -> tuple[str, Any]:
-    name, value = _split(text)
-    if name in RUN_KEYS:
-        raise click.UsageError(f"{name} is no setting of a protocol but an option: --{name} {value}")
-    return name, parse_value(value)
-
-
-def _split(text: str) -> tuple[str, str]:
-    name, equals, value = (part.strip() for part in text.partition("="))
-    if not equals or not name or not value:
-        raise click.UsageError(f"{text!r} is not NAME=VALUE")
-    return name, value

@@ -1,30 +1,17 @@
 """`clicksim score`."""
 
 import json
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from clicksim.cli.options import CASE_ID, INPUT, OUTPUT, SETTINGS, Number
+from clicksim.cli.pairs import read_settings
+from clicksim.cli.paths import check_distinct, writing
+
 if TYPE_CHECKING:
     import pyarrow as pa
-
-INPUT = click.Path(path_type=Path, exists=True, dir_okay=False)
-
-
-class Millimetres(click.FloatRange):
-    """A length in mm, at least 0."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """The number; what is none, negative or infinite is wrong usage."""
-        try:
-            length = float(value)
-        except ValueError:
-            length = math.nan
-        if not 0 <= length < math.inf:
-            self.fail(f"a number of mm, at least 0, is expected, got {value!r}", param, ctx)
-        return length
 
 
 @click.command("score")
@@ -36,13 +23,13 @@ class Millimetres(click.FloatRange):
     show_default=True,
     help="The rule: published, since a score is compared with others'.",
 )
-@click.option("--set", "pairs", multiple=True, metavar="NAME=VALUE", help="A setting of the rule; repeatable.")
-@click.option("--case-id", help="What the case is called; by default the label's name without its ending.")
-@click.option("--surface-mm", type=Millimetres(0), metavar="MM", help="Surface Dice with this tolerance as well.")
+@SETTINGS
+@CASE_ID
+@click.option("--surface-mm", type=Number(min=0), metavar="MM", help="Surface Dice with this tolerance as well.")
 @click.option(
     "--lesions",
     "table",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=OUTPUT,
     metavar="FILE",
     help="Write one row per lesion, .csv or .parquet: its voxels, best IoU, and whether it was touched and found.",
 )
@@ -67,16 +54,16 @@ def command(
       clicksim score --label case.nii.gz --prediction mine.nii.gz --protocol autopet-v@2 --json
       clicksim score --label case.nii.gz --prediction mine.nii.gz --surface-mm 3 --lesions lesions.csv
     """  # noqa: D301 - click wants the character itself
-    from clicksim.cli.runs import read_pairs
     from clicksim.metrics import compare, surface_dice
     from clicksim.volumes import case_id_of, read_label
 
     if table is not None and table.suffix not in (".csv", ".parquet"):
         raise click.UsageError(f"--lesions takes a file that ends in .csv or .parquet, got {table.name}")
+    check_distinct({"--label": label, "--prediction": prediction}, {"--lesions": table})
     truth, mask = read_label(label), read_label(prediction)
     name = case_id_of(label) if case_id is None else case_id
     truth.grid.check_same(mask.grid, ("label", "prediction"), where=f"case {name}")
-    settings = read_pairs(pairs)
+    settings = read_settings(pairs, ("protocol",))
     spacing = truth.grid.spacing
     compared = compare(mask.array, truth.array, spacing=spacing, protocol=protocol, where=name, **settings)
     found = {"case": name, **compared.scores.to_dict()}
@@ -92,7 +79,7 @@ def _write_table(file: Path, rows: "pa.Table") -> None:
 
     from clicksim.files import replacing
 
-    with replacing(file) as temporary:
+    with writing(file), replacing(file) as temporary:
         if file.suffix == ".csv":
             csv.write_csv(rows, temporary)
         else:

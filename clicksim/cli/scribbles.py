@@ -69,6 +69,8 @@ def command(prediction: Path | None, pet: Path | None, number: int, **given: Any
     alone = {"--prediction": prediction, "--pet": pet, "--case-id": given["case_id"], "--round": number}
     request = Request("scribbles", alone, **given)
     runs = request.prepare(STANDARD)
+    if number and prediction is None:
+        raise click.UsageError("--round has no effect without --prediction")
     if prediction is not None and any(run.keys["instances"] != "auto" for run in runs):
         raise click.UsageError("--instances has no effect with --prediction: errors are split into components")
 

@@ -182,6 +182,13 @@ def dense_buffer(out: NDArray[Any] | None, shape: tuple[int, ...]) -> NDArray[np
     return out
 
 
+def whole_origin(origin: Sequence[int]) -> Ints:
+    """The voxel at which a patch begins, or a `GeometryError`."""
+    if len(origin) != 3 or any(int(n) != n for n in origin):
+        raise GeometryError(f"a patch begins at three whole voxel indices, got origin {tuple(origin)}")
+    return np.array([int(n) for n in origin], dtype=np.int64)
+
+
 def place_image(image: Any, volume: Shape, shape: Shape, origin: Ints) -> Image:
     """The image where it belongs, by its shape: the whole volume, or the patch.
 
@@ -196,10 +203,15 @@ def place_image(image: Any, volume: Shape, shape: Shape, origin: Ints) -> Image:
         raise ImageError("the image holds NaN or infinite values; guidance on it has no meaning there")
     if array.shape == volume and (shape != volume or not origin.any()):
         return Image(array, np.zeros(3, dtype=np.int64))
-    if array.shape != shape or array.shape == volume:
+    if array.shape == shape == volume:
+        raise GeometryError(
+            f"the image could be the prompts' volume or the patch, as both have the shape {shape}; crop the prompts to "
+            "the patch, and draw them without origin="
+        )
+    if array.shape != shape:
         raise GeometryError(
             f"the image has shape {array.shape}; allowed: that of the prompts' volume, {volume}, or of the patch, "
-            f"{shape}{', where these two differ' if shape == volume else ''}"
+            f"{shape}"
         )
     return Image(array, origin)
 

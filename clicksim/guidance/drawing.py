@@ -1,6 +1,6 @@
 """`encode`: from prompts to channels."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 
 from clicksim.errors import GeometryError, SettingError
 from clicksim.geometry import Grid, Shape, Spacing, check_shape, check_spacing
-from clicksim.guidance.canvas import Canvas, Image, dense_buffer, find_seeds, place_image
-from clicksim.guidance.encodings import ENCODINGS
+from clicksim.guidance.canvas import Canvas, Seeds, dense_buffer, find_seeds, place_image, whole_origin
+from clicksim.guidance.encodings import ENCODINGS, IMAGE_ENCODINGS
 from clicksim.guidance.settings import Plan, plan_encoding
 from clicksim.prompts import Prompts
 from clicksim.prompts.records import check_inside
@@ -66,7 +66,7 @@ def encode(
     size, start = _check_patch(prompts.grid, shape, origin)
     known = _check_spacing(prompts.grid, spacing)
     check_inside(prompts, where=f"case {prompts.case_id}" if prompts.case_id else "")
-    beside = _check_image(plan, image, prompts.grid.shape, size, start)
+    draw = _find_encoder(plan, image, prompts.grid.shape, size, start)
     two = plan["channels"] == "two"
     buffer = dense_buffer(out, (2 if two else 1, *size))
     channels = Canvas.channels(buffer, start)
@@ -80,7 +80,7 @@ def encode(
         seeds = find_seeds(prompts, foreground=foreground, weights=weights, spacing=known, solid=solid)
         if not len(seeds.voxels) or not (foreground or plan["background"]):
             continue
-        ENCODINGS[plan.encoding](canvas, seeds, plan, beside)
+        draw(canvas, seeds)
         if not solid:
             canvas.fill(seeds)
         _finish(canvas.view, plan)
@@ -126,9 +126,7 @@ def _check_patch(grid: Grid, shape: Sequence[int], origin: Sequence[int] | None)
                 "a patch needs origin=, the voxel at which it begins"
             )
         return size, np.zeros(3, dtype=np.int64)
-    if len(origin) != 3 or any(int(n) != n for n in origin):
-        raise GeometryError(f"a patch begins at three whole voxel indices, got origin {tuple(origin)}")
-    return size, np.array([int(n) for n in origin], dtype=np.int64)
+    return size, whole_origin(origin)
 
 
 def _check_spacing(grid: Grid, spacing: Sequence[float] | None) -> Spacing | None:
@@ -139,9 +137,14 @@ def _check_spacing(grid: Grid, spacing: Sequence[float] | None) -> Spacing | Non
     return grid.spacing or given
 
 
-def _check_image(plan: Plan, image: Any, volume: Shape, shape: Shape, origin: NDArray[np.int64]) -> Image | None:
+def _find_encoder(
+    plan: Plan, image: Any, volume: Shape, shape: Shape, origin: NDArray[np.int64]
+) -> Callable[[Canvas, Seeds], None]:
+    """How the encoding draws, with the image where it reads one; what is not read is not checked."""
     if not plan.needs_image:
-        return None  # what is not read is not checked
+        plain = ENCODINGS[plan.encoding]
+        return lambda canvas, seeds: plain(canvas, seeds, plan)
     if image is None:
         raise SettingError(f"the encoding {plan.encoding} reads the image; give image=")
-    return place_image(image, volume, shape, origin)
+    placed, reading = place_image(image, volume, shape, origin), IMAGE_ENCODINGS[plan.encoding]
+    return lambda canvas, seeds: reading(canvas, seeds, plan, placed)

@@ -16,16 +16,15 @@ from clicksim.guidance.geodesic import draw_exp_geodesic, draw_geodesic
 from clicksim.guidance.settings import Plan
 from clicksim.guidance.templates import distance_template, edt_ball_template, resized_ball
 
-Draw = Callable[[Canvas, Seeds, Plan, Image | None], None]
 MUCH = 8.0  # values to stamp per voxel of the patch from which one distance transform costs less
 
 
-def draw_points(canvas: Canvas, seeds: Seeds, plan: Plan, _: Image | None) -> None:  # noqa: ARG001
+def draw_points(canvas: Canvas, seeds: Seeds, plan: Plan) -> None:  # noqa: ARG001
     """1 at the voxels of prompts, 0 elsewhere. Source: autoPET V baseline (its sigma of 0)."""
     canvas.stamp(np.ones((1, 1, 1)), (0, 0, 0), seeds)
 
 
-def draw_gaussian(canvas: Canvas, seeds: Seeds, plan: Plan, _: Image | None) -> None:
+def draw_gaussian(canvas: Canvas, seeds: Seeds, plan: Plan) -> None:
     """`exp(-d^2 / 2 sigma^2)`, 1 at the prompt; cut off, along each axis, `truncate` sigma away (rounded to voxels).
 
     With `scale="sum"` the values of one prompt sum to 1, as `scipy.ndimage.gaussian_filter` of a single 1 gives them,
@@ -38,14 +37,14 @@ def draw_gaussian(canvas: Canvas, seeds: Seeds, plan: Plan, _: Image | None) -> 
     _paint_gaussians(canvas, seeds, sigma, plan)
 
 
-def draw_ball(canvas: Canvas, seeds: Seeds, plan: Plan, _: Image | None) -> None:
+def draw_ball(canvas: Canvas, seeds: Seeds, plan: Plan) -> None:
     """1 where `d <= radius`, else 0. Source: the disks of RITM and SimpleClick, in three dimensions."""
     radius, spacing = plan.length("radius", seeds.spacing)
     template = distance_template(radius, spacing, lambda d: d <= radius)
     canvas.stamp(template, _middle(template), seeds)
 
 
-def draw_disk(canvas: Canvas, seeds: Seeds, plan: Plan, _: Image | None) -> None:
+def draw_disk(canvas: Canvas, seeds: Seeds, plan: Plan) -> None:
     """1 where `d <= radius` within the slice of the prompt, across the stored axis `axis`.
 
     With `scale="sum"` a disk is divided by its number of voxels, and with `merge="add"` disks add up.
@@ -58,7 +57,7 @@ def draw_disk(canvas: Canvas, seeds: Seeds, plan: Plan, _: Image | None) -> None
     canvas.stamp(template, _middle(template), seeds, add=plan["merge"] == "add")
 
 
-def draw_edt_ball(canvas: Canvas, seeds: Seeds, plan: Plan, _: Image | None) -> None:
+def draw_edt_ball(canvas: Canvas, seeds: Seeds, plan: Plan) -> None:
     """Depth inside a ball, divided by its largest: 1 at the prompt, falling to 1/(r+1) or so at the rim.
 
     In mm the ball is `d <= radius_mm` and depth is in mm; in voxels it is the published one, whose depth is taken to
@@ -78,7 +77,7 @@ def draw_edt_ball(canvas: Canvas, seeds: Seeds, plan: Plan, _: Image | None) -> 
     canvas.stamp(template, _middle(template), seeds)
 
 
-def draw_distance(canvas: Canvas, seeds: Seeds, plan: Plan, _: Image | None) -> None:
+def draw_distance(canvas: Canvas, seeds: Seeds, plan: Plan) -> None:
     """`max(0, 1 - d / reach)`: the truncated Euclidean distance, turned so that the prompt is 1.
 
     Source: truncated distance maps of Xu et al., Deep Interactive Object Selection, CVPR 2016.
@@ -87,7 +86,7 @@ def draw_distance(canvas: Canvas, seeds: Seeds, plan: Plan, _: Image | None) -> 
     _draw_fall(canvas, seeds, reach, spacing, lambda d: np.maximum(0.0, 1.0 - d / reach))
 
 
-def draw_exp_distance(canvas: Canvas, seeds: Seeds, plan: Plan, _: Image | None) -> None:
+def draw_exp_distance(canvas: Canvas, seeds: Seeds, plan: Plan) -> None:
     """`exp(-d / fall)`, and 0 beyond `truncate * fall`; infinite for none.
 
     Source: the exponentiated distance maps compared in Guiding the Guidance (2023).
@@ -97,7 +96,7 @@ def draw_exp_distance(canvas: Canvas, seeds: Seeds, plan: Plan, _: Image | None)
     _draw_fall(canvas, seeds, end, spacing, lambda d: np.where(d <= end, np.exp(-d / fall), 0.0))
 
 
-def draw_inverse_distance(canvas: Canvas, seeds: Seeds, plan: Plan, _: Image | None) -> None:
+def draw_inverse_distance(canvas: Canvas, seeds: Seeds, plan: Plan) -> None:
     """`1 / (d + offset)` in voxels, as published: with min-max and the offset of 1e-6 in effect binary.
 
     With `inverted` the distance is that of a prompt voxel to the nearest voxel without a prompt, and 0 elsewhere.
@@ -110,7 +109,7 @@ def draw_inverse_distance(canvas: Canvas, seeds: Seeds, plan: Plan, _: Image | N
     _raise(canvas, 1.0 / (_distance_to(canvas, seeds.voxels, (1.0, 1.0, 1.0)) + offset))
 
 
-def draw_adaptive(canvas: Canvas, seeds: Seeds, plan: Plan, image: Image | None) -> None:
+def draw_adaptive(canvas: Canvas, seeds: Seeds, plan: Plan, image: Image) -> None:
     """A Gaussian of peak 1 for each prompt, narrow where the image around it varies.
 
     `sigma = sigma_max - (sigma_max - sigma_min) * min(1, s / contrast)`, with `s` the standard deviation of the image
@@ -118,7 +117,6 @@ def draw_adaptive(canvas: Canvas, seeds: Seeds, plan: Plan, image: Image | None)
     Source of the idea: adaptive heat maps of Guiding the Guidance (2023). The tutorial of autoPET V has its sense
     inverted between disks and Gaussians, and its narrowest prompts outweigh all others; here every peak is 1.
     """
-    assert image is not None
     inside = seeds.near(image.start, image.stop)
     half = np.floor(np.add(plan.voxels("window", seeds.spacing), 1e-9)).astype(np.int64)
     spread = np.array([image.box(voxel - half, voxel + half + 1)[0].std() for voxel in inside.voxels])
@@ -130,12 +128,11 @@ def draw_adaptive(canvas: Canvas, seeds: Seeds, plan: Plan, image: Image | None)
     _paint_gaussians(canvas, inside, wide - (wide - narrow) * share, plan)
 
 
-def draw_masked(canvas: Canvas, seeds: Seeds, plan: Plan, image: Image | None) -> None:
+def draw_masked(canvas: Canvas, seeds: Seeds, plan: Plan, image: Image) -> None:
     """A Gaussian of peak 1, foreground masked by uptake: 0 where the uptake is below `min(suv, uptake at the prompt)`.
 
     The background is not masked. Source: the third entry of autoPET IV, in one signed channel.
     """
-    assert image is not None
     sigma = np.broadcast_to(plan.voxels("sigma", seeds.spacing), (len(seeds.voxels), 3))
     if not seeds.foreground:
         _paint_gaussians(canvas, seeds, sigma, plan)
@@ -245,7 +242,7 @@ def _raise(canvas: Canvas, values: Floats) -> None:
     canvas.raise_to(values.astype(np.float32), canvas.origin)
 
 
-ENCODINGS: dict[str, Draw] = {
+ENCODINGS: dict[str, Callable[[Canvas, Seeds, Plan], None]] = {
     "points": draw_points,
     "gaussian": draw_gaussian,
     "ball": draw_ball,
@@ -254,8 +251,11 @@ ENCODINGS: dict[str, Draw] = {
     "distance": draw_distance,
     "exp-distance": draw_exp_distance,
     "inverse-distance": draw_inverse_distance,
+}
+IMAGE_ENCODINGS: dict[str, Callable[[Canvas, Seeds, Plan, Image], None]] = {
     "geodesic": draw_geodesic,
     "exp-geodesic": draw_exp_geodesic,
     "adaptive": draw_adaptive,
     "masked": draw_masked,
 }
+"""Those that read the image beside the prompts."""

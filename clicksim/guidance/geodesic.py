@@ -12,7 +12,7 @@ from clicksim.kernels import geodesic as kernels
 MOST_SWEEPS = 100_000  # it ends when nothing changes; no path needs as many turns
 
 
-def draw_geodesic(canvas: Canvas, seeds: Seeds, plan: Plan, image: Image | None) -> None:
+def draw_geodesic(canvas: Canvas, seeds: Seeds, plan: Plan, image: Image) -> None:
     """`max(0, 1 - g / reach)`, with `g` the geodesic distance to the nearest prompt.
 
     A step from a voxel to one of its 26 neighbours costs
@@ -21,17 +21,15 @@ def draw_geodesic(canvas: Canvas, seeds: Seeds, plan: Plan, image: Image | None)
     Sources: Toivanen, New geodesic distance transforms for gray-scale images (1996), the raster scan; Wang et al.,
     DeepIGeoS (2018), the use as guidance. FastGeodis takes the root of the squares of both terms in place of the sum.
     """
-    assert image is not None
     reach, spacing = plan.length("reach", seeds.spacing)
     _draw(canvas, seeds, plan, image, reach, spacing, lambda g: np.maximum(0.0, 1.0 - g / reach))
 
 
-def draw_exp_geodesic(canvas: Canvas, seeds: Seeds, plan: Plan, image: Image | None) -> None:
+def draw_exp_geodesic(canvas: Canvas, seeds: Seeds, plan: Plan, image: Image) -> None:
     """`exp(-g / fall)`, and 0 beyond `truncate * fall`; `g` as in `draw_geodesic`.
 
     Source: the exponentiated geodesic maps of MIDeepSeg (Luo et al., 2021).
     """
-    assert image is not None
     fall, spacing = plan.length("fall", seeds.spacing)
     _draw(canvas, seeds, plan, image, fall * plan["truncate"], spacing, lambda g: np.exp(-g / fall))
 

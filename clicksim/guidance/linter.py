@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from clicksim.errors import GeometryError, ImageError
 from clicksim.geometry import Grid, Spacing, check_spacing
+from clicksim.guidance.canvas import whole_origin
 from clicksim.guidance.findings import Finding
 from clicksim.prompts import Prompts
 
@@ -51,7 +52,7 @@ def lint(
         ImageError: Channels that are not real numbers.
     """
     channels = _channels(guidance)
-    start = np.zeros(3, dtype=np.int64) if origin is None else np.array([int(n) for n in origin])
+    start = np.zeros(3, dtype=np.int64) if origin is None else whole_origin(origin)
     if origin is None and channels.shape[1:] != prompts.grid.shape:
         if sorted(channels.shape[1:]) == sorted(prompts.grid.shape):
             hint = "the axes are exchanged, as between arrays in z, y, x and in x, y, z; transpose the channels"
@@ -307,11 +308,8 @@ def _channels(guidance: ArrayLike) -> NDArray[Any]:
     array = array[None] if array.ndim == 3 else array
     if array.ndim != 4 or array.shape[0] not in (1, 2) or not array.size:
         raise GeometryError(f"guidance must have the shape (2, I, J, K), or (1, I, J, K) signed, got {array.shape}")
-    if array.shape[0] == 1:
-        array = np.concatenate([np.maximum(array, 0), np.maximum(-array, 0)]) if array.dtype.kind in "if" else array
-    if array.shape[0] == 1:
-        array = np.concatenate([array, np.zeros_like(array)])
-    return array if array.dtype.kind == "f" else array.astype(np.float32)
+    array = array if array.dtype.kind == "f" else array.astype(np.float32)
+    return np.concatenate([np.maximum(array, 0), np.maximum(-array, 0)]) if array.shape[0] == 1 else array
 
 
 def _voxels(prompts: Prompts, foreground: bool, origin: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -5,6 +5,7 @@ A length is given in mm or, by name, in voxels: `radius_mm=5` or `radius_vx=2`; 
 """
 
 import math
+import reprlib
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -231,7 +232,7 @@ def _checked(key: str, value: Any) -> Any:
             raise SettingError(f"{key} must be true or false, got {value!r}")
         return value
     if key == "axis":
-        if value not in (0, 1, 2):
+        if isinstance(value, bool) or value not in (0, 1, 2):
             raise SettingError(f"axis must be 0, 1 or 2, got {value!r}")
         return int(value)
     if key.endswith("_vx") and isinstance(value, list | tuple):
@@ -245,14 +246,14 @@ def _checked(key: str, value: Any) -> Any:
 
 
 def _number(key: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
         raise SettingError(f"{key} must be a number, got {value!r}")
     low, high = {"decay": (0.0, 1.0), "mix": (0.0, 0.999), "threshold": (-1.0, 1e9)}.get(key, (0.0, 1e9))
     endless = key == "truncate" and value == math.inf
     positive = key.split("_")[0] in ("sigma", "reach", "fall", "truncate", "offset", "contrast")
     if not (endless or low <= value <= high) or (positive and value == 0 and key != "contrast_mm"):
         above = "above 0" if positive else f"at least {low:g}"
-        raise SettingError(f"{key} must be {above} and at most {high:g}, got {value}")
+        raise SettingError(f"{key} must be {above} and at most {high:g}, got {reprlib.repr(value)}")
     return float(value)
 
 

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from clicksim.errors import GeometryError, ImageError
 from clicksim.geometry import check_spacing
 from clicksim.guidance.findings import Finding
-from clicksim.prompts import Prompts
+from clicksim.prompts import Box, Prompts
+from clicksim.prompts.records import check_inside
 from clicksim.streams import stream
 
 Predict = Callable[[NDArray[np.float32]], Any]
@@ -31,8 +32,8 @@ def lint_predictor(
     Trials: the same again (`repeat`), all channels zero (`zero`), their voxels in a random order (`shuffle`), moved by
     `shift_mm` along each axis (`shift`), polarities exchanged (`flip`); without background (`background`: a background
     prompt must not add lesion) and without foreground (`foreground`: a foreground prompt must not remove any). `obeys`
-    says what share of prompt voxels is predicted as clicked. A change is 1 - Dice of the masks; what `repeat` changes
-    by itself counts as noise.
+    says what share of the voxels of clicks and scribbles is predicted as clicked. A change is 1 - Dice of the masks;
+    what `repeat` changes by itself counts as noise.
 
     Args:
         predict: Takes guidance `(2, I, J, K)` and gives a mask or probabilities `(I, J, K)`; images are its own matter.
@@ -47,13 +48,14 @@ def lint_predictor(
         One finding per trial, of the channel `model`.
 
     Raises:
-        GeometryError: Guidance or a prediction of another shape.
+        GeometryError: Guidance or a prediction of another shape; prompts outside their volume.
         ImageError: A prediction that is not finite.
     """
     if guidance.ndim != 4 or guidance.shape != (2, *prompts.grid.shape):
         raise GeometryError(
             f"the trials need guidance of shape {(2, *prompts.grid.shape)}, the prompts' volume; got {guidance.shape}"
         )
+    check_inside(prompts, where=f"case {prompts.case_id}" if prompts.case_id else "")
     size = prompts.grid.spacing if spacing is None else check_spacing(spacing)
 
     def ask(channels: NDArray[np.float32]) -> NDArray[np.bool_]:
@@ -89,10 +91,10 @@ def _repeat(noise: float) -> Finding:
 
 
 def _obeys(base: NDArray[np.bool_], prompts: Prompts) -> Finding:
-    """Whether a prompt's own voxel is predicted as clicked."""
-    right = [*base[tuple(prompts.foreground.T)].tolist(), *(~base[tuple(prompts.background.T)]).tolist()]
+    """Whether a prompt's own voxel is predicted as clicked; the corners of a box need not be."""
+    right = [base[v] == prompt.foreground for prompt in prompts if not isinstance(prompt, Box) for v in prompt.voxels]
     if not right:
-        return Finding("obeys", "model", "note", "no prompts to obey")
+        return Finding("obeys", "model", "note", "no clicks or scribbles to obey")
     share = sum(right) / len(right)
     verdict = "good" if share >= LOW_OBEDIENCE else "suspect" if share >= 0.5 else "bad"
     return Finding(

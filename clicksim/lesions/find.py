@@ -37,7 +37,7 @@ def find_lesions(
         None for an empty mask.
 
     Raises:
-        ImageError: Values that are no labels.
+        LabelError: Values that are no labels.
         GeometryError: Not three axes.
     """
     if instances not in INSTANCE_RULES:

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from clicksim.arrays import as_uptake
-from clicksim.errors import GeometryError, ImageError
+from clicksim.errors import GeometryError, SettingError, UptakeError
 from clicksim.geometry import Grid, check_spacing
 from clicksim.kernels import tables as table_kernels
 from clicksim.lesions.components import Components, Ints
@@ -35,7 +35,8 @@ def measure_lesions(
 
     Raises:
         GeometryError: The uptake is on another grid.
-        ImageError: The uptake is not finite in or near a lesion, or not real.
+        UptakeError: The uptake is not finite in or near a lesion, or not real.
+        SettingError: `peak_ml` is not positive and finite.
     """
     import pyarrow as pa
 
@@ -70,6 +71,8 @@ def _measure_uptake(
     """Maximum, mean and peak of each lesion."""
     if uptake.shape != lesions.memory.shape:
         raise GeometryError(f"uptake and mask have different shapes: {uptake.shape} and {lesions.memory.shape}")
+    if not 0 < peak_ml < np.inf:
+        raise SettingError(f"peak_ml is the volume of a sphere, a positive number of ml, got {peak_ml}")
     sphere = _sphere(grid, peak_ml)
     top, mean, peak = [], [], []
     for lesion in lesions:
@@ -78,7 +81,7 @@ def _measure_uptake(
         mean.append(float(values.mean()))
         peak.append(float(table_kernels.highest_mean(uptake, lesion.voxels, sphere)))
         if not (np.all(np.isfinite(values)) and np.isfinite(peak[-1])):
-            raise ImageError(f"uptake is not finite in or near lesion {lesion.id}; mend or mask it first")
+            raise UptakeError(f"uptake is not finite in or near lesion {lesion.id}; mend or mask it first")
     return top, mean, peak
 
 

@@ -1,5 +1,6 @@
 """Whether an export is whole, and still what the catalog says."""
 
+import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,8 @@ from clicksim.manifests.nnunet import check_nnunet
 from clicksim.manifests.selection import key_of
 from clicksim.manifests.table import check_csv
 
+DAMAGE = (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError, csv.Error)
+"""What reading a file of another form than the export's own ends in."""
 FORMATS: dict[str, Callable[[Path], list[str]]] = {
     "nnunet": check_nnunet,
     "monai": check_monai,
@@ -35,10 +38,10 @@ def read_record(out: str | Path) -> dict[str, Any]:
     file = Path(out) / RECORD
     try:
         record: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        version, kind = record["record_version"], record["format"]
-    except FileNotFoundError as error:
+        kind, version = str(record["format"]), int(record["record_version"])
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise CatalogError(f"{out} is no export of clicksim: {RECORD} is missing") from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, *DAMAGE) as error:
         raise CatalogError(f"{file} cannot be read: {error!r}") from error
     if kind == UNFINISHED:
         raise CatalogError(f"the export in {out} was interrupted; write it again")
@@ -58,16 +61,27 @@ def check_manifest(out: str | Path, catalog: Catalog | None = None) -> list[str]
         catalog: The catalog to hold it against, or None to look at the export alone.
 
     Raises:
-        CatalogError: The folder is no export.
+        CatalogError: The folder is no export, or its record is damaged.
     """
     folder, record = Path(out), read_record(out)
+    try:
+        faults = _compare_record(record, folder, catalog)
+    except DAMAGE as error:
+        raise CatalogError(f"{folder / RECORD} is damaged: {error!r}; write the export again") from error
+    try:
+        return faults + FORMATS[record["format"]](folder)
+    except DAMAGE as error:
+        return [*faults, f"a file of the export is damaged: {error!r}; write it again"]
+
+
+def _compare_record(record: dict[str, Any], folder: Path, catalog: Catalog | None) -> list[str]:
+    """What the record says, held against the files, against itself and against the catalog."""
     faults = [
         f"{case['case_id']}: {name} is not there: {file}"
         for case in record["cases"]
         for name, file in case["files"].items()
         if not (folder / file).is_file()
     ]
-    faults += FORMATS[record["format"]](folder)
     patients: dict[str, set[Any]] = {}
     stratified = (record["folds"] or {}).get("scheme") == "stratified"
     for case in record["cases"] if stratified else []:

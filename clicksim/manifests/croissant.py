@@ -8,12 +8,13 @@ Source: Croissant format specification 1.0, MLCommons.
 
 import hashlib
 import json
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clicksim.catalog.places import inside
 from clicksim.catalog.schema import table_schema
-from clicksim.errors import CatalogError
+from clicksim.errors import CatalogError, SettingError
 from clicksim.files import replacing
 from clicksim.manifests.folder import Written, finish, prepare_folder, write_json
 from clicksim.manifests.selection import Export, key_of
@@ -81,9 +82,17 @@ def write_croissant(
         name: Of the dataset.
         url: Where it will be published; empty where it is not known yet.
         published: The day, such as 2026-12-01; empty where it is not known yet.
+
+    Raises:
+        SettingError: The day is none.
+        CatalogError: The folder holds other things.
     """
     import pyarrow.parquet as pq
 
+    try:
+        published = date.fromisoformat(published).isoformat() if published else ""
+    except ValueError as error:
+        raise SettingError(f"the day of publication is written as 2026-12-01, got {published!r}") from error
     prepare_folder(out)
     written = Written({key_of(row): {"table": "cases.parquet"} for row in export.cases})
     tables = _tables(export)
@@ -142,7 +151,7 @@ def check_croissant(out: Path) -> list[str]:
             continue
         if not file.is_file():
             faults.append(f"{entry['contentUrl']} is not there")
-        elif hashlib.sha256(file.read_bytes()).hexdigest() != entry["sha256"]:
+        elif _sha256(file) != entry["sha256"]:
             faults.append(f"{entry['contentUrl']} has another SHA-256")
         else:
             columns[entry["@id"]] = pq.read_schema(file).names
@@ -186,8 +195,13 @@ def _file_object(file: Path) -> dict[str, Any]:
         "contentUrl": file.name,
         "encodingFormat": "application/x-parquet",
         "contentSize": f"{file.stat().st_size} B",
-        "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
+        "sha256": _sha256(file),
     }
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _record_set(name: str, table: "pa.Table") -> dict[str, Any]:

@@ -17,7 +17,7 @@ from typing import Any
 from clicksim import __version__
 from clicksim.catalog.folds import Key
 from clicksim.errors import CatalogError
-from clicksim.files import check_space, replacing
+from clicksim.files import check_space, write_text
 from clicksim.manifests.selection import Export, key_of
 
 RECORD = "clicksim-manifest.json"
@@ -99,16 +99,7 @@ def place(source: Path, target: Path, *, copy: bool) -> None:
 
 def write_json(file: Path, content: Any) -> None:
     """Write JSON, complete or not at all; the same content gives the same bytes."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(file) as temporary:
-        temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def write_text(file: Path, text: str) -> None:
-    """Write text, complete or not at all."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(file) as temporary:
-        temporary.write_text(text, encoding="utf-8", newline="\n")
+    write_text(file, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 def finish(out: Path, kind: str, export: Export, written: Written, settings: Mapping[str, Any]) -> Written:
@@ -120,6 +111,9 @@ def finish(out: Path, kind: str, export: Export, written: Written, settings: Map
     if not written.files:
         first = next(iter(written.refused.items()), ("-", "-"))
         raise CatalogError(f"no case could be exported; the first: {first[0]}: {first[1]}")
+    bare = [key[1] for key in sorted(written.files) if export.run and key[1] not in export.prompts]
+    if bare:
+        written.notes.append(f"{len(bare)} cases have no prompt in run {export.run}: {', '.join(bare[:10])}")
     rows = {key_of(row): row for row in export.cases}
     cases = [
         {

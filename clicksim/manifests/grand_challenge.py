@@ -7,6 +7,7 @@
 Source: the interface of the autoPET IV and V algorithms. The uuid is a hash of the case and tells nothing else.
 """
 
+import shutil
 import uuid
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ def write_grand_challenge(export: Export, out: Path) -> Written:
             written.files[key_of(row)] = _write_case(export, row, out)
         except ClicksimError as error:
             written.refused[row["case_id"]] = str(error)
+            shutil.rmtree(out / export.names[key_of(row)], ignore_errors=True)
     return finish(out, "grand-challenge", export, written, {})
 
 

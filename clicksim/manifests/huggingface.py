@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clicksim.errors import CatalogError, ClicksimError
-from clicksim.files import replacing
-from clicksim.manifests.folder import Written, check_copies, finish, licence_text, prepare_folder, write_text
+from clicksim.files import replacing, write_text
+from clicksim.manifests.folder import Written, check_copies, finish, licence_text, prepare_folder
 from clicksim.manifests.images import SUFFIX, place_image, place_label
 from clicksim.manifests.selection import Export, key_of
 

@@ -4,8 +4,8 @@
 `test` those that the publisher holds out. Where a plan leaves one scanner or tracer out and a patient has studies on
 both sides, training on every other fold would train on patients that are judged: each fold then has a list of its
 own, `datalist_fold0.json` and so on, with `training` and `validation`. Paths are absolute, as the images stay where
-they are. `prompts` are voxels `[i, j, k]` of the stored array; a transform that re-orients or crops the image must
-move them too.
+they are; a label whose `instances` is `labels` holds the numbers of its lesions. `prompts` are voxels `[i, j, k]` of
+the stored array; a transform that re-orients or crops the image must move them too.
 
 Source: MONAI, `monai.data.load_decathlon_datalist`.
 """
@@ -57,6 +57,9 @@ def write_monai(export: Export, out: Path) -> Written:
         training = [{**items[key], "fold": export.fold(rows[key]) or 0} for key in items if key not in held_out]
         write_json(out / FILE, _content(export, {"training": training, "test": test}))
         written.files = {key: {"datalist": FILE} for key in items}
+    maps = sum(item["instances"] == "labels" for item in items.values())
+    if maps:
+        written.notes.append(f"{maps} labels are instance maps, not 0 and 1: make masks of them in a transform")
     return finish(out, "monai", export, written, {})
 
 
@@ -102,7 +105,7 @@ def _check_list(file: Path) -> list[str]:
         return faults
     for key, count in (("training", "numTraining"), ("test", "numTest")):
         if len(content.get(key, [])) != content.get(count, 0):
-            faults.append(f"{count} is {content.get(count)}, there are {len(content[key])} items")
+            faults.append(f"{count} is {content.get(count)}, there are {len(content.get(key, []))} items")
     lists = {key: content.get(key, []) for key in ("training", "validation", "test")}
     for item in (item for items in lists.values() for item in items):
         name, paths = item.get("case_id", "?"), [*item["image"], item["label"]]
@@ -121,6 +124,7 @@ def _item(export: Export, row: dict[str, Any]) -> dict[str, Any]:
     item = {
         "image": [export.listed(row, channel.column) for channel in export.channels],
         "label": export.listed(row, "label_path"),
+        "instances": row["instances"],
         "case_id": row["case_id"],
         "source": row["source"],
         "patient_key": row["patient_key"],

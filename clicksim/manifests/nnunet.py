@@ -17,11 +17,12 @@ from typing import Any
 
 from clicksim.errors import CatalogError, ClicksimError, SettingError
 from clicksim.geometry import Grid
-from clicksim.manifests.folder import Written, check_copies, finish, prepare_folder, write_json
+from clicksim.manifests.folder import RECORD, Written, check_copies, finish, prepare_folder, write_json
 from clicksim.manifests.images import SUFFIX, label_grid, place_image, place_label
 from clicksim.manifests.selection import PROMPT_CHANNELS, Channel, Export, key_of, prompts_of
 from clicksim.prompts import Click, Prompts
 
+SPLITS = "splits_final.json"
 NAME = re.compile(r"Dataset[0-9]{3}_[A-Za-z0-9._-]+")
 
 
@@ -38,7 +39,8 @@ def write_nnunet(
         settings: Settings of the encoding.
 
     Raises:
-        SettingError: A folder of another name; guidance without a prompt run; an unknown encoding.
+        SettingError: A folder of another name; guidance without a prompt run, or settings without guidance; an
+            unknown encoding.
         CatalogError: No channel that all cases have; no case left.
     """
     if not NAME.fullmatch(out.name):
@@ -47,6 +49,8 @@ def write_nnunet(
         raise CatalogError("the cases have no image in common; choose sources with --source")
     if guidance and not export.run:
         raise SettingError("guidance is drawn from prompts; name their run with --run")
+    if settings and not guidance:
+        raise SettingError(f"{', '.join(settings)} has no effect without guidance; name an encoding with --guidance")
     if guidance:
         _check_encoding(guidance, settings or {})
     if copy:
@@ -72,8 +76,8 @@ def write_nnunet(
         for split in export.splits()
     ]
     if splits:
-        write_json(out / "splits_final.json", splits)
-        written.notes.append("copy splits_final.json to the dataset's folder in nnUNet_preprocessed before training")
+        write_json(out / SPLITS, splits)
+        written.notes.append(f"copy {SPLITS} to the dataset's folder in nnUNet_preprocessed before training")
     about = {"copy": copy, "guidance": guidance or None, "guidance_settings": dict(settings or {})}
     return finish(out, "nnunet", export, written, about)
 
@@ -82,7 +86,7 @@ def dataset_json(export: Export, channels: tuple[Channel, ...], count: int) -> d
     """The content of `dataset.json`."""
     return {
         "name": "clicksim",
-        "description": f"{', '.join(source['title'] or source['source'] for source in export.about['sources'])}",
+        "description": ", ".join(source["title"] or source["source"] for source in export.about["sources"]),
         "licence": export.about["licence"],
         "reference": "LICENCES.md",
         "channel_names": {str(n): _norm_name(channel) for n, channel in enumerate(channels)},
@@ -109,14 +113,17 @@ def channel_roles(channels: tuple[Channel, ...]) -> dict[str, dict[str, Any]]:
 def check_nnunet(out: Path) -> list[str]:
     """What is wrong with a dataset, as nnU-Net's own check would say it; reads no image."""
     try:
+        folds = json.loads((out / RECORD).read_text(encoding="utf-8"))["folds"]
         content = json.loads((out / "dataset.json").read_text(encoding="utf-8"))
-        splits = json.loads((out / "splits_final.json").read_text(encoding="utf-8"))
+        splits = json.loads((out / SPLITS).read_text(encoding="utf-8")) if folds else []
     except FileNotFoundError as error:
         return [f"{Path(str(error.filename)).name} is missing"]
     except ValueError as error:
         return [f"JSON that cannot be read: {error}"]
     needed = ("channel_names", "labels", "numTraining", "file_ending")
     faults = [f"dataset.json has no {key}" for key in needed if key not in content]
+    if folds and not splits:
+        faults.append(f"{SPLITS} has no fold")
     if faults:
         return faults
     ending, channels = content["file_ending"], content["channel_names"]

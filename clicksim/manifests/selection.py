@@ -11,13 +11,16 @@ from clicksim.catalog.store import Catalog
 from clicksim.errors import CatalogError, unknown_name
 from clicksim.files import slug
 from clicksim.geometry import Grid
-from clicksim.prompts import Box, Click, Prompts, Scribble
+from clicksim.prompts import Prompts
+from clicksim.prompts.table import prompt_of
 
 STRICTNESS = (
     "CC0-1.0", "CC-BY-3.0", "CC-BY-4.0", "CC-BY-SA-4.0", "CC-BY-NC-3.0", "CC-BY-NC-4.0", "CC-BY-NC-SA-4.0",
     "CC-BY-NC-ND-4.0",
 )  # fmt: skip
 """Licences from the least to the most strict; one that is not among them counts as stricter than all."""
+STROKE = ("annotator", "round", "stroke", "polarity")
+"""The columns whose values the voxels of one stroke share; each person's strokes are counted from 0."""
 UNSAFE = frozenset('/\\:*?"<>|') | {chr(n) for n in range(32)}
 
 
@@ -202,11 +205,11 @@ def key_of(row: Mapping[str, Any]) -> Key:
 
 
 def prompts_of(export: Export, row: Mapping[str, Any], grid: Grid) -> Prompts:
-    """The prompts of a case as records: a stroke for each number of a stroke, clicks and boxes as they were made."""
-    strokes: dict[tuple[str, int], list[Mapping[str, Any]]] = defaultdict(list)
+    """The prompts of a case as records: one for each stroke of each person, clicks and boxes as they were made."""
+    strokes: dict[tuple[Any, ...], list[Mapping[str, Any]]] = defaultdict(list)
     for prompt in export.prompts.get(row["case_id"], []):
-        strokes[prompt["polarity"], prompt["stroke"]].append(prompt)
-    return Prompts(tuple(_record(rows) for rows in strokes.values()), grid, row["case_id"])
+        strokes[tuple(prompt[name] for name in STROKE)].append(prompt)
+    return Prompts(tuple(prompt_of(rows) for rows in strokes.values()), grid, row["case_id"])
 
 
 def voxels_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[list[int]]]:
@@ -215,16 +218,6 @@ def voxels_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[list[int]]]:
     for row in rows:
         found[row["polarity"]].append([row["i"], row["j"], row["k"]])
     return found
-
-
-def _record(rows: Sequence[Mapping[str, Any]]) -> Click | Scribble | Box:
-    """The rows of one stroke."""
-    voxels = tuple((row["i"], row["j"], row["k"]) for row in rows)
-    first = rows[0]
-    about = {"foreground": first["polarity"] == "foreground", "lesion": first["lesion"], "round": first["round"]}
-    if first["kind"] == "box":
-        return Box(voxels[0], voxels[-1], **about)
-    return Click(voxels[0], **about) if len(voxels) == 1 and first["kind"] == "click" else Scribble(voxels, **about)
 
 
 def _licence(row: Mapping[str, Any], facts: Mapping[str, Mapping[str, Any]]) -> str:

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from clicksim.errors import CatalogError, ClicksimError
-from clicksim.manifests.folder import Written, finish, prepare_folder, write_text
+from clicksim.files import write_text
+from clicksim.manifests.folder import Written, finish, prepare_folder
 from clicksim.manifests.selection import Export, key_of
 
 CASES, PROMPTS = "cases.csv", "prompts.csv"

@@ -103,8 +103,7 @@ def make_phantom(
     def draw(*purpose: int | str) -> np.random.Generator:
         return stream(seed, case_id, *purpose)
 
-    height = float(draw("height").normal(1715, 85)) if height_mm is None else height_mm
-    height = float(np.clip(height, 1500, 1950)) if height_mm is None else height
+    height = float(np.clip(draw("height").normal(1715, 85), 1500, 1950)) if height_mm is None else height_mm
     stature = height / REFERENCE_HEIGHT_MM
     size = _needed_shape(stature, step) if shape is None else check_shape(shape)
     shrink = min(

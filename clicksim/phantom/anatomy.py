@@ -130,28 +130,21 @@ def _abdominal_fat(canvas: Canvas) -> None:
 
 def _limbs(canvas: Canvas, patient: Patient, side: int) -> None:
     """Arm, shoulder girdle and thigh bones."""
-    suv = patient.suv
-    arm = _arm(patient, side)
-    left = side == LEFT
+    suv, arm = patient.suv, _arm(patient, side)
+    humerus, femur, clavicle, scapula = (69, 75, 73, 71) if side == LEFT else (70, 76, 74, 72)
+    shaft = [(side * 128, -6, -885), (side * 108, 4, -990), (side * 84, 0, -1330)]
     bones = [
-        (tube(canvas, [(side * 150, -12, -318), *arm[1:3]], [22, 12, 11]), 69 if left else 70),
-        (tube(canvas, [(side * 95, 0, -858), (side * 128, -6, -885)], [23, 16]), 75 if left else 76),
-        (
-            tube(canvas, [(side * 128, -6, -885), (side * 108, 4, -990), (side * 84, 0, -1330)], [18, 14, 15]),
-            0,
-        ),
-        (
-            tube(canvas, [(side * 12, 42, -318), (side * 80, 28, -296), (side * 145, -5, -300)], 6.5),
-            73 if left else 74,
-        ),
+        (tube(canvas, [(side * 150, -12, -318), *arm[1:3]], [22, 12, 11]), humerus, 0.75),
+        (tube(canvas, [(side * 95, 0, -858), (side * 128, -6, -885)], [23, 16]), femur, 0.75),
+        (tube(canvas, shaft, [18, 14, 15]), femur, 0.35),
+        (tube(canvas, [(side * 12, 42, -318), (side * 80, 28, -296), (side * 145, -5, -300)], 6.5), clavicle, 0.75),
     ]
-    for regions, organ in bones:
+    for regions, number, marrow in bones:
         for region in regions:
-            number = organ or (75 if left else 76)
             canvas.fill(region, number, CORTEX_HU, suv["cortical"])
-            canvas.fill((region[0], region[1] / 0.7), number, SPONGY_HU, suv["marrow"] * (0.75 if organ else 0.35))
+            canvas.fill((region[0], region[1] / 0.7), number, SPONGY_HU, suv["marrow"] * marrow)
     blade = ellipsoid(canvas, (side * 98, -72, -370), (42, 7, 62), tilt=side * 14)
-    canvas.fill(blade, 71 if left else 72, 350, suv["marrow"] * 0.6)
+    canvas.fill(blade, scapula, 350, suv["marrow"] * 0.6)
 
 
 def _ribs(canvas: Canvas, patient: Patient, side: int) -> None:

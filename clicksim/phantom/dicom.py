@@ -242,10 +242,9 @@ class _Writer:
         """Half the pixel size, with pixels in the middle of the PET's; slices on the PET's and beyond."""
         if self.facts.ct_grid is not None:
             return self.facts.ct_grid
-        assert self.grid.affine is not None
         count = self.grid.shape[2] + CT_BELOW - self.facts.ct_short
-        affine = self.grid.affine @ np.diag([0.5, 0.5, 1.0, 1.0])
-        affine[:3, 3] = (self.grid.affine @ [0, 0, -CT_BELOW, 1])[:3]
+        affine = self.grid.known_affine @ np.diag([0.5, 0.5, 1.0, 1.0])
+        affine[:3, 3] = self.grid.to_mm([0, 0, -CT_BELOW])[0]
         return Grid((2 * self.grid.shape[0] - 1, 2 * self.grid.shape[1] - 1, count), affine=affine)
 
     def seg(self, pet: list[Any]) -> Any:
@@ -308,8 +307,7 @@ class _Writer:
         from pydicom.dataset import Dataset
         from pydicom.uid import CTImageStorage, PositronEmissionTomographyImageStorage
 
-        assert grid.affine is not None
-        assert grid.spacing is not None
+        i_mm, j_mm, k_mm = grid.known_spacing
         made: Any = Dataset()
         made.SOPClassUID = PositronEmissionTomographyImageStorage if modality == "PT" else CTImageStorage
         made.SOPInstanceUID = self.uid(modality, k)
@@ -327,9 +325,8 @@ class _Writer:
         made.Manufacturer, made.ManufacturerModelName = self.scanner.manufacturer, self.scanner.model
         made.SeriesNumber, made.InstanceNumber, made.AcquisitionNumber = 7 if modality == "PT" else 4, number, 1
         made.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
-        made.ImagePositionPatient = [_number(x) for x in (grid.affine @ [0, 0, k, 1])[:3] * LPS]
-        made.PixelSpacing = [_number(grid.spacing[1]), _number(grid.spacing[0])]
-        made.SliceThickness = _number(grid.spacing[2])
+        made.ImagePositionPatient = [_number(x) for x in grid.to_mm([0, 0, k])[0] * LPS]
+        made.PixelSpacing, made.SliceThickness = [_number(j_mm), _number(i_mm)], _number(k_mm)
         made.Rows, made.Columns = grid.shape[1], grid.shape[0]
         return made
 
@@ -366,9 +363,7 @@ def _on_grid(values: NDArray[Any], grid: Grid, target: Grid) -> NDArray[np.int16
     """`(I, J, K)` values on another grid, linear, the border's value beyond it; rounded."""
     from scipy.ndimage import affine_transform
 
-    assert grid.affine is not None
-    assert target.affine is not None
-    step = np.linalg.inv(grid.affine) @ target.affine
+    step = np.linalg.inv(grid.known_affine) @ target.known_affine
     out = np.empty(target.shape, np.float32, order="F")
     affine_transform(values.astype(np.float32), np.diag(step[:3, :3]), step[:3, 3], output=out, order=1, mode="nearest")
     return np.rint(out).astype(np.int16)

@@ -106,8 +106,8 @@ def _write_scan(
     )
     threshold = _threshold(phantom)
     pet, grid = to_lps(phantom.pet, phantom.grid)
-    burden = np.where(phantom.pet >= np.float32(threshold), phantom.label, 0).astype(np.int8)
-    burden = burden if (number, tracer) == (2, "PSMA") else (burden > 0).astype(np.int8)
+    most = np.iinfo(np.int8).max if (number, tracer) == (2, "PSMA") else 1
+    burden = np.where(phantom.pet >= np.float32(threshold), np.minimum(phantom.label, most), 0).astype(np.int8)
     (folder / "threshold.json").write_text(json.dumps({"suv_threshold": threshold}), encoding="utf-8")
     write_image(folder / "PET.nii.gz", pet, grid)
     if (number, tracer) == (1, "FDG"):
@@ -127,12 +127,10 @@ def _threshold(phantom: Phantom) -> float:
 
 def _write_native(folder: Path, phantom: Phantom, *, is_short: bool) -> None:
     """CT and organs, finer in plane than the PET; a short one ends below the vertex."""
-    assert phantom.grid.spacing is not None
-    assert phantom.grid.affine is not None
     scale = np.array([CT_FINER, CT_FINER, 1.0])
     reach = np.array([1.0, 1.0, 0.9 if is_short else 1.0])
     shape = np.floor(np.array(phantom.grid.shape) / scale * reach).astype(int)
-    affine = phantom.grid.affine @ np.diag([*scale, 1.0])
+    affine = phantom.grid.known_affine @ np.diag([*scale, 1.0])
     grid = Grid((int(shape[0]), int(shape[1]), int(shape[2])), affine=affine)
     ct = _stretch(phantom.ct, scale, grid.shape, order=1, outside=-1024)
     ct[: ct.shape[0] // 20] = PADDING_HU

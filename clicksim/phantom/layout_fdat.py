@@ -150,13 +150,11 @@ def _write_study(
         write_odd_header(file, label.astype(np.float64), grid, sform=0, qform=1)
     else:
         write_image(file, label, grid)
-    assert grid.spacing is not None
-    return list(grid.shape[::-1]), list(grid.spacing[::-1])
+    return list(grid.shape[::-1]), list(grid.known_spacing[::-1])
 
 
 def _rounded(grid: Grid) -> Grid:
-    assert grid.affine is not None
-    affine = grid.affine.copy()
+    affine = grid.known_affine.copy()
     affine[2, 2] += 2e-5
     return Grid(grid.shape, affine=affine)
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clicksim.errors import EmptyMaskError
+from clicksim.errors import EmptyMaskError, unknown_name
 from clicksim.geometry import Grid
 from clicksim.phantom import make_phantom
 from clicksim.phantom.trees import (
@@ -98,8 +98,13 @@ def write_longitudinal_ct(
         shape: Voxels; None takes what the body needs at this spacing.
         spacing: Voxel size in mm.
         spoil: Add one broken image of each kind; the follow-up of those patients is sound.
+
+    Raises:
+        SettingError: On an unknown release.
+        EmptyMaskError: The volume has no room for the lesions.
     """
-    assert release in RELEASES, release
+    if release not in RELEASES:
+        raise unknown_name("release", release, RELEASES)
     root = Path(folder)
     for name in ("inputsTr", "targetsTr"):
         (root / name).mkdir(parents=True, exist_ok=True)
@@ -186,8 +191,7 @@ def _spots(ct: NDArray[np.int16], organs: NDArray[np.uint8], count: int, rng: np
 
 def _ball(grid: Grid, centre: NDArray[Any], radius: float) -> NDArray[np.bool_]:
     """A ball in mm, cut at the border of the image."""
-    assert grid.spacing is not None
-    axes = [(np.arange(n) - c) * s for n, c, s in zip(grid.shape, centre, grid.spacing, strict=True)]
+    axes = [(np.arange(n) - c) * s for n, c, s in zip(grid.shape, centre, grid.known_spacing, strict=True)]
     i, j, k = np.meshgrid(*axes, indexing="ij", sparse=True)
     return np.asarray(i**2 + j**2 + k**2 <= radius**2)
 
@@ -229,8 +233,7 @@ def _moved(ct: NDArray[np.int16]) -> NDArray[np.int16]:
 
 def _shifted(grid: Grid) -> Grid:
     """Another day, another table height."""
-    assert grid.affine is not None
-    affine = grid.affine.copy()
+    affine = grid.known_affine.copy()
     affine[:3, 3] += (3.0, -12.5, 40.0)
     return Grid(grid.shape, grid.spacing, affine)
 

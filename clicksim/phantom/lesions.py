@@ -189,9 +189,9 @@ class Placer:
         """Give a lesion its uptake: mostly hot, some faint, a large one with a colder core."""
         from scipy.ndimage import distance_transform_edt
 
-        median, spread = (6.5, 0.5) if self.tracer == "fdg" else (9.0, 0.65)
+        median, spread, hottest = (6.5, 0.5, 22.0) if self.tracer == "fdg" else (9.0, 0.65, 40.0)
         floor = 1.35 * float(np.median(self.canvas.activity[box][mask])) + 0.8
-        suv = float(np.clip(np.exp(rng.normal(np.log(median), spread)), min(floor, 12.0), 22.0 if median < 7 else 40.0))
+        suv = float(np.clip(np.exp(rng.normal(np.log(median), spread)), min(floor, 12.0), hottest))
         heat = np.full(mask.shape, suv, np.float32)
         if np.count_nonzero(mask) * self.voxel_ml > 12 and rng.random() < 0.4:
             depth = distance_transform_edt(mask)

@@ -35,10 +35,7 @@ class SourceTree:
 
 def to_lps(array: NDArray[Any], grid: Grid) -> tuple[NDArray[Any], Grid]:
     """A phantom, which is stored LAS, with its second axis the other way round."""
-    assert grid.affine is not None
-    turn = np.diag([1.0, -1.0, 1.0, 1.0])
-    turn[1, 3] = grid.shape[1] - 1
-    return np.asfortranarray(array[:, ::-1]), Grid(grid.shape, grid.spacing, grid.affine @ turn)
+    return np.asfortranarray(array[:, ::-1]), grid.flip(1)
 
 
 def write_odd_header(path: Path, array: NDArray[Any], grid: Grid, *, sform: int, qform: int) -> None:
@@ -90,10 +87,7 @@ def write_prose(path: Path) -> None:
 def move_grid(path: Path) -> None:
     """An image of another case: the same shape, elsewhere."""
     volume = read_image(path)
-    assert volume.grid.affine is not None
-    moved = volume.grid.affine.copy()
-    moved[:3, 3] += 25
-    write_image(path, volume.array, Grid(volume.grid.shape, affine=moved))
+    write_image(path, volume.array, volume.grid.crop((3, 3, 3), volume.grid.shape))
 
 
 def put_value(value: float) -> Spoiler:

@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from clicksim.errors import GeometryError, PromptFormatError, StorageError, unknown_name
 from clicksim.files import read_bounded, replacing
@@ -79,19 +79,17 @@ def load_prompts(text: str, grid: Grid, *, case_id: str = "", where: str = "", s
         GeometryError: If a point lies outside the volume.
     """
     root = _parse(text, where)
-    named = _plain_points(root, where) if _is_plain(root, where) else _named_points(root, where)
+    points = _plain_points(root, where) if _is_plain(root, where) else _named_points(root, where)
     notes: tuple[str, ...] = ()
-    foreign = [name for name, _ in named if name not in _POLARITY]
+    foreign = [point.name for point in points if point.name not in _POLARITY]
     if foreign:
         names = _ten(dict.fromkeys(map(_short, foreign)))
         if strict:
             _refuse(f"prompts named {names}; allowed: {FOREGROUND}, {BACKGROUND}, in lower case", where)
         notes = (f"{len(foreign)} prompts named {names} were left out",)
-    named = [(name, point) for name, point in named if name in _POLARITY]
-    clicks = tuple(
-        Click(voxel, _POLARITY[name])
-        for (name, _), voxel in zip(named, _voxels([point for _, point in named], grid, where), strict=True)
-    )
+        points = [point for point in points if point.name in _POLARITY]
+    voxels = _voxels(points, grid, where)
+    clicks = tuple(Click(voxel, _POLARITY[point.name]) for point, voxel in zip(points, voxels, strict=True))
     prompts = Prompts(clicks, grid, case_id, notes=notes, annotator="file")
     check_inside(prompts, where=where)
     return prompts
@@ -175,8 +173,10 @@ def load_lesion_points(text: str, *, where: str = "") -> list[LesionPoint]:
             not three finite coordinates, or two points have one number.
     """
     named = _named_points(_parse(text, where), where)
-    _refuse_points([point for _, point in named], _is_number, "three finite numbers", where)
-    points = [LesionPoint(_lesion_id(name, where), name, (float(x), float(y), float(z))) for name, (x, y, z) in named]
+    _refuse_points(named, _is_number, "three finite numbers", where)
+    points = []
+    for _, name, (x, y, z) in named:
+        points.append(LesionPoint(_lesion_id(name, where), name, (float(x), float(y), float(z))))
     counts = Counter(p.lesion_id for p in points)
     repeated = [str(lesion) for lesion, count in counts.items() if count > 1]
     if repeated:
@@ -189,6 +189,14 @@ def dump_lesion_points(points: Iterable[LesionPoint]) -> str:
     named = [{"name": p.name, "point": list(p.point)} for p in points]
     root = {"name": "Points of interest", "points": named, "type": _KIND, "version": _VERSION}
     return json.dumps(root, indent=4, sort_keys=True)
+
+
+class _Point(NamedTuple):
+    """A point as it stands in a file: where, such as `points[3]`, its name, and what should be its coordinates."""
+
+    place: str
+    name: str
+    value: Any
 
 
 def _plain(prompts: Prompts) -> dict[str, Any]:
@@ -232,8 +240,8 @@ def _parse(text: str, where: str) -> dict[str, Any]:
     def unrepeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
         if len(found) < len(pairs):
-            keys = [key for key, _ in pairs]
-            _refuse(f"repeated keys: {_ten(sorted({repr(k) for k in keys if keys.count(k) > 1}))}", where)
+            counts = Counter(key for key, _ in pairs)
+            _refuse(f"repeated keys: {_ten(sorted(_short(key) for key, n in counts.items() if n > 1))}", where)
         return found
 
     def no_constant(name: str) -> NoReturn:
@@ -260,23 +268,25 @@ def _is_plain(root: dict[str, Any], where: str) -> bool:
     plain = sorted(root.keys() & _POLARITY.keys())
     points = sorted(root.keys() & {"points", "type", "version"})
     if bool(plain) == bool(points):
+        keys = _ten(map(_short, root)) or "none"
+        kind = "both" if plain else "neither"
         _refuse(
-            f"neither plain nor Grand Challenge prompts: keys {_ten(map(_short, root))}; allowed: "
-            f"{FOREGROUND} and {BACKGROUND}, or version, type and points",
+            f"the keys are those of {kind} of the formats, got {keys}; allowed: {FOREGROUND} and {BACKGROUND} "
+            "(plain), or version, type and points (Grand Challenge)",
             where,
         )
     return bool(plain)
 
 
-def _plain_points(root: dict[str, Any], where: str) -> list[tuple[str, Any]]:
+def _plain_points(root: dict[str, Any], where: str) -> list[_Point]:
     for name, points in root.items():
         if not isinstance(points, list):
-            _refuse(f"{name!r} must be a list of points, got {_short(points)}", where)
-    return [(name, point) for name, points in root.items() for point in points]
+            _refuse(f"{_short(name)} must be a list of points, got {_short(points)}", where)
+    return [_Point(f"{name}[{n}]", name, point) for name, points in root.items() for n, point in enumerate(points)]
 
 
-def _named_points(root: dict[str, Any], where: str) -> list[tuple[str, Any]]:
-    """Name and coordinates of each point of a Grand Challenge object."""
+def _named_points(root: dict[str, Any], where: str) -> list[_Point]:
+    """The points of a Grand Challenge object."""
     if root.get("type", _KIND) != _KIND:
         _refuse(f"type is {_short(root['type'])}; allowed: {_KIND!r}", where)
     version = root.get("version", _VERSION)
@@ -288,12 +298,12 @@ def _named_points(root: dict[str, Any], where: str) -> list[tuple[str, Any]]:
     for number, item in enumerate(points):
         if not isinstance(item, dict) or "point" not in item or not isinstance(item.get("name"), str):
             _refuse(f"points[{number}] must be an object with point and name, got {_short(item)}", where)
-    return [(item["name"], item["point"]) for item in points]
+    return [_Point(f"points[{number}]", item["name"], item["point"]) for number, item in enumerate(points)]
 
 
-def _voxels(points: list[Any], grid: Grid, where: str) -> list[Voxel]:
+def _voxels(points: list[_Point], grid: Grid, where: str) -> list[Voxel]:
     _refuse_points(points, _is_whole, "three whole numbers", where)
-    voxels = [(int(x), int(y), int(z)) for x, y, z in points]
+    voxels = [(int(x), int(y), int(z)) for _, _, (x, y, z) in points]
     # beyond the whole numbers of a table; check_inside looks at the others
     huge = [str(v) for v in voxels if max(map(abs, v)) >= 2**31]
     if huge:
@@ -302,15 +312,15 @@ def _voxels(points: list[Any], grid: Grid, where: str) -> list[Voxel]:
     return voxels
 
 
-def _refuse_points(points: list[Any], fits: Callable[[Any], bool], rule: str, where: str) -> None:
+def _refuse_points(points: list[_Point], fits: Callable[[Any], bool], rule: str, where: str) -> None:
     """Name up to ten points that are not three numbers of a kind."""
     bad = [
-        f"point {number}: {_short(point)}"
-        for number, point in enumerate(points)
-        if not (isinstance(point, list) and len(point) == 3 and all(map(fits, point)))
+        f"{place} = {_short(value)}"
+        for place, _, value in points
+        if not (isinstance(value, list) and len(value) == 3 and all(map(fits, value)))
     ]
     if bad:
-        _refuse(f"a point is {rule} [x, y, z], counted from 0 in the file; got {_ten(bad)}", where)
+        _refuse(f"a point is {rule} [x, y, z]; got {_ten(bad)}, counted from 0", where)
 
 
 def _is_number(value: Any) -> bool:
@@ -329,8 +339,8 @@ def _is_whole(value: Any) -> bool:
 
 def _lesion_id(name: str, where: str) -> int:
     words = name.split()
-    if not words or not re.fullmatch(r"0*[1-9][0-9]{0,8}", words[-1]):
-        _refuse(f"a lesion's name must end with its number, from 1; got {name!r}", where)
+    if not words or not re.fullmatch(r"0{0,8}[1-9][0-9]{0,8}", words[-1]):
+        _refuse(f"a lesion's name must end with its number, from 1; got {_short(name)}", where)
     return int(words[-1])
 
 

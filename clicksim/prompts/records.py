@@ -44,7 +44,12 @@ class Click:
 
 @dataclass(frozen=True, slots=True)
 class Scribble:
-    """The voxels that one stroke covers, in drawing order where the rule has one."""
+    """The voxels that one stroke covers, in drawing order where the rule has one.
+
+    Attributes:
+        voxels: Each `(i, j, k)`.
+        foreground, lesion, round: As in `Click`.
+    """
 
     voxels: tuple[Voxel, ...]
     foreground: bool
@@ -54,7 +59,12 @@ class Scribble:
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """Two opposite corners, both inside the box."""
+    """Two opposite corners, both inside the box.
+
+    Attributes:
+        first, last: `(i, j, k)`, the lowest and the highest voxel.
+        foreground, lesion, round: As in `Click`.
+    """
 
     first: Voxel
     last: Voxel
@@ -69,6 +79,17 @@ class Box:
 
 
 Prompt = Click | Scribble | Box
+
+
+def as_voxel(row: Sequence[float] | NDArray[Any]) -> Voxel:
+    """Three whole numbers, of whatever type, as a plain tuple."""
+    i, j, k = row
+    return (int(i), int(j), int(k))
+
+
+def as_path(rows: NDArray[np.int64]) -> tuple[Voxel, ...]:
+    """`(n, 3)` voxels as plain tuples."""
+    return tuple((i, j, k) for i, j, k in rows.tolist())
 
 
 def kind_of(prompt: Prompt) -> str:
@@ -246,13 +267,12 @@ def _array(prompt: Prompt) -> NDArray[np.int64]:
 
 def _with_voxels(prompt: Prompt, voxels: NDArray[np.int64]) -> Prompt:
     """The same prompt elsewhere; the corners of a box are put in order again."""
-    path: tuple[Voxel, ...] = tuple((int(i), int(j), int(k)) for i, j, k in voxels)
+    path = as_path(voxels)
     if isinstance(prompt, Click):
         return replace(prompt, voxel=path[0])
     if isinstance(prompt, Scribble):
         return replace(prompt, voxels=path)
-    low, high = voxels.min(axis=0).tolist(), voxels.max(axis=0).tolist()
-    return replace(prompt, first=tuple(low), last=tuple(high))
+    return replace(prompt, first=as_voxel(voxels.min(axis=0)), last=as_voxel(voxels.max(axis=0)))
 
 
 def _place(prompt: Prompt, move: Callable[[NDArray[np.float64]], NDArray[np.float64]]) -> Prompt:

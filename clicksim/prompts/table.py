@@ -5,19 +5,25 @@ What the whole set shares (protocol, settings, seed, versions) stands once, in t
 
 import json
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from clicksim.errors import PromptFormatError, StorageError
 from clicksim.files import replacing
-from clicksim.prompts.records import Prompts, kind_of
+from clicksim.prompts.records import Box, Click, Prompt, Prompts, Scribble, kind_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 METADATA_KEY = b"clicksim"
+NEEDED = ("case", "round", "polarity", "kind", "stroke", "i", "j", "k")
+"""Columns without which rows are no prompts."""
+NUMBERS = ("round", "stroke", "i", "j", "k")
+WORDS = {"polarity": ("foreground", "background"), "kind": ("click", "scribble", "box")}
+Row = Mapping[str, Any]
 
 
 def prompt_schema() -> "pa.Schema":
@@ -83,6 +89,53 @@ def to_table(prompts: Prompts) -> "pa.Table":
     }
     metadata = {METADATA_KEY: json.dumps(about, sort_keys=True).encode()}
     return pa.table(rows, schema=schema.with_metadata(metadata))
+
+
+def prompt_rows(table: "pa.Table", *, where: str = "") -> list[Row]:
+    """The rows of a table of prompts, whoever wrote it, once each is known to be a voxel of a prompt.
+
+    Args:
+        table: Columns as in `prompt_schema`; those that are not in `NEEDED` may be missing.
+        where: A file to name in errors.
+
+    Raises:
+        PromptFormatError: A missing column; a round below 0, an unknown polarity or kind, a voxel that is none.
+    """
+    missing = [name for name in NEEDED if name not in table.column_names]
+    if missing:
+        place = f" ({where})" if where else ""
+        raise PromptFormatError(
+            f"a table of prompts needs the columns {', '.join(NEEDED)}; missing: {', '.join(missing)}{place}"
+        )
+    rows: list[Row] = table.to_pylist()
+    for row in rows:
+        _check_row(row, where)
+    return rows
+
+
+def prompt_of(rows: Sequence[Row]) -> Prompt:
+    """The prompt whose rows these are, in the order of its voxels."""
+    voxels = tuple((row["i"], row["j"], row["k"]) for row in rows)
+    kind, foreground, lesion, number = (
+        rows[0]["kind"], rows[0]["polarity"] == "foreground", rows[0].get("lesion"), rows[0]["round"]
+    )  # fmt: skip
+    if kind == "box":
+        return Box(voxels[0], voxels[-1], foreground, lesion, number)
+    if kind == "click" and len(voxels) == 1:
+        return Click(voxels[0], foreground, lesion, number)
+    return Scribble(voxels, foreground, lesion, number)
+
+
+def _check_row(row: Row, where: str) -> None:
+    place = f"in case {row['case']}{f' ({where})' if where else ''}"
+    odd = [f"{name} {row[name]!r}" for name in NUMBERS if not isinstance(row[name], int)]
+    if odd:
+        raise PromptFormatError(f"{', '.join(NUMBERS)} of a prompt are whole numbers, got {', '.join(odd)} {place}")
+    if row["round"] < 0:
+        raise PromptFormatError(f"rounds count from 0, got {row['round']} {place}")
+    for name, allowed in WORDS.items():
+        if row[name] not in allowed:
+            raise PromptFormatError(f"the {name} of a prompt is {' or '.join(allowed)}, got {row[name]!r} {place}")
 
 
 def write_table(path: str | Path, table: "pa.Table") -> None:

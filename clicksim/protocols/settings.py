@@ -111,7 +111,7 @@ SCRIBBLES = {
     ),
     "shell_mm": Setting(
         "floats", "nearest and farthest distance of the shell from the lesions, mm", low=0, high=1000, length=2,
-        only_with=("background", ("shell",)),
+        ascending=True, only_with=("background", ("shell",)),
     ),
     "trim": Setting(
         "float", "share of a centre line that is cut off at each end", low=0, high=0.49,
@@ -208,9 +208,12 @@ def idle_settings(table: str, settings: Mapping[str, Value], given: Mapping[str,
     idle = []
     for name in given:
         condition = TABLES[table][name].only_with
-        if condition and condition[0] in settings and settings[condition[0]] not in condition[1]:
+        while condition and condition[0] in settings:
             other, values = condition
-            idle.append(f"{name} has no effect unless {other} is {' or '.join(values)}; it is {settings[other]}")
+            if settings[other] not in values:
+                idle.append(f"{name} has no effect unless {other} is {' or '.join(values)}; it is {settings[other]}")
+                break
+            condition = TABLES[table][other].only_with  # what has no effect itself gives none to others
     return idle
 
 
@@ -235,20 +238,25 @@ def parse_value(text: str) -> Value:
 
 
 def dump_table(name: str, values: Mapping[str, Value]) -> str:
-    """A TOML table, without a heading where the name is empty.
-
-    JSON writes every value that a setting can hold as TOML does.
-    """
+    """A TOML table, without a heading where the name is empty; plain values and lists of them."""
     heading = [f"[{name}]"] if name else []
-    return "\n".join([*heading, *(f"{key} = {json.dumps(value)}" for key, value in values.items()), ""])
+    return "\n".join([*heading, *(f"{key} = {_as_toml(value)}" for key, value in values.items()), ""])
+
+
+def _as_toml(value: Value) -> str:
+    """JSON writes a value as TOML does, but for what is no finite number and for two kinds of character."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)  # inf, -inf, nan
+    # TOML has no halves of a character beyond 16 bits, and no bare delete
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _check_list(name: str, setting: Setting, entries: list[Value]) -> list[float | int]:
     if setting.length is not None and len(entries) != setting.length:
-        raise SettingError(f"{name} takes {setting.length} numbers, got {len(entries)}: {entries}")
+        raise SettingError(f"{name} takes {setting.length} numbers, got {len(entries)}: {reprlib.repr(entries)}")
     numbers = [_check_number(name, setting, setting.kind[:-1], entry) for entry in entries]
     if setting.ascending and numbers != sorted(numbers):
-        raise SettingError(f"{name} must not descend, got {numbers}")
+        raise SettingError(f"{name} must not descend, got {reprlib.repr(numbers)}")
     return numbers
 
 

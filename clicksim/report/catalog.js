@@ -198,12 +198,12 @@ document.addEventListener("click", (event) => {
 });
 
 // --- one case ----------------------------------------------------------------------------------------------
-const layers = {outlines: true, run: -1};
+const layers = {outlines: true, run: -1, wanted: null};  // wanted: the run that the reader chose, or -1 for none
 const outlineBox = make("input", {type: "checkbox", checked: true});
 const runSelect = make("select", {});
 $("layers").append(make("label", {class: "check"}, outlineBox, "lesion outlines"), make("label", {}, "prompts", runSelect));
 outlineBox.addEventListener("change", () => { layers.outlines = outlineBox.checked; showPicture(); });
-runSelect.addEventListener("change", () => { layers.run = Number(runSelect.value); showPicture(); });
+runSelect.addEventListener("change", () => { layers.run = layers.wanted = Number(runSelect.value); showPicture(); });
 $("layers").addEventListener("submit", (event) => event.preventDefault());
 
 function openCase(place) {
@@ -222,7 +222,7 @@ function openCase(place) {
     $("case-facts").append(make("h3", {}, "Dice after each round"), drawLegend(make("p", {class: "legend"}), curves.map(([name]) => name)),
       drawChart(curves.map(([, curve]) => ({mean: curve})), 1, 420));
   const held = Object.keys(picture(place).runs || {}).map(Number);
-  if (layers.run !== -1 || !runSelect.options.length) layers.run = held.includes(layers.run) ? layers.run : firstRun(place);
+  layers.run = layers.wanted === -1 || held.includes(layers.wanted) ? layers.wanted : firstRun(place);
   runSelect.replaceChildren(...held.map((n) => make("option", {value: n}, data.runs[n])), make("option", {value: -1}, "none"));
   runSelect.value = layers.run;
   showPicture();

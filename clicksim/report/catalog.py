@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from clicksim.catalog.schema import FLAGS, REASONS
 from clicksim.errors import CatalogError
-from clicksim.files import replacing
+from clicksim.files import write_text
+from clicksim.prompts.table import METADATA_KEY
 from clicksim.report.figures import SERIES, cohort_figures, fold_balance, show_tracer
 from clicksim.report.privacy import OTHER, Released, name_runs, release_cases
 
@@ -154,8 +155,7 @@ def write_report(
         pictures=[_picture(pictures.get(key)) for key in selection.keys],
     )
     target = Path(path)
-    with replacing(target) as temporary:
-        temporary.write_text(text, encoding="utf-8", newline="\n")
+    write_text(target, text)
     return target
 
 
@@ -204,12 +204,13 @@ def _tiles(selection: Selection, findings: int, rounds: int) -> list[tuple[str, 
 
 
 def _lesions(selection: Selection) -> list[tuple[str, float | None, float | None]]:
-    """Tracer, volume and highest SUV of each lesion."""
-    table = selection.catalog.lesions.select(["source", "case_id", "volume_ml", "suv_max"]).to_pylist()
+    """Tracer, volume and highest SUV of each lesion that its mask holds."""
+    table = selection.catalog.lesions.select(["source", "case_id", "voxels", "volume_ml", "suv_max"]).to_pylist()
     tracers = {row["key"]: row["tracer"] or OTHER for row in selection.released.rows}
     return [
         (tracers.get((row["source"], row["case_id"]), OTHER), _finite(row["volume_ml"]), _finite(row["suv_max"]))
         for row in table
+        if row["voxels"] is not None
     ]
 
 
@@ -295,7 +296,8 @@ def _round_series(selection: Selection) -> list[dict[str, Any]]:
     """The scores of each run of rounds and annotator: for every listed case a list over the rounds."""
     catalog, places = selection.catalog, {place: n for n, place in enumerate(selection.shown)}
     runs = catalog.parts("rounds")
-    names = name_runs(runs, [""] * len(runs), public=selection.public)
+    about = [json.loads(catalog.part_metadata("rounds", run).get(METADATA_KEY, b"{}")) for run in runs]
+    names = name_runs(runs, [str(facts.get("protocol") or "") for facts in about], public=selection.public)
     found = []
     for run, name in zip(runs, names, strict=True):
         columns = ["annotator", "case_id", "source", "round", *SCORES]

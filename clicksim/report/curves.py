@@ -1,10 +1,7 @@
 """Curves over rounds as a picture: the mean of each run with its interval."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from clicksim.files import replacing
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -41,16 +38,6 @@ def draw_curves(curves: Mapping[str, Sequence[Entry]], *, title: str = "", what:
         _draw_line(pen, entries, longest, colour)
         _write_name(pen, name, n, colour)
     return sheet.resize((WIDTH_PX, HEIGHT_PX), Image.Resampling.LANCZOS)
-
-
-def save_curves(image: "Image", path: str | Path) -> None:
-    """Write the picture as PNG, complete or not at all.
-
-    Raises:
-        OSError: The file cannot be written.
-    """
-    with replacing(Path(path)) as temporary:
-        image.save(temporary, format="PNG")
 
 
 def _place(number: float, value: float, longest: int) -> tuple[float, float]:

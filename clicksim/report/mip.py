@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from clicksim.errors import GeometryError, SettingError
-from clicksim.files import replacing
+from clicksim.files import PICTURE_ENDINGS, replacing
 from clicksim.geometry import Grid
 from clicksim.prompts import Box, Click, Prompts, Scribble
 
@@ -30,7 +30,6 @@ SUPERSAMPLE = 2
 MOST_NUMBERS = 60
 INK, PAPER, FAINT_INK = (30, 30, 30), (255, 255, 255), (110, 110, 110)
 LESION, FOREGROUND, BACKGROUND = (30, 110, 235), (0, 158, 73), (222, 38, 38)
-SUFFIXES = (".png", ".webp")
 
 
 @dataclass(frozen=True)
@@ -126,15 +125,13 @@ def draw_preview(
 
     _check_shapes(uptake, labels, prompts, grid)
     views = find_views(grid)
-    projections = [None if uptake is None else np.nan_to_num(uptake.max(axis=view.project)) for view in views]
+    projections, masks = project(uptake, labels, views)
     top = find_window(projections[0])
-    masks = [None if labels is None else labels.max(axis=view.project) > 0 for view in views]
-    spacing = grid.spacing or (1.0, 1.0, 1.0)
     columns = [
         find_columns(projection, mask, view, prompts, grid)
         for projection, mask, view in zip(projections, masks, views, strict=True)
     ]
-    scale = _pixels_per_mm(views, columns, spacing, grid) * SUPERSAMPLE
+    scale = SUPERSAMPLE * pixels_per_voxel(views, columns, grid, high=HEIGHT_PX, wide=WIDEST_VIEW_PX)
     panels = [
         _draw_view(projection, mask, view, cut, prompts, grid, scale=scale, top=top)
         for projection, mask, view, cut in zip(projections, masks, views, columns, strict=True)
@@ -159,7 +156,7 @@ def save_picture(image: "Image", path: str | Path) -> Path:
         SettingError: If the name ends neither in `.png` nor in `.webp`.
     """
     target = Path(path)
-    if target.suffix.lower() not in SUFFIXES:
+    if target.suffix.lower() not in PICTURE_ENDINGS:
         raise SettingError(f"a picture is written as .png or .webp, got {target.name!r}")
     data = encode_picture(image, target.suffix[1:].lower())
     with replacing(target) as temporary:
@@ -193,6 +190,28 @@ def _check_shapes(uptake: NDArray[Any] | None, labels: NDArray[Any] | None, prom
         raise GeometryError(f"the prompts live on a grid of shape {prompts.grid.shape}, the image on {grid.shape}")
 
 
+def show_bone(ct: NDArray[Any]) -> NDArray[Any]:
+    """A CT as if it were an uptake: -50 to 550 HU become 0 to 10, so that bone is dark and soft tissue a shade."""
+    return np.clip((ct.astype(np.float32) + 50) / 60, 0, 10)
+
+
+def project(
+    uptake: NDArray[Any] | None, labels: NDArray[Any] | None, views: Sequence[View]
+) -> tuple[list[NDArray[Any] | None], list[NDArray[np.bool_] | None]]:
+    """The highest uptake behind each pixel, without what is not a number, and where lesions project; for each view."""
+    projections = [None if uptake is None else _highest(uptake, view.project) for view in views]
+    masks = [None if labels is None else labels.max(axis=view.project) > 0 for view in views]
+    return projections, masks
+
+
+def _highest(uptake: NDArray[Any], axis: int) -> NDArray[Any]:
+    """The maximum along an axis; 0 where there is no number."""
+    found: NDArray[Any] = uptake.max(axis=axis)
+    if np.isnan(found).any():
+        found = np.fmax.reduce(uptake, axis=axis)
+    return np.nan_to_num(found)
+
+
 def find_window(projection: NDArray[Any] | None) -> float:
     """The value drawn black: 10 for SUV, the 99th percentile of the projection for anything else."""
     warm = np.empty(0) if projection is None else projection[projection > 0]
@@ -223,13 +242,21 @@ def find_columns(
     return max(0, int(index[0]) - pad), min(count, int(index[-1]) + 1 + pad)
 
 
-def _pixels_per_mm(
-    views: Sequence[View], columns: Sequence[tuple[int, int]], spacing: tuple[float, float, float], grid: Grid
-) -> float:
-    """The scale at which the patient is 700 pixels high and no view is too wide."""
-    high = max(grid.shape[view.up] * spacing[view.up] for view in views)
-    wide = max((last - first) * spacing[view.across] for view, (first, last) in zip(views, columns, strict=True))
-    return min(HEIGHT_PX / high, WIDEST_VIEW_PX / wide)
+def pixels_per_voxel(
+    views: Sequence[View], columns: Sequence[tuple[int, int]], grid: Grid, *, high: int, wide: int
+) -> NDArray[np.float64]:
+    """`(3,)`, pixels per voxel along the stored axes; a mm has as many in each direction.
+
+    Args:
+        views: What is drawn.
+        columns: First and last column of each.
+        grid: Of the volume; without a spacing voxels count as cubes.
+        high, wide: Pixels that no view may exceed.
+    """
+    spacing = np.array(grid.spacing or (1.0, 1.0, 1.0))
+    highest = max(grid.shape[view.up] * spacing[view.up] for view in views)
+    widest = max((last - first) * spacing[view.across] for view, (first, last) in zip(views, columns, strict=True))
+    return spacing * min(high / highest, wide / widest)
 
 
 def _draw_view(
@@ -240,15 +267,14 @@ def _draw_view(
     prompts: Prompts,
     grid: Grid,
     *,
-    scale: float,
+    scale: NDArray[np.float64],
     top: float,
 ) -> "Image":
     """One projection with its lesions and prompts."""
     from PIL import Image, ImageDraw
 
-    spacing = grid.spacing or (1.0, 1.0, 1.0)
     first, last = columns
-    step = np.array([spacing[view.across], spacing[view.up]]) * scale
+    step = scale[[view.across, view.up]]
     size = (max(1, round((last - first) * step[0])), max(1, round(grid.shape[view.up] * step[1])))
     if projection is None:
         panel = Image.new("RGB", size, PAPER)

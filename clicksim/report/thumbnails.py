@@ -5,7 +5,7 @@ choose the run. The top of a body that is not known to be defaced is left out be
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +13,20 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from clicksim.catalog import Unit, open_catalog
-from clicksim.errors import ClicksimError
+from clicksim.errors import ClicksimError, GeometryError
 from clicksim.geometry import Grid
 from clicksim.prompts import Prompts
-from clicksim.report.mip import GAMMA, View, encode_picture, find_columns, find_views, find_window
+from clicksim.report.mip import (
+    GAMMA,
+    View,
+    encode_picture,
+    find_columns,
+    find_views,
+    find_window,
+    pixels_per_voxel,
+    project,
+    show_bone,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -69,7 +79,8 @@ def plan_thumbnails(catalog: "Catalog", keys: Sequence[tuple[str, str]], runs: S
     """
     columns = ["source", "case_id", "pet_path", "ct_path", "label_path", "defaced"]
     rows = {(row["source"], row["case_id"]): row for row in catalog.cases.select(columns).to_pylist()}
-    strokes = [_strokes_by_case(catalog, run) for run in runs]
+    listed = {case_id for _, case_id in keys}
+    strokes = [_strokes_by_case(catalog, run, listed) for run in runs]
     units = []
     for key in keys:
         row = rows[key]
@@ -150,8 +161,7 @@ def draw_thumbnail(
         return Thumbnail(b"", {"note": f"the field of view is no higher than the {HEAD_MM:.0f} mm that are not shown"})
     if hide_head:
         uptake, labels = (None if array is None else cut_head(array, grid) for array in (uptake, labels))
-    projections = [None if uptake is None else np.nan_to_num(uptake.max(axis=view.project)) for view in views]
-    masks = [None if labels is None else labels.max(axis=view.project) > 0 for view in views]
+    projections, masks = project(uptake, labels, views)
     panels = _lay_panels(views, projections, masks, grid)
     top = find_window(projections[0])
     pictures = [
@@ -215,7 +225,10 @@ def cut_head(array: NDArray[Any], grid: Grid) -> NDArray[Any]:
 
     Args:
         array: `(I, J, K)`.
-        grid: Its lattice, with an affine.
+        grid: Its lattice.
+
+    Raises:
+        GeometryError: The grid has no affine.
     """
     zi, zj, zk, limit = _heights(grid)
     kept = np.array(array, order="K")
@@ -228,14 +241,10 @@ def cut_head(array: NDArray[Any], grid: Grid) -> NDArray[Any]:
     return kept
 
 
-def show_bone(ct: NDArray[Any]) -> NDArray[Any]:
-    """A CT as if it were an uptake, so that bone is dark and soft tissue a shade."""
-    return np.clip((ct.astype(np.float32) + 50) / 60, 0, 10)
-
-
 def _heights(grid: Grid) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], float]:
     """The share of each axis in a voxel's height in mm, and the height above which a voxel is cut."""
-    assert grid.affine is not None
+    if grid.affine is None:
+        raise GeometryError(f"which way is up is unknown: the grid has no affine, {grid}")
     row = grid.affine[2]
     zi, zj, zk = (row[axis] * np.arange(n) for axis, n in enumerate(grid.shape))
     zk = zk + row[3]
@@ -258,18 +267,16 @@ def _lay_panels(
     grid: Grid,
 ) -> list[Panel]:
     """The panels side by side, without the air beside the patient, in one scale."""
-    spacing, nothing = grid.spacing or (1.0, 1.0, 1.0), Prompts((), grid)
+    nothing = Prompts((), grid)
     columns = [
         find_columns(projection, mask, view, nothing, grid)
         for projection, mask, view in zip(projections, masks, views, strict=True)
     ]
-    high = max(grid.shape[view.up] * spacing[view.up] for view in views)
-    wide = max((last - first) * spacing[view.across] for view, (first, last) in zip(views, columns, strict=True))
-    scale = min(HEIGHT_PX / high, WIDEST_PX / wide)
+    scale = pixels_per_voxel(views, columns, grid, high=HEIGHT_PX, wide=WIDEST_PX)
     panels, x = [], 0
     for view, (first, last) in zip(views, columns, strict=True):
-        width = max(1, round((last - first) * spacing[view.across] * scale))
-        height = max(1, round(grid.shape[view.up] * spacing[view.up] * scale))
+        width = max(1, round((last - first) * scale[view.across]))
+        height = max(1, round(grid.shape[view.up] * scale[view.up]))
         panels.append(Panel(view, first, last, grid.shape[view.up], x, width, height))
         x += width + GAP_PX
     return panels
@@ -362,13 +369,14 @@ def _thin(points: NDArray[np.float64]) -> list[float]:
     return kept
 
 
-def _strokes_by_case(catalog: "Catalog", run: str) -> dict[str, list[Stroke]]:
-    """The prompts of a run by case, each with its voxels, in their order."""
+def _strokes_by_case(catalog: "Catalog", run: str, listed: Collection[str]) -> dict[str, list[Stroke]]:
+    """The prompts of a run by listed case, each with its voxels, in their order."""
+    import pyarrow.compute as pc
+
     columns = ["case", "round", "stroke", "annotator", "polarity", "kind", "i", "j", "k"]
     cases: dict[str, dict[tuple[Any, ...], Stroke]] = {}
-    for case, *key, polarity, kind, i, j, k in zip(
-        *(catalog.table("prompts", run)[name].to_pylist() for name in columns), strict=True
-    ):
+    table = catalog.table("prompts", run).select(columns).filter(pc.field("case").isin(list(listed)))
+    for case, *key, polarity, kind, i, j, k in zip(*(table[name].to_pylist() for name in columns), strict=True):
         first = {"foreground": polarity == "foreground", "kind": kind, "voxels": []}
         cases.setdefault(case, {}).setdefault((*key, polarity), first)["voxels"].append((i, j, k))
     return {case: list(strokes.values()) for case, strokes in cases.items()}

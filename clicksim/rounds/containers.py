@@ -24,7 +24,7 @@ from clicksim.errors import ClicksimError, ImageError, SettingError
 from clicksim.geometry import Grid
 from clicksim.prompts import Prompts
 from clicksim.prompts.formats import read_prompts, write_prompts
-from clicksim.rounds.records import RoundFailure, Scan
+from clicksim.rounds.records import RoundFailure, Scan, placed
 from clicksim.volumes import Volume, read_image, write_image
 
 if TYPE_CHECKING:
@@ -63,12 +63,12 @@ class CommandPredictor:
         images = self._images(case)
         with tempfile.TemporaryDirectory(prefix="clicksim-round-", dir=images.parent) as name:
             source, target = Path(name) / "input", Path(name) / "output"
+            source.mkdir()
             target.mkdir()
             for file in sorted(images.glob("*/*.mha")):
                 place = source / "images" / file.relative_to(images)
                 place.parent.mkdir(parents=True)
                 _link(file, place)
-            source.mkdir(exist_ok=True)
             write_prompts(source / CLICKS, prompts, "grand-challenge")
             self._run(source, target)
             try:
@@ -92,7 +92,7 @@ class CommandPredictor:
                 if array is not None:
                     file = Path(self._home.name) / "images" / name / f"{_uuid(case.case_id)}.mha"
                     file.parent.mkdir(parents=True)
-                    write_image(file, np.asarray(array), _placed(case.grid))
+                    write_image(file, np.asarray(array), placed(case.grid))
                     file.chmod(0o444)
             self._case = (case.case_id, case.grid)
         return Path(self._home.name) / "images"
@@ -133,10 +133,10 @@ def predict_folder(source: str | Path, target: str | Path, predictor: "Predictor
         The file that was written.
 
     Raises:
-        ClicksimError: No image, images on two grids, or prompts that cannot be read.
+        ClicksimError: No image, or several of one kind; images on two grids; prompts that cannot be read.
     """
-    found = {name: sorted((Path(source) / "images" / name).glob("*.mha")) for name in ("ct", "pet")}
-    images = {name: read_image(files[0]) for name, files in found.items() if files}
+    folders = {name: Path(source) / "images" / name for name in ("ct", "pet")}
+    images = {name: read_only_image(folder) for name, folder in folders.items() if any(folder.glob("*.mha"))}
     if not images:
         raise ClicksimError(f"no .mha image in {source}/images/ct or {source}/images/pet")
     first = next(iter(images.values()))
@@ -153,6 +153,18 @@ def predict_folder(source: str | Path, target: str | Path, predictor: "Predictor
     return file
 
 
+def read_only_image(folder: Path) -> Volume:
+    """The one `.mha` image of a folder.
+
+    Raises:
+        ImageError: None or several; one that cannot be read.
+    """
+    files = sorted(folder.glob("*.mha"))
+    if len(files) != 1:
+        raise ImageError(f"{folder} holds {len(files)} .mha images; one is wanted")
+    return read_image(files[0])
+
+
 def _read_result(target: Path, stem: str) -> Volume:
     folder = target / RESULT
     named = folder / f"{stem}.mha"
@@ -167,11 +179,6 @@ def _read_result(target: Path, stem: str) -> Volume:
 def _uuid(case_id: str) -> str:
     """The same name for a case every time; it tells nothing about the case."""
     return str(uuid.uuid5(uuid.NAMESPACE_URL, f"clicksim:{case_id}"))
-
-
-def _placed(grid: Grid) -> Grid:
-    """A grid that can be written: along the axes of the world where the case has no place there."""
-    return grid if grid.affine is not None else Grid.from_spacing(grid.shape, grid.spacing or (1.0, 1.0, 1.0))
 
 
 def _link(file: Path, place: Path) -> None:

@@ -1,5 +1,6 @@
 """From the rows of a run to one curve per case, and the numbers that a curve is summed up in."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -39,7 +40,7 @@ class Curve:
         """The source; in fdat with the tracer, since its two parts come from two hospitals."""
         row = self.rows[0]
         source = row.get("source") or "unknown"
-        return f"{source} {row.get('tracer_class')}" if source == "fdat" else source
+        return f"{source} {row.get('tracer_class') or 'of unknown tracer'}" if source == "fdat" else source
 
     @property
     def lesion_free(self) -> bool:
@@ -91,19 +92,35 @@ def curves_of(rows: Iterable[Row]) -> list[Curve]:
     for (_, case_id, annotator), found in sorted(groups.items()):
         ordered = sorted(found, key=lambda row: row["round"])
         if [row["round"] for row in ordered] != list(range(len(ordered))):
-            raise SettingError(f"rounds of case {case_id}, annotator {annotator}, are not 0 to {len(ordered) - 1}")
+            raise SettingError(
+                f"case {case_id}, annotator {annotator}, has rounds {_listed(row['round'] for row in ordered)}; they "
+                "run from 0, each once"
+            )
         curves.append(Curve(ordered))
     return curves
 
 
+def _listed(numbers: Iterable[object]) -> str:
+    """At most ten of some numbers."""
+    texts = list(map(str, numbers))
+    return ", ".join(texts[:10]) + (" ..." if len(texts) > 10 else "")
+
+
 def metric_scores(curves: Sequence[Curve]) -> dict[str, Any]:
-    """Scores of each case over its rounds, as the published loop writes them, with the areas and the failures."""
-    return {_name(curve): _one_case(curve) for curve in curves}
+    """Scores of each case over its rounds, as the published loop writes them, with the areas and the failures.
+
+    Each stands under the name of its case; that of its source goes before where two sources share it, that of the
+    annotator after where it is a person.
+    """
+    places = {(curve.rows[0].get("source"), curve.key[0]) for curve in curves}
+    names = Counter(case_id for _, case_id in places)
+    return {_name(curve, shared=names[curve.key[0]] > 1): _one_case(curve) for curve in curves}
 
 
-def _name(curve: Curve) -> str:
+def _name(curve: Curve, *, shared: bool) -> str:
     case_id, annotator = curve.key
-    return case_id if annotator == "simulated" else f"{case_id} ({annotator})"
+    name = f"{curve.rows[0].get('source')}/{case_id}" if shared else case_id
+    return name if annotator == "simulated" else f"{name} ({annotator})"
 
 
 def _one_case(curve: Curve) -> Mapping[str, Any]:

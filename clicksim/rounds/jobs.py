@@ -4,8 +4,8 @@ A patient is played from its first round to its last in one process, so that a r
 patients, and the number of processes changes nothing.
 """
 
-import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -14,17 +14,18 @@ from typing import TYPE_CHECKING, Any
 
 from clicksim import __version__
 from clicksim.catalog import Catalog, Unit
-from clicksim.catalog.schema import rows_to_table, table_schema
+from clicksim.catalog.runs import hash_run, read_patients
+from clicksim.catalog.schema import SORT_KEYS, rows_to_table, table_schema
 from clicksim.errors import CatalogError, ClicksimError, ImageError
-from clicksim.geometry import Grid
 from clicksim.prompts.table import METADATA_KEY
 from clicksim.rounds.loop import Keep, Mask, failed_rows, play
-from clicksim.rounds.predictors import open_predictor
+from clicksim.rounds.predictors import check_name, open_predictor
 from clicksim.rounds.prompters import Recording, Rules
-from clicksim.rounds.records import Case, Predictor, RoundFailure, Row, Scan
+from clicksim.rounds.records import Case, Predictor, RoundFailure, Row, Scan, placed
 from clicksim.rounds.replay import Recordings, agreements, effort_row
 from clicksim.simulate.annotator_files import annotator_facts
 from clicksim.simulate.annotators import Annotator
+from clicksim.simulate.case import read_uptake
 from clicksim.volumes import read_image, read_label, write_image
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 Tables = dict[str, "pa.Table"]
 FACTS = ("patient_key", "source", "tracer_class", "model")
+FILES = ("label", "pet", "ct")
 
 
 @dataclass(frozen=True)
@@ -88,16 +90,16 @@ def catalog_units(catalog: Catalog, source: str | None = None) -> list[Unit]:
     Raises:
         CatalogError: There are none.
     """
-    columns = ["case_id", "label_path", "pet_path", "ct_path", *FACTS]
-    patients: dict[str, list[Row]] = {}
-    for row in catalog.table("cases", source).select(columns).to_pylist():
-        # resolved when the case is played: a path that is wrong costs one case
-        files = {name: row[f"{name}_path"] for name in ("label", "pet", "ct")}
-        entry = {"case_id": row["case_id"], **files, "facts": {name: row[name] for name in FACTS}, "recordings": None}
-        patients.setdefault(f"{row['source']}/{row['patient_key']}", []).append(entry)
+    patients = read_patients(catalog, [*(f"{name}_path" for name in FILES), *FACTS], source)
     if not patients:
         raise CatalogError(f"no cases{f' of {source}' if source else ''} in {catalog.home}")
-    return [Unit(key, entries) for key, entries in sorted(patients.items())]
+    return [Unit(key, [_entry(row) for row in rows]) for key, rows in patients.items()]
+
+
+def _entry(row: Row) -> Row:
+    """A case of a catalog as it is played; its paths are resolved then, so that a wrong one costs one case."""
+    files = {name: row[f"{name}_path"] for name in FILES}
+    return {"case_id": row["case_id"], **files, "facts": {name: row[name] for name in FACTS}, "recordings": None}
 
 
 def with_recordings(units: Sequence[Unit], recordings: Recordings) -> tuple[list[Unit], list[str]]:
@@ -121,12 +123,19 @@ def with_recordings(units: Sequence[Unit], recordings: Recordings) -> tuple[list
     return found, sorted(left)
 
 
+def check_names(units: Sequence[Unit]) -> None:
+    """Raise a `CatalogError` where two cases have one name: rows of prompts, and kept predictions, know no other."""
+    counts = Counter(entry["case_id"] for unit in units for entry in unit.content)
+    twice = sorted(name for name, count in counts.items() if count > 1)
+    if twice:
+        raise CatalogError(f"several cases are called {', '.join(twice[:10])}; take one source at a time (--source)")
+
+
 def run_id(job: RoundsJob, units: Sequence[Unit]) -> str:
     """Hash of the predictor's SPEC, protocol, settings, seed, cases and recorded prompts."""
-    about = job.about()
-    del about["version"]
-    cases = [[unit.key, [[entry["case_id"], repr(entry["recordings"])] for entry in unit.content]] for unit in units]
-    return hashlib.blake2b(json.dumps([about, cases], sort_keys=True).encode(), digest_size=8).hexdigest()
+    recordings = [repr(entry["recordings"]) for unit in units for entry in unit.content]
+    cases = {unit.key: [entry["case_id"] for entry in unit.content] for unit in units}
+    return hash_run({**job.about(), "recordings": recordings}, cases)
 
 
 def play_unit(job: RoundsJob, catalog: Catalog | None, unit: Unit) -> Tables:
@@ -141,11 +150,13 @@ def play_unit(job: RoundsJob, catalog: Catalog | None, unit: Unit) -> Tables:
     for entry in unit.content:
         recordings = entry["recordings"] or [None]
         try:
-            case = _load(entry, catalog, needs)
+            _forget_predictions(job, entry["case_id"], recordings)
+            case, doubts = _load(entry, catalog, needs)
             extra["agreement"] += agreements(case, entry["recordings"] or ())
         except ClicksimError as error:
             rows += [row for recording in recordings for row in _refused(entry, job, recording, error)]
             continue
+        extra["notes"] += [{"case_id": entry["case_id"], "note": note} for note in doubts]
         for recording in recordings:
             try:
                 game = play(
@@ -175,8 +186,6 @@ def play_unit(job: RoundsJob, catalog: Catalog | None, unit: Unit) -> Tables:
 def finish_tables(job: RoundsJob, units: Sequence[Unit], tables: Tables) -> Tables:
     """The tables of a run, sorted, with rows for cases whose process died, and with the run's metadata."""
     import pyarrow as pa
-
-    from clicksim.catalog.schema import SORT_KEYS
 
     dead = {row["path"] for row in tables["rejected"].to_pylist()} if "rejected" in tables else set()
     failure = RoundFailure("WorkerDied", "the process that played the case died twice")
@@ -209,25 +218,24 @@ def _needed(predictor: Predictor, rules: Rules, *, person: bool) -> tuple[str, .
     return () if rules.corrects and not person else ("pet",)  # a person sees the contrast of lesions
 
 
-def _load(entry: Mapping[str, Any], catalog: Catalog | None, needs: Sequence[str]) -> Case:
-    """A case with its images, on one grid."""
+def _load(entry: Mapping[str, Any], catalog: Catalog | None, needs: Sequence[str]) -> tuple[Case, tuple[str, ...]]:
+    """A case with the images that are needed, on one grid, and a sentence where its PET may be none."""
 
     def file(name: str) -> Path | None:
-        path = entry[name]
+        path = entry[name] if name in ("label", *needs) else None
         return None if path is None else Path(path) if catalog is None else catalog.resolve(path)
 
-    where, label = f"case {entry['case_id']}", file("label")
-    if label is None:
+    where, files = f"case {entry['case_id']}", {name: file(name) for name in FILES}
+    if files["label"] is None:
         raise ImageError(f"{where} has no label")
-    truth = read_label(label)
-    images: dict[str, Any] = {"ct": None, "pet": None}
-    for name in needs:
-        path = file(name)
-        if path is not None:
-            image = read_image(path)
-            truth.grid.check_same(image.grid, ("label", name.upper()), where=where)
-            images[name] = image.array
-    return Case(Scan(entry["case_id"], truth.grid, images["ct"], images["pet"]), truth.array, entry["facts"])
+    truth = read_label(files["label"])
+    ct = None if files["ct"] is None else read_image(files["ct"])
+    pet, doubts = (None, ()) if files["pet"] is None else read_uptake(files["pet"])
+    for name, image in (("CT", ct), ("PET", pet)):
+        if image is not None:
+            truth.grid.check_same(image.grid, ("label", name), where=where)
+    scan = Scan(entry["case_id"], truth.grid, None if ct is None else ct.array, None if pet is None else pet.array)
+    return Case(scan, truth.array, entry["facts"]), doubts
 
 
 def _refused(entry: Mapping[str, Any], job: RoundsJob, recording: Recording | None, error: ClicksimError) -> list[Row]:
@@ -239,19 +247,32 @@ def _refused(entry: Mapping[str, Any], job: RoundsJob, recording: Recording | No
 
 
 def _keeper(job: RoundsJob, case: Case, recording: Recording | None) -> Keep | None:
-    """What stores predictions, for `dir:` to find them again; those of several annotators by name."""
-    if job.keep is None:
+    """What stores predictions, for `dir:` to find them again."""
+    folder = _prediction_folder(job, case.scan.case_id, recording)
+    if folder is None:
         return None
-    person = "" if recording is None or recording.annotator == "simulated" else recording.annotator
-    folder = Path(job.keep) / person.replace("/", "_") / case.scan.case_id
-    grid = case.scan.grid
-    placed = grid if grid.affine is not None else Grid.from_spacing(grid.shape, grid.spacing or (1.0, 1.0, 1.0))
 
     def keep(number: int, mask: Mask) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        write_image(folder / f"iter_{number}.nii.gz", mask, placed)
+        write_image(folder / f"iter_{number}.nii.gz", mask, placed(case.scan.grid))
 
     return keep
+
+
+def _prediction_folder(job: RoundsJob, case_id: str, recording: Recording | None) -> Path | None:
+    """Where the predictions of a case are kept; those for a person's prompts below the person's name."""
+    if job.keep is None:
+        return None
+    person = "" if recording is None or recording.annotator == "simulated" else recording.annotator
+    return Path(job.keep) / (person and check_name(person.replace("/", "_"))) / check_name(case_id)
+
+
+def _forget_predictions(job: RoundsJob, case_id: str, recordings: Sequence[Recording | None]) -> None:
+    """Delete what an earlier run kept of a case: it may have had more rounds."""
+    for recording in recordings:
+        folder = _prediction_folder(job, case_id, recording)
+        for file in folder.glob("iter_*.nii.gz") if folder else ():
+            file.unlink()
 
 
 def _timings(rows: Sequence[Row], seconds: Sequence[tuple[float, float]]) -> list[Row]:

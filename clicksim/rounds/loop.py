@@ -89,17 +89,19 @@ def play(
     n_rounds = len(recording.steps) if recording else rules.rounds["n_rounds"]
     referee = _Referee(case, rules)
     game = _Game(case, predictor, prompter, referee, time_limit_s, keep)
-    for number in range(n_rounds):
-        game.play_round(number)
-    finish = getattr(predictor, "finish", None)
-    if finish:
-        finish()
+    try:
+        for number in range(n_rounds):
+            game.play_round(number)
+    finally:
+        finish = getattr(predictor, "finish", None)
+        if finish:
+            finish()
     return Game(game.rows, game.prompts, game.seconds, prompter.notes)
 
 
 def failed_rows(case_id: str, facts: Any, rules: Rules, failure: RoundFailure, *, annotator: str, n: int) -> list[Row]:
     """The rows of a case that could not be played: 0 as published, or undefined."""
-    score_ = 0.0 if rules.published else None
+    value = 0.0 if rules.published else None
     return [
         {
             "case_id": case_id,
@@ -107,8 +109,8 @@ def failed_rows(case_id: str, facts: Any, rules: Rules, failure: RoundFailure, *
             "round": number,
             **dict.fromkeys(SCORES),
             "truth_ml": None,
-            "dice": score_,
-            "dmm": score_,
+            "dice": value,
+            "dmm": value,
             "n_prompts": 0,
             "inferred": False,
             "failure": failure.code,
@@ -135,15 +137,13 @@ class _Game:
         self.time_limit_s, self.keep = time_limit_s, keep
         self.rows: list[Row] = []
         self.seconds: list[tuple[float, float]] = []
-        settings = dict(prompter.settings)
-        scan = case.scan
         self.prompts = Prompts(
             (),
-            scan.grid,
-            scan.case_id,
+            case.scan.grid,
+            case.scan.case_id,
             prompter.protocol,
             prompter.seed,
-            settings,
+            dict(prompter.settings),
             annotator=prompter.annotator,
             effort_s=prompter.seconds,
         )
@@ -156,9 +156,7 @@ class _Game:
         started, asked = time.perf_counter(), 0.0
         failure = self._prompt(number)
         if self.over is None:
-            before = time.perf_counter()
-            failure = self._predict(number)
-            asked = time.perf_counter() - before - self._scoring
+            failure, asked = self._predict(number)
         row = {
             "case_id": self.case.scan.case_id,
             "annotator": self.prompter.annotator,
@@ -183,19 +181,18 @@ class _Game:
                 self.over = end
         return self.over if isinstance(self.over, RoundFailure) else None
 
-    def _predict(self, number: int) -> RoundFailure | None:
-        """Ask and score."""
-        self._scoring = 0.0
+    def _predict(self, number: int) -> tuple[RoundFailure | None, float]:
+        """Ask and score; gives what went wrong, and the seconds of the predictor."""
+        began = time.perf_counter()
         try:
             mask = ask(self.predictor, replace(self.case.scan, round=number), self.prompts, self.time_limit_s)
         except RoundFailure as failure:
-            return failure
-        began = time.perf_counter()
+            return failure, time.perf_counter() - began
+        asked = time.perf_counter() - began
         self.prediction, self.scores = mask, self.referee.score(mask)
         if self.keep:
             self.keep(number, mask)
-        self._scoring = time.perf_counter() - began
-        return None
+        return None, asked
 
 
 class _Referee:

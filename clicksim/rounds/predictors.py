@@ -31,7 +31,7 @@ from clicksim.prompts import Prompts
 from clicksim.rounds.containers import CommandPredictor
 from clicksim.rounds.records import Predictor, RoundFailure, Scan
 from clicksim.rounds.threshold import ThresholdPredictor
-from clicksim.volumes import Volume, read_image
+from clicksim.volumes import EXTENSIONS, Volume, read_image
 
 KINDS = ("py", "cmd", "dir", "builtin")
 BUILTINS = {"threshold": ThresholdPredictor}
@@ -79,15 +79,20 @@ class RecordedPredictor:
 
     def __call__(self, case: Scan, prompts: Prompts) -> Volume:  # noqa: ARG002 - what was recorded is fixed
         """The prediction of this round."""
-        if ".." in Path(case.case_id).parts or Path(case.case_id).is_absolute():
-            raise RoundFailure("NoPrediction", f"case {case.case_id!r} cannot be the name of a file")
-        stems = (f"{case.case_id}/iter_{case.round}", f"{case.case_id.replace('/', '_')}_{case.round}")
+        stems = (f"{check_name(case.case_id)}/iter_{case.round}", f"{case.case_id.replace('/', '_')}_{case.round}")
         for stem in stems:
-            for ending in (".nii.gz", ".nii", ".mha"):
+            for ending in EXTENSIONS:
                 file = self.folder / f"{stem}{ending}"
                 if file.is_file():
                     return read_image(file)
         raise RoundFailure("NoPrediction", f"no {stems[0]}.nii.gz or {stems[1]}.nii.gz in {self.folder}")
+
+
+def check_name(case_id: str) -> str:
+    """The name of a case, or a `RoundFailure` where a file of that name would stand outside its folder."""
+    if not case_id or ".." in Path(case_id).parts or Path(case_id).is_absolute():
+        raise RoundFailure("NoPrediction", f"case {case_id!r} cannot be the name of a file")
+    return case_id
 
 
 def ask(predictor: Predictor, scan: Scan, prompts: Prompts, time_limit_s: float) -> NDArray[np.uint8]:
@@ -105,6 +110,9 @@ def ask(predictor: Predictor, scan: Scan, prompts: Prompts, time_limit_s: float)
     try:
         with _time_limit(0 if own else time_limit_s):
             answer = predictor(scan, prompts)
+        if not own and time.monotonic() - started > time_limit_s:
+            raise _OutOfTimeError
+        return _as_mask(answer, scan)
     except (RoundFailure, StorageError):
         raise
     except _OutOfTimeError as error:
@@ -115,9 +123,6 @@ def ask(predictor: Predictor, scan: Scan, prompts: Prompts, time_limit_s: float)
         raise RoundFailure("BadLabel", _line(str(error))) from error
     except (Exception, SystemExit) as error:
         raise RoundFailure("PredictorError", _line(f"{type(error).__name__}: {error}")) from error
-    if not own and time.monotonic() - started > time_limit_s:
-        raise RoundFailure("TimeLimit", f"no answer within {time_limit_s:g} s")
-    return _as_mask(answer, scan)
 
 
 def _as_mask(answer: Any, scan: Scan) -> NDArray[np.uint8]:
@@ -166,7 +171,7 @@ def _import(name: str) -> Predictor:
     """The callable behind `module:function`; a class is called once, without arguments."""
     module, colon, attribute = name.partition(":")
     if not colon or not module or not attribute:
-        raise SettingError(f"py:{name} is not py:module:function")
+        raise SettingError(f"py:{name} is not py:module:function, such as py:mymodel:predict")
     here = str(Path.cwd())
     if here not in sys.path and os.path.isdir(here):  # noqa: PTH112 - a path entry is a text
         sys.path.insert(0, here)
@@ -174,10 +179,13 @@ def _import(name: str) -> Predictor:
         found: Any = import_module(module)
         for part in attribute.split("."):
             found = getattr(found, part)
-    except (ImportError, AttributeError) as error:
-        raise SettingError(f"predictor py:{name} cannot be imported: {error}") from error
-    if isinstance(found, type):
-        found = found()
+        if isinstance(found, type):
+            found = found()
+    except (ClicksimError, StorageError):
+        raise
+    except (Exception, SystemExit) as error:  # the user's code, which may do anything when it is imported
+        told = _line(f"{type(error).__name__}: {error}")
+        raise SettingError(f"predictor py:{name} cannot be imported or made: {told}") from error
     if not callable(found):
         raise SettingError(f"predictor py:{name} is {type(found).__name__} and cannot be called")
     return found

@@ -144,7 +144,7 @@ class _Revealed:
     """Clicks simulated before the first round; round n sees the first n of each polarity."""
 
     protocol: str
-    seed: int | None
+    seed: int
     settings: Mapping[str, Any]
     lists: tuple[tuple[Prompt, ...], tuple[Prompt, ...]]
     notes: tuple[str, ...]
@@ -182,7 +182,7 @@ class _Corrections:
     """Prompts from the errors of the previous prediction; the strategy of a case never changes."""
 
     protocol: str
-    seed: int | None
+    seed: int
     settings: Mapping[str, Any]
     given: Mapping[str, Any]
     case: Case
@@ -234,7 +234,7 @@ class _Corrections:
                 seen,
                 spacing=self.case.scan.grid.spacing,
                 protocol=self.protocol,
-                seed=self.seed if self.seed is not None else 42,
+                seed=self.seed,
                 case_id=self.case.scan.case_id,
                 round=number,
                 previous=so_far,

@@ -59,6 +59,11 @@ class Case:
     facts: Mapping[str, str | None] = field(default_factory=dict)
 
 
+def placed(grid: Grid) -> Grid:
+    """A grid that can be written: with 1 mm voxels, along the axes of the world, where these are not known."""
+    return grid if grid.affine is not None else Grid.from_spacing(grid.shape, grid.spacing or (1.0, 1.0, 1.0))
+
+
 class Predictor(Protocol):
     """Anything that is called with a scan and the prompts so far, and gives a mask.
 

@@ -13,19 +13,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from clicksim.catalog.schema import table_schema
 from clicksim.errors import PromptFormatError
-from clicksim.lesions import find_lesions
-from clicksim.prompts import Box, Click, Scribble
+from clicksim.lesions import Components, find_lesions
 from clicksim.prompts.records import Prompt
-from clicksim.prompts.table import METADATA_KEY
+from clicksim.prompts.table import METADATA_KEY, prompt_of, prompt_rows
 from clicksim.rounds.prompters import Recording
 from clicksim.rounds.records import Case, Row
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-NEEDED = ("case", "round", "polarity", "kind", "stroke", "i", "j", "k")
 Recordings = dict[str, list[Recording]]
+Strokes = dict[tuple[int, int], list[Mapping[str, Any]]]
+"""The voxels of each prompt, by round and number."""
 Floats = NDArray[np.float64]
 
 
@@ -43,14 +44,40 @@ def read_recordings(paths: Sequence[str | Path]) -> Recordings:
     for path in map(Path, paths):
         folder = path.is_dir()
         prompts = _read(path / "prompts.parquet" if folder else path)
-        rounds = _read(path / "rounds.parquet").to_pylist() if folder and (path / "rounds.parquet").is_file() else []
-        for case_id, recordings in make_recordings(prompts, rounds, where=str(path)).items():
-            known = {recording.annotator for recording in found.setdefault(case_id, [])}
-            twice = known & {recording.annotator for recording in recordings}
-            if twice:
-                raise PromptFormatError(f"case {case_id} is recorded twice by {', '.join(sorted(twice))} ({path})")
-            found[case_id] += recordings
+        rounds = read_rounds(path)
+        made = make_recordings(prompts, [] if rounds is None else rounds.to_pylist(), where=str(path))
+        add_recordings(found, made, where=str(path))
     return found
+
+
+def add_recordings(found: Recordings, more: Recordings, *, where: str) -> None:
+    """Put recordings beside those that were found before.
+
+    Raises:
+        PromptFormatError: An annotator's case a second time.
+    """
+    for case_id, recordings in more.items():
+        known = found.setdefault(case_id, [])
+        twice = {recording.annotator for recording in known} & {recording.annotator for recording in recordings}
+        if twice:
+            raise PromptFormatError(f"case {case_id} is recorded twice by {', '.join(sorted(twice))} ({where})")
+        known += recordings
+
+
+def read_rounds(path: Path) -> "pa.Table | None":
+    """The rounds of an `--out` folder, or of the file `rounds.parquet`; None for any other path.
+
+    Raises:
+        PromptFormatError: A file that cannot be read, or lacks a column.
+    """
+    file = path / "rounds.parquet" if path.is_dir() else path
+    if file.name != "rounds.parquet" or not file.is_file():
+        return None
+    table = _read(file)
+    missing = [name for name in table_schema("rounds").names if name not in table.column_names]
+    if missing:
+        raise PromptFormatError(f"a table of rounds needs the columns {', '.join(missing[:10])} ({file})")
+    return table
 
 
 def make_recordings(prompts: "pa.Table", rounds: Sequence[Row] = (), *, where: str = "") -> Recordings:
@@ -64,22 +91,22 @@ def make_recordings(prompts: "pa.Table", rounds: Sequence[Row] = (), *, where: s
         where: A file to name in errors.
 
     Raises:
-        PromptFormatError: A missing column, or a round below 0.
+        PromptFormatError: A missing column; a round below 0, an unknown polarity or kind, a voxel that is none; one
+            name for cases of two sources, where there is a column `source`.
     """
-    missing = [name for name in NEEDED if name not in prompts.column_names]
-    if missing:
-        raise PromptFormatError(f"a table of prompts needs the columns {', '.join(missing)} ({where})")
     about = json.loads((prompts.schema.metadata or {}).get(METADATA_KEY, b"{}"))
     lengths: dict[tuple[str, str], int] = {}
     for row in rounds:
         key = (row["case_id"], row["annotator"])
         lengths[key] = max(lengths.get(key, 0), row["round"] + 1)
-    strokes: dict[tuple[str, str], dict[tuple[int, int], list[Row]]] = {key: {} for key in lengths}
-    for row in prompts.to_pylist():
-        if row["round"] is None or row["round"] < 0:
-            raise PromptFormatError(f"rounds count from 0, got {row['round']} in case {row['case']} ({where})")
-        person = strokes.setdefault((row["case"], row.get("annotator") or "file"), {})
-        person.setdefault((row["round"], row["stroke"]), []).append(row)
+    strokes: dict[tuple[str, str], Strokes] = {key: {} for key in lengths}
+    sources: dict[str, str | None] = {}
+    for voxel in prompt_rows(prompts, where=where):
+        case_id, source = voxel["case"], voxel.get("source")
+        if sources.setdefault(case_id, source) != source:
+            raise PromptFormatError(f"cases of several sources are called {case_id}; replay them apart ({where})")
+        person = strokes.setdefault((case_id, voxel.get("annotator") or "file"), {})
+        person.setdefault((voxel["round"], voxel["stroke"]), []).append(voxel)
     found: Recordings = {}
     for key, parts in sorted(strokes.items()):
         found.setdefault(key[0], []).append(_recording(key[1], parts, lengths.get(key, 0), about))
@@ -93,10 +120,11 @@ def measure_agreement(case: Case, first: Recording, second: Recording) -> Row:
         `distance_mm`: the mean, over all prompts of both, of the distance to the nearest prompt of the other, voxel
         to voxel. `same_polarity`: the share of prompts whose nearest one has the same polarity. `same_lesions`: of
         the lesions that either chose with a foreground prompt, the share that both did. None where there is nothing
-        to compare. Beside these the prompts, rounds and seconds of each.
+        to compare. `first_lesions` and `second_lesions`: how many each chose.
     """
     sides = [[prompt for step in person.steps for prompt in step] for person in (first, second)]
-    lesions = [_lesions_under(case, side) for side in sides]
+    components = find_lesions(case.truth)
+    lesions = [_lesions_under(components, side) for side in sides]
     either = lesions[0] | lesions[1]
     row: Row = {
         "case_id": case.scan.case_id,
@@ -131,15 +159,13 @@ def effort_row(case_id: str, recording: Recording) -> Row:
     }
 
 
-def _recording(
-    annotator: str, parts: Mapping[tuple[int, int], list[Row]], length: int, about: Mapping[str, Any]
-) -> Recording:
+def _recording(annotator: str, parts: Strokes, length: int, about: Mapping[str, Any]) -> Recording:
     """The strokes of one person on one case, by round and number."""
     count = max([length, *(number + 1 for number, _ in parts)], default=1)
     steps: list[list[Prompt]] = [[] for _ in range(max(count, 1))]
     seconds = []
     for (number, _), rows in sorted(parts.items()):
-        steps[number].append(_prompt(sorted(rows, key=lambda row: row.get("order") or 0)))
+        steps[number].append(prompt_of(sorted(rows, key=lambda row: row.get("order") or 0)))
         told = [row["effort_s"] for row in rows if row.get("effort_s") is not None]
         seconds += [max(told)] if told else []
     return Recording(
@@ -150,16 +176,6 @@ def _recording(
         about.get("seed"),
         about.get("settings", {}),
     )
-
-
-def _prompt(rows: Sequence[Row]) -> Prompt:
-    voxels = tuple((row["i"], row["j"], row["k"]) for row in rows)
-    ahead, lesion, number = rows[0]["polarity"] == "foreground", rows[0].get("lesion"), rows[0]["round"]
-    if rows[0]["kind"] == "box":
-        return Box(voxels[0], voxels[-1], ahead, lesion, number)
-    if rows[0]["kind"] == "click" and len(voxels) == 1:
-        return Click(voxels[0], ahead, lesion, number)
-    return Scribble(voxels, ahead, lesion, number)
 
 
 def _nearest(case: Case, own: Sequence[Prompt], other: Sequence[Prompt]) -> list[tuple[float, bool]]:
@@ -180,14 +196,10 @@ def _mm(case: Case, prompt: Prompt) -> Floats:
     return np.asarray(prompt.voxels, np.float64) * np.asarray(case.scan.grid.spacing or (1.0, 1.0, 1.0))
 
 
-def _lesions_under(case: Case, prompts: Sequence[Prompt]) -> set[int]:
+def _lesions_under(lesions: Components, prompts: Sequence[Prompt]) -> set[int]:
     """Ids of the lesions that foreground prompts touch."""
-    voxels = [prompt.voxels for prompt in prompts if prompt.foreground]
-    return {
-        lesion.id
-        for lesion in find_lesions(case.truth)
-        if any(lesion.holds(voxel) for path in voxels for voxel in path)
-    }
+    voxels = [voxel for prompt in prompts if prompt.foreground for voxel in prompt.voxels]
+    return {lesion.id for lesion in lesions if any(lesion.holds(voxel) for voxel in voxels)}
 
 
 def _read(file: Path) -> "pa.Table":

@@ -5,6 +5,7 @@ as there are, with replacement, and the interval spans the middle 95 % of the me
 """
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import median
 from typing import Any
@@ -13,14 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clicksim.errors import SettingError
-from clicksim.rounds.curves import Curve, curves_of
+from clicksim.rounds.curves import AREAS, Curve, curves_of
 from clicksim.rounds.records import Row
 from clicksim.streams import stream
 
 Floats = NDArray[np.float64]
 RESAMPLES = 2000
 LEVEL = 0.95
-SHOWN_OVER_ROUNDS = ("dice", "dmm", "fpv_ml", "fnv_ml")
 
 
 def summarise(rows: Iterable[Row], *, seed: int = 42, resamples: int = RESAMPLES) -> dict[str, Any]:
@@ -47,7 +47,7 @@ def summarise(rows: Iterable[Row], *, seed: int = 42, resamples: int = RESAMPLES
         "macro": _macro(groups["centre"], seed, resamples),
         "lesion_free": {
             "cases": len(free),
-            "with_false_positives": sum((curve.at("fpv_ml", len(curve.rows)) or 0) > 0 for curve in free),
+            "with_false_positives": sum((curve.rows[-1]["fpv_ml"] or 0) > 0 for curve in free),
             "final_fpv_ml": _means(free, ["final_fpv_ml"], seed, resamples)["final_fpv_ml"],
         },
         "burden_split_ml": split,
@@ -68,16 +68,20 @@ def compare_runs(
         interval, and the means of both over the same cases. A case counts where both are defined; `n` says how many.
 
     Raises:
-        SettingError: No case in common, or a case with different numbers of rounds: areas could not be compared.
+        SettingError: No case in common; one with different numbers of rounds, whose areas cannot be compared; one
+            name for cases of two sources, of which either could be meant.
     """
-    runs = [{curve.key: curve for curve in curves_of(rows)} for rows in (first, second)]
+    runs = [_by_key(curves_of(rows)) for rows in (first, second)]
     common = sorted(runs[0].keys() & runs[1].keys())
     if not common:
         raise SettingError("the two runs have no case in common (case and annotator are compared)")
     pairs = [(runs[0][key], runs[1][key]) for key in common]
     uneven = [f"{a.key[0]} ({len(a.rows)} and {len(b.rows)})" for a, b in pairs if len(a.rows) != len(b.rows)]
     if uneven:
-        raise SettingError(f"{len(uneven)} cases have different numbers of rounds: {', '.join(uneven[:10])}")
+        raise SettingError(
+            f"{len(uneven)} cases have different numbers of rounds: {', '.join(uneven[:10])}; "
+            "play both runs with the same n_rounds"
+        )
     split = _burden_split([a for a, _ in pairs])
     answer: dict[str, Any] = {
         "all": _describe_pairs(pairs, seed, resamples),
@@ -128,7 +132,7 @@ def _describe(curves: Sequence[Curve], seed: int, resamples: int) -> dict[str, A
     total = 2 * hits["tp"] + hits["fp"] + hits["fn"]
     longest = max((len(curve.rows) for curve in curves), default=0)
     names = list(curves[0].numbers()) if curves else []
-    over = [f"{name} {number}" for name in SHOWN_OVER_ROUNDS for number in range(longest)]
+    over = [f"{name} {number}" for name in AREAS for number in range(longest)]
     means = _means(curves, names + over, seed, resamples)
     return {
         "cases": len(curves),
@@ -137,9 +141,7 @@ def _describe(curves: Sequence[Curve], seed: int, resamples: int) -> dict[str, A
         "failed_rounds": sum(row["failure"] is not None for curve in curves for row in curve.rows),
         "final_pooled_f1": 2 * hits["tp"] / total if total else None,
         **{name: means[name] for name in names},
-        "rounds": {
-            name: [means[f"{name} {number}"] for number in range(longest)] for name in SHOWN_OVER_ROUNDS if longest
-        },
+        "rounds": {name: [means[f"{name} {number}"] for number in range(longest)] for name in AREAS if longest},
     }
 
 
@@ -218,8 +220,19 @@ def _nanmean(values: Floats) -> Floats:
         return np.asarray(np.where(known, values, 0.0).sum(axis=0) / known.sum(axis=0))
 
 
+def _by_key(curves: Sequence[Curve]) -> dict[tuple[str, str], Curve]:
+    """The curves of a run by case and annotator."""
+    counts = Counter(curve.key for curve in curves)
+    twice = sorted({case_id for (case_id, _), count in counts.items() if count > 1})
+    if twice:
+        raise SettingError(f"{len(twice)} names stand for cases of several sources in one run: {', '.join(twice[:10])}")
+    return {curve.key: curve for curve in curves}
+
+
 def _burden_split(curves: Sequence[Curve]) -> float | None:
-    volumes = {curve.key[0]: curve.rows[0]["truth_ml"] for curve in curves if curve.rows[0]["truth_ml"]}
+    """The median volume of the cases with lesions, each counted once, by however many people it was prompted."""
+    rows = [curve.rows[0] for curve in curves if curve.rows[0]["truth_ml"]]
+    volumes = {(row.get("source"), row["case_id"]): row["truth_ml"] for row in rows}
     return float(median(volumes.values())) if volumes else None
 
 

@@ -1,6 +1,8 @@
 """Annotators as TOML files, and recorded prompt rows with their labels as what a fit takes."""
 
 import math
+import reprlib
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -9,19 +11,17 @@ from typing import TYPE_CHECKING, Any
 from clicksim.catalog import Catalog
 from clicksim.errors import ImageError, PromptFormatError, SettingError, unknown_name
 from clicksim.files import read_toml
-from clicksim.prompts import Box, Click, Prompts, Scribble
-from clicksim.prompts.records import Prompt, check_inside
+from clicksim.prompts import Prompts
+from clicksim.prompts.records import check_inside
+from clicksim.prompts.table import Row, prompt_of, prompt_rows
 from clicksim.protocols.settings import dump_table
 from clicksim.simulate.annotator_fit import Fit, Recorded, fit_annotator, record_case
 from clicksim.simulate.annotators import PRESETS, Annotator, find_annotator
-from clicksim.simulate.case import find_companion, list_labels
+from clicksim.simulate.case import find_companion, list_labels, read_uptake
 from clicksim.volumes import Volume, case_id_of, read_image, read_label
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-Row = Mapping[str, Any]
-NEEDED = ("case", "round", "polarity", "kind", "stroke", "i", "j", "k")
 
 MEANINGS = {
     "offset_mm": "standard deviation, along each axis, of the displacement of a click in a point-like lesion, mm",
@@ -61,13 +61,13 @@ class RecordedFit:
 
     Attributes:
         fit: The annotator with its goodness of fit.
-        cases: Games of one person on one case.
+        games: Each of one person on one case.
         strays: Foreground clicks far from every lesion, left out.
         strokes: Scribbles and boxes, left out.
     """
 
     fit: Fit
-    cases: int
+    games: int
     strays: int
     strokes: int
 
@@ -103,20 +103,28 @@ def check_annotator(values: Mapping[str, Any], path: Path) -> Annotator:
     for name, value in values.items():
         if name not in ("name", *MEANINGS):
             raise unknown_name(f"parameter of the annotator in {path}", name, ("name", *MEANINGS))
-        kind = str if name in ("name", "source") else (int, float)
-        if not isinstance(value, kind) or isinstance(value, bool):
-            raise SettingError(f"{name} must be a {'text' if kind is str else 'number'}, got {value!r} ({path})")
+        text = name in ("name", "source")
+        number = not isinstance(value, bool) and (isinstance(value, float) or _is_whole(value))
+        if not (isinstance(value, str) if text else number):
+            raise SettingError(f"{name} must be a {'text' if text else 'number'}, got {reprlib.repr(value)} ({path})")
     values = {"name": path.stem, "source": f"file {path.name}", **values}
     if values["name"] in PRESETS and values != asdict(PRESETS[values["name"]]):
         raise SettingError(f"{values['name']} is the name of a preset; give the annotator in {path} another name")
     given: dict[str, Any] = {k: value if isinstance(value, str) else float(value) for k, value in values.items()}
-    return Annotator(**given)
+    try:
+        return Annotator(**given)
+    except SettingError as error:
+        raise SettingError(f"{error} ({path})") from error
+
+
+def _is_whole(value: Any) -> bool:
+    """Whether it is a whole number that a float can hold; TOML writes them of any length."""
+    return isinstance(value, int) and abs(value) <= sys.float_info.max
 
 
 def annotator_toml(annotator: Annotator, table: str = "") -> str:
     """The annotator as TOML, which `load_annotator` reads back; as a table of a larger file where that is named."""
-    # TOML has -inf where JSON, which writes the other values, has none
-    return dump_table(table, asdict(annotator)).replace("-Infinity", "-inf")
+    return dump_table(table, asdict(annotator))
 
 
 def annotator_facts(annotator: Annotator) -> dict[str, Any]:
@@ -149,21 +157,19 @@ def fit_rows(
         seed, bootstrap: Of the intervals, and how many samples they take.
 
     Raises:
-        PromptFormatError: A missing column; no rows of that person.
+        PromptFormatError: A missing column; a row that is no prompt; no rows of that person.
         SettingError: Too few lesions or no click.
         GeometryError: Prompts outside their case.
     """
     people: dict[tuple[str, str], list[Row]] = {}
     for table in tables:
-        missing = [column for column in NEEDED if column not in table.column_names]
-        if missing:
-            raise PromptFormatError(f"a table of prompts needs the columns {', '.join(missing)}")
-        for row in table.to_pylist():
+        for row in prompt_rows(table):
             people.setdefault((row["case"], row.get("annotator") or "file"), []).append(row)
     known = sorted({person for _, person in people})
     chosen = {key: rows for key, rows in sorted(people.items()) if annotator in (None, key[1])}
     if not chosen:
-        raise PromptFormatError(f"no prompts of {annotator or 'anybody'}; there are those of: {', '.join(known)}")
+        there = f"there are those of: {', '.join(known[:10])}" if known else "the tables are empty"
+        raise PromptFormatError(f"no prompts of {annotator or 'anybody'}; {there}")
     entries: list[Recorded] = []
     strays = strokes = 0
     for (case_id, _), rows in chosen.items():
@@ -187,7 +193,7 @@ def cases_of_files(label: Path, pet: Path | None = None) -> OpenCase:
         mask = read_label(file)
         if pet is None:
             return Shown(mask)
-        image = read_image(find_companion(file, pet) if pet.is_dir() else pet)
+        image, _ = read_uptake(find_companion(file, pet) if pet.is_dir() else pet)
         mask.grid.check_same(image.grid, ("label", "PET"), where=f"case {case_id}")
         return Shown(mask, image.array)
 
@@ -231,20 +237,10 @@ def _prompts(rows: Sequence[Row], shown: Shown, case_id: str) -> Prompts:
     strokes: dict[tuple[int, int], list[Row]] = {}
     for row in rows:
         strokes.setdefault((row["round"], row["stroke"]), []).append(row)
-    items = [_prompt(sorted(part, key=lambda row: row.get("order") or 0)) for _, part in sorted(strokes.items())]
+    items = [prompt_of(sorted(part, key=lambda row: row.get("order") or 0)) for _, part in sorted(strokes.items())]
     told = [[row["effort_s"] for row in part if row.get("effort_s") is not None] for part in strokes.values()]
     seconds = [max(part) for part in told if part]
     effort = float(sum(seconds)) / len(strokes) if seconds else None
     prompts = Prompts(tuple(items), shown.label.grid, case_id, effort_s=effort)
     check_inside(prompts, where=f"case {case_id}")
     return prompts
-
-
-def _prompt(rows: Sequence[Row]) -> Prompt:
-    voxels = tuple((row["i"], row["j"], row["k"]) for row in rows)
-    foreground, lesion, number = rows[0]["polarity"] == "foreground", rows[0].get("lesion"), rows[0]["round"]
-    if rows[0]["kind"] == "click":
-        return Click(voxels[0], foreground, lesion, number)
-    if rows[0]["kind"] == "box":
-        return Box(voxels[0], voxels[-1], foreground, lesion, number)
-    return Scribble(voxels, foreground, lesion, number)

@@ -8,17 +8,18 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from clicksim.errors import SettingError
-from clicksim.lesions import Instances, find_lesions
+from clicksim.lesions import Instances
 from clicksim.prompts import Click, Prompts
 from clicksim.simulate.annotators import (
     Annotator,
     Floats,
     contrast_of,
+    lesions_on,
     miss_predictors,
     place_of,
     radius_mm,
-    spacing_of,
 )
+from clicksim.simulate.doors import spacing_of
 
 REACH_MM = 20.0  # a foreground click farther than this from every lesion was meant for none
 
@@ -53,9 +54,15 @@ def record_case(
         mask: `(I, J, K)`, the lesions that the person was to find.
         uptake: `(I, J, K)`; without it every lesion has a contrast of 2.
         instances: How values of the mask become lesions.
+
+    Raises:
+        GeometryError: A mask or an uptake on another grid than the prompts; a grid without a spacing.
+        UptakeError: An uptake that is not finite near a lesion.
     """
-    spacing = spacing_of(prompts.grid)
-    lesions = find_lesions(np.asarray(mask), instances=instances, where=prompts.case_id)
+    spacing = spacing_of(prompts.grid, "a fit")
+    image = None if uptake is None else np.asarray(uptake)
+    lesions = lesions_on(prompts.grid, mask, image, instances, prompts.case_id)
+    volumes = lesions.sizes * prompts.grid.voxel_ml
     clicks = [prompt for prompt in prompts if isinstance(prompt, Click)]
     voxels = np.array([click.voxel for click in clicks], dtype=np.int64).reshape(-1, 3)
     places = place_of(lesions, voxels)
@@ -68,8 +75,8 @@ def record_case(
         middle, _ = lesion.deepest(spacing, closed=True)
         found.append(
             Recorded(
-                volume_ml=len(lesion.indices) * prompts.grid.voxel_ml,
-                contrast=2.0 if uptake is None else contrast_of(lesion, np.asarray(uptake), spacing),
+                volume_ml=float(volumes[place]),
+                contrast=2.0 if image is None else contrast_of(lesion, image, spacing),
                 offsets_mm=(voxels[own] - np.array(middle)) * np.asarray(spacing),
                 wrong=int(np.count_nonzero(own & ~foreground)),
                 seconds=float(np.count_nonzero(own)) * (prompts.effort_s or 0.0),
@@ -124,12 +131,17 @@ def fit_annotator(name: str, recorded: Sequence[Recorded], *, seed: int = 42, bo
     lesions with replacement.
 
     Raises:
-        SettingError: Fewer than ten lesions, or no click at all.
+        SettingError: Fewer than ten lesions, no click at all, or no sample for the intervals.
     """
+    if bootstrap < 1:
+        raise SettingError(f"intervals need at least one bootstrap sample, got {bootstrap}")
     if len(recorded) < 10 or not any(len(entry.offsets_mm) for entry in recorded):
-        raise SettingError(f"a fit needs at least ten lesions and a click, got {len(recorded)} lesions")
+        clicks = sum(len(entry.offsets_mm) for entry in recorded)
+        raise SettingError(
+            f"a fit needs at least ten lesions and a click, got {len(recorded)} lesions and {clicks} clicks"
+        )
     model = _fit(name, recorded)
-    names = [field.name for field in fields(Annotator) if field.type == "float" or field.type is float]
+    names = [field.name for field in fields(Annotator) if field.type is float]
     draws = np.random.Generator(np.random.Philox(seed))
     samples = []
     for _ in range(bootstrap):
@@ -182,6 +194,7 @@ def _fit_offsets(seen: Sequence[Recorded]) -> tuple[float, float]:
 def _fit_misses(recorded: Sequence[Recorded]) -> tuple[float, float, float]:
     """Logistic regression with a weak ridge, which keeps it finite where every lesion was seen or missed."""
     from scipy.optimize import minimize
+    from scipy.special import expit
 
     missed = np.array([not len(entry.offsets_mm) for entry in recorded], dtype=np.float64)
     if not missed.any():
@@ -193,9 +206,8 @@ def _fit_misses(recorded: Sequence[Recorded]) -> tuple[float, float, float]:
 
     def cost(weights: Floats) -> tuple[float, Floats]:
         odds = design @ weights
-        chance = 1.0 / (1.0 + np.exp(-odds))
         value = (np.logaddexp(0, odds) - missed * odds).sum() + ridge @ weights**2
-        return float(value), design.T @ (chance - missed) + 2 * ridge * weights
+        return float(value), design.T @ (expit(odds) - missed) + 2 * ridge * weights
 
     found = minimize(cost, np.zeros(3), jac=True, method="L-BFGS-B")
     return (float(found.x[0]), float(found.x[1]), float(found.x[2]))

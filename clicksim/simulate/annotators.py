@@ -5,6 +5,7 @@ fitted to recorded prompts (`clicksim.simulate.annotator_fit`), with a measure o
 no such source: they are assumed, and say so.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,11 +13,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from clicksim.errors import SettingError, unknown_name
+from clicksim.errors import GeometryError, SettingError, UptakeError, unknown_name
 from clicksim.geometry import Grid, Spacing
 from clicksim.lesions import Component, Components, Instances, find_lesions
 from clicksim.prompts import Click, Prompts, Scribble
-from clicksim.prompts.records import Prompt, Voxel
+from clicksim.prompts.records import Prompt, Voxel, as_voxel
+from clicksim.simulate.doors import in_case, spacing_of
 from clicksim.streams import stream
 
 Floats = NDArray[np.float64]
@@ -60,6 +62,13 @@ class Annotator:
         for name in ("wrong_polarity", "repeat"):
             if not 0 <= getattr(self, name) <= 1:
                 raise SettingError(f"{name} of an annotator is a probability, got {getattr(self, name)}")
+        for name in ("miss_per_volume", "miss_per_contrast"):
+            if not math.isfinite(getattr(self, name)):
+                raise SettingError(f"{name} of an annotator must be a finite number, got {getattr(self, name)}")
+        if not self.miss_intercept < np.inf:
+            raise SettingError(
+                f"miss_intercept of an annotator must be a finite number, or -inf for never, got {self.miss_intercept}"
+            )
 
     def spread(self, radius_mm: ArrayLike) -> Floats:
         """Standard deviation of the displacement along each axis, in mm."""
@@ -69,10 +78,8 @@ class Annotator:
         """Probability that a lesion is missed."""
         if self.miss_intercept == -np.inf:
             return np.zeros(np.broadcast(volume_ml, contrast).shape)
-        odds = self.miss_intercept + miss_predictors(volume_ml, contrast) @ [
-            self.miss_per_volume,
-            self.miss_per_contrast,
-        ]
+        weights = [self.miss_per_volume, self.miss_per_contrast]
+        odds = self.miss_intercept + miss_predictors(volume_ml, contrast) @ weights
         return np.asarray(1.0 / (1.0 + np.exp(-np.clip(odds, -700.0, 700.0))))
 
 
@@ -125,6 +132,11 @@ def annotate(
 
     Returns:
         The changed prompts; `annotator` and `effort_s` tell of the person.
+
+    Raises:
+        SettingError: An unknown preset.
+        GeometryError: A mask or an uptake on another grid than the prompts; a grid without a spacing.
+        UptakeError: An uptake that is not finite near a lesion.
     """
     person = Person.before(
         annotator, mask, prompts.grid, uptake=uptake, instances=instances, case_id=prompts.case_id, seed=seed
@@ -173,12 +185,13 @@ class Person:
         """The person with a case in front of them; the arguments are those of `annotate`.
 
         Raises:
-            SettingError: An unknown preset; a grid without a spacing.
+            SettingError, GeometryError, UptakeError: As `annotate`.
         """
         model = find_annotator(annotator) if isinstance(annotator, str) else annotator
-        spacing = spacing_of(grid)
-        lesions = find_lesions(np.asarray(mask), instances=instances, where=case_id)
-        hidden = _hidden(model, lesions, spacing, uptake, case_id, seed)
+        spacing = spacing_of(grid, "an annotator")
+        image = None if uptake is None else np.asarray(uptake)
+        lesions = lesions_on(grid, mask, image, instances, case_id)
+        hidden = _hidden(model, lesions, spacing, image, case_id, seed)
         return cls(model, lesions, hidden, grid, spacing, case_id, seed)
 
     @property
@@ -197,8 +210,8 @@ class Person:
             if seen is not None:
                 draws = stream(self.seed, self.case_id, "annotator", self.model.name, prompt.round, number)
                 met = places[places >= 0]
-                target = self.lesions[int(met[0])] if len(met) else None
-                made += _act(self.model, seen, target, self.grid, self.spacing, draws)
+                volume_ml = float(self.lesions.sizes[met[0]]) * self.grid.voxel_ml if len(met) else 0.0
+                made += _act(self.model, seen, volume_ml, self.grid, self.spacing, draws)
         return tuple(made)
 
     def seen_truth(self, truth: NDArray[Any], prediction: NDArray[Any]) -> NDArray[Any]:
@@ -224,6 +237,24 @@ class Person:
         if np.all(places < 0) and len(named):
             places[:] = named[0]
         return places
+
+
+def lesions_on(
+    grid: Grid, mask: ArrayLike, uptake: NDArray[Any] | None, instances: Instances, case_id: str
+) -> Components:
+    """The lesions of a mask, once mask and uptake are known to have the shape of the prompts' grid.
+
+    Raises:
+        GeometryError: One of them has another.
+    """
+    labels = np.asarray(mask)
+    for name, array in (("mask", labels), ("uptake", uptake)):
+        if array is not None and array.shape != grid.shape:
+            raise GeometryError(
+                f"{name} and prompts are on different grids: {name} {array.shape}, prompts {grid.shape}"
+                f"{in_case(case_id)}"
+            )
+    return find_lesions(labels, instances=instances, where=case_id)
 
 
 def place_of(lesions: Components, voxels: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -254,11 +285,17 @@ def radius_mm(volume_ml: ArrayLike) -> Floats:
 
 
 def contrast_of(lesion: Component, uptake: NDArray[Any], spacing: Spacing, *, around_mm: float = 10.0) -> float:
-    """Highest uptake in a lesion over the mean uptake around it, at least 1; 1 where there is nothing around."""
+    """Highest uptake in a lesion over the mean uptake around it, at least 1; 1 where there is nothing around.
+
+    Raises:
+        UptakeError: An uptake that is not finite in or near the lesion.
+    """
     low, high = lesion.box
     reach = np.ceil(around_mm / np.asarray(spacing)).astype(int)
     first, last = np.maximum(low - reach, 0), np.minimum(high + reach + 1, uptake.shape)
     crop = uptake[tuple(slice(a, b) for a, b in zip(first, last, strict=True))].astype(np.float64)
+    if not np.isfinite(crop).all():
+        raise UptakeError(f"uptake is not finite in or near lesion {lesion.id}; mend or mask it first")
     inside = np.zeros(crop.shape, dtype=bool)
     inside[tuple((lesion.voxels - first).T)] = True
     around = crop[~inside].mean() if not inside.all() else 0.0
@@ -269,16 +306,16 @@ def _hidden(
     model: Annotator,
     lesions: Components,
     spacing: Spacing,
-    uptake: ArrayLike | None,
+    uptake: NDArray[Any] | None,
     case_id: str,
     seed: int,
 ) -> NDArray[np.int64]:
     """Places of the lesions that the person does not see."""
     hidden = []
-    voxel_ml = float(np.prod(spacing)) / 1000.0
+    volumes = lesions.sizes * (float(np.prod(spacing)) / 1000.0)
     for place, lesion in enumerate(lesions if model.miss_intercept > -np.inf else ()):
-        contrast = 2.0 if uptake is None else contrast_of(lesion, np.asarray(uptake), spacing)
-        chance = float(model.misses(len(lesion.indices) * voxel_ml, contrast))
+        contrast = 2.0 if uptake is None else contrast_of(lesion, uptake, spacing)
+        chance = float(model.misses(volumes[place], contrast))
         if stream(seed, case_id, "annotator", model.name, "miss", lesion.id).random() < chance:
             hidden.append(place)
     return np.array(hidden, dtype=np.int64)
@@ -287,14 +324,13 @@ def _hidden(
 def _act(
     model: Annotator,
     prompt: Prompt,
-    target: Component | None,
+    volume_ml: float,
     grid: Grid,
     spacing: Spacing,
     draws: np.random.Generator,
 ) -> Iterator[Prompt]:
-    """One ideal prompt as the person makes it, once or several times."""
-    volume = 0.0 if target is None else len(target.indices) * grid.voxel_ml
-    spread = float(model.spread(radius_mm(volume)))
+    """One ideal prompt, in a lesion of a volume, as the person makes it, once or several times."""
+    spread = float(model.spread(radius_mm(volume_ml)))
     while True:
         made = _displaced(prompt, spread, model.tremor_mm, grid, spacing, draws)
         flipped = draws.random() < model.wrong_polarity
@@ -321,15 +357,7 @@ def _displaced(
 
 def _place(voxel: Voxel, shift_mm: Floats, grid: Grid, spacing: Spacing) -> Voxel:
     moved = np.rint(np.asarray(voxel) + shift_mm / np.asarray(spacing)).astype(int)
-    i, j, k = np.clip(moved, 0, np.asarray(grid.shape) - 1)
-    return (int(i), int(j), int(k))
-
-
-def spacing_of(grid: Grid) -> Spacing:
-    """The voxel size, which an annotator needs."""
-    if grid.spacing is None:
-        raise SettingError("an annotator works in mm: the prompts need a grid with a spacing")
-    return grid.spacing
+    return as_voxel(np.clip(moved, 0, np.asarray(grid.shape) - 1))
 
 
 def miss_predictors(volume_ml: ArrayLike, contrast: ArrayLike) -> Floats:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clicksim.arrays import flat_view
-from clicksim.errors import ImageError, SettingError
+from clicksim.errors import ImageError, SettingError, UptakeError
 from clicksim.lesions import Instances
 from clicksim.prompts import Prompts
 from clicksim.protocols import load_protocol
@@ -73,7 +73,7 @@ def simulate_case(
         **settings,
     )
     prompts = replace(prompts, grid=mask.grid, notes=(*prompts.notes, *doubts))
-    return prompts if annotator is None else _by_person(prompts, mask, uptake, annotator, instances)
+    return prompts if annotator is None else _by_person(prompts, mask, uptake, annotator, instances, seed)
 
 
 def scribble_case(
@@ -122,34 +122,34 @@ def scribble_case(
         seen = _seen_truth(truth, mask, uptake, person, name, seed)
         prompts = correct(mask.array, seen, round=round, **shared)
     prompts = replace(prompts, grid=truth.grid, notes=(*prompts.notes, *doubts))
-    return prompts if annotator is None else _by_person(prompts, truth, uptake, annotator, instances)
+    return prompts if annotator is None else _by_person(prompts, truth, uptake, annotator, instances, seed)
 
 
 def read_uptake(path: str | Path) -> tuple[Volume, tuple[str, ...]]:
     """A PET from its file, and a sentence where it may be none.
 
-    Some ten thousand voxels, evenly spread, are looked at; only where all of them are whole numbers of at most 1
-    is the volume read to the end. That is enough for a CT or a label in the place of the PET, and no proof of an SUV.
+    Some ten thousand voxels, evenly spread, are looked at; only where all of them are 0 or 1 is the volume read to
+    the end. That is enough for a CT or a label in the place of the PET, and no proof of an SUV.
 
     Returns:
         The image, and at most one note: values below -100 in less than a fiftieth of the voxels, as resampling may
         leave them in a PET in Bq/ml.
 
     Raises:
-        ImageError: More than that lies below -100, as in a CT; whole numbers, 0 and 1 alone, as in a mask; a file
-            that cannot be read.
+        UptakeError: More than that lies below -100, as in a CT; 0 and 1 alone, of whatever type, as in a mask.
+        ImageError: A file that cannot be read.
     """
     volume = read_image(path)
     flat, _ = flat_view(volume.array)
     sample = flat[:: max(1, flat.size // SAMPLE) | 1]  # odd, so that it does not keep to the columns of a grid
-    if flat.dtype.kind in "iu" and sample.max() <= 1 and (flat.min(), flat.max()) == (0, 1):
-        raise ImageError(f"{path} has the whole numbers 0 and 1 alone: is this a label? A PET holds SUV")
+    if all(np.isin(part, (0, 1)).all() for part in (sample, flat)) and flat.any() and not flat.all():
+        raise UptakeError(f"{path} has the numbers 0 and 1 alone: is this a label? A PET holds SUV")
     share = float(np.mean(sample < NO_PET))
     if share == 0:
         return volume, ()
     found = f"{path} has values down to {float(np.nanmin(sample)):.0f}: is this a CT?"
     if share > CT_SHARE:
-        raise ImageError(f"{found} A PET holds SUV")
+        raise UptakeError(f"{found} A PET holds SUV")
     return volume, (f"{found} It was taken for a PET",)
 
 
@@ -164,13 +164,12 @@ def _seen_truth(
 
 
 def _by_person(
-    prompts: Prompts, label: Volume, uptake: Volume | None, annotator: Annotator, instances: Instances
+    prompts: Prompts, label: Volume, uptake: Volume | None, annotator: Annotator, instances: Instances, seed: int
 ) -> Prompts:
-    """The prompts as the annotator makes them, with the draws of the prompts' own seed."""
-    published = prompts.settings.get("rule") == "published"
-    rule: Instances = "touching" if published else instances
-    seed = 42 if prompts.seed is None else prompts.seed
-    return annotate(prompts, label.array, annotator, uptake=_array(uptake), instances=rule, seed=seed)
+    """The prompts as the annotator makes them, with the lesions that the rule had."""
+    if prompts.settings["rule"] == "published":
+        instances = "labels" if prompts.settings.get("per_lesion") else "touching"
+    return annotate(prompts, label.array, annotator, uptake=_array(uptake), instances=instances, seed=seed)
 
 
 def list_labels(folder: str | Path) -> list[Path]:

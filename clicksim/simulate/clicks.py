@@ -12,7 +12,7 @@ from clicksim.errors import GeometryError, SettingError
 from clicksim.geometry import Grid
 from clicksim.lesions import Instances
 from clicksim.prompts import Prompts
-from clicksim.protocols import effective_settings, load_protocol
+from clicksim.simulate.doors import in_case, open_rule, refuse_instances, spacing_of
 from clicksim.simulate.mended import MendedCase
 from clicksim.simulate.published import published_clicks
 
@@ -65,13 +65,10 @@ def simulate_clicks(
         [[3, 4, 4]]
     """
     seed = operator.index(seed)
-    rule = load_protocol(protocol)
-    chosen, idle = effective_settings(rule, "clicks", settings)
-    for sentence in idle:
-        warnings.warn(sentence, UserWarning, stacklevel=2)
+    rule, chosen = open_rule(protocol, "clicks", settings)
     labels = np.asarray(mask)
     if labels.ndim != 3:
-        raise GeometryError(f"a mask has three axes, got shape {labels.shape}{_where(case_id)}")
+        raise GeometryError(f"a mask has three axes, got shape {labels.shape}{in_case(case_id)}")
     if organs is not None and chosen.get("background") != "organ":
         warnings.warn("organs has no effect unless background is organ", UserWarning, stacklevel=2)
     grid = Grid.from_spacing(labels.shape, spacing)
@@ -79,22 +76,15 @@ def simulate_clicks(
     for name, volume in (("uptake", hot), ("organ mask", regions)):
         if volume is not None and volume.shape != grid.shape:
             raise GeometryError(
-                f"{name} and mask are on different grids: {name} {volume.shape}, mask {grid.shape}{_where(case_id)}; "
+                f"{name} and mask are on different grids: {name} {volume.shape}, mask {grid.shape}{in_case(case_id)}; "
                 "resample one of them first"
             )
     if chosen["rule"] == "published":
-        if instances != "auto":
-            raise SettingError(f"{rule.id} has its own rule for instances; leave instances at auto, got {instances!r}")
+        refuse_instances(rule, instances)
         if not 0 <= seed < 2**32:
             raise SettingError(f"{rule.id} takes seeds from 0 to {2**32 - 1}, got {seed}")
         clicks, notes = published_clicks(labels, hot, chosen, seed=seed, where=case_id)
-    elif grid.spacing is None:
-        raise GeometryError(f"{rule.id} measures in mm and needs the voxel size: give spacing=(i, j, k) in mm")
     else:
-        case = MendedCase(labels, hot, regions, grid.spacing, chosen, instances, seed, case_id)
+        case = MendedCase(labels, hot, regions, spacing_of(grid, rule.id), chosen, instances, seed, case_id)
         clicks, notes = case.clicks()
     return Prompts(tuple(clicks), grid, case_id, rule.id, seed, chosen, tuple(notes))
-
-
-def _where(case_id: str) -> str:
-    return f" (case {case_id})" if case_id else ""

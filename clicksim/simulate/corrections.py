@@ -6,7 +6,6 @@ each; what is dear is the depth of a large one, and that is kept while the regio
 """
 
 import operator
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,20 +17,21 @@ from clicksim.errors import GeometryError, SettingError
 from clicksim.geometry import Grid, Spacing
 from clicksim.prompts import Click, Prompts, Scribble
 from clicksim.prompts.records import Voxel
-from clicksim.protocols import effective_settings, load_protocol
+from clicksim.simulate.doors import in_case, open_rule, spacing_of
 from clicksim.simulate.errors import KeptRegions, Region, find_errors, find_regions
 from clicksim.simulate.pen import draw_stroke
 from clicksim.simulate.placing import CLASS_CHOICES, Placer, choose_class
 from clicksim.simulate.published_scribbles import published_correction
-from clicksim.simulate.scribbles import LABEL_SETTINGS, idle_at_door, spacing_of
 from clicksim.streams import stream
+
+LABEL_SETTINGS = ("n_components", "background", "shell_mm")
 
 
 def correct(
     prediction: ArrayLike,
     truth: ArrayLike,
     *,
-    uptake: ArrayLike | None = None,  # noqa: ARG001 - part of the contract; no rule looks at it yet
+    uptake: ArrayLike | None = None,  # noqa: ARG001 - so that a rule that looks at it needs no other call
     spacing: Sequence[float] | None = None,
     protocol: str = "autopet-v@2",
     seed: int = 42,
@@ -51,7 +51,7 @@ def correct(
     Args:
         prediction: `(I, J, K)`; not 0 is predicted lesion.
         truth: `(I, J, K)`; not 0 is lesion; an instance map tells lesions apart.
-        uptake: Reserved for rules that look at it.
+        uptake: `(I, J, K)`; no rule looks at it yet.
         spacing: Voxel size in mm; rules in mm need it.
         protocol: Name and version.
         seed, case_id, round: Key the streams of mended rules.
@@ -69,15 +69,12 @@ def correct(
         ImageError: Values that are no labels.
     """
     seed, number = operator.index(seed), operator.index(round)
-    rule = load_protocol(protocol)
-    chosen, idle = effective_settings(rule, "scribbles", settings)
-    for sentence in [*idle, *idle_at_door(settings, LABEL_SETTINGS, "a correction")]:
-        warnings.warn(sentence, UserWarning, stacklevel=2)
+    rule, chosen = open_rule(protocol, "scribbles", settings, elsewhere=LABEL_SETTINGS, work="a correction")
     grid = Grid.from_spacing(np.asarray(truth).shape, spacing)
     if previous is not None and previous.grid.shape != grid.shape:
         raise GeometryError(
             f"previous prompts are on another grid: prompts {previous.grid.shape}, masks {grid.shape}"
-            f"{f' (case {case_id})' if case_id else ''}; crop them together with the masks"
+            f"{in_case(case_id)}; crop them together with the masks"
         )
     items: list[Click] | list[Scribble] | list[Click | Scribble]
     if chosen["rule"] == "published":
@@ -93,7 +90,7 @@ def correct(
         items = list(case.prompts(regions))
         if kept is not None:
             kept.keep(regions)
-        notes = [] if items else ["no error left to correct" if not regions else "every error is prompted already"]
+        notes = [] if items else [_why_none(regions, chosen["errors"])]
     return Prompts(tuple(items), grid, case_id, rule.id, seed, chosen, tuple(notes))
 
 
@@ -170,6 +167,12 @@ class _Correction:
         for prompt in self.previous or ():
             used[prompt.foreground].update(prompt.voxels)
         return used
+
+
+def _why_none(regions: Sequence[Region], kinds: Sequence[str]) -> str:
+    if regions:
+        return "every error is prompted already"
+    return f"no error of kind {' or '.join(kinds)} left to correct" if kinds else "no error left to correct"
 
 
 def _check_clicks(rule: str, settings: Mapping[str, Any]) -> None:

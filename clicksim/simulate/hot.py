@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clicksim.arrays import Memory, as_uptake, flat_view
-from clicksim.errors import ImageError
+from clicksim.errors import UptakeError
 from clicksim.kernels import runs as run_kernels
 from clicksim.kernels import uptake as uptake_kernels
 from clicksim.lesions import Components, connect
@@ -42,7 +42,7 @@ def hot_voxels(
         none where lesions fill the volume or nothing lies above it.
 
     Raises:
-        ImageError: NaN or infinite values.
+        UptakeError: NaN or infinite values.
     """
     flat, memory = flat_view(as_uptake(uptake))
     inside = lesion_indices(lesions, memory)
@@ -55,7 +55,7 @@ def hot_voxels(
 
 
 def check_finite(uptake: NDArray[Any], *, where: str = "") -> None:
-    """Raise an `ImageError` that names up to ten voxels of an uptake that are NaN or infinite. One pass."""
+    """Raise an `UptakeError` that names up to ten voxels of an uptake that are NaN or infinite. One pass."""
     flat, memory = flat_view(as_uptake(uptake))
     _collect(flat, memory, math.inf, np.empty(0, np.int64), where)
 
@@ -123,7 +123,7 @@ def _collect(flat: NDArray[Any], memory: Memory, floor: float, inside: Ints, whe
     bad = found[~np.isfinite(values)]
     if len(bad):
         places = ", ".join(str(tuple(v)) for v in memory.coordinates(bad[:10]).tolist())
-        raise ImageError(
+        raise UptakeError(
             f"uptake has {len(bad)} voxels that are not finite, at {places}{f' ({where})' if where else ''}; "
             "mend or mask them first"
         )

@@ -5,7 +5,7 @@ budget is spent or no component has a voxel left. Every draw comes from a stream
 component and purpose, so that one component never changes another's clicks.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clicksim.arrays import Memory, as_uptake
+from clicksim.arrays import Memory, as_labels, as_uptake
 from clicksim.errors import SettingError
 from clicksim.geometry import Spacing
 from clicksim.lesions import Component, Components, Instances, find_lesions
 from clicksim.prompts import Click
-from clicksim.prompts.records import Voxel
+from clicksim.prompts.records import Voxel, as_voxel
+from clicksim.simulate.doors import in_case
 from clicksim.simulate.hot import check_finite, hot_voxels, join_voxels, lesion_indices, without
 from clicksim.simulate.regions import Surroundings
 from clicksim.streams import stream
@@ -26,6 +27,7 @@ from clicksim.streams import stream
 Ints = NDArray[np.int64]
 Pool = tuple[int | None, Iterator[Voxel]]
 
+NEED_UPTAKE = ("hot", "threshold", "body")  # backgrounds that are looked for in the uptake
 BODY_ATTEMPTS = 10_000  # draws for one click in the body; a body of a thousandth of the volume is found
 
 
@@ -67,8 +69,10 @@ class MendedCase:
         able = lesions.sizes * voxel_ml >= settings["min_lesion_ml"]
         if settings["target"]:
             if len(lesions) and settings["target"] not in lesions.ids:
-                ids = ", ".join(map(str, lesions.ids[:20]))
-                raise SettingError(f"target {settings['target']} is not a lesion of this mask; lesions: {ids}")
+                ids = ", ".join(map(str, lesions.ids[:10])) + (", ..." if len(lesions) > 10 else "")
+                raise SettingError(
+                    f"target {settings['target']} is not a lesion of this mask{in_case(self.case_id)}; lesions: {ids}"
+                )
             able &= lesions.ids == settings["target"]
         able_lesions = lesions.select(able)
         count, budget = len(able_lesions), settings["n_foreground"]
@@ -93,26 +97,29 @@ class MendedCase:
         budget, kind = self.settings["n_background"], self.settings["background"]
         if budget == 0:
             return [], []
-        if kind in ("hot", "threshold", "body") and self.uptake is None:
-            return [], [f"no uptake given: foreground clicks only (background = {kind} needs one)"]
-        clicks = deal(self._background_pools(kind, lesions), budget, foreground=False)
+        if kind not in NEED_UPTAKE:
+            pools = self._pools_of_masks(kind, lesions)
+        elif self.uptake is not None:
+            pools = self._pools_of_uptake(kind, self.uptake, lesions)
+        else:
+            return [], [f"no uptake (PET) given: foreground clicks only (background = {kind} needs one)"]
+        clicks = deal(pools, budget, foreground=False)
         return clicks, _shortfall("background", len(clicks), budget)
 
-    def _background_pools(self, kind: str, lesions: Components) -> Iterator[Pool]:
+    def _pools_of_masks(self, kind: str, lesions: Components) -> Iterator[Pool]:
+        if kind == "shell":
+            return ((lesion.id, self._in_shell(lesion)) for lesion in self._shuffled(lesions))
+        if kind == "organ":
+            return self._pools_in(self._clear_of_lesions(*self._organ_voxels(lesions)))
+        return self._pools_in(self._other_lesions(lesions))
+
+    def _pools_of_uptake(self, kind: str, uptake: NDArray[Any], lesions: Components) -> Iterator[Pool]:
         if kind == "body":
-            yield None, self._in_body()
-        elif kind == "shell":
-            for lesion in self._shuffled(lesions):
-                yield lesion.id, self._in_shell(lesion)
-        else:
-            if kind in ("hot", "threshold"):
-                components = self._clear_of_lesions(*self._hot_voxels(kind, lesions))
-            elif kind == "organ":
-                components = self._clear_of_lesions(*self._organ_voxels(lesions))
-            else:
-                components = self._other_lesions(lesions)
-            for component in self._shuffled(components):
-                yield self._pool(component, "background")
+            return iter([(None, self._in_body(uptake))])
+        return self._pools_in(self._clear_of_lesions(*self._hot_voxels(kind, uptake, lesions)))
+
+    def _pools_in(self, components: Components) -> Iterator[Pool]:
+        return (self._pool(component, "background") for component in self._shuffled(components))
 
     def _shuffled(self, components: Components) -> Iterator[Component]:
         order = self._stream("background", "choice").permutation(len(components))
@@ -123,20 +130,21 @@ class MendedCase:
         near = self._surroundings.near(memory.coordinates(indices), self.settings["margin_mm"])
         return join_voxels(memory, indices[~near])
 
-    def _hot_voxels(self, kind: str, lesions: Components) -> tuple[Memory, Ints]:
-        assert self.uptake is not None
+    def _hot_voxels(self, kind: str, uptake: NDArray[Any], lesions: Components) -> tuple[Memory, Ints]:
         suv = self.settings["suv"]
         if kind == "threshold":
             if suv == 0:
                 raise SettingError("background = threshold needs the threshold of the case: set suv")
             # at or above, where hot is above; a threshold is compared in the precision of the uptake
-            suv = float(np.nextafter(float(as_uptake(self.uptake).dtype.type(suv)), -np.inf))
-        return hot_voxels(self.uptake, lesions, percentile=self.settings["percentile"], suv=suv, where=self.case_id)
+            suv = float(np.nextafter(float(as_uptake(uptake).dtype.type(suv)), -np.inf))
+        return hot_voxels(uptake, lesions, percentile=self.settings["percentile"], suv=suv, where=self.case_id)
 
     def _organ_voxels(self, lesions: Components) -> tuple[Memory, Ints]:
         if self.organs is None:
             raise SettingError("background = organ needs an organ mask: give `organs` (or --organs FILE)")
-        region = np.isin(self.organs, self.settings["organ"]) if self.settings["organ"] else self.organs != 0
+        region = as_labels(self.organs, where=self.case_id)
+        if self.settings["organ"]:
+            region = np.isin(region, self.settings["organ"])
         organs = find_lesions(region, instances="components", where=self.case_id)
         indices = lesion_indices(organs, organs.memory)
         return organs.memory, without(indices, lesion_indices(lesions, organs.memory))
@@ -146,17 +154,16 @@ class MendedCase:
             raise SettingError("background = others needs the lesion that is the foreground: set target to its id")
         return lesions.select(lesions.ids != self.settings["target"])
 
-    def _in_body(self) -> Iterator[Voxel]:
+    def _in_body(self, uptake: NDArray[Any]) -> Iterator[Voxel]:
         """Voxels of the body outside lesions and margin, drawn uniformly by rejection."""
-        assert self.uptake is not None
         draws, shape = self._stream("background", "body"), self.labels.shape
-        check_finite(self.uptake, where=self.case_id)
+        check_finite(uptake, where=self.case_id)
         given: set[Voxel] = set()
         misses = 0
         while misses < BODY_ATTEMPTS:
-            voxel = _voxel(draws.integers(0, shape))
+            voxel = as_voxel(draws.integers(0, shape))
             misses += 1
-            if voxel in given or not self.uptake[voxel] > self.settings["body_suv"]:
+            if voxel in given or not uptake[voxel] > self.settings["body_suv"]:
                 continue
             if not self._surroundings.near(np.array([voxel]), self.settings["margin_mm"])[0]:
                 misses = 0
@@ -168,7 +175,7 @@ class MendedCase:
         nearest, farthest = self.settings["shell_mm"]
         voxels = self._surroundings.shell(lesion, max(nearest, self.settings["margin_mm"]), farthest)
         order = self._stream("background", lesion.key, "shell").permutation(len(voxels))
-        return (_voxel(voxels[n]) for n in order)
+        return (as_voxel(voxels[n]) for n in order)
 
     def _pool(self, component: Component, polarity: str) -> Pool:
         """The clicks that a component would give, the first by `strategy`, then by `fill`."""
@@ -185,22 +192,21 @@ class MendedCase:
         return component.id, self._jittered(component, clicks(), polarity)
 
     def _ordered(self, component: Component, strategy: str, draws: np.random.Generator) -> Iterator[Voxel]:
-        """The voxels of a component in the order in which a strategy takes them, each once."""
+        """The voxels of a component in the order in which a strategy takes them; the deepest may come twice."""
         if strategy == "deepest":
             yield component.deepest(self.spacing, closed=True)[0]
         voxels = component.rim(closed=True) if strategy == "rim" else component.voxels
-        if strategy in ("rim", "uniform"):
-            order = draws.permutation(len(voxels))
-        else:
-            depths = component.depths(self.spacing, closed=True)
-            # weighted draws without replacement: exponential times with the depth as rate (Efraimidis, Spirakis)
+        if strategy == "deepest":
             # in float32 depths are equal that differ by the rounding of sums taken in another order
-            times = (
-                -depths.astype(np.float32) if strategy == "deepest" else draws.exponential(size=len(depths)) / depths
-            )
+            order = np.argsort(-component.depths(self.spacing, closed=True).astype(np.float32), kind="stable")
+        elif strategy == "depth-weighted":
+            # weighted draws without replacement: exponential times with the depth as rate (Efraimidis, Spirakis)
+            times = draws.exponential(size=len(voxels)) / component.depths(self.spacing, closed=True)
             order = np.argsort(times, kind="stable")
+        else:
+            order = draws.permutation(len(voxels))
         for n in order:
-            yield _voxel(voxels[n])
+            yield as_voxel(voxels[n])
 
     def _jittered(self, component: Component, clicks: Iterator[Voxel], polarity: str) -> Iterator[Voxel]:
         """Clicks displaced within a ball, as long as they stay in their component.
@@ -216,7 +222,7 @@ class MendedCase:
         for click in clicks:
             seen.append(click)
             for _ in range(self.settings["jitter_attempts"]):
-                moved = _voxel(np.rint(np.asarray(click) + _in_ball(draws, radius) / np.asarray(self.spacing)))
+                moved = as_voxel(np.rint(np.asarray(click) + _in_ball(draws, radius) / np.asarray(self.spacing)))
                 if component.holds(moved):
                     yield moved
                     break
@@ -271,8 +277,3 @@ def _in_ball(draws: np.random.Generator, radius: float) -> NDArray[np.float64]:
     """A point drawn uniformly from a ball."""
     direction = draws.standard_normal(3)
     return np.asarray(direction / np.linalg.norm(direction) * radius * draws.random() ** (1 / 3))
-
-
-def _voxel(row: Sequence[Any] | NDArray[Any]) -> Voxel:
-    i, j, k = row
-    return (int(i), int(j), int(k))

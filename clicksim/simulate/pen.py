@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from clicksim.geometry import Spacing
 from clicksim.kernels import strokes as kernels
 from clicksim.lesions import Component
-from clicksim.prompts.records import Voxel
+from clicksim.prompts.records import Voxel, as_path
 from clicksim.simulate.strokes import THINNING, fullest_slice
 
 Ints = NDArray[np.int64]
@@ -51,7 +51,7 @@ class Section:
         out = np.repeat(self.corner[None], len(pixels), axis=0)
         out[:, self.axes[0]] += pixels[:, 0]
         out[:, self.axes[1]] += pixels[:, 1]
-        return tuple((int(i), int(j), int(k)) for i, j, k in out)
+        return as_path(out)
 
 
 def draw_stroke(

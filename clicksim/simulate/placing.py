@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from clicksim.geometry import Spacing
 from clicksim.lesions import Component
-from clicksim.prompts.records import Voxel
+from clicksim.prompts.records import Voxel, as_voxel
 from clicksim.simulate.errors import Region
 
 Floats = NDArray[np.float64]
@@ -88,9 +88,9 @@ class Placer:
             return Spot(*found, component.id)
         depths = self.depths(component)
         for n in np.argsort(-depths, kind="stable"):
-            i, j, k = (int(v) for v in component.voxels[n])
-            if (i, j, k) not in used:
-                return Spot((i, j, k), float(depths[n]), component.id)
+            voxel = as_voxel(component.voxels[n])
+            if voxel not in used:
+                return Spot(voxel, float(depths[n]), component.id)
         return None
 
     def _drawn(self, components: Sequence[Component], used: set[Voxel], draws: np.random.Generator) -> Spot | None:
@@ -108,8 +108,7 @@ class Placer:
             return None
         n = int(np.searchsorted(total, draws.random() * total[-1], side="right"))
         n = min(n, int(np.flatnonzero(weights)[-1]))  # what rounding lets pass the end
-        i, j, k = (int(v) for v in voxels[n])
-        return Spot((i, j, k), float(depths[n]), int(owner[n]))
+        return Spot(as_voxel(voxels[n]), float(depths[n]), int(owner[n]))
 
     def _weights(self, depths: Floats) -> Floats:
         if self.settings["place"] == "depth-exponential":
@@ -150,7 +149,7 @@ def _among(voxels: NDArray[np.int64], used: set[Voxel]) -> NDArray[np.bool_]:
     """`(n,)` whether each voxel is used."""
     if not used:
         return np.zeros(len(voxels), dtype=bool)
-    taken = np.array(sorted(used), dtype=np.int64)
+    taken = np.array(list(used), dtype=np.int64)
     span = np.maximum(voxels.max(axis=0), taken.max(axis=0)) + 1
     places = [np.ravel_multi_index(tuple(side.T), tuple(span)) for side in (voxels, taken)]
     return np.asarray(np.isin(places[0], places[1]))

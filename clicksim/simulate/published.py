@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from clicksim.errors import ReferenceAbortError
 from clicksim.lesions import Component, Components, find_lesions
 from clicksim.prompts import Click
-from clicksim.prompts.records import Voxel
+from clicksim.prompts.records import Voxel, as_voxel
+from clicksim.simulate.doors import in_case
 from clicksim.simulate.hot import hot_voxels, join_voxels
 
 Ints = NDArray[np.int64]
@@ -58,7 +59,7 @@ def published_clicks(
     if settings["n_background"] == 0:
         return foreground, []
     if uptake is None:
-        return foreground, ["no uptake given: foreground clicks only"]
+        return foreground, ["no uptake (PET) given: foreground clicks only"]
     hot = hot_voxels(uptake, lesions, percentile=settings["percentile"], where=where)
     background = _place(
         join_voxels(*hot),
@@ -124,7 +125,7 @@ def _rim_draw(stream: np.random.RandomState) -> Draw:
         if component.id not in rims:
             rims[component.id] = component.rim(closed=False)
         rim = rims[component.id]
-        return _voxel(rim[stream.randint(0, len(rim))])
+        return as_voxel(rim[stream.randint(0, len(rim))])
 
     return draw
 
@@ -144,22 +145,17 @@ def _stray_draw(stream: np.random.RandomState, labels: NDArray[Any], where: str)
             candidates[component.id] = (len(component.rim(closed=False)) < len(voxels), voxels)
         thick, voxels = candidates[component.id]
         if thick:
-            return _voxel(voxels[stream.randint(0, len(voxels))])
+            return as_voxel(voxels[stream.randint(0, len(voxels))])
         members = np.ravel_multi_index(tuple(voxels.T), shape)
         nth = stream.randint(0, labels.size - len(members))
         # the nth voxel outside: as many members precede it as have at most nth outsiders before them
         nth += int(np.searchsorted(members - np.arange(len(members)), nth, side="right"))
-        voxel = _voxel(np.array(np.unravel_index(nth, shape)))
+        voxel = as_voxel(np.array(np.unravel_index(nth, shape)))
         if labels[voxel] != 0:
             raise ReferenceAbortError(
-                f"autopet-iv@1 has no background here{f' ({where})' if where else ''}: its script draws the extra "
-                f"click {voxel} in a lesion and stops; use autopet-iv@2, or fewer background clicks"
+                f"the published script draws the extra background click {voxel} in a lesion and stops"
+                f"{in_case(where)}; use autopet-iv@2, or fewer background clicks"
             )
         return voxel
 
     return draw
-
-
-def _voxel(row: Ints) -> Voxel:
-    i, j, k = row
-    return (int(i), int(j), int(k))

@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clicksim.arrays import Memory, as_labels
+from clicksim.arrays import as_labels
+from clicksim.kernels.runs import join_indices
 from clicksim.lesions import Component, Components, connect, find_lesions
 from clicksim.prompts import Scribble
-from clicksim.prompts.records import Voxel
+from clicksim.prompts.records import as_path
 from clicksim.simulate.errors import ErrorRuns
 from clicksim.simulate.hot import lesion_indices, without
 from clicksim.simulate.strokes import STROKES, Pixels, fullest_slice
@@ -28,9 +29,7 @@ COMPONENT_SEED = 42  # the published seed of the choice of components, whatever 
 SHELL_STEPS = 2
 
 
-def published_scribbles(
-    mask: NDArray[Any], settings: Mapping[str, Any], *, seed: int, where: str
-) -> tuple[list[Scribble], list[str]]:
+def published_scribbles(mask: NDArray[Any], settings: Mapping[str, Any], *, seed: int, where: str) -> list[Scribble]:
     """One foreground and one background scribble, each the voxels of all its strokes in the order x, y, z.
 
     The published files do not keep strokes apart. The label is cast to eight bits first, as published. An empty
@@ -39,14 +38,14 @@ def published_scribbles(
     labels = as_labels(mask, where=where).astype(np.uint8, order="K")
     lesions = find_lesions(labels, instances="touching", where=where)
     if not len(lesions):
-        return [], []
+        return []
     scribbles = []
     for components, foreground in ((lesions, True), (shell(lesions), False)):
         paths = [_stroke(component, settings["strategy"], seed) for component in _choose(components, settings)]
         if paths:
             voxels = np.unique(np.concatenate(paths), axis=0)
-            scribbles.append(Scribble(_path(voxels), foreground))
-    return scribbles, []
+            scribbles.append(Scribble(as_path(voxels), foreground))
+    return scribbles
 
 
 def published_correction(
@@ -65,7 +64,7 @@ def published_correction(
     foreground = len(strokes[False]) <= len(strokes[True])
     voxels = strokes[foreground]
     order = np.lexsort(voxels.T[::-1])
-    return [Scribble(_path(voxels[order]), foreground, round=number)], []
+    return [Scribble(as_path(voxels[order]), foreground, round=number)], []
 
 
 def largest_in_slice(errors: ErrorRuns, *, missed: bool) -> Component | None:
@@ -82,7 +81,7 @@ def shell(lesions: Components) -> Components:
     """The components of what two steps of dilation add around lesions, numbered in C order as published."""
     memory = lesions.memory
     indices = _dilated(lesions, SHELL_STEPS)
-    starts, stops = _runs(without(indices, lesion_indices(lesions, memory)), memory)
+    starts, stops = join_indices(without(indices, lesion_indices(lesions, memory)), memory.lengths[2])
     return connect(memory, starts, stops, np.ones_like(starts), 26, order="C")
 
 
@@ -129,14 +128,3 @@ def _dilated(lesions: Components, steps: int) -> Ints:
     length = np.maximum(end - fresh, 0)
     within = np.arange(length.sum()) - np.repeat(np.cumsum(length) - length, length)
     return np.repeat(fresh, length) + within
-
-
-def _runs(indices: Ints, memory: Memory) -> tuple[Ints, Ints]:
-    from clicksim.kernels.runs import join_indices
-
-    starts, stops = join_indices(indices, memory.lengths[2])
-    return starts, stops
-
-
-def _path(voxels: Ints) -> tuple[Voxel, ...]:
-    return tuple((int(i), int(j), int(k)) for i, j, k in voxels)

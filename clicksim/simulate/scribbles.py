@@ -1,8 +1,7 @@
 """Scribbles from a label: the door to both rules."""
 
 import operator
-import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,14 +12,13 @@ from clicksim.errors import GeometryError, SettingError
 from clicksim.geometry import Grid, Spacing
 from clicksim.lesions import Component, Instances, find_lesions
 from clicksim.prompts import Prompts, Scribble
-from clicksim.protocols import effective_settings, load_protocol
+from clicksim.simulate.doors import in_case, open_rule, refuse_instances, spacing_of
 from clicksim.simulate.hot import join_voxels
 from clicksim.simulate.pen import draw_stroke
 from clicksim.simulate.published_scribbles import published_scribbles
 from clicksim.simulate.regions import Surroundings
 from clicksim.streams import stream
 
-LABEL_SETTINGS = ("n_components", "background", "shell_mm")
 CORRECTION_SETTINGS = ("kind", "n_prompts", "choose", "place", "depth_in", "errors")
 
 
@@ -56,38 +54,24 @@ def simulate_scribbles(
         ImageError: A mask that is no label array.
     """
     seed = operator.index(seed)
-    rule = load_protocol(protocol)
-    chosen, idle = effective_settings(rule, "scribbles", settings)
-    for sentence in [*idle, *idle_at_door(settings, CORRECTION_SETTINGS, "scribbles from a label")]:
-        warnings.warn(sentence, UserWarning, stacklevel=2)
+    rule, chosen = open_rule(
+        protocol, "scribbles", settings, elsewhere=CORRECTION_SETTINGS, work="scribbles from a label"
+    )
     labels = np.asarray(mask)
     if labels.ndim != 3:
-        raise GeometryError(f"a mask has three axes, got shape {labels.shape}{f' (case {case_id})' if case_id else ''}")
+        raise GeometryError(f"a mask has three axes, got shape {labels.shape}{in_case(case_id)}")
     labels = as_labels(labels, where=case_id)
     grid = Grid.from_spacing(labels.shape, spacing)
     notes: list[str] = []
     if chosen["rule"] == "published":
-        if instances != "auto":
-            raise SettingError(f"{rule.id} has its own rule for instances; leave instances at auto, got {instances!r}")
-        scribbles, notes = published_scribbles(labels, chosen, seed=seed, where=case_id)
+        refuse_instances(rule, instances)
+        scribbles = published_scribbles(labels, chosen, seed=seed, where=case_id)
     elif "n_components" not in chosen:
         raise SettingError(f"{rule.id} corrects predictions and has no rule for scribbles from a label")
     else:
         size = spacing_of(grid, rule.id)
         scribbles = list(_mended(labels, size, chosen, instances, seed, case_id, notes))
     return Prompts(tuple(scribbles), grid, case_id, rule.id, seed, chosen, tuple(notes))
-
-
-def idle_at_door(given: Iterable[str], idle: Sequence[str], work: str) -> list[str]:
-    """Sentences about given settings that the table has for other work."""
-    return [f"{name} has no effect on {work}" for name in given if name in idle]
-
-
-def spacing_of(grid: Grid, protocol: str) -> Spacing:
-    """The voxel size, which a rule in mm needs."""
-    if grid.spacing is None:
-        raise GeometryError(f"{protocol} measures in mm and needs the voxel size: give spacing=(i, j, k) in mm")
-    return grid.spacing
 
 
 def _mended(
@@ -110,7 +94,7 @@ def _mended(
         return
     around = Surroundings(labels, spacing)
     for lesion in chosen:
-        region = _shell(around, lesion, settings["shell_mm"], labels.shape)
+        region = _shell(around, lesion, settings["shell_mm"])
         if region is None:
             notes.append(f"no background stroke for lesion {lesion.id}: the shell around it holds no voxel")
         else:
@@ -118,12 +102,11 @@ def _mended(
             yield Scribble(draw_stroke(region, spacing, settings, draws), False, lesion.id)
 
 
-def _shell(around: Surroundings, lesion: Component, shell_mm: Sequence[float], shape: Any) -> Component | None:
+def _shell(around: Surroundings, lesion: Component, shell_mm: Sequence[float]) -> Component | None:
     """The largest component of the shell around a lesion; None where other lesions leave no room."""
     voxels = around.shell(lesion, *shell_mm)
     if not len(voxels):
         return None
-    memory = Memory((shape[0], shape[1], shape[2]), (2, 1, 0))
-    indices = np.sort(memory.indices(voxels))
-    parts = join_voxels(memory, indices)
+    memory = Memory(lesion.memory.shape, (2, 1, 0))
+    parts = join_voxels(memory, np.sort(memory.indices(voxels)))
     return parts[int(np.argmax(parts.sizes))]

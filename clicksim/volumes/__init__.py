@@ -13,11 +13,9 @@ memory is asked for, and compressed streams are read to their end, so that their
 
 from clicksim.volumes.header import EXTENSIONS
 from clicksim.volumes.image import Volume, case_id_of, read_grid, read_image, read_label, write_image
-from clicksim.volumes.labels import WHOLE
 
 __all__ = [
     "EXTENSIONS",
-    "WHOLE",
     "Volume",
     "case_id_of",
     "read_grid",

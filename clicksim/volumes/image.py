@@ -98,8 +98,9 @@ def read_label(path: str | Path) -> Volume:
         As `read_image`, with an integer array.
 
     Raises:
-        ImageError: If a value is negative, fractional, not finite or above 2147483647 in a floating point
-            file; up to ten of them are named. Otherwise as `read_image`.
+        LabelError: If a value is negative, fractional, not finite or above 2147483647 in a floating point
+            file; up to ten of them are named.
+        ImageError, GeometryError: As `read_image`.
     """
     volume = read_image(path)
     return Volume(whole_labels(volume.array, str(path)), volume.grid, volume.path)
@@ -111,7 +112,8 @@ def write_image(path: str | Path, array: NDArray[Any], grid: Grid, *, like: str 
     The type of the array is kept (bool becomes uint8). Equal arrays on equal grids give equal bytes, whatever
     their memory layout and whenever they are written. NIfTI: sform and qform carry the grid's affine with
     code 1, scanner coordinates; the qform has code 0 where the affine is sheared, which it cannot say.
-    `pixdim` carries the grid's spacing, units are mm. The sform is float32. An existing file is replaced.
+    `pixdim` carries the grid's spacing, units are mm. The sform is float32. MetaImage: the spacing is that of the
+    affine, since it holds no other. An existing file is replaced.
 
     Args:
         path: The file to write; its ending decides the format.

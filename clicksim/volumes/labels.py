@@ -5,13 +5,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clicksim.errors import ImageError
+from clicksim.arrays import WHOLE
+from clicksim.errors import LabelError
 
-WHOLE = 1e-3  # masks stored with slope 1/255 read back as 1.0000000591
+NAMED = 10  # values that are none
 
 
 def whole_labels(array: NDArray[Any], where: str) -> NDArray[Any]:
-    """The same labels as integers, or an `ImageError` that names up to ten values that are none."""
+    """The same labels as integers, or a `LabelError` that names up to ten values that are none."""
     if array.dtype.kind == "u":
         return array
     if array.dtype.kind == "i":
@@ -28,6 +29,8 @@ def whole_labels(array: NDArray[Any], where: str) -> NDArray[Any]:
             good = (np.abs(values - nearest) <= WHOLE) & (nearest >= 0) & (nearest < 2**31)
             if not good.all():
                 offenders = np.unique(np.concatenate([offenders, values[~good]]))
+            if len(offenders) > NAMED:  # a PET has millions
+                break
             largest = max(largest, float(nearest.max()))
     if len(offenders):
         _refuse_labels(offenders, where)
@@ -39,6 +42,6 @@ def whole_labels(array: NDArray[Any], where: str) -> NDArray[Any]:
 
 
 def _refuse_labels(values: NDArray[Any], where: str) -> None:
-    names = ", ".join(f"{v:.9g}" for v in values[:10].tolist())
-    more = f" and {len(values) - 10} more" if len(values) > 10 else ""
-    raise ImageError(f"labels must be whole numbers from 0, found {names}{more} ({where}); is this a label image?")
+    names = ", ".join(f"{v:.9g}" for v in values[:NAMED].tolist())
+    more = " and more" if len(values) > NAMED else ""
+    raise LabelError(f"labels must be whole numbers from 0, found {names}{more} ({where}); is this a label image?")

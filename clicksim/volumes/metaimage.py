@@ -63,10 +63,11 @@ def write_mha(temporary: Path, data: NDArray[Any], grid: Grid) -> None:
 
     sitk: Any = SimpleITK
     lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ np.asarray(grid.affine)
+    lengths = np.linalg.norm(lps[:3, :3], axis=0)  # not the grid's spacing, which a NIfTI header may hold apart
     image = sitk.GetImageFromArray(np.ascontiguousarray(data.T))
-    image.SetSpacing(grid.spacing)
+    image.SetSpacing(lengths.tolist())
     image.SetOrigin(lps[:3, 3].tolist())
-    image.SetDirection((lps[:3, :3] / np.linalg.norm(lps[:3, :3], axis=0)).ravel().tolist())
+    image.SetDirection((lps[:3, :3] / lengths).ravel().tolist())
     sitk.WriteImage(image, str(temporary), useCompression=True, compressionLevel=2)
 
 

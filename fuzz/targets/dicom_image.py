@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
-from converters.dicom import GeometryRefusal, read_volume, scan_folder
+from converters.dicom import read_volume
+from converters.series import scan_folder
+from converters.slices import GeometryRefusal
 from fuzz.targets.studies import bytes_of, dataset_of, study
 
 

@@ -29,9 +29,9 @@ def seeds() -> list[bytes]:
 
 
 def read(data: bytes, folder: Path) -> None:
-    """Read it onto the slices of the PET, and each of its segments."""
+    """Read it onto the slices of the PET."""
     file = folder / "seg.dcm"
     file.write_bytes(data)
     found = read_seg(file, geometry())
-    for number in found.names:
-        assert found.segment(number).shape == geometry().shape
+    assert found.labels.shape == geometry().shape
+    assert set(np.unique(found.labels)) <= {0, *found.names}

@@ -1,0 +1,46 @@
+"""The numbers of a run as lines of text."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from clicksim.rounds.records import Row
+
+SHOWN = ("auc_dice", "auc_dmm", "final_fpv_ml", "final_fnv_ml")
+
+
+def summary_lines(part: Mapping[str, Any]) -> list[str]:
+    """Dice and lesion F1 over the rounds, then the areas and what was left at the end.
+
+    Args:
+        part: `all`, or a group, of `clicksim.rounds.summarise`.
+    """
+    lines = ["round  dice (95 % interval)     dmm (95 % interval)"]
+    scores = part["rounds"]
+    for number, (dice, dmm) in enumerate(zip(scores["dice"], scores["dmm"], strict=True)):
+        lines.append(f"{number:5}  {mean_text(dice):24}  {mean_text(dmm)}")
+    return lines + [f"{name:14} {mean_text(part[name])}" for name in SHOWN]
+
+
+def failure_lines(rows: Iterable[Row]) -> list[str]:
+    """Why rounds failed: each reason with how often, and where first; at most ten, the most frequent first."""
+    places: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        if row["failure"]:
+            places.setdefault((row["failure"], row["detail"]), []).append(
+                f"case {row['case_id']}, round {row['round']}"
+            )
+    found = sorted(places.items(), key=lambda item: -len(item[1]))
+    lines = [f"{len(where)} rounds failed, first {where[0]}: {code}: {told}" for (code, told), where in found[:10]]
+    return lines + ([f"and for {len(found) - 10} other reasons"] if len(found) > 10 else [])
+
+
+def mean_text(entry: Mapping[str, Any]) -> str:
+    """A mean with its interval.
+
+    >>> mean_text({"mean": 0.5, "low": 0.4, "high": 0.6}), mean_text({"mean": None, "low": None, "high": None})
+    ('0.500 (0.400 to 0.600)', 'undefined')
+    """
+    if entry["mean"] is None:
+        return "undefined"
+    interval = "" if entry["low"] is None else f" ({entry['low']:.3f} to {entry['high']:.3f})"
+    return f"{entry['mean']:.3f}{interval}"
