@@ -23,7 +23,7 @@ def parse(words: list[str]) -> None:
     from clickseg.cli import main as clickseg_main
 
     command: click.Command = {"clicksim": main, "clickseg": clickseg_main}[words[0]]
-    context, rest = click.Context(command, info_name=words[0]), words[1:]
+    context, rest = click.Context(command, info_name=words[0], **command.context_settings), words[1:]
     while isinstance(command, click.Group):
         name, found, rest = command.resolve_command(context, rest)
         assert found is not None, words
