@@ -87,7 +87,7 @@ def _stages(folder: Path, files: list[Path]) -> dict[str, Callable[[], Any]]:
         "factor of SUV, from whole PET headers": lambda: suv_factor(pet.headers()),
         "PET to SUV": lambda: read_uptake(pet, geometry, grid, suv),
         "CT to the PET's grid": lambda: resample_series(ct, ct_geometry, grid, fill=CT_FILL_HU, limits=CT_RANGE_HU),
-        "SimpleITK: CT to the PET's grid, from memory": lambda: bring_onto(volume, np.eye(4), grid, fill=CT_FILL_HU),
+        "SimpleITK: CT to the PET's grid, from memory": lambda: bring_onto(volume, grid, fill=CT_FILL_HU),
         "SEG to the PET's grid": lambda: read_seg(mask.paths[0], geometry),
         "lesions and uptake": lambda: measure_case(labels, grid, uptake, instances="components"),
         "write SUV": lambda: write_image(folder / "pet.nii.gz", uptake, grid),

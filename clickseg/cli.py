@@ -72,12 +72,15 @@ def prepare(
         raise click.UsageError("give CATALOG STORE, or --list")
     from clickseg.prepare import changed_rules, prepare_store
     from clicksim.cli.progress import progress
+    from clicksim.rounds.texts import ten_lines
 
     rules = groups.StoreRules.of(gather_settings(pairs, config))
     if changed := changed_rules(store, rules):
         say(f"the rules of {store} change, so arrays are made anew: {'; '.join(changed)}")
     with progress("patients") as report:
         summary = prepare_store(catalog, store, rules, sources=sources, workers=workers, resume=resume, progress=report)
+    for sentence in ten_lines(summary.notes, f": see the column note of {store}/cases.parquet"):
+        say(sentence)
     click.echo(f"{summary.cases} cases in {store}, {summary.made} made now, {summary.rejected} rejected")
     if summary.rejected:
         say(f"the reasons stand in {store}/rejected.parquet")

@@ -2,6 +2,7 @@
 
 import shlex
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,8 +64,7 @@ def predict(
     options = _options(device, overlap, mirror, keep=prompts is not None)
     density = read_image(ct)
     uptake, doubts = (None, ()) if pet is None else read_uptake(pet)
-    for sentence in doubts:
-        click.echo(f"clickseg: {sentence}", err=True)
+    _say(doubts)
     grid = density.grid
     if uptake is not None:
         grid.check_same(uptake.grid, ("CT", "PET"))
@@ -209,12 +209,16 @@ def container_check(
       clickseg container check model.safetensors
       clickseg container check model.safetensors --ct ct.nii.gz --pet pet.nii.gz --label label.nii.gz
     """  # noqa: D301
-    from clickseg.container_check import check_container, phantom_case, read_case
+    from clickseg.container_check import check_container, phantom_case
+    from clicksim.rounds.jobs import read_case
+    from clicksim.volumes import case_id_of
 
-    given = [file for file in (ct, pet, label) if file is not None]
-    if given and len(given) < 3:
+    images = {"label": label, "ct": ct, "pet": pet}
+    given = {name: file for name, file in images.items() if file is not None}
+    if given and len(given) < len(images):
         raise click.UsageError("a case of your own needs --ct, --pet and --label")
-    case = phantom_case() if not given else read_case(*given)
+    case, doubts = read_case(given, case_id_of(given["label"])) if given else (phantom_case(), ())
+    _say(doubts)
     _options(device, overlap, mirror)
     arguments = shlex.join(["--device", device, "--overlap", str(overlap), "--mirror", mirror])
     found = check_container(model, case, rounds=rounds, image=image, arguments=arguments)
@@ -232,6 +236,12 @@ def container_build(model: Path, out: Path) -> None:
 
     write_context(model, out)
     click.echo(f"{out}: build it with docker build -t {TAG} {out}")
+
+
+def _say(sentences: Sequence[str]) -> None:
+    """Lines on stderr."""
+    for sentence in sentences:
+        click.echo(f"clickseg: {sentence}", err=True)
 
 
 def _options(device: str, overlap: float, mirror: str, *, keep: bool = True) -> "Options":

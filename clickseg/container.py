@@ -26,11 +26,11 @@ from numpy.typing import NDArray
 
 from clickseg.predict import Options, Session, open_session
 from clicksim.errors import ClicksimError
-from clicksim.files import make_folder, replacing
+from clicksim.files import LESION_CLICKS, make_folder, replacing, write_text
 from clicksim.geometry import Grid
 from clicksim.prompts import Prompts
 from clicksim.prompts.formats import read_prompts
-from clicksim.rounds.containers import CLICKS, RESULT, read_only_image
+from clicksim.rounds.containers import RESULT, read_only_image
 from clicksim.volumes import Volume, write_image
 
 Say = Callable[[str], None]
@@ -106,7 +106,7 @@ def read_round(source: Path, say: Say = lambda _: None) -> Round:
     """What the loop handed over; see `run_round` for what is refused."""
     ct, pet = (read_only_image(source / "images" / name) for name in ("ct", "pet"))
     pet.grid.check_same(ct.grid, ("PET", "CT"), where=str(source))
-    return Round(Path(ct.path).stem, ct, pet, _prompts(source / CLICKS, pet.grid, say))
+    return Round(Path(ct.path).stem, ct, pet, _prompts(source / LESION_CLICKS, pet.grid, say))
 
 
 def case_key(asked: Round, model: Path, options: Options) -> str:
@@ -223,5 +223,4 @@ def measure_process() -> dict[str, float]:
 
 def write_facts(file: Path, facts: dict[str, Any]) -> None:
     """Facts as JSON, complete or not at all."""
-    with replacing(file) as temporary:
-        temporary.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    write_text(file, json.dumps(facts, indent=1) + "\n")

@@ -22,8 +22,7 @@ from clicksim.errors import ClicksimError
 from clicksim.prompts import Prompts
 from clicksim.rounds import Case, CommandPredictor, play
 from clicksim.rounds.records import RoundFailure, Row, Scan
-from clicksim.simulate.case import read_uptake
-from clicksim.volumes import Volume, case_id_of, read_image, read_label
+from clicksim.volumes import Volume
 
 ENGINES = ("docker", "podman")
 SEALED = 'mount --bind "$1" "$1" && mount --bind "$2" "$2" && mount -o remount,bind,ro / && shift 2 && exec "$@"'
@@ -193,18 +192,6 @@ def phantom_case() -> Case:
 
     made = make_phantom(1, shape=(48, 40, 72), spacing=(4.0, 4.0, 4.0), n_lesions=4)
     return Case(Scan(made.case_id, made.grid, made.ct, made.pet), made.label)
-
-
-def read_case(ct: Path, pet: Path, label: Path) -> Case:
-    """A case of files on one grid.
-
-    Raises:
-        ClicksimError: A file that cannot be read, or lies on another grid than the label.
-    """
-    truth, density, (uptake, _) = read_label(label), read_image(ct), read_uptake(pet)
-    for name, image in (("CT", density), ("PET", uptake)):
-        truth.grid.check_same(image.grid, ("label", name))
-    return Case(Scan(case_id_of(label), truth.grid, density.array, uptake.array), truth.array)
 
 
 def find_engine() -> str | None:

@@ -4,7 +4,6 @@ A sample is a function of the seed and of its number, and of nothing else: not o
 the order in which they work, or of where a run was interrupted.
 """
 
-from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -262,10 +261,11 @@ def fetch_ahead(loader: "DataLoader[Any]") -> Iterator[Batch]:
     To hand over a batch, its worker must answer, and it answers only when its Python is not busy with a sample: so
     a consumer that asked for itself would wait at times for a batch that has long been ready.
     """
-    source, count = iter(loader), len(loader)
+    source = iter(loader)
     with ThreadPoolExecutor(1, "fetch") as thread:
-        coming = deque([thread.submit(next, source)])
-        for number in range(1, count + 1):
-            if number < count:
-                coming.append(thread.submit(next, source))
-            yield coming.popleft().result()
+        coming = thread.submit(next, source)
+        for left in reversed(range(len(loader))):
+            batch = coming.result()
+            if left:
+                coming = thread.submit(next, source)
+            yield batch

@@ -27,20 +27,20 @@ from clickseg.lesion_scores import lesion_schema, measure_lesions, summarise_les
 from clickseg.linting import lint_model
 from clickseg.named import SPEC, name_of, named_model
 from clickseg.predict import Options, open_session
-from clickseg.prepare import plan
+from clickseg.prepare import FOLDS, plan
 from clicksim.build.units import Parts, Progress, run_facts
 from clicksim.catalog import Catalog, Unit, open_catalog
 from clicksim.catalog.schema import table_schema
-from clicksim.errors import CatalogError, SettingError
-from clicksim.files import make_folder, replacing
+from clicksim.errors import CatalogError, SettingError, counted
+from clicksim.files import make_folder, write_text
 from clicksim.rounds.jobs import RoundsJob, catalog_units, finish_tables, play_unit, run_id
+from clicksim.rounds.predictors import check_name
 from clicksim.rounds.statistics import summarise
-from clicksim.rounds.texts import failure_lines, mean_text, summary_lines
+from clicksim.rounds.texts import failure_lines, mean_text, summary_lines, ten_lines
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-FOLDS = range(5)
 Row = dict[str, Any]
 
 
@@ -133,8 +133,7 @@ def evaluate_model(
         pages.append(_run(job, catalog, units, folds, folder, model, workers, resume=resume, progress=progress))
     if lint:
         findings = lint_model(open_session(model, chosen)[0], catalog, units, lint, seed)
-        with replacing(out / "lint.txt") as temporary:
-            temporary.write_text(findings + "\n", encoding="utf-8")
+        write_text(out / "lint.txt", findings + "\n")
         pages.append(f"guidance linter:\n{findings}")
     return "\n\n".join(pages)
 
@@ -146,9 +145,10 @@ def choose_units(
 
     Raises:
         CatalogError: There are none.
+        RoundFailure: A source or a case whose name leads out of a folder.
         SettingError: No fold.
     """
-    if fold not in ("auto", "all", *map(str, FOLDS)):
+    if fold not in ("auto", "all", *map(str, range(FOLDS))):
         raise SettingError(f"fold is 0 to 4, all or auto; got {fold!r}")
     units = [unit for name in dict.fromkeys(sources) or (None,) for unit in catalog_units(catalog, name)]
     same = about.get("catalog_digest") == catalog.digest()
@@ -162,6 +162,9 @@ def choose_units(
             for unit in units
             if (kept := [entry for entry in unit.content if folds[entry["facts"]["patient_key"]] == wanted])
         ]
+    for entry in (entry for unit in units for entry in unit.content):
+        check_name(entry["facts"]["source"])  # masks stand in folders of these names, and are deleted there
+        check_name(entry["case_id"])
     if not units:
         raise CatalogError(f"no case of {catalog.home} is in fold {wanted}; --fold all takes every case")
     count = sum(len(unit.content) for unit in units)
@@ -169,7 +172,7 @@ def choose_units(
     seen = "the model was trained on none of them" if wanted == held and same else (
         "the model was trained on some of them" if same else "whether the model was trained on them is not known here"
     )  # fmt: skip
-    return units, f"{count} cases {which}; {seen}"
+    return units, f"{counted(count, 'case')} {which}; {seen}"
 
 
 def folds_of(catalog: Catalog) -> dict[str, int]:
@@ -239,17 +242,19 @@ def _run(
     summary = {"run": about["id"], **job.about(), **summarise(rows, seed=job.seed)}
     summary["fold"] = {
         str(fold): summarise(members, seed=job.seed)["all"]
-        for fold in FOLDS
+        for fold in range(FOLDS)
         if (members := [row for row in rows if folds[row["patient_key"]] == fold])
     }
     summary["lesion"] = summarise_lesions(lesions)
+    summary["notes"] = notes = tables["notes"].to_pylist() if "notes" in tables else []
     timings = tables["timings"].to_pylist() if "timings" in tables else []
     write_outcome(folder, tables, summary, run_facts(started, {"workers": workers, "rounds": timings}))
     write_lesions(folder, tables["lesions"])
     parts.remove()
     if not job.keep_predictions:
         shutil.rmtree(predictions, ignore_errors=True)
-    return "\n".join([_page(summary), *failure_lines(rows)])
+    told = ten_lines([f"case {row['case_id']}: {row['note']}" for row in notes], ": see summary.json")
+    return "\n".join([_page(summary), *failure_lines(rows), *told])
 
 
 def _page(summary: Mapping[str, Any]) -> str:

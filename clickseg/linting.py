@@ -12,11 +12,13 @@ from clickseg.encode import rows_of
 from clickseg.inference import Inference, precision
 from clickseg.network import finest
 from clicksim.catalog import Catalog, Unit
-from clicksim.errors import SettingError
+from clicksim.errors import ClicksimError, SettingError
 from clicksim.guidance import Finding, format_findings, lint, lint_predictor
 from clicksim.prompts import Prompts
+from clicksim.rounds.jobs import FILES, read_case
+from clicksim.rounds.texts import ten_lines
 from clicksim.simulate.clicks import simulate_clicks
-from clicksim.volumes import read_image, read_label
+from clicksim.volumes import read_label
 
 if TYPE_CHECKING:
     from clickseg.predict import Session
@@ -64,26 +66,32 @@ def make_trial(case: Inference, prompts: Prompts) -> Trial:
 def lint_model(session: "Session", catalog: Catalog, units: Sequence[Unit], cases: int, seed: int) -> str:
     """Whether the model uses its guidance, tried on a window around a lesion of each of some cases."""
     texts: list[str] = []
+    refused: list[str] = []
     for entry in (entry for unit in units for entry in unit.content):
         if len(texts) == cases:
             break
-        findings = _lint_case(session, catalog, entry, seed)
+        try:
+            findings = _lint_case(session, catalog, entry, seed)
+        except ClicksimError as error:
+            refused.append(f"case {entry['case_id']} is left out: {error}")
+            continue
         if findings:
             texts.append(f"case {entry['case_id']}\n{format_findings(findings)}")
-    return "\n\n".join(texts) or "no case with a lesion to try it on"
+    return "\n\n".join([*(texts or ["no case with a lesion to try it on"]), *ten_lines(refused, " that are left out")])
 
 
 def _lint_case(session: "Session", catalog: Catalog, entry: Mapping[str, Any], seed: int) -> list[Finding]:
     """The findings on one case; none where it has no lesion."""
-    truth = read_label(catalog.resolve(entry["label"]))
-    if not truth.array.any() or entry["ct"] is None:
+    files = {name: catalog.resolve(entry[name]) for name in FILES if entry[name] is not None}
+    if not files.keys() >= {"label", "ct"} or not read_label(files["label"]).array.any():
         return []
-    images = [None if entry[n] is None else read_image(catalog.resolve(entry[n])).array for n in ("ct", "pet")]
+    case, _ = read_case(files, entry["case_id"])
+    scan = case.scan
     prompts = simulate_clicks(
-        truth.array, uptake=images[1], spacing=truth.grid.spacing, seed=seed, case_id=entry["case_id"],
+        case.truth, uptake=scan.pet, spacing=scan.grid.spacing, seed=seed, case_id=scan.case_id,
         n_foreground=3, n_background=3, background="shell",
     )  # fmt: skip
-    prompts = replace(prompts, grid=truth.grid)
-    session.set_case(truth.grid, *images)
+    prompts = replace(prompts, grid=scan.grid)
+    session.set_case(scan.grid, scan.ct, scan.pet)
     trial = session.trial(prompts)
     return [*lint(trial.guidance, trial.prompts), *lint_predictor(trial.predict, trial.guidance, trial.prompts)]

@@ -121,7 +121,7 @@ def build_network(settings: ModelSettings) -> nn.Module:
     """The residual U-Net of a size, its last bias negative.
 
     Raises:
-        SettingError: A patch that the network cannot halve as often as it must.
+        SettingError: A patch that the network cannot halve as often as it must; more coarser outputs than it has.
     """
     from monai.networks.nets.dynunet import DynUNet
 
@@ -133,7 +133,11 @@ def build_network(settings: ModelSettings) -> nn.Module:
                 f"a {settings.size} network halves axis {axis} of the patch to a {factor}th: {length} must be a "
                 f"multiple of it, such as {max(1, round(length / factor)) * factor}"
             )
-    supervised = min(settings.deep_supervision, len(steps) - 2)
+    supervised, most = settings.deep_supervision, len(steps) - 2
+    if supervised > most:
+        raise SettingError(
+            f"deep_supervision is {supervised}, but a {settings.size} network has at most {most} coarser outputs"
+        )
     network = DynUNet(
         spatial_dims=3,
         in_channels=len(CHANNELS),

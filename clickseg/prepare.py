@@ -26,7 +26,7 @@ from clicksim.catalog import Catalog, Unit, open_catalog
 from clicksim.catalog.lock import writing
 from clicksim.catalog.schema import rows_to_table
 from clicksim.errors import CatalogError, ClicksimError, ImageError
-from clicksim.files import LEAST_PACKED, check_space, make_folder, replacing, slug, storing
+from clicksim.files import LEAST_PACKED, check_space, make_folder, replacing, slug, storing, write_text
 from clicksim.geometry import Spacing
 from clicksim.lesions import find_lesions
 from clicksim.simulate.case import read_uptake
@@ -40,11 +40,19 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Summary:
-    """How a run ended, by count of cases."""
+    """How a run ended.
+
+    Attributes:
+        cases: In the store.
+        made: Of them, those whose arrays were not there before.
+        rejected: Cases that could not be prepared.
+        notes: A sentence for each case of the store whose files leave a doubt.
+    """
 
     cases: int
     made: int
     rejected: int
+    notes: tuple[str, ...] = ()
 
 
 def prepare_store(
@@ -98,7 +106,8 @@ def prepare_store(
         _commit(folder, cases, tables["rejected"], _about(catalog, digest, chosen))
         parts.remove()
         made = sum(name not in known for name in cases["folder"].to_pylist())
-        return Summary(len(cases), made, len(tables["rejected"]))
+        notes = tuple(f"case {row['case_id']}: {row['note']}" for row in cases.to_pylist() if row["note"])
+        return Summary(len(cases), made, len(tables["rejected"]), notes)
 
 
 def changed_rules(out: str | Path, rules: StoreRules) -> list[str]:
@@ -178,7 +187,7 @@ def prepare_case(catalog: Catalog, row: Row, arrays: Path, rules: StoreRules) ->
 def _write_case(files: Mapping[str, Path], row: Row, target: Path, rules: StoreRules) -> None:
     """Read, resample and write one case; its folder gets its name when all is there."""
     label, density = read_label(files["label"]), read_image(files["ct"])
-    uptake = read_uptake(files["pet"])[0] if "pet" in files else None
+    uptake, doubts = read_uptake(files["pet"]) if "pet" in files else (None, ())
     for name, volume in (("CT", density), ("PET", uptake)):
         if volume is not None:
             label.grid.check_same(volume.grid, ("label", name), where=f"case {row['case_id']}")
@@ -201,6 +210,7 @@ def _write_case(files: Mapping[str, Path], row: Row, target: Path, rules: StoreR
         about = {
             "instances": row["instances"], "has_pet": pet is not None, "n_lesions": lesions,
             "shape": list(grid.shape), "spacing_mm": list(spacing), "affine_ras": grid.known_affine.ravel().tolist(),
+            "note": "; ".join(doubts) or None,
         }  # fmt: skip
         (temporary / "row.json").write_text(json.dumps(about), encoding="utf-8")
         temporary.rename(target)
@@ -226,7 +236,7 @@ def find_places(
     for lesion in lesions:
         draws = stream(rules.seed, case_id, "places", "lesion", lesion.key)
         voxels = lesion.voxels
-        some = voxels[draws.permutation(len(voxels))[: share - 1]]
+        some = voxels[_pick(draws, len(voxels), share - 1)]
         deepest = np.array([lesion.deepest(spacing, closed=True)[0]], dtype=np.int64)
         rows += [np.column_stack([np.full(len(v), lesion.id), v]) for v in (deepest, some)]
     hot = np.empty((0, 3), dtype=np.int64)
@@ -234,8 +244,8 @@ def find_places(
         memory, indices = hot_voxels(pet, lesions, percentile=rules.hot_percentile, where=case_id)
         hot = _spread([part.voxels for part in join_voxels(memory, indices)], rules, case_id)
     body = np.flatnonzero(((ct > rules.body_hu) & (mask == 0)).ravel())
-    picked = stream(rules.seed, case_id, "places", "body").permutation(len(body))[: rules.spots]
-    inside = np.column_stack(np.unravel_index(body[picked], mask.shape)) if len(body) else hot[:0]
+    picked = body[_pick(stream(rules.seed, case_id, "places", "body"), len(body), rules.spots)]
+    inside = np.column_stack(np.unravel_index(picked, mask.shape))
     table = np.concatenate(rows) if rows else np.empty((0, 4), dtype=np.int64)
     return Places(table.astype(np.int32), hot.astype(np.int32), inside.astype(np.int32)), len(lesions)
 
@@ -245,9 +255,14 @@ def _spread(parts: list[NDArray[np.int64]], rules: StoreRules, case_id: str) -> 
     draws = stream(rules.seed, case_id, "places", "hot")
     parts = sorted(parts, key=len, reverse=True)[: rules.spots]
     turns = max(1, -(-rules.spots // max(1, len(parts))))
-    mixed = [part[draws.permutation(len(part))[:turns]] for part in parts]
+    mixed = [part[_pick(draws, len(part), turns)] for part in parts]
     rows = [part[turn] for turn in range(turns) for part in mixed if turn < len(part)]
     return np.array(rows[: rules.spots], dtype=np.int64).reshape(-1, 3)
+
+
+def _pick(draws: np.random.Generator, count: int, most: int) -> NDArray[np.int64]:
+    """As many different numbers below `count` as there are, at most `most`, in random order."""
+    return draws.choice(count, min(count, most), replace=False)
 
 
 def _write_array(file: Path, array: NDArray[Any], *, compressed: bool) -> None:
@@ -285,5 +300,4 @@ def _commit(folder: Path, cases: Any, rejected: Any, about: Mapping[str, Any]) -
     for name, table in (("rejected", rejected), ("cases", cases)):
         with replacing(folder / f"{name}.parquet") as temporary:
             pq.write_table(table, temporary, compression="zstd")
-    with replacing(folder / "store.json") as temporary:
-        temporary.write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_text(folder / "store.json", json.dumps(about, indent=1, ensure_ascii=False) + "\n")

@@ -95,7 +95,9 @@ class ModelSettings(_Group):
 
     size: str = _setting("medium", "of the network", choices=SIZES)
     patch: tuple[int, ...] = _setting((128, 128, 96), "voxels of a patch along R, A, S", low=8, high=512)
-    deep_supervision: int = _setting(0, "coarser outputs that also bear a loss", low=0, high=4)
+    deep_supervision: int = _setting(
+        0, "coarser outputs that also bear a loss; a tiny network has 1, each larger size one more", low=0, high=4
+    )
     encoding: str = _setting("edt-ball", "of prompts; see clickseg.encode", choices=ENCODINGS)
     encoding_mm: float = _setting(
         5.0, "radius of a ball, sigma of a Gaussian, reach of a distance, mm", low=0.1, high=100

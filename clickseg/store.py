@@ -188,6 +188,7 @@ def case_schema() -> "pa.Schema":
         ("shape", pa.list_(number, 3), "voxels along R, A, S"),
         ("spacing_mm", pa.list_(pa.float64(), 3), "mm along R, A, S"),
         ("affine_ras", pa.list_(pa.float64(), 16), "voxel to RAS+ mm, row by row"),
+        ("note", text, "a doubt about its files, such as a PET that may be a CT; else null"),
         ("folder", text, "of its arrays, below arrays/"),
     ]
     return pa.schema([pa.field(name, kind, metadata={"meaning": meaning}) for name, kind, meaning in columns])

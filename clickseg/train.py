@@ -50,8 +50,9 @@ from clickseg.world import World, count_cores, join_world
 from clicksim import __version__
 from clicksim.build.units import run_facts
 from clicksim.errors import SettingError
-from clicksim.files import check_space, make_folder, replacing
+from clicksim.files import check_space, make_folder, write_text
 
+FINISHED = ("model.safetensors", "run.json")  # what the end leaves, in this order
 Report = Callable[[int, int], None]
 
 
@@ -75,7 +76,7 @@ def train(
         init: A checkpoint of the same network to start from, such as one trained on CT alone.
         resume: Go on from `last.safetensors`, where there is one, with the same settings.
         progress: Told after each step: steps done, of all.
-        say: Told, before the first step, that there is no GPU or nothing to resume.
+        say: Told, before the first step, that there is no GPU, nothing to resume, or nothing left to do.
 
     Returns:
         `model.safetensors`.
@@ -92,6 +93,10 @@ def train(
     with join_world() as world, deterministic(how.deterministic):
         run = Run(store, folder, chosen, how, world, init)
         started, first = time.time(), run.begin(resume=resume)
+        if first == how.steps and all((folder / name).exists() for name in FINISHED):
+            if say and world.is_first:
+                say(f"the training in {folder} is finished: nothing is left to do")
+            return folder / FINISHED[0]
         if say and world.is_first:
             if world.device.type == "cpu":
                 threads = torch.get_num_threads()
@@ -288,8 +293,7 @@ class Run:
             save_checkpoint(target, tensors, {**self.about, "step": self.settings.steps})
             seconds = max(time.time() - started, 1e-9)
             facts = {"steps": done, "steps_a_second": round(done / seconds, 3), **self.world.facts()}
-            with replacing(self.folder / "run.json") as temporary:
-                temporary.write_text(json.dumps(run_facts(started, facts), indent=1) + "\n", encoding="utf-8")
+            write_text(self.folder / "run.json", json.dumps(run_facts(started, facts), indent=1) + "\n")
         self.world.wait()
         return target
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from clicksim.errors import GeometryError, LabelError, UptakeError
+from clicksim.errors import GeometryError, LabelError, UptakeError, in_case
 from clicksim.geometry import check_shape
 
 Ints = NDArray[np.int64]
@@ -71,8 +71,28 @@ def flat_view(array: NDArray[Any]) -> tuple[NDArray[Any], Memory]:
     return packed.reshape(-1), Memory(shape, (order[0], order[1], order[2]))
 
 
+def as_mask(mask: ArrayLike, *, where: str = "") -> NDArray[Any]:
+    """A mask or label array as it is, once it is known to be a volume.
+
+    Args:
+        mask: `(I, J, K)`.
+        where: A case to name in errors.
+
+    Raises:
+        GeometryError: Not three axes.
+    """
+    array = np.asarray(mask)
+    if array.ndim != 3:
+        raise GeometryError(f"a mask has three axes, got shape {array.shape}{in_case(where)}")
+    return array
+
+
 def check_pair(prediction: ArrayLike, truth: ArrayLike, *, where: str = "") -> list[NDArray[Any]]:
     """Prediction and truth as labels of one dtype.
+
+    Args:
+        prediction, truth: `(I, J, K)`.
+        where: A case to name in errors.
 
     Raises:
         GeometryError: Shapes that differ or have not three axes.
@@ -80,9 +100,9 @@ def check_pair(prediction: ArrayLike, truth: ArrayLike, *, where: str = "") -> l
     """
     masks = [np.asarray(prediction), np.asarray(truth)]
     if masks[0].shape != masks[1].shape or masks[0].ndim != 3:
-        place = f" ({where})" if where else ""
         raise GeometryError(
-            f"prediction and truth need the same three axes: prediction {masks[0].shape}, truth {masks[1].shape}{place}"
+            f"prediction and truth need the same three axes: prediction {masks[0].shape}, truth {masks[1].shape}"
+            f"{in_case(where)}"
         )
     labels = [as_labels(mask, where=where) for mask in masks]
     return labels if labels[0].dtype == labels[1].dtype else [label.astype(np.int32, order="K") for label in labels]
@@ -91,11 +111,15 @@ def check_pair(prediction: ArrayLike, truth: ArrayLike, *, where: str = "") -> l
 def as_labels(mask: ArrayLike, *, where: str = "") -> NDArray[Any]:
     """A mask or label array in a dtype that the kernels take: uint8, int16 or int32, without a copy where possible.
 
+    Args:
+        mask: Any shape.
+        where: A case to name in errors.
+
     Raises:
         LabelError: Values that are negative, not whole (to one part in a thousand), or above 2**31 - 1.
     """
     array = np.asarray(mask)
-    place = f" ({where})" if where else ""
+    place = in_case(where)
     if array.dtype == np.bool_:
         return array.view(np.uint8)
     if array.dtype == np.uint8:

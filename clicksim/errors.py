@@ -93,3 +93,21 @@ def up_to_ten(names: Iterable[object]) -> str:
     found = [str(name) for name in names]
     more = f" and {len(found) - 10} more" if len(found) > 10 else ""
     return ", ".join(found[:10]) + more
+
+
+def in_case(case_id: str) -> str:
+    """The case as it stands in a message, behind what it is about; empty for a case without a name.
+
+    >>> f"a mask has three axes, got shape (3, 3){in_case('psma_0017')}"
+    'a mask has three axes, got shape (3, 3) (case psma_0017)'
+    """
+    return f" (case {case_id})" if case_id else ""
+
+
+def counted(number: int, name: str) -> str:
+    """A number of things, as it stands in a sentence.
+
+    >>> counted(1, "case"), counted(0, "case")
+    ('1 case', '0 cases')
+    """
+    return f"{number} {name}{'' if number == 1 else 's'}"

@@ -30,7 +30,9 @@ REMEDIES = {
 """What to do, by the number of the system's error; other numbers say that a path is wrong, not the disk."""
 WRONG_PATHS = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)
 """What the system says of a path that cannot be: no bug, and mended by another path alone."""
-PROMPT_ENDINGS = {"plain": "_{}.json", "grand-challenge": "_lesion-clicks.json", "rows": "_{}.parquet"}
+LESION_CLICKS = "lesion-clicks.json"
+"""The prompts beside the images that an algorithm of Grand Challenge is given."""
+PROMPT_ENDINGS = {"plain": "_{}.json", "grand-challenge": f"_{LESION_CLICKS}", "rows": "_{}.parquet"}
 """What the names of prompt files end with, by their layout; the blank is for `clicks` or `scribbles`."""
 PICTURE_ENDINGS = (".png", ".webp")
 """What the names of pictures end with."""

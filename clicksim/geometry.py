@@ -16,6 +16,8 @@ from clicksim.errors import GeometryError
 Spacing = tuple[float, float, float]
 Shape = tuple[int, int, int]
 
+WITHIN = 1e-9  # relative; 6 mm are three voxels of 2 mm, whatever the rounding
+
 
 def check_shape(shape: Sequence[int]) -> Shape:
     """Three positive whole numbers, or a `GeometryError`."""
@@ -30,6 +32,18 @@ def check_spacing(spacing: Sequence[float]) -> Spacing:
     if len(values) != 3 or not all(np.isfinite(s) and s > 0 for s in values):
         raise GeometryError(f"spacing must be three positive lengths in mm, got {values}")
     return (values[0], values[1], values[2])
+
+
+def steps_within(distance: float, spacing: Sequence[float] | NDArray[np.float64]) -> NDArray[np.int64]:
+    """`(n, axes)` steps in voxels that are no longer than a distance, in C order; no step at all is one of them.
+
+    Args:
+        distance: At least 0.
+        spacing: Voxel size along each axis, in the unit of the distance.
+    """
+    reach = [int(distance / s * (1 + WITHIN)) for s in spacing]
+    steps = np.stack(np.meshgrid(*(np.arange(-r, r + 1) for r in reach), indexing="ij"), -1).reshape(-1, len(reach))
+    return steps[((steps * np.asarray(spacing)) ** 2).sum(1) <= distance**2 * (1 + WITHIN)]
 
 
 @dataclass(frozen=True, eq=False)

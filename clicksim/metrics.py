@@ -18,10 +18,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from clicksim.arrays import Memory, check_pair, flat_view
-from clicksim.errors import ImageError, SettingError
+from clicksim.errors import ImageError, SettingError, in_case
 from clicksim.geometry import Spacing, check_spacing
 from clicksim.kernels.overlaps import overlap_runs
-from clicksim.lesions import CONNECTIVITIES, Components, connect, flat_in, scan_labels
+from clicksim.lesions import CONNECTIVITIES, connect, flat_in, scan_labels
 from clicksim.protocols import effective_settings, load_protocol
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ def compare(
         if sides[1].top > MOST_LESIONS:
             raise ImageError(
                 f"{rule.id} counts as many lesions as the highest value of an instance map, here {sides[1].top}"
-                f"{f' ({where})' if where else ''}; number them from 1, or score under autopet-v@2"
+                f"{in_case(where)}; number them from 1, or score under autopet-v@2"
             )
         sides[1] = sides[1].by_value(np.arange(1, sides[1].top + 1))  # also values that no voxel has, as published
     return Comparison(sides[0], sides[1], volume, chosen, rule.id)
@@ -145,7 +145,7 @@ def compare(
 
 @dataclass(frozen=True)
 class _Side:
-    """The components of one mask, as runs in scan order."""
+    """The components of one mask, as runs in memory order."""
 
     starts: Ints
     stops: Ints
@@ -157,7 +157,8 @@ class _Side:
     def of(cls, flat: NDArray[Any], memory: Memory, connectivity: int) -> "_Side":
         starts, stops, values = scan_labels(flat, memory)
         components = connect(memory, starts, stops, values, connectivity)
-        return cls(starts, stops, values, _places(components, starts), components.ids)
+        _, _, places = components.runs_in_order
+        return cls(starts, stops, values, places, components.ids)
 
     def by_value(self, ids: Ints) -> "_Side":
         """Each of some values a lesion; the ids hold all values that occur, in ascending order."""
@@ -356,13 +357,6 @@ def score_at(curve: Sequence[float], number: int) -> float:
     if not len(curve) or number < 0:
         raise SettingError(f"a score at round {number} needs a curve that is not empty and a round from 0")
     return float(curve[min(number, len(curve) - 1)])
-
-
-def _places(components: Components, starts: Ints) -> Ints:
-    """The place of the component of each run, runs in scan order."""
-    places = np.empty(len(starts), np.int64)
-    places[np.searchsorted(starts, components.starts)] = components.numbers
-    return places
 
 
 def _joint_box(masks: list[NDArray[Any]]) -> tuple[Ints, Ints]:

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from clicksim.arrays import as_labels, as_uptake
-from clicksim.errors import GeometryError, SettingError, UptakeError, unknown_name
+from clicksim.errors import GeometryError, SettingError, UptakeError, in_case, unknown_name
 from clicksim.geometry import Spacing, check_spacing
 from clicksim.lesions import find_lesions
 
@@ -82,7 +82,7 @@ def refine_prediction(
         >>> refine_prediction(prediction, uptake, threshold=3.0, spacing=(2, 2, 2))[:, 1, 1].tolist()
         [0, 1, 1, 1, 0, 1, 0]
     """
-    place = f" (case {where})" if where else ""
+    place = in_case(where)
     if not 0 < threshold < math.inf:
         raise SettingError(f"threshold must be a number above 0, got {threshold}{place}")
     if not 0 <= dilation_mm < math.inf:

@@ -37,6 +37,9 @@ _SOFT_UP_TO = 45
 class Rule:
     """What decides where several series are left.
 
+    A pattern decides nothing else: a series that is first without it is taken, matching or not. `Choice.unmatched`
+    then names the pattern.
+
     Attributes:
         pet: A regular expression, searched in the series description without regard to case; empty for none.
         ct: The same for the CT.
@@ -56,11 +59,19 @@ class Rule:
         if self.then not in ("", "most-slices", "largest-fov"):
             raise SettingError(f"then must be most-slices or largest-fov, got {self.then!r}")
         for name in ("pet", "ct", "seg"):
-            pattern = getattr(self, name)
-            try:
-                re.compile(pattern)
-            except re.error as error:
-                raise SettingError(f"{name} is no regular expression: {error}, got {pattern!r}") from error
+            check_pattern(name, getattr(self, name))
+
+
+def check_pattern(name: str, pattern: str) -> None:
+    """Refuse an option that is no regular expression.
+
+    Raises:
+        SettingError: It is none.
+    """
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise SettingError(f"{name} is no regular expression: {error}, got {pattern!r}") from error
 
 
 @dataclass(frozen=True)
@@ -71,6 +82,7 @@ class Choice:
         pet, ct, seg: The chosen series.
         reasons: What decided, step by step, in sentences.
         left_out: A finding for each series that was not taken.
+        unmatched: Which of the rule's patterns, `pet`, `ct`, `seg`, the chosen series does not match.
     """
 
     pet: Series
@@ -78,6 +90,7 @@ class Choice:
     seg: Series
     reasons: tuple[str, ...]
     left_out: tuple[Finding, ...]
+    unmatched: tuple[str, ...]
 
 
 def choose_series(series: Iterable[Series], *, rule: Rule | None = None) -> Choice:
@@ -104,7 +117,8 @@ def choose_series(series: Iterable[Series], *, rule: Rule | None = None) -> Choi
     chooser = _Chooser(rule or Rule())
     masks = [s for s in own if s.modality in ("SEG", "RTSTRUCT")]
     pet = chooser.pet(own, masks)
-    return Choice(pet, chooser.ct(own, pet), chooser.mask(masks, pet), tuple(chooser.reasons), tuple(chooser.left_out))
+    ct, mask = chooser.ct(own, pet), chooser.mask(masks, pet)
+    return Choice(pet, ct, mask, tuple(chooser.reasons), tuple(chooser.left_out), tuple(chooser.unmatched))
 
 
 class _Chooser:
@@ -114,6 +128,7 @@ class _Chooser:
         self.rule = rule
         self.reasons: list[str] = []
         self.left_out: list[Finding] = []
+        self.unmatched: list[str] = []
 
     def pet(self, own: list[Series], masks: list[Series]) -> Series:
         usable = self._usable("pet", [s for s in own if s.modality == "PT"], _pet_fault)
@@ -162,13 +177,16 @@ class _Chooser:
         for name, measure in order:
             usable = self._least(usable, measure, name)
         pattern = getattr(self.rule, kind)
-        if len(usable) > 1 and pattern:
-            matching = [s for s in usable if re.search(pattern, s.description, re.IGNORECASE)]
-            usable = self._narrow(usable, matching or usable, f"the description matches {pattern!r}")
+        matching = [s for s in usable if re.search(pattern, s.description, re.IGNORECASE)]
+        unmatched = "" if matching else f"the option {kind}, {pattern!r}, matches none of the descriptions left"
+        if unmatched:
+            self.unmatched.append(kind)
+            self.reasons.append(unmatched)
+        usable = self._narrow(usable, matching or usable, f"the description matches {pattern!r}")
         if len(usable) > 1 and self.rule.then:
             usable = self._least(usable, _slices if self.rule.then == "most-slices" else _area, self.rule.then)
         if len(usable) > 1:
-            listed = "; ".join(str(s) for s in usable[:10])
+            listed = "; ".join([*map(str, usable[:10]), *filter(None, [unmatched])])
             raise DicomError(
                 "AmbiguousSeries",
                 f"{len(usable)} series could be the {_ABSENT[kind][1]}: {listed}; choose by the option {kind}, a "

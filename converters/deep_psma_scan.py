@@ -52,7 +52,7 @@ def convert_scan(context: Context, folder: Path, case_id: str) -> tuple[Row, lis
     """
     root = context.source
     _check_files(root, folder)
-    threshold = read_threshold(folder / "threshold.json")
+    threshold = read_threshold(folder / "threshold.json", root)
     labels = read_labels(folder / "TTB.nii.gz", root, usual_axes=USUAL_AXES)
     pet = read_uptake(folder / "PET.nii.gz", root)
     facts = header_facts(folder / "PET.nii.gz", pet.grid)
@@ -97,29 +97,31 @@ def convert_scan(context: Context, folder: Path, case_id: str) -> tuple[Row, lis
     return row | {"quality_flags": sorted(set(flags))}, lesions
 
 
-def read_threshold(file: Path) -> float:
+def read_threshold(file: Path, root: Path) -> float:
     """The SUV at and above which a scan was searched for lesions.
 
     Args:
         file: `{"suv_threshold": number}` as in the training data, or the bare number as at test time.
+        root: The folder that the rejection's path is relative to.
 
     Raises:
         Rejection: `BadThreshold`: no such file or number, or one that is not finite, not positive or above 20.
     """
+    path = file.relative_to(root).as_posix()
     try:
         content = json.loads(read_bounded(file).decode("utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not JSON"
-        raise Rejection("BadThreshold", f"{file.name} cannot be read: {reason}") from error
+        raise Rejection("BadThreshold", f"{file.name} cannot be read: {reason}", path) from error
     value: Any = content.get("suv_threshold") if isinstance(content, dict) else content
     if type(value) not in (int, float) or not 0 < value <= HIGHEST_THRESHOLD:  # a NaN is not above 0
         raise Rejection(
             "BadThreshold",
             f'the threshold must be an SUV above 0 and up to {HIGHEST_THRESHOLD:g}, as {{"suv_threshold": 3.0}} or '
             f"a number alone; {file.name} has {json.dumps(content)[:80]}",
+            path,
         )
-    threshold: float = float(value)
-    return threshold
+    return float(value)
 
 
 @cache
@@ -226,7 +228,7 @@ def _resample_organs(folder: Path, root: Path, grid: Grid) -> tuple[NDArray[Any]
         "ORGANS_GRID_DIFFERS": not organs.grid.same_as(read_grid(folder / "CT.nii.gz")),
         "ORGANS_UNKNOWN_ID": highest > max(organ_names()),
     }
-    return bring_onto(Volume(array, organs.grid), np.eye(4), grid, fill=0, labels=True), _holding(noticed)
+    return bring_onto(Volume(array, organs.grid), grid, fill=0, labels=True), _holding(noticed)
 
 
 def _holding(noticed: Mapping[str, bool]) -> list[str]:

@@ -33,8 +33,6 @@ from dataclasses import replace
 from pathlib import Path
 from shutil import move
 
-import numpy as np
-
 from clicksim import __version__
 from clicksim.catalog.source import Context, Outcome, Row, Source, Unit
 from clicksim.files import replacing, slug
@@ -183,14 +181,14 @@ def _measure_uptake(
     flags: set[str] = set()
     if resample and not labels.grid.same_as(pet.grid):
         labels, flags = _resampled(labels, pet.grid), {"LABEL_RESAMPLED"}
-    check_grids(labels.grid, pet.grid, ("label", "PET"))
+    check_grids(labels.grid, pet.grid, ("label", "PET"), mend=", or set resample_labels where the label is right")
     with rejecting(*pet_file, "BadUptake"):
         measured, lesions = measure_case(labels.array, labels.grid, pet.array, instances="components")
     return labels, measured, lesions, flags | uptake_flags(pet.array, labels.array, lesions)
 
 
 def _resampled(labels: Labels, target: Grid) -> Labels:
-    array = bring_onto(Volume(labels.array, labels.grid), np.eye(4), target, fill=0, labels=True)
+    array = bring_onto(Volume(labels.array, labels.grid), target, fill=0, labels=True)
     if labels.array.any() and not array.any():
         raise Rejection("GridMismatch", "no lesion of the label lies on the grid of the PET; is it of another case?")
     return Labels(array, replace(labels.facts, grid=target, axcodes=axis_codes(target.known_affine)), labels.flags)

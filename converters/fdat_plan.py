@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from datetime import date
+from pathlib import PurePosixPath
 from typing import Any
 
 from clicksim.catalog.source import Context, Outcome, Row, Unit
@@ -13,6 +14,7 @@ from clicksim.volumes import EXTENSIONS, case_id_of
 from converters.fdat_tables import (
     Clinical,
     Print,
+    check_times_used,
     read_clinical,
     read_fingerprint,
     read_folds,
@@ -95,7 +97,7 @@ def parse_name(case_id: str) -> CaseName:
 
 @dataclass(frozen=True)
 class Case:
-    """All that the names and tables say about a case; paths are relative to the tree, None where there is no file."""
+    """All that the names and tables say about a case; paths are relative to the source, None where there is no file."""
 
     name: CaseName
     label: str | None
@@ -156,14 +158,17 @@ def plan(context: Context) -> tuple[list[Unit], Outcome]:
     settings = Settings.of(context, is_archive=tree.is_archive)
     found = Outcome()
     files = _gather_files(tree, found)
-    cases = _name_cases(files, _file_ending(tree, found), found)
+    cases = list(_name_cases(files, _file_ending(tree, found), found))
     folds, in_splits = read_folds(tree, found)
     prints = read_fingerprint(tree, (sorted(files), in_splits), found)
     times = read_injection_times(settings.injection_times)
+    check_times_used(settings.injection_times, times, used=any(name.case_id in times for name, _ in cases))
     clinical = read_clinical(tree, found)
     patients: defaultdict[str, list[Case]] = defaultdict(list)
     for name, paths in cases:
         columns, flags = _clinical_columns(name, clinical[name.tracer])
+        if times and name.tracer == "PSMA" and name.case_id not in times:
+            flags.append("INJECTION_TIME_NOT_GIVEN")
         columns |= {"official_fold": folds.get(name.case_id), "uptake_time_s": times.get(name.case_id)}
         case = Case(name, *paths, columns=columns, flags=tuple(flags), fingerprint=prints.get(name.case_id))
         patients[name.patient_key].append(case)
@@ -177,8 +182,8 @@ def _gather_files(tree: Tree, found: Outcome) -> dict[str, Files]:
     """The files of each case, whatever its name; further channels, such as a baseline's guidance, are passed over."""
     cases: defaultdict[str, Files] = defaultdict(lambda: defaultdict(list))
     for folder in MARKS:
-        for file in tree.names(folder):
-            path = f"{folder}/{file}"
+        for path in tree.files(folder):
+            file = PurePosixPath(path).name
             if not file.endswith(EXTENSIONS) or file in EXTENSIONS:
                 found.reject("BadName", f"no image; allowed endings: {', '.join(EXTENSIONS)}", path=path)
                 continue
@@ -189,9 +194,9 @@ def _gather_files(tree: Tree, found: Outcome) -> dict[str, Files]:
                     found.reject("BadName", "an image ends in its channel: _0000 (CT) or _0001 (PET)", path=path)
                     continue
                 stem, role = channel[1], channel[2]
-                if role not in (CT, PET):
-                    continue
-            cases[stem][role].append(path)
+            files = cases[stem]  # a case that has further channels alone is a case, and is named
+            if role in ("label", CT, PET):
+                files[role].append(path)
     return cases
 
 

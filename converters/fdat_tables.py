@@ -31,6 +31,7 @@ CLINICAL_TABLES = {
     "FDG": ("fdg_metadata.csv", "home/rakuest1/fdg_metadata.csv"),
     "PSMA": ("psma_metadata.csv",),
 }
+SPLITS = "splits_final.json"
 CLINICAL_REQUIRED = {"FDG": ("Subject ID",), "PSMA": ("Subject ID", "Study Date")}
 DIAGNOSES = ("NEGATIVE", "MELANOMA", "LYMPHOMA", "LUNG_CANCER")
 NUCLIDES = {"18F": "F18", "F18": "F18", "68GA": "Ga68", "GA68": "Ga68"}
@@ -44,13 +45,13 @@ T = TypeVar("T")
 
 def read_small(tree: Tree, path: str, parse: Callable[[bytes, str], T], found: Outcome) -> T | None:
     """A table of the tree; None where it is absent, or cannot be parsed, which is recorded."""
-    folder, _, name = path.rpartition("/")
-    if name not in tree.names(folder):
+    file = (PurePosixPath(tree.top) / path).as_posix()
+    if file not in tree.files(PurePosixPath(path).parent.as_posix()):
         return None
     try:
-        return parse(tree.content(path), path)
+        return parse(tree.content(file), path)
     except Rejection as rejection:
-        found.reject(rejection.code, str(rejection), path=path)
+        found.reject(rejection.code, str(rejection), path=file)
         return None
 
 
@@ -162,7 +163,7 @@ def read_folds(tree: Tree, found: Outcome) -> tuple[dict[str, int], list[str]]:
 
     A case in the validation set of two folds has none, and is recorded.
     """
-    splits = read_small(tree, "splits_final.json", _parse_splits, found) or []
+    splits = read_small(tree, SPLITS, _parse_splits, found) or []
     folds: dict[str, int] = {}
     twice: set[str] = set()
     for fold, split in enumerate(splits):
@@ -170,9 +171,8 @@ def read_folds(tree: Tree, found: Outcome) -> tuple[dict[str, int], list[str]]:
             if folds.setdefault(case_id, fold) != fold:
                 twice.add(case_id)
     for case_id in sorted(twice):
-        found.reject(
-            "BadTable", "the case is in the validation set of two folds", path="splits_final.json", case_id=case_id
-        )
+        path = (PurePosixPath(tree.top) / SPLITS).as_posix()
+        found.reject("BadTable", "the case is in the validation set of two folds", path=path, case_id=case_id)
     known = {name for split in splits for names in split.values() for name in names}
     return {case_id: fold for case_id, fold in folds.items() if case_id not in twice}, sorted(known)
 
@@ -249,6 +249,17 @@ def read_injection_times(path: str | None) -> dict[str, float]:
             f"injection_times must be seconds above 0 and below 1000000; they are not for {up_to_ten(odd)} ({path})"
         )
     return {name: float(value) for name, value in times.items()}
+
+
+def check_times_used(path: str | None, names: Iterable[str], *, used: bool) -> None:
+    """Refuse a table of injection times of which no case has one: another source's, or with other names.
+
+    Raises:
+        SettingError: Such a table.
+    """
+    if path is not None and not used:
+        listed = up_to_ten(names) or "nothing"
+        raise SettingError(f"injection_times names no case of the source: it names {listed} ({path}); leave it out")
 
 
 def parse_option(option: str, path: str, parse: Callable[[bytes, str], T]) -> T:

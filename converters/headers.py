@@ -1,7 +1,7 @@
 """Reading DICOM headers: files that are damaged in any way end in one kind of refusal.
 
 DicomError      every refusal of DICOM input; its `code` names the rule
-read_dataset    a file, whole, without pixels, or only some of its elements
+read_dataset    a file, whole, without pixels, or only some of its elements; read_open, one that is open
 quietly         the door that all looks into a data set go through
 words, word, numbers, whole    an element as text or numbers, absent ones as nothing
 """
@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -66,34 +66,41 @@ def read_dataset(path: str | Path, *, pixels: bool = True, keywords: Sequence[st
     Raises:
         DicomError: `UnreadableDicom`.
     """
+    with quietly("UnreadableDicom", path), Path(path).open("rb") as raw:
+        return read_open(raw, path, pixels=pixels, keywords=keywords)
+
+
+def read_open(raw: BinaryIO, path: object, *, pixels: bool = True, keywords: Sequence[str] | None = None) -> Any:
+    """As `read_dataset`, from the beginning of an open file; `path` is its name in refusals."""
     import pydicom
 
     with quietly("UnreadableDicom", path):
-        _check_deflated(Path(path))
+        raw.seek(0)
+        _check_deflated(raw, path)
+        raw.seek(0)
         tags: Any = None if keywords is None else list(keywords)
-        dataset = pydicom.dcmread(path, stop_before_pixels=not pixels, force=True, specific_tags=tags)
+        dataset = pydicom.dcmread(raw, stop_before_pixels=not pixels, force=True, specific_tags=tags)
         if not len(dataset):
             raise DicomError("UnreadableDicom", f"the file holds no DICOM element ({path})")
         return dataset
 
 
-def _check_deflated(path: Path) -> None:
+def _check_deflated(raw: BinaryIO, path: object) -> None:
     """Refuse a deflated data set that grows beyond all measure: pydicom inflates it whole before it looks inside."""
     from pydicom.filereader import read_dataset as read_elements
     from pydicom.filereader import read_preamble
     from pydicom.uid import DeflatedExplicitVRLittleEndian
 
-    with path.open("rb") as raw:
-        read_preamble(raw, force=True)
-        meta = read_elements(raw, is_implicit_VR=False, is_little_endian=True, stop_when=lambda tag, *_: tag.group != 2)
-        if meta.get("TransferSyntaxUID") != DeflatedExplicitVRLittleEndian:
-            return
-        inflate, size, packed = zlib.decompressobj(-zlib.MAX_WBITS), 0, raw.read(_BLOCK)
-        while packed:
-            size += len(inflate.decompress(packed, _BLOCK))
-            if size > MOST_INFLATED:
-                raise DicomError("UnreadableDicom", f"the file inflates to more than {MOST_INFLATED} bytes ({path})")
-            packed = inflate.unconsumed_tail or raw.read(_BLOCK)
+    read_preamble(raw, force=True)
+    meta = read_elements(raw, is_implicit_VR=False, is_little_endian=True, stop_when=lambda tag, *_: tag.group != 2)
+    if meta.get("TransferSyntaxUID") != DeflatedExplicitVRLittleEndian:
+        return
+    inflate, size, packed = zlib.decompressobj(-zlib.MAX_WBITS), 0, raw.read(_BLOCK)
+    while packed:
+        size += len(inflate.decompress(packed, _BLOCK))
+        if size > MOST_INFLATED:
+            raise DicomError("UnreadableDicom", f"the file inflates to more than {MOST_INFLATED} bytes ({path})")
+        packed = inflate.unconsumed_tail or raw.read(_BLOCK)
 
 
 def check_promise(promised: int, held: int, where: object) -> None:

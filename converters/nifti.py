@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clicksim.errors import ClicksimError, GeometryError, ImageError, TruncatedError
+from clicksim.errors import ClicksimError, GeometryError, LabelError, TruncatedError
 from clicksim.geometry import Grid
 from clicksim.volumes import Volume, read_grid, read_image, read_label
-from clicksim.volumes.nifti import checked_nifti, gunzip
+from clicksim.volumes.nifti import read_nifti
 from converters.tables import Rejection
 
 
@@ -75,7 +75,7 @@ def rejecting(file: Path, root: Path, code: str = "UnreadableFile") -> Iterator[
     Args:
         file: What is being read; a file of 0 bytes is `TruncatedFile` whatever the reader says.
         root: The folder that the message's paths become relative to, so that equal trees give equal rows.
-        code: For an image that is none, or not what it should be.
+        code: For an image that is none, or not what it should be; values that are no labels are `BadLabel`.
     """
     try:
         yield
@@ -85,6 +85,8 @@ def rejecting(file: Path, root: Path, code: str = "UnreadableFile") -> Iterator[
         message = str(error).replace(f"{root}/", "")
         if isinstance(error, TruncatedError) or _is_empty(file):
             code = "TruncatedFile"
+        elif isinstance(error, LabelError):
+            code = "BadLabel"
         path = file.relative_to(root).as_posix() if file.is_relative_to(root) else file.name
         raise Rejection(code, message, path) from error
 
@@ -111,15 +113,10 @@ def header_facts(file: Path, grid: Grid) -> HeaderFacts:
     axcodes = axis_codes(grid.known_affine)
     if file.name.endswith(".mha"):
         return HeaderFacts(grid, axcodes, None, None, None)
-    header = _nifti_header(file)
+    header = read_nifti(file)
     slope, intercept = header.get_slope_inter()
     is_float = header.get_data_dtype().kind == "f" or (slope or 1.0, intercept or 0.0) != (1.0, 0.0)
     return HeaderFacts(grid, axcodes, int(header["sform_code"]), int(header["qform_code"]), is_float)
-
-
-def _nifti_header(file: Path) -> Any:
-    with file.open("rb") as raw:
-        return checked_nifti((gunzip(raw) if file.name.endswith(".gz") else raw).read(540))
 
 
 def axis_codes(affine: NDArray[np.float64]) -> str:
@@ -146,17 +143,11 @@ def read_labels(file: Path, root: Path, *, highest: int | None = None, usual_axe
     Raises:
         Rejection: `UnreadableFile`, `TruncatedFile`; `BadLabel` for values that are no labels.
     """
-    try:
+    with rejecting(file, root):
         volume = read_label(file)
-    except ClicksimError as error:
-        with rejecting(file, root):
-            read_image(file)  # what is no image at all is refused as such
-        with rejecting(file, root, "BadLabel"):
-            raise error
-    facts = header_facts(file, volume.grid)
-    with rejecting(file, root, "BadLabel"):
         if highest is not None and (top := int(volume.array.max())) > highest:
-            raise ImageError(f"labels go up to {top}, allowed: 0 to {highest} ({file}); is this another kind of label?")
+            raise LabelError(f"labels go up to {top}, allowed: 0 to {highest} ({file}); is this another kind of label?")
+    facts = header_facts(file, volume.grid)
     return Labels(volume.array, facts, (["LABEL_FLOAT"] if facts.is_float else []) + facts.flags(usual_axes))
 
 
@@ -170,8 +161,14 @@ def read_uptake(file: Path, root: Path) -> Volume:
         return read_image(file)
 
 
-def check_grids(grid: Grid, other: Grid, names: tuple[str, str]) -> None:
+def check_grids(grid: Grid, other: Grid, names: tuple[str, str], *, mend: str = "") -> None:
     """Refuse two images on different lattices: no corner may be further apart than 0.01 mm.
+
+    Args:
+        grid: The lattice of one image.
+        other: That of the other.
+        names: What the refusal calls the two.
+        mend: What the refusal ends in, such as the option that resamples.
 
     Raises:
         Rejection: `GridMismatch`.
@@ -179,7 +176,7 @@ def check_grids(grid: Grid, other: Grid, names: tuple[str, str]) -> None:
     try:
         grid.check_same(other, names)
     except GeometryError as error:
-        raise Rejection("GridMismatch", str(error)) from error
+        raise Rejection("GridMismatch", f"{error}{mend}") from error
 
 
 def sha256_of(file: Path) -> str:

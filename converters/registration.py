@@ -116,7 +116,7 @@ def round_trip_mm(there: Matrix, back: Matrix, grid: Grid) -> float:
 
 
 def bring_onto(
-    volume: Volume, matrix_fixed_to_moving_ras: Matrix, grid: Grid, *, fill: float, labels: bool = False
+    volume: Volume, grid: Grid, *, fill: float, labels: bool = False, fixed_to_moving_ras: Matrix | None = None
 ) -> NDArray[Any]:
     """An image on another lattice, by SimpleITK.
 
@@ -126,11 +126,11 @@ def bring_onto(
 
     Args:
         volume: The moving image, with an affine.
-        matrix_fixed_to_moving_ras: `(4, 4)`, RAS+ mm of `grid` to RAS+ mm of `volume`; the identity where both stand
-            in one room, as CT and PET of one study do.
         grid: The fixed lattice, with an affine.
         fill: Value outside the moving image.
         labels: The nearest voxel's value in the type of the image, instead of linear interpolation to float32.
+        fixed_to_moving_ras: `(4, 4)`, RAS+ mm of `grid` to RAS+ mm of `volume`; None where both stand in one room, as
+            CT and PET of one study do.
 
     Returns:
         `(I, J, K)` of `grid`, in Fortran order.
@@ -141,7 +141,8 @@ def bring_onto(
     import SimpleITK
 
     sitk: Any = SimpleITK
-    matrix = _lps(_checked_affine(np.asarray(matrix_fixed_to_moving_ras, dtype=np.float64)))
+    given = np.eye(4) if fixed_to_moving_ras is None else np.asarray(fixed_to_moving_ras, dtype=np.float64)
+    matrix = _lps(_checked_affine(given))
     transform = sitk.AffineTransform(matrix[:3, :3].ravel().tolist(), matrix[:3, 3].tolist())
     array = volume.array.view(np.uint8) if volume.array.dtype == np.bool_ else volume.array
     if not labels and array.dtype == np.float64:

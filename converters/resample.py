@@ -82,7 +82,7 @@ def resample_volume(volume: Volume, grid: Grid, *, fill: int, limits: tuple[int,
     clipped = bool(volume.array.min() < limits[0] or volume.array.max() > limits[1])
     if clipped:
         volume = Volume(np.clip(volume.array, *limits), volume.grid, volume.path)
-    moved = bring_onto(volume, np.eye(4), grid, fill=fill)
+    moved = bring_onto(volume, grid, fill=fill)
     return Resampled(np.rint(moved).astype(np.int16, order="F"), coverage_fraction(volume.grid, grid), clipped)
 
 

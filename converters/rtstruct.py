@@ -21,13 +21,13 @@ from converters.segmentation import Canvas, Segmentation, SegmentationError
 OFF_PLANE = 0.1
 """Of the slice spacing: how far a point of a contour may lie from the contour's plane."""
 
-SAME_PLANE = 0.01
-"""Of the slice spacing: contours nearer than this lie in one plane."""
+SAME_PLANE = 0.05
+"""Of the slice spacing: contours nearer than this lie in one plane, so that a tilted hole stays a hole."""
 
 _CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR", "CLOSED_PLANAR_XOR")
 
 
-def read_rtstruct(source: Any, grid: Grid, *, frame_of_reference: str = "") -> Segmentation:
+def read_rtstruct(source: Any, grid: Grid, *, frame_of_reference: str = "", structures: str = "") -> Segmentation:
     """Fill the contours of an RTSTRUCT on a grid.
 
     A contour belongs to the slice nearest to it, within half the spacing; where several planes of contours are
@@ -40,27 +40,30 @@ def read_rtstruct(source: Any, grid: Grid, *, frame_of_reference: str = "") -> S
         source: A path, or a `pydicom.Dataset`.
         grid: The grid, with an affine; `k` is the axis across the contours.
         frame_of_reference: Where given, contours of another frame of reference are refused.
+        structures: A regular expression; structures whose names it does not match are left out, with a warning.
 
     Raises:
         SegmentationError: `NotASegmentation`; `RtFrameOfReference`; `RtOblique`, contours that are not parallel to
-            the slices; `RtInconsistent`.
+            the slices; `RtInconsistent`; `NoSuchStructure`.
         DicomError: `UnreadableDicom`.
     """
     dataset = read_dataset(source) if isinstance(source, str | Path) else source
     where = str(source) if isinstance(source, str | Path) else "RTSTRUCT"
     with quietly("RtInconsistent", where):
-        structures = _structures(dataset, frame_of_reference, where)
+        known = _structures(dataset, frame_of_reference, where)
         canvas = Canvas(np.zeros(grid.shape, np.uint16, order="F"))
+        chosen = canvas.choose(known, structures, where)
         count = 0
         for item in dataset.get("ROIContourSequence") or ():
             number = int(item.ReferencedROINumber)
-            if number not in structures:
+            if number not in known and item.get("ContourSequence"):
                 raise SegmentationError(
                     "RtInconsistent",
                     f"contours of structure {number}, which is not in the list of structures ({where})",
                 )
-            count += _draw(item, number, grid, canvas, where)
-        return canvas.finish(structures, "RTSTRUCT", count)
+            if number in chosen:
+                count += _draw(item, number, grid, canvas, where)
+        return canvas.finish(chosen, "RTSTRUCT", count)
 
 
 def _structures(dataset: Any, frame: str, where: str) -> dict[int, str]:

@@ -12,6 +12,7 @@ regard to where they belong. The pixels come from `segmentation_pixels`.
 Source of the rules: DICOM PS3.3 C.8.20 (segmentation).
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -80,12 +81,27 @@ class Canvas:
         """Keep the first sentence of each code."""
         self.warnings.setdefault(code, text)
 
+    def choose(self, names: dict[int, str], pattern: str, where: str) -> dict[int, str]:
+        """The structures whose names match a regular expression, without regard to case; all of them for none.
+
+        Raises:
+            SegmentationError: `NoSuchStructure`.
+        """
+        chosen = {n: name for n, name in names.items() if re.search(pattern, name, re.IGNORECASE)}
+        if names and not chosen:
+            found = up_to_ten(map(repr, names.values()))
+            raise SegmentationError("NoSuchStructure", f"no structure matches {pattern!r}; there are {found} ({where})")
+        if left_out := [name for n, name in names.items() if n not in chosen]:
+            taken = up_to_ten(map(repr, chosen.values()))
+            self.warn("StructuresChosen", f"structures {taken} taken, {up_to_ten(map(repr, left_out))} left out")
+        return chosen
+
     def finish(self, names: dict[int, str], kind: str, frames: int) -> Segmentation:
         """The result."""
         return Segmentation(self.labels, names, kind, frames, tuple(self.warnings.items()))
 
 
-def read_seg(source: Any, geometry: SliceGeometry) -> Segmentation:
+def read_seg(source: Any, geometry: SliceGeometry, *, structures: str = "") -> Segmentation:
     """Read a DICOM SEG onto the slices of the series that it was drawn on.
 
     The result has the series' shape, and is zero where the SEG has no frame. A frame belongs to the slice whose
@@ -100,22 +116,23 @@ def read_seg(source: Any, geometry: SliceGeometry) -> Segmentation:
     Args:
         source: A path, or a `pydicom.Dataset`.
         geometry: The slices, `converters.dicom.slice_geometry(series)`; their gaps may be uneven.
+        structures: A regular expression; segments whose labels it does not match are left out, with a warning.
 
     Raises:
         SegmentationError: `NotASegmentation`, `SegReferencesMissingSlice`, `SegPositionMismatch`,
-            `SegOrientationMismatch`, `SegGridMismatch`, `SegInconsistent`.
+            `SegOrientationMismatch`, `SegGridMismatch`, `SegInconsistent`, `NoSuchStructure`.
         DicomError: `UnreadableDicom`, `TruncatedPixels`, `UndecodablePixels`.
     """
     dataset = read_dataset(source) if isinstance(source, str | Path) else source
     where = str(source) if isinstance(source, str | Path) else "SEG"
     with quietly("SegInconsistent", where):
-        return _Reader(dataset, geometry, where).read()
+        return _Reader(dataset, geometry, where, structures).read()
 
 
 class _Reader:
     """One SEG object on one stack of slices."""
 
-    def __init__(self, dataset: Any, geometry: SliceGeometry, where: str) -> None:
+    def __init__(self, dataset: Any, geometry: SliceGeometry, where: str, structures: str) -> None:
         self.dataset = dataset
         self.geometry = geometry
         self.where = where
@@ -131,6 +148,8 @@ class _Reader:
                 "SegInconsistent", f"SegmentationType is {self.kind!r}; BINARY, FRACTIONAL and LABELMAP are read"
             )
         self.names = {int(s.SegmentNumber): word(s, "SegmentLabel") for s in dataset.SegmentSequence}
+        numbered = {n: name for n, name in self.names.items() if n > 0 and not self.is_background(n)}
+        self.chosen = self.canvas.choose(numbered, structures, where)
         self.shared: Any = next(iter(dataset.get("SharedFunctionalGroupsSequence") or ()), {})
         mine, theirs = word(dataset, "FrameOfReferenceUID"), geometry.frame_of_reference
         if mine and theirs and mine != theirs:
@@ -156,8 +175,7 @@ class _Reader:
             placed += 1
         if placed < frames:
             raise DicomError("TruncatedPixels", f"{placed} of {frames} frames have pixels ({self.where})")
-        names = {n: name for n, name in self.names.items() if n > 0 and not self.is_background(n)}
-        return self.canvas.finish(names, self.kind, frames)
+        return self.canvas.finish(self.chosen, self.kind, frames)
 
     def place(self, group: Any, stored: NDArray[Any]) -> None:
         position = numbers(self.item(group, "PlanePositionSequence"), "ImagePositionPatient", 3)
@@ -168,6 +186,8 @@ class _Reader:
         oriented = layout.turn(stored)
         window = (slice(layout.i, layout.i + oriented.shape[0]), slice(layout.j, layout.j + oriented.shape[1]))
         for number, mask in self.segments(group, oriented):
+            if number not in self.chosen:
+                continue
             whole = mask
             if mask.shape != self.geometry.shape[:2]:
                 whole = np.zeros(self.geometry.shape[:2], np.bool_)

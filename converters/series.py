@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clicksim.errors import up_to_ten
-from converters.headers import DicomError, numbers, quietly, read_dataset, whole, word, words
+from converters.headers import DicomError, numbers, quietly, read_open, whole, word, words
 from converters.series_records import Finding, Point, Scan, Series, Slice
 
 __all__ = [
@@ -116,7 +116,7 @@ def scan_files(paths: Iterable[Path]) -> Scan:
         try:
             header = dicom_header(path)
             if header is None:
-                if path.suffix.lower() == ".dcm" and not _is_dicomdir(path):
+                if path.suffix.lower() == ".dcm" and not is_dicomdir(path):
                     raise DicomError("UnreadableDicom", f"the name ends in .dcm, but the file is no DICOM ({path})")
                 continue
             key, entry = _describe(path, header)
@@ -161,18 +161,17 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def dicom_header(path: Path) -> Any:
-    """The elements that grouping needs, or None where the file is not DICOM."""
+    """The elements that grouping needs, or None where the file is not DICOM; it is opened once."""
     try:
         with path.open("rb") as raw:
             start = raw.read(132)
+            preamble = start[128:132] == b"DICM"
+            # without a preamble a data set begins with group 2 or 8, whichever byte order
+            if not preamble and start[:2] not in (b"\x08\x00", b"\x00\x08", b"\x02\x00"):
+                return None
+            header = read_open(raw, path, pixels=False, keywords=_KEYWORDS)
     except OSError as error:
         raise DicomError("UnreadableDicom", f"it cannot be opened: {error.strerror} ({path})") from error
-    preamble = start[128:132] == b"DICM"
-    # without a preamble a data set begins with group 2 or 8, whichever byte order
-    if not preamble and start[:2] not in (b"\x08\x00", b"\x00\x08", b"\x02\x00"):
-        return None
-    try:
-        header = read_dataset(path, pixels=False, keywords=_KEYWORDS)
     except DicomError:
         if preamble:
             raise
@@ -185,7 +184,7 @@ def dicom_header(path: Path) -> Any:
     return header
 
 
-def _is_dicomdir(path: Path) -> bool:
+def is_dicomdir(path: Path) -> bool:
     """Whether a file that is no slice begins as DICOM does: then it is a directory of files."""
     try:
         with path.open("rb") as raw:
@@ -246,7 +245,7 @@ def _build(study: str, uid: str, entries: list[tuple[Slice, Any]]) -> list[Serie
         template = _template(study, uid, header)
         _check_same(entries, "PatientID", "PatientMismatch")
         _check_same(entries, "Modality", "SeriesInconsistent")
-        if template.modality not in _OBJECTS:
+        if template.modality in ("PT", "CT"):
             _check_same(entries, "FrameOfReferenceUID", "SeriesInconsistent")
     slices, findings = _without_copies([entry for entry, _ in entries], whole_files=template.modality in _OBJECTS)
     if template.modality in _OBJECTS:

@@ -58,6 +58,8 @@ class Suv:
         radionuclide: `F18`, `Ga68`, or None for any other.
         decay_correction: `START`, `ADMIN`, `NONE`, or None where Units needed none and none was given.
         units: As in the header: `BQML`, `CNTS`, `GML` or `CM2ML`.
+        reference_s: The instant of the rule `reference_time`, in seconds since 1970 of the scanner's clock; None where
+            nothing gave it.
     """
 
     factor: float
@@ -71,6 +73,7 @@ class Suv:
     radionuclide: str | None
     decay_correction: str | None
     units: str
+    reference_s: float | None
 
     @property
     def warning_codes(self) -> tuple[str, ...]:
@@ -160,6 +163,7 @@ def _convert(headers: list[Header], injection_seconds: float | None, interpolate
         radionuclide=nuclide,
         decay_correction=decay,
         units=units.name,
+        reference_s=notes.reference_s,
     )
 
 

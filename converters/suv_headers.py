@@ -96,10 +96,14 @@ class Rule:
 
 @dataclass
 class Notes:
-    """What a conversion gathers on its way: rules by subject, and warnings in the order in which they arose."""
+    """What a conversion gathers on its way: rules by subject, the instant of the rule `reference_time`, and warnings.
+
+    Warnings stand in the order in which they arose.
+    """
 
     rules: dict[str, Rule] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    reference_s: float | None = None
 
     def warn(self, code: str, text: str) -> None:
         """Add the warning `CODE: text`."""
@@ -109,6 +113,8 @@ class Notes:
         """Append what another run of rules gathered."""
         self.rules.update(other.rules)
         self.warnings.extend(other.warnings)
+        if other.reference_s is not None:
+            self.reference_s = other.reference_s
 
 
 @dataclass(frozen=True)

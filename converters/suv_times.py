@@ -127,9 +127,15 @@ def earliest_acquisition(headers: list[Header]) -> float | None:
         SuvError: `SeriesInconsistent` if the starts span more than 12 h: then a scan over midnight has the date of
             one day in all slices, and which of them came first cannot be told.
     """
-    starts = [found for found in map(acquisition, headers) if found is not None]
-    if not starts:
-        return None
+    starts = _starts(headers)
+    return _first_of(starts) if starts else None
+
+
+def _starts(headers: list[Header]) -> list[float]:
+    return [found for found in map(acquisition, headers) if found is not None]
+
+
+def _first_of(starts: list[float]) -> float:
     first, last = min(starts), max(starts)
     if last - first > LONGEST_SCAN:
         raise SuvError(
@@ -171,23 +177,21 @@ def reference_time(headers: list[Header], half_life: float | None, notes: Notes,
 
     Raises:
         SuvError: `MissingReferenceTime` without any acquisition time; `SeriesInconsistent` as
-            `earliest_acquisition`; `REF_TIME_CONFLICT` where Decay Factor implies an instant more than 300 s away.
+            `earliest_acquisition`, unless rule 1 applies; `REF_TIME_CONFLICT` where Decay Factor implies an instant
+            more than 300 s away.
     """
-    first = earliest_acquisition(headers)
-    if first is None:
+    starts = _starts(headers)
+    if not starts:
         times = ", ".join(f"{k} {shown(headers[0][k])}" for k in ("AcquisitionDate", "AcquisitionTime", "SeriesDate"))
         raise SuvError(
             "MissingReferenceTime", f"no slice has a readable acquisition date and time: {times}; {GIVE_SECONDS}"
         )
-    rules = (_ge_scan, _series, _counted_back)
-    found = next((hit for hit in (rule(headers, first, half_life) for rule in rules) if hit), None)
+    found = _ge_scan(headers, min(starts))
     if found is None:
-        found = first, Rule("ACQ", "earliest AcquisitionDate + AcquisitionTime", iso(first))
-        notes.warn(
-            "REF_TIME_FROM_ACQUISITION",
-            f"decay reference taken from the first acquisition, {iso(first)}; the series may be cropped",
-        )
+        first = _first_of(starts)
+        found = _series(headers, first) or _counted_back(headers, half_life) or _acquired(first, notes)
     instant, notes.rules["reference_time"] = found
+    notes.reference_s = instant
     if check and half_life is not None:
         _check_decay_factor(headers, instant, half_life, notes)
     return instant
@@ -196,7 +200,7 @@ def reference_time(headers: list[Header], half_life: float | None, notes: Notes,
 _Found = tuple[float, Rule] | None
 
 
-def _ge_scan(headers: list[Header], first: float, _: float | None) -> _Found:
+def _ge_scan(headers: list[Header], first: float) -> _Found:
     instants = {parse_datetime(header.private(GE_SCAN), _zone(header)) for header in headers}
     instant = instants.pop()
     if instants or instant is None or abs(instant - first) > DAY:
@@ -204,14 +208,14 @@ def _ge_scan(headers: list[Header], first: float, _: float | None) -> _Found:
     return instant, Rule("GE_PRIVATE", f"{GE_SCAN} of {GE_SCAN.creator}", iso(instant))
 
 
-def _series(headers: list[Header], first: float, _: float | None) -> _Found:
+def _series(headers: list[Header], first: float) -> _Found:
     instant = _pair(headers[0], ("SeriesDate",), "SeriesTime")
     if instant is None or instant > first + SERIES_SLACK:
         return None
     return instant, Rule("SERIES", "SeriesDate + SeriesTime", iso(instant))
 
 
-def _counted_back(headers: list[Header], _: float, half_life: float | None) -> _Found:
+def _counted_back(headers: list[Header], half_life: float | None) -> _Found:
     if half_life is None:
         return None
     instants = []
@@ -224,6 +228,14 @@ def _counted_back(headers: list[Header], _: float, half_life: float | None) -> _
         return None
     instant = median(instants)
     return instant, Rule("BACK", "AcquisitionTime - FrameReferenceTime + mean of the frame", iso(instant))
+
+
+def _acquired(first: float, notes: Notes) -> tuple[float, Rule]:
+    notes.warn(
+        "REF_TIME_FROM_ACQUISITION",
+        f"decay reference taken from the first acquisition, {iso(first)}; the series may be cropped",
+    )
+    return first, Rule("ACQ", "earliest AcquisitionDate + AcquisitionTime", iso(first))
 
 
 def _check_decay_factor(headers: list[Header], instant: float, half_life: float, notes: Notes) -> None:

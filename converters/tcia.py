@@ -35,7 +35,7 @@ from clicksim.files import replacing, slug
 from clicksim.geometry import Grid
 from clicksim.lesions import Instances
 from clicksim.volumes import write_image
-from converters.choice import choose_series
+from converters.choice import Choice, choose_series
 from converters.dicom import read_volume, slice_values
 from converters.fdat_tables import diagnosis_flags
 from converters.headers import DicomError, quietly
@@ -132,11 +132,11 @@ def _convert_study(
     """
     _check_patient(context, patient, series)
     choice = choose_series(series, rule=settings.rule)
-    pet, ct, mask = (one for one in (choice.pet, choice.ct, choice.seg) if one is not None)  # all three are required
+    pet, ct, mask = choice.pet, choice.ct, choice.seg
     geometry, ct_geometry = slice_geometry(pet), slice_geometry(ct)
     grid = geometry.grid(gaps=settings.gaps)
-    columns, suv = _read_headers(context, settings, patient, (pet, ct, mask), geometry, grid)
-    seg = _read_mask(mask, geometry, grid)
+    columns, suv, unnamed = _read_headers(context, settings, patient, (pet, ct, mask), geometry, grid)
+    seg = _read_mask(mask, geometry, grid, settings.structures)
     labels, instances = _labels(seg, geometry, grid)
     uptake = read_uptake(pet, geometry, grid, suv, gaps=settings.gaps)
     measured, lesions = measure_case(labels, grid, uptake, instances=instances)
@@ -146,7 +146,7 @@ def _convert_study(
         **columns,
         **measured,
         **clinical,
-        "series_choice": list(choice.reasons),
+        "series_choice": [*choice.reasons, *(text for code, text in seg.warnings if code == "StructuresChosen")],
         "ct_native_spacing_mm": [*ct_geometry.pixel_mm, ct_geometry.typical_gap],
         "ct_coverage_fraction": moved.coverage,
         "ct_fill_value_hu": CT_FILL_HU,
@@ -158,7 +158,8 @@ def _convert_study(
     }
     found = {
         *flags,
-        *_series_flags(choice.left_out, (pet, ct, mask)),
+        *unnamed,
+        *_series_flags(choice),
         *mask_flags(seg, mask.description),
         *uptake_flags(uptake, labels, lesions),
         *diagnosis_flags(row["tracer_class"], row["diagnosis"], is_present=row["lesion_present"]),
@@ -192,8 +193,8 @@ def _read_headers(
     chosen: tuple[Series, Series, Series],
     geometry: SliceGeometry,
     grid: Grid,
-) -> tuple[Row, Suv]:
-    """The columns that headers give, and the factor from stored values to SUV; `chosen` are PET, CT and mask."""
+) -> tuple[Row, Suv, set[str]]:
+    """The columns that headers give, the factor from stored values to SUV, and flags; `chosen` are PET, CT and mask."""
     pet = chosen[0]
     headers = pet.headers()
     with quietly("UnreadableDicom", pet.paths[0]):
@@ -203,7 +204,7 @@ def _read_headers(
         columns |= suv_columns(suv, headers, pet)
         columns |= scan_columns(headers[0], chosen, geometry)
         columns |= _release_columns(context, settings, headers[0])
-    return columns, suv
+    return columns, suv, {"INJECTION_TIME_NOT_GIVEN"} if settings.injection_times and seconds is None else set()
 
 
 def _seconds(patient: Patient, columns: Row, study_uid: str) -> float | None:
@@ -219,16 +220,20 @@ def _release_columns(context: Context, settings: Settings, header: Any) -> Row:
     return {"source_release": DOIS[context.name], "licence": licence, "defaced": defaced}
 
 
-def _series_flags(left_out: Any, chosen: tuple[Series, ...]) -> set[str]:
-    flags = {"SERIES_CHOSEN"} if any(finding.code == "NotChosen" for finding in left_out) else set()
-    return flags | {flag_of(finding.code) for one in chosen for finding in one.findings}
+def _series_flags(choice: Choice) -> set[str]:
+    noticed = {
+        "SERIES_CHOSEN": any(finding.code == "NotChosen" for finding in choice.left_out),
+        "SERIES_RULE_UNMATCHED": bool(choice.unmatched),
+    }
+    flags = {flag for flag, holds in noticed.items() if holds}
+    return flags | {flag_of(finding.code) for one in (choice.pet, choice.ct, choice.seg) for finding in one.findings}
 
 
-def _read_mask(mask: Series, geometry: SliceGeometry, grid: Grid) -> Segmentation:
+def _read_mask(mask: Series, geometry: SliceGeometry, grid: Grid, structures: str) -> Segmentation:
     """The mask on the slices of the PET; contours on those of its grid."""
     if mask.modality == "RTSTRUCT":
-        return read_rtstruct(mask.paths[0], grid, frame_of_reference=geometry.frame_of_reference)
-    return read_seg(mask.paths[0], geometry)
+        return read_rtstruct(mask.paths[0], grid, frame_of_reference=geometry.frame_of_reference, structures=structures)
+    return read_seg(mask.paths[0], geometry, structures=structures)
 
 
 def _labels(seg: Segmentation, geometry: SliceGeometry, grid: Grid) -> tuple[NDArray[Any], Instances]:

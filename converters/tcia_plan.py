@@ -22,10 +22,10 @@ import numpy as np
 from clicksim.catalog.source import Context, Outcome, Row, Unit
 from clicksim.errors import CatalogError, ClicksimError, SettingError, unknown_name
 from clicksim.files import LEAST_PACKED
-from converters.choice import Rule
-from converters.fdat_tables import Clinical, parse_clinical, parse_option, read_injection_times
+from converters.choice import Rule, check_pattern
+from converters.fdat_tables import Clinical, check_times_used, parse_clinical, parse_option, read_injection_times
 from converters.headers import DicomError, word
-from converters.series import dicom_header
+from converters.series import dicom_header, is_dicomdir
 from converters.tables import Rejection, flag_or_none
 from converters.trees import inside_source
 
@@ -42,6 +42,8 @@ OPTIONS = {
     "pet": "regular expression on the description of the PET series, where several are left",
     "ct": "the same for the CT",
     "seg": "the same for the mask",
+    "structures": "regular expression on the names of the mask's structures or segments that are lesions; without it "
+    "all are",
     "then": "most-slices or largest-fov: what decides after that",
     "gaps": "interpolate: missing slices and uneven gaps are interpolated instead of refused",
     "defaced": "true or false, where the headers do not say which variant of FDG-PET-CT-Lesions it is",
@@ -57,6 +59,7 @@ class Settings:
     """The user's options."""
 
     rule: Rule
+    structures: str
     gaps: str
     defaced: bool | None
     nnunet: Path | None
@@ -82,7 +85,8 @@ class Settings:
             raise SettingError(f"gaps must be refuse or interpolate, got {gaps!r}")
         nnunet = Path(given["nnunet"]).resolve() if "nnunet" in given else None
         rule = Rule(**{name: given[name] for name in ("pet", "ct", "seg", "then") if name in given})
-        return cls(rule, gaps, defaced, nnunet, given.get("injection_times"), given.get("clinical"))
+        check_pattern("structures", structures := given.get("structures", ""))
+        return cls(rule, structures, gaps, defaced, nnunet, given.get("injection_times"), given.get("clinical"))
 
 
 @dataclass(frozen=True)
@@ -134,6 +138,7 @@ def plan(context: Context) -> tuple[list[Unit], Outcome]:
     clinical = _clinical(context, settings)
     times = read_injection_times(settings.injection_times)
     units = [Unit(key, _patient(key, found, clinical, times)) for key, found in sorted(patients.items())]
+    check_times_used(settings.injection_times, times, used=any(unit.content.times for unit in units))
     return units, outcome
 
 
@@ -204,7 +209,7 @@ def _patient_of(path: Path) -> str | None:
         return None
     header = dicom_header(path)
     if header is None:
-        if path.suffix.lower() == ".dcm":
+        if path.suffix.lower() == ".dcm" and not is_dicomdir(path):
             raise DicomError("UnreadableDicom", f"the name ends in .dcm, the content is no DICOM image ({path})")
         return None
     if not (key := word(header, "PatientID")):

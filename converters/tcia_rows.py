@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from datetime import date, datetime, timedelta
+from datetime import date, timedelta
 from typing import Any
 
 import numpy as np
@@ -103,11 +103,9 @@ def suv_columns(suv: Suv, headers: Sequence[Any], series: Series) -> Row:
 
 def _bed_columns(suv: Suv, headers: Sequence[Any], series: Series) -> Row:
     """When each part of the scan began, counted from the decay reference."""
-    try:
-        reference = datetime.fromisoformat(suv.rules["reference_time"].value)
-    except ValueError:
+    origin = suv.reference_s
+    if origin is None:
         return {}
-    origin = (reference - datetime(1970, 1, 1)).total_seconds()
     starts = [acquisition(Header(header)) for header in headers]
     known = sorted({round(start - origin, 3) for start in starts if start is not None})
     first = starts[min(range(len(starts)), key=lambda n: str(series.paths[n]))]

@@ -1,7 +1,8 @@
 """A publisher's tree of files: a folder, or a zip archive that is read without being unpacked.
 
-`open_tree` finds where the tree begins. Its methods give the names in a folder, the bytes of a small file, and any
-file as one on this disk. `inside_source` is the door to the files of a folder: no link leads out of it.
+`open_tree` finds where the tree begins. Its methods give the paths in a folder of it, relative to the source, the
+bytes of a small file, and any file as one on this disk. `inside_source` is the door to the files of a folder: no
+link leads out of it.
 """
 
 import os
@@ -34,13 +35,18 @@ class FolderTree:
 
     def __init__(self, source: Path, top: str) -> None:
         self.source, self.top = source, top
-        self._root = source / top
 
-    def names(self, folder: str) -> list[str]:
-        """Names of the files in a folder, sorted, without those that begin with a dot; none where it is absent."""
+    def files(self, folder: str) -> list[str]:
+        """The files in a folder of the tree, sorted, without those that begin with a dot; none where it is absent.
+
+        Returns:
+            Paths relative to the source, as the other methods take them.
+        """
+        place = PurePosixPath(self.top) / folder
         try:
-            with os.scandir(self._root / folder) as entries:
-                return sorted(e.name for e in entries if not e.name.startswith(".") and not _is_folder(e))
+            with os.scandir(self.source / place) as entries:
+                names = [e.name for e in entries if not e.name.startswith(".") and not _is_folder(e)]
+            return sorted((place / name).as_posix() for name in names)
         except (FileNotFoundError, NotADirectoryError):
             return []
 
@@ -65,7 +71,7 @@ class FolderTree:
         Raises:
             Rejection: As `inside_source`.
         """
-        yield inside_source(self.source, (PurePosixPath(self.top) / path).as_posix()), self._root
+        yield inside_source(self.source, path), self.source
 
 
 def _is_folder(entry: "os.DirEntry[str]") -> bool:
@@ -83,13 +89,13 @@ class ArchiveTree:
         self._archive, self._files = archive, files
         self._folders: defaultdict[str, list[str]] = defaultdict(list)
         for path in files:
-            folder, _, name = path.rpartition("/")
-            if not name.startswith("."):
-                self._folders[folder].append(name)
+            pure = PurePosixPath(path)
+            if not pure.name.startswith("."):
+                self._folders[pure.parent.as_posix()].append(path)
 
-    def names(self, folder: str) -> list[str]:
-        """As `FolderTree.names`."""
-        return sorted(self._folders.get(folder, []))
+    def files(self, folder: str) -> list[str]:
+        """As `FolderTree.files`."""
+        return sorted(self._folders.get((PurePosixPath(self.top) / folder).as_posix(), []))
 
     def size(self, path: str) -> int:
         """Bytes of a file, unpacked."""
@@ -190,9 +196,7 @@ def _open_archive(source: Path, marks: tuple[str, ...], layout: str, _size: int,
     except CatalogError:
         archive.close()
         raise
-    prefix = f"{top}/" if top else ""
-    files = {m.filename[len(prefix) :]: m for m in members if m.filename.startswith(prefix)}
-    return ArchiveTree(source, top, archive, files)
+    return ArchiveTree(source, top, archive, {member.filename: member for member in members})
 
 
 def _check_members(members: list[zipfile.ZipInfo], source: Path) -> None:

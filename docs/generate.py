@@ -7,7 +7,7 @@ api.md         the public names, for mkdocstrings to fill from the docstrings
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
 
@@ -141,19 +141,19 @@ def _protocol(protocol: Protocol) -> str:
         lines += [f"**{title}** ({used_by})", "", "| setting | default | meaning |", "| --- | --- | --- |"]
         for name, value in values.items():
             if name != "rule":
-                lines.append(f"| `{name}` | `{_value(value)}` | {_meaning(declared.TABLES[table][name])} |")
+                lines.append(f"| `{name}` | `{_value(value)}` | {_meaning(table, name, values)} |")
         lines.append("")
     return "\n".join(lines)
 
 
-def _meaning(setting: declared.Setting) -> str:
+def _meaning(table: str, name: str, values: Mapping[str, object]) -> str:
+    setting = declared.TABLES[table][name]
     text = setting.meaning
     if setting.choices:
         text += "; one of " + ", ".join(f"`{choice}`" for choice in setting.choices)
-    if setting.only_with:
-        other, values = setting.only_with
-        text += f". Only where `{other}` is " + " or ".join(f"`{value}`" for value in values)
-    return text
+    conditions = declared.conditions_of(table, name, values).items()
+    places = " and ".join(f"`{other}` is " + " or ".join(f"`{word}`" for word in words) for other, words in conditions)
+    return f"{text}. Only where {places}" if places else text
 
 
 def _value(value: object) -> str:

@@ -72,7 +72,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for n in range(6):
         mask = balls(n)
         write_image(folder / f"labels/c{n}.nii.gz", mask, GRID)
-        ideal = simulate_clicks(mask, spacing=SPACING, case_id=f"c{n}", lesions="all", fill="none", background="shell")
+        ideal = simulate_clicks(mask, spacing=SPACING, case_id=f"c{n}", lesions="all", background="shell")
         ideal = Prompts(tuple(p for p in ideal if p.foreground), GRID, f"c{n}")
         tables.append(to_table(annotate(ideal, mask, KNOWN, seed=n)).replace_schema_metadata(None))
     write_table(folder / "rows.parquet", pa.concat_tables(tables, promote_options="permissive").unify_dictionaries())

@@ -6,7 +6,7 @@ import pytest
 from clicksim import Click, Grid, Prompts, Scribble, simulate_clicks
 from clicksim.errors import GeometryError, SettingError, UptakeError
 from clicksim.simulate.annotator_fit import Recorded, fit_annotator
-from clicksim.simulate.annotators import PRESETS, Annotator, annotate, contrast_of, find_annotator, radius_mm
+from clicksim.simulate.annotators import PRESETS, Annotator, annotate, contrast_of, find_annotator
 
 TRUTH = Annotator(
     "known", offset_mm=1.5, offset_per_radius=0.3, miss_intercept=-1.0, miss_per_volume=-0.7, miss_per_contrast=-1.2,
@@ -197,10 +197,6 @@ def test_annotator__refuses_impossible_parameters(wrong: dict[str, float]) -> No
 
 def test_presets__say_that_they_are_assumed() -> None:
     assert {preset.source for preset in PRESETS.values()} == {"assumed"}
-
-
-def test_radius_mm__of_a_ball() -> None:
-    assert radius_mm(4 / 3 * np.pi) == pytest.approx(10.0)
 
 
 def test_contrast_of__compares_with_what_lies_around() -> None:

@@ -1,6 +1,7 @@
 """The audit: silent on clean phantoms, and each planted fault found under its own name."""
 
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from clicksim.geometry import Grid
 from clicksim.phantom import make_phantom
 from clicksim.phantom.layouts import write_deep_psma, write_fdat, write_longitudinal_ct
 from clicksim.prompts import Click, Prompts
-from clicksim.volumes import read_image, write_image
+from clicksim.volumes import Volume, read_image, write_image
 from converters.deep_psma import SOURCE as DEEP_PSMA
 from converters.fdat import SOURCE as FDAT
 from converters.longitudinal_ct import SOURCE as LONGITUDINAL_CT
@@ -81,10 +82,33 @@ def change_lesion(catalog: Catalog, source: str = "fdat", **columns: object) -> 
 # --- clean -----------------------------------------------------------------------------------------------
 
 
-def test_audit_catalog__a_clean_catalog_has_no_finding(clean: Path) -> None:
-    told: list[int] = []
-    assert audit_catalog(open_catalog(clean), read_data=True, progress=lambda done, total: told.append(total)) == []
-    assert len(told) == open_catalog(clean).cases.num_rows
+def test_audit_catalog__a_clean_catalog_has_no_finding_and_each_image_is_read_once(
+    clean: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+
+    def reading(path: Path) -> Volume:
+        read.append(str(path))
+        return read_image(path)
+
+    monkeypatch.setattr("clicksim.volumes.read_image", reading)
+    told: list[tuple[int, int]] = []
+    catalog = open_catalog(clean)
+    assert audit_catalog(catalog, read_data=True, progress=lambda done, total: told.append((done, total))) == []
+    count = catalog.cases.num_rows
+    assert told == [(n, count) for n in range(1, count + 1)]
+    assert len(read) == len(set(read)) == count
+
+
+def test_audit_catalog__an_uptake_that_cannot_be_read_is_one_finding_beside_that_of_the_label(
+    catalog: Catalog,
+) -> None:
+    for name in ("label", "pet"):
+        (catalog.path / "images").mkdir(exist_ok=True)
+        (catalog.path / "images" / f"{name}.nii.gz").write_bytes(b"")
+    case = change(catalog, label_path="catalog:images/label.nii.gz", pet_path="catalog:images/pet.nii.gz")
+    details = [f.detail for f in audit_catalog(catalog, read_data=True) if case in f.cases and "data: " in f.detail]
+    assert [re.findall("label|pet", detail)[0] for detail in details] == ["label", "pet"]
 
 
 # --- leakage ---------------------------------------------------------------------------------------------
@@ -313,7 +337,7 @@ def test_check_prompts__voxels_outside(catalog: Catalog) -> None:
     catalog.write_part("prompts", "mine", table)
     (finding,) = found(catalog, "prompts")
     assert finding.cases == (case["case_id"],)
-    assert "1 voxels outside" in finding.detail
+    assert "1 voxel outside" in finding.detail
     assert "(1, 2, 999)" in finding.detail
 
 

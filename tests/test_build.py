@@ -219,9 +219,12 @@ def test_convert_source__resumes_the_same_job_only(folder, tmp_path):
         arguments = {"folder": folder} | other
         with pytest.raises(CatalogError, match="other inputs or settings"):
             convert_source(NUMBERS, catalog_path=tmp_path / "c", resume=True, **arguments)
-    done = []
-    convert_source(NUMBERS, folder, tmp_path / "c", resume=True, progress=lambda n, total, refused=0: done.append(n))
-    assert done == [5, 6, 7, 8], "the finished ones are not done again"
+    told = []
+    convert_source(
+        NUMBERS, folder, tmp_path / "c", resume=True, progress=lambda n, _, refused=0: told.append((n, refused))
+    )
+    assert [n for n, _ in told] == [5, 6, 7, 8], "the finished ones are not done again"
+    assert {refused for _, refused in told} == {1}, "what was refused before counts"
 
 
 def test_run_units__a_unit_that_ended_before_its_pool_broke_is_not_done_twice(tmp_path):

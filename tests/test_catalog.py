@@ -313,6 +313,13 @@ def test_inside__takes_links_that_stay(tmp_path):
     assert inside(tmp_path, "a/c") == tmp_path / "b/c"
 
 
+def test_inside__a_circle_of_links_is_a_link_to_nothing(tmp_path):
+    (tmp_path / "a").symlink_to(tmp_path / "b")
+    (tmp_path / "b").symlink_to(tmp_path / "a")
+    assert not inside(tmp_path, "a/c").exists()
+    assert not inside(tmp_path / "a", "c").exists(), "also where the root is one"
+
+
 # SQL
 
 

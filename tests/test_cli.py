@@ -345,13 +345,13 @@ def test_clicks__wrong_usage_exits_2(here, args, words):
 def test_clicks__refuses_where_nothing_can_be_written(here, option):
     result = with_pet(option, "a.nii.gz/x.png")
     assert result.exit_code == 1
-    assert result.stderr.splitlines() == ["clicksim: cannot write a.nii.gz/x.png: File exists"]
+    assert result.stderr.splitlines() == ["clicksim: cannot make the folder a.nii.gz: File exists"]
     assert left(here) == ["a.nii.gz", "a_0001.nii.gz"]
 
 
 def test_clicks__refuses_rows_where_nothing_can_be_written(here):
     result = with_pet("--format", "rows", "--out", "a.nii.gz/x.parquet")
-    refused(result, "cannot write a.nii.gz/x.parquet")
+    refused(result, "cannot make the folder a.nii.gz: File exists")
 
 
 # settings files

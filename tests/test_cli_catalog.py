@@ -257,7 +257,7 @@ def test_check__finds_what_was_broken(here, phantoms):
     assert {("lesions", rows[0]["case_id"]), ("files", rows[1]["case_id"]), ("codes", rows[2]["case_id"])} < found
     assert ("files", rows[3]["case_id"]) in found
     assert ("folds", "") in found
-    assert re.search(r"clicksim: \d+ findings, 0 figures that differ", result.stderr)
+    assert re.search(r"clicksim: \d+ findings, 0 differing figures", result.stderr)
 
 
 def test_check__read_data_measures_again(here):

@@ -360,7 +360,7 @@ def test_score__gives_surface_dice_and_a_row_per_lesion_where_asked(here):
     run(*files, "--lesions", "new/folder/lesions.csv")
     assert (here / "new/folder/lesions.csv").read_bytes() == (here / "lesions.csv").read_bytes()
     told = run(*files, "--lesions", "a.nii.gz/lesions.csv", code=1)
-    assert told.stderr == "clicksim: cannot write a.nii.gz/lesions.csv: File exists\n"
+    assert told.stderr == "clicksim: cannot make the folder a.nii.gz: File exists\n"
 
 
 def test_score__refuses_different_grids_and_takes_settings(here):

@@ -214,7 +214,7 @@ def test_lesions__are_chosen_by_draw_by_volume_by_uptake_or_all():
     uptake = np.where(mask, 30 + np.indices(mask.shape)[0], uptake)  # the hottest lies furthest along i
 
     def first(**kwargs):
-        return [click.lesion for click in simulate(mask, uptake=uptake, n_foreground=4, n_background=0, **kwargs)]
+        return [click.lesion for click in simulate(mask, uptake=uptake, n_background=0, **kwargs)][:4]
 
     assert first(lesions="volume") == (np.argsort(-sizes, kind="stable") + 1).tolist()
     hottest = [uptake[tuple(lesion.voxels.T)].max() for lesion in clicksim.find_lesions(mask)]
@@ -360,7 +360,7 @@ def test_background__without_what_it_needs():
 def test_uptake__that_is_not_finite_is_refused_with_its_place(bad, settings):
     mask, uptake = scene()
     uptake[3, 4, 5] = bad
-    with pytest.raises(ImageError, match=r"1 voxels that are not finite, at \(3, 4, 5\) \(case_x\)"):
+    with pytest.raises(ImageError, match=r"1 voxels that are not finite, at \(3, 4, 5\) \(case case_x\)"):
         simulate(mask, uptake=uptake, case_id="case_x", **settings)
 
 
@@ -513,7 +513,7 @@ def test_simulate_clicks__refuses_a_mask_that_is_no_volume(shape):
 
 
 def test_simulate_clicks__refuses_labels_and_organs_that_are_wrong():
-    with pytest.raises(ImageError, match=r"got -1\.0 to 1\.0 \(case_x\)"):
+    with pytest.raises(ImageError, match=r"got -1\.0 to 1\.0 \(case case_x\)"):
         simulate(np.linspace(-1, 1, 27).reshape(3, 3, 3), case_id="case_x")
     with pytest.raises(GeometryError, match="organ mask and mask are on different grids"):
         simulate(np.ones((3, 3, 3)), organs=np.ones((3, 3, 4)), background="organ")
@@ -524,7 +524,7 @@ def test_simulate_clicks__refuses_labels_and_organs_that_are_wrong():
 def test_simulate_clicks__names_ten_lesions_where_the_target_is_none():
     labels = np.zeros((3, 60, 3), np.uint8)
     labels[1, ::2, 1] = np.arange(1, 31)
-    with pytest.raises(SettingError, match=r"target 77 .*\(case x\); lesions: 1, 2, .*, 10, \.\.\.$"):
+    with pytest.raises(SettingError, match=r"target 77 .*\(case x\); lesions: 1, 2, .*, 10 and \d+ more$"):
         simulate(labels, target=77, case_id="x")
 
 

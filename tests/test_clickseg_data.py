@@ -255,6 +255,24 @@ def test_prepare_store__rejects_images_that_are_not_finite_or_no_pet(tmp_path):
     assert "is this a CT?" in found["fdg_toy02"]
 
 
+def test_prepare__says_each_time_and_keeps_in_the_store_that_a_pet_may_be_a_ct(tmp_path):
+    catalog = write_toys(tmp_path / "catalog", 12)
+    for number in range(11):
+        ct, pet, _ = make_toy(number)
+        pet[0, 0, 0] = -500  # as resampling may leave it in a PET in Bq/ml
+        file = catalog.path / "images" / "fdat" / f"fdg_toy{number:02d}" / "pet.nii.gz"
+        write_image(file, pet, Grid.from_spacing(ct.shape, SPACING))
+    for _ in range(2):  # made, then found again
+        done = CliRunner().invoke(main, ["prepare", str(catalog.path), str(tmp_path / "store")])
+        assert done.exit_code == 0, done.output
+        said = [line for line in done.stderr.splitlines() if "column note" in line or "is this a CT?" in line]
+        assert [line[:24] for line in said[:-1]] == [f"clickseg: case fdg_toy{n:02d}" for n in range(10)]
+        assert said[-1].startswith("clickseg: and 1 more: see the column note of")
+    rows = {case.case_id: case.row["note"] for case in open_store(tmp_path / "store").cases}
+    assert rows.pop("fdg_toy11") is None
+    assert all("has values down to -500: is this a CT? It was taken for a PET" in note for note in rows.values())
+
+
 def test_plan__keeps_a_patient_in_one_fold():
     rows = [{"patient_key": p, "official_fold": f} for p, f in [("a", 3), ("a", 3), ("b", None), ("b", None)]]
     units = {unit.key: [row["fold"] for row in unit.content] for unit in plan(rows)}
@@ -506,13 +524,15 @@ class Four:
         return 4
 
     def __iter__(self):
-        for number in range(4):
-            if number == self.spoiled:
-                raise ValueError("spoiled")
-            self.asked.append(number)
-            if number == 1:
-                self.second.set()
-            yield number
+        return map(self.make, range(4))  # which goes on after an error, as a loader does
+
+    def make(self, number):
+        self.asked.append(number)
+        if number == self.spoiled:
+            raise ValueError("spoiled")
+        if number == 1:
+            self.second.set()
+        return number
 
 
 def test_fetch_ahead__gives_each_batch_once_in_order():
@@ -528,11 +548,13 @@ def test_fetch_ahead__fetches_while_the_consumer_works_and_no_more_than_one():
     assert loader.asked == [0, 1]
 
 
-def test_fetch_ahead__passes_an_error_on_in_its_place():
-    coming = fetch_ahead(Four(spoiled=1))
+def test_fetch_ahead__passes_an_error_on_in_its_place_and_asks_no_more():
+    loader = Four(spoiled=1)
+    coming = fetch_ahead(loader)
     assert next(coming) == 0
     with pytest.raises(ValueError, match="spoiled"):
         next(coming)
+    assert loader.asked == [0, 1]  # a loader that lost one worker may wait for ever for another
 
 
 def test_settings__refuse_what_cannot_be():

@@ -19,7 +19,7 @@ from clickseg.predict import Options, RoundsPredictor, open_session  # noqa: E40
 from clickseg.prepare import draw_fold, plan  # noqa: E402
 from clicksim.catalog import create_catalog, open_catalog  # noqa: E402
 from clicksim.catalog.schema import rows_to_table  # noqa: E402
-from clicksim.errors import CatalogError, SettingError  # noqa: E402
+from clicksim.errors import CatalogError, ClicksimError, SettingError  # noqa: E402
 from clicksim.geometry import Grid  # noqa: E402
 from clicksim.prompts import Prompts  # noqa: E402
 from clicksim.rounds import Case, Scan, play  # noqa: E402
@@ -162,7 +162,7 @@ def test_choose_units__auto_takes_the_held_out_fold_of_its_own_catalog(catalog):
     everyone = sorted(row["case_id"] for row in catalog.cases.to_pylist())
     own = {"catalog_digest": catalog.digest(), "train": {"fold": 1}}
     held = [row["case_id"] for row in catalog.cases.to_pylist() if row["official_fold"] == 1]
-    assert chosen(own) == (held, "1 cases of fold 1; the model was trained on none of them")
+    assert chosen(own) == (held, "1 case of fold 1; the model was trained on none of them")
     assert chosen(own, "0")[1].endswith("the model was trained on some of them")
     other = {"catalog_digest": "another", "train": {"fold": 1}}
     assert chosen(other)[0] == everyone
@@ -173,6 +173,15 @@ def test_choose_units__auto_takes_the_held_out_fold_of_its_own_catalog(catalog):
     with pytest.raises(SettingError, match="fold is 0 to 4"):
         chosen(own, "5")
     assert 0 <= draw_fold("x") < 5
+
+
+@pytest.mark.parametrize("name", ["..", "../../a", "/a"])
+def test_choose_units__refuses_a_case_whose_masks_would_lie_elsewhere(tmp_path, name):
+    catalog = create_catalog(tmp_path / "catalog")
+    row = {"case_id": name, "patient_key": "p", "instances": "components", "official_fold": 0}
+    catalog.write_part("cases", "fdat", rows_to_table("cases", [row]))
+    with pytest.raises(ClicksimError, match="cannot be the name of a file"):
+        choose_units(catalog, {"catalog_digest": "", "train": {"fold": 0}}, "all", ())
 
 
 def test_folds_of__is_that_of_the_patient_for_every_study(catalog, tmp_path):
@@ -232,6 +241,29 @@ def test_lint_model__sees_a_model_that_ignores_its_guidance(catalog, model):
     assert "does not look at it" not in used
     assert ignored.count("does not look at it") == 4
     assert lint_model(session, catalog, [], 1, 42).startswith("no case with a lesion")
+
+
+def test_evaluate__says_which_pet_it_doubts_and_lints_around_a_case_that_cannot_be_read(tmp_path):
+    catalog = write_catalog(tmp_path / "catalog", 2, ct_only=1)
+    first, second = catalog.cases.to_pylist()
+    doubtful = next(row for row in (first, second) if row["pet_path"])
+    lost = next(row for row in (first, second) if not row["pet_path"])
+    pet = read_image(catalog.resolve(doubtful["pet_path"]))
+    strange = pet.array.copy()
+    strange[0, 0, 0] = -500
+    write_image(catalog.resolve(doubtful["pet_path"]), strange, pet.grid)
+    catalog.resolve(lost["ct_path"]).unlink()
+    model = write_model(tmp_path / "model.safetensors", bias=-0.5)
+    page = evaluate_model(
+        model, catalog.path, tmp_path / "out", protocols=["autopet-v@2"], fold="all", settings={"n_rounds": 2},
+        options=CPU, lint=2,
+    )  # fmt: skip
+    assert f"case {doubtful['case_id']}: {catalog.resolve(doubtful['pet_path'])} has values down to -500" in page
+    summary = json.loads((tmp_path / "out" / "autopet-v-2" / "summary.json").read_text())
+    assert [row["case_id"] for row in summary["notes"]] == [doubtful["case_id"]]
+    findings = (tmp_path / "out" / "lint.txt").read_text()
+    assert f"case {doubtful['case_id']}\n" in findings
+    assert f"case {lost['case_id']} is left out: " in findings
 
 
 def test_evaluate__refuses_before_it_writes(catalog, model, tmp_path):

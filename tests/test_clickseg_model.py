@@ -80,14 +80,20 @@ def test_make_model__expects_few_lesions_at_the_start():
 
 
 def test_make_model__with_deep_supervision_has_coarser_outputs_in_training_only():
-    model = make_model(TINY.but(deep_supervision=3, size="small", patch=(32, 32, 32)), 0)
+    model = make_model(TINY.but(deep_supervision=2, size="small", patch=(32, 32, 32)), 0)
     x = torch.zeros(1, len(CHANNELS), 32, 32, 32)
     logits = model(x)
-    assert logits.shape == (1, 3, 1, 32, 32, 32)  # a small network has no third coarser stage
+    assert logits.shape == (1, 3, 1, 32, 32, 32)
     assert finest(logits).shape == model.eval()(x).shape == (1, 1, 32, 32, 32)
     loss = make_loss()(logits, torch.zeros(1, 1, 32, 32, 32))
     loss.backward()
     assert all(p.grad is not None for p in model.parameters())
+
+
+def test_make_model__refuses_more_coarser_outputs_than_the_network_has():
+    for size, most in (("tiny", 1), ("small", 2)):
+        with pytest.raises(SettingError, match=f"is {most + 1}, but a {size} network has at most {most} coarser"):
+            make_model(TINY.but(deep_supervision=most + 1, size=size), 0)
 
 
 def test_make_model__refuses_a_patch_that_it_cannot_halve():

@@ -349,6 +349,31 @@ def test_session__one_window_is_the_network_on_its_channels(model, has_pet):
     np.testing.assert_allclose(session.probability(), expected, atol=2e-3)
 
 
+@pytest.mark.parametrize(
+    ("voxel", "start"), [((0, 0, 0), (0, 0, 0)), ((10, 12, 6), (2, 4, 0)), ((19, 23, 11), (4, 8, 0))]
+)
+def test_trial__is_a_whole_window_that_stays_inside_the_volume(model, voxel, start):
+    shape, size = (20, 24, 12), (16, 16, 16)  # the last axis is shorter than the window
+    rng = np.random.default_rng(5)
+    ct, pet = np.rint(rng.normal(0, 400, shape)), rng.random(shape).astype(np.float32) * 5
+    grid = Grid.from_spacing(shape, (8.0, 8.0, 8.0))
+    session = Session(model, RULES)
+    session.set_case(grid, ct, pet)
+    trial = session.trial(Prompts((Click(voxel, True),), grid))
+    local = tuple(np.subtract(voxel, start).tolist())
+    assert [item.voxels[0] for item in trial.prompts] == [local]
+    assert trial.guidance[0][local] == trial.guidance.max() > 0
+    part = tuple(slice(a, a + n) for a, n in zip(start, size, strict=True))
+    images = [np.full(size, outside, np.float32) for outside in (-1024, 0)]
+    for image, volume in zip(images, (ct, pet), strict=True):
+        image[:, :, :12] = volume[part]
+    tensors = [torch.from_numpy(array)[None, None] for array in images]
+    with torch.no_grad():
+        x = model.channels(*tensors, torch.from_numpy(trial.guidance)[None])
+        expected = torch.sigmoid(model(x))[0, 0].numpy()
+    np.testing.assert_allclose(trial.predict(trial.guidance), expected, atol=1e-6)
+
+
 def test_session__a_case_without_pet_is_told_apart_from_one_without_uptake(phantom, model):
     session = session_on(model, phantom)
     session.set_case(phantom.grid, phantom.ct, np.zeros_like(phantom.pet))

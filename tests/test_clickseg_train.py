@@ -108,8 +108,18 @@ def test_train__says_that_it_has_no_gpu_and_nothing_to_resume(folder, tmp_path, 
     train.train(folder / "store", tmp_path / "run", MODEL, quick, resume=True, say=said.append)
     cpu = "no GPU: the training runs on the CPU, 1 thread"
     assert said == [cpu, f"nothing to resume in {tmp_path / 'run'}: starts anew"]
-    train.train(folder / "store", tmp_path / "run", MODEL, quick, resume=True, say=said.append)
-    assert said[2:] == [cpu]
+
+
+def test_train__that_is_finished_is_left_as_it_is(folder, tmp_path):
+    said, run, quick = [], tmp_path / "run", QUICK.but(steps=2, batch=1, validate_every=0)
+    made = train.train(folder / "store", run, MODEL, quick)
+    before = {file.name: file.read_bytes() for file in run.iterdir()}
+    assert train.train(folder / "store", run, MODEL, quick, resume=True, say=said.append) == made
+    assert said == [f"the training in {run} is finished: nothing is left to do"]
+    assert {file.name: file.read_bytes() for file in run.iterdir()} == before
+    made.unlink()  # as where it was killed before it had written the model
+    train.train(folder / "store", run, MODEL, quick, resume=True)
+    assert made.read_bytes() == before["model.safetensors"]
 
 
 def test_train__takes_no_more_loaders_than_there_are_cores(folder, tmp_path, monkeypatch):

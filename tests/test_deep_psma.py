@@ -243,7 +243,7 @@ def test_convert__the_registration_leads_to_the_other_tracer(sound: Path, conver
     there, back = (np.reshape(rows[t]["rigid_to_other_ras"], (4, 4)) for t in ("FDG", "PSMA"))
     np.testing.assert_allclose(there @ back, np.eye(4), atol=1e-9)
     psma = read_image(converted.resolve(rows["PSMA"]["pet_path"]))
-    ours = bring_onto(psma, there, PET_GRIDS["FDG"], fill=0)
+    ours = bring_onto(psma, PET_GRIDS["FDG"], fill=0, fixed_to_moving_ras=there)
     fixed, moving = (sitk.ReadImage(str(one(sound, tracer) / "PET.nii.gz")) for tracer in ("FDG", "PSMA"))
     transform = sitk.ReadTransform(str(one(sound, "FDG") / "rigid.tfm"))
     theirs = sitk.GetArrayFromImage(sitk.Resample(moving, fixed, transform, sitk.sitkLinear, 0.0)).T
@@ -540,7 +540,7 @@ def test_convert__what_is_spoiled_is_rejected_and_costs_no_other_case(tree: Path
     catalog = run(tree, tmp_path / "catalog")
     rejected = catalog.rejected.to_pylist()
     assert [(row["case_id"], row["code"]) for row in rejected] == [("train_0001/PSMA", code)]
-    one_file = code not in ("MissingChannel", "BadThreshold", "GridMismatch")
+    one_file = code not in ("MissingChannel", "GridMismatch")
     assert rejected[0]["path"] == "CHALLENGE_DATA/train_0001/PSMA" + f"/{file}" * one_file
     assert rejected[0]["patient_key"] == "deep_psma:train_0001"
     assert file in rejected[0]["message"] or code == "GridMismatch"
@@ -584,7 +584,7 @@ def test_plan__refuses_a_folder_without_patients(tmp_path: Path) -> None:
 )
 def test_read_threshold__takes_an_object_or_a_number(tmp_path: Path, text: str, value: float) -> None:
     (tmp_path / "threshold.json").write_text(text, encoding="utf-8")
-    assert read_threshold(tmp_path / "threshold.json") == value
+    assert read_threshold(tmp_path / "threshold.json", tmp_path) == value
 
 
 BAD_THRESHOLDS = (
@@ -606,10 +606,12 @@ BAD_THRESHOLDS = (
 
 @pytest.mark.parametrize("text", BAD_THRESHOLDS, ids=lambda text: text[:12] or "empty")
 def test_read_threshold__refuses_what_is_no_threshold(tmp_path: Path, text: str) -> None:
-    (tmp_path / "threshold.json").write_text(text)
+    file = tmp_path / "PSMA" / "threshold.json"
+    file.parent.mkdir()
+    file.write_text(text)
     with pytest.raises(Rejection, match=r"threshold\.json") as caught:
-        read_threshold(tmp_path / "threshold.json")
-    assert caught.value.code == "BadThreshold"
+        read_threshold(file, tmp_path)
+    assert (caught.value.code, caught.value.path) == ("BadThreshold", "PSMA/threshold.json")
 
 
 def test_organ_names__are_117() -> None:

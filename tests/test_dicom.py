@@ -48,6 +48,25 @@ def sitk_series(folder):
 # ---------------------------------------------------------------- finding
 
 
+def test_scan_folder__opens_each_file_once(tmp_path, monkeypatch):
+    write_stack(tmp_path)
+    opened = []
+
+    def noting(path, *arguments, _open=open, **settings):
+        opened.append(Path(path).name)
+        return _open(path, *arguments, **settings)
+
+    for door in ("io.open", "builtins.open"):  # pathlib's and everybody's
+        monkeypatch.setattr(door, noting)
+    (series,) = find_series(tmp_path)
+    names = sorted(path.name for path in series.paths)
+    assert len(names) == 4
+    for work in (lambda: scan_folder(tmp_path), series.headers, lambda: read_volume(series)):
+        opened.clear()
+        work()
+        assert sorted(opened) == names
+
+
 def test_scan_folder__takes_any_name_and_skips_what_is_not_dicom(tmp_path):
     folder = tmp_path / "PETCT_0a" / "01-02-2003-NA-PET-CT Ganzkoerper  primaer (mit) KM v.3-12345" / "4.000000-GÄK"
     write_stack(folder)
@@ -110,6 +129,11 @@ def test_scan_folder__refuses_a_series_of_two_subjects(tmp_path, keyword, value,
     assert not scan.series
     assert [f.code for f in scan.findings] == [code]
     assert f"2 values of {keyword}" in scan.findings[0].message
+
+
+def test_scan_folder__a_series_of_registrations_may_have_several_frames(tmp_path):
+    write_stack(tmp_path, modality="REG", edit=change("FrameOfReferenceUID", "1.2.3"))
+    assert scan_folder(tmp_path).findings == ()
 
 
 def test_scan_folder__names_links_and_folders_that_cannot_be_opened(tmp_path, monkeypatch):
@@ -319,8 +343,15 @@ def test_choose_series__follows_the_rule_of_the_user_for_ties(tmp_path, rule, ch
 
 
 def test_choose_series__refuses_a_tie_that_the_rule_of_the_user_does_not_decide(tmp_path):
-    with pytest.raises(DicomError, match="2 series could be the PET"):
+    with pytest.raises(DicomError, match=r"2 series could be the PET.*'nothing like it', matches none"):
         choice_of(two_pets(tmp_path), rule=Rule(pet="nothing like it"))
+
+
+def test_choose_series__names_a_pattern_that_the_chosen_series_does_not_match(tmp_path):
+    choice = choice_of(two_pets(tmp_path), rule=Rule(pet="nothing like it", ct="", seg="x", then="most-slices"))
+    assert (choice.pet.description, choice.unmatched) == ("PET PSF", ("pet", "seg"))
+    assert "the option pet, 'nothing like it', matches none of the descriptions left" in choice.reasons
+    assert choice_of(tmp_path, rule=Rule(pet="TOF")).unmatched == ()
 
 
 def test_choose_series__prefers_original_and_longer_stacks_only_as_a_rank(tmp_path):
@@ -616,7 +647,7 @@ def test_bring_onto__is_exact_on_a_linear_ramp_and_fills_outside():
     affine = np.diag([1.7, -2.1, 3.3, 1.0])
     affine[:3, 3] = source.grid.to_mm([[7.5, 2.2, 3.1]])[0]
     target = Grid((5, 4, 12), None, affine)
-    array, coverage = bring_onto(source, np.eye(4), target, fill=-1024), coverage_fraction(source.grid, target)
+    array, coverage = bring_onto(source, target, fill=-1024), coverage_fraction(source.grid, target)
     voxels = np.argwhere(np.ones(target.shape))
     place = source.grid.to_voxel(target.to_mm(voxels))
     inside = np.all((place >= -0.5) & (place <= 9.5), axis=1)
@@ -636,7 +667,7 @@ def test_coverage_fraction__counts_voxels_of_an_oblique_grid():
     inside = np.all((place >= -0.5) & (place <= 11.5), axis=1)
     assert 0 < inside.mean() < 1
     assert coverage_fraction(source.grid, target) == pytest.approx(inside.mean(), abs=1e-12)
-    array = bring_onto(source, np.eye(4), target, fill=-5)
+    array = bring_onto(source, target, fill=-5)
     assert np.array_equal(array[tuple(np.argwhere(np.ones(target.shape)).T)] == -5, ~inside)
 
 
@@ -645,7 +676,7 @@ def test_bring_onto__follows_axes_that_are_not_at_right_angles():
     target = Grid(
         (5, 5, 5), None, source.grid.affine @ np.array([[0.7, 0.2, 0, 2], [0, 0.9, 0, 2], [0, 0, 1, 2.5], [0, 0, 0, 1]])
     )
-    array = bring_onto(source, np.eye(4), target, fill=-5)
+    array = bring_onto(source, target, fill=-5)
     change = np.linalg.inv(source.grid.affine) @ target.affine
     expected = affine_transform(source.array, change[:3, :3], change[:3, 3], output_shape=target.shape, order=1)
     assert np.allclose(array, expected, atol=1e-5)
@@ -659,7 +690,7 @@ def test_resample_series__brings_an_oblique_ct_onto_the_grid_within_its_limits(t
     moved = resample_series(series, slice_geometry(series), target, fill=-1024, limits=(-500, 500))
     volume = read_volume(series)
     clipped = Volume(np.clip(volume.array, -500, 500), volume.grid)
-    expected = np.rint(bring_onto(clipped, np.eye(4), target, fill=-1024))
+    expected = np.rint(bring_onto(clipped, target, fill=-1024))
     assert np.array_equal(moved.array, expected)
     assert (moved.clipped, moved.array.dtype, moved.array.flags.f_contiguous) == (True, np.int16, True)
     assert moved.coverage == np.mean(expected != -1024)
@@ -800,7 +831,7 @@ def test_read_volume__reads_the_real_pet_of_uneven_gaps_as_one_volume(realdata):
 def test_bring_onto__brings_a_real_ct_onto_its_pet_as_simpleitk_does(realdata):
     base = realdata / "tcia" / "pet" / "sts_cropped" / "STS_001"
     pet, ct = (read_volume(one(base / name / "dicom" / "image")) for name in ("PET", "CT"))
-    array, coverage = bring_onto(ct, np.eye(4), pet.grid, fill=-1024), coverage_fraction(ct.grid, pet.grid)
+    array, coverage = bring_onto(ct, pet.grid, fill=-1024), coverage_fraction(ct.grid, pet.grid)
     images = {name: sitk_series(base / name / "dicom" / "image") for name in ("CT", "PET")}
     expected = sitk.Resample(images["CT"], images["PET"], sitk.Transform(), sitk.sitkLinear, -1024.0, sitk.sitkFloat32)
     expected = sitk.GetArrayFromImage(expected).T

@@ -151,12 +151,26 @@ def test_convert__finds_the_tree_one_folder_down_and_refuses_two(tree, tmp_path)
     cases, _, catalog = brought_in(tree.parent, tmp_path.parent / f"{tmp_path.name}-catalog")
     assert catalog.resolve(cases[PSMA]["pet_path"]).is_file()
     assert cases[PSMA]["source_release"] == "v2, rdkqd-wdh87"
+    _spoil_one_of_each(tree)
+    _, rejected, _ = brought_in(tree.parent, tmp_path.parent / f"{tmp_path.name}-catalog")
+    assert len(rejected) == 6
+    assert all(row["path"].startswith(f"{tree.name}/") and (tree.parent / row["path"]).is_file() for row in rejected)
     shutil.copytree(tree, tree.parent / "copy")
     with pytest.raises(CatalogError, match="several trees: PSMA-FDG-PET-CT-Lesions_v2, copy"):
         brought_in(tree.parent, tmp_path.parent / f"{tmp_path.name}-catalog")
     (tmp_path / "nothing").mkdir()
     with pytest.raises(CatalogError, match="labelsTr or imagesTr"):
         brought_in(tmp_path / "nothing")
+
+
+def _spoil_one_of_each(tree: Path) -> None:
+    """A bad name, a second file, a missing channel, a cut label, and two bad tables."""
+    (tree / "labelsTr/notes.txt").write_text("text")
+    (tree / f"labelsTr/{FDG}.nii").write_bytes(b"")
+    (tree / f"imagesTr/{FDG_AGAIN}_0001.nii.gz").unlink()
+    (tree / f"labelsTr/{PSMA}.nii.gz").write_bytes(b"")
+    (tree / "splits_final.json").write_text(json.dumps([{"train": [], "val": [FDG]}] * 2))
+    (tree / "psma_metadata.csv").write_text("a,b\n")
 
 
 @pytest.mark.parametrize("ending", [".nii", ".mha"])
@@ -395,6 +409,22 @@ def test_convert__takes_injection_times_of_the_user(tree, tmp_path):
         brought_in(tree, injection_times="no_such.json")
 
 
+def test_convert__flags_a_case_without_injection_time_and_refuses_a_table_of_no_case(tree, tmp_path):
+    other = "psma_0179419e313f7d8c_2020-01-01"
+    add_case(tree, other)
+    times = tmp_path / "times.json"
+    times.write_text(json.dumps({PSMA: 3081.0, "psma_ffffffffffffffff_2019-06-10": 1.0}))
+    cases, rejected, _ = brought_in(tree, injection_times=str(times))
+    assert {name: row["quality_flags"] for name, row in cases.items() if row["quality_flags"]} == {
+        other: ["INJECTION_TIME_NOT_GIVEN"]
+    }
+    assert rejected == []
+    for content, words in (({PSMA.upper(): 1}, f"it names {PSMA.upper()}"), ({}, "it names nothing")):
+        times.write_text(json.dumps(content))
+        with pytest.raises(SettingError, match=f"names no case of the source: {words}"):
+            brought_in(tree, injection_times=str(times))
+
+
 def test_convert__refuses_options_that_are_none(tree):
     for options, words in (
         ({"label_only": "true"}, "did you mean 'labels_only'"),
@@ -459,6 +489,7 @@ def test_convert__rejects_a_label_on_another_grid(tree):
     row = only_rejection(tree)
     assert (row["code"], row["case_id"]) == ("GridMismatch", FDG)
     assert "label and PET are on different grids" in row["message"]
+    assert row["message"].endswith("resample one of them first, or set resample_labels where the label is right")
 
 
 def test_convert__resamples_a_label_on_another_grid_where_asked(tree):
@@ -516,6 +547,13 @@ def test_convert__rejects_links_out_of_the_source(tree, tmp_path):
         file.symlink_to(tree / "imagesTr" / target)
         row = only_rejection(tree)
         assert (row["code"], row["path"]) == ("UnreadableFile", f"imagesTr/{FDG}_0001.nii.gz")
+
+
+def test_convert__names_a_case_that_has_further_channels_alone(tree):
+    (tree / f"imagesTr/{FDG}_0000.nii.gz").rename(tree / f"imagesTr/{FDG}_0002.nii.gz")
+    (tree / f"imagesTr/{FDG}_0001.nii.gz").unlink()
+    (tree / f"labelsTr/{FDG}.nii.gz").unlink()
+    assert only_rejection(tree)["case_id"] == FDG
 
 
 # labels alone
@@ -595,7 +633,7 @@ def test_convert__rejects_one_damaged_member_of_a_zip(archive, tree):
     content[member.header_offset + 30 + len(member.filename) + member.compress_size // 2] ^= 0xFF
     archive.write_bytes(content)
     row = only_rejection(archive)
-    assert (row["code"], row["path"]) == ("UnreadableFile", f"labelsTr/{FDG}.nii.gz")
+    assert (row["code"], row["path"]) == ("UnreadableFile", f"{tree.name}/labelsTr/{FDG}.nii.gz")
     assert "CRC" in row["message"]
 
 

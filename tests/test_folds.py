@@ -149,7 +149,7 @@ def test_make_folds__official_folds_stay_and_the_patients_other_cases_follow(tmp
 def test_make_folds__an_official_fold_that_splits_a_patient_is_refused(tmp_path: Path) -> None:
     rows = [*many(6), case("a", "shared", official_fold=0), case("b", "shared", official_fold=1)]
     catalog = catalog_of(tmp_path / "c", fdat=rows)
-    with pytest.raises(CatalogError, match=r"official folds split 1 patients: shared.*official='ignore'"):
+    with pytest.raises(CatalogError, match=r"official folds split 1 patient: shared.*official='ignore'"):
         make_folds(catalog)
     assert len({make_folds(catalog, official="ignore").fold_of["fdat", name] for name in "ab"}) == 1
 
@@ -190,7 +190,11 @@ def test_make_folds__a_scheme_without_anything_to_train_on_is_refused(tmp_path: 
 
 def test_make_folds__each_scanner_is_a_fold(tmp_path: Path) -> None:
     rows = [case(f"c{n}", f"p{n}", model=("mCT", "D690", "B64")[n % 3]) for n in range(9)]
-    splits = make_folds(catalog_of(tmp_path / "c", fdat=rows), scheme="leave-one-centre-out").splits()
+    catalog = catalog_of(tmp_path / "c", fdat=rows)
+    splits = make_folds(catalog, scheme="leave-one-centre-out").splits()
+    for idle in ({"n_folds": 3}, {"seed": 1}):
+        with pytest.warns(UserWarning, match="n_folds and seed have no effect in a plan leave-one-centre-out"):
+            assert make_folds(catalog, scheme="leave-one-centre-out", **idle).splits() == splits
     assert [(split.left_out, len(split.train), len(split.validation)) for split in splits] == [
         ("B64", 6, 3), ("D690", 6, 3), ("mCT", 6, 3),
     ]  # fmt: skip
@@ -227,7 +231,7 @@ def test_write_folds__comes_back_equal_with_what_made_it(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("n_folds", [0, 1, 11])
 def test_make_folds__impossible_numbers_are_refused(tmp_path: Path, n_folds: int) -> None:
-    with pytest.raises(SettingError, match=f"{n_folds} folds of 10 patients cannot be made; allowed: 2 to 10"):
+    with pytest.raises(SettingError, match=f"{n_folds} folds? of 10 patients cannot be made; allowed: 2 to 10"):
         make_folds(catalog_of(tmp_path / "c", fdat=many(10)), n_folds=n_folds)
 
 
@@ -239,7 +243,7 @@ def test_make_folds__wrong_words_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CatalogError, match="no cases"):
         fold_cases(create_catalog(tmp_path / "empty"))
     official = catalog_of(tmp_path / "d", fdat=[case(f"c{n}", f"p{n}", official_fold=n % 5) for n in range(10)])
-    with pytest.raises(SettingError, match="go up to 4, 3 folds"):
+    with pytest.raises(SettingError, match="go up to 4, beyond 3 folds from 0; ask for 5"):
         make_folds(official, n_folds=3)
     with pytest.raises(SettingError, match="leave no patient for fold 5, 6 of 7; ask for fewer"):
         make_folds(official, n_folds=7)

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clicksim.errors import ClicksimError, GeometryError, PromptFormatError, SettingError
+from clicksim.files import PROMPT_ENDINGS
 from clicksim.geometry import Grid
 from clicksim.prompts.formats import (
     LesionPoint,
@@ -235,11 +236,23 @@ def test_write_prompts__is_read_back(tmp_path: Path, format: str) -> None:
 
 def test_write_prompts__leaves_nothing_behind_when_it_fails(tmp_path: Path) -> None:
     (tmp_path / "a.json").mkdir()
-    with pytest.raises(PromptFormatError, match=r"cannot write the prompts.*a\.json"):
+    with pytest.raises(PromptFormatError, match=r"cannot write .*a\.json: "):
         write_prompts(tmp_path / "a.json", Prompts(CLICKS, GRID))
-    with pytest.raises(PromptFormatError, match="No such file"):
-        write_prompts(tmp_path / "nowhere" / "b.json", Prompts(CLICKS, GRID))
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_write_prompts__makes_the_folder_and_refuses_one_below_a_file(tmp_path: Path) -> None:
+    write_prompts(tmp_path / "new" / "er" / "b.json", Prompts(CLICKS, GRID))
+    assert [p.name for p in (tmp_path / "new" / "er").iterdir()] == ["b.json"]
+    with pytest.raises(ClicksimError, match=r"cannot make the folder .*b\.json: "):
+        write_prompts(tmp_path / "new" / "er" / "b.json" / "c.json", Prompts(CLICKS, GRID))
+
+
+def test_dump_prompts__knows_the_layouts_that_the_commands_offer() -> None:
+    for layout in PROMPT_ENDINGS.keys() - {"rows"}:
+        assert json.loads(dump_prompts(Prompts(CLICKS, GRID), layout))
+    with pytest.raises(SettingError, match=f"Allowed: {', '.join(sorted(PROMPT_ENDINGS.keys() - {'rows'}))}$"):
+        dump_prompts(Prompts(CLICKS, GRID), "rows")
 
 
 def test_read_prompts__skips_a_byte_order_mark_and_names_the_file(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clicksim.errors import GeometryError
-from clicksim.geometry import Grid, check_shape, check_spacing
+from clicksim.geometry import Grid, check_shape, check_spacing, steps_within
 from tests import strategies
 
 STARTS = st.tuples(*[st.integers(-4, 8)] * 3)
@@ -232,6 +232,18 @@ def test_check_shape__refuses(shape):
 def test_check_spacing__refuses(spacing):
     with pytest.raises(GeometryError, match="positive lengths"):
         check_spacing(spacing)
+
+
+@given(st.floats(0, 6), st.lists(st.floats(0.7, 3), min_size=2, max_size=3))
+def test_steps_within__equals_a_look_at_every_step(distance, spacing):
+    steps = np.argwhere(np.ones([19] * len(spacing))) - 9
+    near = np.linalg.norm(steps * spacing, axis=1) <= distance * (1 + 1e-10)
+    assert steps_within(distance, spacing).tolist() == steps[near].tolist()
+
+
+def test_steps_within__a_step_of_exactly_the_distance_is_within_it_whatever_the_rounding():
+    assert steps_within(0.3, (0.1, 9)).tolist() == [[n, 0] for n in range(-3, 4)]  # 0.3 / 0.1 is below 3
+    assert len(steps_within(2.2, (1.1, 1.1, 1.1))) == 33
 
 
 @pytest.mark.parametrize("affine", [np.eye(3), np.full((4, 4), np.nan), np.zeros((4, 4)), np.diag([1, 1, 0, 1])])

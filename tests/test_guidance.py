@@ -588,10 +588,24 @@ def test_encode__refuses_images_without_meaning_and_prompts_outside():
     for image in (np.full((4, 4, 4), np.nan), np.ones((4, 4)), np.ones((4, 4, 4), complex)):
         with pytest.raises(ImageError, match="the image"):
             encode(PROMPTS, (4, 4, 4), encoding="masked", image=image)
+    for encoding in encodings.IMAGE_ENCODINGS:
+        with pytest.raises(ImageError, match="NaN or infinite values"):
+            encode(PROMPTS, (4, 4, 4), encoding=encoding, image=np.full((4, 4, 4), np.inf))
     with pytest.raises(GeometryError, match=r"outside the volume .*\(4, 0, 0\)"):
         encode(click((4, 0, 0), (4, 4, 4)), (4, 4, 4))
     with pytest.raises(TypeError, match="float32"):
         encode(PROMPTS, (4, 4, 4), out=np.zeros((2, 4, 4, 4)))
+
+
+@pytest.mark.parametrize("encoding", encodings.IMAGE_ENCODINGS)
+def test_encode__looks_at_an_image_only_where_it_reads_it(encoding):
+    length = {"geodesic": {"reach_mm": 3}, "exp-geodesic": {"fall_mm": 1, "truncate": 3}}.get(encoding, {})
+    prompts = click((2, 2, 2), (40, 5, 5))
+    image = np.ones((40, 5, 5))
+    sound = encode(prompts, (5, 5, 5), encoding=encoding, origin=(0, 0, 0), image=image, **length)
+    image[39, 2, 2] = np.nan
+    spoiled = encode(prompts, (5, 5, 5), encoding=encoding, origin=(0, 0, 0), image=image, **length)
+    assert np.array_equal(spoiled, sound)
 
 
 # declared once, stored rightly

@@ -156,7 +156,7 @@ READERS: dict[str, Callable[[Path], object]] = {
     "prompts": lambda file: read_prompts(file, GRID),
     "transform": read_rigid,
     "registration": read_challenge_affine,
-    "threshold": read_threshold,
+    "threshold": lambda file: read_threshold(file, file.parent),
     "injection times": lambda file: read_injection_times(str(file)),
     "annotator": load_annotator,
 }

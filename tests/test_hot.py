@@ -156,7 +156,9 @@ def test_hot_voxels__refuse_what_is_not_finite_wherever_it_lies(bad, dtype, suv,
     at = {"cold": (1, 2, 4), "hot": (3, 3, 4), "lesion": (6, 6, 7)}[place]
     uptake[at] = bad
     for layout in (strategies.as_c, strategies.as_f, strategies.as_reversed):
-        with pytest.raises(ImageError, match=rf"1 voxels that are not finite, at \({at[0]}, {at[1]}, {at[2]}\) \(x\)"):
+        with pytest.raises(
+            ImageError, match=rf"1 voxels that are not finite, at \({at[0]}, {at[1]}, {at[2]}\) \(case x\)"
+        ):
             found(layout(uptake), label, 99.75, suv=suv, where="x")
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from clicksim.arrays import flat_view
 from clicksim.errors import GeometryError, LabelError, SettingError, UptakeError
-from clicksim.lesions import find_lesions, measure_lesions
+from clicksim.lesions import find_lesions, measure_lesions, radius_mm
 from tests import reference, strategies
 
 CONNECTIVITIES = st.sampled_from([6, 18, 26])
@@ -182,7 +182,7 @@ def test_find_lesions__refuses_values_that_are_no_labels(value, words):
     labels = np.zeros((2, 2, 2), dtype=np.asarray(value).dtype)
     labels[1, 1, 1] = value
     with pytest.raises(LabelError, match=words) as refused:
-        find_lesions(labels, where="case x")
+        find_lesions(labels, where="x")
     assert "(case x)" in str(refused.value)
 
 
@@ -330,6 +330,10 @@ def test_measure_lesions__peak_is_no_smaller_than_a_voxel_and_may_lie_beside_the
     assert small["suv_peak"].to_pylist() == [9, 4]
     one_ml = measure_lesions(find_lesions(mask), spacing=(5, 5, 5), uptake=uptake)  # radius 6.2 mm: 7 voxels
     assert one_ml["suv_peak"].to_pylist() == pytest.approx([9 / 7, 4 / 7])
+
+
+def test_radius_mm__of_a_ball():
+    assert radius_mm(4 / 3 * np.pi) == pytest.approx(10.0)
 
 
 def test_measure_lesions__of_no_lesion_is_an_empty_table():

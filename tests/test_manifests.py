@@ -343,6 +343,28 @@ def test_write_nnunet__headers_that_differ_by_rounding_become_one_grid(
         assert grids[0].same_as(grids[1], tolerance_mm=1e-4)
 
 
+@pytest.mark.parametrize("top", [1, 2, 255])
+def test_write_nnunet__a_mask_of_other_values_is_written_anew_as_0_and_1(
+    top: int, catalog: Catalog, tmp_path: Path
+) -> None:
+    rows = [{k: v for k, v in row.items() if k != "source"} for row in catalog.table("cases", "fdat").to_pylist()]
+    row = next(row for row in rows if row["lesion_present"])
+    held = read_label(catalog.resolve(row["label_path"]))
+    mask = held.array > 0
+    (catalog.path / "images").mkdir(exist_ok=True)
+    write_image(catalog.path / "images" / "own.nii.gz", mask * np.uint8(top), held.grid)
+    row |= {"label_path": "catalog:images/own.nii.gz", "quality_flags": []}
+    catalog.write_part("cases", "fdat", rows_to_table("cases", rows))
+    export = select(catalog, sources=["fdat"])
+    written = write_nnunet(export, tmp_path / NAME)
+    file = tmp_path / NAME / written.files["fdat", row["case_id"]]["label"]
+    assert mask.any()
+    assert np.array_equal(read_label(file).array, mask)
+    assert file.is_symlink() == (top == 1)
+    notes = write_monai(export, tmp_path / "monai").notes
+    assert any(note.startswith("1 label with values above 1") for note in notes) == (top > 1)
+
+
 def test_write_nnunet__instance_maps_become_masks(tmp_path: Path) -> None:
     tree = write_longitudinal_ct(tmp_path / "source")
     convert_source(LONGITUDINAL_CT, tree.folder, tmp_path / "catalog")
@@ -448,7 +470,7 @@ def test_write__says_which_cases_have_no_prompt(catalog: Catalog, tmp_path: Path
     catalog.write_part("prompts", "one", Prompts((Click((1, 2, 3), True),), grid, rows[0]["case_id"]).to_table())
     written = write_csv(select(catalog, sources=["fdat"], run="one"), tmp_path / "out")
     others = ", ".join(sorted(row["case_id"] for row in rows[1:]))
-    assert written.notes == [f"{len(rows) - 1} cases have no prompt in run one: {others}"]
+    assert written.notes == [f"run one has no prompt in {len(rows) - 1} cases: {others}"]
 
 
 def test_prompts_of__keeps_the_strokes_of_two_people_apart(catalog: Catalog) -> None:
@@ -466,11 +488,11 @@ def test_prompts_of__keeps_the_strokes_of_two_people_apart(catalog: Catalog) -> 
     assert sorted(map(repr, found)) == sorted(repr(prompt) for prompts in made.values() for prompt in prompts)
 
 
-def test_write_monai__says_where_labels_are_instance_maps(exports: Path, tmp_path: Path) -> None:
+def test_write_monai__says_how_many_labels_are_not_0_and_1_alone(exports: Path, tmp_path: Path) -> None:
     tree = write_longitudinal_ct(tmp_path / "source")
     convert_source(LONGITUDINAL_CT, tree.folder, tmp_path / "catalog")
     written = write_monai(select(open_catalog(tmp_path / "catalog")), tmp_path / "out")
-    assert [note.split(":")[0] for note in written.notes] == ["8 labels are instance maps, not 0 and 1"]
+    assert [note.split(":")[0] for note in written.notes] == ["7 labels with values above 1"], "one holds 0 and 1 alone"
     content = json.loads((exports / "monai" / NAME / "datalist.json").read_text())
     assert {item["instances"] for item in content["training"]} == {"components"}
 
@@ -541,7 +563,7 @@ def test_select__controlled_cases_need_a_word(tmp_path: Path) -> None:
     ]
     facts = [{"source": "tcia_fdg", "title": "FDG", "licence": "CC-BY-4.0", "controlled_access": True}]
     catalog = tiny(tmp_path / "c", rows, facts)
-    with pytest.raises(CatalogError, match=r"2 cases are under controlled access.*closed, said.*--include-controlled"):
+    with pytest.raises(CatalogError, match=r"2 cases under controlled access.*closed, said.*--include-controlled"):
         select(catalog)
     export = select(catalog, include_controlled=True)
     assert export.about["licence"] == "NIH controlled"
@@ -563,7 +585,7 @@ def test_select__names_that_do_not_exist_are_refused(built: Path) -> None:
 def test_select__a_plan_that_lacks_a_case_is_refused(catalog: Catalog) -> None:
     rows = [{k: v for k, v in row.items() if k != "source"} for row in catalog.table("cases", "fdat").to_pylist()]
     catalog.write_part("cases", "fdat", rows_to_table("cases", [*rows, {**rows[0], "case_id": "new"}]))
-    with pytest.raises(CatalogError, match="does not know 1 cases: new"):
+    with pytest.raises(CatalogError, match="does not know 1 case: new"):
         select(catalog, plan="three")
 
 
@@ -580,6 +602,7 @@ def test_file_names__are_safe_and_never_shared() -> None:
         {"source": "a", "case_id": "x"},
         {"source": "b", "case_id": "X"},
         {"source": "b", "case_id": 'what?"'},
+        *({"source": "b", "case_id": name} for name in ("", ".", "..")),
         {"source": "b", "case_id": "fdg_01  two spaces. dots"},
     ]
     names = file_names(rows)
@@ -587,3 +610,4 @@ def test_file_names__are_safe_and_never_shared() -> None:
     assert names["b", "fdg_01  two spaces. dots"] == "fdg_01  two spaces. dots"
     assert len({name.casefold() for name in names.values()}) == len(rows)
     assert not set("".join(names.values())) & set('/\\:*?"<>|')
+    assert all(name.strip(".") for name in names.values()), "a folder of its own, not the one that holds it"

@@ -186,7 +186,7 @@ def test_score__without_a_spacing_has_no_volumes():
 def test_score__refuses_what_is_no_pair_of_masks():
     with pytest.raises(GeometryError, match="same three axes"):
         clicksim.score(FULL, FULL[:-1])
-    with pytest.raises(ImageError, match="case_3"):
+    with pytest.raises(ImageError, match=r"\(case case_3\)"):
         clicksim.score(FULL, np.full(FULL.shape, np.nan), where="case_3")
     with pytest.raises(ImageError, match="whole numbers"):
         clicksim.score(FULL * 0.5, FULL)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from clicksim.errors import SettingError
 from clicksim.protocols import effective_settings, list_presets, list_protocols, load_protocol
-from clicksim.protocols.settings import CLICKS, TABLES, check_setting, dump_table, parse_value
+from clicksim.protocols.settings import CLICKS, TABLES, check_setting, conditions_of, dump_table, parse_value
 
 PROTOCOLS = list_protocols()
 IDS = [protocol.id for protocol in PROTOCOLS]
@@ -58,8 +58,8 @@ def test_settings__are_all_used_by_some_protocol_and_explained():
         assert used == set(declared)
         for setting in declared.values():
             assert setting.meaning
-            if setting.only_with:
-                assert set(setting.only_with[1]) <= set(declared[setting.only_with[0]].choices)
+            for other, values in setting.only_with.items():
+                assert [check_setting(table, other, value) for value in values] == list(values)
 
 
 # names
@@ -191,6 +191,14 @@ def test_effective_settings__never_hands_out_the_protocols_own_lists():
     [
         ({"percentile": 99.0}, []),
         ({"percentile": 99.0, "background": "shell"}, ["percentile", "background is hot", "it is shell"]),
+        ({"percentile": 99.0, "suv": 0}, []),
+        ({"percentile": 99.0, "suv": 3}, ["percentile has no effect unless suv is 0; it is 3"]),
+        ({"n_foreground": 3, "lesions": "volume"}, []),
+        (
+            {"n_foreground": 3, "lesions": "all"},
+            ["n_foreground has no effect unless lesions is uniform or", "it is all"],
+        ),
+        ({"fill": "rim", "lesions": "all"}, ["fill", "it is all"]),
         ({"shell_mm": [1, 2]}, ["shell_mm", "background is shell", "it is hot"]),
         ({"background_fill": "rim", "background": "body"}, ["background_fill", "background is hot or", "it is body"]),
     ],
@@ -199,6 +207,19 @@ def test_effective_settings__tells_of_settings_without_effect(given_, words):
     _, idle = effective_settings(load_protocol("autopet-iv@2"), "clicks", given_)
     assert len(idle) == bool(words)
     assert all(word in " ".join(idle) for word in words)
+
+
+@pytest.mark.parametrize("name", ["n_foreground", "n_background", "percentile", "center_offset", "edge_offset"])
+def test_effective_settings__one_click_for_each_id_leaves_the_rest_without_effect(name):
+    rule = load_protocol("longitudinal-ct@1")
+    assert effective_settings(rule, "clicks", {name: 1})[1] == []
+    _, idle = effective_settings(rule, "clicks", {name: 1, "per_lesion": True})
+    assert idle == [f"{name} has no effect unless per_lesion is false; it is true"]
+
+
+def test_conditions_of__are_those_that_the_rule_has():
+    for protocol, others in (("autopet-iv@1", []), ("autopet-iv@2", ["background", "suv"])):
+        assert list(conditions_of("clicks", "percentile", load_protocol(protocol).tables["clicks"])) == others
 
 
 def test_effective_settings__a_setting_of_an_idle_setting_is_idle():

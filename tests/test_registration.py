@@ -193,7 +193,7 @@ def test_bring_onto__equals_simpleitk_with_the_transform_itself(tmp_path: Path, 
     transform = make_euler(rng.uniform(-0.3, 0.3, 3), rng.uniform(-9, 9, 3).tolist(), rng.uniform(-50, 50, 3).tolist())
     values = rng.gamma(2, 2, MOVING.shape).astype(np.float32)
     volume, matrix, fixed, moving = scene(tmp_path, transform, values)
-    ours = bring_onto(volume, matrix, FIXED, fill=-7.0)
+    ours = bring_onto(volume, FIXED, fill=-7.0, fixed_to_moving_ras=matrix)
     theirs = sitk.GetArrayFromImage(sitk.Resample(moving, fixed, transform, sitk.sitkLinear, -7.0)).T
     assert ours.dtype == np.float32
     assert 0.05 < np.mean(ours == -7.0) < 0.95
@@ -201,7 +201,7 @@ def test_bring_onto__equals_simpleitk_with_the_transform_itself(tmp_path: Path, 
 
     labels = rng.integers(0, 117, MOVING.shape).astype(np.uint8)
     volume, matrix, fixed, moving = scene(tmp_path, transform, labels)
-    ours = bring_onto(volume, matrix, FIXED, fill=0, labels=True)
+    ours = bring_onto(volume, FIXED, fill=0, labels=True, fixed_to_moving_ras=matrix)
     theirs = sitk.GetArrayFromImage(sitk.Resample(moving, fixed, transform, sitk.sitkNearestNeighbor, 0)).T
     assert ours.dtype == np.uint8
     assert np.mean(ours != theirs) < 2e-3  # no more than a tie that float32 decides
@@ -219,7 +219,7 @@ def test_bring_onto__equals_scipy_in_both_directions(tmp_path: Path, other: Grid
     sitk.WriteTransform(transform.GetInverse() if backwards else transform, str(tmp_path / "rigid.tfm"))
     matrix = read_rigid(tmp_path / "rigid.tfm")
     values = np.random.default_rng(3).normal(scale=9, size=moving.shape).astype(dtype)
-    ours = bring_onto(Volume(values, moving), matrix, fixed, fill=99.0)
+    ours = bring_onto(Volume(values, moving), fixed, fill=99.0, fixed_to_moving_ras=matrix)
     values = values.astype(float)
     assert fixed.affine is not None
     assert moving.affine is not None
@@ -240,7 +240,7 @@ def test_bring_onto__a_marker_lands_where_the_matrix_says() -> None:
     marker[4, 2, 2] = 5
     matrix = np.eye(4)
     matrix[0, 3] = 6.0
-    moved = bring_onto(Volume(marker, grid), matrix, grid, fill=0, labels=True)
+    moved = bring_onto(Volume(marker, grid), grid, fill=0, labels=True, fixed_to_moving_ras=matrix)
     assert np.argwhere(moved == 5).tolist() == [[2, 2, 2]]
     assert moved.dtype == np.int8
 
@@ -248,8 +248,10 @@ def test_bring_onto__a_marker_lands_where_the_matrix_says() -> None:
 def test_bring_onto__memory_layout_and_bool_change_nothing() -> None:
     mask = np.random.default_rng(2).random(MOVING.shape) > 0.5
     matrix = np.eye(4)
-    first = bring_onto(Volume(mask, MOVING), matrix, FIXED, fill=0, labels=True)
-    again = bring_onto(Volume(np.asfortranarray(mask.astype(np.uint8)), MOVING), matrix, FIXED, fill=0, labels=True)
+    first = bring_onto(Volume(mask, MOVING), FIXED, fill=0, labels=True, fixed_to_moving_ras=matrix)
+    again = bring_onto(
+        Volume(np.asfortranarray(mask.astype(np.uint8)), MOVING), FIXED, fill=0, labels=True, fixed_to_moving_ras=matrix
+    )
     np.testing.assert_array_equal(first, again)
     assert first.any()
 
@@ -263,7 +265,7 @@ def test_bring_onto__threads_change_nothing() -> None:
     try:
         for count in (1, 3, 7):
             sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(count)
-            answers.append(bring_onto(Volume(values, MOVING), matrix, FIXED, fill=0).tobytes())
+            answers.append(bring_onto(Volume(values, MOVING), FIXED, fill=0, fixed_to_moving_ras=matrix).tobytes())
     finally:
         sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(before)
     assert len(set(answers)) == 1
@@ -272,6 +274,6 @@ def test_bring_onto__threads_change_nothing() -> None:
 def test_bring_onto__refuses_a_challenge_matrix_and_a_lattice_without_place() -> None:
     volume = Volume(np.zeros((3, 3, 3), np.uint8), Grid((3, 3, 3)))
     with pytest.raises(GeometryError, match="read_challenge_affine"):
-        bring_onto(volume, np.arange(16.0).reshape(4, 4), FIXED, fill=0)
+        bring_onto(volume, FIXED, fill=0, fixed_to_moving_ras=np.arange(16.0).reshape(4, 4))
     with pytest.raises(GeometryError, match="needs an affine"):
-        bring_onto(volume, np.eye(4), FIXED, fill=0)
+        bring_onto(volume, FIXED, fill=0)

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from clicksim import Click, Grid, Prompts, Scribble, correct, simulate_clicks, write_image
 from clicksim.catalog import Unit
+from clicksim.catalog.runs import check_names
 from clicksim.errors import CatalogError, ClicksimError, GeometryError, PromptFormatError, SettingError, StorageError
 from clicksim.phantom import make_phantom
 from clicksim.prompts.table import prompt_schema, to_table
@@ -33,7 +34,7 @@ from clicksim.rounds import (
     summarise,
 )
 from clicksim.rounds.curves import Curve, curves_of, metric_scores
-from clicksim.rounds.jobs import RoundsJob, check_names, file_unit, finish_tables, play_unit, with_recordings
+from clicksim.rounds.jobs import RoundsJob, file_unit, finish_tables, play_unit, with_recordings
 from clicksim.rounds.prompters import Recording
 from clicksim.rounds.replay import make_recordings, measure_agreement, read_recordings
 from clicksim.rounds.statistics import bootstrap_means, draw_clusters
@@ -361,6 +362,25 @@ def test_play__lets_the_predictor_finish_where_the_game_breaks_off():
     with pytest.raises(StorageError):
         play(case(), model, keep=keep)
     assert model.finished == 1
+
+
+def test_play__notes_a_predictor_that_cannot_forget_the_case_and_keeps_its_rounds():
+    class Model:
+        def __call__(self, case, prompts):
+            return lesions()
+
+        def finish(self):
+            raise self.error
+
+    model = Model()
+    for model.error in (RuntimeError("no such\ncase"), SystemExit(3)):
+        game = play(case(), model, protocol="autopet-v@1")
+        assert dices(game)[0] == 1.0
+        line = f"{type(model.error).__name__}: {' '.join(str(model.error).split())}"
+        assert game.notes[-1] == f"the predictor failed when it was to forget the case: {line}"
+    model.error = StorageError(28, "No space left on device", "x")
+    with pytest.raises(StorageError):
+        play(case(), model)
 
 
 @pytest.mark.parametrize("protocol", ALL)
@@ -761,7 +781,7 @@ def test_with_recordings__takes_what_was_recorded_and_names_the_rest():
     units = [Unit(f"{source}/p", [{"case_id": "a", "recordings": None}]) for source in "xy"]
     found, absent = with_recordings(units[:1], {"a": [Recording(())], "b": [Recording(())]})
     assert ([unit.key for unit in found], absent) == (["x/p"], ["b"])
-    with pytest.raises(CatalogError, match="several cases are called a; take one source at a time"):
+    with pytest.raises(CatalogError, match=r"several cases are called a, .*take one source at a time"):
         check_names(units)
     with pytest.raises(CatalogError, match="none of the 1 recorded cases is here: b"):
         with_recordings(units, {"b": [Recording(())]})
@@ -821,6 +841,13 @@ def test_play_unit__keeps_the_predictions_of_this_run_alone_and_within_its_folde
         kept = {str(file.relative_to(tmp_path / "kept")) for file in tmp_path.rglob("iter_*")}
         assert kept == {f"deep/a/iter_{n}.nii.gz" for n in (there or range(2))}
         assert details == ({None} if there else {f"case {name!r} cannot be the name of a file"})
+
+
+def test_rounds_job__keeps_no_predictions_where_it_reads_them(tmp_path):
+    for folder in ("kept", "kept/../kept/person"):
+        with pytest.raises(SettingError, match="is where the predictions are to be kept"):
+            RoundsJob(f"dir:{tmp_path / folder}", "autopet-iv@2", keep=str(tmp_path / "kept"))
+    RoundsJob(f"dir:{tmp_path}", "autopet-iv@2", keep=str(tmp_path / "kept"))
 
 
 def test_draw_clusters__is_a_function_of_the_seed():

@@ -264,6 +264,14 @@ def test_simulate_scribbles__thickness_and_tremor_are_lengths_in_mm():
         assert 0.5 * amplitude < np.mean(off) < 1.1 * amplitude
 
 
+def test_simulate_scribbles__thickness_reaches_pixels_at_exactly_half_of_it():
+    label = block((60, 20, 3), np.s_[2:58, 2:18, 1])
+    given_ = {"spacing": (0.1, 0.1, 1), **NO_SHELL}
+    (thin,), (wide,) = (mended(label, thickness_mm=t, **given_) for t in (0.0, 0.6))  # 0.3 / 0.1 is below 3
+    rows = [{j for _, j, _ in stroke.voxels} for stroke in (thin, wide)]
+    assert (min(rows[0]) - min(rows[1]), max(rows[1]) - max(rows[0])) == (3, 3)
+
+
 def test_simulate_scribbles__a_centre_line_is_the_longest_in_mm_and_not_in_voxels():
     label = block((5, 30, 15), np.s_[2, 2:23, 7], np.s_[2, 12, 2:13])  # 21 voxels of 1 mm, 11 of 8 mm
     (stroke,) = mended(label, axis=0, spacing=(1, 1, 8), **NO_SHELL)

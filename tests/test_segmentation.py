@@ -3,6 +3,7 @@
 import base64
 import random
 import warnings
+from copy import deepcopy
 
 import numpy as np
 import pydicom
@@ -444,6 +445,13 @@ def test_read_rtstruct__joins_the_planes_of_an_object_drawn_on_thinner_slices():
     assert codes(result) == ["RtBetweenSlices"]
 
 
+def test_read_rtstruct__a_hole_that_lies_a_little_askew_is_a_hole():
+    ring = read_rtstruct(rtstruct_dataset([(1, square(2, 9, 1.0)), (1, square(4, 6, 1.04))]), RT_GRID)
+    flat = read_rtstruct(rtstruct_dataset([(1, square(2, 9, 1.0)), (1, square(4, 6, 1.0))]), RT_GRID)
+    assert np.array_equal(ring.mask, flat.mask)
+    assert not ring.mask[5, 5, 1]
+
+
 def test_read_rtstruct__tells_what_it_leaves_out():
     far = rtstruct_dataset([(1, square(2, 6, 0)), (1, square(2, 6, 3)), (1, square(2, 6, 9)), (1, square(8, 30, 3))])
     assert set(codes(read_rtstruct(far, RT_GRID))) == {"RtOutsideGrid", "RtSkipsSlices"}
@@ -464,6 +472,9 @@ def test_read_rtstruct__refuses_what_it_cannot_fill():
         assert caught.value.code == code
     stray = rtstruct_dataset([(1, square(2, 6, 0))])
     stray.ROIContourSequence[0].ReferencedROINumber = 7
+    empty = deepcopy(stray)
+    del empty.ROIContourSequence[0].ContourSequence
+    assert not read_rtstruct(empty, RT_GRID).mask.any()
     twice = rtstruct_dataset([(1, square(2, 6, 0))], names=("a", "b"))
     twice.StructureSetROISequence[1].ROINumber = 1
     for made in (stray, twice):

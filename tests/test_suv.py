@@ -646,6 +646,8 @@ def test_earliest_acquisition__refuses_a_scan_over_midnight_with_one_date(dates:
     assert "AcquisitionDate" in str(refused(wrong, "SeriesInconsistent"))
     suv = suv_factor(wrong, injection_seconds=3600)
     assert (suv.factor, suv.warning_codes) == (pytest.approx(start_factor(3600)), ("TIMES_NOT_USED",))
+    told = ge(wrong, x0D="20200506235900.00")
+    assert suv_factor(told).factor == pytest.approx(start_factor(3600)), "GE's scan date needs no acquisition"
 
 
 # --- injection time ----------------------------------------------------------------------------------------------

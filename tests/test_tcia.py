@@ -5,6 +5,7 @@ import json
 import random
 from collections.abc import Callable
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from converters.slices import slice_geometry
 from converters.tcia import FDG, PSMA, code_of
 from converters.tcia_plan import files_of, plan
 from converters.tcia_rows import clean_description, fdat_name, has_contrast, reconstruction
+from tests.dicom_writer import rtstruct_dataset, save
 
 PATIENT = "PETCT_0123456789"
 
@@ -356,6 +358,19 @@ def test_convert__psma_dates_injection_table_and_nnunet(tmp_path: Path) -> None:
         assert made.samefile(catalog.resolve(row[f"{role}_path"]))
 
 
+def test_convert__flags_a_study_that_the_injection_times_do_not_name(tmp_path: Path) -> None:
+    write_study(tmp_path / "tree", small_phantom(), StudyFacts(PATIENT))
+    write_study(tmp_path / "tree", small_phantom(), StudyFacts("PETCT_fedcba9876"))
+    times = tmp_path / "times.json"
+    times.write_text(json.dumps({f"{PATIENT}_2003-03-23": 3600.0}))
+    catalog = convert(FDG, tmp_path / "tree", tmp_path / "catalog", injection_times=str(times))
+    flags = {row["patient_key"]: row["quality_flags"] for row in catalog.cases.to_pylist()}
+    assert flags == {PATIENT: [], "PETCT_fedcba9876": ["INJECTION_TIME_NOT_GIVEN"]}
+    times.write_text(json.dumps({"psma_ffffffffffffffff_2016-01-01": 9.0}))
+    with pytest.raises(SettingError, match="names no case of the source: it names psma_ffffffffffffffff_2016-01-01"):
+        convert(FDG, tmp_path / "tree", tmp_path / "catalog", injection_times=str(times))
+
+
 def test_convert__takes_the_clinical_table_and_notices_contradictions(tmp_path: Path) -> None:
     write_study(tmp_path / "tree", small_phantom(), StudyFacts(PATIENT))
     write_study(tmp_path / "tree", small_phantom(), StudyFacts("PETCT_fedcba9876"))
@@ -466,22 +481,23 @@ def test_convert__zero_uptake_negative_uptake_and_padding_are_flagged(tmp_path: 
     assert images(catalog, row)["ct"].array.min() == -1024
 
 
+def add_segment(dataset: Any, *, label: str = "Tissue", is_used: bool = True) -> None:
+    """A second segment, which takes the lesion of one voxel from the first."""
+    second = copy.deepcopy(dataset.SegmentSequence[0])
+    second.SegmentNumber, second.SegmentLabel = 2, label
+    dataset.SegmentSequence.append(second)
+    shared, frames = dataset.SharedFunctionalGroupsSequence[0], dataset.PerFrameFunctionalGroupsSequence
+    for frame in frames:
+        frame.SegmentIdentificationSequence = copy.deepcopy(shared.SegmentIdentificationSequence)
+    del shared.SegmentIdentificationSequence
+    if is_used:  # the first frame is the highest slice
+        frames[0].SegmentIdentificationSequence[0].ReferencedSegmentNumber = 2
+
+
 @pytest.mark.parametrize("is_used", [True, False])
 def test_convert__segments_with_voxels_are_instances_and_an_empty_one_is_none(tmp_path: Path, is_used: bool) -> None:
     written = write_study(tmp_path / "tree", small_phantom(), StudyFacts(PATIENT))
-
-    def add_segment(dataset: Any) -> None:
-        second = copy.deepcopy(dataset.SegmentSequence[0])
-        second.SegmentNumber = 2
-        dataset.SegmentSequence.append(second)
-        shared, frames = dataset.SharedFunctionalGroupsSequence[0], dataset.PerFrameFunctionalGroupsSequence
-        for frame in frames:
-            frame.SegmentIdentificationSequence = copy.deepcopy(shared.SegmentIdentificationSequence)
-        del shared.SegmentIdentificationSequence
-        if is_used:  # the last frame has the lesion of one voxel
-            frames[-1].SegmentIdentificationSequence[0].ReferencedSegmentNumber = 2
-
-    edit(written.folders["SEG"], add_segment)
+    edit(written.folders["SEG"], partial(add_segment, is_used=is_used))
     catalog = convert(FDG, tmp_path / "tree", tmp_path / "catalog", nnunet=str(tmp_path / "nnunet"))
     row = only(catalog)
     assert (row["n_segments"], row["n_lesions"]) == (2, 2)
@@ -489,7 +505,60 @@ def test_convert__segments_with_voxels_are_instances_and_an_empty_one_is_none(tm
     assert row["quality_flags"] == (["SEVERAL_SEGMENTS"] if is_used else [])
     label, (mask,) = images(catalog, row)["label"].array, (tmp_path / "nnunet/labelsTr").iterdir()
     assert np.unique(label).tolist() == ([0, 1, 2] if is_used else [0, 1])
+    assert np.count_nonzero(label == 2) == is_used
     np.testing.assert_array_equal(read_image(mask).array, label > 0)
+
+
+def with_structures(folder: Path) -> None:
+    """A study whose mask is an RTSTRUCT: a lesion inside an organ of a lower number."""
+    written = write_study(folder, small_phantom(), StudyFacts(PATIENT))
+    (seg,) = written.folders["SEG"].iterdir()
+    pet = pydicom.dcmread(next(written.folders["PT"].iterdir()))
+    squares = [[(x * a, y * a, 7.5) for x, y in ((-1, -1), (1, -1), (1, 1), (-1, 1))] for a in (15.0, 7.0)]
+    contours = rtstruct_dataset(list(zip((1, 2), np.array(squares), strict=True)), names=("Liver", "GTV 1"))
+    for item in contours.StructureSetROISequence:
+        item.ReferencedFrameOfReferenceUID = pet.FrameOfReferenceUID
+    contours.StudyInstanceUID, contours.PatientID = pet.StudyInstanceUID, PATIENT
+    seg.unlink()
+    save(contours, seg)
+
+
+def test_convert__the_option_structures_tells_lesions_from_organs(tmp_path: Path) -> None:
+    with_structures(tmp_path / "tree")
+    every = convert(FDG, tmp_path / "tree", tmp_path / "a")
+    organ = images(every, only(every))["label"].array > 0
+    catalog = convert(FDG, tmp_path / "tree", tmp_path / "b", structures="^gtv")
+    row = only(catalog)
+    lesion = images(catalog, row)["label"].array > 0
+    assert 0 < lesion.sum() < organ.sum()
+    assert not np.any(lesion & ~organ)
+    assert (row["n_segments"], row["n_lesions"], row["instances"]) == (1, 1, "components")
+    assert "STRUCTURES_CHOSEN" in row["quality_flags"]
+    assert row["series_choice"][-1] == "structures 'GTV 1' taken, 'Liver' left out"
+    assert refused(convert(FDG, tmp_path / "tree", tmp_path / "c", structures="lung")) == ["NoSuchStructure"]
+    with pytest.raises(SettingError, match="structures is no regular expression"):
+        convert(FDG, tmp_path / "tree", tmp_path / "d", structures="(")
+
+
+def test_convert__the_option_structures_takes_segments_by_their_labels(tmp_path: Path) -> None:
+    written = write_study(tmp_path / "tree", small_phantom(), StudyFacts(PATIENT))
+
+    before = convert(FDG, tmp_path / "tree", tmp_path / "a")
+    whole = images(before, only(before))["label"].array
+    edit(written.folders["SEG"], partial(add_segment, label="Liver"))
+    catalog = convert(FDG, tmp_path / "tree", tmp_path / "b", structures="^(?!liver)")
+    row = only(catalog)
+    label = images(catalog, row)["label"].array
+    assert (row["n_segments"], row["n_lesions"], row["quality_flags"]) == (1, 1, ["STRUCTURES_CHOSEN"])
+    assert np.count_nonzero(whole) - np.count_nonzero(label) == 1
+    assert not np.any(label[whole == 0])
+
+
+def test_convert__flags_a_pattern_that_the_chosen_series_does_not_match(tmp_path: Path) -> None:
+    write_study(tmp_path / "tree", small_phantom(), StudyFacts(PATIENT))
+    row = only(convert(FDG, tmp_path / "tree", tmp_path / "catalog", pet="no such words", ct="."))
+    assert row["quality_flags"] == ["SERIES_RULE_UNMATCHED"]
+    assert "the option pet, 'no such words', matches none of the descriptions left" in row["series_choice"]
 
 
 def test_convert__a_description_that_contradicts_the_mask_is_flagged(tmp_path: Path) -> None:
@@ -550,7 +619,7 @@ def test_resample_planes__equals_simpleitk_on_every_parallel_grid() -> None:
             grids.append(Grid(tuple(size), affine=affine))
         assert is_parallel(*grids)
         got = resample_planes(lambda k, a=array: a[:, :, k].T, *grids, fill=-1024, limits=(-1024, 3071))
-        moved = bring_onto(Volume(array, grids[0]), np.eye(4), grids[1], fill=-1024)
+        moved = bring_onto(Volume(array, grids[0]), grids[1], fill=-1024)
         assert np.abs(got.array - moved).max() <= 0.5 + 1e-2, trial
         assert got.coverage == coverage_fraction(*grids)
 

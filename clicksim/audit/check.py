@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
+from numpy.typing import NDArray
+
 from clicksim.audit import leakage, outliers
 from clicksim.catalog.schema import FAILURES, FLAGS, REASONS
 from clicksim.catalog.store import Catalog
-from clicksim.errors import CatalogError, ClicksimError, unknown_name
+from clicksim.errors import CatalogError, ClicksimError, counted, unknown_name
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,12 @@ class Finding:
 
 
 Check = Callable[[Catalog], Iterator[Finding]]
+Row = dict[str, Any]
+Look = Callable[[Row, NDArray[Any]], None]
+READ = (
+    "case_id", "source", "patient_key", "label_path", "pet_path", "ct_path", "shape_xyz", "n_lesions",
+    "lesion_volume_ml", "suv_max", "instances",
+)  # fmt: skip
 
 
 def check_catalog(
@@ -126,33 +134,32 @@ def check_prompts(catalog: Catalog) -> Iterator[Finding]:
         yield Finding("prompts", found.cases[0], found.detail)
 
 
-def check_data(catalog: Catalog, progress: Callable[[int, int], None] | None = None) -> Iterator[Finding]:
-    """Every label and uptake opens, on the grid and with the lesions that the row says."""
-    columns = [
-        "case_id",
-        "label_path",
-        "pet_path",
-        "shape_xyz",
-        "n_lesions",
-        "lesion_volume_ml",
-        "suv_max",
-        "instances",
-    ]
-    rows = catalog.cases.select(columns).to_pylist()
+def check_data(
+    catalog: Catalog, progress: Callable[[int, int], None] | None = None, look: Look | None = None
+) -> Iterator[Finding]:
+    """Every label and uptake opens, on the grid and with the lesions that the row says.
+
+    Args:
+        catalog: An open catalog.
+        progress: Told after each case.
+        look: Given each row with its uptake, or with its CT where it has none.
+    """
+    rows = catalog.cases.select(list(READ)).to_pylist()
     for done, row in enumerate(rows, start=1):
-        try:
-            for detail in _compare_data(catalog, row):
-                yield Finding("data", row["case_id"], detail)
-        except ClicksimError as error:
-            yield Finding("data", row["case_id"], str(error))
+        for details in (_compare_label(catalog, row), _compare_image(catalog, row, look)):
+            try:
+                for detail in details:
+                    yield Finding("data", row["case_id"], detail)
+            except ClicksimError as error:
+                yield Finding("data", row["case_id"], str(error))
         if progress:
             progress(done, len(rows))
 
 
-def _compare_data(catalog: Catalog, row: dict[str, Any]) -> Iterator[str]:
-    """What the images of a case and its row say differently."""
+def _compare_label(catalog: Catalog, row: Row) -> Iterator[str]:
+    """What the label of a case and its row say differently."""
     from clicksim.lesions import find_lesions
-    from clicksim.volumes import read_image, read_label
+    from clicksim.volumes import read_label
 
     if row["label_path"] is None:
         yield "the row has no label"
@@ -163,9 +170,22 @@ def _compare_data(catalog: Catalog, row: dict[str, Any]) -> Iterator[str]:
     if list(label.grid.shape) != row["shape_xyz"]:
         yield f"label has shape {label.grid.shape}, the row says {row['shape_xyz']}"
     if len(lesions) != row["n_lesions"] or abs(volume - said) > 1e-3 * max(1.0, volume):
-        yield f"{len(lesions)} lesions of {volume:.6g} ml, the row says {row['n_lesions']} lesions of {said:.6g} ml"
+        told = counted(row["n_lesions"], "lesion")
+        yield f"{counted(len(lesions), 'lesion')} of {volume:.6g} ml, the row says {told} of {said:.6g} ml"
+
+
+def _compare_image(catalog: Catalog, row: Row, look: Look | None) -> Iterator[str]:
+    """What the uptake of a case and its row say differently."""
+    from clicksim.volumes import read_image
+
+    path = row["pet_path"] or (row["ct_path"] if look else None)
+    if path is None:
+        return
+    image = read_image(catalog.resolve(path)).array
+    if look:
+        look(row, image)
     if row["pet_path"] and row["suv_max"] is not None:
-        top = float(read_image(catalog.resolve(row["pet_path"])).array.max())
+        top = float(image.max())
         if abs(top - row["suv_max"]) > 1e-4 * max(1.0, abs(top)):
             yield f"highest uptake {top:.6g}, the row says {row['suv_max']:.6g}"
 

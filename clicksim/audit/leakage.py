@@ -11,23 +11,24 @@ clicksim cannot split a patient; one that was edited, or made before a conversio
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from clicksim.audit.findings import AuditFinding
+from clicksim.audit.fingerprints import Fingerprint, find_duplicates
 from clicksim.catalog.folds import Key, read_folds
 from clicksim.catalog.store import Catalog
-from clicksim.errors import ClicksimError
+from clicksim.errors import counted
 
 RELATIVE = 5e-3
 """Lesion volumes and uptakes of one image under two names agree to this."""
 FEWEST_VOXELS = 10
 """Of all lesions of a case; two tiny lesions can agree by chance."""
 MOST_NAMES = 10
-Report = Callable[..., None]
 Fold = dict[Key, Any]
+Print = tuple[dict[str, Any], Fingerprint]
 
 
 def check_patient_split(catalog: Catalog) -> Iterator[AuditFinding]:
@@ -128,30 +129,20 @@ def check_same_lesions(catalog: Catalog) -> Iterator[AuditFinding]:
         for first, second in _neighbours(sorted(group)):
             rows = [cases[first], cases[second]]
             if rows[0]["patient_key"] != rows[1]["patient_key"] and _same(held[first], held[second]):
-                detail = f"{len(held[first])} lesions have the same volumes and uptakes"
+                detail = f"{counted(len(held[first]), 'lesion')} with the same volumes and uptakes"
                 yield _pair_finding("same-lesions", rows, detail, folds)
 
 
-def check_near_duplicates(catalog: Catalog, progress: Report | None = None) -> Iterator[AuditFinding]:
-    """No two patients with one image; reads the uptake of every case, else its CT."""
-    from clicksim.audit.fingerprints import find_duplicates, take_fingerprint
-    from clicksim.volumes import read_image
+def check_near_duplicates(catalog: Catalog, prints: Sequence[Print]) -> Iterator[AuditFinding]:
+    """No two patients with one image; reads the uptake of every case, else its CT.
 
-    columns = ["case_id", "source", "patient_key", "study_key", "pet_path", "ct_path"]
-    rows = catalog.cases.select(columns).to_pylist()
-    prints: dict[str, list[Any]] = {"pet_path": [], "ct_path": []}
-    for done, row in enumerate(rows, start=1):
-        kind = "pet_path" if row["pet_path"] else "ct_path"
-        if row[kind]:
-            try:
-                volume = read_image(catalog.resolve(row[kind])).array
-                prints[kind].append((row, take_fingerprint(volume)))
-            except ClicksimError as error:
-                yield AuditFinding("error", "near-duplicate", (row["case_id"],), f"the image cannot be read: {error}")
-        if progress:
-            progress(done, len(rows))
+    Args:
+        catalog: An open catalog.
+        prints: Rows of its cases, each with the fingerprint of that image.
+    """
     folds = plan_folds(catalog)
-    for taken in prints.values():
+    for has_pet in (True, False):
+        taken = [(row, fingerprint) for row, fingerprint in prints if bool(row["pet_path"]) == has_pet]
         for first, second, alike in find_duplicates([fingerprint for _, fingerprint in taken]):
             pair = [taken[first][0], taken[second][0]]
             if pair[0]["patient_key"] != pair[1]["patient_key"]:

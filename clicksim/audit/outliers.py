@@ -23,6 +23,7 @@ import numpy as np
 
 from clicksim.audit.findings import AuditFinding
 from clicksim.catalog.store import Catalog
+from clicksim.errors import counted
 
 FEWEST = 20
 FAR, LEAST_SPREAD = 8.0, 0.05
@@ -166,7 +167,7 @@ def check_prompts(catalog: Catalog) -> Iterator[AuditFinding]:
             found[cases[n].as_py()].append(tuple(voxels[n].tolist()))
         for case, places in sorted(found.items()):
             told = ", ".join(map(str, places[:10]))
-            detail = f"run {run}: {len(places)} voxels outside {shapes.get(case) or 'any volume'}: {told}"
+            detail = f"run {run}: {counted(len(places), 'voxel')} outside {shapes.get(case) or 'any volume'}: {told}"
             yield AuditFinding("error", "prompts", (case,), detail)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from clicksim import __version__
 from clicksim.audit.findings import SEVERITIES, AuditFinding
 from clicksim.files import write_text
+from clicksim.pages import open_templates
 
 
 def write_audit_page(
@@ -21,25 +22,20 @@ def write_audit_page(
         title: Heading and window title.
         about: One paragraph below it.
     """
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("clicksim.audit", "."),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
     counts = Counter(finding.severity for finding in findings)
     names = [*checks, *sorted({finding.check for finding in findings} - set(checks))]
     found = {name: [finding for finding in findings if finding.check == name] for name in names}
-    text = environment.get_template("page.html.j2").render(
-        title=title,
-        about=about,
-        version=__version__,
-        counts=[(severity, counts[severity]) for severity in SEVERITIES],
-        sections=[(name, checks.get(name, ""), rows) for name, rows in found.items() if rows],
-        clean=[(name, checks.get(name, "")) for name, rows in found.items() if not rows],
+    text = (
+        open_templates("clicksim.audit")
+        .get_template("page.html.j2")
+        .render(
+            title=title,
+            about=about,
+            version=__version__,
+            counts=[(severity, counts[severity]) for severity in SEVERITIES],
+            sections=[(name, checks.get(name, ""), rows) for name, rows in found.items() if rows],
+            clean=[(name, checks.get(name, "")) for name, rows in found.items() if not rows],
+        )
     )
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)

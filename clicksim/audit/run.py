@@ -3,8 +3,9 @@
 from collections.abc import Callable, Iterator
 
 from clicksim.audit import leakage, outliers
-from clicksim.audit.check import check_catalog
+from clicksim.audit.check import check_catalog, check_data
 from clicksim.audit.findings import AuditFinding, sort_findings
+from clicksim.audit.fingerprints import take_fingerprint
 from clicksim.catalog.store import Catalog
 
 AuditCheck = Callable[[Catalog], Iterator[AuditFinding]]
@@ -27,7 +28,7 @@ SEEN_TWICE = {"folds", "prompts"}  # checks of `clicksim catalog check` that the
 
 
 def audit_catalog(
-    catalog: Catalog, *, read_data: bool = False, progress: leakage.Report | None = None
+    catalog: Catalog, *, read_data: bool = False, progress: Callable[[int, int], None] | None = None
 ) -> list[AuditFinding]:
     """Everything about a catalog that could spoil a result, worst first.
 
@@ -36,15 +37,18 @@ def audit_catalog(
     Args:
         catalog: An open catalog.
         read_data: Read every image as well: near-duplicates, and labels that differ from their row.
-        progress: Told after each image.
+        progress: Told after each case that is read.
     """
     found = [finding for check in AUDIT_CHECKS.values() for finding in check(catalog)]
-    for fault in check_catalog(catalog, read_data=read_data):
+    faults = check_catalog(catalog)
+    if read_data:  # each image once, for both
+        prints: list[leakage.Print] = []
+        faults += check_data(catalog, progress, lambda row, image: prints.append((row, take_fingerprint(image))))
+        found += leakage.check_near_duplicates(catalog, prints)
+    for fault in faults:
         if fault.check not in SEEN_TWICE:
             cases = (fault.case_id,) if fault.case_id else ()
             found.append(AuditFinding("error", "catalog", cases, f"{fault.check}: {fault.detail}"))
-    if read_data:
-        found += leakage.check_near_duplicates(catalog, progress)
     return sort_findings(found)
 
 

@@ -3,7 +3,6 @@
 import json
 import time
 import warnings
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
@@ -16,7 +15,7 @@ from clicksim.build.convert import Summary
 from clicksim.build.units import WORK, Parts, Progress, Tables, run_facts
 from clicksim.catalog import Catalog, Outcome, Unit, open_catalog
 from clicksim.catalog.lock import writing
-from clicksim.catalog.runs import hash_run, read_patients
+from clicksim.catalog.runs import check_names, hash_run, read_patients
 from clicksim.catalog.schema import rows_to_table, table_schema
 from clicksim.errors import (
     CatalogError,
@@ -126,7 +125,7 @@ def simulate_catalog(
     catalog = open_catalog(job.catalog)
     with writing(catalog.path):
         units = patient_units(catalog, source)
-        _check_names(units, files=job.out is not None)
+        check_names(units, str if job.out is None else _file_name)
         run = run_id(job, units)
         cases = sum(len(unit.content) for unit in units)
         if job.out:
@@ -147,18 +146,6 @@ def simulate_catalog(
         catalog.write_run(run, run_facts(started, {**facts, "notes": _notes_by_case(tables["notes"])}))
         parts.remove()
         return run, Summary(cases - len(refused), len(refused), noted)
-
-
-def _check_names(units: Sequence[Unit], *, files: bool) -> None:
-    """Refuse cases that prompts cannot tell apart: a row names a case by its id, a file by `_file_name`."""
-    names = [row["case_id"] for unit in units for row in unit.content]
-    counts = Counter(map(_file_name, names) if files else names)
-    twice = [name for name, count in counts.items() if count > 1]
-    if twice:
-        raise CatalogError(
-            f"several cases are called {', '.join(twice[:10])}, and prompts name a case by nothing else; take one "
-            "source at a time (--source), or convert one under other names"
-        )
 
 
 def _refused_cases(units: Sequence[Unit], rejected: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -273,7 +260,6 @@ def _write_file(folder: Path, prompts: Prompts, layout: str, table: str) -> None
     from clicksim.prompts.formats import write_prompts
     from clicksim.prompts.table import write_table
 
-    folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{_file_name(prompts.case_id)}{PROMPT_ENDINGS[layout].format(table)}"
     if layout == "rows":
         write_table(file, prompts.to_table())

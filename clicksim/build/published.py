@@ -17,12 +17,12 @@ from clicksim.catalog.lock import writing
 from clicksim.catalog.schema import table_schema
 from clicksim.catalog.store import check_part
 from clicksim.errors import CatalogError, ClicksimError, PromptFormatError, SettingError
-from clicksim.files import MOST_BOUNDED, read_bounded
+from clicksim.files import LESION_CLICKS, MOST_BOUNDED, read_bounded
 from clicksim.geometry import Grid
 from clicksim.prompts import Prompts, Scribble
 from clicksim.protocols import load_protocol
 
-ENDINGS = ("_lesion-clicks.json", "_clicks.json", "_scribbles.json", ".json")
+ENDINGS = (f"_{LESION_CLICKS}", "_clicks.json", "_scribbles.json", ".json")
 
 
 @dataclass(frozen=True)

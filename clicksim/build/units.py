@@ -25,7 +25,7 @@ from clicksim import __version__
 from clicksim.catalog import Outcome, Unit
 from clicksim.catalog.schema import rows_to_table
 from clicksim.errors import CatalogError
-from clicksim.files import replacing, slug, storing
+from clicksim.files import slug, storing, write_text
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -73,8 +73,7 @@ class Parts:
                 f"{folder} holds the parts of a run with other inputs or settings; delete it to begin anew"
             )
         folder.mkdir(parents=True, exist_ok=True)
-        with replacing(head) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+        write_text(head, text)
         self.folder = folder
 
     def run(
@@ -88,7 +87,8 @@ class Parts:
     ) -> None:
         """Do the units that have no part yet, in processes of this machine or on a given executor."""
         left = self.left(units)
-        done, rejected = len(units) - len(left), 0
+        keys = {unit.key for unit in left}
+        done, rejected = len(units) - len(left), sum(self._rejected(unit) for unit in units if unit.key not in keys)
         folder, bury = self.folder.resolve(), partial(bury_unit, self.folder)
         if executor is None:
             counts = run_units(partial(do_unit, work, folder), left, workers, bury)
@@ -96,7 +96,7 @@ class Parts:
             for mark in folder.glob(f"{MARK}*"):  # of an interrupted run: its end was no unit's fault
                 mark.unlink()
             ended = run_on(executor, partial(start_unit, work, folder), left, bury)
-            counts = (_rejected_in(part_path(folder, unit)) for unit in ended)
+            counts = map(self._rejected, ended)
         for count in counts:
             done, rejected = done + 1, rejected + count
             if progress:
@@ -134,6 +134,13 @@ class Parts:
             for file in sorted(part_path(self.folder, unit).glob("*.arrow")):
                 pieces.setdefault(file.stem, []).append(feather.read_table(file, memory_map=False))
         return pieces
+
+    def _rejected(self, unit: Unit) -> int:
+        """How many rows a finished unit rejected."""
+        from pyarrow import feather
+
+        file = part_path(self.folder, unit) / "rejected.arrow"
+        return feather.read_table(file, columns=["code"], memory_map=False).num_rows if file.exists() else 0
 
     def remove(self) -> None:
         """Delete the parts: their content stands in the tables."""
@@ -330,14 +337,6 @@ def _leave_part(folder: Path, unit: Unit, tables: Tables) -> int:
             raise
         shutil.rmtree(temporary)
     return len(tables["rejected"]) if "rejected" in tables else 0
-
-
-def _rejected_in(part: Path) -> int:
-    """How many rows a finished unit rejected."""
-    from pyarrow import feather
-
-    file = part / "rejected.arrow"
-    return feather.read_table(file, columns=["code"], memory_map=False).num_rows if file.exists() else 0
 
 
 def bury_unit(folder: Path, unit: Unit, what: str = "the process died twice while it worked on this") -> int:

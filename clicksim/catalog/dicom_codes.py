@@ -24,6 +24,7 @@ DICOM_REASONS = {
     "UndecodablePixels": "pixels in a transfer syntax that cannot be decoded",
     "UnsupportedPixels": "pixels of a kind that is not read, such as colour or a lookup table",
     # segmentation
+    "NoSuchStructure": "no structure or segment of the mask matches the option structures",
     "NotASegmentation": "the object holds no segments or structures",
     "SegReferencesMissingSlice": "the mask references a PET slice that is not there",
     "SegPositionMismatch": "a frame of the mask lies between the PET slices",
@@ -64,6 +65,8 @@ DICOM_REASONS = {
 DICOM_FLAGS = {
     "INJECTION_TIME_UNSURE": "the injection time is that of the header, which the publisher of PSMA does not trust",
     "SERIES_CHOSEN": "the study has several series of a kind; series_choice says what decided",
+    "SERIES_RULE_UNMATCHED": "a chosen series does not match the option pet, ct or seg; series_choice says which",
+    "STRUCTURES_CHOSEN": "the option structures left out a part of the mask; series_choice says which",
     "DUPLICATE_INSTANCE_DROPPED": "copies of slices with the same UID were dropped",
     "FEWER_SLICES_THAN_PROMISED": "fewer slices than the header promises",
     "GAPS_INTERPOLATED": "missing slices or uneven gaps were interpolated, as the option gaps asked",

@@ -11,6 +11,7 @@ left out, a patient with studies on both sides is judged on one side and trained
 """
 
 import json
+import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,12 +23,13 @@ from numpy.typing import NDArray
 from clicksim import __version__
 from clicksim.catalog.schema import rows_to_table
 from clicksim.catalog.store import Catalog
-from clicksim.errors import CatalogError, SettingError, unknown_name
+from clicksim.errors import CatalogError, SettingError, counted, unknown_name, up_to_ten
 from clicksim.prompts.table import METADATA_KEY
 from clicksim.streams import stream
 
 SCHEMES = ("stratified", "leave-one-centre-out", "leave-one-tracer-out")
 OFFICIAL = ("keep", "ignore")
+N_FOLDS, SEED = 5, 42
 LARGEST_FOLDS = 1000
 PASSES = 4  # over all patients, in search of exchanges
 COLUMNS = (
@@ -99,8 +101,8 @@ def make_folds(
     catalog: Catalog,
     *,
     scheme: str = "stratified",
-    n_folds: int = 5,
-    seed: int = 42,
+    n_folds: int = N_FOLDS,
+    seed: int = SEED,
     sources: Sequence[str] | None = None,
     official: str = "keep",
 ) -> Folds:
@@ -113,8 +115,9 @@ def make_folds(
         catalog: An open catalog.
         scheme: `stratified` balances tracer, scanner, lesion burden and empty cases over the folds;
             `leave-one-centre-out` and `leave-one-tracer-out` make a fold of each scanner or tracer.
-        n_folds: Of a stratified plan; at most as many as there are patients.
-        seed: Decides between patients that are alike.
+        n_folds: Of a stratified plan; at most as many as there are patients. In other plans it has no effect, and
+            another number than the default warns.
+        seed: Decides between patients that are alike, in a stratified plan; as `n_folds`.
         sources: Names in the tables, or all.
         official: `keep` leaves cases in the fold of their publisher, and their patients' other cases follow;
             `ignore` draws all, test cases too.
@@ -129,6 +132,8 @@ def make_folds(
         raise unknown_name("scheme", scheme, SCHEMES)
     if official not in OFFICIAL:
         raise unknown_name("handling of official folds", official, OFFICIAL)
+    if scheme != "stratified" and (n_folds, seed) != (N_FOLDS, SEED):
+        warnings.warn(f"n_folds and seed have no effect in a plan {scheme}", UserWarning, stacklevel=2)
     cases = fold_cases(catalog, sources)
     held_out = {c["patient_key"] for c in cases if official == "keep" and c["official_split"] == "test"}
     drawn = [case for case in cases if case["patient_key"] not in held_out]
@@ -285,13 +290,13 @@ def _official_folds(cases: Sequence[Row], n_folds: int) -> dict[str, int]:
     split = sorted(patient for patient, folds in found.items() if len(folds) > 1)
     if split:
         raise CatalogError(
-            f"the official folds split {len(split)} patients: {', '.join(split[:10])}; draw others with "
+            f"the official folds split {counted(len(split), 'patient')}: {up_to_ten(split)}; draw others with "
             "official='ignore' (--official ignore)"
         )
     kept = {patient: folds.pop() for patient, folds in found.items()}
     if kept and max(kept.values()) >= n_folds:
         raise SettingError(
-            f"the official folds go up to {max(kept.values())}, {n_folds} folds were asked for; ask for "
+            f"the official folds go up to {max(kept.values())}, beyond {counted(n_folds, 'fold')} from 0; ask for "
             f"{max(kept.values()) + 1}, or set official='ignore' (--official ignore)"
         )
     return kept
@@ -307,7 +312,9 @@ def _stratify(cases: Sequence[Row], n_folds: int, seed: int, kept: Mapping[str, 
     most = min(len(patients), LARGEST_FOLDS)
     if not 2 <= n_folds <= most:
         allowed = f"allowed: 2 to {most}" if most > 1 else "two patients are needed at least"
-        raise SettingError(f"{n_folds} folds of {len(patients)} patients cannot be made; {allowed}")
+        raise SettingError(
+            f"{counted(n_folds, 'fold')} of {counted(len(patients), 'patient')} cannot be made; {allowed}"
+        )
     counts = _count_strata(cases, patients)
     rng = stream(seed, "", "folds", n_folds)
     order = rng.permutation(len(patients))

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from clicksim.errors import CatalogError
-from clicksim.files import replacing, storing
+from clicksim.files import storing, write_text
 
 LOCK, HOLDER = ".lock", ".lock-holder.json"
 Rest = ParamSpec("Rest")
@@ -93,8 +93,8 @@ def _leave_word(file: Path) -> None:
     since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
     about = {"process": os.getpid(), "machine": platform.node(), "since": since, "command": command}
-    with suppress(OSError), replacing(file) as temporary:  # the lock holds without it, also on a full disk
-        temporary.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+    with suppress(OSError):  # the lock holds without it, also on a full disk
+        write_text(file, json.dumps(about, indent=1) + "\n")
 
 
 def _holder(folder: Path) -> str:

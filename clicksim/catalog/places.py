@@ -281,8 +281,9 @@ def inside(root: Path, relative: str) -> Path:
         CatalogError: An absolute path, one with `..`, or one that a link leads outside.
     """
     pure = PurePosixPath(relative)
-    target = (root / pure).resolve()
-    if pure.is_absolute() or ".." in pure.parts or not target.is_relative_to(root.resolve()):
+    # unlike `Path.resolve` before Python 3.13 it leaves a circle of links as it is: a link to nothing
+    target = Path(os.path.realpath(root / pure))
+    if pure.is_absolute() or ".." in pure.parts or not target.is_relative_to(os.path.realpath(root)):
         raise CatalogError(f"path {relative!r} leaves its root {root}")
     return target
 

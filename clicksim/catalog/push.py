@@ -23,7 +23,7 @@ from clicksim.catalog.lock import HOLDER, LOCK, writing
 from clicksim.catalog.places import Place, RemotePath, as_place, check_address, files_below, inside, is_url, reaching
 from clicksim.catalog.schema import TABLES
 from clicksim.catalog.store import open_catalog
-from clicksim.errors import CatalogError, unknown_name
+from clicksim.errors import CatalogError, counted, unknown_name, up_to_ten
 from clicksim.files import check_space, replacing
 
 Progress = Callable[[int, int], None]
@@ -265,9 +265,8 @@ def _to_fetch(files: Files, folder: Path, *, overwrite: bool) -> list[Stored]:
     known = [file for name, file in files.items() if name in here]
     differing = {file.name for file in known if _stored(folder, file.name) != file}
     if differing and not overwrite:
-        shown = ", ".join(sorted(differing)[:10])
         raise CatalogError(
-            f"{folder} has {len(differing)} files that differ from what was pushed: {shown}; take a new folder, or "
-            "--overwrite them"
+            f"{folder} has {counted(len(differing), 'file')} unlike what was pushed: {up_to_ten(sorted(differing))}; "
+            "take a new folder, or --overwrite what differs"
         )
     return [file for name, file in files.items() if name not in here or name in differing]

@@ -1,11 +1,14 @@
-"""Prompt runs by name: what the id of a run is a hash of, and how the runs of shards become one."""
+"""Prompt runs: their cases and names, what the id of a run is a hash of, and how the runs of shards become one."""
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from clicksim.catalog.source import Unit
 from clicksim.catalog.store import Catalog
+from clicksim.errors import CatalogError, up_to_ten
 
 Patients = dict[str, list[dict[str, Any]]]
 Member = tuple[int, str]  # a catalog by its place, and a run of it
@@ -26,6 +29,25 @@ def read_patients(catalog: Catalog, columns: Sequence[str] = (), source: str | N
     for row in catalog.table("cases", source).select(list(names)).to_pylist():
         patients.setdefault(f"{row['source']}/{row['patient_key']}", []).append(row)
     return dict(sorted(patients.items()))
+
+
+def check_names(units: Sequence[Unit], name: Callable[[str], str] = str) -> None:
+    """Refuse cases that prompts cannot tell apart: a row of prompts knows a case by its id alone.
+
+    Args:
+        units: Each has its cases as `content`.
+        name: What a case is called, by its id; for files, their name.
+
+    Raises:
+        CatalogError: Two cases are called the same.
+    """
+    counts = Counter(name(row["case_id"]) for unit in units for row in unit.content)
+    twice = sorted(found for found, count in counts.items() if count > 1)
+    if twice:
+        raise CatalogError(
+            f"several cases are called {up_to_ten(twice)}, and prompts name a case by nothing else; take one "
+            "source at a time (--source), or convert one under other names"
+        )
 
 
 def hash_run(about: Mapping[str, Any], cases: Mapping[str, Sequence[str]]) -> str:

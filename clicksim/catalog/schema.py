@@ -280,6 +280,7 @@ FLAGS = {
     "FINGERPRINT_DIFFERS": "shape or spacing differ from the dataset's fingerprint",
     "METADATA_MISSING": "the metadata table has no row for this case",
     "METADATA_CONTRADICTS": "the metadata table has rows that contradict each other",
+    "INJECTION_TIME_NOT_GIVEN": "the table of the option injection_times has no time for this case",
     "METADATA_UNREADABLE": "a value in the metadata table is none that the column allows",
     "THRESHOLD_UNUSUAL": "the threshold lies outside 1.5 to 8",
     "TTB_BELOW_THRESHOLD": "lesion voxels below the threshold, at most 1 % of them",

@@ -166,7 +166,9 @@ class Catalog:
         return [value for value, _ in self._parts(name)]
 
     def sql(self, query: str) -> "pa.Table":
-        """The answer of DuckDB to a query over the tables `cases lesions links rejected sources prompts`.
+        """The answer of DuckDB to a query over the tables.
+
+        They are `cases lesions links rejected sources folds rounds prompts`.
 
         Raises:
             CatalogError: DuckDB is not installed, or refuses the query.

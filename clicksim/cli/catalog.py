@@ -11,6 +11,7 @@ import click
 from clicksim.cli import Listing, compare, transfer
 from clicksim.cli.options import OUTPUT, given_options
 from clicksim.cli.paths import CatalogPath
+from clicksim.errors import counted
 from clicksim.files import make_folder
 
 CATALOG = click.argument("catalog", type=CatalogPath())
@@ -83,7 +84,9 @@ def check(catalog: str | Path, read_data: bool, expect: str | None, as_json: boo
             click.echo(f"{mark:10}{figure.name}: {figure.found}, expected {figure.expected}")
     short = [figure for figure in figures if figure.found != figure.expected]
     if findings or short:
-        click.echo(f"clicksim: {len(findings)} findings, {len(short)} figures that differ", err=True)
+        click.echo(
+            f"clicksim: {counted(len(findings), 'finding')}, {counted(len(short), 'differing figure')}", err=True
+        )
         if any(figure.found < figure.expected for figure in short):
             click.echo("clicksim: fewer cases than published: is the download complete?", err=True)
         raise click.exceptions.Exit(1)
@@ -125,7 +128,7 @@ def merge(out: Path, catalogs: tuple[Path, ...]) -> None:
     if twice:
         raise CatalogError(f"the same catalog is given several times, as {', '.join(twice[:10])}; name each once")
     merged = merge_catalogs(out, catalogs)
-    click.echo(f"{merged.cases.num_rows} cases in {out}")
+    click.echo(f"{counted(merged.cases.num_rows, 'case')} in {out}")
 
 
 @command.command()
@@ -182,7 +185,7 @@ def import_prompts(catalog: Path, files: Path, run: str, kind: str, protocol: st
     from clicksim.build.published import import_prompts as bring
 
     result = bring(catalog, files, run=run, kind=kind, protocol=protocol, seed=seed)
-    click.echo(f"{result.cases} cases in run {run}")
+    click.echo(f"{counted(result.cases, 'case')} in run {run}")
     for title, names in (("no such case", result.unmatched), ("refused", result.refused), ("no file", result.missing)):
         for name in names:
             click.echo(f"{title}: {name}", err=True)
@@ -248,7 +251,9 @@ def folds(
         return
     held_out = sum(row["fold"] is None for row in plan.rows)
     names = [split.left_out or f"fold {split.fold}" for split in plan.splits()]
-    click.echo(f"plan {name or scheme}: {len(plan.rows)} cases, {held_out} held out; validation cases by fold")
+    click.echo(
+        f"plan {name or scheme}: {counted(len(plan.rows), 'case')}, {held_out} held out; validation cases by fold"
+    )
     rows = [(r["stratum"], r["value"], *r["folds"], r["spread"]) for r in table]
     _print_text(("stratum", "value", *names, "spread"), rows)
 
@@ -271,7 +276,7 @@ def audit(catalog: str | Path, read_data: bool, out: Path | None, as_json: bool)
     if out is not None:
         make_folder(out.parent)  # before the work
     opened = open_catalog(catalog)
-    with progress("images") if read_data else nullcontext() as report:
+    with progress("cases") if read_data else nullcontext() as report:
         findings = audit_catalog(opened, read_data=read_data, progress=report)
     if out is not None:
         about = "" if read_data else "Images were not read: near-duplicates need --read-data."
@@ -285,7 +290,7 @@ def audit(catalog: str | Path, read_data: bool, out: Path | None, as_json: bool)
     else:
         for finding in findings:
             click.echo(f"{finding.severity:8} {finding.check:15} {', '.join(finding.cases) or '-'}  {finding.detail}")
-        click.echo(f"{len(findings)} findings" if findings else "no findings")
+        click.echo(counted(len(findings), "finding") if findings else "no findings")
     if any(finding.severity == "error" for finding in findings):
         raise click.exceptions.Exit(1)
 

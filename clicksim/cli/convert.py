@@ -9,7 +9,7 @@ from clicksim.cli.options import where_to_run
 from clicksim.cli.over_catalog import open_scheduler
 from clicksim.cli.pairs import read_pairs
 from clicksim.cli.paths import CatalogPath
-from clicksim.errors import SettingError
+from clicksim.errors import SettingError, counted
 
 PATH = click.Path(path_type=Path)
 
@@ -74,7 +74,7 @@ def command(
             progress=report,
             executor=executor,
         )
-    click.echo(f"{summary.cases} cases in {catalog}, {summary.rejected} rejected")
+    click.echo(f"{counted(summary.cases, 'case')} in {catalog}, {summary.rejected} rejected")
     if summary.rejected:
         click.echo(f"clicksim: see the reasons with: clicksim catalog rejected {catalog}", err=True)
         raise click.exceptions.Exit(1)

@@ -15,7 +15,7 @@ import click
 
 from clicksim.cli.over_catalog import open_scheduler
 from clicksim.cli.paths import write_text, writing
-from clicksim.errors import CatalogError
+from clicksim.errors import CatalogError, counted, up_to_ten
 from clicksim.files import make_folder
 
 if TYPE_CHECKING:
@@ -97,8 +97,9 @@ class Games:
 
         What cannot be played is refused here, before the work.
         """
+        from clicksim.catalog.runs import check_names
         from clicksim.catalog.store import check_part
-        from clicksim.rounds.jobs import check_names, with_recordings
+        from clicksim.rounds.jobs import with_recordings
         from clicksim.rounds.predictors import open_predictor
 
         catalog, units = self._cases()
@@ -115,7 +116,7 @@ class Games:
         if recordings:
             units, absent = with_recordings(units, recordings)
             if absent:
-                click.echo(f"{len(absent)} recorded cases are not here: {', '.join(absent[:10])}", err=True)
+                click.echo(f"not here: {counted(len(absent), 'recorded case')}, {up_to_ten(absent)}", err=True)
         return catalog, units, job, recorded
 
     def _job(self) -> "RoundsJob":
@@ -245,7 +246,7 @@ def write_outcome(out: Path, tables: "Tables", summary: Mapping[str, Any], facts
     for name, content in (("metric_scores", scores), ("summary", summary), ("run", facts)):
         write_text(out / f"{name}.json", json.dumps(content, indent=1, allow_nan=False) + "\n")
     shown = {name: summary["all"]["rounds"][key] for name, key in (("Dice", "dice"), ("lesion F1", "dmm"))}
-    title = f"{summary['protocol']}, {summary['predictor']}, {summary['all']['cases']} cases"
+    title = f"{summary['protocol']}, {summary['predictor']}, {counted(summary['all']['cases'], 'case')}"
     with writing(out / "curve.png"):
         save_picture(draw_curves(shown, title=title, what="score"), out / "curve.png")
 

@@ -9,6 +9,7 @@ import click
 from clicksim.cli import Listing
 from clicksim.cli.pairs import read_settings
 from clicksim.cli.paths import CatalogPath
+from clicksim.errors import counted
 
 if TYPE_CHECKING:
     from clicksim.manifests import Export, Written
@@ -122,7 +123,7 @@ def check(out: Path, catalog: str | Path | None) -> None:
     for fault in faults:
         click.echo(fault)
     if faults:
-        click.echo(f"clicksim: {len(faults)} faults in {out}", err=True)
+        click.echo(f"clicksim: {counted(len(faults), 'fault')} in {out}", err=True)
         raise click.exceptions.Exit(1)
     click.echo("no faults")
 
@@ -139,7 +140,7 @@ def _select(
 
 def _say(written: "Written", out: Path) -> None:
     """Say what was written and what was refused."""
-    click.echo(f"{len(written.files)} cases in {out}")
+    click.echo(f"{counted(len(written.files), 'case')} in {out}")
     for note in written.notes:
         click.echo(f"clicksim: {note}", err=True)
     for case, reason in sorted(written.refused.items()):

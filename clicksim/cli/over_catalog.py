@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from clicksim.cli.runs import Run
-from clicksim.errors import SettingError
+from clicksim.errors import SettingError, counted
 
 
 @contextmanager
@@ -62,10 +62,12 @@ def simulate_in_catalog(
                 name, summary = simulate_catalog(
                     job, source=source, workers=workers, resume=resume, progress=report, executor=executor
                 )
-            click.echo(f"run {name}: {summary.cases} cases, {summary.rejected} refused")
+            click.echo(f"run {name}: {counted(summary.cases, 'case')}, {summary.rejected} refused")
             if summary.noted:
                 where = f"{catalog}/runs/{name}.json"
-                click.echo(f"clicksim: notes on {summary.noted} of {summary.cases} cases stand in {where}", err=True)
+                click.echo(
+                    f"clicksim: notes on {summary.noted} of {counted(summary.cases, 'case')} stand in {where}", err=True
+                )
             refused += summary.rejected
     if refused:
         click.echo(f"clicksim: the reasons stand in {catalog}/runs", err=True)

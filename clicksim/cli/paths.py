@@ -19,8 +19,8 @@ def writing(file: Path) -> Iterator[None]:
         StorageError: The disk is full, or may not be written.
         ClicksimError: Any other refusal, as where a folder of that name is a file.
     """
+    files.make_folder(file.parent)
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
         yield
     except StorageError:
         raise

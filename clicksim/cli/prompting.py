@@ -11,7 +11,7 @@ import click
 
 from clicksim.cli.paths import check_distinct, write_text, writing
 from clicksim.cli.runs import Run, plan_runs
-from clicksim.errors import ClicksimError, ImageError
+from clicksim.errors import ClicksimError, ImageError, counted
 from clicksim.files import PICTURE_ENDINGS, PROMPT_ENDINGS
 
 if TYPE_CHECKING:
@@ -182,7 +182,7 @@ def simulate_runs(runs: Sequence[Run], request: Request, simulate: Simulate) -> 
     if refused:
         count = len(labels) * len(runs)
         rest = f"; the others are in {request.out}" if refused < count else ""
-        click.echo(f"clicksim: {refused} of {count} cases refused, see above{rest}", err=True)
+        click.echo(f"clicksim: {refused} of {counted(count, 'case')} refused, see above{rest}", err=True)
         raise click.exceptions.Exit(1)
 
 
@@ -243,15 +243,14 @@ def _write(prompts: "Prompts", file: Path | None, layout: str) -> None:
     if file is None:
         click.echo(prompts.to_json(layout))
         return
-    with writing(file):
-        if layout == "rows":
-            from clicksim.prompts.table import write_table
+    if layout == "rows":
+        from clicksim.prompts.table import write_table
 
-            write_table(file, prompts.to_table())
-        else:
-            from clicksim.prompts.formats import write_prompts
+        write_table(file, prompts.to_table())
+    else:
+        from clicksim.prompts.formats import write_prompts
 
-            write_prompts(file, prompts, layout)
+        write_prompts(file, prompts, layout)
 
 
 def _draw(prompts: "Prompts", label: Path, pet: "Volume | None", preview: Path) -> None:

@@ -5,7 +5,7 @@ import json
 import click
 
 from clicksim.protocols import Protocol, list_presets, list_protocols, load_protocol
-from clicksim.protocols.settings import TABLES
+from clicksim.protocols.settings import TABLES, conditions_of
 
 
 @click.command("protocols")
@@ -46,8 +46,8 @@ def describe(protocol: Protocol) -> str:
                 continue
             setting = TABLES[table][key]
             choices = f" ({', '.join(setting.choices)})" if setting.choices else ""
-            effect = ""
-            if setting.only_with:
-                effect = f"; only where {setting.only_with[0]} is {' or '.join(setting.only_with[1])}"
+            conditions = conditions_of(table, key, settings).items()
+            places = " and ".join(f"{other} is {' or '.join(words)}" for other, words in conditions)
+            effect = f"; only where {places}" if places else ""
             lines.append(f"{key + ' = ' + json.dumps(value):32}  {setting.meaning}{choices}{effect}")
     return "\n".join(lines)

@@ -9,6 +9,7 @@ import click
 from clicksim.cli.options import CASE_ID, INPUT, SETTINGS, Number, given_options, where_to_run
 from clicksim.cli.pairs import read_settings
 from clicksim.cli.paths import CatalogPath
+from clicksim.errors import counted
 
 
 @click.command("rounds")
@@ -100,13 +101,13 @@ def _page(summary: dict[str, Any]) -> str:
     from clicksim.rounds.texts import mean_text, summary_lines
 
     whole = summary["all"]
-    lines = [f"run {summary['run']}: {whole['cases']} cases of {whole['patients']} patients, {summary['protocol']}"]
+    lines = [f"run {summary['run']}: {_people(whole)}, {summary['protocol']}"]
     lines += summary_lines(whole)
     if summary["lesion_free"]["cases"]:
         free, volume = summary["lesion_free"], mean_text(summary["lesion_free"]["final_fpv_ml"])
-        lines.append(f"{free['cases']} cases without lesions: false-positive volume {volume} ml")
+        lines.append(f"{counted(free['cases'], 'case')} without lesions: false-positive volume {volume} ml")
     if whole["failed_rounds"]:
-        lines.append(f"{whole['failed_rounds']} rounds failed")
+        lines.append(f"{counted(whole['failed_rounds'], 'round')} failed")
     if "gap" in summary:
         lines += ["own rounds minus replay:", _difference(summary["gap"]["all"])]
     if "replay_minus_recorded" in summary:
@@ -124,8 +125,12 @@ def _difference(pairs: dict[str, Any]) -> str:
     from clicksim.rounds.texts import mean_text
 
     names = ("auc_dice", "auc_dmm", "final_dice", "final_dmm", "final_fpv_ml", "final_fnv_ml")
-    head = f"second minus first, {pairs['cases']} cases of {pairs['patients']} patients"
+    head = f"second minus first, {_people(pairs)}"
     return "\n".join([head, *(f"{name:14} {mean_text(pairs['difference'][name])}" for name in names)])
+
+
+def _people(counts: dict[str, Any]) -> str:
+    return f"{counted(counts['cases'], 'case')} of {counted(counts['patients'], 'patient')}"
 
 
 def _value(value: float | None) -> str:

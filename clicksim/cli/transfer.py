@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from clicksim.cli.paths import CatalogPath
+from clicksim.errors import counted
 
 if TYPE_CHECKING:
     from clicksim.catalog.push import Moved
@@ -64,4 +65,4 @@ def pull(url: str, catalog: Path, overwrite: bool) -> None:
 
 
 def _told(done: "Moved", verb: str) -> str:
-    return f"{done.files} files, {done.moved} {verb} ({done.size / 1e6:.1f} MB)"
+    return f"{counted(done.files, 'file')}, {done.moved} {verb} ({done.size / 1e6:.1f} MB)"

@@ -114,6 +114,8 @@ class Canvas:
 class Image:
     """The image beside the prompts: of the whole volume, or of the patch alone.
 
+    Only what is read is known to be finite: a small patch costs no pass over a large image.
+
     Attributes:
         array: `(I, J, K)`.
         start: The voxel of the volume that is `array[0, 0, 0]`.
@@ -128,14 +130,23 @@ class Image:
         return self.start + self.array.shape
 
     def box(self, low: Ints, high: Ints) -> tuple[Floats, Ints]:
-        """A float64 copy from voxel `low` to before voxel `high`, cut to the image, and its first voxel."""
+        """A float64 copy from voxel `low` to before voxel `high`, cut to the image, and its first voxel.
+
+        Raises:
+            ImageError: NaN or infinite values there.
+        """
         first, last = np.maximum(low, self.start), np.minimum(high, self.stop)
         last = np.maximum(first, last)
-        return np.array(self.array[_box(first - self.start, last - self.start)], dtype=np.float64, order="C"), first
+        values = np.array(self.array[_box(first - self.start, last - self.start)], dtype=np.float64, order="C")
+        return _finite(values), first
 
     def at(self, voxels: Ints) -> Floats:
-        """The values at `(n, 3)` voxels of the volume, all inside the image."""
-        return self.array[tuple((voxels - self.start).T)].astype(np.float64)
+        """The values at `(n, 3)` voxels of the volume, all inside the image.
+
+        Raises:
+            ImageError: NaN or infinite values among them.
+        """
+        return _finite(self.array[tuple((voxels - self.start).T)].astype(np.float64))
 
 
 def find_seeds(prompts: Prompts, *, foreground: bool, weights: Floats, spacing: Spacing | None, solid: bool) -> Seeds:
@@ -193,14 +204,12 @@ def place_image(image: Any, volume: Shape, shape: Shape, origin: Ints) -> Image:
     """The image where it belongs, by its shape: the whole volume, or the patch.
 
     Raises:
-        ImageError: Not a finite real 3-D array.
+        ImageError: Not a real 3-D array.
         GeometryError: Another shape, or one that could be either.
     """
     array = np.asarray(image)
     if array.ndim != 3 or array.dtype.kind not in "buif":
         raise ImageError(f"the image must be a real array with three axes, got {array.dtype} of shape {array.shape}")
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise ImageError("the image holds NaN or infinite values; guidance on it has no meaning there")
     if array.shape == volume and (shape != volume or not origin.any()):
         return Image(array, np.zeros(3, dtype=np.int64))
     if array.shape == shape == volume:
@@ -214,6 +223,12 @@ def place_image(image: Any, volume: Shape, shape: Shape, origin: Ints) -> Image:
             f"{shape}"
         )
     return Image(array, origin)
+
+
+def _finite(values: Floats) -> Floats:
+    if not np.isfinite(values).all():
+        raise ImageError("the image holds NaN or infinite values near the prompts; guidance on it has no meaning there")
+    return values
 
 
 def _box(low: Any, high: Any) -> tuple[slice, ...]:

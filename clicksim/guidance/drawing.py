@@ -54,7 +54,7 @@ def encode(
     Raises:
         SettingError: An unknown encoding or setting, an impossible value, a missing image.
         GeometryError: A shape, spacing or buffer that does not fit; prompts outside their volume.
-        ImageError: An image that is not real, finite and 3-D.
+        ImageError: An image that is not real and 3-D, or not finite where the encoding reads it.
 
     Examples:
         >>> from clicksim import Click, Grid, Prompts

@@ -16,3 +16,4 @@ from clicksim.lesions.find import find_lesions as find_lesions
 from clicksim.lesions.find import flat_in as flat_in
 from clicksim.lesions.find import scan_labels as scan_labels
 from clicksim.lesions.measure import measure_lesions as measure_lesions
+from clicksim.lesions.measure import radius_mm as radius_mm

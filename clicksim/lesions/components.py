@@ -78,6 +78,12 @@ class Components:
         return np.repeat(np.arange(len(self)), np.diff(self.bounds))
 
     @cached_property
+    def runs_in_order(self) -> tuple[Ints, Ints, Ints]:
+        """Starts and stops of all runs in memory order, and for each the place of its component, from 0."""
+        order = np.argsort(self.starts)
+        return self.starts[order], self.stops[order], self.numbers[order]
+
+    @cached_property
     def measures(self) -> tuple[Ints, Ints, Ints, Floats]:
         """Sizes, boxes and coordinate sums along (slow, middle, fast)."""
         _, middle, fast = self.memory.lengths

@@ -5,7 +5,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from clicksim.arrays import Memory, as_labels, flat_view
+from clicksim.arrays import Memory, as_labels, as_mask, flat_view
 from clicksim.errors import GeometryError, unknown_name
 from clicksim.kernels import runs as run_kernels
 from clicksim.lesions.components import Components, Ints
@@ -30,7 +30,7 @@ def find_lesions(
             rule: voxels are connected where their values are equal, so touching instances are separate and one
             value in two parts is two components.
         connectivity: 6, 18 or 26.
-        where: A file or case to name in errors.
+        where: A case to name in errors.
 
     Returns:
         Components in the order k, then j, then i of their first voxel; with `labels` in ascending order of id.
@@ -44,10 +44,7 @@ def find_lesions(
         raise unknown_name("rule for instances", str(instances), INSTANCE_RULES)
     if connectivity not in CONNECTIVITIES:
         raise GeometryError(f"connectivity must be 6, 18 or 26, got {connectivity}")
-    array = np.asarray(mask)
-    if array.ndim != 3:
-        raise GeometryError(f"a mask has three axes, got shape {array.shape}{f' ({where})' if where else ''}")
-    flat, memory = flat_view(as_labels(array, where=where))
+    flat, memory = flat_view(as_labels(as_mask(mask, where=where), where=where))
     starts, stops, values = scan_labels(flat, memory)
     rule = instances
     if rule == "auto":

@@ -8,9 +8,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from clicksim.arrays import as_uptake
 from clicksim.errors import GeometryError, SettingError, UptakeError
-from clicksim.geometry import Grid, check_spacing
+from clicksim.geometry import Grid, check_spacing, steps_within
 from clicksim.kernels import tables as table_kernels
-from clicksim.lesions.components import Components, Ints
+from clicksim.lesions.components import Components
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -73,7 +73,7 @@ def _measure_uptake(
         raise GeometryError(f"uptake and mask have different shapes: {uptake.shape} and {lesions.memory.shape}")
     if not 0 < peak_ml < np.inf:
         raise SettingError(f"peak_ml is the volume of a sphere, a positive number of ml, got {peak_ml}")
-    sphere = _sphere(grid, peak_ml)
+    sphere = steps_within(float(radius_mm(peak_ml)), grid.known_spacing)
     top, mean, peak = [], [], []
     for lesion in lesions:
         values = uptake[tuple(lesion.voxels.T)].astype(np.float64)
@@ -85,10 +85,6 @@ def _measure_uptake(
     return top, mean, peak
 
 
-def _sphere(grid: Grid, volume_ml: float) -> Ints:
-    """`(n, 3)` voxel offsets whose centres lie within a sphere of a volume; at least the centre."""
-    radius_mm = (3000.0 * volume_ml / (4.0 * np.pi)) ** (1 / 3)
-    spacing = np.asarray(grid.spacing)
-    reach = np.floor(radius_mm / spacing).astype(int)
-    offsets = np.stack(np.meshgrid(*(np.arange(-r, r + 1) for r in reach), indexing="ij"), -1).reshape(-1, 3)
-    return offsets[((offsets * spacing) ** 2).sum(1) <= radius_mm**2]
+def radius_mm(volume_ml: ArrayLike) -> NDArray[np.float64]:
+    """Radius of the sphere of a volume, in mm."""
+    return np.asarray((3000.0 * np.asarray(volume_ml, dtype=np.float64) / (4 * np.pi)) ** (1 / 3))

@@ -16,7 +16,7 @@ from typing import Any
 
 from clicksim import __version__
 from clicksim.catalog.folds import Key
-from clicksim.errors import CatalogError
+from clicksim.errors import CatalogError, counted, up_to_ten
 from clicksim.files import check_space, write_text
 from clicksim.manifests.selection import Export, key_of
 
@@ -113,7 +113,7 @@ def finish(out: Path, kind: str, export: Export, written: Written, settings: Map
         raise CatalogError(f"no case could be exported; the first: {first[0]}: {first[1]}")
     bare = [key[1] for key in sorted(written.files) if export.run and key[1] not in export.prompts]
     if bare:
-        written.notes.append(f"{len(bare)} cases have no prompt in run {export.run}: {', '.join(bare[:10])}")
+        written.notes.append(f"run {export.run} has no prompt in {counted(len(bare), 'case')}: {up_to_ten(bare)}")
     rows = {key_of(row): row for row in export.cases}
     cases = [
         {
@@ -151,7 +151,8 @@ def licence_text(export: Export) -> str:
             "",
             f"## {source['title'] or source['source']}",
             "",
-            f"{source['cases']} cases, source `{source['source']}`, release {source['release'] or 'unknown'}.",
+            f"{counted(source['cases'], 'case')}, source `{source['source']}`, "
+            f"release {source['release'] or 'unknown'}.",
             f"Licence: {', '.join(source['licences'])}.",
         ]
         lines += (

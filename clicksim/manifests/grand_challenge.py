@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from clicksim.errors import CatalogError, ClicksimError
+from clicksim.files import LESION_CLICKS
 from clicksim.manifests.folder import Written, finish, prepare_folder
 from clicksim.manifests.images import label_grid, place_image
 from clicksim.manifests.selection import Export, key_of, prompts_of
-
-CLICKS = "lesion-clicks.json"
 
 
 def write_grand_challenge(export: Export, out: Path) -> Written:
@@ -58,7 +57,7 @@ def check_grand_challenge(out: Path) -> list[str]:
             grids = [read_grid(file) for file in files]
             for grid in grids[1:]:
                 grids[0].check_same(grid, (files[0].parent.name, "another image"), where=folder.name)
-            read_prompts(folder / CLICKS, grids[0])
+            read_prompts(folder / LESION_CLICKS, grids[0])
         except ClicksimError as error:
             faults.append(f"{folder.name}: {error}")
         if len({file.stem for file in files}) > 1:
@@ -75,6 +74,6 @@ def _write_case(export: Export, row: dict[str, Any], out: Path) -> dict[str, str
     files = {channel.name: f"{name}/images/{channel.name.lower()}/{stem}.mha" for channel in export.channels}
     for channel in export.channels:
         place_image(export, row, channel.column, out / files[channel.name], copy=True)
-    files["clicks"] = f"{name}/{CLICKS}"
+    files["clicks"] = f"{name}/{LESION_CLICKS}"
     write_prompts(out / files["clicks"], prompts_of(export, row, grid), "grand-challenge")
     return files

@@ -43,19 +43,19 @@ def place_image(export: Export, row: Mapping[str, Any], column: str, target: Pat
 def place_label(export: Export, row: Mapping[str, Any], target: Path, *, copy: bool) -> None:
     """Put the label at `target` as 0 and 1, stored as whole numbers: linked where it is so already.
 
+    No catalog says which values a file holds, and a mask may be 0 and 255: each label is read, once.
+
     Raises:
         ImageError, CatalogError: As `place_image`.
     """
     from clicksim.volumes import read_label, write_image
 
     source = export.file(row, "label_path")
-    odd = row["instances"] == "labels" or {"LABEL_FLOAT", "QFORM_ONLY", "AFFINE_GUESSED"} & {
-        *(row["quality_flags"] or [])
-    }
-    if source.name.endswith(SUFFIX) and target.name.endswith(SUFFIX) and not odd:
+    label = read_label(source)
+    odd = {"LABEL_FLOAT", "QFORM_ONLY", "AFFINE_GUESSED"}.intersection(row["quality_flags"] or ())
+    if source.name.endswith(SUFFIX) and target.name.endswith(SUFFIX) and not odd and label.array.max() <= 1:
         place(source, target, copy=copy or export.catalog.is_remote(row["label_path"]))
         return
-    label = read_label(source)
     target.parent.mkdir(parents=True, exist_ok=True)
     target.unlink(missing_ok=True)
     write_image(target, (label.array > 0).astype(np.uint8), label.grid)

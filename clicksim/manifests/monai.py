@@ -4,8 +4,9 @@
 `test` those that the publisher holds out. Where a plan leaves one scanner or tracer out and a patient has studies on
 both sides, training on every other fold would train on patients that are judged: each fold then has a list of its
 own, `datalist_fold0.json` and so on, with `training` and `validation`. Paths are absolute, as the images stay where
-they are; a label whose `instances` is `labels` holds the numbers of its lesions. `prompts` are voxels `[i, j, k]` of
-the stored array; a transform that re-orients or crops the image must move them too.
+they are; a label whose `instances` is `labels` holds the numbers of its lesions, and a note counts the labels that
+hold more than 0 and 1. `prompts` are voxels `[i, j, k]` of the stored array; a transform that re-orients or crops the
+image must move them too.
 
 Source: MONAI, `monai.data.load_decathlon_datalist`.
 """
@@ -14,7 +15,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from clicksim.errors import CatalogError, ClicksimError
+from clicksim.errors import CatalogError, ClicksimError, counted
 from clicksim.manifests.folder import Written, finish, prepare_folder, write_json
 from clicksim.manifests.nnunet import channel_roles
 from clicksim.manifests.selection import Export, key_of, voxels_of
@@ -34,11 +35,14 @@ def write_monai(export: Export, out: Path) -> Written:
     """
     if not export.channels:
         raise CatalogError("the cases have no image in common; choose sources with --source")
+    from clicksim.volumes import read_label
+
     prepare_folder(out)
-    written, items = Written(), {}
+    written, items, numbered = Written(), {}, 0
     for row in export.cases:
         try:
-            items[key_of(row)] = _item(export, row)
+            items[key_of(row)] = item = _item(export, row)
+            numbered += bool(read_label(item["label"]).array.max() > 1)
         except ClicksimError as error:
             written.refused[row["case_id"]] = str(error)
     rows = {key_of(row): row for row in export.cases}
@@ -57,9 +61,8 @@ def write_monai(export: Export, out: Path) -> Written:
         training = [{**items[key], "fold": export.fold(rows[key]) or 0} for key in items if key not in held_out]
         write_json(out / FILE, _content(export, {"training": training, "test": test}))
         written.files = {key: {"datalist": FILE} for key in items}
-    maps = sum(item["instances"] == "labels" for item in items.values())
-    if maps:
-        written.notes.append(f"{maps} labels are instance maps, not 0 and 1: make masks of them in a transform")
+    if numbered:
+        written.notes.append(f"{counted(numbered, 'label')} with values above 1: make masks of them in a transform")
     return finish(out, "monai", export, written, {})
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from clicksim.catalog.folds import Folds, Key, Split, make_folds, read_folds
 from clicksim.catalog.store import Catalog
-from clicksim.errors import CatalogError, unknown_name
+from clicksim.errors import CatalogError, counted, unknown_name, up_to_ten
 from clicksim.files import slug
 from clicksim.geometry import Grid
 from clicksim.prompts import Prompts
@@ -151,8 +151,8 @@ def select(
     controlled = [row["case_id"] for row in cases if is_controlled(row, facts.get(row["source"], {}))]
     if controlled and not include_controlled:
         raise CatalogError(
-            f"{len(controlled)} cases are under controlled access, whose terms bind whoever gets them: "
-            f"{', '.join(controlled[:10])}; name other sources with --source, or give --include-controlled"
+            f"{counted(len(controlled), 'case')} under controlled access, whose terms bind whoever gets such data: "
+            f"{up_to_ten(controlled)}; name other sources with --source, or give --include-controlled"
         )
     if run and run not in catalog.runs:
         raise unknown_name("prompt run", run, catalog.runs)
@@ -189,12 +189,12 @@ def strictest(licences: Sequence[str]) -> str:
 def file_names(cases: Sequence[Mapping[str, Any]]) -> dict[Key, str]:
     """A file name for each case: its id where any system takes it and no other case has it, else a slug with a hash.
 
-    A slash, as in `train_0001/PSMA`, becomes an underscore.
+    A slash, as in `train_0001/PSMA`, becomes an underscore. A name that is empty or of dots alone is no file's.
     """
     plain = {key_of(row): row["case_id"].replace("/", "_") for row in cases}
     count = Counter(name.casefold() for name in plain.values())
     return {
-        key: name if not set(name) & UNSAFE and count[name.casefold()] == 1 else slug("/".join(key))
+        key: name if name.strip(".") and not set(name) & UNSAFE and count[name.casefold()] == 1 else slug("/".join(key))
         for key, name in plain.items()
     }
 
@@ -251,7 +251,7 @@ def _folds(
     missing = [row["case_id"] for row in cases if key_of(row) not in folds.fold_of]
     if missing:
         raise CatalogError(
-            f"fold plan {plan} does not know {len(missing)} cases: {', '.join(missing[:10])}; draw it again"
+            f"fold plan {plan} does not know {counted(len(missing), 'case')}: {up_to_ten(missing)}; draw it again"
         )
     wanted = {key_of(row) for row in cases}
     return Folds(tuple(row for row in folds.rows if key_of(row) in wanted), folds.about)

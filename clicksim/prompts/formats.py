@@ -13,13 +13,14 @@ import math
 import re
 import reprlib
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
-from clicksim.errors import GeometryError, PromptFormatError, StorageError, unknown_name
-from clicksim.files import read_bounded, replacing
+from clicksim.errors import GeometryError, PromptFormatError, StorageError, in_case, unknown_name, up_to_ten
+from clicksim.files import make_folder, read_bounded, replacing
 from clicksim.geometry import Grid
 from clicksim.prompts.records import Box, Click, Prompts, Voxel, check_inside
 
@@ -50,9 +51,9 @@ def dump_prompts(prompts: Prompts, format: str = "plain", *, indent: int | None 
         raise unknown_name("prompt format", format, _WRITERS)
     boxes = sum(isinstance(prompt, Box) for prompt in prompts)
     if boxes:
-        place = f" (case {prompts.case_id})" if prompts.case_id else ""
         raise PromptFormatError(
-            f"{boxes} of {len(prompts)} prompts are boxes; {format} files hold clicks and scribbles{place}"
+            f"{boxes} of {len(prompts)} prompts are boxes; {format} files hold clicks and scribbles"
+            f"{in_case(prompts.case_id)}"
         )
     return json.dumps(_WRITERS[format](prompts), indent=indent)
 
@@ -83,7 +84,7 @@ def load_prompts(text: str, grid: Grid, *, case_id: str = "", where: str = "", s
     notes: tuple[str, ...] = ()
     foreign = [point.name for point in points if point.name not in _POLARITY]
     if foreign:
-        names = _ten(dict.fromkeys(map(_short, foreign)))
+        names = up_to_ten(dict.fromkeys(map(_short, foreign)))
         if strict:
             _refuse(f"prompts named {names}; allowed: {FOREGROUND}, {BACKGROUND}, in lower case", where)
         notes = (f"{len(foreign)} prompts named {names} were left out",)
@@ -114,18 +115,31 @@ def write_prompts(
     """Write a prompt file, complete or not at all; see `dump_prompts`. An existing file is replaced.
 
     Raises:
-        PromptFormatError: If the file cannot have that name; otherwise as `dump_prompts`.
-        StorageError: If the disk is full, or may not be written.
+        SettingError, PromptFormatError: As `dump_prompts`.
+        PromptFormatError, ClicksimError, StorageError: As `replacing_prompts`.
     """
     text = dump_prompts(prompts, format, indent=indent)
-    file = Path(path)
+    with replacing_prompts(Path(path)) as temporary:
+        temporary.write_bytes(text.encode())
+
+
+@contextmanager
+def replacing_prompts(file: Path) -> Iterator[Path]:
+    """A name to write prompts to, which becomes `file` when all went well; its folder is made where it is missing.
+
+    Raises:
+        PromptFormatError: If the file cannot have that name.
+        ClicksimError: If there can be no such folder, as below a file.
+        StorageError: If the disk is full, or may not be written.
+    """
+    make_folder(file.parent)
     try:
         with replacing(file) as temporary:
-            temporary.write_bytes(text.encode())
+            yield temporary
     except StorageError:
         raise
     except OSError as error:
-        raise PromptFormatError(f"cannot write the prompts: {error.strerror} ({file})") from error
+        raise PromptFormatError(f"cannot write {file}: {error.strerror or error}") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +194,7 @@ def load_lesion_points(text: str, *, where: str = "") -> list[LesionPoint]:
     counts = Counter(p.lesion_id for p in points)
     repeated = [str(lesion) for lesion, count in counts.items() if count > 1]
     if repeated:
-        _refuse(f"lesions with more than one point: {_ten(repeated)}", where)
+        _refuse(f"lesions with more than one point: {up_to_ten(repeated)}", where)
     return points
 
 
@@ -218,13 +232,6 @@ def _refuse(message: str, where: str) -> NoReturn:
     raise PromptFormatError(f"{message} ({where})" if where else message)
 
 
-def _ten(names: Iterable[str]) -> str:
-    """Up to ten of them."""
-    found = list(names)
-    more = f" and {len(found) - 10} more" if len(found) > 10 else ""
-    return ", ".join(found[:10]) + more
-
-
 def _read(file: Path) -> str:
     try:
         return read_bounded(file).decode("utf-8-sig")
@@ -241,7 +248,7 @@ def _parse(text: str, where: str) -> dict[str, Any]:
         found = dict(pairs)
         if len(found) < len(pairs):
             counts = Counter(key for key, _ in pairs)
-            _refuse(f"repeated keys: {_ten(sorted(_short(key) for key, n in counts.items() if n > 1))}", where)
+            _refuse(f"repeated keys: {up_to_ten(sorted(_short(key) for key, n in counts.items() if n > 1))}", where)
         return found
 
     def no_constant(name: str) -> NoReturn:
@@ -268,7 +275,7 @@ def _is_plain(root: dict[str, Any], where: str) -> bool:
     plain = sorted(root.keys() & _POLARITY.keys())
     points = sorted(root.keys() & {"points", "type", "version"})
     if bool(plain) == bool(points):
-        keys = _ten(map(_short, root)) or "none"
+        keys = up_to_ten(map(_short, root)) or "none"
         kind = "both" if plain else "neither"
         _refuse(
             f"the keys are those of {kind} of the formats, got {keys}; allowed: {FOREGROUND} and {BACKGROUND} "
@@ -308,7 +315,7 @@ def _voxels(points: list[_Point], grid: Grid, where: str) -> list[Voxel]:
     huge = [str(v) for v in voxels if max(map(abs, v)) >= 2**31]
     if huge:
         place = f" ({where})" if where else ""
-        raise GeometryError(f"points far outside the volume of shape {grid.shape}: {_ten(huge)}{place}")
+        raise GeometryError(f"points far outside the volume of shape {grid.shape}: {up_to_ten(huge)}{place}")
     return voxels
 
 
@@ -320,7 +327,7 @@ def _refuse_points(points: list[_Point], fits: Callable[[Any], bool], rule: str,
         if not (isinstance(value, list) and len(value) == 3 and all(map(fits, value)))
     ]
     if bad:
-        _refuse(f"a point is {rule} [x, y, z]; got {_ten(bad)}, counted from 0", where)
+        _refuse(f"a point is {rule} [x, y, z]; got {up_to_ten(bad)}, counted from 0", where)
 
 
 def _is_number(value: Any) -> bool:

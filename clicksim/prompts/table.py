@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from clicksim.errors import PromptFormatError, StorageError
-from clicksim.files import replacing
+from clicksim.errors import PromptFormatError
+from clicksim.prompts.formats import replacing_prompts
 from clicksim.prompts.records import Box, Click, Prompt, Prompts, Scribble, kind_of
 
 if TYPE_CHECKING:
@@ -142,17 +142,9 @@ def write_table(path: str | Path, table: "pa.Table") -> None:
     """Write rows as Parquet, complete or not at all; an existing file is replaced.
 
     Raises:
-        PromptFormatError: If the file cannot have that name.
-        StorageError: If the disk is full, or may not be written.
+        PromptFormatError, ClicksimError, StorageError: As `replacing_prompts`.
     """
     import pyarrow.parquet as pq
 
-    target = Path(path)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(target) as temporary:
-            pq.write_table(table, temporary, compression="zstd")
-    except StorageError:
-        raise
-    except OSError as error:
-        raise PromptFormatError(f"cannot write the table: {error.strerror or error} ({target})") from error
+    with replacing_prompts(Path(path)) as temporary:
+        pq.write_table(table, temporary, compression="zstd")

@@ -4,8 +4,8 @@ import json
 import math
 import reprlib
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from clicksim.errors import SettingError, unknown_name
@@ -24,7 +24,7 @@ class Setting:
         low, high: Smallest and largest number allowed.
         length: Number of entries of a list; None for any.
         ascending: Whether no entry of a list may be smaller than the one before.
-        only_with: Another setting and the values of it with which this one has an effect.
+        only_with: Other settings, each with the values of it with which this one has an effect.
     """
 
     kind: str
@@ -34,17 +34,23 @@ class Setting:
     high: float = math.inf
     length: int | None = None
     ascending: bool = False
-    only_with: tuple[str, tuple[str, ...]] | None = None
+    only_with: Mapping[str, tuple[Value, ...]] = field(default_factory=dict)
 
 
 STRATEGIES = ("deepest", "depth-weighted", "uniform", "rim")
 BACKGROUNDS = ("hot", "threshold", "shell", "body", "organ", "others")
 IN_COMPONENTS = ("hot", "threshold", "organ", "others")
+BY_BUDGET = ("uniform", "volume", "uptake")  # choices of lesions that are not all of them, once each
 
 CLICKS = {
     "rule": Setting("str", "the algorithm; part of the protocol", ("published", "mended")),
-    "n_foreground": Setting("int", "foreground clicks in one image", low=0, high=100_000),
-    "n_background": Setting("int", "background clicks in one image", low=0, high=100_000),
+    "n_foreground": Setting(
+        "int", "foreground clicks in one image", low=0, high=100_000,
+        only_with={"lesions": BY_BUDGET, "per_lesion": (False,)},
+    ),
+    "n_background": Setting(
+        "int", "background clicks in one image", low=0, high=100_000, only_with={"per_lesion": (False,)}
+    ),
     "per_lesion": Setting("bool", "one centre click for each stored id, ascending, whatever the budget"),
     "lesions": Setting(
         "str",
@@ -55,7 +61,10 @@ CLICKS = {
     "min_lesion_ml": Setting("float", "smaller lesions are not clicked, ml", low=0),
     "target": Setting("int", "id of the one lesion to click; 0 for any", low=0),
     "strategy": Setting("str", "where the first click in a component falls", STRATEGIES),
-    "fill": Setting("str", "where further clicks in a component fall; none for no further", (*STRATEGIES, "none")),
+    "fill": Setting(
+        "str", "where further clicks in a component fall; none for no further", (*STRATEGIES, "none"),
+        only_with={"lesions": BY_BUDGET},
+    ),
     "jitter_mm": Setting("float", "radius of the ball in which a click is displaced, mm", low=0),
     "jitter_attempts": Setting("int", "draws before a click stays where it is", low=1, high=1000),
     "background": Setting(
@@ -66,66 +75,72 @@ CLICKS = {
     ),
     "background_strategy": Setting(
         "str", "where the first background click in a component falls", STRATEGIES,
-        only_with=("background", IN_COMPONENTS),
+        only_with={"background": IN_COMPONENTS},
     ),
     "background_fill": Setting(
         "str", "where further background clicks in a component fall", (*STRATEGIES, "none"),
-        only_with=("background", IN_COMPONENTS),
+        only_with={"background": IN_COMPONENTS},
     ),
     "percentile": Setting(
         "float", "hot lies above this percentile of the uptake outside lesions", low=0, high=100,
-        only_with=("background", ("hot",)),
+        only_with={"background": ("hot",), "suv": (0,), "per_lesion": (False,)},
     ),
     "suv": Setting(
         "float", "hot lies above this uptake, threshold at or above it; 0 for the percentile, or for the threshold "
-        "that the catalog knows of the case", low=0, only_with=("background", ("hot", "threshold")),
+        "that the catalog knows of the case", low=0, only_with={"background": ("hot", "threshold")},
     ),
     "margin_mm": Setting(
         "float", "distance that background clicks keep to lesions, mm", low=0, high=1000,
-        only_with=("background", ("hot", "threshold", "shell", "body", "organ")),
+        only_with={"background": ("hot", "threshold", "shell", "body", "organ")},
     ),
     "shell_mm": Setting(
         "floats", "nearest and farthest distance of the shell from the lesions, mm", low=0, high=1000, length=2,
-        ascending=True, only_with=("background", ("shell",)),
+        ascending=True, only_with={"background": ("shell",)},
     ),
     "organ": Setting(
-        "ints", "labels of the organ mask to click in; empty for any", low=1, only_with=("background", ("organ",))
+        "ints", "labels of the organ mask to click in; empty for any", low=1, only_with={"background": ("organ",)}
     ),
-    "body_suv": Setting("float", "the body lies above this uptake", only_with=("background", ("body",))),
-    "center_offset": Setting("int", "largest displacement of centre clicks along each axis, voxels", low=0, high=1000),
-    "edge_offset": Setting("int", "largest displacement of edge clicks along each axis, voxels", low=0, high=1000),
+    "body_suv": Setting("float", "the body lies above this uptake", only_with={"background": ("body",)}),
+    "center_offset": Setting(
+        "int", "largest displacement of centre clicks along each axis, voxels", low=0, high=1000,
+        only_with={"per_lesion": (False,)},
+    ),
+    "edge_offset": Setting(
+        "int", "largest displacement of edge clicks along each axis, voxels", low=0, high=1000,
+        only_with={"per_lesion": (False,)},
+    ),
 }  # fmt: skip
 
 SCRIBBLES = {
     "rule": Setting("str", "the algorithm; part of the protocol", ("published", "mended")),
     "strategy": Setting(
         "str", "how a stroke is drawn in a slice", ("centerline", "random", "boundary"),
-        only_with=("kind", ("scribble",)),
+        only_with={"kind": ("scribble",)},
     ),
     "n_components": Setting("int", "components of a label that are scribbled, of each polarity", low=0, high=100_000),
     "axis": Setting(
-        "int", "stored axis across which slices lie, from 0", low=0, high=2, only_with=("kind", ("scribble",))
+        "int", "stored axis across which slices lie, from 0", low=0, high=2, only_with={"kind": ("scribble",)}
     ),
     "background": Setting(
         "str", "background strokes from a label: in a shell around lesions, or none", ("shell", "none")
     ),
     "shell_mm": Setting(
         "floats", "nearest and farthest distance of the shell from the lesions, mm", low=0, high=1000, length=2,
-        ascending=True, only_with=("background", ("shell",)),
+        ascending=True, only_with={"background": ("shell",)},
     ),
     "trim": Setting(
         "float", "share of a centre line that is cut off at each end", low=0, high=0.49,
-        only_with=("strategy", ("centerline",)),
+        only_with={"strategy": ("centerline",)},
     ),
     "walk": Setting(
         "float", "share of the rim that a boundary stroke follows", low=0.01, high=1,
-        only_with=("strategy", ("boundary",)),
+        only_with={"strategy": ("boundary",)},
     ),
     "thickness_mm": Setting(
-        "float", "width of a stroke, mm; 0 for one voxel", low=0, high=100, only_with=("kind", ("scribble",))
+        "float", "width of a stroke, mm; 0 for one voxel", low=0, high=100, only_with={"kind": ("scribble",)}
     ),
     "tremor_mm": Setting(
-        "float", "standard deviation of the sideways tremor, mm", low=0, high=100, only_with=("kind", ("scribble",))
+        "float", "standard deviation of the sideways tremor, mm", low=0, high=100, only_with={"kind": ("scribble",)}
     ),
     "kind": Setting("str", "what a correction is made of", ("scribble", "click")),
     "n_prompts": Setting("int", "prompts in one round of corrections", low=1, high=1000),
@@ -139,11 +154,11 @@ SCRIBBLES = {
         "str",
         "where a click falls among the errors: on the deepest voxel, or drawn uniformly, by the depth d, or by "
         "exp(d) - 1",
-        ("deepest", "uniform", "depth-weighted", "depth-exponential"), only_with=("kind", ("click",)),
+        ("deepest", "uniform", "depth-weighted", "depth-exponential"), only_with={"kind": ("click",)},
     ),
     "depth_in": Setting(
         "str", "how the depth of a click is measured: in mm, in voxels, or in voxels as a chessboard counts them",
-        ("mm", "voxels", "chessboard"), only_with=("kind", ("click",)),
+        ("mm", "voxels", "chessboard"), only_with={"kind": ("click",)},
     ),
     "errors": Setting(
         "words", "kinds of error that are corrected; empty for all", ("missed", "under", "false", "over", "merged")
@@ -171,7 +186,7 @@ ROUNDS = {
     "n_rounds": Setting("int", "predictions of a case; the first one is without prompts", low=1, high=1000),
     "strategies": Setting(
         "words", "strategies shared out over the cases by the seed, one for each; empty for the one of [scribbles]",
-        ("centerline", "random", "boundary"), only_with=("prompts", ("corrections",)),
+        ("centerline", "random", "boundary"), only_with={"prompts": ("corrections",)},
     ),
 }  # fmt: skip
 
@@ -203,18 +218,34 @@ def check_setting(table: str, name: str, value: Value) -> Value:
     return value
 
 
+def conditions_of(table: str, name: str, settings: Mapping[str, Value]) -> dict[str, list[str]]:
+    """The other settings of a rule, and the values of them in words, with which one of its settings has an effect."""
+    conditions = TABLES[table][name].only_with
+    return {other: list(map(_as_word, values)) for other, values in conditions.items() if other in settings}
+
+
 def idle_settings(table: str, settings: Mapping[str, Value], given: Mapping[str, Value]) -> list[str]:
     """Sentences about settings that were given but have no effect beside the others."""
     idle = []
     for name in given:
-        condition = TABLES[table][name].only_with
-        while condition and condition[0] in settings:
-            other, values = condition
-            if settings[other] not in values:
-                idle.append(f"{name} has no effect unless {other} is {' or '.join(values)}; it is {settings[other]}")
+        for other, words in _all_conditions(table, name, settings):
+            found = _as_word(settings[other])
+            if found not in words:
+                idle.append(f"{name} has no effect unless {other} is {' or '.join(words)}; it is {found}")
                 break
-            condition = TABLES[table][other].only_with  # what has no effect itself gives none to others
     return idle
+
+
+def _all_conditions(table: str, name: str, settings: Mapping[str, Value]) -> Iterator[tuple[str, list[str]]]:
+    """Those of a setting, then those of the settings in them: what has no effect itself gives none to others."""
+    conditions = conditions_of(table, name, settings)
+    yield from conditions.items()
+    for other in conditions:
+        yield from _all_conditions(table, other, settings)
+
+
+def _as_word(value: Value) -> str:
+    return value if isinstance(value, str) else f"{value:g}" if isinstance(value, float) else _as_toml(value)
 
 
 def parse_value(text: str) -> Value:

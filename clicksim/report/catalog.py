@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from clicksim.catalog.schema import FLAGS, REASONS
 from clicksim.errors import CatalogError
 from clicksim.files import write_text
+from clicksim.pages import open_templates
 from clicksim.prompts.table import METADATA_KEY
 from clicksim.report.figures import SERIES, cohort_figures, fold_balance, show_tracer
 from clicksim.report.privacy import OTHER, Released, name_runs, release_cases
@@ -115,18 +116,11 @@ def write_report(
         findings: Of checks and audits. A public page names check and case only.
         title: Heading and window title.
     """
-    import jinja2
     from markupsafe import Markup
 
     from clicksim import __version__
 
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("clicksim.report", "."),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
+    environment = open_templates("clicksim.report")
     style, script = (_asset(environment, name) for name in ("catalog.css", "catalog.js"))
     rows = selection.released.rows
     listed = _list_findings(selection, findings)

@@ -21,6 +21,7 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 
 from clicksim.errors import ClicksimError, ImageError, SettingError
+from clicksim.files import LESION_CLICKS
 from clicksim.geometry import Grid
 from clicksim.prompts import Prompts
 from clicksim.prompts.formats import read_prompts, write_prompts
@@ -30,7 +31,6 @@ from clicksim.volumes import Volume, read_image, write_image
 if TYPE_CHECKING:
     from clicksim.rounds.records import Predictor
 
-CLICKS = "lesion-clicks.json"
 RESULT = Path("images") / "tumor-lesion-segmentation"
 
 
@@ -69,7 +69,7 @@ class CommandPredictor:
                 place = source / "images" / file.relative_to(images)
                 place.parent.mkdir(parents=True)
                 _link(file, place)
-            write_prompts(source / CLICKS, prompts, "grand-challenge")
+            write_prompts(source / LESION_CLICKS, prompts, "grand-challenge")
             self._run(source, target)
             try:
                 return _read_result(target, _uuid(case.case_id))
@@ -79,9 +79,9 @@ class CommandPredictor:
 
     def finish(self) -> None:
         """Delete the images of the case."""
-        if self._home is not None:
-            self._home.cleanup()
-        self._home = self._case = None
+        home, self._home, self._case = self._home, None, None
+        if home is not None:
+            home.cleanup()
 
     def _images(self, case: Scan) -> Path:
         """The folder with the images of a case, written where it is new."""
@@ -144,7 +144,7 @@ def predict_folder(source: str | Path, target: str | Path, predictor: "Predictor
         first.grid.check_same(image.grid, (next(iter(images)), name), where=str(source))
     stem = Path(first.path).stem
     arrays = {name: image.array for name, image in images.items()}
-    prompts = read_prompts(Path(source) / CLICKS, first.grid, case_id=stem)
+    prompts = read_prompts(Path(source) / LESION_CLICKS, first.grid, case_id=stem)
     scan = Scan(stem, first.grid, arrays.get("ct"), arrays.get("pet"))
     mask = np.asarray(predictor(scan, prompts))
     file = Path(target) / RESULT / f"{stem}.mha"

@@ -5,7 +5,6 @@ patients, and the number of processes changes nothing.
 """
 
 import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -16,7 +15,7 @@ from clicksim import __version__
 from clicksim.catalog import Catalog, Unit
 from clicksim.catalog.runs import hash_run, read_patients
 from clicksim.catalog.schema import SORT_KEYS, rows_to_table, table_schema
-from clicksim.errors import CatalogError, ClicksimError, ImageError
+from clicksim.errors import CatalogError, ClicksimError, ImageError, SettingError
 from clicksim.prompts.table import METADATA_KEY
 from clicksim.rounds.loop import Keep, Mask, failed_rows, play
 from clicksim.rounds.predictors import check_name, open_predictor
@@ -46,6 +45,9 @@ class RoundsJob:
         time_limit_s: For one prediction.
         keep: Folder for predictions, `<case>/iter_<k>.nii.gz`, or None.
         annotator: A person who changes the protocol's prompts, or None.
+
+    Raises:
+        SettingError: The predictor reads from the folder that is written.
     """
 
     predictor: str
@@ -55,6 +57,14 @@ class RoundsJob:
     time_limit_s: float = 600.0
     keep: str | None = None
     annotator: Annotator | None = None
+
+    def __post_init__(self) -> None:
+        kind, _, folder = self.predictor.partition(":")
+        if kind == "dir" and self.keep is not None and Path(folder).resolve().is_relative_to(Path(self.keep).resolve()):
+            raise SettingError(
+                f"{self.predictor} is where the predictions are to be kept, and they would replace what is read; name "
+                "another --out, or keep none"
+            )
 
     @property
     def rules(self) -> Rules:
@@ -121,14 +131,6 @@ def with_recordings(units: Sequence[Unit], recordings: Recordings) -> tuple[list
     if not found:
         raise CatalogError(f"none of the {len(recordings)} recorded cases is here: {', '.join(sorted(left)[:10])}")
     return found, sorted(left)
-
-
-def check_names(units: Sequence[Unit]) -> None:
-    """Raise a `CatalogError` where two cases have one name: rows of prompts, and kept predictions, know no other."""
-    counts = Counter(entry["case_id"] for unit in units for entry in unit.content)
-    twice = sorted(name for name, count in counts.items() if count > 1)
-    if twice:
-        raise CatalogError(f"several cases are called {', '.join(twice[:10])}; take one source at a time (--source)")
 
 
 def run_id(job: RoundsJob, units: Sequence[Unit]) -> str:
@@ -219,23 +221,37 @@ def _needed(predictor: Predictor, rules: Rules, *, person: bool) -> tuple[str, .
 
 
 def _load(entry: Mapping[str, Any], catalog: Catalog | None, needs: Sequence[str]) -> tuple[Case, tuple[str, ...]]:
-    """A case with the images that are needed, on one grid, and a sentence where its PET may be none."""
+    """A case with the images that are needed; see `read_case`."""
+    paths = {name: entry[name] for name in ("label", *needs) if entry[name] is not None}
+    files = {name: Path(path) if catalog is None else catalog.resolve(path) for name, path in paths.items()}
+    return read_case(files, entry["case_id"], entry["facts"])
 
-    def file(name: str) -> Path | None:
-        path = entry[name] if name in ("label", *needs) else None
-        return None if path is None else Path(path) if catalog is None else catalog.resolve(path)
 
-    where, files = f"case {entry['case_id']}", {name: file(name) for name in FILES}
-    if files["label"] is None:
+def read_case(
+    files: Mapping[str, Path], case_id: str, facts: Mapping[str, str | None] | None = None
+) -> tuple[Case, tuple[str, ...]]:
+    """A case from its files, and a sentence where its PET may be none.
+
+    Args:
+        files: `label`; `ct` and `pet` where they are wanted.
+        case_id: Its name.
+        facts: See `Case`.
+
+    Raises:
+        GeometryError: An image on another grid than the label.
+        ImageError: No label; a file that cannot be read; a PET that is a CT or a label.
+    """
+    where = f"case {case_id}"
+    if "label" not in files:
         raise ImageError(f"{where} has no label")
     truth = read_label(files["label"])
-    ct = None if files["ct"] is None else read_image(files["ct"])
-    pet, doubts = (None, ()) if files["pet"] is None else read_uptake(files["pet"])
+    ct = read_image(files["ct"]) if "ct" in files else None
+    pet, doubts = read_uptake(files["pet"]) if "pet" in files else (None, ())
     for name, image in (("CT", ct), ("PET", pet)):
         if image is not None:
             truth.grid.check_same(image.grid, ("label", name), where=where)
-    scan = Scan(entry["case_id"], truth.grid, None if ct is None else ct.array, None if pet is None else pet.array)
-    return Case(scan, truth.array, entry["facts"]), doubts
+    scan = Scan(case_id, truth.grid, None if ct is None else ct.array, None if pet is None else pet.array)
+    return Case(scan, truth.array, facts or {}), doubts
 
 
 def _refused(entry: Mapping[str, Any], job: RoundsJob, recording: Recording | None, error: ClicksimError) -> list[Row]:

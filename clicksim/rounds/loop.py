@@ -23,11 +23,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clicksim.arrays import as_labels
-from clicksim.errors import ClicksimError
+from clicksim.errors import ClicksimError, in_case
 from clicksim.metrics import Scores, score
 from clicksim.prompts import Prompts
 from clicksim.prompts.records import check_inside
-from clicksim.rounds.predictors import ask
+from clicksim.rounds.predictors import ask, let_finish
 from clicksim.rounds.prompters import Finished, Prompter, Recording, Rules, make_prompter
 from clicksim.rounds.records import Case, Game, Predictor, RoundFailure, Row
 from clicksim.simulate.annotators import Annotator
@@ -93,10 +93,8 @@ def play(
         for number in range(n_rounds):
             game.play_round(number)
     finally:
-        finish = getattr(predictor, "finish", None)
-        if finish:
-            finish()
-    return Game(game.rows, game.prompts, game.seconds, prompter.notes)
+        told = let_finish(predictor)
+    return Game(game.rows, game.prompts, game.seconds, (*prompter.notes, *told))
 
 
 def failed_rows(case_id: str, facts: Any, rules: Rules, failure: RoundFailure, *, annotator: str, n: int) -> list[Row]:
@@ -237,7 +235,7 @@ def _prepared(case: Case) -> Case:
     truth = np.asarray(case.truth)
     for name, array in (("truth", truth), ("CT", scan.ct), ("PET", scan.pet)):
         if array is not None and array.shape != scan.grid.shape:
-            raise ClicksimError(f"{name} has shape {array.shape}, the case {scan.grid.shape} (case {scan.case_id})")
+            raise ClicksimError(f"{name} has shape {array.shape}, the case {scan.grid.shape}{in_case(scan.case_id)}")
     labels = np.asfortranarray(as_labels(truth, where=scan.case_id))
     return replace(case, scan=replace(scan, ct=_locked(scan.ct), pet=_locked(scan.pet)), truth=labels)
 

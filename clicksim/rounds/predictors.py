@@ -125,6 +125,21 @@ def ask(predictor: Predictor, scan: Scan, prompts: Prompts, time_limit_s: float)
         raise RoundFailure("PredictorError", _line(f"{type(error).__name__}: {error}")) from error
 
 
+def let_finish(predictor: Predictor) -> tuple[str, ...]:
+    """Let a predictor that wants it forget the case; where it fails, a sentence: the rounds keep their scores.
+
+    Raises:
+        StorageError: The disk is full, as in `ask`.
+    """
+    try:
+        getattr(predictor, "finish", tuple)()
+    except StorageError:
+        raise
+    except (Exception, SystemExit) as error:
+        return (_line(f"the predictor failed when it was to forget the case: {type(error).__name__}: {error}"),)
+    return ()
+
+
 def _as_mask(answer: Any, scan: Scan) -> NDArray[np.uint8]:
     """An answer as a mask; any value but 0 is predicted lesion."""
     if answer is None:

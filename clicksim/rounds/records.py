@@ -68,8 +68,8 @@ class Predictor(Protocol):
     """Anything that is called with a scan and the prompts so far, and gives a mask.
 
     The mask is `(I, J, K)` on the scan's grid, as an array, or as a `clicksim.volumes.Volume` whose grid is checked.
-    A `RoundFailure` names why there is none. Where it has a method `finish`, that is called after each case; where
-    it has `limits_itself`, it keeps the time limit by its own means.
+    A `RoundFailure` names why there is none. Where it has a method `finish`, that is called after each case, and its
+    failure is noted; where it has `limits_itself`, it keeps the time limit by its own means.
     """
 
     def __call__(self, case: Scan, prompts: Prompts) -> Any:

@@ -1,8 +1,9 @@
 """The numbers of a run as lines of text."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from clicksim.errors import counted
 from clicksim.rounds.records import Row
 
 SHOWN = ("auc_dice", "auc_dmm", "final_fpv_ml", "final_fnv_ml")
@@ -30,7 +31,9 @@ def failure_lines(rows: Iterable[Row]) -> list[str]:
                 f"case {row['case_id']}, round {row['round']}"
             )
     found = sorted(places.items(), key=lambda item: -len(item[1]))
-    lines = [f"{len(where)} rounds failed, first {where[0]}: {code}: {told}" for (code, told), where in found[:10]]
+    lines = [
+        f"{counted(len(where), 'round')} failed, first {where[0]}: {code}: {told}" for (code, told), where in found[:10]
+    ]
     return lines + ([f"and for {len(found) - 10} other reasons"] if len(found) > 10 else [])
 
 
@@ -44,3 +47,8 @@ def mean_text(entry: Mapping[str, Any]) -> str:
         return "undefined"
     interval = "" if entry["low"] is None else f" ({entry['low']:.3f} to {entry['high']:.3f})"
     return f"{entry['mean']:.3f}{interval}"
+
+
+def ten_lines(lines: Sequence[str], rest: str) -> list[str]:
+    """The first ten lines and, where there are more, how many and what is said of them."""
+    return [*lines[:10], *([f"and {len(lines) - 10} more{rest}"] if len(lines) > 10 else [])]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clicksim.catalog import Catalog
-from clicksim.errors import ImageError, PromptFormatError, SettingError, unknown_name
+from clicksim.errors import ImageError, PromptFormatError, SettingError, unknown_name, up_to_ten
 from clicksim.files import read_toml
 from clicksim.prompts import Prompts
 from clicksim.prompts.records import check_inside
@@ -168,7 +168,7 @@ def fit_rows(
     known = sorted({person for _, person in people})
     chosen = {key: rows for key, rows in sorted(people.items()) if annotator in (None, key[1])}
     if not chosen:
-        there = f"there are those of: {', '.join(known[:10])}" if known else "the tables are empty"
+        there = f"there are those of: {up_to_ten(known)}" if known else "the tables are empty"
         raise PromptFormatError(f"no prompts of {annotator or 'anybody'}; {there}")
     entries: list[Recorded] = []
     strays = strokes = 0
@@ -189,7 +189,7 @@ def cases_of_files(label: Path, pet: Path | None = None) -> OpenCase:
         # a slash in a case id is an underscore in the name of its files
         file = files.get(case_id) or files.get(case_id.replace("/", "_"))
         if file is None:
-            raise ImageError(f"no label of case {case_id} in {label}; there are: {', '.join(sorted(files)[:10])}")
+            raise ImageError(f"no label of case {case_id} in {label}; there are: {up_to_ten(sorted(files))}")
         mask = read_label(file)
         if pet is None:
             return Shown(mask)

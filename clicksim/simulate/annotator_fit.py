@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from clicksim.errors import SettingError
-from clicksim.lesions import Instances
+from clicksim.lesions import Instances, radius_mm
 from clicksim.prompts import Click, Prompts
 from clicksim.simulate.annotators import (
     Annotator,
@@ -17,9 +17,8 @@ from clicksim.simulate.annotators import (
     lesions_on,
     miss_predictors,
     place_of,
-    radius_mm,
 )
-from clicksim.simulate.doors import spacing_of
+from clicksim.simulate.arguments import spacing_of
 
 REACH_MM = 20.0  # a foreground click farther than this from every lesion was meant for none
 

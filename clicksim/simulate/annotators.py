@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from clicksim.errors import GeometryError, SettingError, UptakeError, unknown_name
+from clicksim.errors import GeometryError, SettingError, UptakeError, in_case, unknown_name
 from clicksim.geometry import Grid, Spacing
-from clicksim.lesions import Component, Components, Instances, find_lesions
+from clicksim.lesions import Component, Components, Instances, find_lesions, radius_mm
 from clicksim.prompts import Click, Prompts, Scribble
 from clicksim.prompts.records import Prompt, Voxel, as_voxel
-from clicksim.simulate.doors import in_case, spacing_of
+from clicksim.simulate.arguments import spacing_of
 from clicksim.streams import stream
 
 Floats = NDArray[np.float64]
@@ -261,8 +261,7 @@ def place_of(lesions: Components, voxels: NDArray[np.int64]) -> NDArray[np.int64
     """`(n,)` place among the lesions of each voxel inside the volume, -1 outside lesions."""
     if not len(lesions):
         return np.full(len(voxels), -1)
-    order = np.argsort(lesions.starts)
-    starts, stops, numbers = lesions.starts[order], lesions.stops[order], lesions.numbers[order]
+    starts, stops, numbers = lesions.runs_in_order
     indices = lesions.memory.indices(voxels)
     run = np.maximum(np.searchsorted(starts, indices, side="right") - 1, 0)
     inside = (starts[run] <= indices) & (indices < stops[run])
@@ -277,11 +276,6 @@ def _without(prompt: Prompt, dropped: NDArray[np.bool_]) -> Prompt | None:
         return None
     kept = tuple(voxel for voxel, drop in zip(prompt.voxels, dropped, strict=True) if not drop)
     return replace(prompt, voxels=kept)
-
-
-def radius_mm(volume_ml: ArrayLike) -> Floats:
-    """Radius of the sphere of a volume, in mm."""
-    return np.asarray((3000.0 * np.asarray(volume_ml, dtype=np.float64) / (4 * np.pi)) ** (1 / 3))
 
 
 def contrast_of(lesion: Component, uptake: NDArray[Any], spacing: Spacing, *, around_mm: float = 10.0) -> float:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clicksim.arrays import flat_view
-from clicksim.errors import ImageError, SettingError, UptakeError
+from clicksim.errors import ImageError, SettingError, UptakeError, up_to_ten
 from clicksim.lesions import Instances
 from clicksim.prompts import Prompts
 from clicksim.protocols import load_protocol
@@ -188,7 +188,7 @@ def list_labels(folder: str | Path) -> list[Path]:
     counts = Counter(map(case_id_of, found))
     twice = [path.name for path in found if counts[case_id_of(path)] > 1]
     if twice:
-        raise ImageError(f"several labels of one case in {folder}: {', '.join(twice[:10])}; keep one of each")
+        raise ImageError(f"several labels of one case in {folder}: {up_to_ten(twice)}; keep one of each")
     return found
 
 

@@ -1,4 +1,4 @@
-"""Clicks from a mask: the door to both rules."""
+"""Clicks from a mask: the published rules and the mended one behind one function."""
 
 import operator
 import warnings
@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from clicksim.errors import GeometryError, SettingError
+from clicksim.arrays import as_mask
+from clicksim.errors import GeometryError, SettingError, in_case
 from clicksim.geometry import Grid
 from clicksim.lesions import Instances
 from clicksim.prompts import Prompts
-from clicksim.simulate.doors import in_case, open_rule, refuse_instances, spacing_of
+from clicksim.simulate.arguments import open_rule, refuse_instances, spacing_of
 from clicksim.simulate.mended import MendedCase
 from clicksim.simulate.published import published_clicks
 
@@ -66,9 +67,7 @@ def simulate_clicks(
     """
     seed = operator.index(seed)
     rule, chosen = open_rule(protocol, "clicks", settings)
-    labels = np.asarray(mask)
-    if labels.ndim != 3:
-        raise GeometryError(f"a mask has three axes, got shape {labels.shape}{in_case(case_id)}")
+    labels = as_mask(mask, where=case_id)
     if organs is not None and chosen.get("background") != "organ":
         warnings.warn("organs has no effect unless background is organ", UserWarning, stacklevel=2)
     grid = Grid.from_spacing(labels.shape, spacing)

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from clicksim.errors import GeometryError, SettingError
+from clicksim.errors import GeometryError, SettingError, in_case
 from clicksim.geometry import Grid, Spacing
 from clicksim.prompts import Click, Prompts, Scribble
 from clicksim.prompts.records import Voxel
-from clicksim.simulate.doors import in_case, open_rule, spacing_of
+from clicksim.simulate.arguments import open_rule, spacing_of
 from clicksim.simulate.errors import KeptRegions, Region, find_errors, find_regions
 from clicksim.simulate.pen import draw_stroke
 from clicksim.simulate.placing import CLASS_CHOICES, Placer, choose_class

@@ -109,8 +109,7 @@ class _Parts:
 
     @classmethod
     def of_components(cls, components: Components) -> "_Parts":
-        order = np.argsort(components.starts)
-        return cls(components.starts[order], components.stops[order], components.numbers[order], len(components))
+        return cls(*components.runs_in_order, len(components))
 
     def shared(self, other: "_Parts") -> Ints:
         """`(n, 2)` pairs of parts that share a voxel, each once."""

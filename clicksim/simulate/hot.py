@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clicksim.arrays import Memory, as_uptake, flat_view
-from clicksim.errors import UptakeError
+from clicksim.errors import UptakeError, in_case
 from clicksim.kernels import runs as run_kernels
 from clicksim.kernels import uptake as uptake_kernels
 from clicksim.lesions import Components, connect
@@ -124,8 +124,7 @@ def _collect(flat: NDArray[Any], memory: Memory, floor: float, inside: Ints, whe
     if len(bad):
         places = ", ".join(str(tuple(v)) for v in memory.coordinates(bad[:10]).tolist())
         raise UptakeError(
-            f"uptake has {len(bad)} voxels that are not finite, at {places}{f' ({where})' if where else ''}; "
-            "mend or mask them first"
+            f"uptake has {len(bad)} voxels that are not finite, at {places}{in_case(where)}; mend or mask them first"
         )
     return without(found[values.astype(np.float64) > floor], inside)
 

@@ -14,12 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clicksim.arrays import Memory, as_labels, as_uptake
-from clicksim.errors import SettingError
+from clicksim.errors import SettingError, in_case, up_to_ten
 from clicksim.geometry import Spacing
 from clicksim.lesions import Component, Components, Instances, find_lesions
 from clicksim.prompts import Click
 from clicksim.prompts.records import Voxel, as_voxel
-from clicksim.simulate.doors import in_case
 from clicksim.simulate.hot import check_finite, hot_voxels, join_voxels, lesion_indices, without
 from clicksim.simulate.regions import Surroundings
 from clicksim.streams import stream
@@ -69,9 +68,9 @@ class MendedCase:
         able = lesions.sizes * voxel_ml >= settings["min_lesion_ml"]
         if settings["target"]:
             if len(lesions) and settings["target"] not in lesions.ids:
-                ids = ", ".join(map(str, lesions.ids[:10])) + (", ..." if len(lesions) > 10 else "")
                 raise SettingError(
-                    f"target {settings['target']} is not a lesion of this mask{in_case(self.case_id)}; lesions: {ids}"
+                    f"target {settings['target']} is not a lesion of this mask{in_case(self.case_id)}; lesions: "
+                    f"{up_to_ten(lesions.ids)}"
                 )
             able &= lesions.ids == settings["target"]
         able_lesions = lesions.select(able)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clicksim.geometry import Spacing
+from clicksim.geometry import Spacing, steps_within
 from clicksim.kernels import strokes as kernels
 from clicksim.lesions import Component
 from clicksim.prompts.records import Voxel, as_path
@@ -156,10 +156,7 @@ def _tremble(section: Section, path: Ints, amplitude: float, draws: np.random.Ge
 
 def _thicken(section: Section, path: Ints, thickness: float) -> Ints:
     """All pixels of the section within half the thickness of the path, in the order of the path."""
-    reach = np.floor(thickness / 2 / section.size).astype(int)
-    steps = np.stack(np.meshgrid(*(np.arange(-r, r + 1) for r in reach), indexing="ij"), -1).reshape(-1, 2)
-    steps = steps[((steps * section.size) ** 2).sum(axis=1) <= (thickness / 2) ** 2 * (1 + 1e-9)]
-    wide = (path[:, None] + steps[None]).reshape(-1, 2)
+    wide = (path[:, None] + steps_within(thickness / 2, section.size)).reshape(-1, 2)
     wide = wide[np.all((wide >= 0) & (wide < section.mask.shape), axis=1)]
     return _once(wide[section.mask[wide[:, 0], wide[:, 1]] != 0])
 

@@ -14,11 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clicksim.errors import ReferenceAbortError
+from clicksim.errors import ReferenceAbortError, in_case
 from clicksim.lesions import Component, Components, find_lesions
 from clicksim.prompts import Click
 from clicksim.prompts.records import Voxel, as_voxel
-from clicksim.simulate.doors import in_case
 from clicksim.simulate.hot import hot_voxels, join_voxels
 
 Ints = NDArray[np.int64]

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clicksim.arrays import as_labels, flat_view
-from clicksim.geometry import Spacing
+from clicksim.geometry import Spacing, steps_within
 from clicksim.kernels.margin import is_near
 from clicksim.lesions import Component
 
@@ -51,9 +51,5 @@ class Surroundings:
 @cache
 def ball(radius_mm: float, spacing: Spacing) -> Ints:
     """`(n, 3)` offsets within a distance, the nearest first; `(0, 0, 0)` is always one of them."""
-    reach = [int(radius_mm / s * (1 + 1e-9)) for s in spacing]
-    axes = [np.arange(-r, r + 1) for r in reach]
-    offsets = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3)
-    squared = ((offsets * np.asarray(spacing)) ** 2).sum(1)
-    order = np.argsort(squared, kind="stable")
-    return offsets[order][squared[order] <= radius_mm**2 * (1 + 1e-9)]
+    offsets = steps_within(radius_mm, spacing)
+    return offsets[np.argsort(((offsets * np.asarray(spacing)) ** 2).sum(1), kind="stable")]

@@ -1,4 +1,4 @@
-"""Scribbles from a label: the door to both rules."""
+"""Scribbles from a label: the published rules and the mended one behind one function."""
 
 import operator
 from collections.abc import Iterator, Mapping, Sequence
@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from clicksim.arrays import Memory, as_labels
-from clicksim.errors import GeometryError, SettingError
+from clicksim.arrays import Memory, as_labels, as_mask
+from clicksim.errors import SettingError
 from clicksim.geometry import Grid, Spacing
 from clicksim.lesions import Component, Instances, find_lesions
 from clicksim.prompts import Prompts, Scribble
-from clicksim.simulate.doors import in_case, open_rule, refuse_instances, spacing_of
+from clicksim.simulate.arguments import open_rule, refuse_instances, spacing_of
 from clicksim.simulate.hot import join_voxels
 from clicksim.simulate.pen import draw_stroke
 from clicksim.simulate.published_scribbles import published_scribbles
@@ -57,10 +57,7 @@ def simulate_scribbles(
     rule, chosen = open_rule(
         protocol, "scribbles", settings, elsewhere=CORRECTION_SETTINGS, work="scribbles from a label"
     )
-    labels = np.asarray(mask)
-    if labels.ndim != 3:
-        raise GeometryError(f"a mask has three axes, got shape {labels.shape}{in_case(case_id)}")
-    labels = as_labels(labels, where=case_id)
+    labels = as_labels(as_mask(mask, where=case_id), where=case_id)
     grid = Grid.from_spacing(labels.shape, spacing)
     notes: list[str] = []
     if chosen["rule"] == "published":

@@ -17,7 +17,7 @@ from clicksim.geometry import Grid
 from clicksim.volumes.header import BLOCK, Header, extension_of, memory_of, reading, refusing
 from clicksim.volumes.labels import whole_labels
 from clicksim.volumes.metaimage import Zlib, read_mha_header, write_mha
-from clicksim.volumes.nifti import checked_nifti, gunzip, nifti_header, read_nifti_header, write_nifti
+from clicksim.volumes.nifti import gunzip, nifti_header, read_nifti, read_nifti_header, write_nifti
 
 MOST_DEFLATE = 1032  # no deflate stream grows by more than this factor
 
@@ -222,8 +222,7 @@ def _template(file: Path, grid: Grid) -> Any:
     read_grid(file).check_same(grid, (str(file), "the array"))
     if extension_of(file) == ".mha":
         return None
-    with reading(file) as raw:
-        return checked_nifti((raw if extension_of(file) == ".nii" else gunzip(raw)).read(540))
+    return read_nifti(file)
 
 
 def _storable(array: NDArray[Any], grid: Grid, where: str) -> NDArray[Any]:

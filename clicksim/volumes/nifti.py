@@ -1,5 +1,6 @@
 """NIfTI: headers by nibabel, voxels by ourselves."""
 
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -28,6 +29,12 @@ def gunzip(raw: BinaryIO) -> Any:
 
     reader: Any = igzip.IGzipFile
     return reader(fileobj=raw, mode="rb")
+
+
+def read_nifti(file: Path) -> Any:
+    """The whole header of a sound file, as nibabel has it."""
+    with file.open("rb") as raw:
+        return checked_nifti((gunzip(raw) if file.name.endswith(".gz") else raw).read(540))
 
 
 def checked_nifti(block: bytes) -> Any:

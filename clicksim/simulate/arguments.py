@@ -1,4 +1,4 @@
-"""What the doors to the rules share: settings that warn, what a rule in mm needs, and how errors name the case."""
+"""What all public simulators do with their arguments first: settings that warn, and what a rule must be given."""
 
 import warnings
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from clicksim.protocols import Protocol, effective_settings, load_protocol
 def open_rule(
     protocol: str, table: str, given: Mapping[str, Any], *, elsewhere: Sequence[str] = (), work: str = ""
 ) -> tuple[Protocol, dict[str, Any]]:
-    """A protocol, and its settings with the given ones on top; one without effect warns where the door was called.
+    """A protocol, and its settings with the given ones on top; one without effect warns where the simulator was called.
 
     Args:
         protocol: Name and version.
@@ -42,8 +42,3 @@ def spacing_of(grid: Grid, who: str) -> Spacing:
     if grid.spacing is None:
         raise GeometryError(f"{who} measures in mm and needs the voxel size: give spacing=(i, j, k) in mm")
     return grid.spacing
-
-
-def in_case(case_id: str) -> str:
-    """The case as it ends a message; empty for a case without a name."""
-    return f" (case {case_id})" if case_id else ""
