@@ -125,9 +125,6 @@ def test_correct__draws_as_often_as_the_slow_twin_says(place, depth_in):
     mask = blob()
     can = slow_candidates(mask > 0, np.zeros(mask.shape, bool), place, depth_in)
     count = 3000
-    found = clicksim.correct(np.zeros_like(mask), mask, spacing=SPACING, protocol="sw-fastedit", place=place,
-                             depth_in=depth_in, n_prompts=1)  # fmt: skip
-    assert found.items[0].voxel in can
     seen = Counter(
         clicksim.correct(np.zeros_like(mask), mask, spacing=SPACING, protocol="sw-fastedit", place=place,
                          depth_in=depth_in, round=n).items[0].voxel
@@ -141,6 +138,22 @@ def test_correct__draws_as_often_as_the_slow_twin_says(place, depth_in):
     observed = np.array([seen[voxel] for voxel in can], float)
     observed, expected = (np.append(side[many], side[~many].sum() + 1e-9) for side in (observed, expected))
     assert chisquare(observed, expected * observed.sum() / expected.sum()).pvalue > 1e-4
+
+
+@pytest.mark.parametrize("depth_in", DEPTHS)
+def test_correct__the_deepest_voxel_is_that_of_the_slow_twin_until_all_are_used(depth_in):
+    mask = blob()
+    used, before = np.zeros(mask.shape, bool), clicksim.Prompts((), clicksim.Grid.from_spacing(mask.shape, SPACING))
+    for number in range(1, int(mask.sum()) + 1):
+        found = clicksim.correct(np.zeros_like(mask), mask, spacing=SPACING, protocol="sw-fastedit", place="deepest",
+                                 depth_in=depth_in, round=number, previous=before)  # fmt: skip
+        (click,) = found
+        assert [click.voxel] == list(slow_candidates(mask > 0, used, "deepest", depth_in))
+        used[click.voxel] = True
+        before = clicksim.Prompts((*before, click), found.grid)
+    assert not (mask.astype(bool) & ~used).any()
+    assert not clicksim.correct(np.zeros_like(mask), mask, spacing=SPACING, protocol="sw-fastedit", place="deepest",
+                                depth_in=depth_in, previous=before).items  # fmt: skip
 
 
 def test_correct__draws_by_exp_do_not_overflow():
