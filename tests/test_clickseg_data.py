@@ -1,5 +1,6 @@
 """From a catalog to batches: store, patches, augmentation, and the prompts of a sample."""
 
+import weakref
 from threading import Event
 from types import SimpleNamespace
 
@@ -546,6 +547,18 @@ def test_fetch_ahead__fetches_while_the_consumer_works_and_no_more_than_one():
     assert loader.second.wait(10)
     coming.close()
     assert loader.asked == [0, 1]
+
+
+def test_fetch_ahead__keeps_no_batch_that_the_consumer_let_go():
+    class Pair(list):
+        def __iter__(self):
+            return iter({1.0} for _ in range(2))
+
+    coming = fetch_ahead(Pair([1, 2]))
+    batch = next(coming)
+    forgotten = weakref.ref(batch)
+    del batch
+    assert forgotten() is None
 
 
 def test_fetch_ahead__passes_an_error_on_in_its_place_and_asks_no_more():
