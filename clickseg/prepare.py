@@ -261,8 +261,11 @@ def _spread(parts: list[NDArray[np.int64]], rules: StoreRules, case_id: str) -> 
 
 
 def _pick(draws: np.random.Generator, count: int, most: int) -> NDArray[np.int64]:
-    """As many different numbers below `count` as there are, at most `most`, in random order."""
-    return draws.choice(count, min(count, most), replace=False)
+    """As many different numbers below `count` as there are, at most `most`, in random order.
+
+    `choice` would be quicker by a tenth of a second for a whole body, and other places are another training.
+    """
+    return draws.permutation(count)[:most]
 
 
 def _write_array(file: Path, array: NDArray[Any], *, compressed: bool) -> None:
