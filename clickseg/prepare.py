@@ -263,7 +263,7 @@ def _spread(parts: list[NDArray[np.int64]], rules: StoreRules, case_id: str) -> 
 def _pick(draws: np.random.Generator, count: int, most: int) -> NDArray[np.int64]:
     """As many different numbers below `count` as there are, at most `most`, in random order.
 
-    `choice` would be quicker by a tenth of a second for a whole body, and other places are another training.
+    `choice` would be a little quicker, but other draws would be another training than the one that the pages show.
     """
     return draws.permutation(count)[:most]
 
