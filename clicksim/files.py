@@ -10,9 +10,12 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from clicksim.errors import ClicksimError, SettingError, StorageError
+
+if TYPE_CHECKING:
+    from zipfile import ZipFile, ZipInfo
 
 RESUME = "what is finished stays, and --resume goes on from there in commands that have it"
 SPACE = f"free some space there, or name a folder on another disk; {RESUME}"
@@ -165,6 +168,25 @@ def read_bounded(file: Path) -> bytes:
     if status.st_size > MOST_BOUNDED:
         raise OSError(errno.EINVAL, f"{status.st_size} bytes; such a file has at most {MOST_BOUNDED}", str(file))
     return file.read_bytes()
+
+
+def unpack(archive: "ZipFile", info: "ZipInfo") -> Iterator[bytes]:
+    """A file of a zip archive, in blocks.
+
+    Raises:
+        zipfile.BadZipFile: It is damaged, encrypted, or packed by a method that is not known here. Each method has
+            errors of its own; that of bz2 looks like the error of a disk.
+    """
+    import lzma
+    import zipfile
+    import zlib
+
+    try:
+        with archive.open(info) as packed:
+            while block := packed.read(1 << 20):
+                yield block
+    except (zlib.error, lzma.LZMAError, EOFError, NotImplementedError, RuntimeError, OSError) as error:
+        raise zipfile.BadZipFile(str(error)) from error
 
 
 def read_toml(file: Path, what: str = "settings") -> dict[str, Any]:

@@ -6,7 +6,6 @@ link leads out of it.
 """
 
 import os
-import shutil
 import tempfile
 import zipfile
 from collections import Counter, defaultdict
@@ -16,7 +15,7 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
 from clicksim.errors import CatalogError, StorageError, up_to_ten
-from clicksim.files import storing
+from clicksim.files import storing, unpack
 from converters.tables import Rejection
 
 MOST_TABLE_BYTES = 1 << 28
@@ -120,11 +119,11 @@ class ArchiveTree:
             file = Path(folder) / path
             file.parent.mkdir(parents=True, exist_ok=True)
             try:
-                with self._archive.open(self._files[path]) as packed, storing(file), file.open("xb") as out:
-                    shutil.copyfileobj(packed, out, 1 << 20)
+                with storing(file), file.open("xb") as out:
+                    out.writelines(unpack(self._archive, self._files[path]))
             except StorageError:
                 raise
-            except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, OSError) as error:
+            except (zipfile.BadZipFile, OSError) as error:
                 raise Rejection("UnreadableFile", f"{path} cannot be unpacked: {error}", path) from error
             yield file, Path(folder)
 

@@ -15,6 +15,7 @@ import pytest
 from clicksim.build import convert_source
 from clicksim.catalog import open_catalog
 from clicksim.errors import CatalogError, SettingError
+from clicksim.files import unpack
 from clicksim.geometry import Grid
 from clicksim.lesions import find_lesions, measure_lesions
 from clicksim.volumes import read_image, write_image
@@ -624,6 +625,24 @@ def test_convert__measures_and_unpacks_the_zip_where_asked(archive, tree):
         assert catalog.resolve(unpacked[FDG][column]).read_bytes() == (tree / name).read_bytes()
     with pytest.raises(SettingError, match="exclude"):
         brought_in(archive, unpack="true", labels_only="true")
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_unpack__whatever_the_method_damage_is_that_of_the_member(tmp_path, method):
+    file, content = tmp_path / "a.zip", bytes(range(256)) * 64 + b"text " * 4000
+    with zipfile.ZipFile(file, "w", method) as packed:
+        packed.writestr("a.json", content)
+    with zipfile.ZipFile(file) as packed:
+        assert b"".join(unpack(packed, packed.infolist()[0])) == content
+    damaged = bytearray(file.read_bytes())
+    damaged[45:100] = bytes(255 - n for n in damaged[45:100])  # behind the local header
+    file.write_bytes(damaged)
+    with zipfile.ZipFile(file) as packed:
+        with pytest.raises(zipfile.BadZipFile):
+            b"".join(unpack(packed, packed.infolist()[0]))
+        tree = trees.ArchiveTree(file, "", packed, {"a.json": packed.infolist()[0]})
+        with pytest.raises(Rejection, match=r"a\.json cannot be unpacked"):
+            tree.content("a.json")
 
 
 def test_convert__rejects_one_damaged_member_of_a_zip(archive, tree):

@@ -2,7 +2,6 @@
 
 import time
 import zipfile
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -17,7 +16,7 @@ from clicksim.catalog.lock import writing
 from clicksim.catalog.schema import table_schema
 from clicksim.catalog.store import check_part
 from clicksim.errors import CatalogError, ClicksimError, PromptFormatError, SettingError
-from clicksim.files import LESION_CLICKS, MOST_BOUNDED, read_bounded
+from clicksim.files import LESION_CLICKS, MOST_BOUNDED, read_bounded, unpack
 from clicksim.geometry import Grid
 from clicksim.prompts import Prompts, Scribble
 from clicksim.protocols import load_protocol
@@ -142,8 +141,8 @@ def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
     if info.file_size > MOST_BOUNDED:
         raise PromptFormatError(f"{info.file_size} bytes are no prompt file; the largest allowed has {MOST_BOUNDED}")
     try:
-        return archive.read(info)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+        return b"".join(unpack(archive, info))
+    except zipfile.BadZipFile as error:
         raise PromptFormatError(f"cannot be unpacked: {error}") from error
 
 
