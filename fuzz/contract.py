@@ -5,8 +5,13 @@ import traceback
 import warnings
 from pathlib import Path
 
+import clicksim
+import converters
 from clicksim.errors import ClicksimError
 from fuzz.targets import Target
+
+OURS = [Path(file).resolve().parent for file in (clicksim.__file__, converters.__file__, __file__)]
+"""The folders of our code: compared as whole paths, since a checkout may itself be called `clicksim`."""
 
 LONGEST_MESSAGE = 4000
 """Characters: a refusal that shows a file's own words cuts them."""
@@ -67,4 +72,4 @@ def name_fault(error: BaseException) -> str:
 
 
 def _is_ours(file: Path) -> bool:
-    return bool({"clicksim", "converters", "fuzz"} & set(file.parts[-4:-1])) and "site-packages" not in file.parts
+    return any(file.resolve().is_relative_to(folder) for folder in OURS)

@@ -6,6 +6,7 @@ test shows that what was committed is still there, byte by byte, and what the on
 runs this file and writes docs/failures.md from what the tests record.
 """
 
+import ctypes
 import errno
 import json
 import os
@@ -18,7 +19,7 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +40,7 @@ from clicksim.files import check_space, one_line, storing
 from clicksim.phantom.layouts import write_deep_psma, write_fdat, write_tcia
 from tests.faulty_source import PATIENTS
 
-NOBODY = 65534
+CAP_DAC_OVERRIDE = 1
 CASES = {"fdat": 3, "deep_psma": 2}
 ROOT = os.geteuid() == 0
 DISK_BYTES = 24 << 20
@@ -135,7 +136,6 @@ def source(tmp_path_factory):
     """Source trees, prompt files, a catalog, and a patch store made from it; not to be changed."""
     pytest.importorskip("torch", reason="clickseg needs PyTorch, which is not installed")
     made = Path(tempfile.mkdtemp(prefix="clicksim-faults-"))
-    made.chmod(0o755)  # for a process without rights; pytest's own folders are closed to it
     write_fdat(made / "fdat", patients=2, seed=3)
     write_deep_psma(made / "deep-psma", patients=1)
     for name in ("fdat", "deep-psma"):
@@ -237,19 +237,43 @@ def short_files(_disk):
 
 @contextmanager
 def without_rights(disk):
-    """A process that may read all, and write nothing."""
+    """A process that may read everything and write nothing."""
     folders = [disk, *(path for path in disk.rglob("*") if path.is_dir())]
     for folder in folders:
         folder.chmod(0o555)
     try:
-        if ROOT:
-            os.seteuid(NOBODY)
-        yield
+        with bound_by_modes() if ROOT else nullcontext():
+            yield
     finally:
-        if ROOT:
-            os.seteuid(0)
         for folder in folders:
             folder.chmod(0o755)
+
+
+@contextmanager
+def bound_by_modes():
+    """Root without the capability to write where the mode of a folder forbids it.
+
+    To become another user would not do: the checkout and its environment may lie below a folder that only root
+    may enter, and Python still has to import from them.
+    """
+    if sys.platform != "linux":
+        pytest.skip("only Linux lets root give up its right to write anywhere")
+    libc = ctypes.CDLL(None, use_errno=True)
+    head, held = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()  # version 3, this thread
+
+    def call(function):
+        if function(head, held):
+            raise OSError(ctypes.get_errno(), "the capabilities of this process cannot be changed")
+
+    call(libc.capget)
+    before = held[0]
+    held[0] &= ~(1 << CAP_DAC_OVERRIDE)
+    call(libc.capset)
+    try:
+        yield
+    finally:
+        held[0] = before
+        call(libc.capset)
 
 
 def meet(fault, disk, name, source, sound, words):
@@ -284,7 +308,6 @@ def test_read_only_disk__is_named(name, disk, source, sound, record):
 def folder(source, monkeypatch):
     """A folder of its own with a catalog and a store, as the folder at work."""
     with tempfile.TemporaryDirectory(prefix="clicksim-faults-") as made:
-        Path(made).chmod(0o755)
         shutil.copytree(source / "base", made, dirs_exist_ok=True)
         monkeypatch.chdir(made)
         yield Path(made)
