@@ -39,6 +39,8 @@ PROMPT_ENDINGS = {"plain": "_{}.json", "grand-challenge": f"_{LESION_CLICKS}", "
 """What the names of prompt files end with, by their layout; the blank is for `clicks` or `scribbles`."""
 PICTURE_ENDINGS = (".png", ".webp")
 """What the names of pictures end with."""
+FLUSHABLE = "rb+" if os.name == "nt" else "rb"
+"""How a file is opened to be flushed: elsewhere than on Windows a file that is only read can be."""
 MEMORY = f"take fewer --workers, or a machine with more memory; {RESUME}"
 LEAST_PACKED = 0.1
 """No CT and no uptake packs to less than this share of its bytes."""
@@ -50,7 +52,8 @@ MOST_BOUNDED = 1 << 26
 def replacing(file: Path) -> Iterator[Path]:
     """A name beside `file` to write to; it becomes `file` when all went well, and is gone when not.
 
-    The new content is flushed to the disk before the rename, so that a crash leaves the old file or the new one.
+    The new content is flushed to the disk before the rename, and the folder after it: a crash leaves the old file
+    or the new one, and when the block has ended it is the new one.
     The temporary name keeps the ending, which some writers go by.
 
     Raises:
@@ -61,9 +64,9 @@ def replacing(file: Path) -> Iterator[Path]:
     try:
         with storing(file):
             yield temporary
-            with temporary.open("rb+") as written:
-                os.fsync(written.fileno())
+            flush_file(temporary)
             temporary.replace(file)
+            flush_folder(file.parent)
     finally:
         with suppress(OSError):  # the folder itself may be gone or be a file; the first error tells more
             temporary.unlink()
@@ -99,8 +102,34 @@ def storing(file: Path) -> Iterator[None]:
         raise StorageError(number, told, str(file)) from error
 
 
+def flush_file(file: Path) -> None:
+    """Wait until the content of a file is on the disk."""
+    with file.open(FLUSHABLE) as written:
+        os.fsync(written.fileno())
+
+
+def flush_folder(folder: Path) -> None:
+    """Wait until the names in a folder are on the disk; Windows does that by itself."""
+    if os.name == "nt":
+        return
+    number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(number)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # a file system that flushes no folders
+            raise
+    finally:
+        os.close(number)
+
+
+def flush_tree(folder: Path) -> None:
+    """Wait until all names in a folder and the folders below it are on the disk; their files were flushed before."""
+    for above, _, _ in os.walk(folder):
+        flush_folder(Path(above))
+
+
 def make_folder(folder: Path) -> None:
-    """Make a folder and those above it, where they are not there.
+    """Make a folder and those above it where they are missing; a crash after that does not lose them.
 
     Raises:
         StorageError: The disk is full, may not be written, or fails.
@@ -108,7 +137,14 @@ def make_folder(folder: Path) -> None:
     """
     try:
         with storing(folder):
-            folder.mkdir(parents=True, exist_ok=True)
+            missing = []
+            above = folder
+            while not above.is_dir():
+                missing.append(above)
+                above = above.parent
+            for made in reversed(missing):
+                made.mkdir(exist_ok=True)
+                flush_folder(made.parent)
     except StorageError:
         raise
     except OSError as error:

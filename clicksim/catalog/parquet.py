@@ -9,7 +9,6 @@ from clicksim import __version__
 from clicksim.catalog.places import HINT, Place
 from clicksim.catalog.schema import SORT_KEYS
 from clicksim.errors import CatalogError
-from clicksim.files import replacing
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -75,19 +74,17 @@ def cast_table(table: "pa.Table", schema: "pa.Schema", file: Place) -> "pa.Table
 
 
 def write_table(file: Path, table: "pa.Table", name: str) -> None:
-    """Write the rows of the table `name`, sorted by its keys; the file is complete or not there."""
+    """Write the rows of the table `name`, sorted by its keys."""
     import pyarrow.parquet as pq
 
     keys: Sequence[tuple[str, str]] = [(key, "ascending") for key in SORT_KEYS[name]]
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(file) as temporary:
-        pq.write_table(
-            _canonical(table.sort_by(list(keys))).combine_chunks(),
-            temporary,
-            compression="zstd",
-            row_group_size=ROW_GROUPS.get(name, 50_000),
-            write_page_checksum=True,  # without it a damaged page is read as other values
-        )
+    pq.write_table(
+        _canonical(table.sort_by(list(keys))).combine_chunks(),
+        file,
+        compression="zstd",
+        row_group_size=ROW_GROUPS.get(name, 50_000),
+        write_page_checksum=True,  # without it a damaged page is read as other values
+    )
 
 
 def _may_hold(statistics: Any, value: str) -> bool:

@@ -27,10 +27,12 @@ class Unit:
     Attributes:
         key: Unique within the source; names the unit in progress and in its part files.
         content: What the converter needs, as plain data: it travels to another process.
+        inputs: The files and folders that it reads. Where one of them changes, an interrupted run does it again.
     """
 
     key: str
     content: Any
+    inputs: tuple[Path, ...] = ()
 
 
 @dataclass

@@ -10,19 +10,21 @@ A catalog that is named by a URL, and one that was pushed, is read and not writt
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clicksim.catalog.cache import fetch
-from clicksim.catalog.head import HEAD, read_head, write_head, write_json
+from clicksim.catalog.commit import Commit, is_settled, settle, wait_until_settled
+from clicksim.catalog.head import HEAD, head_bytes, read_head, write_head
 from clicksim.catalog.index import Files, Stored, read_index
-from clicksim.catalog.lock import LOCK, locked, writing
+from clicksim.catalog.lock import LOCK, writing
 from clicksim.catalog.parquet import cast_table, read_metadata, read_table, rows_of, write_table
 from clicksim.catalog.places import Place, RemotePath, as_place, inside, is_url, read_only
 from clicksim.catalog.schema import TABLES, UNIQUE, table_schema
-from clicksim.errors import CatalogError
+from clicksim.errors import CatalogError, StorageError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -231,48 +233,44 @@ class Catalog:
         """
         return self._hash(self._named_part(name, part))
 
-    @locked
-    def write_part(self, name: str, part: str, table: "pa.Table") -> Path:
-        """Replace one source or run of a table; sorted, complete or not there at all.
+    @contextmanager
+    def commit(self) -> Iterator["CatalogCommit"]:
+        """Tables and files that change in one step when the block ends, and not at all where it raises.
 
         Raises:
-            CatalogError: Columns that differ from the schema, two rows of one case or lesion, or a name that cannot be
-                a folder's.
+            CatalogError: Another process writes to the catalog.
+            StorageError: The disk is full, cannot be written, or fails.
         """
-        schema = table_schema(name)
-        check_part(name, part)
-        if table.schema.names != schema.names:
-            raise CatalogError(f"table {name} has columns {schema.names}, got {table.schema.names}")
-        _check_unique(name, part, table)
-        file = self.path / name / f"{_partition_key(name)}={part}" / "part-0.parquet"
-        metadata = table.schema.metadata
-        write_table(file, table.cast(schema).replace_schema_metadata(metadata), name)
-        return file
+        with writing(self.path):
+            commit = CatalogCommit(self.path)
+            yield commit
+            commit.finish()
 
-    @locked
+    def write_part(self, name: str, part: str, table: "pa.Table") -> Path:
+        """Replace one source, run or plan of a table, in a commit of its own; returns its file.
+
+        Raises:
+            CatalogError: As `CatalogCommit.write_part`, or as `commit`.
+        """
+        with self.commit() as commit:
+            commit.write_part(name, part, table)
+        return self.path / name / f"{_partition_key(name)}={part}" / "part-0.parquet"
+
     def write_sources(self, rows: "pa.Table") -> None:
-        """Add or replace rows of the table of sources."""
-        if not len(rows):
-            return
-        import pyarrow as pa
-        import pyarrow.compute as pc
+        """Add or replace rows of the table of sources, in a commit of its own."""
+        with self.commit() as commit:
+            commit.write_sources(rows)
 
-        kept = self.sources.filter(pc.invert(pc.field("source").isin(rows["source"])))
-        write_table(self.path / "sources.parquet", pa.concat_tables([kept, rows.cast(kept.schema)]), "sources")
-
-    @locked
     def write_run(self, run: str, about: Mapping[str, Any]) -> None:
-        """The wall-clock facts of a run: who, when, on what machine, how it ended."""
-        write_json(self.path / "runs" / f"{run}.json", about)
+        """Write what is known of a run, in a commit of its own."""
+        with self.commit() as commit:
+            commit.write_run(run, about)
 
-    @locked
     def with_root(self, name: str, folder: str | Path) -> "Catalog":
         """The catalog with a root, a folder or a URL, added or moved, on disk as well."""
-        as_place(folder)  # a URL with credentials is refused before it is written
-        named = str(folder if is_url(folder) else Path(folder).resolve())
-        roots = {**open_catalog(self.path).roots, name: named}  # somebody may have added one
-        write_head(self.path, roots)
-        return Catalog(self.path, roots)
+        with self.commit() as commit:
+            commit.set_root(name, folder)
+        return open_catalog(self.path)
 
     def _parts(self, name: str) -> list[tuple[str, Place]]:
         """Partition values and files of a table, sorted."""
@@ -344,6 +342,51 @@ class Catalog:
         return root / pushed.at, pushed
 
 
+class CatalogCommit(Commit):
+    """Tables and files of a catalog that change in one step."""
+
+    def write_part(self, name: str, part: str, table: "pa.Table") -> None:
+        """Replace one source, run or plan of a table; its rows are sorted.
+
+        Raises:
+            CatalogError: Columns that differ from the schema, two rows of one case or lesion, or a name that cannot be
+                a folder's.
+        """
+        schema = table_schema(name)
+        check_part(name, part)
+        if table.schema.names != schema.names:
+            raise CatalogError(f"table {name} has columns {schema.names}, got {table.schema.names}")
+        _check_unique(name, part, table)
+        metadata = table.schema.metadata
+        with self.file(f"{name}/{_partition_key(name)}={part}/part-0.parquet") as temporary:
+            write_table(temporary, table.cast(schema).replace_schema_metadata(metadata), name)
+
+    def write_sources(self, rows: "pa.Table") -> None:
+        """Add or replace rows of the table of sources."""
+        if not len(rows):
+            return
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        kept = open_catalog(self.home).sources.filter(pc.invert(pc.field("source").isin(rows["source"])))
+        with self.file("sources.parquet") as temporary:
+            write_table(temporary, pa.concat_tables([kept, rows.cast(kept.schema)]), "sources")
+
+    def write_run(self, run: str, about: Mapping[str, Any]) -> None:
+        """What is known of a run and is in no table: who, when, on what machine, how it ended."""
+        self.text(f"runs/{run}.json", json.dumps(about, indent=2, ensure_ascii=False) + "\n")
+
+    def set_root(self, name: str, folder: str | Path) -> None:
+        """Add or move a root, a folder or a URL."""
+        as_place(folder)  # a URL with credentials is refused before it is written
+        named = str(folder if is_url(folder) else Path(folder).resolve())
+        self._roots = {**(self._roots or open_catalog(self.home).roots), name: named}
+        with self.file(HEAD) as temporary:
+            temporary.write_bytes(head_bytes(self._roots))
+
+    _roots: Mapping[str, str] | None = None
+
+
 def open_catalog(path: str | Path | RemotePath, *, filesystem: Any = None) -> Catalog:
     """Open an existing catalog.
 
@@ -356,8 +399,32 @@ def open_catalog(path: str | Path | RemotePath, *, filesystem: Any = None) -> Ca
         CatalogError: No catalog there, one of a newer format, or a storage that cannot be reached.
     """
     home = as_place(path, filesystem)
+    if isinstance(home, Path):
+        _settle(home)
     roots, index = read_head(home)
     return Catalog(home, roots, index, is_url(path) or isinstance(home, RemotePath) or bool(index))
+
+
+def _settle(home: Path) -> None:
+    """Complete a commit that was interrupted, so that all tables are read from one side of it.
+
+    Raises:
+        CatalogError: It cannot be completed: another process holds the right to write and does not end it, or this
+            one may not write.
+    """
+    if is_settled(home):
+        return
+    try:
+        with writing(home):
+            settle(home)
+    except StorageError as error:
+        raise CatalogError(
+            f"{home} holds a commit that was interrupted, and it cannot be completed: {error.strerror}; open the "
+            "catalog once as somebody who may write to it"
+        ) from error
+    except CatalogError:
+        if not wait_until_settled(home):
+            raise
 
 
 def create_catalog(path: str | Path) -> Catalog:

@@ -1,0 +1,217 @@
+"""Several files of a folder that change in one step.
+
+New files are written and flushed below `.work/commit/`. Then one record, `.work/commit.json`, names what moves where
+and what is removed: from that moment the commit stands, and whoever opens the folder next carries out what is left
+of it. Without the record the staged files are dropped. So a kill or a power cut leaves the old files or the new
+ones, never a mixture.
+"""
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from clicksim.catalog.places import inside
+from clicksim.errors import CatalogError
+from clicksim.files import flush_folder, flush_tree, make_folder, read_bounded, replacing, storing, write_text
+
+WORK = ".work"
+STAGE = "commit"
+RECORD = "commit.json"
+ASIDE = ".gone-"
+PATIENCE_S = 30.0
+"""How long a reader waits for a commit that another process is carrying out: it only renames files."""
+
+
+class Commit:
+    """Files of one folder that get their names together.
+
+    A name is relative to the folder, with forward slashes. Nothing is visible before `finish`.
+    """
+
+    def __init__(self, home: Path) -> None:
+        """Begin a commit; the right to write to `home` is held by the caller.
+
+        Args:
+            home: The folder; it exists.
+        """
+        settle(home)
+        self.home = home
+        self._stage = home / WORK / STAGE
+        self._moves: dict[str, str] = {}
+        self._removed: list[str] = []
+
+    @contextmanager
+    def file(self, name: str) -> Iterator[Path]:
+        """Where to write the new content of `name`; it is flushed when the block ends.
+
+        Raises:
+            StorageError: The disk is full, cannot be written, or fails.
+            CatalogError: The name leaves the folder.
+        """
+        _target(self.home, name)
+        staged = self._stage / name
+        make_folder(staged.parent)
+        with replacing(staged) as temporary:
+            yield temporary
+        self._moves[name] = staged.relative_to(self.home).as_posix()
+
+    def text(self, name: str, content: str) -> None:
+        """Write `name` as UTF-8."""
+        with self.file(name) as temporary:
+            temporary.write_text(content, encoding="utf-8", newline="\n")
+
+    def move(self, source: Path, name: str) -> None:
+        """Give a flushed file of the work folder its final name."""
+        _target(self.home, name)
+        self._moves[name] = source.relative_to(self.home).as_posix()
+
+    def remove(self, name: str) -> None:
+        """Remove a file that the new content no longer has; one that is written as well stays."""
+        _target(self.home, name)
+        self._removed.append(name)
+
+    def finish(self, done_with: str | None = None) -> None:
+        """Make the commit stand, and carry it out.
+
+        Args:
+            done_with: A folder of `.work` that is deleted as part of the commit.
+
+        Raises:
+            StorageError: The disk is full, cannot be written, or fails; before the record is written nothing has
+                changed, after it the next command goes on.
+        """
+        with storing(self.home):
+            work = self.home / WORK
+            make_folder(work)
+            if self._stage.is_dir():
+                flush_tree(self._stage)
+            record = {
+                "moves": sorted([source, name] for name, source in self._moves.items()),
+                "removed": sorted(set(self._removed) - set(self._moves)),
+                "done_with": done_with,
+            }
+            write_text(work / RECORD, json.dumps(record))
+            _carry_out(self.home, record)
+
+
+def settle(home: Path) -> None:
+    """Complete a commit that was interrupted, or drop one that did not stand yet.
+
+    Called by whoever holds the right to write to `home`.
+
+    Raises:
+        CatalogError: The record of the commit is damaged.
+        StorageError: The folder cannot be written.
+    """
+    work = home / WORK
+    check_work(work)
+    if not work.is_dir():
+        return
+    with storing(home):
+        if (work / RECORD).exists():
+            _carry_out(home, _read_record(work / RECORD))
+        _clear(work)
+
+
+def is_settled(home: Path) -> bool:
+    """Whether no commit is under way in a folder."""
+    return not (home / WORK / RECORD).exists()
+
+
+def wait_until_settled(home: Path) -> bool:
+    """Whether a commit that another process carries out ends within `PATIENCE_S`."""
+    end = time.monotonic() + PATIENCE_S
+    while not is_settled(home):
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def check_work(work: Path) -> None:
+    """Refuse a work folder that is a link: what is deleted in it would lie elsewhere.
+
+    Raises:
+        CatalogError: It is a link.
+    """
+    if work.is_symlink():
+        raise CatalogError(f"{work} is a link; a work folder must be a folder of its own: remove the link")
+
+
+def drop(folder: Path) -> None:
+    """Delete a folder of `.work`: it is renamed first, so that a half-deleted one is never taken for a whole one."""
+    if folder.exists():
+        aside = folder.with_name(f"{ASIDE}{os.urandom(6).hex()}")
+        folder.rename(aside)
+        flush_folder(folder.parent)
+        shutil.rmtree(aside)
+
+
+def _carry_out(home: Path, record: dict[str, Any]) -> None:
+    """Do what a record says, from wherever it was interrupted: each step may be repeated."""
+    work = home / WORK
+    folders = set()
+    for source, name in record["moves"]:
+        staged, target = home / source, _target(home, name)
+        if os.path.lexists(staged):
+            make_folder(target.parent)
+            staged.replace(target)
+        elif not os.path.lexists(target):
+            raise CatalogError(
+                f"{home} was being changed when its disk lost {source}; do again what was interrupted, without --resume"
+            )
+        folders.add(target.parent)
+    for name in record["removed"]:
+        target = _target(home, name)
+        target.unlink(missing_ok=True)
+        if target.parent.is_dir():
+            folders.add(target.parent)
+    for folder in sorted(folders):
+        flush_folder(folder)
+    if record["done_with"]:
+        drop(work / record["done_with"])
+    (work / RECORD).unlink()
+    flush_folder(work)
+    _clear(work)
+
+
+def _clear(work: Path) -> None:
+    """Delete what no commit and no job needs, and the work folder where nothing is left in it."""
+    for path in work.glob(f"{ASIDE}*"):
+        shutil.rmtree(path)
+    for path in work.glob(".writing-*"):
+        path.unlink() if path.is_file() else shutil.rmtree(path)
+    if (work / STAGE).is_dir():
+        drop(work / STAGE)
+    if not any(work.iterdir()):
+        work.rmdir()
+        flush_folder(work.parent)
+
+
+def _read_record(file: Path) -> dict[str, Any]:
+    try:
+        record = json.loads(read_bounded(file))
+        moves = [[str(source), str(name)] for source, name in record["moves"]]
+        removed, done_with = [str(name) for name in record["removed"]], record["done_with"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        told = f"{file}, the record of a commit, is damaged ({error!r})"
+        raise CatalogError(f"{told}; delete it, and run again what was interrupted") from error
+    for source, _ in moves:
+        if not source.startswith(f"{WORK}/"):
+            raise CatalogError(f"{file} names {source!r}, which is not in {WORK}; delete it, and run again")
+    if done_with is not None and (done_with in ("", ".", "..") or Path(str(done_with)).name != done_with):
+        raise CatalogError(f"{file} names {done_with!r}, which is no folder of {WORK}; delete it, and run again")
+    return {"moves": moves, "removed": removed, "done_with": done_with}
+
+
+def _target(home: Path, name: str) -> Path:
+    """The file of a name; the file itself may be a link, no folder above it may lead out of `home`."""
+    parent, _, last = name.rpartition("/")
+    if last in ("", ".", ".."):
+        raise CatalogError(f"{name!r} names no file of {home}")
+    return inside(home, parent or ".") / last

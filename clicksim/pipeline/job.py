@@ -1,0 +1,361 @@
+"""The one way to run a batch job: plan units, do each in a worker, keep each result as a part, commit, clean up.
+
+    .work/<job>/job.json      the identity of the job, for people and for messages
+    .work/<job>/<unit>/       a part for each finished unit, see `clicksim.pipeline.parts`
+    runs/<job>.json           what made the result, and when: left by the commit
+
+A job can be killed at any moment. What is finished stays, and `resume` goes on from there. The identity is all that
+changes the bytes of the result; where the result is shown, and who does the work, is no part of it.
+"""
+
+import getpass
+import json
+import platform
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from clicksim import __version__
+from clicksim.catalog import Outcome, Unit
+from clicksim.catalog.commit import WORK, Commit, check_work, drop, settle
+from clicksim.catalog.lock import writing
+from clicksim.catalog.schema import rows_to_table
+from clicksim.errors import CatalogError, up_to_ten
+from clicksim.files import make_folder, read_bounded, slug, storing, write_text
+from clicksim.pipeline.parts import DIED, FILES, Part, PartWriter, Tables, discard, fingerprint, part_folder, read_part
+from clicksim.pipeline.workers import STARTS, Crew
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+JOB = "job.json"
+RUNS = "runs"
+BEGUN = ".begun-"
+GATHERED = 64  # units whose tables are read before they are joined
+LONGEST_VALUE = 80
+TRIES = 3  # parts that are altered while the job runs are done again, not for ever
+Result = TypeVar("Result")
+Simple = Callable[[Unit, Path], Tables]
+"""The work on a unit: gives its tables, and writes its files below the folder, under their final names."""
+
+
+@dataclass(frozen=True)
+class Job(Generic[Result]):
+    """A batch job.
+
+    Attributes:
+        name: Of its work folder and its record; a folder can be called so.
+        home: The folder of the result: a catalog, or a folder of files.
+        identity: All that changes the bytes of the result, as plain data; the version of clicksim is added.
+        units: The pieces of work. Each names the files that it reads.
+        work: Does a unit; can be sent to another process, and depends on its arguments alone.
+        finish: Writes the joined tables into the commit, and returns what the job gives. The files of the parts are
+            in the commit already, and so is the record.
+        tables: Empty tables to start from, so that `finish` finds each of them.
+        commit: Opens the commit; by default one of plain files.
+        facts: Added to the record: what the clock says, and nothing that a result depends on.
+        alone: Whether nobody else may write to `home` meanwhile.
+    """
+
+    name: str
+    home: Path
+    identity: Mapping[str, Any]
+    units: Sequence[Unit]
+    work: Simple
+    finish: Callable[[Tables, Commit], Result]
+    tables: Tables = field(default_factory=dict)
+    commit: Callable[[Path], Commit] = Commit
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    alone: bool = True
+
+    @property
+    def folder(self) -> Path:
+        """The work folder."""
+        return self.home / WORK / slug(self.name)
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """The identity with the version, as JSON gives it back."""
+        about: dict[str, Any] = json.loads(json.dumps({"clicksim": __version__, **self.identity}, sort_keys=True))
+        return about
+
+
+def run_job(job: Job[Result], crew: Crew | None = None, *, resume: bool = False, overwrite: bool = False) -> Result:
+    """Run a job to its end.
+
+    Args:
+        job: What is done.
+        crew: Who does it; by default this process.
+        resume: Take up the finished units of a run that was interrupted.
+        overwrite: Replace a result that was made in another way, and drop what an interrupted run left.
+
+    Returns:
+        What `job.finish` returns.
+
+    Raises:
+        CatalogError: The result exists and was made in another way; an interrupted run is there and neither `resume`
+            nor `overwrite` was asked for, or it was another job; two units share a key; somebody else writes to the
+            folder.
+        StorageError: The disk is full, cannot be written, or fails.
+    """
+    crew, started = crew or Crew(), time.time()
+    crew.processes  # noqa: B018 - a wrong number is refused before anything is written
+    _check_keys(job)
+    make_folder(job.home)
+    check_work(job.home / WORK)
+    with writing(job.home) if job.alone else nullcontext():
+        settle(job.home)
+        if not overwrite:
+            check_record(job.home, job.name, job.about)
+        _open_work(job, resume=resume, overwrite=overwrite)
+        parts = _do_units(job, crew, _Origin(job))
+        tables = _gather(job, parts)
+        commit = job.commit(job.home)
+        for part in parts:
+            for name in part.files:
+                commit.move(part.folder / FILES / name, name)
+        record = {"job": job.about, **run_facts(started), "workers": crew.workers, **job.facts}
+        commit.text(record_name(job.name), json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+        result = job.finish(tables, commit)
+        commit.finish(done_with=job.folder.name)
+        return result
+
+
+def record_name(name: str) -> str:
+    """The record of a job, relative to the folder of its result."""
+    return f"{RUNS}/{name}.json"
+
+
+def read_record(home: Path, name: str) -> dict[str, Any] | None:
+    """The record of a finished job; None if there is none.
+
+    Raises:
+        CatalogError: It is damaged.
+    """
+    file = home / record_name(name)
+    try:
+        record = json.loads(read_bounded(file))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError) as error:
+        raise CatalogError(f"{file} is not the record of a run: {error}; delete it, or use --overwrite") from error
+    if not isinstance(record, dict):
+        raise CatalogError(f"{file} is not the record of a run; delete it, or use --overwrite")
+    return record
+
+
+def check_record(home: Path, name: str, about: Mapping[str, Any]) -> None:
+    """Refuse to replace a result that was made in another way.
+
+    Raises:
+        CatalogError: It was; the settings that differ are named.
+    """
+    record = read_record(home, name)
+    if record is not None and "job" in record and (differing := differences(record["job"], about)):
+        raise CatalogError(
+            f"{home} has a result of {name} that was made in another way: {up_to_ten(differing)}; name another "
+            "folder, or replace it with --overwrite"
+        )
+
+
+def differences(before: Any, now: Any, name: str = "") -> list[str]:
+    """Where two pieces of plain data differ, each as a phrase.
+
+    >>> differences({"seed": 1, "settings": {"n": 3}}, {"seed": 2, "settings": {"n": 3}})
+    ['seed is 1 there and 2 here']
+    """
+    if isinstance(before, dict) and isinstance(now, dict):
+        found = []
+        for key in sorted({*before, *now}):
+            found += differences(before.get(key), now.get(key), f"{name}.{key}" if name else str(key))
+        return found
+    if before == now:
+        return []
+    return [f"{name or 'it'} is {_short(before)} there and {_short(now)} here"]
+
+
+def run_facts(started: float) -> dict[str, Any]:
+    """Who ran what, when and where: what is in `runs/` and in no table."""
+    return {
+        "started": _instant(started),
+        "ended": _instant(time.time()),
+        "seconds": round(max(0.0, time.time() - started), 3),  # a clock may be set back
+        "user": _user(),
+        "machine": platform.platform(),
+        "python": platform.python_version(),
+        "clicksim": __version__,
+        "command": sys.argv,
+    }
+
+
+def tables_of(outcome: Outcome) -> Tables:
+    """The outcome as tables of the catalog's schema."""
+    return {name: rows_to_table(name, rows) for name, rows in outcome.tables().items()}
+
+
+class _Origin:
+    """What a part is made from: the job, and the files that its unit reads."""
+
+    def __init__(self, job: Job[Any]) -> None:
+        self.identity = json.dumps(job.about, sort_keys=True)
+
+    def __call__(self, unit: Unit) -> dict[str, str]:
+        return {"job": self.identity, "unit": unit.key, "inputs": fingerprint(unit.inputs)}
+
+
+def _check_keys(job: Job[Any]) -> None:
+    """Refuse units that share a key: of two, one would be lost."""
+    twice = [key for key, count in Counter(unit.key for unit in job.units).items() if count > 1]
+    if twice:
+        raise CatalogError(f"{job.name} plans several units with the key {up_to_ten(twice)}; plan one for each key")
+
+
+def _open_work(job: Job[Any], *, resume: bool, overwrite: bool) -> None:
+    """Make the work folder, or take up that of an interrupted run."""
+    head = job.folder / JOB
+    if job.folder.exists() and overwrite and not resume:
+        drop(job.folder)
+    for old in job.folder.glob(".writing-*"):
+        discard(old)
+    for mark in job.folder.glob(f"{BEGUN}*"):  # of an interrupted run: its end was no unit's fault
+        mark.unlink()
+    if any(path.name != JOB for path in job.folder.glob("*")):
+        there = f"an interrupted run of {job.name} left finished work in {job.folder}"
+        before = _identity_of(head)
+        if before is not None and (differing := differences(before, job.about)):
+            raise CatalogError(f"{there}, made in another way: {up_to_ten(differing)}; drop it with --overwrite")
+        if not resume:
+            raise CatalogError(f"{there}; go on with --resume, or begin anew with --overwrite")
+    make_folder(job.folder)
+    write_text(head, json.dumps(job.about, indent=1, sort_keys=True))
+
+
+def _identity_of(head: Path) -> Any:
+    """The identity of an interrupted run; None where its file is missing or damaged: each part has it as well."""
+    try:
+        return json.loads(read_bounded(head))
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
+def _do_units(job: Job[Any], crew: Crew, origin: _Origin) -> list[Part]:
+    """The parts of all units, in their order. A part that cannot be believed is made again, with a note."""
+    parts: dict[str, Part] = {}
+    for unit in job.units:
+        part = read_part(job.folder, unit, origin(unit))
+        if part is not None and not part.died:  # there may be more memory now
+            parts[unit.key] = part
+    left = [unit for unit in job.units if unit.key not in parts]
+    stale = [unit.key for unit in left if part_folder(job.folder, unit).exists()]
+    if stale:
+        crew.say(f"done again, since the finished work or its inputs have changed: {up_to_ten(stale)}")
+    for _ in range(TRIES):
+        rejected = sum(part.rejected for part in parts.values())
+        for unit in crew.do(_work_of(job, crew, origin), left, partial(give_up, job.folder, origin)):
+            part = read_part(job.folder, unit, origin(unit), contents=False)
+            if part is not None:
+                parts[unit.key] = part
+                rejected += part.rejected
+                if crew.progress:
+                    crew.progress(len(parts), len(job.units), rejected)
+        left = [unit for unit in left if unit.key not in parts]
+        if not left:
+            return [parts[unit.key] for unit in job.units]
+    raise CatalogError(
+        f"{len(left)} units have no part that can be read in {job.folder}, such as {left[0].key}: its inputs change "
+        "while it is done, or the file server does not show it yet; wait for that to end, and go on with --resume"
+    )
+
+
+def _work_of(job: Job[Any], crew: Crew, origin: "_Origin") -> Callable[[Unit], None]:
+    """What a worker does with a unit; it is told absolute paths, since it may have been started elsewhere."""
+    do = do_unit if crew.executor is None else start_unit
+    return partial(do, job.work, job.folder.resolve(), origin)
+
+
+def do_unit(work: Simple, folder: Path, origin: "_Origin", unit: Unit) -> None:
+    """Do a unit and leave its part; runs in any process.
+
+    Raises:
+        StorageError: The disk is full, cannot be written, or fails.
+    """
+    with storing(folder):
+        writer = PartWriter(folder, unit, origin(unit))
+        try:
+            writer.finish(work(unit, writer.files))
+        except MemoryError:
+            writer.abandon()
+            give_up(folder, origin, unit, "memory ran out while the process worked on this")
+        except BaseException:
+            writer.abandon()
+            raise
+
+
+def start_unit(work: Simple, folder: Path, origin: "_Origin", unit: Unit) -> None:
+    """Do a unit where nobody tells why a process died: each start leaves a mark, and none follows the second.
+
+    A cluster starts a lost unit again by itself, as often as it is set to, also one that was done when its process
+    died, and blames the units that waited there too. The marks blame only those that had begun; what is done stays.
+    """
+    if read_part(folder, unit, origin(unit), contents=False):
+        return
+    for number in range(STARTS):
+        mark = folder / f"{BEGUN}{number}-{slug(unit.key)}"
+        try:
+            mark.touch(exist_ok=False)
+        except FileExistsError:
+            continue
+        do_unit(work, folder, origin, unit)
+        return
+    give_up(folder, origin, unit)
+
+
+def give_up(
+    folder: Path, origin: "_Origin", unit: Unit, what: str = "the process died twice while it worked on this"
+) -> None:
+    """Leave the part of a unit that cannot be done: one rejection, whose path is the unit's key."""
+    outcome = Outcome()
+    outcome.reject(DIED, f"{what}; is there enough memory? Try fewer workers", path=unit.key)
+    PartWriter(folder, unit, origin(unit), died=True).finish(tables_of(outcome))
+
+
+def _gather(job: Job[Any], parts: Sequence[Part]) -> Tables:
+    """The tables of all parts, each after its empty one."""
+    pieces = {name: [table] for name, table in job.tables.items()}
+    for start in range(0, len(parts), GATHERED):
+        found: dict[str, list[pa.Table]] = {}
+        for part in parts[start : start + GATHERED]:
+            for name, table in part.tables().items():
+                found.setdefault(name, []).append(table)
+        for name, tables in found.items():
+            pieces.setdefault(name, []).append(_join(tables))
+    return {name: _join(tables) for name, tables in pieces.items()}
+
+
+def _join(tables: Sequence["pa.Table"]) -> "pa.Table":
+    """One table without seams: a piece of a few rows takes many times the memory of its content."""
+    import pyarrow as pa
+
+    return pa.concat_tables(tables, promote_options="permissive").combine_chunks()
+
+
+def _short(value: Any) -> str:
+    text = "absent" if value is None else json.dumps(value, default=str)
+    return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}..."
+
+
+def _instant(seconds: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container may run under a number without a name
+        return "unknown"

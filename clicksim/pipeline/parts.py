@@ -1,0 +1,226 @@
+"""The part that a finished unit leaves: its tables and its files, flushed, and bound to what made them.
+
+    .work/<job>/<unit>/tables.arrow     the tables, one Arrow stream after the other
+    .work/<job>/<unit>/files/...        files, under the names that they get in the job's folder
+    .work/<job>/<unit>/part.json        what made the part, and the length and checksum of every file of it
+
+A part is made under a temporary name. It is believed only if everything that `part.json` says of it is true, so a
+part that is missing, short, altered, or made from other inputs is done again.
+"""
+
+import hashlib
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clicksim.files import FLUSHABLE, flush_file, flush_folder, flush_tree, read_bounded, slug
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from clicksim.catalog import Unit
+
+Tables = dict[str, "pa.Table"]
+TABLES, FILES, HEAD = "tables.arrow", "files", "part.json"
+DIED = "WorkerDied"
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part that was checked.
+
+    Attributes:
+        folder: Where it is.
+        spans: Start and length of each table in its file.
+        files: Names of its files, relative to the job's folder.
+        rejected: Rows that the unit rejected.
+        died: Whether the unit was given up, since its process died.
+    """
+
+    folder: Path
+    spans: Mapping[str, tuple[int, int]]
+    files: tuple[str, ...]
+    rejected: int
+    died: bool
+
+    def tables(self) -> Tables:
+        """The tables, read into memory."""
+        import pyarrow as pa
+
+        content = (self.folder / TABLES).read_bytes() if self.spans else b""
+        return {
+            name: pa.ipc.open_stream(pa.BufferReader(content[start : start + length])).read_all()
+            for name, (start, length) in self.spans.items()
+        }
+
+
+def part_folder(folder: Path, unit: "Unit") -> Path:
+    """Where the part of a unit is; any key gives a valid name, and no two keys the same."""
+    return folder / slug(unit.key)
+
+
+def fingerprint(files: Iterable[Path]) -> str:
+    """A hash of the path, size and time of change of every input; a folder counts with all that is below it."""
+    total = hashlib.blake2b(digest_size=16)
+    for file in sorted(set(files)):
+        for path in _with_contents(file):
+            try:
+                status = path.stat()
+                about = [str(path), status.st_size, status.st_mtime_ns]
+            except OSError as error:
+                about = [str(path), error.errno]
+            total.update(json.dumps(about).encode())
+    return total.hexdigest()
+
+
+class PartWriter:
+    """A part in the making: files go below `files`, and `finish` gives the part its name."""
+
+    def __init__(self, folder: Path, unit: "Unit", made_from: Mapping[str, str], *, died: bool = False) -> None:
+        """Begin a part.
+
+        Args:
+            folder: The job's work folder; it exists.
+            unit: The unit of work.
+            made_from: The identity of the job and the fingerprint of the unit's inputs.
+            died: Whether the unit is given up.
+        """
+        self._target, self._made_from, self._died = part_folder(folder, unit), made_from, died
+        self._temporary = self._target.with_name(f".writing-{secrets.token_hex(4)}-{self._target.name}")
+        self.files = self._temporary / FILES
+        self.files.mkdir(parents=True)
+
+    def finish(self, tables: Tables) -> None:
+        """Write the tables, flush everything, and put the part in place of an earlier one."""
+        spans = _write_tables(self._temporary / TABLES, tables)
+        about: dict[str, Any] = {
+            **self._made_from,
+            "died": self._died,
+            "spans": spans,
+            "rejected": len(tables["rejected"]) if "rejected" in tables else 0,
+            "files": {name: _sum_of(self._temporary / name, flush=True) for name in _names_below(self._temporary)},
+        }
+        text = json.dumps(about, sort_keys=True)
+        head = self._temporary / HEAD
+        head.write_text(f"{_digest(text.encode())}\n{text}\n", encoding="utf-8")
+        flush_file(head)
+        flush_tree(self._temporary)
+        discard(self._target)
+        try:
+            self._temporary.rename(self._target)
+        except OSError:
+            if not self._target.is_dir():  # else a lost twin of this unit on a cluster has left the same part
+                raise
+            self.abandon()
+        flush_folder(self._target.parent)
+
+    def abandon(self) -> None:
+        """Delete what was made so far."""
+        shutil.rmtree(self._temporary, ignore_errors=True)
+
+
+def read_part(folder: Path, unit: "Unit", made_from: Mapping[str, str], *, contents: bool = True) -> Part | None:
+    """The part of a unit, or None if there is none that can be believed.
+
+    Args:
+        folder: The job's work folder.
+        unit: The unit of work.
+        made_from: The identity of the job and the fingerprint of the unit's inputs as they are now.
+        contents: Whether the checksums of all files are compared, or their lengths alone, as for a part that this run
+            has just made.
+    """
+    place = part_folder(folder, unit)
+    try:
+        digest, text = read_bounded(place / HEAD).decode().splitlines()
+        about = json.loads(text)
+        if digest != _digest(text.encode()) or {name: about[name] for name in made_from} != dict(made_from):
+            return None
+        if not _holds(place, about["files"], contents=contents):
+            return None
+        spans = {name: (int(start), int(length)) for name, (start, length) in about["spans"].items()}
+        files = tuple(name.partition("/")[2] for name in about["files"] if name.startswith(f"{FILES}/"))
+        return Part(place, spans, files, int(about["rejected"]), bool(about["died"]))
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+def _holds(place: Path, listed: Mapping[str, Any], *, contents: bool) -> bool:
+    """Whether a part has the files that its head lists, and no others."""
+    found = {name: _sum_of(place / name) if contents else _length_of(place / name) for name in _names_below(place)}
+    del found[HEAD]
+    return found == (dict(listed) if contents else {name: sums[0] for name, sums in listed.items()})
+
+
+def discard(place: Path) -> None:
+    """Delete a part, whole or not; it is renamed first, so that none is taken for whole while it goes."""
+    if not os.path.lexists(place):
+        return
+    aside = place.with_name(f".writing-{secrets.token_hex(4)}-old")
+    place.rename(aside)
+    if aside.is_dir() and not aside.is_symlink():
+        shutil.rmtree(aside)
+    else:
+        aside.unlink()
+
+
+def _write_tables(file: Path, tables: Tables) -> dict[str, tuple[int, int]]:
+    """Write the tables that have rows; returns the start and length of each."""
+    import pyarrow as pa
+
+    spans: dict[str, tuple[int, int]] = {}
+    kept = {name: table for name, table in tables.items() if len(table)}
+    if not kept:
+        return spans
+    with file.open("wb") as out:
+        for name, table in kept.items():
+            start = out.tell()
+            with pa.ipc.new_stream(out, table.schema) as writer:
+                writer.write_table(table)
+            spans[name] = (start, out.tell() - start)
+    return spans
+
+
+def _names_below(folder: Path) -> Iterator[str]:
+    """The files and links below a folder, relative to it, sorted; a link is not followed."""
+    for above, below, names in os.walk(folder):
+        linked = [name for name in below if (Path(above) / name).is_symlink()]
+        below.sort()
+        for name in sorted([*names, *linked]):
+            yield (Path(above) / name).relative_to(folder).as_posix()
+
+
+def _sum_of(file: Path, *, flush: bool = False) -> list[Any]:
+    """Length and checksum of a file; of a link, where it points."""
+    if file.is_symlink():
+        return ["link", str(file.readlink())]
+    with file.open(FLUSHABLE if flush else "rb") as opened:
+        total = hashlib.blake2b(digest_size=16)
+        while block := opened.read(1 << 20):
+            total.update(block)
+        if flush:
+            os.fsync(opened.fileno())
+        return [opened.tell(), total.hexdigest()]
+
+
+def _length_of(file: Path) -> int | str:
+    return "link" if file.is_symlink() else file.stat().st_size
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
+def _with_contents(file: Path) -> Iterator[Path]:
+    yield file
+    if file.is_dir():
+        with suppress(OSError):
+            for above, below, names in os.walk(file):
+                below.sort()
+                for name in sorted(names):
+                    yield Path(above) / name

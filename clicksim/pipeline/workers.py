@@ -1,0 +1,246 @@
+"""Where the units of a job are done: in this process, in processes of this machine, or on a cluster.
+
+A unit whose process dies is started once more; if that one dies too, the unit is given up and the others go on.
+"""
+
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from clicksim.errors import SettingError
+
+if TYPE_CHECKING:
+    from clicksim.catalog import Unit
+
+Work = Callable[["Unit"], None]
+AHEAD = 4  # units in flight per worker: enough that none waits, few enough that results do not pile up
+CLUSTER_AHEAD = 256  # units given to a cluster at a time, whatever its size
+STARTS = 2  # of a unit whose process dies
+ENDING = (signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
+
+
+class Terminated(BaseException):
+    """The process was told to end by SIGTERM or SIGHUP.
+
+    Like `KeyboardInterrupt` it is no `Exception`, so that nothing that goes on past a bad case goes on past it.
+
+    Attributes:
+        number: The signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        """Keep the number of the signal."""
+        super().__init__(number)
+        self.number = number
+
+
+class Progress(Protocol):
+    """What a job reports to after each unit."""
+
+    def __call__(self, done: int, total: int, refused: int = 0) -> None:
+        """Units done, of all; rows refused so far."""
+
+
+@dataclass(frozen=True)
+class Crew:
+    """Who does the work. It is no part of a job's identity: nothing in a result depends on it.
+
+    Attributes:
+        workers: Processes of this machine; 0 works in this process, `auto` takes the cores that it may use.
+        executor: Does the units instead, such as that of a Dask cluster; its workers see the same files.
+        progress: Told after each unit.
+        note: Told what a person should know; by default it becomes a warning.
+    """
+
+    workers: int | Literal["auto"] = 0
+    executor: Executor | None = None
+    progress: Progress | None = None
+    note: Callable[[str], None] | None = None
+
+    @property
+    def processes(self) -> int:
+        """The number of processes.
+
+        Raises:
+            SettingError: Neither `auto` nor a whole number of at least 0.
+        """
+        if self.workers == "auto":
+            return available_cores()
+        if not isinstance(self.workers, int) or self.workers < 0:
+            raise SettingError(f"workers must be auto or a whole number of at least 0, got {self.workers!r}")
+        return self.workers
+
+    def say(self, sentence: str) -> None:
+        """Pass on a note."""
+        if self.note:
+            self.note(sentence)
+        else:
+            warnings.warn(sentence, UserWarning, stacklevel=3)
+
+    def do(self, work: Work, units: Sequence["Unit"], give_up: Work) -> Iterator["Unit"]:
+        """Do units; yields them as they end.
+
+        Args:
+            work: Can be sent to another process; what it returns is not asked for.
+            units: In the order in which they begin.
+            give_up: Called in this process for a unit whose process died twice.
+        """
+        if self.executor is not None:
+            return _do_on(self.executor, work, units, give_up)
+        if self.processes == 0:
+            return _do_here(work, units)
+        return _do_in_processes(self.processes, work, units, give_up)
+
+
+def available_cores() -> int:
+    """The cores that this process may use: those of its affinity, and no more than its container is allowed.
+
+    Source of the limit: `cpu.max` of cgroup version 2.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        with open("/sys/fs/cgroup/cpu.max", encoding="ascii") as file:  # noqa: PTH123 - no path of ours
+            quota, period = file.read().split()
+        return max(1, min(cores, -(-int(quota) // int(period))))
+    except (OSError, ValueError):  # no such limit
+        return max(1, cores)
+
+
+@contextmanager
+def ending_in_order() -> Iterator[None]:
+    """Turn SIGTERM and SIGHUP into `Terminated`, so that whatever holds a file or a process lets go of it.
+
+    Only the main thread of a process can do this; in others the block changes nothing.
+    """
+    import threading
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    # a signal that is ignored stays so: that is how `nohup` asks for it
+    before = {number: signal.getsignal(number) for number in ENDING}
+    chosen = [number for number, handler in before.items() if handler is signal.SIG_DFL]
+    for number in chosen:
+        signal.signal(number, _raise_terminated)
+    try:
+        yield
+    finally:
+        for number in chosen:
+            signal.signal(number, before[number])
+
+
+def _raise_terminated(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - what a handler is called with
+    for other in ENDING:  # a second one does not interrupt the tidying up
+        signal.signal(other, signal.SIG_IGN)
+    raise Terminated(number)
+
+
+def _do_here(work: Work, units: Sequence["Unit"]) -> Iterator["Unit"]:
+    for unit in units:
+        work(unit)
+        yield unit
+
+
+def _do_in_processes(processes: int, work: Work, units: Sequence["Unit"], give_up: Work) -> Iterator["Unit"]:
+    from pebble import ProcessExpired
+
+    waiting = [(unit, 1) for unit in reversed(units)]
+    running: dict[Future[None], tuple[Unit, int]] = {}
+    with _pool(min(processes, max(1, len(units)))) as pool:
+        while waiting or running:
+            while waiting and len(running) < processes * AHEAD:
+                unit, start = waiting.pop()
+                running[pool.schedule(_finish_or_end, args=(work, unit))] = (unit, start)
+            finished, _ = wait(running, return_when=FIRST_COMPLETED)
+            for future in finished:
+                unit, start = running.pop(future)
+                try:
+                    future.result()
+                except ProcessExpired:
+                    if start < STARTS:
+                        waiting.append((unit, start + 1))
+                        continue
+                    give_up(unit)
+                yield unit
+
+
+@contextmanager
+def _pool(processes: int) -> Iterator[Any]:
+    """Processes that start afresh: a fork would inherit the locks and threads of this one."""
+    import multiprocessing
+
+    from pebble import ProcessPool
+
+    method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+    pool: Any = ProcessPool(processes, initializer=_begin_worker, context=multiprocessing.get_context(method))
+    try:
+        yield pool
+        pool.close()
+    except BaseException:
+        pool.stop()
+        raise
+    finally:
+        pool.join()
+
+
+def _begin_worker() -> None:
+    """Prepare a worker: it ends in order when it is told to, and with the process that started it."""
+    import multiprocessing
+    import threading
+
+    for number in ENDING:
+        signal.signal(number, _raise_terminated)
+
+    def watch() -> None:
+        parent = multiprocessing.parent_process()
+        if parent is not None:
+            parent.join()
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _finish_or_end(work: Work, unit: "Unit") -> None:
+    """Do a unit in a worker; once told to end, the worker takes no other."""
+    try:
+        work(unit)
+    except Terminated:
+        sys.stdout.flush()
+        os._exit(128 + signal.SIGTERM)
+
+
+def _do_on(executor: Executor, work: Work, units: Sequence["Unit"], give_up: Work) -> Iterator["Unit"]:
+    """Do units on an executor that somebody else runs, such as that of a Dask cluster.
+
+    One that the cluster gives up (`KilledWorker`) may only have waited beside the one that kills: it is handed in
+    once more, then alone after all others, and is given up when that fails too.
+    """
+    running: dict[Future[None], tuple[Unit, int]] = {}
+    waiting = [(unit, 0) for unit in reversed(units)]
+    alone: list[tuple[Unit, int]] = []
+    while waiting or running or alone:
+        if not waiting and not running:
+            waiting.append(alone.pop())
+        while waiting and len(running) < CLUSTER_AHEAD:
+            unit, failed = waiting.pop()
+            running[executor.submit(work, unit)] = (unit, failed)
+        finished, _ = wait(running, return_when=FIRST_COMPLETED)
+        for future in finished:
+            unit, failed = running.pop(future)
+            error = future.exception()
+            if error is None:
+                yield unit
+            elif type(error).__name__ != "KilledWorker":
+                raise error
+            elif failed == STARTS:
+                give_up(unit)
+                yield unit
+            else:
+                (waiting if failed + 1 < STARTS else alone).append((unit, failed + 1))
