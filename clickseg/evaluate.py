@@ -28,11 +28,11 @@ from clickseg.linting import lint_model
 from clickseg.named import SPEC, name_of, named_model
 from clickseg.predict import Options, open_session
 from clickseg.prepare import FOLDS, plan
-from clicksim.build.units import Parts, Progress, run_facts
 from clicksim.catalog import Catalog, Unit, open_catalog
 from clicksim.catalog.schema import table_schema
 from clicksim.errors import CatalogError, SettingError, counted
 from clicksim.files import make_folder, write_text
+from clicksim.pipeline.units import Parts, Progress, run_facts
 from clicksim.rounds.jobs import RoundsJob, catalog_units, finish_tables, play_unit, run_id
 from clicksim.rounds.predictors import check_name
 from clicksim.rounds.statistics import summarise

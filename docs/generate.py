@@ -214,7 +214,7 @@ MODULES = {
     "clicksim.protocols": "Protocols",
     "clicksim.catalog": "The catalog and its sources",
     "clicksim.catalog.folds": "Folds",
-    "clicksim.build": "The pipeline over all cases",
+    "clicksim.pipeline": "The pipeline over all cases",
     "clicksim.manifests": "Exports",
     "clicksim.audit": "Checks of a catalog",
     "clicksim.volumes": "Image files",

@@ -9,8 +9,6 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from clicksim.build.prompts import commit_prompts
-from clicksim.build.units import run_facts
 from clicksim.catalog import open_catalog
 from clicksim.catalog.lock import writing
 from clicksim.catalog.schema import table_schema
@@ -18,6 +16,8 @@ from clicksim.catalog.store import check_part
 from clicksim.errors import CatalogError, ClicksimError, PromptFormatError, SettingError
 from clicksim.files import LESION_CLICKS, MOST_BOUNDED, read_bounded, unpack
 from clicksim.geometry import Grid
+from clicksim.pipeline.prompts import commit_prompts
+from clicksim.pipeline.units import run_facts
 from clicksim.prompts import Prompts, Scribble
 from clicksim.protocols import load_protocol
 

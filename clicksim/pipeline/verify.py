@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clicksim.build.prompts import PromptJob, patient_units, simulate_row
-from clicksim.build.units import Progress
 from clicksim.catalog import Catalog, open_catalog
 from clicksim.errors import CatalogError, ClicksimError
+from clicksim.pipeline.prompts import PromptJob, patient_units, simulate_row
+from clicksim.pipeline.units import Progress
 
 if TYPE_CHECKING:
     import pyarrow as pa

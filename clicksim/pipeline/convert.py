@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from clicksim import __version__
-from clicksim.build.units import WORK, Parts, Progress, Tables, run_facts, tables_of
 from clicksim.catalog import Context, Outcome, Source, Unit, create_catalog, open_catalog
 from clicksim.catalog.lock import writing
 from clicksim.catalog.schema import TABLES, rows_to_table
 from clicksim.errors import CatalogError
 from clicksim.files import check_space
+from clicksim.pipeline.units import WORK, Parts, Progress, Tables, run_facts, tables_of
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def convert_source(
         shard: `(I, N)` converts every N-th patient from the I-th on.
         options: Options of the source.
         progress: Told after each patient.
-        executor: Runs the patients instead of processes of this machine; see `clicksim.build.units.run_on`.
+        executor: Runs the patients instead of processes of this machine; see `clicksim.pipeline.units.run_on`.
 
     Raises:
         StorageError: Too little space is free, from the beginning or later; or the catalog may not be written.

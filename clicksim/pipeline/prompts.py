@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clicksim import __version__
-from clicksim.build.convert import Summary
-from clicksim.build.units import WORK, Parts, Progress, Tables, run_facts
 from clicksim.catalog import Catalog, Outcome, Unit, open_catalog
 from clicksim.catalog.lock import writing
 from clicksim.catalog.runs import check_names, hash_run, read_patients
@@ -28,6 +26,8 @@ from clicksim.errors import (
     UptakeError,
 )
 from clicksim.files import PROMPT_ENDINGS, check_space
+from clicksim.pipeline.convert import Summary
+from clicksim.pipeline.units import WORK, Parts, Progress, Tables, run_facts
 from clicksim.prompts import Prompts
 from clicksim.prompts.table import METADATA_KEY
 from clicksim.protocols import effective_settings, load_protocol
@@ -110,7 +110,7 @@ def simulate_catalog(
         workers: Processes; 0 works in this one.
         resume: Take up a run that was interrupted.
         progress: Told after each patient.
-        executor: Runs the patients instead of processes of this machine; see `clicksim.build.units.run_on`.
+        executor: Runs the patients instead of processes of this machine; see `clicksim.pipeline.units.run_on`.
 
     Returns:
         The id of the run, which is a hash of protocol, settings, seed and cases; and how many cases were

@@ -18,17 +18,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clicksim.build import convert_source
-from clicksim.build.prompts import PromptJob, patient_units, simulate_catalog, simulate_row
-from clicksim.build.published import import_prompts
-from clicksim.build.units import WORK, Parts, do_unit, run_units
-from clicksim.build.verify import verify_run
 from clicksim.catalog import Outcome, Source, Unit, create_catalog, find_source, open_catalog
 from clicksim.catalog.manage import merge_catalogs
 from clicksim.catalog.schema import TABLES, rows_to_table
 from clicksim.errors import CatalogError, PromptFormatError, SettingError
 from clicksim.geometry import Grid
 from clicksim.phantom.layouts import write_fdat
+from clicksim.pipeline import convert_source
+from clicksim.pipeline.import_prompts import import_prompts
+from clicksim.pipeline.prompts import PromptJob, patient_units, simulate_catalog, simulate_row
+from clicksim.pipeline.units import WORK, Parts, do_unit, run_units
+from clicksim.pipeline.verify import verify_run
 from clicksim.volumes import read_image, write_image
 from tests.conftest import WRITERS
 
@@ -499,7 +499,7 @@ def test_simulate_catalog__keeps_the_notes_of_each_case(catalog, monkeypatch):
     without_pet = {row["case_id"] for row in rows if row["pet_path"] is None}
     assert 0 < len(without_pet) < len(rows)
     assert without_pet <= {case for case, notes in expected.items() if any("no uptake" in note for note in notes)}
-    monkeypatch.setattr("clicksim.build.prompts.MOST_NOTES", 3)
+    monkeypatch.setattr("clicksim.pipeline.prompts.MOST_NOTES", 3)
     simulate_catalog(job(catalog))
     facts = json.loads((catalog / f"runs/{run}.json").read_text())
     assert facts["noted"] == len(expected)
@@ -572,7 +572,7 @@ def test_simulate_catalog__names_a_run_by_what_was_asked(catalog):
 
 
 def test_simulate_catalog__resumes_the_same_job_only(catalog, tmp_path, monkeypatch):
-    from clicksim.build import prompts
+    from clicksim.pipeline import prompts
 
     whole, _ = simulate_catalog(job(catalog), source="fdat")
     expected = (catalog / f"prompts/run={whole}/part-0.parquet").read_bytes()
