@@ -207,7 +207,7 @@ any release. The names of the first section are those of the package itself: `fr
 """
 MODULES = {
     "clicksim.prompts": "Prompts: what they are, and what they do",
-    "clicksim.simulate.annotators": "The person who prompts",
+    "clicksim.simulate.annotators.people": "The person who prompts",
     "clicksim.guidance": "Guidance",
     "clicksim.metrics": "Scores",
     "clicksim.rounds": "Rounds",

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from clicksim import __version__
 from clicksim.catalog import create_catalog, find_source, list_sources, open_catalog
 from clicksim.catalog.manage import cite, merge_catalogs, summarise
-from clicksim.catalog.places import inside
 from clicksim.catalog.push import push_catalog
+from clicksim.catalog.remote.places import inside
 from clicksim.catalog.runs import hash_run, join_runs
 from clicksim.catalog.schema import (
     FLAGS,

@@ -17,7 +17,7 @@ from clicksim.phantom.layouts import write_fdat
 from clicksim.pipeline import convert_source
 from clicksim.pipeline.cluster import dask_executor
 from clicksim.pipeline.prompts import PromptJob, simulate_catalog
-from clicksim.simulate.annotators import PRESETS, Annotator, contrast_of
+from clicksim.simulate.annotators.people import PRESETS, Annotator, contrast_of
 from clicksim.volumes import read_image
 
 distributed = pytest.importorskip("distributed", reason="needs clicksim[cluster]")

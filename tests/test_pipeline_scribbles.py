@@ -17,7 +17,7 @@ from clicksim.pipeline import convert_source
 from clicksim.pipeline.import_prompts import import_prompts
 from clicksim.pipeline.prompts import PromptJob, patient_units, run_id, simulate_catalog
 from clicksim.pipeline.verify import verify_run
-from clicksim.simulate.annotators import PRESETS
+from clicksim.simulate.annotators.people import PRESETS
 
 REAL = "fdg_0b57b247b6_05-02-2002-NA-PET-CT Ganzkoerper  primaer mit KM-42966"
 SMALL = {"shape": (40, 36, 50), "spacing": (10, 10, 12)}

@@ -151,7 +151,7 @@ def relocate(catalog: Path, moves: tuple[str, ...]) -> None:
     DIR may be a URL. The variable CLICKSIM_ROOT_<NAME> does the same for one process.
     """
     from clicksim.catalog import open_catalog
-    from clicksim.catalog.places import as_place
+    from clicksim.catalog.remote.places import as_place
     from clicksim.errors import CatalogError, unknown_name
 
     opened, places = open_catalog(catalog), {}

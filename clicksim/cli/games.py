@@ -99,8 +99,8 @@ class Games:
         """
         from clicksim.catalog.runs import check_names
         from clicksim.catalog.store import check_part
+        from clicksim.predictors.spec import open_predictor
         from clicksim.rounds.jobs import with_recordings
-        from clicksim.rounds.predictors import open_predictor
 
         catalog, units = self._cases()
         check_names(units)

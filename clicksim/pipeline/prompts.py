@@ -35,7 +35,7 @@ from clicksim.protocols import effective_settings, load_protocol
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from clicksim.simulate.annotators import Annotator
+    from clicksim.simulate.annotators.people import Annotator
 
 BLOCK = 4096
 """Bytes that a file takes on a disk at the least."""
@@ -73,7 +73,7 @@ class PromptJob:
         if self.table != "clicks":
             about["table"] = self.table
         if self.annotator is not None:
-            from clicksim.simulate.annotator_files import annotator_facts
+            from clicksim.simulate.annotators.annotator_files import annotator_facts
 
             about["annotator_model"] = annotator_facts(self.annotator)
         return about
@@ -84,7 +84,7 @@ class PromptJob:
         own = {name: value for name, value in about["settings"].items() if name != "rule"}
         person = about.get("annotator_model")
         if person is not None:
-            from clicksim.simulate.annotator_files import annotator_of
+            from clicksim.simulate.annotators.annotator_files import annotator_of
 
             person = annotator_of(person)
         table = about.get("table", "clicks")
@@ -204,7 +204,7 @@ def simulate_row(catalog: Catalog, row: Mapping[str, Any], job: PromptJob) -> Pr
     An instance map is one where the publisher's ids are the lesions; anything else is split into components, so
     that `lesion` in the prompts is `lesion_index` in the lesions.
     """
-    from clicksim.simulate.case import scribble_case, simulate_case
+    from clicksim.simulate.from_files import scribble_case, simulate_case
 
     def file(column: str) -> Path | None:
         return None if row[column] is None else catalog.resolve(row[column])

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from clicksim.errors import SettingError
 from clicksim.lesions import Instances, radius_mm
 from clicksim.prompts import Click, Prompts
-from clicksim.simulate.annotators import (
+from clicksim.simulate.annotators.people import (
     Annotator,
     Floats,
     contrast_of,

@@ -7,16 +7,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from clicksim.arrays import Memory, as_labels, as_mask
 from clicksim.errors import SettingError
 from clicksim.geometry import Grid, Spacing
+from clicksim.geometry.arrays import Memory, as_labels, as_mask
 from clicksim.lesions import Component, Instances, find_lesions
+from clicksim.lesions.hot import join_voxels
 from clicksim.prompts import Prompts, Scribble
 from clicksim.simulate.arguments import open_rule, refuse_instances, spacing_of
-from clicksim.simulate.hot import join_voxels
-from clicksim.simulate.pen import draw_stroke
-from clicksim.simulate.published_scribbles import published_scribbles
-from clicksim.simulate.regions import Surroundings
+from clicksim.simulate.scribbles.published_scribbles import published_scribbles
+from clicksim.simulate.scribbles.revised_strokes import draw_stroke
+from clicksim.simulate.surroundings import Surroundings
 from clicksim.streams import stream
 
 CORRECTION_SETTINGS = ("kind", "n_prompts", "choose", "place", "depth_in", "errors")

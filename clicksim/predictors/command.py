@@ -23,13 +23,13 @@ import numpy as np
 from clicksim.errors import ClicksimError, ImageError, SettingError
 from clicksim.files import LESION_CLICKS
 from clicksim.geometry import Grid
+from clicksim.predictors.interface import RoundFailure, Scan, placed
 from clicksim.prompts import Prompts
 from clicksim.prompts.formats import read_prompts, write_prompts
-from clicksim.rounds.records import RoundFailure, Scan, placed
 from clicksim.volumes import Volume, read_image, write_image
 
 if TYPE_CHECKING:
-    from clicksim.rounds.records import Predictor
+    from clicksim.predictors.interface import Predictor
 
 RESULT = Path("images") / "tumor-lesion-segmentation"
 

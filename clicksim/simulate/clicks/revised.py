@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clicksim.arrays import Memory, as_labels, as_uptake
 from clicksim.errors import SettingError, in_case, up_to_ten
 from clicksim.geometry import Spacing
+from clicksim.geometry.arrays import Memory, as_labels, as_uptake
 from clicksim.lesions import Component, Components, Instances, find_lesions
+from clicksim.lesions.hot import check_finite, hot_voxels, join_voxels, lesion_indices, without
 from clicksim.prompts import Click
 from clicksim.prompts.records import Voxel, as_voxel
-from clicksim.simulate.hot import check_finite, hot_voxels, join_voxels, lesion_indices, without
-from clicksim.simulate.regions import Surroundings
+from clicksim.simulate.surroundings import Surroundings
 from clicksim.streams import stream
 
 Ints = NDArray[np.int64]
@@ -31,7 +31,7 @@ BODY_ATTEMPTS = 10_000  # draws for one click in the body; a body of a thousandt
 
 
 @dataclass(frozen=True)
-class MendedCase:
+class RevisedCase:
     """One case under one set of settings.
 
     Attributes:

@@ -14,7 +14,7 @@ from functools import lru_cache
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
-from clicksim.catalog.places import Place
+from clicksim.catalog.remote.places import Place
 from clicksim.errors import CatalogError
 
 if TYPE_CHECKING:

@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clicksim.arrays import as_labels
+from clicksim.geometry.arrays import as_labels
 from clicksim.kernels.runs import join_indices
 from clicksim.lesions import Component, Components, connect, find_lesions
+from clicksim.lesions.hot import lesion_indices, without
 from clicksim.prompts import Scribble
 from clicksim.prompts.records import as_path
-from clicksim.simulate.errors import ErrorRuns
-from clicksim.simulate.hot import lesion_indices, without
-from clicksim.simulate.strokes import STROKES, Pixels, fullest_slice
+from clicksim.simulate.error_regions import ErrorRuns
+from clicksim.simulate.scribbles.published_strokes import STROKES, Pixels, fullest_slice
 
 Ints = NDArray[np.int64]
 

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clicksim.arrays import as_labels, flat_view
 from clicksim.geometry import Spacing, steps_within
+from clicksim.geometry.arrays import as_labels, flat_view
 from clicksim.kernels.margin import is_near
 from clicksim.lesions import Component
 

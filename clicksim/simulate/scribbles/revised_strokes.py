@@ -16,7 +16,7 @@ from clicksim.geometry import Spacing, steps_within
 from clicksim.kernels import strokes as kernels
 from clicksim.lesions import Component
 from clicksim.prompts.records import Voxel, as_path
-from clicksim.simulate.strokes import THINNING, fullest_slice
+from clicksim.simulate.scribbles.published_strokes import THINNING, fullest_slice
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]

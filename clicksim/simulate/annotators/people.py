@@ -1,8 +1,8 @@
 """Models of the person who prompts: displaced, missing, repeated and wrong clicks.
 
 A rule places ideal prompts; an annotator changes them. Its parameters are those of a statistical model that can be
-fitted to recorded prompts (`clicksim.simulate.annotator_fit`), with a measure of how well it fits. The presets have
-no such source: they are assumed, and say so.
+fitted to recorded prompts (`annotator_fit`), with a measure of how well it fits. The presets have no such source: they
+are assumed, and say so.
 """
 
 import math

@@ -15,10 +15,10 @@ from clicksim.prompts import Prompts
 from clicksim.prompts.records import check_inside
 from clicksim.prompts.table import Row, prompt_of, prompt_rows
 from clicksim.protocols.settings import dump_table
-from clicksim.simulate.annotator_fit import Fit, Recorded, fit_annotator, record_case
-from clicksim.simulate.annotators import PRESETS, Annotator, find_annotator
-from clicksim.simulate.case import find_companion, list_labels, read_uptake
+from clicksim.simulate.annotators.annotator_fit import Fit, Recorded, fit_annotator, record_case
+from clicksim.simulate.annotators.people import PRESETS, Annotator, find_annotator
 from clicksim.volumes import Volume, case_id_of, read_image, read_label
+from clicksim.volumes.case import find_companion, list_labels, read_uptake
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clicksim.arrays import Memory, as_uptake, flat_view
 from clicksim.errors import UptakeError, in_case
+from clicksim.geometry.arrays import Memory, as_uptake, flat_view
 from clicksim.kernels import runs as run_kernels
 from clicksim.kernels import uptake as uptake_kernels
-from clicksim.lesions import Components, connect
+from clicksim.lesions.components import Components
+from clicksim.lesions.find import connect
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]

@@ -7,7 +7,7 @@ cmd:<shell with {input} {output}>
 dir:PATH                      recorded predictions, <case>/iter_<k>.nii.gz or <case>_<k>.nii.gz
 builtin:threshold             a simple threshold predictor
 
-What a predictor is called with, and what it may give back, stands at `clicksim.rounds.records.Predictor`.
+What a predictor is called with, and what it may give back, stands at `clicksim.predictors.interface.Predictor`.
 """
 
 import os
@@ -25,12 +25,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clicksim.arrays import as_labels
 from clicksim.errors import ClicksimError, GeometryError, ImageError, SettingError, StorageError, unknown_name
+from clicksim.geometry.arrays import as_labels
+from clicksim.predictors.command import CommandPredictor
+from clicksim.predictors.interface import Predictor, RoundFailure, Scan
+from clicksim.predictors.threshold import ThresholdPredictor
 from clicksim.prompts import Prompts
-from clicksim.rounds.containers import CommandPredictor
-from clicksim.rounds.records import Predictor, RoundFailure, Scan
-from clicksim.rounds.threshold import ThresholdPredictor
 from clicksim.volumes import EXTENSIONS, Volume, read_image
 
 KINDS = ("py", "cmd", "dir", "builtin")

@@ -23,7 +23,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from clicksim.catalog.places import HINT, Place, RemotePath, reaching
+from clicksim.catalog.remote.places import HINT, Place, RemotePath, reaching
 from clicksim.errors import CatalogError, SettingError
 from clicksim.files import replacing, storing
 

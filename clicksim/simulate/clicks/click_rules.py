@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from clicksim.arrays import as_mask
 from clicksim.errors import GeometryError, SettingError, in_case
 from clicksim.geometry import Grid
+from clicksim.geometry.arrays import as_mask
 from clicksim.lesions import Instances
 from clicksim.prompts import Prompts
 from clicksim.simulate.arguments import open_rule, refuse_instances, spacing_of
-from clicksim.simulate.mended import MendedCase
-from clicksim.simulate.published import published_clicks
+from clicksim.simulate.clicks.published import published_clicks
+from clicksim.simulate.clicks.revised import RevisedCase
 
 
 def simulate_clicks(
@@ -84,6 +84,6 @@ def simulate_clicks(
             raise SettingError(f"{rule.id} takes seeds from 0 to {2**32 - 1}, got {seed}")
         clicks, notes = published_clicks(labels, hot, chosen, seed=seed, where=case_id)
     else:
-        case = MendedCase(labels, hot, regions, spacing_of(grid, rule.id), chosen, instances, seed, case_id)
+        case = RevisedCase(labels, hot, regions, spacing_of(grid, rule.id), chosen, instances, seed, case_id)
         clicks, notes = case.clicks()
     return Prompts(tuple(clicks), grid, case_id, rule.id, seed, chosen, tuple(notes))

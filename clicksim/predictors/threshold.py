@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from clicksim.geometry import Spacing
 from clicksim.lesions import find_lesions
+from clicksim.predictors.interface import RoundFailure, Scan
 from clicksim.prompts import Prompts
-from clicksim.rounds.records import RoundFailure, Scan
 
 Mask = NDArray[np.uint8]
 Ints = NDArray[np.int64]

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from clicksim.errors import GeometryError, LabelError, UptakeError, in_case
-from clicksim.geometry import check_shape
+from clicksim.geometry.grid import check_shape
 
 Ints = NDArray[np.int64]
 WHOLE = 1e-3

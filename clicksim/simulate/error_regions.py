@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from clicksim.arrays import Memory, check_pair, flat_view
+from clicksim.geometry.arrays import Memory, check_pair, flat_view
 from clicksim.kernels import runs as kernels
 from clicksim.kernels.overlaps import overlap_runs
 from clicksim.lesions import Component, Components, connect, flat_in, scan_labels
