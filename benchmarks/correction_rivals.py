@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from clicksim.geometry import Spacing
-from clicksim.simulate.strokes import STROKES
+from clicksim.simulate.scribbles.published_strokes import STROKES
 
 Mask = NDArray[np.uint8]
 Scores = Mapping[str, float]

@@ -13,9 +13,10 @@ from benchmarks.measure import Time, measure
 from benchmarks.rivals import check_equal
 from benchmarks.table import HEADER, Section, faster, within
 from clicksim import Grid, KeptRegions, correct, score, simulate_scribbles
+from clicksim.predictors import Scan
 from clicksim.prompts import Prompts
 from clicksim.rounds import Case as Played
-from clicksim.rounds import Scan, play
+from clicksim.rounds import play
 
 TEXT = """One prompt from the errors of a prediction: the truth moved by one voxel, with a lesion left out and a block
 added. "plain click" is `scipy.ndimage.label` of both error maps, a distance transform of the largest part over the

@@ -11,8 +11,8 @@ from benchmarks.cases import phantom
 from benchmarks.measure import Time, measure_clocks
 from benchmarks.table import Section, at_most
 from clicksim.cli import main
-from clicksim.simulate.case import find_companion
 from clicksim.volumes import read_image, read_label, write_image
+from clicksim.volumes.case import find_companion
 
 TEXT = """`clicksim clicks --label DIR --pet DIR --out DIR` over {count} cases of {voxels:.1f} million voxels (four
 phantoms under {count} names), in one process, warm, files in the page cache. "only reading" reads the same labels and

@@ -14,9 +14,9 @@ from benchmarks.measure import Clock, measure
 from benchmarks.table import Section, show_time
 from clicksim import simulate_clicks
 from clicksim.kernels import uptake as uptake_kernels
-from clicksim.lesions import Component
+from clicksim.lesions import Component, hot
 from clicksim.lesions import find as lesions_module
-from clicksim.simulate import hot, published
+from clicksim.simulate.clicks import published
 
 HEADER = ("step", "time", "share", "reads", "GB/s", "share of the floor's rate")
 TEXT = """`autopet-iv@1` on case {case}: the steps of one call, each without the steps inside it, the fastest

@@ -16,11 +16,11 @@ from typing import Any
 
 from benchmarks.cases import ROOT
 from benchmarks.table import Section, machine
-from clicksim.build import convert_source
-from clicksim.build.prompts import PromptJob, simulate_catalog
 from clicksim.catalog import find_source, open_catalog
 from clicksim.phantom import layouts
 from clicksim.phantom.trees import SMALL_SHAPE, SMALL_SPACING
+from clicksim.pipeline import convert_source
+from clicksim.pipeline.prompts import PromptJob, simulate_catalog
 
 PAGE = ROOT / "docs" / "planning.md"
 CORES = 8

@@ -58,8 +58,8 @@ def predict(
     from clicksim.cli.progress import progress
     from clicksim.prompts import Prompts
     from clicksim.prompts.formats import read_prompts
-    from clicksim.simulate.case import read_uptake
     from clicksim.volumes import read_image, write_image
+    from clicksim.volumes.case import read_uptake
 
     options = _options(device, overlap, mirror, keep=prompts is not None)
     density = read_image(ct)

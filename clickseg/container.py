@@ -28,9 +28,9 @@ from clickseg.predict import Options, Session, open_session
 from clicksim.errors import ClicksimError
 from clicksim.files import LESION_CLICKS, make_folder, replacing, write_text
 from clicksim.geometry import Grid
+from clicksim.predictors.command import RESULT, read_only_image
 from clicksim.prompts import Prompts
 from clicksim.prompts.formats import read_prompts
-from clicksim.rounds.containers import RESULT, read_only_image
 from clicksim.volumes import Volume, write_image
 
 Say = Callable[[str], None]

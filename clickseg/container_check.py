@@ -19,9 +19,11 @@ from pathlib import Path
 import numpy as np
 
 from clicksim.errors import ClicksimError
+from clicksim.predictors import CommandPredictor
+from clicksim.predictors.interface import RoundFailure, Scan
 from clicksim.prompts import Prompts
-from clicksim.rounds import Case, CommandPredictor, play
-from clicksim.rounds.records import RoundFailure, Row, Scan
+from clicksim.rounds import Case, play
+from clicksim.rounds.records import Row
 from clicksim.volumes import Volume
 
 ENGINES = ("docker", "podman")

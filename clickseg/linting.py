@@ -17,7 +17,7 @@ from clicksim.guidance import Finding, format_findings, lint, lint_predictor
 from clicksim.prompts import Prompts
 from clicksim.rounds.jobs import FILES, read_case
 from clicksim.rounds.texts import ten_lines
-from clicksim.simulate.clicks import simulate_clicks
+from clicksim.simulate.clicks.click_rules import simulate_clicks
 from clicksim.volumes import read_label
 
 if TYPE_CHECKING:

@@ -20,8 +20,6 @@ from clickseg.frame import Frame
 from clickseg.settings import StoreRules, changes
 from clickseg.store import FORMAT, Places, case_schema
 from clicksim import __version__
-from clicksim.build.prompts import reason_of
-from clicksim.build.units import Parts, Progress, Tables
 from clicksim.catalog import Catalog, Unit, open_catalog
 from clicksim.catalog.lock import writing
 from clicksim.catalog.schema import rows_to_table
@@ -29,10 +27,12 @@ from clicksim.errors import CatalogError, ClicksimError, ImageError
 from clicksim.files import LEAST_PACKED, check_space, make_folder, replacing, slug, storing, write_text
 from clicksim.geometry import Spacing
 from clicksim.lesions import find_lesions
-from clicksim.simulate.case import read_uptake
-from clicksim.simulate.hot import hot_voxels, join_voxels
+from clicksim.lesions.hot import hot_voxels, join_voxels
+from clicksim.pipeline.prompts import reason_of
+from clicksim.pipeline.units import Parts, Progress, Tables
 from clicksim.streams import stream
 from clicksim.volumes import read_image, read_label
+from clicksim.volumes.case import read_uptake
 
 FOLDS = 5
 Row = Mapping[str, Any]

@@ -12,9 +12,9 @@ from clicksim.errors import SettingError, unknown_name
 from clicksim.geometry import Grid, Spacing
 from clicksim.prompts import Prompts, Scribble
 from clicksim.protocols import effective_settings, load_protocol
-from clicksim.simulate.clicks import simulate_clicks
+from clicksim.simulate.clicks.click_rules import simulate_clicks
 from clicksim.simulate.corrections import correct
-from clicksim.simulate.scribbles import simulate_scribbles
+from clicksim.simulate.scribbles.scribble_rules import simulate_scribbles
 
 U_SHAPE = (0.10, 0.10, 0.10, 0.08, 0.04, 0.04, 0.04, 0.04, 0.08, 0.08, 0.30)  # of 0 to 10 prompts, as published
 STROKES = ("centerline", "random", "boundary")  # in equal parts
@@ -149,7 +149,7 @@ def check_protocols(settings: TrainSettings) -> None:
     """Raise a `SettingError` unless both protocols are mended ones: published rules work on whole cases only."""
     for name, table in ((settings.click_protocol, "clicks"), (settings.correction_protocol, "scribbles")):
         rule, _ = effective_settings(load_protocol(name), table, {})
-        if rule["rule"] != "mended":
+        if rule["rule"] != "revised":
             raise SettingError(
                 f"{name} is a published rule for whole cases; training simulates on patches and takes a mended one, "
                 "such as autopet-iv@2 for clicks and autopet-v@2 for corrections"

@@ -48,9 +48,9 @@ from clickseg.settings import FREE_TO_CHANGE, ModelSettings, TrainSettings, chan
 from clickseg.store import Case, Store, open_store
 from clickseg.world import World, count_cores, join_world
 from clicksim import __version__
-from clicksim.build.units import run_facts
 from clicksim.errors import SettingError
 from clicksim.files import check_space, make_folder, write_text
+from clicksim.pipeline.units import run_facts
 
 FINISHED = ("model.safetensors", "run.json")  # what the end leaves, in this order
 Report = Callable[[int, int], None]

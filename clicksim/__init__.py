@@ -12,7 +12,7 @@ _HOMES = {
     "Click": "clicksim.prompts",
     "ClicksimError": "clicksim.errors",
     "Grid": "clicksim.geometry",
-    "KeptRegions": "clicksim.simulate.errors",
+    "KeptRegions": "clicksim.simulate.error_regions",
     "Prompts": "clicksim.prompts",
     "Scribble": "clicksim.prompts",
     "correct": "clicksim.simulate.corrections",
@@ -22,8 +22,8 @@ _HOMES = {
     "open_catalog": "clicksim.catalog",
     "read_image": "clicksim.volumes",
     "score": "clicksim.metrics",
-    "simulate_clicks": "clicksim.simulate.clicks",
-    "simulate_scribbles": "clicksim.simulate.scribbles",
+    "simulate_clicks": "clicksim.simulate.clicks.click_rules",
+    "simulate_scribbles": "clicksim.simulate.scribbles.scribble_rules",
     "write_image": "clicksim.volumes",
 }
 
@@ -39,10 +39,10 @@ if TYPE_CHECKING:
     from clicksim.prompts import Click as Click
     from clicksim.prompts import Prompts as Prompts
     from clicksim.prompts import Scribble as Scribble
-    from clicksim.simulate.clicks import simulate_clicks as simulate_clicks
+    from clicksim.simulate.clicks.click_rules import simulate_clicks as simulate_clicks
     from clicksim.simulate.corrections import correct as correct
-    from clicksim.simulate.errors import KeptRegions as KeptRegions
-    from clicksim.simulate.scribbles import simulate_scribbles as simulate_scribbles
+    from clicksim.simulate.error_regions import KeptRegions as KeptRegions
+    from clicksim.simulate.scribbles.scribble_rules import simulate_scribbles as simulate_scribbles
     from clicksim.volumes import read_image as read_image
     from clicksim.volumes import write_image as write_image
 

@@ -17,6 +17,8 @@ from clicksim.errors import ClicksimError, SettingError, StorageError
 if TYPE_CHECKING:
     from zipfile import ZipFile, ZipInfo
 
+    from jinja2 import Environment
+
 RESUME = "what is finished stays, and --resume goes on from there in commands that have it"
 SPACE = f"free some space there, or name a folder on another disk; {RESUME}"
 OWNER = "ask its owner for the right to do that, or name another folder"
@@ -257,3 +259,16 @@ def slug(name: str) -> str:
     """
     plain = re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-.")[:60]
     return f"{plain}-{hashlib.blake2b(name.encode(), digest_size=4).hexdigest()}"
+
+
+def open_templates(package: str) -> "Environment":
+    """The templates beside the code of a package: all text is escaped, and a value that is not given is an error."""
+    import jinja2
+
+    return jinja2.Environment(
+        loader=jinja2.PackageLoader(package, "."),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from clicksim.arrays import Memory, check_pair, flat_view
 from clicksim.errors import ImageError, SettingError, in_case
 from clicksim.geometry import Spacing, check_spacing
+from clicksim.geometry.arrays import Memory, check_pair, flat_view
 from clicksim.kernels.overlaps import overlap_runs
 from clicksim.lesions import CONNECTIVITIES, connect, flat_in, scan_labels
 from clicksim.protocols import effective_settings, load_protocol
@@ -127,7 +127,7 @@ def compare(
     volume = None if spacing is None else check_spacing(spacing)
     flat, memory = flat_view(true)
     sides = [_Side.of(labels, memory, chosen["connectivity"]) for labels in (flat_in(predicted, memory), flat)]
-    if chosen["rule"] == "mended":
+    if chosen["rule"] == "revised":
         if sides[0].several:  # a prediction is a mask, whatever its values
             mask = (flat_in(predicted, memory) != 0).view(np.uint8)
             sides[0] = _Side.of(mask, memory, chosen["connectivity"])
@@ -284,7 +284,7 @@ class Comparison:
             return math.nan
         if truth == 0:
             return 1.0 if predicted == 0 else 0.0
-        if self.settings["rule"] == "mended":
+        if self.settings["rule"] == "revised":
             return 2 * int(self.pairs[:, 2].sum()) / (truth + predicted)
         one, other, common = self._shared_runs.T
         # in float64: products of values up to 2**31 - 1 leave 64 bits

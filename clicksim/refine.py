@@ -17,9 +17,9 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from clicksim.arrays import as_labels, as_uptake
 from clicksim.errors import GeometryError, SettingError, UptakeError, in_case, unknown_name
 from clicksim.geometry import Spacing, check_spacing
+from clicksim.geometry.arrays import as_labels, as_uptake
 from clicksim.lesions import find_lesions
 
 Mask = NDArray[np.uint8]

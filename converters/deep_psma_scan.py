@@ -15,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clicksim import __version__
-from clicksim.arrays import as_uptake
 from clicksim.catalog.source import Context, Row
 from clicksim.errors import ImageError
 from clicksim.files import read_bounded
 from clicksim.geometry import Grid
+from clicksim.geometry.arrays import as_uptake
 from clicksim.volumes import Volume, read_grid, read_image, write_image
 from converters.measure import measure_case
 from converters.nifti import check_grids, header_facts, read_labels, read_uptake, rejecting, sha256_of

@@ -207,14 +207,14 @@ any release. The names of the first section are those of the package itself: `fr
 """
 MODULES = {
     "clicksim.prompts": "Prompts: what they are, and what they do",
-    "clicksim.simulate.annotators": "The person who prompts",
+    "clicksim.simulate.annotators.people": "The person who prompts",
     "clicksim.guidance": "Guidance",
     "clicksim.metrics": "Scores",
     "clicksim.rounds": "Rounds",
     "clicksim.protocols": "Protocols",
     "clicksim.catalog": "The catalog and its sources",
     "clicksim.catalog.folds": "Folds",
-    "clicksim.build": "The pipeline over all cases",
+    "clicksim.pipeline": "The pipeline over all cases",
     "clicksim.manifests": "Exports",
     "clicksim.audit": "Checks of a catalog",
     "clicksim.volumes": "Image files",

@@ -16,7 +16,7 @@ from clicksim.cli.annotators import _fit_page
 from clicksim.errors import PromptFormatError, SettingError
 from clicksim.lesions import find_lesions
 from clicksim.prompts.table import to_table, write_table
-from clicksim.simulate.annotator_files import (
+from clicksim.simulate.annotators.annotator_files import (
     MEANINGS,
     annotator_facts,
     annotator_of,
@@ -26,9 +26,9 @@ from clicksim.simulate.annotator_files import (
     load_annotator,
     open_annotator,
 )
-from clicksim.simulate.annotator_fit import record_case
-from clicksim.simulate.annotators import PRESETS, Annotator, Person, annotate, place_of
-from clicksim.simulate.case import simulate_case
+from clicksim.simulate.annotators.annotator_fit import record_case
+from clicksim.simulate.annotators.people import PRESETS, Annotator, Person, annotate, place_of
+from clicksim.simulate.from_files import simulate_case
 
 SPACING = (1.0, 1.0, 1.0)
 GRID = Grid.from_spacing((72, 72, 72), SPACING)

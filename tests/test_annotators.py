@@ -5,8 +5,8 @@ import pytest
 
 from clicksim import Click, Grid, Prompts, Scribble, simulate_clicks
 from clicksim.errors import GeometryError, SettingError, UptakeError
-from clicksim.simulate.annotator_fit import Recorded, fit_annotator
-from clicksim.simulate.annotators import PRESETS, Annotator, annotate, contrast_of, find_annotator
+from clicksim.simulate.annotators.annotator_fit import Recorded, fit_annotator
+from clicksim.simulate.annotators.people import PRESETS, Annotator, annotate, contrast_of, find_annotator
 
 TRUTH = Annotator(
     "known", offset_mm=1.5, offset_per_radius=0.3, miss_intercept=-1.0, miss_per_volume=-0.7, miss_per_contrast=-1.2,

@@ -13,13 +13,13 @@ from scipy import ndimage
 from clicksim.audit import audit_catalog, checks_made, findings_table, write_audit_page
 from clicksim.audit.findings import AuditFinding
 from clicksim.audit.fingerprints import find_duplicates, take_fingerprint
-from clicksim.build import convert_source
 from clicksim.catalog import Catalog, create_catalog, open_catalog
 from clicksim.catalog.folds import make_folds, write_folds
 from clicksim.catalog.schema import rows_to_table
 from clicksim.geometry import Grid
 from clicksim.phantom import make_phantom
 from clicksim.phantom.layouts import write_deep_psma, write_fdat, write_longitudinal_ct
+from clicksim.pipeline import convert_source
 from clicksim.prompts import Click, Prompts
 from clicksim.volumes import Volume, read_image, write_image
 from converters.deep_psma import SOURCE as DEEP_PSMA

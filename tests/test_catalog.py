@@ -12,12 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clicksim import __version__
-from clicksim.build import convert_source
-from clicksim.build.prompts import commit_prompts
 from clicksim.catalog import create_catalog, find_source, list_sources, open_catalog
 from clicksim.catalog.manage import cite, merge_catalogs, summarise
-from clicksim.catalog.places import inside
 from clicksim.catalog.push import push_catalog
+from clicksim.catalog.remote.places import inside
 from clicksim.catalog.runs import hash_run, join_runs
 from clicksim.catalog.schema import (
     FLAGS,
@@ -30,6 +28,8 @@ from clicksim.catalog.schema import (
     table_schema,
 )
 from clicksim.errors import CatalogError, SettingError
+from clicksim.pipeline import convert_source
+from clicksim.pipeline.prompts import commit_prompts
 from tests.conftest import WRITERS
 
 

@@ -16,13 +16,13 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from clicksim.build.prompts import commit_prompts
 from clicksim.catalog import create_catalog, open_catalog
 from clicksim.catalog.folds import make_folds, read_folds, write_folds
 from clicksim.catalog.lock import HOLDER, LOCK, writing
 from clicksim.catalog.manage import merge_catalogs
 from clicksim.catalog.schema import rows_to_table
 from clicksim.errors import CatalogError, SettingError
+from clicksim.pipeline.prompts import commit_prompts
 
 MEMORY = Path("/dev/shm")  # a folder that waits for no disk, where there is one
 NAMES = st.sampled_from(["fdat", "deep_psma", "mine"])

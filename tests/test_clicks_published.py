@@ -174,7 +174,7 @@ def test_simulate_clicks__has_its_own_rule_for_instances_and_settings():
     with pytest.raises(SettingError, match="unknown setting of autopet-iv@1 'jitter_mm'"):
         clicksim.simulate_clicks(np.ones((3, 3, 3)), protocol="autopet-iv@1", jitter_mm=1)
     with pytest.raises(SettingError, match="unknown setting of autopet-iv@1 'rule'"):
-        clicksim.simulate_clicks(np.ones((3, 3, 3)), protocol="autopet-iv@1", rule="mended")
+        clicksim.simulate_clicks(np.ones((3, 3, 3)), protocol="autopet-iv@1", rule="revised")
 
 
 # longitudinal CT

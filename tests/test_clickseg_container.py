@@ -21,9 +21,10 @@ from clickseg.predict import Options, RoundsPredictor, open_session  # noqa: E40
 from clicksim.errors import ClicksimError  # noqa: E402
 from clicksim.geometry import Grid  # noqa: E402
 from clicksim.phantom import make_phantom  # noqa: E402
+from clicksim.predictors import Scan  # noqa: E402
 from clicksim.prompts import Click, Prompts  # noqa: E402
 from clicksim.prompts.formats import write_prompts  # noqa: E402
-from clicksim.rounds import Case, Scan, play  # noqa: E402
+from clicksim.rounds import Case, play  # noqa: E402
 from clicksim.volumes import read_image, write_image  # noqa: E402
 from tests.clickseg_models import write_model  # noqa: E402
 from tests.clickseg_phantoms import write_catalog  # noqa: E402

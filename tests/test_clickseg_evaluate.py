@@ -21,8 +21,9 @@ from clicksim.catalog import create_catalog, open_catalog  # noqa: E402
 from clicksim.catalog.schema import rows_to_table  # noqa: E402
 from clicksim.errors import CatalogError, ClicksimError, SettingError  # noqa: E402
 from clicksim.geometry import Grid  # noqa: E402
+from clicksim.predictors import Scan  # noqa: E402
 from clicksim.prompts import Prompts  # noqa: E402
-from clicksim.rounds import Case, Scan, play  # noqa: E402
+from clicksim.rounds import Case, play  # noqa: E402
 from clicksim.volumes import read_image, read_label, write_image  # noqa: E402
 from tests.clickseg_models import write_model  # noqa: E402
 from tests.clickseg_phantoms import SPACING, make_toy, write_case, write_catalog  # noqa: E402

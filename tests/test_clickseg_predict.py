@@ -21,9 +21,10 @@ from clickseg.windows import Blend, Windows, hull  # noqa: E402
 from clicksim.errors import ClicksimError, GeometryError, ImageError, SettingError  # noqa: E402
 from clicksim.geometry import Grid  # noqa: E402
 from clicksim.phantom import make_phantom  # noqa: E402
+from clicksim.predictors import Scan  # noqa: E402
 from clicksim.prompts import Box, Click, Prompts, Scribble  # noqa: E402
 from clicksim.prompts.formats import write_prompts  # noqa: E402
-from clicksim.rounds import Case, Scan, play  # noqa: E402
+from clicksim.rounds import Case, play  # noqa: E402
 from clicksim.volumes import read_image, write_image  # noqa: E402
 from tests.clickseg_models import write_model  # noqa: E402
 

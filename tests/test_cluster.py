@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from clicksim.build import convert_source
-from clicksim.build.cluster import dask_executor
-from clicksim.build.prompts import PromptJob, simulate_catalog
 from clicksim.catalog import Outcome, Source, Unit, find_source, open_catalog
 from clicksim.cli import main
 from clicksim.errors import CatalogError
 from clicksim.lesions import find_lesions
 from clicksim.phantom.layouts import write_fdat
-from clicksim.simulate.annotators import PRESETS, Annotator, contrast_of
+from clicksim.pipeline import convert_source
+from clicksim.pipeline.cluster import dask_executor
+from clicksim.pipeline.prompts import PromptJob, simulate_catalog
+from clicksim.simulate.annotators.people import PRESETS, Annotator, contrast_of
 from clicksim.volumes import read_image
 
 distributed = pytest.importorskip("distributed", reason="needs clicksim[cluster]")
@@ -116,7 +116,7 @@ def test_dask_executor__refuses_workers_of_several_threads():
 
 
 def test_dask_executor__says_that_no_worker_has_joined(monkeypatch):
-    monkeypatch.setattr("clicksim.build.cluster.WORKERS_S", 0.2)
+    monkeypatch.setattr("clicksim.pipeline.cluster.WORKERS_S", 0.2)
     with (
         distributed.SpecCluster(
             scheduler={"cls": distributed.Scheduler, "options": {"dashboard": False, "port": 0}}

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 import clicksim
 from clicksim.errors import GeometryError, ImageError, SettingError
 from clicksim.kernels import depth
-from clicksim.simulate.errors import KeptRegions, find_errors, find_regions
+from clicksim.simulate.error_regions import KeptRegions, find_errors, find_regions
 from tests import reference, reference_v, strategies
 
 METHODS = ("centerline", "random", "boundary")

@@ -14,11 +14,11 @@ import pytest
 import SimpleITK
 from scipy import ndimage
 
-from clicksim.build import convert_source
 from clicksim.catalog import open_catalog
 from clicksim.catalog.schema import FLAGS, REASONS
 from clicksim.errors import CatalogError
 from clicksim.geometry import Grid
+from clicksim.pipeline import convert_source
 from clicksim.volumes import read_image, write_image
 from converters import deep_psma_scan
 from converters.deep_psma import SOURCE

@@ -15,12 +15,12 @@ from clicksim.audit.discrepancy import (
     explain_factor,
     lay_over,
 )
-from clicksim.build import convert_source
 from clicksim.catalog import Catalog, open_catalog
 from clicksim.errors import CatalogError
 from clicksim.geometry import Grid
 from clicksim.phantom import make_phantom
 from clicksim.phantom.dicom import StudyFacts, write_study
+from clicksim.pipeline import convert_source
 from clicksim.volumes import write_image
 from converters.fdat import SOURCE as FDAT
 from converters.tcia import FDG

@@ -29,7 +29,7 @@ import clicksim
 from clicksim.cli import COMMANDS, main
 from clicksim.cli.demo import make_demo
 from clicksim.protocols import list_protocols
-from clicksim.simulate.annotator_files import fit_rows
+from clicksim.simulate.annotators.annotator_files import fit_rows
 from tests.commands import parse
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -368,5 +368,5 @@ def test_docstrings__examples_are_true(name):
 def test_docstrings__hold_examples_at_all():
     finder = doctest.DocTestFinder(exclude_empty=True)
     examples = [test.name for name in MODULES for test in finder.find(importlib.import_module(name)) if test.examples]
-    assert "clicksim.simulate.clicks.simulate_clicks" in examples
+    assert "clicksim.simulate.clicks.click_rules.simulate_clicks" in examples
     assert "clicksim.streams.stream" in examples

@@ -30,14 +30,14 @@ from click.testing import CliRunner
 
 import clickseg.cli
 import clicksim.cli
-from clicksim.build import convert_source
-from clicksim.build.prompts import PromptJob, simulate_catalog
 from clicksim.catalog import Context, create_catalog, find_source, open_catalog
 from clicksim.catalog.lock import HOLDER, LOCK, writing
 from clicksim.catalog.schema import rows_to_table
 from clicksim.errors import CatalogError, StorageError
 from clicksim.files import check_space, one_line, storing
 from clicksim.phantom.layouts import write_deep_psma, write_fdat, write_tcia
+from clicksim.pipeline import convert_source
+from clicksim.pipeline.prompts import PromptJob, simulate_catalog
 from tests.faulty_source import PATIENTS
 
 CAP_DAC_OVERRIDE = 1
@@ -566,12 +566,12 @@ def test_worker__that_dies_costs_its_patient_alone(action, fault, reason, tmp_pa
 
 
 def test_memory__that_ends_in_the_command_itself_is_one_line(source, monkeypatch, record):
-    import clicksim.simulate.case
+    import clicksim.simulate.from_files
 
     def needs_too_much(*args, **kwargs):
         return np.empty(1 << 60, np.uint8)  # what no machine has
 
-    monkeypatch.setattr(clicksim.simulate.case, "simulate_case", needs_too_much)
+    monkeypatch.setattr(clicksim.simulate.from_files, "simulate_case", needs_too_much)
     says = refusal(run("clicks --label", source))
     assert says.startswith("clicksim: out of memory (Unable to allocate 1.00 EiB")
     assert "fewer --workers" in says
@@ -584,7 +584,7 @@ def test_workers__end_with_the_process_that_started_them(tmp_path, record):
     for n in range(6):
         (tmp_path / f"source/p{n:02d}").write_text("slow")
     code = (
-        "import sys; from pathlib import Path; from clicksim.build import convert_source; "
+        "import sys; from pathlib import Path; from clicksim.pipeline import convert_source; "
         "from tests.faulty_source import PATIENTS; "
         "convert_source(PATIENTS, Path(sys.argv[1]), Path(sys.argv[2]), workers=2)"
     )

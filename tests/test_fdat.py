@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clicksim.build import convert_source
 from clicksim.catalog import open_catalog
 from clicksim.errors import CatalogError, SettingError
 from clicksim.files import unpack
 from clicksim.geometry import Grid
 from clicksim.lesions import find_lesions, measure_lesions
+from clicksim.pipeline import convert_source
 from clicksim.volumes import read_image, write_image
 from converters import trees
 from converters.fdat import SOURCE

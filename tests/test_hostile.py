@@ -24,7 +24,7 @@ from clicksim.files import MOST_BOUNDED, read_bounded
 from clicksim.geometry import Grid
 from clicksim.manifests.croissant import check_croissant
 from clicksim.prompts.formats import read_prompts
-from clicksim.simulate.annotator_files import load_annotator
+from clicksim.simulate.annotators.annotator_files import load_annotator
 from clicksim.volumes import read_image
 from converters.deep_psma_scan import read_threshold
 from converters.dicom import read_volume

@@ -6,10 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clicksim.errors import GeometryError, ImageError
-from clicksim.lesions import find_lesions
-from clicksim.simulate import hot
-from clicksim.simulate.clicks import simulate_clicks
-from clicksim.simulate.hot import hot_voxels, join_voxels, lesion_indices, without
+from clicksim.lesions import find_lesions, hot
+from clicksim.lesions.hot import hot_voxels, join_voxels, lesion_indices, without
+from clicksim.simulate.clicks.click_rules import simulate_clicks
 from tests import reference, strategies
 
 PERCENTILES = st.sampled_from([0.0, 50.0, 98.0, 99.75, 100.0]) | st.floats(0, 100)

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from clicksim.build import convert_source
 from clicksim.catalog import find_source, open_catalog
 from clicksim.errors import SettingError
 from clicksim.phantom.layouts import write_deep_psma, write_fdat, write_longitudinal_ct
+from clicksim.pipeline import convert_source
 from clicksim.volumes import read_image, read_label
 from tests.conftest import WRITERS
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clicksim.arrays import flat_view
 from clicksim.errors import GeometryError, LabelError, SettingError, UptakeError
+from clicksim.geometry.arrays import flat_view
 from clicksim.lesions import find_lesions, measure_lesions, radius_mm
 from tests import reference, strategies
 

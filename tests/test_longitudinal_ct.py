@@ -14,11 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clicksim.build import convert_source
 from clicksim.catalog.schema import FLAGS, REASONS
 from clicksim.catalog.store import open_catalog
 from clicksim.errors import CatalogError, PromptFormatError, SettingError
 from clicksim.geometry import Grid
+from clicksim.pipeline import convert_source
 from clicksim.prompts.formats import LesionPoint, dump_lesion_points
 from clicksim.prompts.table import prompt_schema
 from clicksim.volumes import write_image

@@ -10,8 +10,6 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from clicksim.build import convert_source
-from clicksim.build.prompts import PromptJob, simulate_catalog
 from clicksim.catalog import Catalog, create_catalog, open_catalog
 from clicksim.catalog.folds import make_folds, write_folds
 from clicksim.catalog.schema import rows_to_table
@@ -31,9 +29,11 @@ from clicksim.manifests import (
 from clicksim.manifests.folder import licence_text
 from clicksim.manifests.selection import file_names, prompts_of, strictest
 from clicksim.phantom.layouts import write_deep_psma, write_fdat, write_longitudinal_ct
+from clicksim.pipeline import convert_source
+from clicksim.pipeline.prompts import PromptJob, simulate_catalog
+from clicksim.predictors.command import predict_folder
+from clicksim.predictors.threshold import ThresholdPredictor
 from clicksim.prompts import Click, Prompts, Scribble
-from clicksim.rounds.containers import predict_folder
-from clicksim.rounds.threshold import ThresholdPredictor
 from clicksim.volumes import read_grid, read_image, read_label, write_image
 from converters.deep_psma import SOURCE as DEEP_PSMA
 from converters.fdat import SOURCE as FDAT

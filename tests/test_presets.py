@@ -13,8 +13,9 @@ from scipy import ndimage
 import clicksim
 from clicksim.cli import main
 from clicksim.errors import SettingError
+from clicksim.predictors import Scan
 from clicksim.protocols import list_presets, list_protocols, load_protocol
-from clicksim.rounds import Case, Scan, play
+from clicksim.rounds import Case, play
 from clicksim.streams import stream
 from tests import strategies
 

@@ -22,15 +22,15 @@ from fsspec.implementations.memory import MemoryFileSystem as SharedMemory
 from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
 
 from clicksim.audit import check_catalog
-from clicksim.build.prompts import PromptJob, simulate_catalog, simulate_row
 from clicksim.catalog import create_catalog, open_catalog
-from clicksim.catalog.cache import cache_folder, fetch
-from clicksim.catalog.index import index_bytes, read_index, stored_name
 from clicksim.catalog.manage import merge_catalogs
-from clicksim.catalog.places import as_place
 from clicksim.catalog.push import pull_catalog, push_catalog
+from clicksim.catalog.remote.cache import cache_folder, fetch
+from clicksim.catalog.remote.files_index import index_bytes, read_index, stored_name
+from clicksim.catalog.remote.places import as_place
 from clicksim.catalog.schema import TABLES, rows_to_table
 from clicksim.errors import CatalogError, SettingError, StorageError
+from clicksim.pipeline.prompts import PromptJob, simulate_catalog, simulate_row
 from clicksim.volumes import read_image
 from tests.commands import done, run
 from tests.report_catalog import make_catalog, plain_case

@@ -20,19 +20,9 @@ from clicksim.catalog import Unit
 from clicksim.catalog.runs import check_names
 from clicksim.errors import CatalogError, ClicksimError, GeometryError, PromptFormatError, SettingError, StorageError
 from clicksim.phantom import make_phantom
+from clicksim.predictors import CommandPredictor, RoundFailure, Scan, ThresholdPredictor, open_predictor, predict_folder
 from clicksim.prompts.table import prompt_schema, to_table
-from clicksim.rounds import (
-    Case,
-    CommandPredictor,
-    RoundFailure,
-    Scan,
-    ThresholdPredictor,
-    compare_runs,
-    open_predictor,
-    play,
-    predict_folder,
-    summarise,
-)
+from clicksim.rounds import Case, compare_runs, play, summarise
 from clicksim.rounds.curves import Curve, curves_of, metric_scores
 from clicksim.rounds.jobs import RoundsJob, file_unit, finish_tables, play_unit, with_recordings
 from clicksim.rounds.prompters import Recording

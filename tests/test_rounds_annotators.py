@@ -8,9 +8,10 @@ from click.testing import CliRunner
 
 from clicksim import write_image
 from clicksim.cli import main
-from clicksim.rounds import open_predictor, play
+from clicksim.predictors import open_predictor
+from clicksim.rounds import play
 from clicksim.rounds.jobs import RoundsJob, _needed, file_unit, play_unit, run_id
-from clicksim.simulate.annotators import PRESETS, Annotator
+from clicksim.simulate.annotators.people import PRESETS, Annotator
 from tests.test_rounds import ALL, GRID, case, lesions, wrong
 
 BLIND = Annotator("blind-to-small", miss_intercept=-400.0, miss_per_volume=-400.0)  # misses what is below 1/e ml

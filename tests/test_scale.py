@@ -5,8 +5,8 @@ import shutil
 import pytest
 
 from benchmarks import scale
-from clicksim.build import convert_source
 from clicksim.catalog import find_source
+from clicksim.pipeline import convert_source
 
 pytest.importorskip("distributed", reason="needs clicksim[cluster]")
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import clicksim
 from clicksim.errors import GeometryError, ImageError, SettingError
-from clicksim.simulate.strokes import fullest_slice
+from clicksim.simulate.scribbles.published_strokes import fullest_slice
 from tests import golden_scribbles, reference, reference_v, strategies
 
 METHODS = ("centerline", "random", "boundary")

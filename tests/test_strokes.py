@@ -9,7 +9,7 @@ from skimage.draw import line as skimage_line
 from skimage.morphology import skeletonize
 
 from clicksim.kernels import strokes as kernels
-from clicksim.simulate.strokes import STROKES, THINNING
+from clicksim.simulate.scribbles.published_strokes import STROKES, THINNING
 from tests import reference_v
 
 pytestmark = pytest.mark.kernel

@@ -16,7 +16,6 @@ import SimpleITK
 
 from clicksim.audit import check_catalog
 from clicksim.audit.discrepancy import compare_masks, lay_over
-from clicksim.build import convert_source
 from clicksim.catalog import Catalog, open_catalog
 from clicksim.catalog.schema import FLAGS, REASONS, rows_to_table
 from clicksim.catalog.source import Context
@@ -27,6 +26,7 @@ from clicksim.phantom import Phantom, make_phantom
 from clicksim.phantom.dicom import SCANNERS, StudyFacts, WrittenStudy, write_study
 from clicksim.phantom.layout_tcia import write_tcia
 from clicksim.phantom.trees import to_lps
+from clicksim.pipeline import convert_source
 from clicksim.volumes import Volume, read_image
 from converters.choice import choose_series
 from converters.registration import bring_onto

@@ -6,8 +6,7 @@ from pathlib import Path
 
 from clicksim import __version__
 from clicksim.audit.findings import SEVERITIES, AuditFinding
-from clicksim.files import write_text
-from clicksim.pages import open_templates
+from clicksim.files import open_templates, write_text
 
 
 def write_audit_page(

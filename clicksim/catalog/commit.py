@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from clicksim.catalog.places import inside
+from clicksim.catalog.remote.places import inside
 from clicksim.errors import CatalogError
 from clicksim.files import flush_folder, flush_tree, make_folder, read_bounded, replacing, storing, write_text
 

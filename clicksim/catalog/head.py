@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from clicksim import __version__
-from clicksim.catalog.places import HINT, Place
+from clicksim.catalog.remote.places import HINT, Place
 from clicksim.catalog.schema import FORMAT_VERSION
 from clicksim.errors import CatalogError
 from clicksim.files import replacing

@@ -9,7 +9,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from clicksim.catalog.lock import writing
-from clicksim.catalog.places import files_below, inside
+from clicksim.catalog.remote.places import files_below, inside
 from clicksim.catalog.runs import join_runs
 from clicksim.catalog.schema import TABLES
 from clicksim.catalog.store import Catalog, create_catalog, open_catalog

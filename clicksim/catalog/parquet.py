@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clicksim import __version__
-from clicksim.catalog.places import HINT, Place
+from clicksim.catalog.remote.places import HINT, Place
 from clicksim.catalog.schema import SORT_KEYS
 from clicksim.errors import CatalogError
 

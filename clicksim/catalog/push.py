@@ -16,11 +16,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clicksim.catalog.cache import blocks_of, download
 from clicksim.catalog.head import HEAD, head_bytes, write_head
-from clicksim.catalog.index import INDEX, STORED_NAME, Files, Stored, index_bytes, stored_name
 from clicksim.catalog.lock import HOLDER, LOCK, writing
-from clicksim.catalog.places import Place, RemotePath, as_place, check_address, files_below, inside, is_url, reaching
+from clicksim.catalog.remote.cache import blocks_of, download
+from clicksim.catalog.remote.files_index import INDEX, STORED_NAME, Files, Stored, index_bytes, stored_name
+from clicksim.catalog.remote.places import (
+    Place,
+    RemotePath,
+    as_place,
+    check_address,
+    files_below,
+    inside,
+    is_url,
+    reaching,
+)
 from clicksim.catalog.schema import TABLES
 from clicksim.catalog.store import open_catalog
 from clicksim.errors import CatalogError, counted, unknown_name, up_to_ten

@@ -16,13 +16,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clicksim.catalog.cache import fetch
 from clicksim.catalog.commit import Commit, is_settled, settle, wait_until_settled
 from clicksim.catalog.head import HEAD, head_bytes, read_head, write_head
-from clicksim.catalog.index import Files, Stored, read_index
 from clicksim.catalog.lock import LOCK, writing
 from clicksim.catalog.parquet import cast_table, read_metadata, read_table, rows_of, write_table
-from clicksim.catalog.places import Place, RemotePath, as_place, inside, is_url, read_only
+from clicksim.catalog.remote.cache import fetch
+from clicksim.catalog.remote.files_index import Files, Stored, read_index
+from clicksim.catalog.remote.places import Place, RemotePath, as_place, inside, is_url, read_only
 from clicksim.catalog.schema import TABLES, UNIQUE, table_schema
 from clicksim.errors import CatalogError, StorageError
 

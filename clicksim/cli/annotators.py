@@ -11,8 +11,8 @@ from clicksim.cli.options import IMAGE, OUTPUT, given_options
 from clicksim.cli.paths import CatalogPath, check_distinct, write_text
 
 if TYPE_CHECKING:
-    from clicksim.simulate.annotator_files import RecordedFit
-    from clicksim.simulate.annotators import Annotator
+    from clicksim.simulate.annotators.annotator_files import RecordedFit
+    from clicksim.simulate.annotators.people import Annotator
 
 ASSUMED = "The presets are assumed: no recorded person stands behind them."
 
@@ -55,8 +55,8 @@ def command(names: tuple[str, ...], fits: bool, out: Path | None, as_json: bool,
         raise click.UsageError(f"one NAME at a time, got {', '.join(names)}; prompt files need --fit")
     if out and not names:
         raise click.UsageError("--out needs NAME or --fit")
-    from clicksim.simulate.annotator_files import annotator_facts, open_annotator
-    from clicksim.simulate.annotators import PRESETS
+    from clicksim.simulate.annotators.annotator_files import annotator_facts, open_annotator
+    from clicksim.simulate.annotators.people import PRESETS
 
     shown = [open_annotator(names[0])] if names else list(PRESETS.values())
     if names:
@@ -78,7 +78,7 @@ def _fit(
     seed: int,
 ) -> "RecordedFit":
     from clicksim.catalog import open_catalog
-    from clicksim.simulate import annotator_files as files
+    from clicksim.simulate.annotators.people import annotator_files as files
 
     if not names:
         raise click.UsageError("--fit needs PROMPTS: Parquet files, or runs of --catalog")
@@ -99,14 +99,14 @@ def _fit(
 def _write(out: Path | None, model: "Annotator") -> None:
     if out is None:
         return
-    from clicksim.simulate.annotator_files import annotator_toml
+    from clicksim.simulate.annotators.annotator_files import annotator_toml
 
     write_text(out, annotator_toml(model))
 
 
 def _page(models: "list[Annotator]") -> str:
     """Annotators side by side, each parameter with its meaning."""
-    from clicksim.simulate.annotator_files import MEANINGS
+    from clicksim.simulate.annotators.annotator_files import MEANINGS
 
     rows = [asdict(model) for model in models]
     lines = [f"{'':18}" + "".join(f"{row['name']:>10}" for row in rows)]
@@ -119,7 +119,7 @@ def _page(models: "list[Annotator]") -> str:
 
 
 def _fit_facts(found: "RecordedFit") -> dict[str, Any]:
-    from clicksim.simulate.annotator_files import annotator_facts
+    from clicksim.simulate.annotators.annotator_files import annotator_facts
 
     fit = found.fit
     finite = {key: [None if abs(v) == float("inf") else v for v in pair] for key, pair in fit.intervals.items()}
@@ -138,7 +138,7 @@ def _fit_facts(found: "RecordedFit") -> dict[str, Any]:
 
 def _fit_page(found: "RecordedFit") -> str:
     """The fit as text: each parameter with its interval and meaning, then how well the model fits."""
-    from clicksim.simulate.annotator_files import MEANINGS
+    from clicksim.simulate.annotators.annotator_files import MEANINGS
 
     fit, values = found.fit, asdict(found.fit.annotator)
     lines = [f"{values['name']}: {values['source']}, in {found.games} game{'s' * (found.games != 1)}"]

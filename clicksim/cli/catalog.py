@@ -151,7 +151,7 @@ def relocate(catalog: Path, moves: tuple[str, ...]) -> None:
     DIR may be a URL. The variable CLICKSIM_ROOT_<NAME> does the same for one process.
     """
     from clicksim.catalog import open_catalog
-    from clicksim.catalog.places import as_place
+    from clicksim.catalog.remote.places import as_place
     from clicksim.errors import CatalogError, unknown_name
 
     opened, places = open_catalog(catalog), {}
@@ -182,7 +182,7 @@ def relocate(catalog: Path, moves: tuple[str, ...]) -> None:
 @click.option("--seed", type=int, default=42, show_default=True, help="The seed of that rule.")
 def import_prompts(catalog: Path, files: Path, run: str, kind: str, protocol: str, seed: int) -> None:
     """Bring a ZIP or folder of published prompt FILES in as a run, by case name."""
-    from clicksim.build.published import import_prompts as bring
+    from clicksim.pipeline.import_prompts import import_prompts as bring
 
     result = bring(catalog, files, run=run, kind=kind, protocol=protocol, seed=seed)
     click.echo(f"{counted(result.cases, 'case')} in run {run}")

@@ -67,7 +67,7 @@ def command(pet: Path | None, organs: Path | None, **given: Any) -> None:
     request = Request("clicks", alone, **given)
 
     def simulate(run: Run, label: Path) -> "Prompts":
-        from clicksim.simulate.case import simulate_case
+        from clicksim.simulate.from_files import simulate_case
 
         return simulate_case(
             label,

@@ -58,8 +58,8 @@ def command(
         return
     if source is None or folder is None or catalog is None:
         raise click.UsageError("give SOURCE FOLDER CATALOG, or --list")
-    from clicksim.build import convert_source
     from clicksim.cli.progress import progress
+    from clicksim.pipeline import convert_source
 
     known = find_source(source)
     with open_scheduler(scheduler, workers) as executor, progress("patients") as report:

@@ -75,11 +75,11 @@ def make_demo(out: Path, *, patients: int = 3, seed: int = 42) -> Path:
     Raises:
         ClicksimError: The folder has things of these names that no demo made.
     """
-    from clicksim.build import convert_source
-    from clicksim.build.prompts import PromptJob, simulate_catalog
     from clicksim.catalog import find_source, open_catalog
     from clicksim.cli.progress import progress
     from clicksim.cli.report import make_report
+    from clicksim.pipeline import convert_source
+    from clicksim.pipeline.prompts import PromptJob, simulate_catalog
 
     _clear(out)
     catalog = out / "catalog"

@@ -21,8 +21,8 @@ from clicksim.files import make_folder
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from clicksim.build.units import Parts
     from clicksim.catalog import Catalog, Unit
+    from clicksim.pipeline.units import Parts
     from clicksim.rounds.jobs import RoundsJob, Tables
     from clicksim.rounds.replay import Recordings
 
@@ -99,8 +99,8 @@ class Games:
         """
         from clicksim.catalog.runs import check_names
         from clicksim.catalog.store import check_part
+        from clicksim.predictors.spec import open_predictor
         from clicksim.rounds.jobs import with_recordings
-        from clicksim.rounds.predictors import open_predictor
 
         catalog, units = self._cases()
         check_names(units)
@@ -170,9 +170,9 @@ class Games:
         self, job: "RoundsJob", catalog: "Catalog | None", units: "Sequence[Unit]", run: str, home: Path
     ) -> "tuple[Tables, Parts]":
         """Play the units in parts below `home` that survive a kill."""
-        from clicksim.build.units import WORK, Parts
         from clicksim.catalog.schema import table_schema
         from clicksim.cli.progress import progress
+        from clicksim.pipeline.units import WORK, Parts
         from clicksim.rounds.jobs import finish_tables, play_unit, run_id
 
         parts = Parts(home / WORK / f"rounds-{run}", {"run": run, "id": run_id(job, units)}, resume=self.resume)
@@ -199,7 +199,7 @@ class Games:
 
     def _facts(self, started: float, tables: "Tables", units: "Sequence[Unit]") -> dict[str, Any]:
         """Wall-clock facts, which stand in no table."""
-        from clicksim.build.units import run_facts
+        from clicksim.pipeline.units import run_facts
 
         timings = tables["timings"].to_pylist() if "timings" in tables else []
         about = {"cases": sum(len(unit.content) for unit in units), "workers": self.workers, "rounds": timings}

@@ -29,7 +29,7 @@ def open_scheduler(scheduler: str | None, workers: int) -> Iterator[Executor | N
             "--scheduler takes an address, such as tcp://host:8786, or the file ending in .json that "
             f"dask scheduler --scheduler-file writes, got {scheduler!r}"
         )
-    from clicksim.build.cluster import dask_executor
+    from clicksim.pipeline.cluster import dask_executor
 
     with dask_executor(scheduler) as executor:
         yield executor
@@ -47,8 +47,8 @@ def simulate_in_catalog(
     resume: bool,
 ) -> None:
     """One prompt run of the catalog per combination of settings; exit code 1 where a case was refused."""
-    from clicksim.build.prompts import PromptJob, simulate_catalog
     from clicksim.cli.progress import progress
+    from clicksim.pipeline.prompts import PromptJob, simulate_catalog
 
     if any(run.keys["instances"] != "auto" for run in runs):
         raise SettingError("a catalog knows how the labels of each case are meant; leave --instances at auto")

@@ -75,7 +75,7 @@ class CatalogPath(click.Path):
             CatalogError: A URL for a command that writes, or one that `check_address` refuses; a folder that is not
                 there and must be.
         """
-        from clicksim.catalog.places import check_address, is_url, read_only
+        from clicksim.catalog.remote.places import check_address, is_url, read_only
         from clicksim.errors import CatalogError
 
         check_address(value)  # first, as every other refusal repeats the value

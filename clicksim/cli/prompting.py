@@ -113,7 +113,7 @@ class Request:
 
     def labels(self) -> list[Path]:
         """The label, or the labels of the folder."""
-        from clicksim.simulate.case import list_labels
+        from clicksim.volumes.case import list_labels
 
         if self.label is None:
             return []
@@ -220,7 +220,7 @@ def _simulate_all(run: Run, request: Request, labels: Sequence[Path], simulate: 
 
 def _finish_one(run: Run, request: Request, label: Path, simulate: Simulate, said: set[str]) -> None:
     """One case, with warnings and notes as lines on stderr, each once for all runs of a sweep."""
-    from clicksim.simulate.case import read_uptake
+    from clicksim.volumes.case import read_uptake
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
@@ -277,6 +277,6 @@ def beside(label: Path, path: Path | None, channel: str = "_0001") -> Path | Non
     """The image that belongs to a label: the path itself, or the case's file in that folder."""
     if path is None or not path.is_dir():
         return path
-    from clicksim.simulate.case import find_companion
+    from clicksim.volumes.case import find_companion
 
     return find_companion(label, path, channel)

@@ -57,8 +57,8 @@ def command(
     """  # noqa: D301 - click wants the character itself
     from clicksim.errors import GeometryError
     from clicksim.refine import refine_prediction
-    from clicksim.simulate.case import read_uptake
     from clicksim.volumes import case_id_of, read_label, write_image
+    from clicksim.volumes.case import read_uptake
 
     if normal and normal_value:
         raise click.UsageError("give --normal or --normal-value, one of them")

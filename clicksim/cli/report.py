@@ -61,9 +61,9 @@ def make_report(
         CatalogError: No catalog, no cases, or parts of an interrupted report, and `resume` was not asked for.
     """
     from clicksim.audit import audit_catalog
-    from clicksim.build.units import Parts
     from clicksim.catalog import open_catalog
     from clicksim.cli.progress import progress
+    from clicksim.pipeline.units import Parts
     from clicksim.report.catalog import Finding, select_cases, write_report
     from clicksim.report.thumbnails import ThumbnailJob, draw_unit, plan_thumbnails
 

@@ -16,7 +16,7 @@ from clicksim.protocols import effective_settings, load_protocol
 from clicksim.protocols.settings import dump_table, parse_value
 
 if TYPE_CHECKING:
-    from clicksim.simulate.annotators import Annotator
+    from clicksim.simulate.annotators.people import Annotator
 
 RUN_KEYS = ("protocol", "seed", "instances")
 ANNOTATOR = "annotator"
@@ -71,7 +71,7 @@ class Run:
         settings = {name: value for name, value in self.settings.items() if name != "rule"}
         tables = [dump_table("", self.keys), dump_table(self.table, settings)]
         if self.annotator is not None:
-            from clicksim.simulate.annotator_files import annotator_toml
+            from clicksim.simulate.annotators.annotator_files import annotator_toml
 
             # all of it, not the name: a file of that name may change
             tables.append(annotator_toml(self.annotator, ANNOTATOR))
@@ -127,7 +127,7 @@ def open_person(text: str | None) -> "Annotator | None":
     """
     if text is None:
         return None
-    from clicksim.simulate.annotator_files import open_annotator
+    from clicksim.simulate.annotators.annotator_files import open_annotator
 
     return open_annotator(text)
 
@@ -137,7 +137,7 @@ def _stored_person(value: Any, config: Path | None) -> "Annotator | None":
     if config is None or value is None:
         return None
     if isinstance(value, dict):
-        from clicksim.simulate.annotator_files import check_annotator
+        from clicksim.simulate.annotators.annotator_files import check_annotator
 
         return check_annotator(value, config)
     if not isinstance(value, str):

@@ -75,7 +75,7 @@ def command(prediction: Path | None, pet: Path | None, number: int, **given: Any
         raise click.UsageError("--instances has no effect with --prediction: errors are split into components")
 
     def simulate(run: Run, file: Path) -> "Prompts":
-        from clicksim.simulate.case import scribble_case
+        from clicksim.simulate.from_files import scribble_case
 
         return scribble_case(
             file,

@@ -24,8 +24,8 @@ def command(catalog: str | Path, run: str, as_json: bool) -> None:
       clicksim catalog import-prompts CATALOG all_Autopet_III_clicks.zip --run published --protocol autopet-iv@1
       clicksim verify CATALOG --against published
     """  # noqa: D301 - click wants the character itself
-    from clicksim.build.verify import verify_run
     from clicksim.cli.progress import progress
+    from clicksim.pipeline.verify import verify_run
 
     with progress("cases") as report:
         verdicts = verify_run(catalog, run, progress=report)

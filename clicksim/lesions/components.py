@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from clicksim.arrays import Memory
 from clicksim.geometry import Spacing
+from clicksim.geometry.arrays import Memory
 from clicksim.kernels import depth as depth_kernels
 from clicksim.kernels import runs as run_kernels
 

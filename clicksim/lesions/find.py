@@ -5,8 +5,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from clicksim.arrays import Memory, as_labels, as_mask, flat_view
 from clicksim.errors import GeometryError, unknown_name
+from clicksim.geometry.arrays import Memory, as_labels, as_mask, flat_view
 from clicksim.kernels import runs as run_kernels
 from clicksim.lesions.components import Components, Ints
 

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from clicksim.arrays import as_uptake
 from clicksim.errors import GeometryError, SettingError, UptakeError
 from clicksim.geometry import Grid, check_spacing, steps_within
+from clicksim.geometry.arrays import as_uptake
 from clicksim.kernels import tables as table_kernels
 from clicksim.lesions.components import Components
 

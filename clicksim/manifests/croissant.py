@@ -12,7 +12,7 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clicksim.catalog.places import inside
+from clicksim.catalog.remote.places import inside
 from clicksim.catalog.schema import table_schema
 from clicksim.errors import CatalogError, SettingError
 from clicksim.files import replacing

@@ -43,7 +43,7 @@ IN_COMPONENTS = ("hot", "threshold", "organ", "others")
 BY_BUDGET = ("uniform", "volume", "uptake")  # choices of lesions that are not all of them, once each
 
 CLICKS = {
-    "rule": Setting("str", "the algorithm; part of the protocol", ("published", "mended")),
+    "rule": Setting("str", "the algorithm; part of the protocol", ("published", "revised")),
     "n_foreground": Setting(
         "int", "foreground clicks in one image", low=0, high=100_000,
         only_with={"lesions": BY_BUDGET, "per_lesion": (False,)},
@@ -112,7 +112,7 @@ CLICKS = {
 }  # fmt: skip
 
 SCRIBBLES = {
-    "rule": Setting("str", "the algorithm; part of the protocol", ("published", "mended")),
+    "rule": Setting("str", "the algorithm; part of the protocol", ("published", "revised")),
     "strategy": Setting(
         "str", "how a stroke is drawn in a slice", ("centerline", "random", "boundary"),
         only_with={"kind": ("scribble",)},
@@ -166,7 +166,7 @@ SCRIBBLES = {
 }  # fmt: skip
 
 SCORE = {
-    "rule": Setting("str", "the algorithm; part of the protocol", ("autopet-iv", "autopet-v", "mended")),
+    "rule": Setting("str", "the algorithm; part of the protocol", ("autopet-iv", "autopet-v", "revised")),
     "connectivity": Setting("int", "of components: 6, 18 or 26", low=6, high=26),
     "iou": Setting("float", "IoU from which a lesion counts as found", low=0, high=1),
     "empty_truth": Setting(
@@ -176,7 +176,7 @@ SCORE = {
 }  # fmt: skip
 
 ROUNDS = {
-    "rule": Setting("str", "the algorithm; part of the protocol", ("published", "mended")),
+    "rule": Setting("str", "the algorithm; part of the protocol", ("published", "revised")),
     "prompts": Setting(
         "str",
         "where prompts come from: clicks simulated before the first round and shown one by one, or corrections of the "

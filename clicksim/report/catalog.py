@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from clicksim.catalog.schema import FLAGS, REASONS
 from clicksim.errors import CatalogError
-from clicksim.files import write_text
-from clicksim.pages import open_templates
+from clicksim.files import open_templates, write_text
 from clicksim.prompts.table import METADATA_KEY
 from clicksim.report.figures import SERIES, cohort_figures, fold_balance, show_tracer
 from clicksim.report.privacy import OTHER, Released, name_runs, release_cases

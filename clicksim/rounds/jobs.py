@@ -16,16 +16,17 @@ from clicksim.catalog import Catalog, Unit
 from clicksim.catalog.runs import hash_run, read_patients
 from clicksim.catalog.schema import SORT_KEYS, rows_to_table, table_schema
 from clicksim.errors import CatalogError, ClicksimError, ImageError, SettingError
+from clicksim.predictors.interface import Predictor, RoundFailure, Scan, placed
+from clicksim.predictors.spec import check_name, open_predictor
 from clicksim.prompts.table import METADATA_KEY
 from clicksim.rounds.loop import Keep, Mask, failed_rows, play
-from clicksim.rounds.predictors import check_name, open_predictor
 from clicksim.rounds.prompters import Recording, Rules
-from clicksim.rounds.records import Case, Predictor, RoundFailure, Row, Scan, placed
+from clicksim.rounds.records import Case, Row
 from clicksim.rounds.replay import Recordings, agreements, effort_row
-from clicksim.simulate.annotator_files import annotator_facts
-from clicksim.simulate.annotators import Annotator
-from clicksim.simulate.case import read_uptake
+from clicksim.simulate.annotators.annotator_files import annotator_facts
+from clicksim.simulate.annotators.people import Annotator
 from clicksim.volumes import read_image, read_label, write_image
+from clicksim.volumes.case import read_uptake
 
 if TYPE_CHECKING:
     import pyarrow as pa

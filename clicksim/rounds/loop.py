@@ -22,15 +22,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clicksim.arrays import as_labels
 from clicksim.errors import ClicksimError, in_case
+from clicksim.geometry.arrays import as_labels
 from clicksim.metrics import Scores, score
+from clicksim.predictors.interface import Predictor, RoundFailure
+from clicksim.predictors.spec import ask, let_finish
 from clicksim.prompts import Prompts
 from clicksim.prompts.records import check_inside
-from clicksim.rounds.predictors import ask, let_finish
 from clicksim.rounds.prompters import Finished, Prompter, Recording, Rules, make_prompter
-from clicksim.rounds.records import Case, Game, Predictor, RoundFailure, Row
-from clicksim.simulate.annotators import Annotator
+from clicksim.rounds.records import Case, Game, Row
+from clicksim.simulate.annotators.people import Annotator
 
 Mask = NDArray[np.uint8]
 Keep = Callable[[int, Mask], None]

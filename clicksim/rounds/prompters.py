@@ -8,14 +8,15 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from clicksim.predictors.interface import RoundFailure
 from clicksim.prompts import Prompts
 from clicksim.prompts.records import Prompt
 from clicksim.protocols import effective_settings, load_protocol
-from clicksim.rounds.records import Case, RoundFailure
-from clicksim.simulate.annotators import Annotator, Person
-from clicksim.simulate.clicks import simulate_clicks
+from clicksim.rounds.records import Case
+from clicksim.simulate.annotators.people import Annotator, Person
+from clicksim.simulate.clicks.click_rules import simulate_clicks
 from clicksim.simulate.corrections import correct
-from clicksim.simulate.errors import KeptRegions, find_errors
+from clicksim.simulate.error_regions import KeptRegions, find_errors
 from clicksim.streams import stream
 
 Mask = NDArray[np.uint8]

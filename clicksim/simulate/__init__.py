@@ -1,5 +1,5 @@
 """Simulation: masks in, prompts out."""
 
-from clicksim.simulate.clicks import simulate_clicks
+from clicksim.simulate.clicks.click_rules import simulate_clicks
 
 __all__ = ["simulate_clicks"]

@@ -18,10 +18,10 @@ from clicksim.geometry import Grid, Spacing
 from clicksim.prompts import Click, Prompts, Scribble
 from clicksim.prompts.records import Voxel
 from clicksim.simulate.arguments import open_rule, spacing_of
-from clicksim.simulate.errors import KeptRegions, Region, find_errors, find_regions
-from clicksim.simulate.pen import draw_stroke
-from clicksim.simulate.placing import CLASS_CHOICES, Placer, choose_class
-from clicksim.simulate.published_scribbles import published_correction
+from clicksim.simulate.clicks.placing import CLASS_CHOICES, Placer, choose_class
+from clicksim.simulate.error_regions import KeptRegions, Region, find_errors, find_regions
+from clicksim.simulate.scribbles.published_scribbles import published_correction
+from clicksim.simulate.scribbles.revised_strokes import draw_stroke
 from clicksim.streams import stream
 
 LABEL_SETTINGS = ("n_components", "background", "shell_mm")

@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clicksim.arrays import WHOLE
 from clicksim.errors import LabelError
+from clicksim.geometry.arrays import WHOLE
 
 NAMED = 10  # values that are none
 

@@ -7,8 +7,8 @@ from clicksim.cli.runs import read_config
 from clicksim.errors import ClicksimError
 from clicksim.protocols import effective_settings, list_presets, list_protocols
 from clicksim.protocols.settings import TABLES, dump_table, parse_value
-from clicksim.simulate.annotator_files import annotator_toml, load_annotator
-from clicksim.simulate.annotators import find_annotator
+from clicksim.simulate.annotators.annotator_files import annotator_toml, load_annotator
+from clicksim.simulate.annotators.people import find_annotator
 
 MARK = b"# annotator\n"
 

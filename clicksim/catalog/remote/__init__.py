@@ -1,0 +1,1 @@
+"""Catalogs and sources on object storage: places, the cache of their images, and the index of a pushed catalog."""

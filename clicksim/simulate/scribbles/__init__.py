@@ -1,0 +1,5 @@
+"""Simulated scribbles, as each protocol draws them."""
+
+from clicksim.simulate.scribbles.scribble_rules import simulate_scribbles
+
+__all__ = ["simulate_scribbles"]
