@@ -25,10 +25,10 @@ from clicksim.errors import CatalogError, PromptFormatError, SettingError
 from clicksim.geometry import Grid
 from clicksim.phantom.layouts import write_fdat
 from clicksim.pipeline import convert_source
-from clicksim.pipeline.import_prompts import import_prompts
+from clicksim.pipeline.prompt_import import import_prompts
 from clicksim.pipeline.prompts import PromptJob, patient_units, simulate_catalog, simulate_row
 from clicksim.pipeline.units import WORK, Parts, do_unit, run_units
-from clicksim.pipeline.verify import verify_run
+from clicksim.pipeline.verification import verify_run
 from clicksim.volumes import read_image, write_image
 from tests.conftest import WRITERS
 

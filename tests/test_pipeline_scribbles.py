@@ -14,9 +14,9 @@ from clicksim.cli import main
 from clicksim.errors import SettingError
 from clicksim.phantom.layouts import write_fdat
 from clicksim.pipeline import convert_source
-from clicksim.pipeline.import_prompts import import_prompts
+from clicksim.pipeline.prompt_import import import_prompts
 from clicksim.pipeline.prompts import PromptJob, patient_units, run_id, simulate_catalog
-from clicksim.pipeline.verify import verify_run
+from clicksim.pipeline.verification import verify_run
 from clicksim.simulate.annotators.people import PRESETS
 
 REAL = "fdg_0b57b247b6_05-02-2002-NA-PET-CT Ganzkoerper  primaer mit KM-42966"

@@ -3,10 +3,9 @@
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from clicksim.catalog.source import Unit
 from clicksim.catalog.store import Catalog
 from clicksim.errors import CatalogError, up_to_ten
 
@@ -31,18 +30,16 @@ def read_patients(catalog: Catalog, columns: Sequence[str] = (), source: str | N
     return dict(sorted(patients.items()))
 
 
-def check_names(units: Sequence[Unit], name: Callable[[str], str] = str) -> None:
+def check_names(names: Iterable[str]) -> None:
     """Refuse cases that prompts cannot tell apart: a row of prompts knows a case by its id alone.
 
     Args:
-        units: Each has its cases as `content`.
-        name: What a case is called, by its id; for files, their name.
+        names: What each case is called: its id, or for files the name of its file.
 
     Raises:
         CatalogError: Two cases are called the same.
     """
-    counts = Counter(name(row["case_id"]) for unit in units for row in unit.content)
-    twice = sorted(found for found, count in counts.items() if count > 1)
+    twice = sorted(name for name, count in Counter(names).items() if count > 1)
     if twice:
         raise CatalogError(
             f"several cases are called {up_to_ten(twice)}, and prompts name a case by nothing else; take one "

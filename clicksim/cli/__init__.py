@@ -1,9 +1,11 @@
 """The command line: parses, calls the library, prints.
 
 Results go to stdout, progress and notes to stderr. Exit code 0: done; 1: refused, with one line that says why;
-2: wrong usage. Commands are loaded when they are called, so that `clicksim --help` is quick.
+2: wrong usage; 130: interrupted; 143 and 129: ended by SIGTERM or SIGHUP. Commands are loaded when they are called,
+so that `clicksim --help` is quick.
 """
 
+import signal
 from importlib import import_module
 from typing import Any
 
@@ -38,9 +40,16 @@ class Refusing(click.Group):
     """
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; say in one line what was refused."""
+        """Run the command; say in one line what was refused, or that it was ended and how to go on."""
+        from clicksim.interruption import Terminated, ending_in_order
+
         try:
-            return super().invoke(ctx)
+            with ending_in_order():
+                return super().invoke(ctx)
+        except (KeyboardInterrupt, Terminated) as ended:
+            number = ended.number if isinstance(ended, Terminated) else signal.SIGINT
+            click.echo(f"{self.name}: ended by {signal.Signals(number).name}; {_way_on(ctx)}", err=True)
+            raise click.exceptions.Exit(128 + number) from None
         except (ClicksimError, OSError, MemoryError) as error:
             from clicksim.files import one_line
 
@@ -49,6 +58,18 @@ class Refusing(click.Group):
                 raise
             click.echo(f"{self.name}: {line}", err=True)
             raise click.exceptions.Exit(1) from error
+
+
+def _way_on(ctx: click.Context) -> str:
+    """How to go on after a command was ended, by the words it was called with."""
+    command: click.Command | None = ctx.command
+    for word in [ctx.invoked_subcommand, *ctx.protected_args, *ctx.args]:
+        if isinstance(command, click.Group) and word:
+            command = command.get_command(ctx, word) or command
+    names = {name for param in (command.params if command else ()) for name in param.opts}
+    if "--resume" in names:
+        return "what is finished is kept; go on with --resume"
+    return "nothing is half-written; run it again"
 
 
 class Listing(click.Group):

@@ -182,7 +182,7 @@ def relocate(catalog: Path, moves: tuple[str, ...]) -> None:
 @click.option("--seed", type=int, default=42, show_default=True, help="The seed of that rule.")
 def import_prompts(catalog: Path, files: Path, run: str, kind: str, protocol: str, seed: int) -> None:
     """Bring a ZIP or folder of published prompt FILES in as a run, by case name."""
-    from clicksim.pipeline.import_prompts import import_prompts as bring
+    from clicksim.pipeline.prompt_import import import_prompts as bring
 
     result = bring(catalog, files, run=run, kind=kind, protocol=protocol, seed=seed)
     click.echo(f"{counted(result.cases, 'case')} in run {run}")

@@ -1,10 +1,11 @@
 """`clicksim clicks`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+from clicksim.cli.crew import batch_options
 from clicksim.cli.options import (
     CASE_ID,
     CONFIG,
@@ -12,16 +13,13 @@ from clicksim.cli.options import (
     LABEL_OR_CATALOG,
     ONE_SOURCE,
     OUTPUT,
+    RUN_AND_JSON,
     SETTINGS,
     WRITING,
-    where_to_run,
     which_rule,
 )
-from clicksim.cli.prompting import Request, beside, simulate_runs
-from clicksim.cli.runs import DEFAULTS, Run
-
-if TYPE_CHECKING:
-    from clicksim.prompts import Prompts
+from clicksim.cli.prompting import Request
+from clicksim.cli.runs import DEFAULTS
 
 
 @click.command("clicks")
@@ -48,7 +46,8 @@ if TYPE_CHECKING:
 @WRITING
 @click.option("--preview", type=OUTPUT, help="Draw lesions and clicks on maximum projections, PNG or WebP.")
 @ONE_SOURCE
-@where_to_run("With --catalog: ")
+@RUN_AND_JSON
+@batch_options("With a catalog, a folder or a sweep: ")
 def command(pet: Path | None, organs: Path | None, **given: Any) -> None:
     """Simulated foreground and background clicks.
 
@@ -63,20 +62,4 @@ def command(pet: Path | None, organs: Path | None, **given: Any) -> None:
       clicksim clicks --label case.nii.gz --sweep n_foreground=1,5,10 --sweep strategy=deepest,rim --out sweep
       clicksim clicks --catalog CATALOG --protocol autopet-iv@2 --workers 8
     """  # noqa: D301 - click wants the character itself
-    alone = {"--pet": pet, "--organs": organs, "--case-id": given["case_id"]}
-    request = Request("clicks", alone, **given)
-
-    def simulate(run: Run, label: Path) -> "Prompts":
-        from clicksim.simulate.from_files import simulate_case
-
-        return simulate_case(
-            label,
-            pet=beside(label, pet),
-            organs=beside(label, organs, channel=""),
-            case_id=request.case_id,
-            annotator=run.annotator,
-            **run.keys,
-            **run.given,
-        )
-
-    simulate_runs(request.prepare(DEFAULTS), request, simulate)
+    Request(kind="clicks", companions={"pet": pet, "organs": organs}, **given).carry_out(DEFAULTS)

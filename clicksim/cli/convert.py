@@ -5,8 +5,7 @@ from pathlib import Path
 
 import click
 
-from clicksim.cli.options import where_to_run
-from clicksim.cli.over_catalog import open_scheduler
+from clicksim.cli.crew import batch_options, open_crew
 from clicksim.cli.pairs import read_pairs
 from clicksim.cli.paths import CatalogPath
 from clicksim.errors import SettingError, counted
@@ -19,7 +18,9 @@ PATH = click.Path(path_type=Path)
 @click.argument("folder", type=PATH, required=False)
 @click.argument("catalog", type=CatalogPath(writes=True, exists=False), required=False)
 @click.option("--list", "list_only", is_flag=True, help="Show the sources with their layout and options, and stop.")
-@where_to_run()
+@batch_options(overwrite=False)
+@click.option("--add", is_flag=True, help="Keep the cases of this source that the catalog has and FOLDER has not.")
+@click.option("--replace", "replace_rows", is_flag=True, help="Replace what the catalog has of this source.")
 @click.option("--shard", metavar="I/N", help="Every N-th patient from the I-th on (from 0); merge the catalogs after.")
 @click.option("--option", "pairs", multiple=True, metavar="NAME=VALUE", help="An option of the source; repeatable.")
 def command(
@@ -27,17 +28,20 @@ def command(
     folder: Path | None,
     catalog: Path | None,
     list_only: bool,
-    workers: int,
+    workers: int | str,
     scheduler: str | None,
     resume: bool,
+    add: bool,
+    replace_rows: bool,
     shard: str | None,
     pairs: tuple[str, ...],
 ) -> None:
     """Bring a publisher's FOLDER into a CATALOG.
 
     SOURCE is one of `clicksim convert --list`. Images that are harmonised already are used in place. Whatever is
-    found ends as a row, or in the table `rejected` with its reason; the exit code is 1 when something was
-    rejected. Conversion of the same source replaces its rows.
+    found becomes a row, or is listed in the table `rejected` with its reason; the exit code is 1 if something was
+    rejected. Converting the same folder again renews its rows. Rows from another folder, or cases that the folder no
+    longer has, are kept with --add and removed with --replace; without either the conversion is refused.
 
     \b
     Examples:
@@ -58,21 +62,20 @@ def command(
         return
     if source is None or folder is None or catalog is None:
         raise click.UsageError("give SOURCE FOLDER CATALOG, or --list")
-    from clicksim.cli.progress import progress
-    from clicksim.pipeline import convert_source
+    from clicksim.pipeline.conversion import convert
 
     known = find_source(source)
-    with open_scheduler(scheduler, workers) as executor, progress("patients") as report:
-        summary = convert_source(
+    with open_crew("patients", workers, scheduler) as crew:
+        summary = convert(
             known,
             folder,
             catalog,
-            workers=workers,
+            crew=crew,
             resume=resume,
             shard=read_shard(shard),
             options=read_options(pairs, known.options),
-            progress=report,
-            executor=executor,
+            add=add,
+            replace_rows=replace_rows,
         )
     click.echo(f"{counted(summary.cases, 'case')} in {catalog}, {summary.rejected} rejected")
     if summary.rejected:

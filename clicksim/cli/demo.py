@@ -69,17 +69,17 @@ def command(out: Path, patients: int, seed: int) -> None:
 def make_demo(out: Path, *, patients: int = 3, seed: int = 42) -> Path:
     """Write the demo's files to a folder and return the page.
 
-    `sources/<name>` as the publishers have their files, `catalog`, one `<case>_clicks.json` a case in `clicks`,
+    `sources/<name>` as the publishers have their files, `catalog`, `<case>_clicks.json` in `clicks/<source>`,
     `pictures`, and the report `index.html`.
 
     Raises:
         ClicksimError: The folder has things of these names that no demo made.
     """
     from clicksim.catalog import find_source, open_catalog
-    from clicksim.cli.progress import progress
+    from clicksim.cli.crew import open_crew
     from clicksim.cli.report import make_report
-    from clicksim.pipeline import convert_source
-    from clicksim.pipeline.prompts import PromptJob, simulate_catalog
+    from clicksim.pipeline.conversion import convert
+    from clicksim.pipeline.simulation import PromptRun, simulate_catalog
 
     _clear(out)
     catalog = out / "catalog"
@@ -89,11 +89,11 @@ def make_demo(out: Path, *, patients: int = 3, seed: int = 42) -> Path:
             continue
         click.echo(f"{part.command}: phantoms", err=True)
         tree = _write_source(out / "sources" / part.name, part, patients, seed)
-        with progress(f"{part.command}: patients converted") as report:
-            convert_source(find_source(part.command), tree, catalog, progress=report)
-        job = PromptJob(str(catalog), part.protocol, seed, {}, str(out / "clicks"))
-        with progress(f"{part.command}: patients clicked") as report:
-            run, _ = simulate_catalog(job, source=part.name, progress=report)
+        with open_crew(f"{part.command}: patients converted") as crew:
+            convert(find_source(part.command), tree, catalog, crew=crew)
+        rule = PromptRun(part.protocol, seed)
+        with open_crew(f"{part.command}: patients clicked") as crew:
+            (run,) = simulate_catalog(catalog, [rule], source=part.name, out=out / "clicks" / part.name, crew=crew)
         click.echo(f"{part.command}: pictures", err=True)
         _draw_cases(open_catalog(catalog), part, run, out / "pictures")
     click.echo(f"six rounds of autopet-v@2 against {PREDICTOR}", err=True)

@@ -70,6 +70,10 @@ WRITING = together(
         help="JSON of points by class, JSON as the challenge has it, or Parquet of one row per voxel.",
     ),
 )
+RUN_AND_JSON = together(
+    click.option("--run", metavar="NAME", help="With --catalog: name of the run; by default a hash of what makes it."),
+    click.option("--json", "as_json", is_flag=True, help="With a catalog, a folder or a sweep: a report for scripts."),
+)
 ONE_SOURCE = click.option("--source", help="With --catalog: one source, such as fdat.  [default: all]")
 
 
@@ -95,24 +99,4 @@ def which_rule(defaults: Mapping[str, Any]) -> Decorator:
         click.option(
             "--instances", help="How values become lesions: auto, labels, components or touching.  [default: auto]"
         ),
-    )
-
-
-def where_to_run(when: str = "", *, cluster: bool = True) -> Decorator:
-    """The options `--workers`, `--scheduler` and `--resume` of a command.
-
-    Args:
-        when: When they apply, said before each.
-        cluster: Whether there is `--scheduler`.
-    """
-
-    def say(words: str) -> str:
-        return (when + words)[0].upper() + (when + words)[1:]
-
-    processes = say("processes; 0 works in this one.")
-    addresses = say("a Dask scheduler, tcp://host:8786, or its --scheduler-file; its workers see the same files.")
-    return together(
-        click.option("--workers", type=click.IntRange(0), default=0, show_default=True, help=processes),
-        *([click.option("--scheduler", metavar="ADDRESS|FILE.json", help=addresses)] if cluster else []),
-        click.option("--resume", is_flag=True, help=say("go on with a run that was interrupted.")),
     )

@@ -1,37 +1,41 @@
-"""What `clicksim clicks` and `clicksim scribbles` do alike: check the request, simulate each case, write, draw."""
+"""What `clicksim clicks` and `clicksim scribbles` share: check the request, run it, print what came of it."""
 
+import json
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from clicksim.cli.crew import open_crew
 from clicksim.cli.paths import check_distinct, write_text, writing
 from clicksim.cli.runs import Run, plan_runs
-from clicksim.errors import ClicksimError, ImageError, counted
+from clicksim.errors import ClicksimError, SettingError, counted
 from clicksim.files import PICTURE_ENDINGS, PROMPT_ENDINGS
 
 if TYPE_CHECKING:
+    from clicksim.pipeline.conversion import Summary
+    from clicksim.pipeline.simulation import PromptRun
     from clicksim.prompts import Prompts
-    from clicksim.volumes import Volume
-
-Simulate = Callable[[Run, Path], "Prompts"]
+    from clicksim.volumes.case import CaseImages
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Request:
     """Where images come from and where prompts go; most attributes are options of both commands.
 
     Attributes:
         kind: `clicks` or `scribbles`: the command, the protocol's table and the ending of files.
-        alone: Options of the command that go with `--label` only, with their values.
+        companions: By role, the images that go with `--label` only: a file or a folder.
+        drawn: Images that are read for the preview alone.
+        number: The round of a correction.
     """
 
     kind: str
-    alone: Mapping[str, Any]
+    companions: Mapping[str, Path | None]
     label: Path | None
     catalog: Path | None
     case_id: str | None
@@ -48,12 +52,17 @@ class Request:
     layout: str
     preview: Path | None
     source: str | None
-    workers: int
+    run: str | None
+    as_json: bool
+    workers: int | str
     scheduler: str | None
     resume: bool
+    overwrite: bool
+    drawn: tuple[str, ...] = ()
+    number: int = 0
 
-    def prepare(self, defaults: Mapping[str, Any]) -> list[Run]:
-        """The runs that are left to simulate: none where they ran over a catalog, or were to be printed only.
+    def carry_out(self, defaults: Mapping[str, Any]) -> None:
+        """Do what was asked for; exit code 1 where a case was refused.
 
         Raises:
             SettingError: As `plan_runs`.
@@ -61,41 +70,145 @@ class Request:
         """
         options = {name: getattr(self, name) for name in ("protocol", "seed", "instances", "annotator")}
         runs = plan_runs(self.config, options, self.pairs, self.sweep, table=self.kind, defaults=defaults)
+        self._check_runs(runs)
         if (self.label is None) == (self.catalog is None):
             raise click.UsageError("give --label or --catalog, one of them")
         if self.catalog is not None:
             self._simulate_catalog(self.catalog, runs)
-            return []
-        given = [f"--{name}" for name in ("source", "workers", "scheduler", "resume") if getattr(self, name)]
-        if given:
-            raise click.UsageError(f"only with --catalog: {', '.join(given)}")
+            return
         self._check()
         if self.save_config:
             write_text(self.save_config, runs[0].toml())
         if self.dry_run:
             click.echo("\n".join((f"# {run.slug}\n" if run.slug else "") + run.toml() for run in runs), nl=False)
-            return []
-        return runs
+        elif self.many:
+            self._simulate_folder(runs)
+        else:
+            self._simulate_one(runs[0])
+
+    def _check_runs(self, runs: Sequence[Run]) -> None:
+        correcting = self.companions.get("prediction") is not None
+        if self.number and not correcting:
+            raise click.UsageError("--round has no effect without --prediction")
+        if correcting and any(run.keys["instances"] != "auto" for run in runs):
+            raise click.UsageError("--instances has no effect with --prediction: errors are split into components")
 
     def _simulate_catalog(self, catalog: Path, runs: Sequence[Run]) -> None:
-        from clicksim.cli.over_catalog import simulate_in_catalog
+        """One prompt run of the catalog per combination of settings."""
+        from clicksim.pipeline.simulation import simulate_catalog
 
         more = {"--preview": self.preview, "--save-config": self.save_config, "--dry-run": self.dry_run}
-        given = [option for option, value in {**self.alone, **more}.items() if value]
+        alone = {f"--{role}": path for role, path in self.companions.items()}
+        given = [option for option, value in {**alone, "--case-id": self.case_id, **more}.items() if value]
         if given:
             raise click.UsageError(f"only with --label: {', '.join(given)}")
         if self.layout != "plain" and self.out is None:
             raise click.UsageError("--format is that of files, and with --catalog only --out DIR writes some")
-        simulate_in_catalog(
-            catalog,
-            runs,
-            self.source,
-            self.out,
-            self.layout,
-            workers=self.workers,
-            scheduler=self.scheduler,
-            resume=self.resume,
-        )
+        if self.run is not None and len(runs) > 1:
+            raise click.UsageError("--run names one run; the runs of a sweep have names of their own")
+        if any(run.keys["instances"] != "auto" for run in runs):
+            raise SettingError("a catalog knows how the labels of each case are meant; leave --instances at auto")
+        with open_crew("patients", self.workers, self.scheduler) as crew:
+            found = simulate_catalog(
+                catalog,
+                [as_prompt_run(run) for run in runs],
+                source=self.source,
+                out=None if self.out is None else Path(self.out),
+                layout=self.layout,
+                name=self.run,
+                crew=crew,
+                resume=self.resume,
+                overwrite=self.overwrite,
+            )
+        self._print_runs(catalog, found)
+
+    def _print_runs(self, catalog: Path, found: "Mapping[str, Summary]") -> None:
+        if self.as_json:
+            click.echo(json.dumps({run: vars(summary) for run, summary in found.items()}))
+        for run, summary in found.items():
+            if not self.as_json:
+                click.echo(f"run {run}: {counted(summary.cases, 'case')}, {summary.rejected} refused")
+            if summary.noted:
+                told = f"notes on {summary.noted} of {counted(summary.cases, 'case')} are in {catalog}/runs/{run}.json"
+                click.echo(f"clicksim: {told}", err=True)
+        if any(summary.rejected for summary in found.values()):
+            click.echo(f"clicksim: the reasons are in {catalog}/runs", err=True)
+            raise click.exceptions.Exit(1)
+
+    def _simulate_folder(self, runs: Sequence[Run]) -> None:
+        """A file for each case of each run."""
+        from clicksim.pipeline.simulation import simulate_cases
+
+        with open_crew("cases", self.workers, self.scheduler) as crew:
+            rows = simulate_cases(
+                self._units(),
+                [self._prompt_run(run) for run in runs],
+                Path(str(self.out)),
+                roles=self._roles(runs),
+                layout=self.layout,
+                crew=crew,
+                resume=self.resume,
+                overwrite=self.overwrite,
+            )
+        if self.as_json:
+            click.echo(json.dumps(rows))
+        said: set[str] = set()
+        for row in rows:
+            name = " ".join(filter(None, [row["run"], row["case_id"]]))
+            if row["refused"]:
+                click.echo(f"clicksim: {name}: {row['refused']}", err=True)
+            self._say(row["case_id"], row["notes"], said)
+        if refused := sum(row["refused"] is not None for row in rows):
+            rest = f"; the others are in {self.out}" if refused < len(rows) else ""
+            click.echo(f"clicksim: {refused} of {counted(len(rows), 'case')} refused, see above{rest}", err=True)
+            raise click.exceptions.Exit(1)
+
+    def _simulate_one(self, run: Run) -> None:
+        """One case, to stdout or a file."""
+        from clicksim.pipeline.simulation import write_prompts_as
+
+        ((entry,),) = [unit.content for unit in self._units()]
+        case = entry.open(None, self._roles([run]))
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", UserWarning)
+            prompts = self._prompt_run(run).make(case, entry)
+        notes = [*(str(warning.message) for warning in caught), *prompts.notes]
+        shown = entry.open(None, ("label", "pet")) if self.preview else case
+        uptake = shown.pet if self.preview else None
+        notes += [note for note in shown.notes if note not in notes]
+        self._say(prompts.case_id, notes, set())
+        if self.out is None:
+            click.echo(prompts.to_json(self.layout))
+        else:
+            write_prompts_as(Path(self.out), prompts, self.layout)
+        if self.preview:
+            _draw(prompts, case, None if uptake is None else uptake.array, self.preview)
+
+    def _say(self, case_id: str, notes: Sequence[str], said: set[str]) -> None:
+        """Notes as lines on stderr, each once."""
+        for note in notes:
+            line = f"{case_id}: {note}"
+            if line not in said:
+                said.add(line)
+                click.echo(line, err=True)
+
+    def _units(self) -> "list[Any]":
+        from clicksim.pipeline.cases import file_units, folder_units
+
+        if self.label is None:
+            return []
+        if self._folder:
+            return folder_units(self.label, self.companions)
+        return file_units([self.label], self.companions, case_id=self.case_id)
+
+    def _roles(self, runs: Sequence[Run]) -> tuple[str, ...]:
+        """The images that are read for the prompts: those for pictures alone only where a person looks at them."""
+        given = [role for role, path in self.companions.items() if path is not None]
+        person = any(run.annotator is not None for run in runs)
+        return ("label", *(role for role in given if person or role not in self.drawn))
+
+    def _prompt_run(self, run: Run) -> "PromptRun":
+        return replace(as_prompt_run(run), round=self.number)
 
     @property
     def many(self) -> bool:
@@ -110,20 +223,6 @@ class Request:
     def ending(self) -> str:
         """What the name of a file ends with."""
         return PROMPT_ENDINGS[self.layout].format(self.kind)
-
-    def labels(self) -> list[Path]:
-        """The label, or the labels of the folder."""
-        from clicksim.volumes.case import list_labels
-
-        if self.label is None:
-            return []
-        return list_labels(self.label) if self._folder else [self.label]
-
-    def file(self, run: Run, case: str) -> Path | None:
-        """Where the clicks of one case go; None for stdout."""
-        if self.out is None:
-            return None
-        return Path(self.out) / run.slug / f"{case}{self.ending}" if self.many else Path(self.out)
 
     def _check(self) -> None:
         """Refuse, before any work, what cannot end well."""
@@ -141,7 +240,7 @@ class Request:
         if self.preview and self.preview.suffix.lower() not in PICTURE_ENDINGS:
             endings = " or ".join(PICTURE_ENDINGS)
             raise click.UsageError(f"--preview is written as {endings}, got {self.preview.name!r}")
-        pet = self.alone.get("--pet")
+        pet = self.companions.get("pet")
         if self.label is not None and pet is not None and pet.resolve() == self.label.resolve():
             raise ClicksimError(f"--pet is the label itself, {pet}; it takes a PET with SUV")
         self._check_out()
@@ -158,125 +257,40 @@ class Request:
         if not self.many and (path.is_dir() or self.out.endswith(("/", os.sep))):
             from clicksim.volumes import case_id_of
 
-            name = f"{case_id_of(self.labels()[0])}{self.ending}"
+            name = f"{case_id_of(Path(str(self.label)))}{self.ending}"
             raise ClicksimError(f"--out {self.out} is a folder; for one label give a file, such as {path / name}")
 
     def _check_distinct(self) -> None:
         """No file is written over another one of the same command."""
         out = None if self.out is None or self.many else Path(self.out)
+        images = {f"--{role}": path for role, path in self.companions.items()}
         person = Path(self.annotator) if self.annotator is not None and self.annotator.endswith(".toml") else None
         check_distinct(
-            {"--label": self.label, **self.alone, "--annotator": person, "--config": self.config},
+            {"--label": self.label, **images, "--annotator": person, "--config": self.config},
             {"--save-config": self.save_config, "--preview": self.preview, "--out": out},
         )
 
 
-def simulate_runs(runs: Sequence[Run], request: Request, simulate: Simulate) -> None:
-    """All cases of all runs, of which there may be none; exit code 1 where some were refused."""
-    if not runs:
-        return
-    labels = request.labels()
-    _check_companions(request, labels)
-    said: set[str] = set()
-    refused = sum(_simulate_all(run, request, labels, simulate, said) for run in runs)
-    if refused:
-        count = len(labels) * len(runs)
-        rest = f"; the others are in {request.out}" if refused < count else ""
-        click.echo(f"clicksim: {refused} of {counted(count, 'case')} refused, see above{rest}", err=True)
-        raise click.exceptions.Exit(1)
+def as_prompt_run(run: Run) -> "PromptRun":
+    """A run of the command line as the library takes it."""
+    from clicksim.pipeline.simulation import PromptRun
+
+    keys = run.keys
+    return PromptRun(
+        keys["protocol"],
+        keys["seed"],
+        run.given,
+        table=run.table,
+        annotator=run.annotator,
+        instances=keys["instances"],
+        folder=run.slug,
+        text=run.toml(),
+    )
 
 
-def _check_companions(request: Request, labels: Sequence[Path]) -> None:
-    """Refuse a folder that has no image for any of several cases: once, not case by case."""
-    for option, folder in request.alone.items():
-        if len(labels) == 1 or not isinstance(folder, Path) or not folder.is_dir():
-            continue
-        first = ""
-        for label in labels:
-            try:
-                beside(label, folder, "_0001" if option == "--pet" else "")
-                break
-            except ImageError as error:
-                first = first or str(error)
-        else:
-            raise ClicksimError(f"{option}: {first}; none of the {len(labels)} cases has one there")
-
-
-def _simulate_all(run: Run, request: Request, labels: Sequence[Path], simulate: Simulate, said: set[str]) -> int:
-    """All cases of one run; the number of those that were refused. The refusal of a single case is raised."""
-    if request.many and request.out is not None:
-        write_text(Path(request.out) / run.slug / "settings.toml", run.toml())
-    refused = 0
-    for label in _tracked(labels, run.slug or "cases"):
-        try:
-            _finish_one(run, request, label, simulate, said)
-        except ClicksimError as error:
-            if not request.many:
-                raise
-            click.echo(f"clicksim: {' '.join(filter(None, [run.slug, label.name]))}: {error}", err=True)
-            refused += 1
-    return refused
-
-
-def _finish_one(run: Run, request: Request, label: Path, simulate: Simulate, said: set[str]) -> None:
-    """One case, with warnings and notes as lines on stderr, each once for all runs of a sweep."""
-    from clicksim.volumes.case import read_uptake
-
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", UserWarning)
-        prompts = simulate(run, label)
-    uptake: Volume | None = None
-    doubts: tuple[str, ...] = ()
-    if request.preview and (pet := beside(label, request.alone["--pet"])):
-        uptake, doubts = read_uptake(pet)
-    for sentence in [*(str(warning.message) for warning in caught), *prompts.notes, *doubts]:
-        line = f"{prompts.case_id}: {sentence}"
-        if line not in said:
-            said.add(line)
-            click.echo(line, err=True)
-    _write(prompts, request.file(run, prompts.case_id), request.layout)
-    if request.preview:
-        _draw(prompts, label, uptake, request.preview)
-
-
-def _write(prompts: "Prompts", file: Path | None, layout: str) -> None:
-    if file is None:
-        click.echo(prompts.to_json(layout))
-        return
-    if layout == "rows":
-        from clicksim.prompts.table import write_table
-
-        write_table(file, prompts.to_table())
-    else:
-        from clicksim.prompts.formats import write_prompts
-
-        write_prompts(file, prompts, layout)
-
-
-def _draw(prompts: "Prompts", label: Path, pet: "Volume | None", preview: Path) -> None:
+def _draw(prompts: "Prompts", case: "CaseImages", uptake: Any, preview: Path) -> None:
     from clicksim.report.mip import draw_preview, save_picture
-    from clicksim.volumes import read_label
 
-    uptake = None if pet is None else pet.array
-    image = draw_preview(uptake, read_label(label).array, prompts, grid=prompts.grid, title=prompts.case_id)
+    image = draw_preview(uptake, case.label.array, prompts, grid=prompts.grid, title=prompts.case_id)
     with writing(preview):
         save_picture(image, preview)
-
-
-def _tracked(labels: Sequence[Path], what: str) -> Iterator[Path]:
-    """The labels, with progress on stderr where there are several."""
-    if len(labels) == 1:
-        yield labels[0]
-        return
-    from clicksim.cli.progress import track
-
-    yield from track(labels, what)
-
-
-def beside(label: Path, path: Path | None, channel: str = "_0001") -> Path | None:
-    """The image that belongs to a label: the path itself, or the case's file in that folder."""
-    if path is None or not path.is_dir():
-        return path
-    from clicksim.volumes.case import find_companion
-
-    return find_companion(label, path, channel)

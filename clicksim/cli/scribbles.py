@@ -1,10 +1,11 @@
 """`clicksim scribbles`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+from clicksim.cli.crew import batch_options
 from clicksim.cli.options import (
     CASE_ID,
     CONFIG,
@@ -12,16 +13,13 @@ from clicksim.cli.options import (
     LABEL_OR_CATALOG,
     ONE_SOURCE,
     OUTPUT,
+    RUN_AND_JSON,
     SETTINGS,
     WRITING,
-    where_to_run,
     which_rule,
 )
-from clicksim.cli.prompting import Request, beside, simulate_runs
-from clicksim.cli.runs import DEFAULTS, Run
-
-if TYPE_CHECKING:
-    from clicksim.prompts import Prompts
+from clicksim.cli.prompting import Request
+from clicksim.cli.runs import DEFAULTS
 
 STANDARD = DEFAULTS | {"protocol": "autopet-v@2"}
 
@@ -55,7 +53,8 @@ STANDARD = DEFAULTS | {"protocol": "autopet-v@2"}
 @WRITING
 @click.option("--preview", type=OUTPUT, help="Draw lesions and scribbles on maximum projections, PNG or WebP.")
 @ONE_SOURCE
-@where_to_run("With --catalog: ")
+@RUN_AND_JSON
+@batch_options("With a catalog, a folder or a sweep: ")
 def command(prediction: Path | None, pet: Path | None, number: int, **given: Any) -> None:
     """Simulated scribbles in and around lesions, or in the errors of a prediction.
 
@@ -66,26 +65,5 @@ def command(prediction: Path | None, pet: Path | None, number: int, **given: Any
       clicksim scribbles --label case.nii.gz --prediction mine.nii.gz --preview case.png
       clicksim scribbles --catalog CATALOG --protocol autopet-v@1 --workers 8
     """  # noqa: D301 - click wants the character itself
-    alone = {"--prediction": prediction, "--pet": pet, "--case-id": given["case_id"], "--round": number}
-    request = Request("scribbles", alone, **given)
-    runs = request.prepare(STANDARD)
-    if number and prediction is None:
-        raise click.UsageError("--round has no effect without --prediction")
-    if prediction is not None and any(run.keys["instances"] != "auto" for run in runs):
-        raise click.UsageError("--instances has no effect with --prediction: errors are split into components")
-
-    def simulate(run: Run, file: Path) -> "Prompts":
-        from clicksim.simulate.from_files import scribble_case
-
-        return scribble_case(
-            file,
-            prediction=beside(file, prediction, channel=""),
-            pet=beside(file, pet) if run.annotator else None,
-            case_id=request.case_id,
-            round=number,
-            annotator=run.annotator,
-            **run.keys,
-            **run.given,
-        )
-
-    simulate_runs(runs, request, simulate)
+    companions = {"prediction": prediction, "pet": pet}
+    Request(kind="scribbles", companions=companions, drawn=("pet",), number=number, **given).carry_out(STANDARD)

@@ -1,5 +1,30 @@
-"""Batch jobs over many cases: each is a public function, and the command line runs it."""
+"""Batch jobs over many cases, as the command line runs them: each is a function here.
 
-from clicksim.pipeline.convert import Summary, convert_source
+The names below are imported when they are first asked for, since each needs other parts of the library.
+"""
 
-__all__ = ["Summary", "convert_source"]
+from importlib import import_module
+from typing import Any
+
+_HOMES = {
+    "Crew": "workers",
+    "Job": "job",
+    "PromptRun": "simulation",
+    "Summary": "conversion",
+    "convert": "conversion",
+    "import_prompts": "prompt_import",
+    "run_job": "job",
+    "simulate_catalog": "simulation",
+    "simulate_cases": "simulation",
+    "simulate_folder": "simulation",
+    "verify_folder": "verification",
+    "verify_run": "verification",
+}
+
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -50,16 +50,18 @@ class Job(Generic[Result]):
     """A batch job.
 
     Attributes:
-        name: Of its work folder and its record; a folder can be called so.
+        name: Of its work folder; a folder can be called so.
         home: The folder of the result: a catalog, or a folder of files.
         identity: All that changes the bytes of the result, as plain data; the version of clicksim is added.
         units: The pieces of work. Each names the files that it reads.
         work: Does a unit; can be sent to another process, and depends on its arguments alone.
-        finish: Writes the joined tables into the commit, and returns what the job gives. The files of the parts are
-            in the commit already, and so is the record.
+        finish: Called with the joined tables, the commit, and the facts for the records. Writes the result and the
+            records into the commit, and returns what the job gives. The files of the parts are in the commit already.
         tables: Empty tables to start from, so that `finish` finds each of them.
         commit: Opens the commit; by default one of plain files.
-        facts: Added to the record: what the clock says, and nothing that a result depends on.
+        records: The records that `finish` leaves by name, each with the identity of what it is about; by default one
+            with the name and the identity of the job.
+        remedy: How to replace a result that was made in another way.
         alone: Whether nobody else may write to `home` meanwhile.
     """
 
@@ -68,10 +70,11 @@ class Job(Generic[Result]):
     identity: Mapping[str, Any]
     units: Sequence[Unit]
     work: Simple
-    finish: Callable[[Tables, Commit], Result]
+    finish: Callable[[Tables, Any, dict[str, Any]], Result]
     tables: Tables = field(default_factory=dict)
     commit: Callable[[Path], Commit] = Commit
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    records: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    remedy: str = "name another folder, or replace it with --overwrite"
     alone: bool = True
 
     @property
@@ -82,8 +85,7 @@ class Job(Generic[Result]):
     @property
     def about(self) -> dict[str, Any]:
         """The identity with the version, as JSON gives it back."""
-        about: dict[str, Any] = json.loads(json.dumps({"clicksim": __version__, **self.identity}, sort_keys=True))
-        return about
+        return with_version(self.identity)
 
 
 def run_job(job: Job[Result], crew: Crew | None = None, *, resume: bool = False, overwrite: bool = False) -> Result:
@@ -112,7 +114,8 @@ def run_job(job: Job[Result], crew: Crew | None = None, *, resume: bool = False,
     with writing(job.home) if job.alone else nullcontext():
         settle(job.home)
         if not overwrite:
-            check_record(job.home, job.name, job.about)
+            for name, identity in (job.records or {job.name: job.identity}).items():
+                _check_record(job, name, with_version(identity))
         _open_work(job, resume=resume, overwrite=overwrite)
         parts = _do_units(job, crew, _Origin(job))
         tables = _gather(job, parts)
@@ -120,11 +123,15 @@ def run_job(job: Job[Result], crew: Crew | None = None, *, resume: bool = False,
         for part in parts:
             for name in part.files:
                 commit.move(part.folder / FILES / name, name)
-        record = {"job": job.about, **run_facts(started), "workers": crew.workers, **job.facts}
-        commit.text(record_name(job.name), json.dumps(record, indent=1, ensure_ascii=False) + "\n")
-        result = job.finish(tables, commit)
+        result = job.finish(tables, commit, {"job": job.about, **run_facts(started), "workers": crew.workers})
         commit.finish(done_with=job.folder.name)
         return result
+
+
+def with_version(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """An identity with the version of clicksim, as JSON gives it back."""
+    about: dict[str, Any] = json.loads(json.dumps({"clicksim": __version__, **identity}, sort_keys=True))
+    return about
 
 
 def record_name(name: str) -> str:
@@ -150,17 +157,21 @@ def read_record(home: Path, name: str) -> dict[str, Any] | None:
     return record
 
 
-def check_record(home: Path, name: str, about: Mapping[str, Any]) -> None:
+def write_record(commit: Commit, name: str, facts: Mapping[str, Any]) -> None:
+    """Write what is known of a run and is in no table: what made it, who, when, on what machine, how it ended."""
+    commit.text(record_name(name), json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
+
+
+def _check_record(job: "Job[Any]", name: str, about: Mapping[str, Any]) -> None:
     """Refuse to replace a result that was made in another way.
 
     Raises:
         CatalogError: It was; the settings that differ are named.
     """
-    record = read_record(home, name)
+    record = read_record(job.home, name)
     if record is not None and "job" in record and (differing := differences(record["job"], about)):
         raise CatalogError(
-            f"{home} has a result of {name} that was made in another way: {up_to_ten(differing)}; name another "
-            "folder, or replace it with --overwrite"
+            f"{job.home} has a result called {name} that was made in another way: {up_to_ten(differing)}; {job.remedy}"
         )
 
 

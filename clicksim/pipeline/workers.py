@@ -5,7 +5,6 @@ A unit whose process dies is started once more; if that one dies too, the unit i
 
 import os
 import signal
-import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
@@ -15,6 +14,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from clicksim.errors import SettingError
+from clicksim.interruption import SIGNALS, Terminated
 
 if TYPE_CHECKING:
     from clicksim.catalog import Unit
@@ -23,22 +23,6 @@ Work = Callable[["Unit"], None]
 AHEAD = 4  # units in flight per worker: enough that none waits, few enough that results do not pile up
 CLUSTER_AHEAD = 256  # units given to a cluster at a time, whatever its size
 STARTS = 2  # of a unit whose process dies
-ENDING = (signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
-
-
-class Terminated(BaseException):
-    """The process was told to end by SIGTERM or SIGHUP.
-
-    Like `KeyboardInterrupt` it is no `Exception`, so that nothing that goes on past a bad case goes on past it.
-
-    Attributes:
-        number: The signal.
-    """
-
-    def __init__(self, number: int) -> None:
-        """Keep the number of the signal."""
-        super().__init__(number)
-        self.number = number
 
 
 class Progress(Protocol):
@@ -113,35 +97,6 @@ def available_cores() -> int:
         return max(1, cores)
 
 
-@contextmanager
-def ending_in_order() -> Iterator[None]:
-    """Turn SIGTERM and SIGHUP into `Terminated`, so that whatever holds a file or a process lets go of it.
-
-    Only the main thread of a process can do this; in others the block changes nothing.
-    """
-    import threading
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    # a signal that is ignored stays so: that is how `nohup` asks for it
-    before = {number: signal.getsignal(number) for number in ENDING}
-    chosen = [number for number, handler in before.items() if handler is signal.SIG_DFL]
-    for number in chosen:
-        signal.signal(number, _raise_terminated)
-    try:
-        yield
-    finally:
-        for number in chosen:
-            signal.signal(number, before[number])
-
-
-def _raise_terminated(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - what a handler is called with
-    for other in ENDING:  # a second one does not interrupt the tidying up
-        signal.signal(other, signal.SIG_IGN)
-    raise Terminated(number)
-
-
 def _do_here(work: Work, units: Sequence["Unit"]) -> Iterator["Unit"]:
     for unit in units:
         work(unit)
@@ -195,8 +150,8 @@ def _begin_worker() -> None:
     import multiprocessing
     import threading
 
-    for number in ENDING:
-        signal.signal(number, _raise_terminated)
+    for number in SIGNALS:
+        signal.signal(number, _end_worker)
 
     def watch() -> None:
         parent = multiprocessing.parent_process()
@@ -207,13 +162,28 @@ def _begin_worker() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
+_under_way: list["Unit"] = []
+"""The unit that this worker is doing, if any."""
+
+
+def _end_worker(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - what a handler is called with
+    """End an idle worker at once; one at work lets go of what it holds first."""
+    for other in SIGNALS:
+        signal.signal(other, signal.SIG_IGN)
+    if not _under_way:
+        os._exit(128 + number)
+    raise Terminated(number)
+
+
 def _finish_or_end(work: Work, unit: "Unit") -> None:
     """Do a unit in a worker; once told to end, the worker takes no other."""
+    _under_way.append(unit)
     try:
         work(unit)
-    except Terminated:
-        sys.stdout.flush()
-        os._exit(128 + signal.SIGTERM)
+    except Terminated as ended:
+        os._exit(128 + ended.number)
+    finally:
+        _under_way.clear()
 
 
 def _do_on(executor: Executor, work: Work, units: Sequence["Unit"], give_up: Work) -> Iterator["Unit"]:

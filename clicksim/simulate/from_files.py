@@ -1,7 +1,6 @@
 """Prompts from files: one case, read, checked and simulated."""
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
@@ -9,34 +8,28 @@ from numpy.typing import NDArray
 from clicksim.errors import SettingError
 from clicksim.lesions import Instances
 from clicksim.prompts import Prompts
-from clicksim.protocols import load_protocol
+from clicksim.protocols import effective_settings, load_protocol
 from clicksim.simulate.annotators.people import Annotator, Person, annotate
 from clicksim.simulate.clicks.click_rules import simulate_clicks
 from clicksim.simulate.corrections import correct
 from clicksim.simulate.scribbles.scribble_rules import simulate_scribbles
-from clicksim.volumes import Volume, case_id_of, read_label
-from clicksim.volumes.case import read_uptake
+from clicksim.volumes import Volume
+from clicksim.volumes.case import CaseImages
 
 
-def simulate_case(
-    label: str | Path,
+def click_case(
+    case: CaseImages,
     *,
-    pet: str | Path | None = None,
-    organs: str | Path | None = None,
-    case_id: str | None = None,
     instances: Instances = "auto",
     protocol: str = "autopet-iv@2",
     seed: int = 42,
     annotator: Annotator | None = None,
     **settings: Any,
 ) -> Prompts:
-    """The clicks of one case from its image files; see `clicksim.simulate_clicks` for the rule.
+    """Simulate the clicks of one case; see `clicksim.simulate_clicks` for the rule.
 
     Args:
-        label: Mask or instance map.
-        pet: Uptake on the grid of the label.
-        organs: Organ labels on the grid of the label.
-        case_id: By default the label's file name without its ending.
+        case: Its images; the label, and the PET and the organ labels where it has them.
         instances, protocol, seed, **settings: As `clicksim.simulate_clicks` takes them.
         annotator: A model of the person, who changes the clicks of the rule; None for the clicks of the rule.
 
@@ -48,34 +41,28 @@ def simulate_case(
         ImageError: A file that cannot be read; a PET that is a CT or a label, see `read_uptake`.
         SettingError: As `clicksim.simulate_clicks`.
     """
-    name = case_id_of(label) if case_id is None else case_id
-    mask = read_label(label)
-    uptake, doubts = (None, ()) if pet is None else read_uptake(pet)
-    regions = None if organs is None else read_label(organs)
-    for kind, volume in (("PET", uptake), ("organ mask", regions)):
-        if volume is not None:
-            mask.grid.check_same(volume.grid, ("label", kind), where=f"case {name}")
+    rules, _ = effective_settings(load_protocol(protocol), "clicks", settings)
+    # an image that no rule looks at is not read: over a catalog that is most of the time
+    uptake = case.pet if rules.get("n_background", 0) or annotator else None
+    organs = case.organs if rules.get("background") == "organ" else None
     prompts = simulate_clicks(
-        mask.array,
+        case.label.array,
         uptake=_array(uptake),
-        spacing=mask.grid.spacing,
+        spacing=case.label.grid.spacing,
         instances=instances,
         protocol=protocol,
         seed=seed,
-        case_id=name,
-        organs=_array(regions),
+        case_id=case.case_id,
+        organs=_array(organs),
         **settings,
     )
-    prompts = replace(prompts, grid=mask.grid, notes=(*prompts.notes, *doubts))
-    return prompts if annotator is None else _by_person(prompts, mask, uptake, annotator, instances, seed)
+    prompts = replace(prompts, grid=case.label.grid, notes=(*prompts.notes, *case.notes))
+    return prompts if annotator is None else _by_person(prompts, case.label, uptake, annotator, instances, seed)
 
 
 def scribble_case(
-    label: str | Path,
+    case: CaseImages,
     *,
-    prediction: str | Path | None = None,
-    pet: str | Path | None = None,
-    case_id: str | None = None,
     instances: Instances = "auto",
     protocol: str = "autopet-v@2",
     seed: int = 42,
@@ -83,13 +70,10 @@ def scribble_case(
     annotator: Annotator | None = None,
     **settings: Any,
 ) -> Prompts:
-    """The scribbles of one case from its image files: in and around its lesions, or in a prediction's errors.
+    """Simulate the scribbles of one case: in and around its lesions, or in the errors of its prediction.
 
     Args:
-        label: Mask or instance map.
-        prediction: On the grid of the label; None for scribbles from the label alone.
-        pet: Uptake on the grid of the label, for the annotator alone.
-        case_id: By default the label's file name without its ending.
+        case: Its images; the label, the prediction where it has one, and for an annotator the PET.
         instances, protocol, seed, round, **settings: As `simulate_scribbles` and `correct` take them.
         annotator: A model of the person, who changes the strokes of the rule.
 
@@ -98,24 +82,19 @@ def scribble_case(
         GeometryError: An image on another grid than the label.
         ImageError: A file that cannot be read; a PET that is a CT or a label, see `read_uptake`.
     """
-    name = case_id_of(label) if case_id is None else case_id
-    truth = read_label(label)
-    mask = None if prediction is None else read_label(prediction)
-    uptake, doubts = (None, ()) if pet is None or annotator is None else read_uptake(pet)
-    for kind, volume in (("prediction", mask), ("PET", uptake)):
-        if volume is not None:
-            truth.grid.check_same(volume.grid, ("label", kind), where=f"case {name}")
-    shared = {"spacing": truth.grid.spacing, "protocol": protocol, "seed": seed, "case_id": name, **settings}
+    truth, mask = case.label, case.prediction
+    uptake = None if annotator is None else case.pet
+    shared = {"spacing": truth.grid.spacing, "protocol": protocol, "seed": seed, "case_id": case.case_id, **settings}
     if mask is None:
         prompts = simulate_scribbles(truth.array, instances=instances, **shared)
     elif instances != "auto":
         raise SettingError("instances has no effect with a prediction: errors are split into components")
     else:
-        mended = load_protocol(protocol).tables.get("scribbles", {}).get("rule") == "revised"
-        person = annotator if mended else None  # the published loop looks for all errors
-        seen = _seen_truth(truth, mask, uptake, person, name, seed)
+        revised = load_protocol(protocol).tables.get("scribbles", {}).get("rule") == "revised"
+        person = annotator if revised else None  # the published loop looks for all errors
+        seen = _seen_truth(truth, mask, uptake, person, case.case_id, seed)
         prompts = correct(mask.array, seen, round=round, **shared)
-    prompts = replace(prompts, grid=truth.grid, notes=(*prompts.notes, *doubts))
+    prompts = replace(prompts, grid=truth.grid, notes=(*prompts.notes, *case.notes))
     return prompts if annotator is None else _by_person(prompts, truth, uptake, annotator, instances, seed)
 
 

@@ -1,6 +1,8 @@
-"""The image files of a case: which there are, and a PET that is checked as it is read."""
+"""The images of a case: which files there are, and the one way to read and check them."""
 
 from collections import Counter
+from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -8,11 +10,86 @@ import numpy as np
 from clicksim.errors import ImageError, UptakeError, up_to_ten
 from clicksim.geometry.arrays import flat_view
 from clicksim.volumes.header import EXTENSIONS
-from clicksim.volumes.image import Volume, case_id_of, read_image
+from clicksim.volumes.image import Volume, case_id_of, read_image, read_label
 
 SAMPLE = 1 << 14  # voxels that are looked at: a look, not a pass
 NO_PET = -100  # SUV and Bq/ml have noise below 0; air and lung of a CT lie far below this
 CT_SHARE = 0.02  # of the voxels below NO_PET: a CT has some ten times that, ringing at the edges of a PET far less
+
+
+ROLES = ("label", "pet", "ct", "organs", "prediction")
+"""What the images of a case are."""
+NAMES = {"label": "label", "pet": "PET", "ct": "CT", "organs": "organ mask", "prediction": "prediction"}
+"""How messages call them."""
+
+
+class CaseImages:
+    """The images of one case, each read when it is first asked for, once, and compared with the grid of the label.
+
+    Attributes:
+        case_id: The name of the case.
+        files: Its files by role; see `ROLES`.
+    """
+
+    def __init__(self, files: Mapping[str, Path | None], case_id: str = "") -> None:
+        """Name the images of a case.
+
+        Args:
+            files: By role; what is absent or None is not there.
+            case_id: By default the label's file name without its ending.
+
+        Raises:
+            ImageError: The case has no label.
+        """
+        self.files = {role: file for role, file in files.items() if file is not None}
+        if "label" not in self.files:
+            raise ImageError(f"case {case_id} has no label")
+        self.case_id = case_id or case_id_of(self.files["label"])
+        self._notes: dict[str, tuple[str, ...]] = {}
+
+    @cached_property
+    def label(self) -> Volume:
+        """The lesion mask or instance map."""
+        return read_label(self.files["label"])
+
+    @cached_property
+    def pet(self) -> Volume | None:
+        """The uptake, which is looked at as `read_uptake` does; its doubts are among `notes`."""
+        if "pet" not in self.files:
+            return None
+        volume, self._notes["pet"] = read_uptake(self.files["pet"])
+        return self._on_grid(volume, "pet")
+
+    @cached_property
+    def ct(self) -> Volume | None:
+        """The CT."""
+        return self._on_grid(read_image(self.files["ct"]), "ct") if "ct" in self.files else None
+
+    @cached_property
+    def organs(self) -> Volume | None:
+        """The organ labels."""
+        return self._on_grid(read_label(self.files["organs"]), "organs") if "organs" in self.files else None
+
+    @cached_property
+    def prediction(self) -> Volume | None:
+        """The mask that a model predicted."""
+        if "prediction" not in self.files:
+            return None
+        return self._on_grid(read_label(self.files["prediction"]), "prediction")
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Doubts about the images that were read so far, a sentence each."""
+        return tuple(note for notes in self._notes.values() for note in notes)
+
+    def _on_grid(self, volume: Volume, role: str) -> Volume:
+        """The image, which must be on the grid of the label.
+
+        Raises:
+            GeometryError: It is on another grid.
+        """
+        self.label.grid.check_same(volume.grid, ("label", NAMES[role]), where=f"case {self.case_id}")
+        return volume
 
 
 def read_uptake(path: str | Path) -> tuple[Volume, tuple[str, ...]]:

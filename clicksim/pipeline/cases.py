@@ -1,0 +1,180 @@
+"""The cases that a job goes through: those of a catalog by patient, or files."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from clicksim.catalog import Catalog, Unit
+from clicksim.catalog.runs import read_patients
+from clicksim.errors import (
+    CatalogError,
+    ClicksimError,
+    GeometryError,
+    ImageError,
+    LabelError,
+    ReferenceAbortError,
+    TruncatedError,
+    UptakeError,
+)
+from clicksim.volumes import case_id_of
+from clicksim.volumes.case import NAMES, CaseImages, find_companion, list_labels
+
+FACTS = ("patient_key", "source", "tracer_class", "model")
+
+
+@dataclass(frozen=True)
+class CaseEntry:
+    """A case that a job goes through, as plain data: it travels to another process.
+
+    Attributes:
+        case_id: Its name.
+        files: The paths of its images by role, or of a catalog their locations, `<root>:<relative path>`. They are
+            resolved when the case is read, so that a wrong one costs one case.
+        instances: How the values of its label become lesions.
+        suv_threshold: The threshold that the publisher gives for the case.
+        facts: What rows of results repeat of it; see `FACTS`.
+        with_case: What a job adds, such as recorded prompts.
+    """
+
+    case_id: str
+    files: Mapping[str, str]
+    instances: str = "auto"
+    suv_threshold: float | None = None
+    facts: Mapping[str, str | None] = field(default_factory=lambda: dict.fromkeys(FACTS))
+    with_case: Any = None
+
+    def open(self, catalog: Catalog | None, roles: Sequence[str]) -> CaseImages:
+        """The images of the case in some roles; they are read when they are asked for.
+
+        Raises:
+            CatalogError: A location that cannot be resolved.
+            ImageError: The case has no label.
+        """
+        named = {role: file for role, file in self.files.items() if role in roles}
+        found = {role: Path(file) if catalog is None else catalog.resolve(file) for role, file in named.items()}
+        return CaseImages(found, self.case_id)
+
+
+def catalog_units(
+    catalog: Catalog,
+    source: str | None = None,
+    *,
+    roles: Sequence[str] = ("label", "pet", "ct", "organs"),
+    add: Callable[[CaseEntry], CaseEntry] | None = None,
+) -> list[Unit]:
+    """The patients of a catalog; the content of each unit is a tuple of its cases.
+
+    Args:
+        catalog: The catalog.
+        source: One source of it, or all.
+        roles: The images that the job may read.
+        add: Adds to each case what the job needs.
+
+    Raises:
+        CatalogError: There are none.
+    """
+    columns = [*(f"{role}_path" for role in roles), "suv_threshold", "instances", *FACTS]
+    patients = read_patients(catalog, columns, source)
+    if not patients:
+        raise CatalogError(f"no cases{f' of {source}' if source else ''} in {catalog.home}")
+    units = []
+    for key, rows in patients.items():
+        entries = [_entry_of(row, roles) for row in rows]
+        entries = [add(entry) for entry in entries] if add else entries
+        units.append(Unit(key, tuple(entries), _inputs(catalog, entries)))
+    return units
+
+
+def file_units(
+    labels: Iterable[Path], companions: Mapping[str, Path | None], *, case_id: str | None = None
+) -> list[Unit]:
+    """Units of one case each, from label files.
+
+    Args:
+        labels: The labels.
+        companions: By role, a file, or a folder that has one for each case; see `find_companion`.
+        case_id: The name of the one case; by default the name of its label without the ending.
+    """
+    units = []
+    for label in labels:
+        files = {"label": str(label)}
+        for role, path in companions.items():
+            if path is not None:
+                files[role] = str(_companion(label, path, role))
+        name = case_id_of(label) if case_id is None else case_id
+        units.append(Unit(name, (CaseEntry(name, files),), tuple(Path(file) for file in files.values())))
+    return units
+
+
+def folder_units(folder: Path, companions: Mapping[str, Path | None]) -> list[Unit]:
+    """The units of a folder of labels.
+
+    Raises:
+        ImageError: The folder cannot be read, has no label, or two of one case; a companion is one file for several
+            cases, or a folder that has an image for none of them.
+    """
+    labels = list_labels(folder)
+    for role, path in companions.items():
+        if path is None or len(labels) == 1:
+            continue
+        if not path.is_dir():
+            raise ImageError(
+                f"{path} is one {NAMES[role]} for the {len(labels)} labels of {folder}; name the folder that has one "
+                "for each case"
+            )
+        if not any(_companion(label, path, role).is_file() for label in labels):
+            find_companion(labels[0], path, CHANNELS.get(role, ""))  # says what is missing
+    return file_units(labels, companions)
+
+
+CHANNELS = {"pet": "_0001", "ct": "_0000"}
+"""What nnU-Net adds to the name of a case for its images."""
+
+
+def with_entries(units: Sequence[Unit], change: Callable[[CaseEntry], CaseEntry | None]) -> list[Unit]:
+    """The units with changed cases; a case for which None comes back is left out."""
+    changed = [replace(unit, content=tuple(filter(None, map(change, unit.content)))) for unit in units]
+    return [unit for unit in changed if unit.content]
+
+
+def reason_of(error: ClicksimError) -> str:
+    """The reason code of a refusal."""
+    kinds: tuple[tuple[type[ClicksimError], str], ...] = (
+        (TruncatedError, "TruncatedFile"),
+        (LabelError, "BadLabel"),
+        (UptakeError, "BadUptake"),
+        (GeometryError, "GridMismatch"),
+        (ReferenceAbortError, "ReferenceAborts"),
+        (ImageError, "UnreadableFile"),
+        (CatalogError, "UnreadableFile"),
+    )
+    return next((code for kind, code in kinds if isinstance(error, kind)), "SettingRefused")
+
+
+def _entry_of(row: Mapping[str, Any], roles: Sequence[str]) -> CaseEntry:
+    files = {role: row[f"{role}_path"] for role in roles if row[f"{role}_path"] is not None}
+    facts = {name: row[name] for name in FACTS}
+    return CaseEntry(row["case_id"], files, row["instances"] or "auto", row["suv_threshold"], facts)
+
+
+def _inputs(catalog: Catalog, entries: Sequence[CaseEntry]) -> tuple[Path, ...]:
+    """The local files of cases; those on object storage are bound by the catalog that names them."""
+    found = []
+    for entry in entries:
+        for location in entry.files.values():
+            with suppress(CatalogError):  # the case itself will be refused
+                if not catalog.is_remote(location):
+                    found.append(catalog.resolve(location))
+    return tuple(found)
+
+
+def _companion(label: Path, path: Path, role: str) -> Path:
+    """The image that belongs to a label: the path itself, or the case's file in that folder, there or not."""
+    if not path.is_dir():
+        return path
+    try:
+        return find_companion(label, path, CHANNELS.get(role, ""))
+    except ImageError:
+        return path / f"{case_id_of(label)}{CHANNELS.get(role, '')}.nii.gz"
