@@ -18,16 +18,16 @@ from clicksim.catalog.source import Context
 from clicksim.geometry import Grid
 from clicksim.phantom.dicom import StudyFacts, write_study
 from clicksim.volumes import write_image
-from converters.choice import choose_series
-from converters.dicom import read_volume
-from converters.measure import measure_case
-from converters.registration import bring_onto
-from converters.resample import resample_series
-from converters.segmentation import read_seg
-from converters.series import scan_folder
-from converters.slices import slice_geometry
+from converters.dicom.dicom_volume import read_volume
+from converters.dicom.segmentation import read_seg
+from converters.dicom.series import scan_folder
+from converters.dicom.slices import slice_geometry
+from converters.shared.case_measures import measure_case
+from converters.shared.registration import bring_onto
+from converters.shared.resample import resample_series
 from converters.suv import suv_factor
-from converters.tcia import CT_FILL_HU, CT_RANGE_HU, FDG, read_uptake
+from converters.tcia.series_choice import choose_series
+from converters.tcia.tcia_source import CT_FILL_HU, CT_RANGE_HU, FDG, read_uptake
 
 TEXT = """A PET of {pet}, a CT of {ct} and a SEG with a frame for every slice, {files} uncompressed files, {size:.0f}
 MB, in the page cache; CPU time. The floor is `pydicom.dcmread(file).pixel_array` for each file, which keeps nothing

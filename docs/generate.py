@@ -228,13 +228,13 @@ MODULES = {
 }
 CHOSEN = {
     "For a source of your own": (
-        "converters.measure.measure_case",
-        "converters.nifti.read_labels",
-        "converters.nifti.read_uptake",
-        "converters.nifti.check_grids",
-        "converters.nifti.rejecting",
-        "converters.nifti.sha256_of",
-        "converters.tables.Rejection",
+        "converters.shared.case_measures.measure_case",
+        "converters.shared.nifti_images.read_labels",
+        "converters.shared.nifti_images.read_uptake",
+        "converters.shared.nifti_images.check_grids",
+        "converters.shared.nifti_images.rejecting",
+        "converters.shared.nifti_images.sha256_of",
+        "converters.shared.tables.Rejection",
     ),
     "Prediction with a trained model": (
         "clickseg.predict.open_session",

@@ -22,9 +22,9 @@ from clicksim.phantom.layouts import write_deep_psma, write_fdat, write_longitud
 from clicksim.pipeline import convert_source
 from clicksim.prompts import Click, Prompts
 from clicksim.volumes import Volume, read_image, write_image
-from converters.deep_psma import SOURCE as DEEP_PSMA
-from converters.fdat import SOURCE as FDAT
-from converters.longitudinal_ct import SOURCE as LONGITUDINAL_CT
+from converters.deep_psma.deep_psma_source import SOURCE as DEEP_PSMA
+from converters.fdat.fdat_source import SOURCE as FDAT
+from converters.longitudinal_ct.longitudinal_source import SOURCE as LONGITUDINAL_CT
 
 
 @pytest.fixture(scope="module")

@@ -14,13 +14,13 @@ from scipy.ndimage import affine_transform
 from clicksim.errors import ClicksimError, SettingError
 from clicksim.geometry import Grid
 from clicksim.volumes import Volume
-from converters.choice import Rule, choose_series, sharpness
-from converters.dicom import read_volume
-from converters.headers import DicomError
-from converters.registration import bring_onto
-from converters.resample import coverage_fraction, resample_series
-from converters.series import by_study, find_series, scan_folder
-from converters.slices import GeometryRefusal, slice_geometry
+from converters.dicom.dicom_volume import read_volume
+from converters.dicom.headers import DicomError
+from converters.dicom.series import by_study, find_series, scan_folder
+from converters.dicom.slices import GeometryRefusal, slice_geometry
+from converters.shared.registration import bring_onto
+from converters.shared.resample import coverage_fraction, resample_series
+from converters.tcia.series_choice import Rule, choose_series, sharpness
 from tests.dicom_writer import AXIAL, header, rtstruct_dataset, save, set_pixels, uid, write_stack
 
 sitk = SimpleITK

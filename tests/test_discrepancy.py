@@ -22,8 +22,8 @@ from clicksim.phantom import make_phantom
 from clicksim.phantom.dicom import StudyFacts, write_study
 from clicksim.pipeline import convert_source
 from clicksim.volumes import write_image
-from converters.fdat import SOURCE as FDAT
-from converters.tcia import FDG
+from converters.fdat.fdat_source import SOURCE as FDAT
+from converters.tcia.tcia_source import FDG
 from tests.commands import done
 
 LIFE, UPTAKE = 6586.2, 3623.0

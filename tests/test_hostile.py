@@ -26,14 +26,14 @@ from clicksim.manifests.croissant import check_croissant
 from clicksim.prompts.formats import read_prompts
 from clicksim.simulate.annotators.annotator_files import load_annotator
 from clicksim.volumes import read_image
-from converters.deep_psma_scan import read_threshold
-from converters.dicom import read_volume
-from converters.fdat_tables import read_injection_times
-from converters.headers import read_dataset
-from converters.lesion_csv import read_lesion_csv
-from converters.lesion_points import read_published_points
-from converters.registration import read_challenge_affine, read_rigid
-from converters.series import find_series
+from converters.deep_psma.deep_psma_source import read_threshold
+from converters.dicom.dicom_volume import read_volume
+from converters.dicom.headers import read_dataset
+from converters.dicom.series import find_series
+from converters.longitudinal_ct.lesion_csv import read_lesion_csv
+from converters.longitudinal_ct.lesion_points import read_published_points
+from converters.shared.clinical_tables import read_injection_times
+from converters.shared.registration import read_challenge_affine, read_rigid
 from fuzz.targets.images import image_seeds
 from fuzz.targets.mha import PLAIN
 from tests.report_catalog import make_catalog
@@ -143,7 +143,7 @@ def test_read_dataset__a_deflated_bomb_is_not_inflated_whole(tmp_path: Path, mon
     dataset.PixelData = bytes(100 << 20)
     file.write_bytes(bytes_of(dataset))
     assert file.stat().st_size < 1 << 20
-    monkeypatch.setattr("converters.headers.MOST_INFLATED", 64 << 20)
+    monkeypatch.setattr("converters.dicom.headers.MOST_INFLATED", 64 << 20)
     assert peak_of(lambda: read_dataset(file), "inflates to more than") < 16 << 20
 
 
@@ -227,7 +227,7 @@ def test_check_croissant__looks_at_no_file_outside(tmp_path: Path, path: str) ->
 
 def test_fdat_name__is_no_path_whatever_the_study_uid_says() -> None:
     pydicom = pytest.importorskip("pydicom")
-    from converters.tcia_rows import fdat_name
+    from converters.tcia.tcia_source import fdat_name
 
     header = pydicom.Dataset()
     header.StudyDate, header.StudyDescription = "20030323", "PET/../../CT"

@@ -78,7 +78,7 @@ def _fit(
     seed: int,
 ) -> "RecordedFit":
     from clicksim.catalog import open_catalog
-    from clicksim.simulate.annotators.people import annotator_files as files
+    from clicksim.simulate.annotators import annotator_files as files
 
     if not names:
         raise click.UsageError("--fit needs PROMPTS: Parquet files, or runs of --catalog")

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from converters.dicom import read_volume
-from converters.series import scan_folder
-from converters.slices import GeometryRefusal
+from converters.dicom.dicom_volume import read_volume
+from converters.dicom.series import scan_folder
+from converters.dicom.slices import GeometryRefusal
 from fuzz.targets.studies import bytes_of, dataset_of, study
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from converters.rtstruct import read_rtstruct
+from converters.dicom.rtstruct import read_rtstruct
 from fuzz.targets.studies import bytes_of, dataset_of, geometry, study
 
 

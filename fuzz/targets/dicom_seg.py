@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from converters.segmentation import read_seg
+from converters.dicom.segmentation import read_seg
 from fuzz.targets.studies import bytes_of, dataset_of, geometry, study
 
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from converters.headers import read_dataset
+from converters.dicom.headers import read_dataset
 from converters.suv import suv_factor
 from fuzz.targets.studies import bytes_of, dataset_of, study
 

@@ -13,7 +13,7 @@ from clicksim.errors import ClicksimError
 from clicksim.geometry import Grid
 from clicksim.phantom import Phantom, make_phantom
 from clicksim.volumes import read_grid, read_image, write_image
-from converters.nifti import header_facts, read_labels
+from converters.shared.nifti_images import header_facts, read_labels
 
 
 @cache

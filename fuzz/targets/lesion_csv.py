@@ -4,7 +4,7 @@ import tempfile
 from pathlib import Path
 
 from clicksim.phantom.layouts import write_longitudinal_ct
-from converters.lesion_csv import Presence, find_topology, link_lesions, read_lesion_csv
+from converters.longitudinal_ct.lesion_csv import Presence, find_topology, link_lesions, read_lesion_csv
 
 
 def seeds() -> list[bytes]:

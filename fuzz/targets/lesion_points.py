@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from clicksim.prompts.formats import LesionPoint, dump_lesion_points
-from converters.lesion_csv import LesionRow, parse_cog
-from converters.lesion_points import read_published_points
+from converters.longitudinal_ct.lesion_csv import LesionRow, parse_cog
+from converters.longitudinal_ct.lesion_points import read_published_points
 
 CASE = {"case_id": "0a09c8844b_FU_00", "timepoint": "FU", "shape_xyz": [40, 30, 20]}
 ROWS = [LesionRow(1, cog_fu=parse_cog("3.5 4.5 5.5")), LesionRow(2, cog_propagated=parse_cog("9.5 8.25 7"))]

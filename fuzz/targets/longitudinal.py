@@ -5,7 +5,7 @@ from pathlib import Path
 
 from clicksim.catalog.source import Context
 from clicksim.phantom.layouts import write_longitudinal_ct
-from converters.longitudinal_files import plan
+from converters.longitudinal_ct.longitudinal_files import plan
 
 PATIENT = "0a09c8844b"
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from converters.registration import CHALLENGE_KEY, read_challenge_affine, read_rigid
+from converters.shared.registration import CHALLENGE_KEY, read_challenge_affine, read_rigid
 
 
 def seeds() -> list[bytes]:

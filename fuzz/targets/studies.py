@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from clicksim.phantom.dicom import StudyFacts, write_study
-from converters.series import scan_folder
-from converters.slices import SliceGeometry, slice_geometry
+from converters.dicom.series import scan_folder
+from converters.dicom.slices import SliceGeometry, slice_geometry
 from fuzz.targets.images import small_phantom
 
 

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from clicksim.errors import SettingError, up_to_ten
 from clicksim.geometry import Grid
-from converters.headers import DicomError
-from converters.series import SAME_PLACE_MM, Series, Slice
+from converters.dicom.headers import DicomError
+from converters.dicom.series import SAME_PLACE_MM, Series, Slice
 
 GAP_RELATIVE = 0.01
 GAP_MM = 0.1

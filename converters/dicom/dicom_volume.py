@@ -26,9 +26,9 @@ from numpy.typing import NDArray
 
 from clicksim.geometry import Grid
 from clicksim.volumes import Volume
-from converters.headers import DicomError, check_promise, quietly, read_dataset
-from converters.series import Series, Slice
-from converters.slices import SliceGeometry, slice_geometry
+from converters.dicom.headers import DicomError, check_promise, quietly, read_dataset
+from converters.dicom.series import Series, Slice
+from converters.dicom.slices import SliceGeometry, slice_geometry
 
 
 def read_volume(series: Series, *, double: bool = False, gaps: str = "refuse") -> Volume:

@@ -7,10 +7,10 @@ Paper: 10.1038/s41597-026-07466-y. Licence CC BY-NC 4.0; the paper names CC BY, 
     SOURCE/
       data_split.json                                      train, val, test (v2, v3)
       *demographics*.csv                                   v3
-      inputsTr/<pid>.csv                                   lesion table, see `converters.lesion_csv`
+      inputsTr/<pid>.csv                                   lesion table, see `converters.longitudinal_ct.lesion_csv`
       inputsTr/<pid>_<BL|FU>_img_<NN>.nii.gz               CT; in v1 <pid>_<BL|FU>_img_<BL|FU>_img_<NN>.nii.gz
       inputsTr/<pid>_BL_mask_<NN>.nii.gz                   lesion ids; in v1 <pid>_BL_mask_BL_img_<NN>.nii.gz
-      inputsTr/<pid>_<BL|FU>_<NN>.json                     points, see `converters.lesion_points`
+      inputsTr/<pid>_<BL|FU>_<NN>.json                     points, see `converters.longitudinal_ct.lesion_points`
       targetsTr/<pid>_FU_mask_<NN>.nii.gz                  lesion ids; in v1 <pid>_FU_mask_FU_img_<NN>.nii.gz
 
 `NN` is the image of a time point, a body region, and not the time point. Images are used in place, and read to
@@ -32,7 +32,7 @@ from clicksim.catalog.source import Context, Outcome, Row, Source, Unit
 from clicksim.errors import PromptFormatError, up_to_ten
 from clicksim.geometry import Grid
 from clicksim.volumes import read_image
-from converters.lesion_csv import (
+from converters.longitudinal_ct.lesion_csv import (
     Cog,
     LesionRow,
     LesionTable,
@@ -42,8 +42,8 @@ from converters.lesion_csv import (
     link_lesions,
     read_lesion_csv,
 )
-from converters.lesion_points import point_tables, read_published_points
-from converters.longitudinal_files import (
+from converters.longitudinal_ct.lesion_points import point_tables, read_published_points
+from converters.longitudinal_ct.longitudinal_files import (
     LAYOUT,
     RELEASES,
     TIMEPOINTS,
@@ -52,10 +52,10 @@ from converters.longitudinal_files import (
     only_file,
     plan,
 )
-from converters.measure import measure_case
-from converters.nifti import check_grids, read_labels, rejecting, sha256_of
-from converters.tables import Rejection
-from converters.trees import inside_source
+from converters.shared.case_measures import measure_case
+from converters.shared.nifti_images import check_grids, read_labels, rejecting, sha256_of
+from converters.shared.tables import Rejection
+from converters.shared.trees import inside_source
 
 LICENCE = "CC-BY-NC-4.0"
 USUAL_AXES = "LPS"

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clicksim.errors import SettingError, up_to_ten
-from converters.headers import DicomError
-from converters.series import Finding, Series, normal_of
+from converters.dicom.headers import DicomError
+from converters.dicom.series import Finding, Series, normal_of
 
 Measure = Callable[[Series], float]
 """What series are ranked by; the least comes first."""

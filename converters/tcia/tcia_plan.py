@@ -22,12 +22,18 @@ import numpy as np
 from clicksim.catalog.source import Context, Outcome, Row, Unit
 from clicksim.errors import CatalogError, ClicksimError, SettingError, unknown_name
 from clicksim.files import LEAST_PACKED
-from converters.choice import Rule, check_pattern
-from converters.fdat_tables import Clinical, check_times_used, parse_clinical, parse_option, read_injection_times
-from converters.headers import DicomError, word
-from converters.series import dicom_header, is_dicomdir
-from converters.tables import Rejection, flag_or_none
-from converters.trees import inside_source
+from converters.dicom.headers import DicomError, word
+from converters.dicom.series import dicom_header, is_dicomdir
+from converters.shared.clinical_tables import (
+    Clinical,
+    check_times_used,
+    parse_clinical,
+    parse_option,
+    read_injection_times,
+)
+from converters.shared.tables import Rejection, flag_or_none
+from converters.shared.trees import inside_source
+from converters.tcia.series_choice import Rule, check_pattern
 
 LAYOUT = """\
 <folder>/[manifest-<number>/]<collection>/<PatientID>/<study>/<series>/*.dcm    NBIA, descriptive or classic

@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 
 from clicksim.geometry import Grid
 from clicksim.volumes import Volume
-from converters.dicom import read_volume, slice_values
-from converters.registration import bring_onto
-from converters.series import Series
-from converters.slices import SliceGeometry
+from converters.dicom.dicom_volume import read_volume, slice_values
+from converters.dicom.series import Series
+from converters.dicom.slices import SliceGeometry
+from converters.shared.registration import bring_onto
 
 PARALLEL = 1e-3
 """Voxels: how far a line of voxels may drift aside over the whole grid and still count as parallel."""

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from clicksim.catalog.source import Row
-from converters.tables import ABSENT, flag_or_none, number_or_none, read_table, word_or_none
+from converters.shared.tables import ABSENT, flag_or_none, number_or_none, read_table, word_or_none
 
 CLASSES = ("UNCHANGED", "DISAPPEARING", "NEWLYAPPEARING", "MERGING", "SPLITTING")
 ALIASES = {"MERGED": "MERGING", "DISAPPEARED": "DISAPPEARING"}

@@ -13,8 +13,8 @@ from pathlib import Path
 from clicksim.catalog.source import Context, Outcome, Row, Unit
 from clicksim.errors import CatalogError, unknown_name, up_to_ten
 from clicksim.files import read_bounded
-from converters.tables import Rejection, age_years, number_or_none, parse_json, read_table, word_or_none
-from converters.trees import inside_source
+from converters.shared.tables import Rejection, age_years, number_or_none, parse_json, read_table, word_or_none
+from converters.shared.trees import inside_source
 
 RELEASES = {
     "v1": "v1, 10.57754/FDAT.qwsry-7t837",

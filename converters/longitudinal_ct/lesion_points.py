@@ -26,7 +26,7 @@ from clicksim.files import read_bounded
 from clicksim.geometry import Grid
 from clicksim.prompts.formats import load_lesion_points
 from clicksim.prompts.records import Click, Prompts
-from converters.lesion_csv import Cog, LesionRow
+from converters.longitudinal_ct.lesion_csv import Cog, LesionRow
 
 if TYPE_CHECKING:
     import pyarrow as pa

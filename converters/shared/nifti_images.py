@@ -17,7 +17,7 @@ from clicksim.errors import ClicksimError, GeometryError, LabelError, TruncatedE
 from clicksim.geometry import Grid
 from clicksim.volumes import Volume, read_grid, read_image, read_label
 from clicksim.volumes.nifti import read_nifti
-from converters.tables import Rejection
+from converters.shared.tables import Rejection
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ def read_labels(file: Path, root: Path, *, highest: int | None = None, usual_axe
 
 
 def read_uptake(file: Path, root: Path) -> Volume:
-    """Read an uptake; its values are looked at by `converters.measure.measure_case`.
+    """Read an uptake; its values are looked at by `converters.shared.case_measures.measure_case`.
 
     Raises:
         Rejection: `UnreadableFile`, `TruncatedFile`.

@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 
 from clicksim.errors import CatalogError, StorageError, up_to_ten
 from clicksim.files import storing, unpack
-from converters.tables import Rejection
+from converters.shared.tables import Rejection
 
 MOST_TABLE_BYTES = 1 << 28
 

@@ -10,7 +10,7 @@ from datetime import date, datetime, timedelta
 from statistics import median
 from typing import Any
 
-from converters.suv_headers import (
+from converters.suv.suv_headers import (
     GE_ADMIN,
     GE_SCAN,
     Header,

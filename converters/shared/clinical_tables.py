@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from clicksim.catalog.source import Outcome, Row
 from clicksim.errors import SettingError, up_to_ten
 from clicksim.files import read_bounded
-from converters.tables import (
+from converters.shared.tables import (
     Rejection,
     age_years,
     common_value,
@@ -25,7 +25,7 @@ from converters.tables import (
     parse_table,
     word_or_none,
 )
-from converters.trees import Tree
+from converters.shared.trees import Tree
 
 CLINICAL_TABLES = {
     "FDG": ("fdg_metadata.csv", "home/rakuest1/fdg_metadata.csv"),

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clicksim.geometry import Grid
-from converters.headers import quietly, read_dataset, word, words
-from converters.segmentation import Canvas, Segmentation, SegmentationError
+from converters.dicom.headers import quietly, read_dataset, word, words
+from converters.dicom.segmentation import Canvas, Segmentation, SegmentationError
 
 OFF_PLANE = 0.1
 """Of the slice spacing: how far a point of a contour may lie from the contour's plane."""
