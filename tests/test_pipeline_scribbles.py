@@ -15,7 +15,7 @@ from clicksim.errors import SettingError
 from clicksim.phantom.layouts import write_fdat
 from clicksim.pipeline import convert_source
 from clicksim.pipeline.import_prompts import import_prompts
-from clicksim.pipeline.prompts import PromptJob, patient_units, run_id, simulate_catalog
+from clicksim.pipeline.prompts import PromptJob, patient_units, prompt_run_id, simulate_catalog
 from clicksim.pipeline.verify import verify_run
 from clicksim.simulate.annotators.people import PRESETS
 
@@ -92,7 +92,7 @@ def test_run_id__of_clicks_is_the_hash_that_it_always_was(catalog):
     about = {"protocol": "autopet-iv@1", "seed": 42, "settings": job.about()["settings"]}
     cases = [[unit.key, [row["case_id"] for row in unit.content]] for unit in units]
     text = json.dumps([about, cases], sort_keys=True)
-    assert run_id(job, units) == hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+    assert prompt_run_id(job, units) == hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
 @pytest.mark.parametrize(("table", "protocol"), [("clicks", "autopet-iv@2"), ("scribbles", "autopet-v@2")])
@@ -100,7 +100,7 @@ def test_simulate_catalog__an_annotator_stands_in_rows_and_metadata_and_verifies
     plain = PromptJob(str(catalog), protocol, 42, {}, table=table)
     person = PromptJob(str(catalog), protocol, 42, {}, table=table, annotator=PRESETS["careful"])
     units = patient_units(open_catalog(catalog))
-    assert run_id(plain, units) != run_id(person, units)
+    assert prompt_run_id(plain, units) != prompt_run_id(person, units)
     run, summary = simulate_catalog(person)
     opened = open_catalog(catalog)
     assert opened.metadata(run)["annotator_model"]["name"] == "careful"

@@ -25,7 +25,7 @@ from clicksim.geometry import Grid
 from clicksim.phantom import Phantom, make_phantom
 from clicksim.phantom.dicom import SCANNERS, StudyFacts, WrittenStudy, write_study
 from clicksim.phantom.layout_tcia import write_tcia
-from clicksim.phantom.trees import to_lps
+from clicksim.phantom.phantom_trees import to_lps
 from clicksim.pipeline import convert_source
 from clicksim.volumes import Volume, read_image
 from converters.dicom.segmentation import read_seg

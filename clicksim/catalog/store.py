@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clicksim.catalog.head import HEAD, read_head, write_head, write_json
+from clicksim.catalog.catalog_json import HEAD, read_head, write_catalog_json, write_head
 from clicksim.catalog.lock import LOCK, locked, writing
 from clicksim.catalog.parquet import cast_table, read_metadata, read_table, rows_of, write_table
 from clicksim.catalog.remote.cache import fetch
@@ -173,10 +173,10 @@ class Catalog:
         Raises:
             CatalogError: DuckDB is not installed, or refuses the query.
         """
-        from clicksim.catalog.query import ask
+        from clicksim.catalog.query import run_query
 
         names = (*TABLES, "prompts")
-        return ask({name: self.sources if name == "sources" else self.table(name) for name in names}, query)
+        return run_query({name: self.sources if name == "sources" else self.table(name) for name in names}, query)
 
     def resolve(self, location: str) -> Path:
         """The file behind a `<root>:<relative path>`; one on object storage is fetched first, see `catalog.cache`.
@@ -263,7 +263,7 @@ class Catalog:
     @locked
     def write_run(self, run: str, about: Mapping[str, Any]) -> None:
         """The wall-clock facts of a run: who, when, on what machine, how it ended."""
-        write_json(self.path / "runs" / f"{run}.json", about)
+        write_catalog_json(self.path / "runs" / f"{run}.json", about)
 
     @locked
     def with_root(self, name: str, folder: str | Path) -> "Catalog":

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from clicksim.cli.asked_runs import DEFAULTS, AskedRun
 from clicksim.cli.options import (
     CASE_ID,
     CONFIG,
@@ -18,7 +19,6 @@ from clicksim.cli.options import (
     which_rule,
 )
 from clicksim.cli.prompting import Request, beside, simulate_runs
-from clicksim.cli.runs import DEFAULTS, Run
 
 if TYPE_CHECKING:
     from clicksim.prompts import Prompts
@@ -66,7 +66,7 @@ def command(pet: Path | None, organs: Path | None, **given: Any) -> None:
     alone = {"--pet": pet, "--organs": organs, "--case-id": given["case_id"]}
     request = Request("clicks", alone, **given)
 
-    def simulate(run: Run, label: Path) -> "Prompts":
+    def simulate(run: AskedRun, label: Path) -> "Prompts":
         from clicksim.simulate.from_files import simulate_case
 
         return simulate_case(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from clicksim.cli.runs import Run
+from clicksim.cli.asked_runs import AskedRun
 from clicksim.errors import SettingError, counted
 
 
@@ -37,7 +37,7 @@ def open_scheduler(scheduler: str | None, workers: int) -> Iterator[Executor | N
 
 def simulate_in_catalog(
     catalog: Path,
-    runs: Sequence[Run],
+    runs: Sequence[AskedRun],
     source: str | None,
     out: str | None,
     layout: str,

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from clicksim.cli.paths import check_distinct, write_text, writing
-from clicksim.cli.runs import Run, plan_runs
+from clicksim.cli.asked_runs import AskedRun, plan_runs
+from clicksim.cli.paths import check_distinct, making_folder, write_result
 from clicksim.errors import ClicksimError, ImageError, counted
 from clicksim.files import PICTURE_ENDINGS, PROMPT_ENDINGS
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from clicksim.prompts import Prompts
     from clicksim.volumes import Volume
 
-Simulate = Callable[[Run, Path], "Prompts"]
+Simulate = Callable[[AskedRun, Path], "Prompts"]
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Request:
     scheduler: str | None
     resume: bool
 
-    def prepare(self, defaults: Mapping[str, Any]) -> list[Run]:
+    def prepare(self, defaults: Mapping[str, Any]) -> list[AskedRun]:
         """The runs that are left to simulate: none where they ran over a catalog, or were to be printed only.
 
         Raises:
@@ -71,13 +71,13 @@ class Request:
             raise click.UsageError(f"only with --catalog: {', '.join(given)}")
         self._check()
         if self.save_config:
-            write_text(self.save_config, runs[0].toml())
+            write_result(self.save_config, runs[0].toml())
         if self.dry_run:
             click.echo("\n".join((f"# {run.slug}\n" if run.slug else "") + run.toml() for run in runs), nl=False)
             return []
         return runs
 
-    def _simulate_catalog(self, catalog: Path, runs: Sequence[Run]) -> None:
+    def _simulate_catalog(self, catalog: Path, runs: Sequence[AskedRun]) -> None:
         from clicksim.cli.over_catalog import simulate_in_catalog
 
         more = {"--preview": self.preview, "--save-config": self.save_config, "--dry-run": self.dry_run}
@@ -119,7 +119,7 @@ class Request:
             return []
         return list_labels(self.label) if self._folder else [self.label]
 
-    def file(self, run: Run, case: str) -> Path | None:
+    def file(self, run: AskedRun, case: str) -> Path | None:
         """Where the clicks of one case go; None for stdout."""
         if self.out is None:
             return None
@@ -171,7 +171,7 @@ class Request:
         )
 
 
-def simulate_runs(runs: Sequence[Run], request: Request, simulate: Simulate) -> None:
+def simulate_runs(runs: Sequence[AskedRun], request: Request, simulate: Simulate) -> None:
     """All cases of all runs, of which there may be none; exit code 1 where some were refused."""
     if not runs:
         return
@@ -202,10 +202,10 @@ def _check_companions(request: Request, labels: Sequence[Path]) -> None:
             raise ClicksimError(f"{option}: {first}; none of the {len(labels)} cases has one there")
 
 
-def _simulate_all(run: Run, request: Request, labels: Sequence[Path], simulate: Simulate, said: set[str]) -> int:
+def _simulate_all(run: AskedRun, request: Request, labels: Sequence[Path], simulate: Simulate, said: set[str]) -> int:
     """All cases of one run; the number of those that were refused. The refusal of a single case is raised."""
     if request.many and request.out is not None:
-        write_text(Path(request.out) / run.slug / "settings.toml", run.toml())
+        write_result(Path(request.out) / run.slug / "settings.toml", run.toml())
     refused = 0
     for label in _tracked(labels, run.slug or "cases"):
         try:
@@ -218,9 +218,9 @@ def _simulate_all(run: Run, request: Request, labels: Sequence[Path], simulate: 
     return refused
 
 
-def _finish_one(run: Run, request: Request, label: Path, simulate: Simulate, said: set[str]) -> None:
+def _finish_one(run: AskedRun, request: Request, label: Path, simulate: Simulate, said: set[str]) -> None:
     """One case, with warnings and notes as lines on stderr, each once for all runs of a sweep."""
-    from clicksim.volumes.case import read_uptake
+    from clicksim.volumes.case import read_pet
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
@@ -228,7 +228,7 @@ def _finish_one(run: Run, request: Request, label: Path, simulate: Simulate, sai
     uptake: Volume | None = None
     doubts: tuple[str, ...] = ()
     if request.preview and (pet := beside(label, request.alone["--pet"])):
-        uptake, doubts = read_uptake(pet)
+        uptake, doubts = read_pet(pet)
     for sentence in [*(str(warning.message) for warning in caught), *prompts.notes, *doubts]:
         line = f"{prompts.case_id}: {sentence}"
         if line not in said:
@@ -244,9 +244,9 @@ def _write(prompts: "Prompts", file: Path | None, layout: str) -> None:
         click.echo(prompts.to_json(layout))
         return
     if layout == "rows":
-        from clicksim.prompts.table import write_table
+        from clicksim.prompts.table import write_prompt_table
 
-        write_table(file, prompts.to_table())
+        write_prompt_table(file, prompts.to_table())
     else:
         from clicksim.prompts.formats import write_prompts
 
@@ -259,7 +259,7 @@ def _draw(prompts: "Prompts", label: Path, pet: "Volume | None", preview: Path) 
 
     uptake = None if pet is None else pet.array
     image = draw_preview(uptake, read_label(label).array, prompts, grid=prompts.grid, title=prompts.case_id)
-    with writing(preview):
+    with making_folder(preview):
         save_picture(image, preview)
 
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from clicksim.cli.asked_runs import DEFAULTS, AskedRun
 from clicksim.cli.options import (
     CASE_ID,
     CONFIG,
@@ -18,7 +19,6 @@ from clicksim.cli.options import (
     which_rule,
 )
 from clicksim.cli.prompting import Request, beside, simulate_runs
-from clicksim.cli.runs import DEFAULTS, Run
 
 if TYPE_CHECKING:
     from clicksim.prompts import Prompts
@@ -74,7 +74,7 @@ def command(prediction: Path | None, pet: Path | None, number: int, **given: Any
     if prediction is not None and any(run.keys["instances"] != "auto" for run in runs):
         raise click.UsageError("--instances has no effect with --prediction: errors are split into components")
 
-    def simulate(run: Run, file: Path) -> "Prompts":
+    def simulate(run: AskedRun, file: Path) -> "Prompts":
         from clicksim.simulate.from_files import scribble_case
 
         return scribble_case(

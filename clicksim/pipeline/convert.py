@@ -19,7 +19,7 @@ from clicksim.pipeline.units import WORK, Parts, Progress, Tables, run_facts, ta
 
 
 @dataclass(frozen=True)
-class Summary:
+class JobSummary:
     """How a run ended, by count of rows; `noted` are the cases of a prompt run that have notes."""
 
     cases: int
@@ -38,7 +38,7 @@ def convert_source(
     options: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
     executor: Executor | None = None,
-) -> Summary:
+) -> JobSummary:
     """Bring a source into a catalog; its rows replace those of an earlier conversion.
 
     Args:
@@ -93,7 +93,7 @@ def convert_source(
             for run, table in source.prompt_runs(tables["cases"].to_pylist(), tables["lesions"].to_pylist()).items():
                 catalog.write_part("prompts", run, table)
         catalog.write_sources(rows_to_table("sources", [{"source": source.name, **source.facts}]))
-        summary = Summary(len(tables["cases"]), len(tables["rejected"]))
+        summary = JobSummary(len(tables["cases"]), len(tables["rejected"]))
         about = {"cases": summary.cases, "rejected": summary.rejected, "workers": workers, "shard": list(shard)}
         catalog.write_run(f"convert-{source.name}", run_facts(started, about))
         parts.remove()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from clicksim import __version__
 from clicksim.catalog import Catalog, Outcome, Unit, open_catalog
 from clicksim.catalog.lock import writing
-from clicksim.catalog.runs import check_names, hash_run, read_patients
+from clicksim.catalog.prompt_runs import check_names, hash_run, read_patients
 from clicksim.catalog.schema import rows_to_table, table_schema
 from clicksim.errors import (
     CatalogError,
@@ -26,7 +26,7 @@ from clicksim.errors import (
     UptakeError,
 )
 from clicksim.files import PROMPT_ENDINGS, check_space
-from clicksim.pipeline.convert import Summary
+from clicksim.pipeline.convert import JobSummary
 from clicksim.pipeline.units import WORK, Parts, Progress, Tables, run_facts
 from clicksim.prompts import Prompts
 from clicksim.prompts.table import METADATA_KEY
@@ -99,7 +99,7 @@ def simulate_catalog(
     resume: bool = False,
     progress: Progress | None = None,
     executor: Executor | None = None,
-) -> tuple[str, Summary]:
+) -> tuple[str, JobSummary]:
     """Simulate clicks or scribbles in every case of a catalog, and commit them as one prompt run.
 
     The unit of work is a patient. A case that cannot be simulated is reported and the others go on.
@@ -126,7 +126,7 @@ def simulate_catalog(
     with writing(catalog.path):
         units = patient_units(catalog, source)
         check_names(units, str if job.out is None else _file_name)
-        run = run_id(job, units)
+        run = prompt_run_id(job, units)
         cases = sum(len(unit.content) for unit in units)
         if job.out:
             check_space(Path(job.out), BLOCK * cases, "a file for each case")
@@ -145,7 +145,7 @@ def simulate_catalog(
         facts = {"cases": cases, "workers": workers, "refused": refused, "noted": noted}
         catalog.write_run(run, run_facts(started, {**facts, "notes": _notes_by_case(tables["notes"])}))
         parts.remove()
-        return run, Summary(cases - len(refused), len(refused), noted)
+        return run, JobSummary(cases - len(refused), len(refused), noted)
 
 
 def _refused_cases(units: Sequence[Unit], rejected: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -193,7 +193,7 @@ def patient_units(catalog: Catalog, source: str | None = None) -> list[Unit]:
     return [Unit(key, rows) for key, rows in patients.items()]
 
 
-def run_id(job: PromptJob, units: Sequence[Unit]) -> str:
+def prompt_run_id(job: PromptJob, units: Sequence[Unit]) -> str:
     """Hash of protocol, settings, seed and cases."""
     return hash_run(job.about(), {unit.key: [row["case_id"] for row in unit.content] for unit in units})
 
@@ -258,11 +258,11 @@ def _simulate_patient(job: PromptJob, unit: Unit) -> Tables:
 def _write_file(folder: Path, prompts: Prompts, layout: str, table: str) -> None:
     """One file per case."""
     from clicksim.prompts.formats import write_prompts
-    from clicksim.prompts.table import write_table
+    from clicksim.prompts.table import write_prompt_table
 
     file = folder / f"{_file_name(prompts.case_id)}{PROMPT_ENDINGS[layout].format(table)}"
     if layout == "rows":
-        write_table(file, prompts.to_table())
+        write_prompt_table(file, prompts.to_table())
     else:
         write_prompts(file, prompts, layout)
 

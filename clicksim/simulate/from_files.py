@@ -15,7 +15,7 @@ from clicksim.simulate.clicks.click_rules import simulate_clicks
 from clicksim.simulate.corrections import correct
 from clicksim.simulate.scribbles.scribble_rules import simulate_scribbles
 from clicksim.volumes import Volume, case_id_of, read_label
-from clicksim.volumes.case import read_uptake
+from clicksim.volumes.case import read_pet
 
 
 def simulate_case(
@@ -45,12 +45,12 @@ def simulate_case(
 
     Raises:
         GeometryError: An image on another grid than the label.
-        ImageError: A file that cannot be read; a PET that is a CT or a label, see `read_uptake`.
+        ImageError: A file that cannot be read; a PET that is a CT or a label, see `read_pet`.
         SettingError: As `clicksim.simulate_clicks`.
     """
     name = case_id_of(label) if case_id is None else case_id
     mask = read_label(label)
-    uptake, doubts = (None, ()) if pet is None else read_uptake(pet)
+    uptake, doubts = (None, ()) if pet is None else read_pet(pet)
     regions = None if organs is None else read_label(organs)
     for kind, volume in (("PET", uptake), ("organ mask", regions)):
         if volume is not None:
@@ -96,12 +96,12 @@ def scribble_case(
     Raises:
         SettingError: As those; `instances` beside a prediction, whose errors are split into components.
         GeometryError: An image on another grid than the label.
-        ImageError: A file that cannot be read; a PET that is a CT or a label, see `read_uptake`.
+        ImageError: A file that cannot be read; a PET that is a CT or a label, see `read_pet`.
     """
     name = case_id_of(label) if case_id is None else case_id
     truth = read_label(label)
     mask = None if prediction is None else read_label(prediction)
-    uptake, doubts = (None, ()) if pet is None or annotator is None else read_uptake(pet)
+    uptake, doubts = (None, ()) if pet is None or annotator is None else read_pet(pet)
     for kind, volume in (("prediction", mask), ("PET", uptake)):
         if volume is not None:
             truth.grid.check_same(volume.grid, ("label", kind), where=f"case {name}")

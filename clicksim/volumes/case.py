@@ -15,7 +15,7 @@ NO_PET = -100  # SUV and Bq/ml have noise below 0; air and lung of a CT lie far 
 CT_SHARE = 0.02  # of the voxels below NO_PET: a CT has some ten times that, ringing at the edges of a PET far less
 
 
-def read_uptake(path: str | Path) -> tuple[Volume, tuple[str, ...]]:
+def read_pet(path: str | Path) -> tuple[Volume, tuple[str, ...]]:
     """A PET from its file, and a sentence where it may be none.
 
     Some ten thousand voxels, evenly spread, are looked at; only where all of them are 0 or 1 is the volume read to

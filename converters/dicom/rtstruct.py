@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from clicksim.geometry import Grid
 from converters.dicom.headers import quietly, read_dataset, word, words
-from converters.dicom.segmentation import Canvas, Segmentation, SegmentationError
+from converters.dicom.segmentation import LabelCanvas, Segmentation, SegmentationError
 
 OFF_PLANE = 0.1
 """Of the slice spacing: how far a point of a contour may lie from the contour's plane."""
@@ -51,7 +51,7 @@ def read_rtstruct(source: Any, grid: Grid, *, frame_of_reference: str = "", stru
     where = str(source) if isinstance(source, str | Path) else "RTSTRUCT"
     with quietly("RtInconsistent", where):
         known = _structures(dataset, frame_of_reference, where)
-        canvas = Canvas(np.zeros(grid.shape, np.uint16, order="F"))
+        canvas = LabelCanvas(np.zeros(grid.shape, np.uint16, order="F"))
         chosen = canvas.choose(known, structures, where)
         count = 0
         for item in dataset.get("ROIContourSequence") or ():
@@ -92,7 +92,7 @@ def _structures(dataset: Any, frame: str, where: str) -> dict[int, str]:
     return found
 
 
-def _draw(item: Any, number: int, grid: Grid, canvas: Canvas, where: str) -> int:
+def _draw(item: Any, number: int, grid: Grid, canvas: LabelCanvas, where: str) -> int:
     """Fill the contours of one structure; how many were filled."""
     contours: list[tuple[float, NDArray[np.float64]]] = []
     for contour in item.get("ContourSequence") or ():

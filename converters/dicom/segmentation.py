@@ -146,7 +146,7 @@ class Segmentation:
 
 
 @dataclass
-class Canvas:
+class LabelCanvas:
     """Labels under construction; segments come in any order."""
 
     labels: NDArray[np.uint16]
@@ -219,7 +219,7 @@ class _Reader:
         self.geometry = geometry
         self.where = where
         self.slice_of = {uid: k for k, uid in enumerate(geometry.uids)}
-        self.canvas = Canvas(np.zeros(geometry.shape, np.uint16, order="F"))
+        self.canvas = LabelCanvas(np.zeros(geometry.shape, np.uint16, order="F"))
         if word(dataset, "Modality") != "SEG" or "SegmentSequence" not in dataset:
             raise self.refusal(
                 "NotASegmentation", f"a SEG with a SegmentSequence is needed; Modality is {word(dataset, 'Modality')!r}"

@@ -29,7 +29,7 @@ Point = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
-class Finding:
+class SeriesFinding:
     """Something that was found and not taken, or taken with care: the rule's name, a sentence, the place."""
 
     code: str
@@ -85,7 +85,7 @@ class Series:
     kernel: tuple[str, ...]
     references: frozenset[str]
     slices: tuple[Slice, ...]
-    findings: tuple[Finding, ...] = ()
+    findings: tuple[SeriesFinding, ...] = ()
 
     @property
     def paths(self) -> list[Path]:
@@ -106,7 +106,7 @@ class Series:
 
 
 @dataclass(frozen=True)
-class Scan:
+class ScannedFiles:
     """What a folder holds.
 
     Attributes:
@@ -116,14 +116,14 @@ class Scan:
     """
 
     series: tuple[Series, ...]
-    findings: tuple[Finding, ...]
+    findings: tuple[SeriesFinding, ...]
 
 
 __all__ = [
     "SAME_PLACE_MM",
-    "Finding",
-    "Scan",
+    "ScannedFiles",
     "Series",
+    "SeriesFinding",
     "Slice",
     "by_study",
     "dicom_header",
@@ -180,7 +180,7 @@ def find_series(root: str | Path) -> list[Series]:
     return list(scan_folder(root).series)
 
 
-def scan_folder(root: str | Path) -> Scan:
+def scan_folder(root: str | Path) -> ScannedFiles:
     """Find every DICOM series under a folder, from headers alone.
 
     Files and folders whose name begins with a dot are passed over, links to folders are not followed. A file is
@@ -203,10 +203,10 @@ def scan_folder(root: str | Path) -> Scan:
     return scan_files(_files(folder))
 
 
-def scan_files(paths: Iterable[Path]) -> Scan:
+def scan_files(paths: Iterable[Path]) -> ScannedFiles:
     """The same for files, as `scan_folder` for those under a folder."""
     groups: defaultdict[tuple[str, str, bool], list[tuple[Slice, Any]]] = defaultdict(list)
-    findings: list[Finding] = []
+    findings: list[SeriesFinding] = []
     for path in paths:
         try:
             header = dicom_header(path)
@@ -217,15 +217,15 @@ def scan_files(paths: Iterable[Path]) -> Scan:
             key, entry = _describe(path, header)
             groups[key].append(entry)
         except DicomError as refusal:
-            findings.append(Finding(refusal.code, refusal.args[1], str(path)))
+            findings.append(SeriesFinding(refusal.code, refusal.args[1], str(path)))
     series: list[Series] = []
     for key in sorted(groups):
         try:
             series.extend(_build(key[0], key[1], groups[key]))
         except DicomError as refusal:
-            findings.append(Finding(refusal.code, refusal.args[1], str(groups[key][0][0].path)))
+            findings.append(SeriesFinding(refusal.code, refusal.args[1], str(groups[key][0][0].path)))
     series.sort(key=lambda s: (s.patient_id, s.study_uid, s.modality, s.series_uid))
-    return Scan(tuple(series), tuple(findings))
+    return ScannedFiles(tuple(series), tuple(findings))
 
 
 def by_study(series: Iterable[Series]) -> dict[str, list[Series]]:
@@ -352,7 +352,7 @@ def _build(study: str, uid: str, entries: list[tuple[Slice, Any]]) -> list[Serie
         promised = template.promised_slices or 0
         if template.modality == "PT" and len(ordered) < promised:
             text = f"{len(ordered)} of {promised} slices are there; a download may have been cut short"
-            findings = (*findings, Finding("FewerSlicesThanPromised", text))
+            findings = (*findings, SeriesFinding("FewerSlicesThanPromised", text))
         return [replace(template, slices=tuple(ordered), findings=findings)]
     return [replace(template, part=part, slices=tuple(in_order(own)), findings=findings) for part, own in parts]
 
@@ -407,7 +407,7 @@ def _reading_order(entry: Slice) -> tuple[int, str, str]:
     return (entry.instance if entry.instance is not None else 1 << 31, entry.uid, str(entry.path))
 
 
-def _without_copies(entries: list[Slice], *, whole_files: bool) -> tuple[list[Slice], tuple[Finding, ...]]:
+def _without_copies(entries: list[Slice], *, whole_files: bool) -> tuple[list[Slice], tuple[SeriesFinding, ...]]:
     """Each slice once; a copy has the same UID, position and size, or with `whole_files` the same bytes."""
     kept: dict[str, Slice] = {}
     dropped = 0
@@ -422,7 +422,7 @@ def _without_copies(entries: list[Slice], *, whole_files: bool) -> tuple[list[Sl
                 "SeriesInconsistent", f"two different files have the UID {entry.uid}: {first.path}, {entry.path}"
             )
         dropped += 1
-    note = Finding("DuplicateInstanceDropped", f"{dropped} copies of files with the same UID were dropped")
+    note = SeriesFinding("DuplicateInstanceDropped", f"{dropped} copies of files with the same UID were dropped")
     return list(kept.values()), (note,) if dropped else ()
 
 

@@ -54,8 +54,8 @@ from converters.shared.clinical_tables import (
     diagnosis_flags,
     fits_print,
     read_clinical,
+    read_fdat_folds,
     read_fingerprint,
-    read_folds,
     read_injection_times,
     read_small,
 )
@@ -145,7 +145,7 @@ def parse_name(case_id: str) -> CaseName:
 
 
 @dataclass(frozen=True)
-class Case:
+class FdatCase:
     """All that the names and tables say about a case; paths are relative to the source, None where there is no file."""
 
     name: CaseName
@@ -159,7 +159,7 @@ class Case:
 
 
 @dataclass(frozen=True)
-class Settings:
+class FdatSettings:
     """The user's options."""
 
     labels_only: bool
@@ -168,7 +168,7 @@ class Settings:
     injection_times: str | None
 
     @classmethod
-    def of(cls, context: Context, *, is_archive: bool) -> "Settings":
+    def of(cls, context: Context, *, is_archive: bool) -> "FdatSettings":
         """The options of a run.
 
         Raises:
@@ -204,22 +204,22 @@ def plan(context: Context) -> tuple[list[Unit], Outcome]:
         SettingError: An option that is unknown or cannot be read.
     """
     tree = open_tree(context.source, MARKS, LAYOUT)
-    settings = Settings.of(context, is_archive=tree.is_archive)
+    settings = FdatSettings.of(context, is_archive=tree.is_archive)
     found = Outcome()
     files = _gather_files(tree, found)
     cases = list(_name_cases(files, _file_ending(tree, found), found))
-    folds, in_splits = read_folds(tree, found)
+    folds, in_splits = read_fdat_folds(tree, found)
     prints = read_fingerprint(tree, (sorted(files), in_splits), found)
     times = read_injection_times(settings.injection_times)
     check_times_used(settings.injection_times, times, used=any(name.case_id in times for name, _ in cases))
     clinical = read_clinical(tree, found)
-    patients: defaultdict[str, list[Case]] = defaultdict(list)
+    patients: defaultdict[str, list[FdatCase]] = defaultdict(list)
     for name, paths in cases:
         columns, flags = _clinical_columns(name, clinical[name.tracer])
         if times and name.tracer == "PSMA" and name.case_id not in times:
             flags.append("INJECTION_TIME_NOT_GIVEN")
         columns |= {"official_fold": folds.get(name.case_id), "uptake_time_s": times.get(name.case_id)}
-        case = Case(name, *paths, columns=columns, flags=tuple(flags), fingerprint=prints.get(name.case_id))
+        case = FdatCase(name, *paths, columns=columns, flags=tuple(flags), fingerprint=prints.get(name.case_id))
         patients[name.patient_key].append(case)
     return [Unit(key, tuple(patients[key])) for key in sorted(patients)], found
 
@@ -342,7 +342,7 @@ FACTS = {
 def convert(context: Context, unit: Unit) -> Outcome:
     """The rows of a patient; each study ends in `cases` or in `rejected`."""
     tree = open_tree(context.source, MARKS, LAYOUT)
-    settings = Settings.of(context, is_archive=tree.is_archive)
+    settings = FdatSettings.of(context, is_archive=tree.is_archive)
     outcome = Outcome()
     for case in unit.content:
         try:
@@ -365,7 +365,7 @@ def convert(context: Context, unit: Unit) -> Outcome:
 Opened = dict[str, tuple[Path, Path]]  # by role: the file, and the folder that its path is relative to
 
 
-def _convert_case(context: Context, settings: Settings, tree: Tree, case: Case) -> tuple[Row, list[Row]]:
+def _convert_case(context: Context, settings: FdatSettings, tree: Tree, case: FdatCase) -> tuple[Row, list[Row]]:
     """Row and lesions of a case.
 
     Raises:
@@ -400,7 +400,7 @@ def _convert_case(context: Context, settings: Settings, tree: Tree, case: Case) 
     return row, lesions
 
 
-def _roles(case: Case, tree: Tree, settings: Settings) -> dict[str, str]:
+def _roles(case: FdatCase, tree: Tree, settings: FdatSettings) -> dict[str, str]:
     """The files to open, by role; with `labels_only` those of a folder are named as far as they are there.
 
     Raises:
@@ -446,7 +446,7 @@ def _ct_flags(labels: Labels, ct_file: tuple[Path, Path]) -> set[str]:
     return set() if read_facts(*ct_file).grid.same_as(labels.grid) else {"CT_GRID_DIFFERS"}
 
 
-def _contradictions(case: Case, measured: Row) -> set[str]:
+def _contradictions(case: FdatCase, measured: Row) -> set[str]:
     """Flags for what names and tables say and the images do not."""
     flags = diagnosis_flags(case.name.tracer, case.columns.get("diagnosis"), is_present=measured["lesion_present"])
     shape, spacing = tuple(measured["shape_xyz"]), tuple(measured["spacing_xyz_mm"])
@@ -454,7 +454,7 @@ def _contradictions(case: Case, measured: Row) -> set[str]:
     return flags | ({"FINGERPRINT_DIFFERS"} if differs else set())
 
 
-def _place_files(context: Context, tree: Tree, case: Case, files: Opened, resampled: Labels | None) -> Row:
+def _place_files(context: Context, tree: Tree, case: FdatCase, files: Opened, resampled: Labels | None) -> Row:
     """Where the catalog finds each image: in the source, or in the catalog once it is put there."""
     paths: Row = {}
     for role, (file, _) in files.items():
@@ -501,7 +501,7 @@ def least_bytes(context: Context, unit: Unit) -> int:
     tree = open_tree(context.source, MARKS, LAYOUT)
     if not isinstance(tree, ArchiveTree):
         return 0
-    unpack = Settings.of(context, is_archive=True).unpack
+    unpack = FdatSettings.of(context, is_archive=True).unpack
     files = [file for case in unit.content for file in (case.label, *((case.ct, case.pet) if unpack else ()))]
     return sum(tree.size(file) for file in files if file is not None)
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from clicksim.catalog.source import Row
-from converters.shared.tables import ABSENT, flag_or_none, number_or_none, read_table, word_or_none
+from converters.shared.tables import ABSENT, flag_or_none, number_or_none, read_csv_table, word_or_none
 
 CLASSES = ("UNCHANGED", "DISAPPEARING", "NEWLYAPPEARING", "MERGING", "SPLITTING")
 ALIASES = {"MERGED": "MERGING", "DISAPPEARED": "DISAPPEARING"}
@@ -148,7 +148,7 @@ def read_lesion_csv(path: Path) -> LesionTable:
     """
     by_id: dict[int, list[dict[str, str]]] = defaultdict(list)
     refused: list[tuple[int | None, str]] = []
-    for cells in read_table(path, ["lesion_id"]):
+    for cells in read_csv_table(path, ["lesion_id"]):
         number = whole_or_none(cells["lesion_id"])
         if number:
             by_id[number] += [] if cells in by_id[number] else [cells]

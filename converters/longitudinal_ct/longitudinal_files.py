@@ -13,7 +13,7 @@ from pathlib import Path
 from clicksim.catalog.source import Context, Outcome, Row, Unit
 from clicksim.errors import CatalogError, unknown_name, up_to_ten
 from clicksim.files import read_bounded
-from converters.shared.tables import Rejection, age_years, number_or_none, parse_json, read_table, word_or_none
+from converters.shared.tables import Rejection, age_years, number_or_none, parse_json, read_csv_table, word_or_none
 from converters.shared.trees import inside_source
 
 RELEASES = {
@@ -43,7 +43,7 @@ _OURS = (".nii", ".nii.gz", ".csv", ".json")
 
 
 @dataclass
-class Scan:
+class LongitudinalScan:
     """The files of one image of a time point, relative to the source; more than one of a kind is refused later."""
 
     img: list[str] = field(default_factory=list)
@@ -52,7 +52,7 @@ class Scan:
 
 
 @dataclass
-class Patient:
+class LongitudinalPatient:
     """What the names and small tables say of a patient.
 
     Attributes:
@@ -65,7 +65,7 @@ class Patient:
     """
 
     pid: str
-    scans: dict[tuple[str, int], Scan] = field(default_factory=dict)
+    scans: dict[tuple[str, int], LongitudinalScan] = field(default_factory=dict)
     tables: list[str] = field(default_factory=list)
     release: str = "v1"
     official_split: str | None = None
@@ -109,9 +109,9 @@ def plan(context: Context) -> tuple[list[Unit], Outcome]:
     return [Unit(pid, patient) for pid, patient in sorted(patients.items())], found
 
 
-def _find_files(context: Context, found: Outcome) -> tuple[dict[str, Patient], bool]:
+def _find_files(context: Context, found: Outcome) -> tuple[dict[str, LongitudinalPatient], bool]:
     """Patients, and whether any name is of the short form of v2 and v3."""
-    patients: dict[str, Patient] = {}
+    patients: dict[str, LongitudinalPatient] = {}
     is_short = False
     for folder in FOLDERS:
         for file in sorted((context.source / folder).glob("*")):
@@ -125,11 +125,11 @@ def _find_files(context: Context, found: Outcome) -> tuple[dict[str, Patient], b
                 found.reject("BadName", f"{name} is none of {expected}; a pid has 10 digits of 0-9a-f", path=relative)
                 continue
             parts = match.groupdict()
-            patient = patients.setdefault(parts["pid"], Patient(parts["pid"]))
+            patient = patients.setdefault(parts["pid"], LongitudinalPatient(parts["pid"]))
             if "tp" not in parts:
                 patient.tables.append(relative)
                 continue
-            scan = patient.scans.setdefault((parts["tp"], int(parts["nn"])), Scan())
+            scan = patient.scans.setdefault((parts["tp"], int(parts["nn"])), LongitudinalScan())
             getattr(scan, parts.get("kind", "points")).append(relative)
             is_short |= "kind" in parts and parts["long"] is None
     return patients, is_short
@@ -166,7 +166,7 @@ def _read_split(context: Context, found: Outcome) -> dict[str, str] | None:
     for pid, names in sorted(splits.items()):
         if len(names) > 1:
             message = f"{name} lists patient {pid} under {' and '.join(sorted(names))}; it has no split now"
-            found.reject("BadTable", message, path=name, patient_key=Patient(pid).key)
+            found.reject("BadTable", message, path=name, patient_key=LongitudinalPatient(pid).key)
     return {pid: min(names) for pid, names in splits.items() if len(names) == 1}
 
 
@@ -180,7 +180,7 @@ def _read_demographics(context: Context, found: Outcome) -> dict[str, dict[str, 
     for other in further:
         found.reject("BadTable", f"{name} is taken; a second table of demographics is not read: remove one", path=other)
     try:
-        rows = read_table(inside_source(context.source, name))
+        rows = read_csv_table(inside_source(context.source, name))
         columns = list(rows[0]) if rows else []
         keys = [column for column in columns if any(_PID.fullmatch(row[column]) for row in rows)]
         if len(keys) != 1:

@@ -47,8 +47,8 @@ from converters.longitudinal_ct.longitudinal_files import (
     LAYOUT,
     RELEASES,
     TIMEPOINTS,
-    Patient,
-    Scan,
+    LongitudinalPatient,
+    LongitudinalScan,
     only_file,
     plan,
 )
@@ -76,7 +76,7 @@ class Measured:
 
 def convert(context: Context, unit: Unit) -> Outcome:
     """The cases, lesions and links of one patient."""
-    patient: Patient = unit.content
+    patient: LongitudinalPatient = unit.content
     outcome = Outcome()
     table = _read_table(context, patient, outcome)
     taken: dict[tuple[str, int], Measured] = {}
@@ -103,7 +103,7 @@ def convert(context: Context, unit: Unit) -> Outcome:
     return outcome
 
 
-def _read_table(context: Context, patient: Patient, outcome: Outcome) -> LesionTable | None:
+def _read_table(context: Context, patient: LongitudinalPatient, outcome: Outcome) -> LesionTable | None:
     """The lesion table; None where there is none to read. Rows that cannot be used are rejected one by one."""
     path = patient.tables[0] if patient.tables else f"inputsTr/{patient.pid}.csv"
     try:
@@ -121,7 +121,7 @@ def _read_table(context: Context, patient: Patient, outcome: Outcome) -> LesionT
 
 
 def _take_scan(
-    context: Context, patient: Patient, key: tuple[str, int], scan: Scan, outcome: Outcome
+    context: Context, patient: LongitudinalPatient, key: tuple[str, int], scan: LongitudinalScan, outcome: Outcome
 ) -> Measured | None:
     """Read and measure one image with its mask, or reject it."""
     case_id, source = patient.case_id(*key), context.source
@@ -161,7 +161,7 @@ def _take_scan(
     return Measured(case, {row["lesion_index"]: row for row in lesions}, labels.grid, set(labels.flags))
 
 
-def _presence(patient: Patient, taken: Mapping[tuple[str, int], Measured], timepoint: str) -> Presence:
+def _presence(patient: LongitudinalPatient, taken: Mapping[tuple[str, int], Measured], timepoint: str) -> Presence:
     found = [key for key in patient.scans if key[0] == timepoint]
     ids = {number for key in found if key in taken for number in taken[key].lesions}
     return Presence(frozenset(ids), bool(found) and all(key in taken for key in found))
@@ -175,7 +175,7 @@ def _at(row: LesionRow, timepoint: str) -> tuple[Cog, Cog, float | None, int | N
 
 
 def _place_rows(
-    patient: Patient,
+    patient: LongitudinalPatient,
     table: LesionTable | None,
     taken: Mapping[tuple[str, int], Measured],
     timepoint: str,
@@ -325,7 +325,7 @@ def _flag_table(measured: Measured, table: LesionTable | None, rows: Mapping[int
 
 def _flag_points(
     context: Context,
-    patient: Patient,
+    patient: LongitudinalPatient,
     key: tuple[str, int],
     measured: Measured,
     rows: Mapping[int, LesionRow],

@@ -158,7 +158,7 @@ def _clinical(rows: Rows, columns: Columns) -> tuple[Row, list[str]]:
     return values, sorted(flags)
 
 
-def read_folds(tree: Tree, found: Outcome) -> tuple[dict[str, int], list[str]]:
+def read_fdat_folds(tree: Tree, found: Outcome) -> tuple[dict[str, int], list[str]]:
     """The validation fold of each case, and all names that the splits know, sorted; both empty without splits.
 
     A case in the validation set of two folds has none, and is recorded.

@@ -42,7 +42,7 @@ class Rejection(ClicksimError):  # noqa: N818 - a verdict on the data, as the ta
         return type(self), (self.code, str(self), self.path)
 
 
-def read_table(path: Path, required: Sequence[str] = ()) -> list[dict[str, str]]:
+def read_csv_table(path: Path, required: Sequence[str] = ()) -> list[dict[str, str]]:
     """The rows of a CSV file, as `parse_table`.
 
     Raises:

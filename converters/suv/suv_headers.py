@@ -89,7 +89,7 @@ class SuvError(ClicksimError):
 
 
 @dataclass(frozen=True)
-class Rule:
+class SuvRule:
     """Where one quantity came from: the rule's short code, the tag, and the value that it gave."""
 
     code: str
@@ -104,7 +104,7 @@ class Notes:
     Warnings stand in the order in which they arose.
     """
 
-    rules: dict[str, Rule] = field(default_factory=dict)
+    rules: dict[str, SuvRule] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     reference_s: float | None = None
 
@@ -129,7 +129,7 @@ class Amounts:
     half_life_s: float | None
 
 
-class Header:
+class SuvHeader:
     """One slice's header: a pydicom `Dataset`, the DICOM JSON model, or a plain mapping of keywords.
 
     A mapping of keywords is an excerpt: what it leaves out is not held against it (see `is_excerpt`).
@@ -145,14 +145,14 @@ class Header:
             return self.source.get(keyword)
         return _value_at(self.source, TAGS[keyword])
 
-    def items(self, keyword: str) -> list["Header"]:
+    def items(self, keyword: str) -> list["SuvHeader"]:
         """The items of a sequence; an excerpt holds the injection's tags beside the others."""
         value = self[keyword]
         if value is None and self.is_excerpt and keyword == "RadiopharmaceuticalInformationSequence":
             return [self] if any(name in self.source for name in INJECTION) else []
         if value is None or isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
             return []
-        return [Header(item) for item in value if isinstance(item, Mapping) or hasattr(item, "get_item")]
+        return [SuvHeader(item) for item in value if isinstance(item, Mapping) or hasattr(item, "get_item")]
 
     def private(self, tag: PrivateTag) -> Any:
         """A vendor's value: in the block that its creator claims, or in block 0x10 where `fixed` allows it."""
@@ -245,13 +245,13 @@ def number(value: Any) -> float | None:
     return result if math.isfinite(result) else None
 
 
-def numbers(value: Any) -> tuple[float, ...] | None:
+def suv_numbers(value: Any) -> tuple[float, ...] | None:
     """All numbers of a multi-valued tag; None if one of them is none, or none is there."""
     found = [number(part) for part in text(value).split("\\")]
     return None if any(item is None for item in found) else tuple(item for item in found if item is not None)
 
 
-def shown(value: Any) -> str:
+def show_value(value: Any) -> str:
     """A value for a message: quoted, cut to 60 characters, `absent` where there is none; commas between several."""
     if value is None:
         return "absent"
@@ -259,7 +259,7 @@ def shown(value: Any) -> str:
     return words if len(words) <= 60 else words[:57] + "..."
 
 
-def read_headers(headers: Any) -> list[Header]:
+def read_headers(headers: Any) -> list[SuvHeader]:
     """Wrap one header or several.
 
     Raises:
@@ -274,15 +274,15 @@ def read_headers(headers: Any) -> list[Header]:
             raise TypeError(f"headers must be pydicom Datasets or mappings; got {type(header).__name__}")
     if not found:
         raise SuvError("IncompleteSeries", "there is no header; give one per slice")
-    return [Header(header) for header in found]
+    return [SuvHeader(header) for header in found]
 
 
-def injections(header: Header) -> list[Header]:
+def injections(header: SuvHeader) -> list[SuvHeader]:
     """The items of the Radiopharmaceutical Information Sequence."""
     return header.items("RadiopharmaceuticalInformationSequence")
 
 
-def injected(header: Header, keyword: str) -> Any:
+def injected(header: SuvHeader, keyword: str) -> Any:
     """A tag of the (first) injection; None where there is no injection."""
     items = injections(header)
     return items[0][keyword] if items else None
@@ -306,11 +306,11 @@ SAME_INJECTION = (
 )  # fmt: skip
 
 
-def check_series(headers: list[Header]) -> None:
+def check_series(headers: list[SuvHeader]) -> None:
     """One PET series: a PT Modality, and tags that belong to the series are the same in every slice."""
     for header in headers:
         if text(header["Modality"]).upper() != "PT" and not (header.is_excerpt and header["Modality"] is None):
-            raise SuvError("SeriesInconsistent", f"Modality is {shown(header['Modality'])}; PT is needed")
+            raise SuvError("SeriesInconsistent", f"Modality is {show_value(header['Modality'])}; PT is needed")
     for keyword in SAME_TEXT:
         same_in_all(keyword, [text(header[keyword]) for header in headers])
     for keyword in SAME_NUMBERS:
@@ -321,7 +321,7 @@ def check_series(headers: list[Header]) -> None:
 
 
 def _comparable(value: Any) -> Any:
-    found = numbers(value)
+    found = suv_numbers(value)
     return text(value) if found is None else found
 
 
@@ -339,7 +339,7 @@ def same_in_all(name: str, values: list[Any]) -> None:
 def _told(value: Any) -> str:
     if isinstance(value, tuple):
         value = ", ".join(f"{item:.10g}" for item in value)
-    return "absent or empty" if value == "" else shown(value)
+    return "absent or empty" if value == "" else show_value(value)
 
 
 def _equal(one: Any, other: Any) -> bool:
@@ -352,33 +352,37 @@ def _equal(one: Any, other: Any) -> bool:
     return all(abs(a - b) <= GEOMETRY_TOLERANCE for a, b in zip(one, other, strict=True))
 
 
-def check_slopes(headers: list[Header]) -> None:
+def check_slopes(headers: list[SuvHeader]) -> None:
     """Each slice has a Rescale Slope above 0."""
     for index, header in enumerate(headers):
         slope = header["RescaleSlope"]
         if header.is_excerpt and slope is None:
             continue
         if (number(slope) or 0.0) <= 0:
-            raise SuvError("MissingSlope", f"RescaleSlope of header {index} is {shown(slope)}; a number > 0 is needed")
+            raise SuvError(
+                "MissingSlope", f"RescaleSlope of header {index} is {show_value(slope)}; a number > 0 is needed"
+            )
 
 
-def check_intercepts(headers: list[Header]) -> None:
+def check_intercepts(headers: list[SuvHeader]) -> None:
     """Each Rescale Intercept is 0, or absent."""
     for index, header in enumerate(headers):
         value = header["RescaleIntercept"]
         if text(value) and number(value) != 0:
-            raise SuvError("NonZeroIntercept", f"RescaleIntercept of header {index} is {shown(value)}; 0 is needed")
+            raise SuvError(
+                "NonZeroIntercept", f"RescaleIntercept of header {index} is {show_value(value)}; 0 is needed"
+            )
 
 
-def check_attenuation(headers: list[Header]) -> None:
+def check_attenuation(headers: list[SuvHeader]) -> None:
     """Corrected Image names ATTN."""
     for header in headers:
         if "ATTN" not in parts(header["CorrectedImage"]):
-            came = shown(header["CorrectedImage"])
+            came = show_value(header["CorrectedImage"])
             raise SuvError("NotAttenuationCorrected", f"CorrectedImage is {came}; it must contain ATTN")
 
 
-def check_dynamic(headers: list[Header], notes: Notes) -> None:
+def check_dynamic(headers: list[SuvHeader], notes: Notes) -> None:
     """The series is one volume: static or whole body, or one time slice of a dynamic or gated one."""
     for header in headers:
         series_type = header["SeriesType"]
@@ -395,12 +399,12 @@ def check_dynamic(headers: list[Header], notes: Notes) -> None:
             told = ", ".join(f"{keyword} {count:g}" for keyword, count in given.items()) or "no number of time slices"
             raise SuvError(
                 "DynamicSeries",
-                f"SeriesType is {shown(series_type)} with {told}; STATIC, WHOLE BODY, or DYNAMIC or GATED with a "
+                f"SeriesType is {show_value(series_type)} with {told}; STATIC, WHOLE BODY, or DYNAMIC or GATED with a "
                 "single time slice is needed",
             )
 
 
-def check_slices(headers: list[Header], interpolated: int) -> None:
+def check_slices(headers: list[SuvHeader], interpolated: int) -> None:
     """No two slices at one position, and as many as Number of Slices says; one header alone says neither."""
     if len(headers) == 1:
         return
@@ -418,9 +422,9 @@ def check_slices(headers: list[Header], interpolated: int) -> None:
         )
 
 
-def _position(header: Header) -> float | None:
-    position = numbers(header["ImagePositionPatient"])
-    axes = numbers(header["ImageOrientationPatient"])
+def _position(header: SuvHeader) -> float | None:
+    position = suv_numbers(header["ImagePositionPatient"])
+    axes = suv_numbers(header["ImageOrientationPatient"])
     if position is None or len(position) != 3:
         return None
     if axes is None or len(axes) != 6:
@@ -431,7 +435,7 @@ def _position(header: Header) -> float | None:
     return along if math.isfinite(along) else None
 
 
-def check_injections(headers: list[Header], *, needed: bool) -> None:
+def check_injections(headers: list[SuvHeader], *, needed: bool) -> None:
     """One injection per series; none at all only where the values are SUV already."""
     count = max(len(injections(header)) for header in headers)
     if count > 1:
@@ -440,42 +444,43 @@ def check_injections(headers: list[Header], *, needed: bool) -> None:
         raise SuvError("MissingRadiopharmaceutical", "RadiopharmaceuticalInformationSequence is absent or empty")
 
 
-def find_weight(header: Header, notes: Notes) -> float:
+def find_weight(header: SuvHeader, notes: Notes) -> float:
     """Patient Weight in kg; above 1000 it is in grams."""
     weight, source = number(header["PatientWeight"]) or 0.0, "PatientWeight"
     if weight == 0:
         raise SuvError(
-            "MissingPatientWeight", f"PatientWeight is {shown(header['PatientWeight'])}; a weight in kg is needed"
+            "MissingPatientWeight",
+            f"PatientWeight is {show_value(header['PatientWeight'])}; a weight in kg is needed",
         )
     if weight > GRAMS_ABOVE:
         notes.warn("WEIGHT_IN_GRAMS", f"PatientWeight {weight:g} taken as grams, {weight / 1000:g} kg")
         weight, source = weight / 1000, "PatientWeight / 1000"
     if not POSSIBLE_WEIGHT[0] <= weight <= POSSIBLE_WEIGHT[1]:
         raise SuvError(
-            "ImplausibleWeight", f"PatientWeight is {shown(header['PatientWeight'])}; 2 to 500 kg are allowed"
+            "ImplausibleWeight", f"PatientWeight is {show_value(header['PatientWeight'])}; 2 to 500 kg are allowed"
         )
     if not USUAL_WEIGHT[0] <= weight <= USUAL_WEIGHT[1]:
         notes.warn("WEIGHT_UNUSUAL", f"PatientWeight is {weight:g} kg; usual are 20 to 300 kg")
-    notes.rules["weight"] = Rule("GRAMS" if "/" in source else "KG", source, f"{weight:g} kg")
+    notes.rules["weight"] = SuvRule("GRAMS" if "/" in source else "KG", source, f"{weight:g} kg")
     return weight
 
 
-def find_dose(header: Header, notes: Notes) -> float:
+def find_dose(header: SuvHeader, notes: Notes) -> float:
     """Radionuclide Total Dose in Bq; below 1e5 it is in MBq. Vendors give it decayed to the injection, net."""
     value = injected(header, "RadionuclideTotalDose")
     dose, code = number(value) or 0.0, "BQ"
     if dose == 0:
-        raise SuvError("MissingDose", f"RadionuclideTotalDose is {shown(value)}; a dose in Bq is needed")
+        raise SuvError("MissingDose", f"RadionuclideTotalDose is {show_value(value)}; a dose in Bq is needed")
     if dose < MBQ_BELOW:
         notes.warn("DOSE_IN_MBQ", f"RadionuclideTotalDose {dose:g} taken as MBq")
         dose, code = dose * 1e6, "MBQ"
     if not POSSIBLE_DOSE[0] <= dose <= POSSIBLE_DOSE[1]:
-        raise SuvError("ImplausibleDose", f"RadionuclideTotalDose is {shown(value)}; 1e6 to 1e11 Bq are allowed")
-    notes.rules["dose"] = Rule(code, "RadionuclideTotalDose", f"{dose:.10g} Bq")
+        raise SuvError("ImplausibleDose", f"RadionuclideTotalDose is {show_value(value)}; 1e6 to 1e11 Bq are allowed")
+    notes.rules["dose"] = SuvRule(code, "RadionuclideTotalDose", f"{dose:.10g} Bq")
     return dose
 
 
-def find_nuclide(header: Header) -> str | None:
+def find_nuclide(header: SuvHeader) -> str | None:
     """The nuclide that the code of the injection names; only the code value counts, schemes vary."""
     for injection in injections(header)[:1]:
         for code in injection.items("RadionuclideCodeSequence"):
@@ -490,7 +495,7 @@ def nuclide_of(half_life: float) -> str | None:
     return next(near, None)
 
 
-def find_half_life(header: Header, nuclide: str | None, notes: Notes) -> float:
+def find_half_life(header: SuvHeader, nuclide: str | None, notes: Notes) -> float:
     """Radionuclide Half Life in s, which must be that of the nuclide; if missing, that of the nuclide's code."""
     value = injected(header, "RadionuclideHalfLife")
     half_life = number(value) or 0.0
@@ -498,17 +503,20 @@ def find_half_life(header: Header, nuclide: str | None, notes: Notes) -> float:
         if nuclide is None:
             raise SuvError(
                 "MissingHalfLife",
-                f"RadionuclideHalfLife is {shown(value)}, and no code names F-18 or Ga-68; a half-life in s is needed",
+                f"RadionuclideHalfLife is {show_value(value)}, and no code names F-18 or Ga-68; "
+                "a half-life in s is needed",
             )
         half_life = HALF_LIVES[nuclide]
-        notes.warn("HALF_LIFE_FROM_CODE", f"RadionuclideHalfLife is {shown(value)}; {half_life:g} s of {nuclide} used")
-        notes.rules["half_life"] = Rule("CODE", "RadionuclideCodeSequence", f"{half_life:g} s")
+        notes.warn(
+            "HALF_LIFE_FROM_CODE", f"RadionuclideHalfLife is {show_value(value)}; {half_life:g} s of {nuclide} used"
+        )
+        notes.rules["half_life"] = SuvRule("CODE", "RadionuclideCodeSequence", f"{half_life:g} s")
         return half_life
     if nuclide is not None and abs(half_life / HALF_LIVES[nuclide] - 1) > HALF_LIFE_TOLERANCE:
         allowed = f"{HALF_LIVES[nuclide]:g} s within 1 % for {nuclide}"
     elif not POSSIBLE_HALF_LIFE[0] <= half_life <= POSSIBLE_HALF_LIFE[1]:
         allowed = "1 to 1e9 s for an unnamed nuclide"
     else:
-        notes.rules["half_life"] = Rule("TAG", "RadionuclideHalfLife", f"{half_life:.10g} s")
+        notes.rules["half_life"] = SuvRule("TAG", "RadionuclideHalfLife", f"{half_life:.10g} s")
         return half_life
-    raise SuvError("HalfLifeMismatch", f"RadionuclideHalfLife is {shown(value)}; allowed: {allowed}")
+    raise SuvError("HalfLifeMismatch", f"RadionuclideHalfLife is {show_value(value)}; allowed: {allowed}")

@@ -18,10 +18,10 @@ from converters.suv.suv_headers import (
     PHILIPS_ACTIVITY,
     PHILIPS_SUV,
     Amounts,
-    Header,
     Notes,
-    Rule,
     SuvError,
+    SuvHeader,
+    SuvRule,
     check_attenuation,
     check_dynamic,
     check_injections,
@@ -38,11 +38,11 @@ from converters.suv.suv_headers import (
     parts,
     read_headers,
     same_in_all,
-    shown,
+    show_value,
     text,
 )
 from converters.suv.suv_times import (
-    check_uptake,
+    check_uptake_time,
     earliest_acquisition,
     frame_factors,
     injection_time,
@@ -75,7 +75,7 @@ class Units:
     direct: bool = False
     kind: str = ""
 
-    def scale(self, header: Header, weight: float) -> float:
+    def scale(self, header: SuvHeader, weight: float) -> float:
         """Factor from SUV over `kind` to SUV by body weight."""
         if not self.kind:
             return 1.0
@@ -92,12 +92,12 @@ class Units:
         return weight / mass
 
 
-def find_units(headers: list[Header], notes: Notes) -> Units:
+def find_units(headers: list[SuvHeader], notes: Notes) -> Units:
     """What the values are, from Units, SUV Type and the private factors of Philips."""
     header = headers[0]
     name = text(header["Units"]).upper()
     if name == "BQML":
-        units, rule = Units(name), Rule("BQML", "Units", name)
+        units, rule = Units(name), SuvRule("BQML", "Units", name)
     elif name == "CNTS":
         units, rule = _philips_counts(headers)
     elif name == "GML":
@@ -107,38 +107,39 @@ def find_units(headers: list[Header], notes: Notes) -> Units:
                 "UnitsNotConvertible", f"Units is GML with SUVType {kind!r}; allowed: empty, BW, {', '.join(MASSES)}"
             )
         kind = "" if kind == "BW" else kind
-        units, rule = Units(name, direct=True, kind=kind), Rule(f"GML_{kind or 'BW'}", "Units + SUVType", name)
+        units, rule = Units(name, direct=True, kind=kind), SuvRule(f"GML_{kind or 'BW'}", "Units + SUVType", name)
     elif name == "CM2ML":
-        units, rule = Units(name, direct=True, kind="BSA"), Rule("CM2ML", "Units", name)
+        units, rule = Units(name, direct=True, kind="BSA"), SuvRule("CM2ML", "Units", name)
     else:
-        raise SuvError("UnitsNotConvertible", f"Units is {shown(header['Units'])}; {UNITS_ALLOWED}")
+        raise SuvError("UnitsNotConvertible", f"Units is {show_value(header['Units'])}; {UNITS_ALLOWED}")
     notes.rules["units"] = rule
     return units
 
 
-def _philips_counts(headers: list[Header]) -> tuple[Units, Rule]:
+def _philips_counts(headers: list[SuvHeader]) -> tuple[Units, SuvRule]:
     header = headers[0]
     raw = {tag: header.private(tag) for tag in (PHILIPS_SUV, PHILIPS_ACTIVITY)}
     maker = text(header["Manufacturer"])
     if "philips" not in maker.lower() and (maker or all(value is None for value in raw.values())):
         raise SuvError(
-            "UnitsNotConvertible", f"Units is CNTS and Manufacturer {shown(header['Manufacturer'])}; {UNITS_ALLOWED}"
+            "UnitsNotConvertible",
+            f"Units is CNTS and Manufacturer {show_value(header['Manufacturer'])}; {UNITS_ALLOWED}",
         )
     for tag, code in ((PHILIPS_SUV, "PHILIPS_SUV"), (PHILIPS_ACTIVITY, "PHILIPS_ACTIVITY")):
         factors = [number(one.private(tag)) or 0.0 for one in headers]
         same_in_all(str(tag), factors)
         if factors[0] > 0:
             direct = tag is PHILIPS_SUV
-            return Units("CNTS", factors[0], direct), Rule(code, str(tag), f"{factors[0]:g}")
+            return Units("CNTS", factors[0], direct), SuvRule(code, str(tag), f"{factors[0]:g}")
     raise SuvError(
         "CountsNotConvertible",
-        f"Units is CNTS, but SUV scale factor {PHILIPS_SUV} is {shown(raw[PHILIPS_SUV])} and activity factor "
-        f"{PHILIPS_ACTIVITY} is {shown(raw[PHILIPS_ACTIVITY])}; one must be > 0 (anonymisation may have removed "
+        f"Units is CNTS, but SUV scale factor {PHILIPS_SUV} is {show_value(raw[PHILIPS_SUV])} and activity factor "
+        f"{PHILIPS_ACTIVITY} is {show_value(raw[PHILIPS_ACTIVITY])}; one must be > 0 (anonymisation may have removed "
         "the private tags: export again with them)",
     )
 
 
-def find_height(header: Header) -> float:
+def find_height(header: SuvHeader) -> float:
     """Patient Size in cm; the header holds metres.
 
     Raises:
@@ -146,21 +147,23 @@ def find_height(header: Header) -> float:
     """
     height = number(header["PatientSize"]) or 0.0
     if not POSSIBLE_HEIGHT[0] <= height <= POSSIBLE_HEIGHT[1]:
-        raise SuvError("MissingPatientSize", f"PatientSize is {shown(header['PatientSize'])}; 0.3 to 2.7 m are allowed")
+        raise SuvError(
+            "MissingPatientSize", f"PatientSize is {show_value(header['PatientSize'])}; 0.3 to 2.7 m are allowed"
+        )
     return height * 100
 
 
-def find_mass(kind: str, header: Header, weight: float, height: float) -> float:
+def find_mass(kind: str, header: SuvHeader, weight: float, height: float) -> float:
     """The lean or ideal mass in kg; for sex O the mean of both formulas."""
     sex = text(header["PatientSex"]).upper()
     if sex not in ("M", "F", "O"):
-        raise SuvError("MissingPatientSex", f"PatientSex is {shown(header['PatientSex'])}; {kind} needs M, F or O")
+        raise SuvError("MissingPatientSex", f"PatientSex is {show_value(header['PatientSex'])}; {kind} needs M, F or O")
     male, female = (formula(weight, height) for formula in MASSES[kind])
     return {"M": male, "F": female, "O": (male + female) / 2}[sex]
 
 
 def check_philips(
-    header: Header, units: Units, amounts: Amounts, decay: str | None, uptake: float | None, notes: Notes
+    header: SuvHeader, units: Units, amounts: Amounts, decay: str | None, uptake: float | None, notes: Notes
 ) -> None:
     """Warn where the two factors of Philips give SUVs more than 5 % apart."""
     if units.name != "CNTS" or decay not in ("START", "ADMIN"):
@@ -181,7 +184,7 @@ def check_philips(
         )
 
 
-__all__ = ["Rule", "Suv", "SuvError", "suv_factor"]
+__all__ = ["Suv", "SuvError", "SuvRule", "suv_factor"]
 
 T = TypeVar("T")
 
@@ -207,7 +210,7 @@ class Suv:
 
     factor: float
     per_slice: tuple[float, ...] | None
-    rules: Mapping[str, Rule]
+    rules: Mapping[str, SuvRule]
     warnings: tuple[str, ...]
     weight_kg: float | None
     dose_bq: float | None
@@ -271,7 +274,7 @@ def suv_factor(headers: Any, *, injection_seconds: float | None = None, interpol
         return _convert(read_headers(headers), injection_seconds, interpolated)
 
 
-def _convert(headers: list[Header], injection_seconds: float | None, interpolated: int) -> Suv:
+def _convert(headers: list[SuvHeader], injection_seconds: float | None, interpolated: int) -> Suv:
     notes, refusals, first = Notes(), _Refusals(), headers[0]
     units, decay = _check_headers(headers, interpolated, refusals, notes)
     needs = _needs(units, decay)
@@ -291,7 +294,7 @@ def _convert(headers: list[Header], injection_seconds: float | None, interpolate
     factors = _factors(headers, scale * units.factor, direct, decay, amounts, times)
     check_philips(first, units, amounts, decay, times.uptake, notes)
     for subject in ("units", "decay", "reference_time", "injection_time", "weight", "dose", "half_life"):
-        notes.rules.setdefault(subject, Rule("NONE", "not needed", ""))
+        notes.rules.setdefault(subject, SuvRule("NONE", "not needed", ""))
     if not all(math.isfinite(factor) and factor > 0 for factor in factors):
         raise SuvError("CountsNotConvertible", f"the factor is {factors[0]:g}; a finite positive one is needed")
     return Suv(
@@ -311,7 +314,7 @@ def _convert(headers: list[Header], injection_seconds: float | None, interpolate
 
 
 def _check_headers(
-    headers: list[Header], interpolated: int, refusals: _Refusals, notes: Notes
+    headers: list[SuvHeader], interpolated: int, refusals: _Refusals, notes: Notes
 ) -> tuple[Units, str | None]:
     """What must hold before anything is computed; the units and the decay correction, as far as they are known."""
     refusals.attempt(lambda: check_series(headers))
@@ -328,25 +331,25 @@ def _check_headers(
 # --- decay -----------------------------------------------------------------------------------------------------
 
 
-def find_decay(headers: list[Header], direct: bool, notes: Notes) -> str | None:
+def find_decay(headers: list[SuvHeader], direct: bool, notes: Notes) -> str | None:
     """Decay Correction, which must not contradict Corrected Image; may be absent where Units gave SUV."""
     value = headers[0]["DecayCorrection"]
     decay = text(value).upper()
     if decay not in ("START", "ADMIN", "NONE"):
         if not direct:
             raise SuvError(
-                "DecayCorrectionMissing", f"DecayCorrection is {shown(value)}; START, ADMIN or NONE is needed"
+                "DecayCorrectionMissing", f"DecayCorrection is {show_value(value)}; START, ADMIN or NONE is needed"
             )
         return None
     for header in headers:
         corrected = {"DECY", "DECAY"} & set(parts(header["CorrectedImage"]))
         if bool(corrected) == (decay == "NONE"):
-            came = shown(header["CorrectedImage"])
+            came = show_value(header["CorrectedImage"])
             expected = "not name" if decay == "NONE" else "name"
             raise SuvError(
                 "DecayFlagConflict", f"DecayCorrection is {decay}, so CorrectedImage must {expected} DECY; it is {came}"
             )
-    notes.rules["decay"] = Rule(decay, "DecayCorrection", decay)
+    notes.rules["decay"] = SuvRule(decay, "DecayCorrection", decay)
     return decay
 
 
@@ -365,7 +368,7 @@ class _Times:
 
 
 def _find_times(
-    headers: list[Header],
+    headers: list[SuvHeader],
     decay: str | None,
     half_life: float | None,
     injection_seconds: float | None,
@@ -387,7 +390,7 @@ def _find_times(
 
 
 def _try_times(
-    headers: list[Header], decay: str | None, half_life: float | None, injection_seconds: float | None, notes: Notes
+    headers: list[SuvHeader], decay: str | None, half_life: float | None, injection_seconds: float | None, notes: Notes
 ) -> _Times:
     if injection_seconds is not None:
         return _times_by_table(headers, decay, half_life, float(injection_seconds), notes)
@@ -398,12 +401,12 @@ def _try_times(
     else:
         reference = reference_time(headers, half_life, notes, check=decay == "START")
     injection = injection_time(headers, reference, notes)
-    check_uptake(reference - injection, half_life, notes)
+    check_uptake_time(reference - injection, half_life, notes)
     return _Times(reference - injection, injection)
 
 
 def _times_by_table(
-    headers: list[Header], decay: str | None, half_life: float | None, seconds: float, notes: Notes
+    headers: list[SuvHeader], decay: str | None, half_life: float | None, seconds: float, notes: Notes
 ) -> _Times:
     """The user's seconds are the uptake time as they stand; only factors by slice need the header's times too."""
     reference = None
@@ -414,15 +417,15 @@ def _times_by_table(
             reference = reference_time(headers, half_life, notes, check=decay == "START")
         except SuvError as error:
             notes.warn("TIMES_NOT_USED", str(error))
-    check_uptake(seconds, half_life, notes)
+    check_uptake_time(seconds, half_life, notes)
     injection = None if reference is None else reference - seconds
     value = f"{seconds:g} s before the scan" + ("" if injection is None else f", {iso(injection)}")
-    notes.rules["injection_time"] = Rule("TABLE", "injection_seconds", value)
+    notes.rules["injection_time"] = SuvRule("TABLE", "injection_seconds", value)
     return _Times(seconds, injection)
 
 
 def _factors(
-    headers: list[Header], scale: float, direct: bool, decay: str | None, amounts: Amounts, times: _Times
+    headers: list[SuvHeader], scale: float, direct: bool, decay: str | None, amounts: Amounts, times: _Times
 ) -> list[float]:
     """The factor, or for DecayCorrection NONE one per slice."""
     weight, dose, half_life = amounts.weight_kg, amounts.dose_bq, amounts.half_life_s

@@ -13,13 +13,13 @@ from typing import Any
 from converters.suv.suv_headers import (
     GE_ADMIN,
     GE_SCAN,
-    Header,
     Notes,
-    Rule,
     SuvError,
+    SuvHeader,
+    SuvRule,
     injected,
     number,
-    shown,
+    show_value,
     text,
 )
 
@@ -102,17 +102,17 @@ def iso(instant: float) -> str:
         return f"{instant:g} s"
 
 
-def _zone(header: Header) -> float | None:
+def _zone(header: SuvHeader) -> float | None:
     return parse_offset(header["TimezoneOffsetFromUTC"])
 
 
-def _pair(header: Header, dates: tuple[str, ...], time: str) -> float | None:
+def _pair(header: SuvHeader, dates: tuple[str, ...], time: str) -> float | None:
     clock = parse_time(header[time])
     day = next((d for d in (parse_date(header[name]) for name in dates) if d is not None), None)
     return None if clock is None or day is None else day + clock
 
 
-def acquisition(header: Header) -> float | None:
+def acquisition(header: SuvHeader) -> float | None:
     """Start of a slice's acquisition; a missing date is that of the series or of the study."""
     found = _pair(header, ("AcquisitionDate",), "AcquisitionTime")
     if found is None:
@@ -120,7 +120,7 @@ def acquisition(header: Header) -> float | None:
     return _pair(header, ("SeriesDate", "StudyDate"), "AcquisitionTime") if found is None else found
 
 
-def earliest_acquisition(headers: list[Header]) -> float | None:
+def earliest_acquisition(headers: list[SuvHeader]) -> float | None:
     """The first acquisition start of the series; None where no slice has one.
 
     Raises:
@@ -131,7 +131,7 @@ def earliest_acquisition(headers: list[Header]) -> float | None:
     return _first_of(starts) if starts else None
 
 
-def _starts(headers: list[Header]) -> list[float]:
+def _starts(headers: list[SuvHeader]) -> list[float]:
     return [found for found in map(acquisition, headers) if found is not None]
 
 
@@ -146,7 +146,7 @@ def _first_of(starts: list[float]) -> float:
     return first
 
 
-def frame_seconds(header: Header) -> float | None:
+def frame_seconds(header: SuvHeader) -> float | None:
     """Actual Frame Duration in seconds; None unless it is above 0 and at most a day."""
     duration = number(header["ActualFrameDuration"])
     return duration / 1000 if duration is not None and 0 < duration <= DAY * 1000 else None
@@ -161,7 +161,7 @@ def average_time(frame: float, half_life: float) -> float:
     return math.log(rate * frame / -math.expm1(-rate * frame)) / rate
 
 
-def reference_time(headers: list[Header], half_life: float | None, notes: Notes, *, check: bool = True) -> float:
+def reference_time(headers: list[SuvHeader], half_life: float | None, notes: Notes, *, check: bool = True) -> float:
     """The instant to which START corrects the decay: the first of four rules that applies.
 
     1. GE: the scan's private date and time, if within a day of the first acquisition.
@@ -182,7 +182,9 @@ def reference_time(headers: list[Header], half_life: float | None, notes: Notes,
     """
     starts = _starts(headers)
     if not starts:
-        times = ", ".join(f"{k} {shown(headers[0][k])}" for k in ("AcquisitionDate", "AcquisitionTime", "SeriesDate"))
+        times = ", ".join(
+            f"{k} {show_value(headers[0][k])}" for k in ("AcquisitionDate", "AcquisitionTime", "SeriesDate")
+        )
         raise SuvError(
             "MissingReferenceTime", f"no slice has a readable acquisition date and time: {times}; {GIVE_SECONDS}"
         )
@@ -197,25 +199,25 @@ def reference_time(headers: list[Header], half_life: float | None, notes: Notes,
     return instant
 
 
-_Found = tuple[float, Rule] | None
+_Found = tuple[float, SuvRule] | None
 
 
-def _ge_scan(headers: list[Header], first: float) -> _Found:
+def _ge_scan(headers: list[SuvHeader], first: float) -> _Found:
     instants = {parse_datetime(header.private(GE_SCAN), _zone(header)) for header in headers}
     instant = instants.pop()
     if instants or instant is None or abs(instant - first) > DAY:
         return None
-    return instant, Rule("GE_PRIVATE", f"{GE_SCAN} of {GE_SCAN.creator}", iso(instant))
+    return instant, SuvRule("GE_PRIVATE", f"{GE_SCAN} of {GE_SCAN.creator}", iso(instant))
 
 
-def _series(headers: list[Header], first: float) -> _Found:
+def _series(headers: list[SuvHeader], first: float) -> _Found:
     instant = _pair(headers[0], ("SeriesDate",), "SeriesTime")
     if instant is None or instant > first + SERIES_SLACK:
         return None
-    return instant, Rule("SERIES", "SeriesDate + SeriesTime", iso(instant))
+    return instant, SuvRule("SERIES", "SeriesDate + SeriesTime", iso(instant))
 
 
-def _counted_back(headers: list[Header], half_life: float | None) -> _Found:
+def _counted_back(headers: list[SuvHeader], half_life: float | None) -> _Found:
     if half_life is None:
         return None
     instants = []
@@ -227,18 +229,18 @@ def _counted_back(headers: list[Header], half_life: float | None) -> _Found:
     if max(instants) - min(instants) > BACK_SPREAD:
         return None
     instant = median(instants)
-    return instant, Rule("BACK", "AcquisitionTime - FrameReferenceTime + mean of the frame", iso(instant))
+    return instant, SuvRule("BACK", "AcquisitionTime - FrameReferenceTime + mean of the frame", iso(instant))
 
 
-def _acquired(first: float, notes: Notes) -> tuple[float, Rule]:
+def _acquired(first: float, notes: Notes) -> tuple[float, SuvRule]:
     notes.warn(
         "REF_TIME_FROM_ACQUISITION",
         f"decay reference taken from the first acquisition, {iso(first)}; the series may be cropped",
     )
-    return first, Rule("ACQ", "earliest AcquisitionDate + AcquisitionTime", iso(first))
+    return first, SuvRule("ACQ", "earliest AcquisitionDate + AcquisitionTime", iso(first))
 
 
-def _check_decay_factor(headers: list[Header], instant: float, half_life: float, notes: Notes) -> None:
+def _check_decay_factor(headers: list[SuvHeader], instant: float, half_life: float, notes: Notes) -> None:
     factors = []
     for header in headers:
         factor, start, frame = number(header["DecayFactor"]), acquisition(header), frame_seconds(header)
@@ -259,7 +261,7 @@ def _check_decay_factor(headers: list[Header], instant: float, half_life: float,
         notes.warn("REF_TIME_DIFFERS", problem)
 
 
-def injection_time(headers: list[Header], reference: float, notes: Notes) -> float:
+def injection_time(headers: list[SuvHeader], reference: float, notes: Notes) -> float:
     """The instant of injection: its date and time, its time alone, or GE's private tag, whichever works first.
 
     A date more than a day from the reference is taken to have escaped the shift of dates: only its clock counts.
@@ -278,7 +280,7 @@ def injection_time(headers: list[Header], reference: float, notes: Notes) -> flo
         return _take("DATETIME", dated, notes)
     if timed is not None:
         moved = timed < _midnight(reference)
-        notes.rules["injection_time"] = Rule(
+        notes.rules["injection_time"] = SuvRule(
             "TIME_PREV_DAY" if moved else "TIME", "RadiopharmaceuticalStartTime", iso(timed)
         )
         return timed
@@ -288,9 +290,9 @@ def injection_time(headers: list[Header], reference: float, notes: Notes) -> flo
     raise SuvError(
         "MissingInjectionTime",
         "neither RadiopharmaceuticalStartDateTime ("
-        + shown(injected(header, "RadiopharmaceuticalStartDateTime"))
+        + show_value(injected(header, "RadiopharmaceuticalStartDateTime"))
         + ") nor RadiopharmaceuticalStartTime ("
-        + shown(injected(header, "RadiopharmaceuticalStartTime"))
+        + show_value(injected(header, "RadiopharmaceuticalStartTime"))
         + f") can be read; {GIVE_SECONDS}",
     )
 
@@ -307,7 +309,7 @@ def _on_the_day(clock: float, reference: float) -> float:
     return same_day if same_day <= reference else same_day - DAY
 
 
-def _dated(value: Any, source: str, header: Header, reference: float) -> _Dated | None:
+def _dated(value: Any, source: str, header: SuvHeader, reference: float) -> _Dated | None:
     instant = parse_datetime(value, _zone(header))
     if instant is None:
         return None
@@ -321,7 +323,7 @@ def _take(code: str, dated: _Dated, notes: Notes) -> float:
     instant, source, problem = dated
     if problem:
         notes.warn("INJECTION_DATE_IGNORED", problem)
-    notes.rules["injection_time"] = Rule(code, source, iso(instant))
+    notes.rules["injection_time"] = SuvRule(code, source, iso(instant))
     return instant
 
 
@@ -337,7 +339,7 @@ def _prefer_dated(dated: float, timed: float | None, reference: float, notes: No
     return trusted
 
 
-def check_uptake(uptake: float, half_life: float | None, notes: Notes) -> None:
+def check_uptake_time(uptake: float, half_life: float | None, notes: Notes) -> None:
     """Refuse an uptake time that cannot be, and warn of an unusual one.
 
     Raises:
@@ -368,7 +370,7 @@ def _refuse_uptake(uptake: float, half_life: float | None, where: str) -> None:
         )
 
 
-def frame_factors(headers: list[Header], injection: float, half_life: float) -> list[float]:
+def frame_factors(headers: list[SuvHeader], injection: float, half_life: float) -> list[float]:
     """For values that no one corrected for decay: activity at injection over the frame's mean, slice by slice.
 
     `lambda T / (1 - e^(-lambda T)) * e^(lambda (t_acq - t_adm))`.
@@ -383,13 +385,13 @@ def frame_factors(headers: list[Header], injection: float, half_life: float) -> 
             raise SuvError(
                 "MissingAcquisitionTime",
                 f"DecayCorrection NONE needs the acquisition time of every slice; header {index} has none that can be "
-                f"read: AcquisitionTime is {shown(header['AcquisitionTime'])}",
+                f"read: AcquisitionTime is {show_value(header['AcquisitionTime'])}",
             )
         if frame is None:
             raise SuvError(
                 "MissingFrameDuration",
                 "DecayCorrection NONE needs the frame duration of every slice, above 0 and at most a day in ms; "
-                f"ActualFrameDuration of header {index} is {shown(header['ActualFrameDuration'])}",
+                f"ActualFrameDuration of header {index} is {show_value(header['ActualFrameDuration'])}",
             )
         _refuse_uptake(start - injection, half_life, f" in header {index}")
         factors.append(rate * frame / -math.expm1(-rate * frame) * math.exp(rate * (start - injection)))

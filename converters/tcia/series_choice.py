@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from clicksim.errors import SettingError, up_to_ten
 from converters.dicom.headers import DicomError
-from converters.dicom.series import Finding, Series, normal_of
+from converters.dicom.series import Series, SeriesFinding, normal_of
 
 Measure = Callable[[Series], float]
 """What series are ranked by; the least comes first."""
@@ -34,7 +34,7 @@ _SOFT_UP_TO = 45
 
 
 @dataclass(frozen=True)
-class Rule:
+class SeriesRule:
     """What decides where several series are left.
 
     A pattern decides nothing else: a series that is first without it is taken, matching or not. `Choice.unmatched`
@@ -89,11 +89,11 @@ class Choice:
     ct: Series
     seg: Series
     reasons: tuple[str, ...]
-    left_out: tuple[Finding, ...]
+    left_out: tuple[SeriesFinding, ...]
     unmatched: tuple[str, ...]
 
 
-def choose_series(series: Iterable[Series], *, rule: Rule | None = None) -> Choice:
+def choose_series(series: Iterable[Series], *, rule: SeriesRule | None = None) -> Choice:
     """Choose the PET, the CT and the mask of one study.
 
     PET: corrected for attenuation, neither gated nor dynamic (unless of one time point), neither projection nor
@@ -114,7 +114,7 @@ def choose_series(series: Iterable[Series], *, rule: Rule | None = None) -> Choi
     own = list(series)
     if len({s.study_uid for s in own}) > 1:
         raise DicomError("SeveralStudies", f"the series belong to {len({s.study_uid for s in own})} studies, not one")
-    chooser = _Chooser(rule or Rule())
+    chooser = _Chooser(rule or SeriesRule())
     masks = [s for s in own if s.modality in ("SEG", "RTSTRUCT")]
     pet = chooser.pet(own, masks)
     ct, mask = chooser.ct(own, pet), chooser.mask(masks, pet)
@@ -124,10 +124,10 @@ def choose_series(series: Iterable[Series], *, rule: Rule | None = None) -> Choi
 class _Chooser:
     """The three choices and what they leave behind."""
 
-    def __init__(self, rule: Rule) -> None:
+    def __init__(self, rule: SeriesRule) -> None:
         self.rule = rule
         self.reasons: list[str] = []
-        self.left_out: list[Finding] = []
+        self.left_out: list[SeriesFinding] = []
         self.unmatched: list[str] = []
 
     def pet(self, own: list[Series], masks: list[Series]) -> Series:
@@ -162,7 +162,7 @@ class _Chooser:
         usable, faults = [], []
         for one in candidates:
             if wrong := fault(one):
-                faults.append(Finding(wrong[0], f"{one}: {wrong[1]}", str(one.paths[0])))
+                faults.append(SeriesFinding(wrong[0], f"{one}: {wrong[1]}", str(one.paths[0])))
             else:
                 usable.append(one)
         self.left_out += faults
@@ -203,7 +203,7 @@ class _Chooser:
         if len(after) < len(before):
             self.reasons.append(f"{len(after)} of {len(before)} {before[0].modality} series left: {reason}")
             self.left_out += [
-                Finding("NotChosen", f"{s}: not the first by: {reason}", str(s.paths[0]))
+                SeriesFinding("NotChosen", f"{s}: not the first by: {reason}", str(s.paths[0]))
                 for s in before
                 if s not in after
             ]

@@ -33,7 +33,7 @@ from converters.shared.clinical_tables import (
 )
 from converters.shared.tables import Rejection, flag_or_none
 from converters.shared.trees import inside_source
-from converters.tcia.series_choice import Rule, check_pattern
+from converters.tcia.series_choice import SeriesRule, check_pattern
 
 LAYOUT = """\
 <folder>/[manifest-<number>/]<collection>/<PatientID>/<study>/<series>/*.dcm    NBIA, descriptive or classic
@@ -61,10 +61,10 @@ _SERIES_FOLDER = re.compile(r"(?:[A-Z]{2,8}_)?[0-9]+(?:\.[0-9]+){4,}|[0-9a-f]{8}
 
 
 @dataclass(frozen=True)
-class Settings:
+class TciaSettings:
     """The user's options."""
 
-    rule: Rule
+    rule: SeriesRule
     structures: str
     gaps: str
     defaced: bool | None
@@ -73,7 +73,7 @@ class Settings:
     clinical: str | None
 
     @classmethod
-    def of(cls, context: Context) -> "Settings":
+    def of(cls, context: Context) -> "TciaSettings":
         """The options of a run.
 
         Raises:
@@ -90,13 +90,13 @@ class Settings:
         if gaps not in ("refuse", "interpolate"):
             raise SettingError(f"gaps must be refuse or interpolate, got {gaps!r}")
         nnunet = Path(given["nnunet"]).resolve() if "nnunet" in given else None
-        rule = Rule(**{name: given[name] for name in ("pet", "ct", "seg", "then") if name in given})
+        rule = SeriesRule(**{name: given[name] for name in ("pet", "ct", "seg", "then") if name in given})
         check_pattern("structures", structures := given.get("structures", ""))
         return cls(rule, structures, gaps, defaced, nnunet, given.get("injection_times"), given.get("clinical"))
 
 
 @dataclass(frozen=True)
-class Patient:
+class TciaPatient:
     """What the plan knows of a patient; paths are relative to the source.
 
     Attributes:
@@ -135,7 +135,7 @@ def plan(context: Context) -> tuple[list[Unit], Outcome]:
         raise CatalogError("DICOM needs pydicom and highdicom: pip install 'clicksim[dicom]'") from error
     if not context.source.is_dir():
         raise CatalogError(f"{context.source} is no folder; unpack the download first. Expected is\n{LAYOUT}")
-    settings, outcome = Settings.of(context), Outcome()
+    settings, outcome = TciaSettings.of(context), Outcome()
     patients: defaultdict[str, _Found] = defaultdict(_Found)
     for folder, names in _folders(context.source, outcome):
         _assign(context.source, folder, names, patients, outcome)
@@ -148,12 +148,12 @@ def plan(context: Context) -> tuple[list[Unit], Outcome]:
     return units, outcome
 
 
-def _patient(key: str, found: _Found, clinical: Clinical, times: Mapping[str, float]) -> Patient:
+def _patient(key: str, found: _Found, clinical: Clinical, times: Mapping[str, float]) -> TciaPatient:
     """What of the tables belongs to one patient; a time may be keyed by any UID."""
     own = {study: row for study, row in clinical.items() if study.startswith(f"{key}_")}
     token = key.partition("_")[2] or key
     mine = {name: seconds for name, seconds in times.items() if token in name or re.fullmatch(r"[0-9.]+", name)}
-    return Patient(key, tuple(sorted(found.folders)), tuple(sorted(found.files)), own, bool(clinical), mine)
+    return TciaPatient(key, tuple(sorted(found.folders)), tuple(sorted(found.files)), own, bool(clinical), mine)
 
 
 def _folders(root: Path, outcome: Outcome) -> Iterator[tuple[Path, list[str]]]:
@@ -202,7 +202,7 @@ def _assign(root: Path, folder: Path, names: list[str], patients: defaultdict[st
             return  # the patient's conversion reads every file of the folder, and names those that were refused here
         patients[key].files.append(path)
     for path, refusal in refused:
-        outcome.reject(refusal.code, shown(root, refusal.args[1]), path=path)
+        outcome.reject(refusal.code, show_relative(root, refusal.args[1]), path=path)
 
 
 def _patient_of(path: Path) -> str | None:
@@ -223,7 +223,7 @@ def _patient_of(path: Path) -> str | None:
     return key
 
 
-def _clinical(context: Context, settings: Settings) -> Clinical:
+def _clinical(context: Context, settings: TciaSettings) -> Clinical:
     """The publisher's table, where the user names it.
 
     Raises:
@@ -237,7 +237,7 @@ def _clinical(context: Context, settings: Settings) -> Clinical:
     return clinical
 
 
-def files_of(root: Path, patient: Patient) -> Iterator[Path]:
+def files_of(root: Path, patient: TciaPatient) -> Iterator[Path]:
     """The patient's files, in an order that does not depend on the file system."""
     for folder in patient.folders:
         with os.scandir(root / folder) as entries:
@@ -254,7 +254,7 @@ def least_bytes(context: Context, unit: Unit) -> float:
     largest = 0
     for folder in unit.content.folders:
         with suppress(ClicksimError, ValueError, OSError):  # its conversion will say what is wrong
-            files = list(files_of(context.source, Patient(unit.key, (folder,))))
+            files = list(files_of(context.source, TciaPatient(unit.key, (folder,))))
             header = dicom_header(files[0]) if files else None
             if header is not None and word(header, "Modality") == "PT":
                 rows, columns, slices = (int(word(header, name) or 0) for name in ("Rows", "Columns", "NumberOfSlices"))
@@ -262,6 +262,6 @@ def least_bytes(context: Context, unit: Unit) -> float:
     return largest * (np.dtype(np.int16).itemsize + np.dtype(np.float32).itemsize) * LEAST_PACKED
 
 
-def shown(root: Path, message: Any) -> str:
+def show_relative(root: Path, message: Any) -> str:
     """A message without the path of the source, so that equal trees give equal rows."""
     return str(message).replace(f"{root}/", "").replace(str(root), ".")

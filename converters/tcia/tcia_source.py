@@ -51,7 +51,7 @@ from converters.shared.clinical_tables import diagnosis_flags
 from converters.shared.nifti_images import axis_codes, sha256_of
 from converters.shared.resample import resample_series
 from converters.shared.tables import Rejection, age_years, date_or_none
-from converters.suv.suv_headers import Header
+from converters.suv.suv_headers import SuvHeader
 from converters.suv.suv_rules import Suv, SuvError, suv_factor
 from converters.suv.suv_times import acquisition
 from converters.tcia.series_choice import Choice, choose_series
@@ -60,12 +60,12 @@ from converters.tcia.tcia_plan import (
     OPTIONS,
     PATIENTS,
     TRACERS,
-    Patient,
-    Settings,
+    TciaPatient,
+    TciaSettings,
     files_of,
     least_bytes,
     plan,
-    shown,
+    show_relative,
 )
 
 PSMA_SHIFT = timedelta(days=6247)
@@ -157,7 +157,7 @@ def _bed_columns(suv: Suv, headers: Sequence[Any], series: Series) -> Row:
     origin = suv.reference_s
     if origin is None:
         return {}
-    starts = [acquisition(Header(header)) for header in headers]
+    starts = [acquisition(SuvHeader(header)) for header in headers]
     known = sorted({round(start - origin, 3) for start in starts if start is not None})
     first = starts[min(range(len(starts)), key=lambda n: str(series.paths[n]))]
     return {
@@ -302,12 +302,12 @@ DOIS = {"tcia_fdg": "10.7937/gkr0-xv29", "tcia_psma": "10.7937/r7ep-3x37"}
 
 def convert(context: Context, unit: Unit) -> Outcome:
     """The rows of a patient; each study and each file that was found ends in `cases` or in `rejected`."""
-    patient: Patient = unit.content
-    settings, outcome = Settings.of(context), Outcome()
+    patient: TciaPatient = unit.content
+    settings, outcome = TciaSettings.of(context), Outcome()
     scan = scan_files(files_of(context.source, patient))
     for finding in scan.findings:
         path = _relative(context, Path(finding.path))
-        outcome.reject(finding.code, shown(context.source, finding.message), path=path, patient_key=patient.key)
+        outcome.reject(finding.code, show_relative(context.source, finding.message), path=path, patient_key=patient.key)
     for study_uid, series in by_study(scan.series).items():
         case_id = f"{patient.key}_{study_uid}"
         try:
@@ -315,7 +315,7 @@ def convert(context: Context, unit: Unit) -> Outcome:
         except ClicksimError as error:
             outcome.reject(
                 code_of(error),
-                shown(context.source, told(error)),
+                show_relative(context.source, told(error)),
                 path=_relative(context, Path(os.path.commonpath([s.paths[0].parent for s in series]))),
                 case_id=case_id,
                 patient_key=patient.key,
@@ -346,7 +346,7 @@ def _relative(context: Context, path: Path) -> str:
 
 
 def _convert_study(
-    context: Context, settings: Settings, patient: Patient, series: list[Series]
+    context: Context, settings: TciaSettings, patient: TciaPatient, series: list[Series]
 ) -> tuple[Row, list[Row]]:
     """Row and lesions of a study. What headers refuse is refused before pixels are read.
 
@@ -361,7 +361,7 @@ def _convert_study(
     columns, suv, unnamed = _read_headers(context, settings, patient, (pet, ct, mask), geometry, grid)
     seg = _read_mask(mask, geometry, grid, settings.structures)
     labels, instances = _labels(seg, geometry, grid)
-    uptake = read_uptake(pet, geometry, grid, suv, gaps=settings.gaps)
+    uptake = read_suv(pet, geometry, grid, suv, gaps=settings.gaps)
     measured, lesions = measure_case(labels, grid, uptake, instances=instances)
     moved = resample_series(ct, ct_geometry, grid, fill=CT_FILL_HU, limits=CT_RANGE_HU, gaps=settings.gaps)
     clinical, flags = clinical_columns(columns["study_key"], patient.clinical, has_table=patient.has_table)
@@ -393,7 +393,7 @@ def _convert_study(
     return row, lesions
 
 
-def _check_patient(context: Context, patient: Patient, series: list[Series]) -> None:
+def _check_patient(context: Context, patient: TciaPatient, series: list[Series]) -> None:
     found = sorted({s.patient_id for s in series})
     if found != [patient.key]:
         named = up_to_ten(name or "(none)" for name in found)
@@ -411,8 +411,8 @@ def _check_patient(context: Context, patient: Patient, series: list[Series]) -> 
 
 def _read_headers(
     context: Context,
-    settings: Settings,
-    patient: Patient,
+    settings: TciaSettings,
+    patient: TciaPatient,
     chosen: tuple[Series, Series, Series],
     geometry: SliceGeometry,
     grid: Grid,
@@ -430,13 +430,13 @@ def _read_headers(
     return columns, suv, {"INJECTION_TIME_NOT_GIVEN"} if settings.injection_times and seconds is None else set()
 
 
-def _seconds(patient: Patient, columns: Row, study_uid: str) -> float | None:
+def _seconds(patient: TciaPatient, columns: Row, study_uid: str) -> float | None:
     """The user's seconds from injection to scan, under any name of the study."""
     names = (columns["fdat_case_id"], columns["study_key"], study_uid, columns["case_id"])
     return next((patient.times[name] for name in names if name in patient.times), None)
 
 
-def _release_columns(context: Context, settings: Settings, header: Any) -> Row:
+def _release_columns(context: Context, settings: TciaSettings, header: Any) -> Row:
     is_psma = context.name == "tcia_psma"
     defaced = settings.defaced if settings.defaced is not None else True if is_psma else is_defaced(header)
     licence = "CC-BY-4.0" if is_psma or defaced else "controlled access (NIH)"
@@ -474,7 +474,7 @@ def _labels(seg: Segmentation, geometry: SliceGeometry, grid: Grid) -> tuple[NDA
     return labels, "labels" if len(present) > 1 else "components"
 
 
-def read_uptake(
+def read_suv(
     series: Series, geometry: SliceGeometry, grid: Grid, suv: Suv, *, gaps: str = "refuse"
 ) -> NDArray[np.float32]:
     """`(I, J, K)` SUV in Fortran order: slope and factor in double precision, rounded once.
@@ -514,7 +514,7 @@ def _case_flags(row: Row, geometry: SliceGeometry, ct_geometry: SliceGeometry, *
     return {name for name, holds in flags.items() if holds}
 
 
-def _write(context: Context, settings: Settings, row: Row, images: dict[str, NDArray[Any]], grid: Grid) -> Row:
+def _write(context: Context, settings: TciaSettings, row: Row, images: dict[str, NDArray[Any]], grid: Grid) -> Row:
     """The images in the catalog, and links to them for nnU-Net; the columns that name them."""
     folder = context.images(slug(row["case_id"]))
     paths: Row = {}
