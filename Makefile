@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/$(if $(WINDOWS),Scripts,bin)
 STAMP := $(VENV)/.installed
 
-.PHONY: help install demo test slow soak fuzz atheris faults rivals gpu datapath learning lint coverage bench bench-full scale docs tutorial planning wheel clean
+.PHONY: help install demo test slow soak fuzz atheris faults rivals gpu datapath learning lint structure coverage bench bench-full scale docs tutorial planning wheel clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -46,6 +46,9 @@ lint: install  ## ruff, mypy strict, import-linter
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+structure: install  ## sizes, import circles and repeated names of the source; writes docs/structure.md
+	$(BIN)/python -m studies.structure
+
 coverage: install  ## lines and branches; kernels without the compiler, the only honest count for them
 	NUMBA_DISABLE_JIT=1 $(BIN)/python -m pytest -n auto -m kernel --cov -q --cov-report=
 	$(BIN)/python -m pytest -n auto --cov --cov-append --cov-report=term -q
@@ -57,28 +60,28 @@ bench-full: install  ## the same with the plain whole-volume rival run to its en
 	$(BIN)/python -m benchmarks --full
 
 scale: install  ## 2,000 small cases in four ways: same bytes, rates, memory; writes docs/scale.md
-	$(BIN)/python -m benchmarks.scale
+	$(BIN)/python -m studies.scale
 
 rivals: install  ## manifests read by nnU-Net, MONAI, mlcroissant, Datasets; gigabytes; writes docs/rivals.md
 	$(BIN)/python rivals/check_manifests.py
 
 faults: install  ## disks, rights, memory, kills, damage, a second writer: made for real; writes docs/failures.md
-	$(BIN)/python -m benchmarks.faults
+	$(BIN)/python -m studies.faults
 
 gpu: install  ## the tests that need a GPU, and what one does; writes docs/gpu.md, 'not run' without one
-	$(BIN)/python -m benchmarks.gpu
+	$(BIN)/python -m studies.gpu
 
 datapath: install  ## what a training step waits for, and what a sample costs; writes docs/datapath.md
 	$(BIN)/python -m benchmarks.datapath
 
 learning: install  ## models of five seeds with and without prompts, and encodings (half an hour); docs/learning.md
-	$(BIN)/python -m benchmarks.learning --ablation
+	$(BIN)/python -m studies.learning --ablation
 
 tutorial: install  ## trains a small model on phantoms; writes docs/training-tutorial.md (minutes)
 	$(BIN)/python docs/generate_training.py
 
 planning: install  ## what a download costs in space and hours; writes docs/planning.md
-	$(BIN)/python -m benchmarks.planning
+	$(BIN)/python -m studies.planning
 
 docs: install  ## the pages that scripts write, then the site, strictly
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'

@@ -32,12 +32,12 @@ def main(arguments: list[str] | None = None) -> None:
     given = parser.parse_args(arguments)
 
     from benchmarks.cases import ROOT
-    from benchmarks.table import render, write_page
+    from benchmarks.result_table import render, write_page
 
     sections = []
     for name in given.only or GROUPS:
         start = time.perf_counter()
-        sections += import_module(f"benchmarks.{name}").run(full=given.full, quick=given.quick)
+        sections += import_module(f"benchmarks.bench_{name}").run(full=given.full, quick=given.quick)
         print(f"{name}: {time.perf_counter() - start:.1f} s", file=sys.stderr)
     out = given.out or (None if given.only or given.quick else ROOT / "docs" / "benchmarks.md")
     if out is None:

@@ -45,7 +45,7 @@ def find_browser() -> str | None:
     return next((found for name in NAMES if (found := shutil.which(name))), None)
 
 
-class Page:
+class BrowserPage:
     """One page of a browser.
 
     Attributes:
@@ -70,7 +70,7 @@ class Page:
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[scheme])
         before = self._loaded
-        self.call("Page.navigate", url=file.resolve().as_uri())
+        self.call("BrowserPage.navigate", url=file.resolve().as_uri())
         self._read_until(lambda _: self._loaded > before)
 
     def run(self, script: str) -> Any:
@@ -91,7 +91,7 @@ class Page:
 
     def picture(self, *, whole: bool = False) -> bytes:
         """The window, or the whole page, as PNG."""
-        return base64.b64decode(self.call("Page.captureScreenshot", captureBeyondViewport=whole)["data"])
+        return base64.b64decode(self.call("BrowserPage.captureScreenshot", captureBeyondViewport=whole)["data"])
 
     def call(self, method: str, **arguments: Any) -> dict[str, Any]:
         """Send a command and wait for its answer.
@@ -134,7 +134,7 @@ class Page:
         """Keep what the page complains of and asks for."""
         about = message.get("params", {})
         match message.get("method"):
-            case "Page.loadEventFired":
+            case "BrowserPage.loadEventFired":
                 self._loaded += 1
             case "Runtime.exceptionThrown":
                 self.complaints.append(json.dumps(about["exceptionDetails"]))
@@ -147,7 +147,7 @@ class Page:
 
 
 @contextmanager
-def open_browser() -> Iterator[Page]:
+def open_browser() -> Iterator[BrowserPage]:
     """A browser with one page, in a profile of its own; gone afterwards.
 
     Raises:
@@ -170,7 +170,7 @@ def open_browser() -> Iterator[Page]:
         os.close(to_us)
         try:
             try:
-                page = Page(to_browser, from_browser)
+                page = BrowserPage(to_browser, from_browser)
             except OSError as error:
                 raise RuntimeError(f"{program} does not start: {error}") from error
             yield page

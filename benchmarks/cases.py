@@ -23,7 +23,7 @@ SHAPE_TINY, SPACING_TINY = (56, 56, 80), (10.0, 10.0, 12.0)
 
 
 @dataclass(frozen=True, eq=False)
-class Case:
+class BenchCase:
     """One case in memory: uint8 labels and float32 uptake, both in Fortran order."""
 
     name: str
@@ -42,7 +42,7 @@ def show_shape(shape: Sequence[int]) -> str:
     return " x ".join(map(str, shape))
 
 
-def spacing_of(grid: Grid) -> Spacing:
+def case_spacing(grid: Grid) -> Spacing:
     """The voxel size, which every phantom and every real image here has.
 
     Raises:
@@ -61,26 +61,26 @@ def phantom(seed: int, *, quick: bool, n_lesions: int | None = None) -> Phantom:
 
 
 @cache
-def case_a(*, quick: bool) -> Case:
+def case_a(*, quick: bool) -> BenchCase:
     """A phantom with twelve lesions; tiny, with three, for the smoke test."""
     shape, spacing = (SHAPE_TINY, SPACING_TINY) if quick else (SHAPE_A, SPACING_A)
     made = make_phantom(7, shape=shape, spacing=spacing, n_lesions=3 if quick else 12)
-    return Case(f"A, phantom {show_shape(shape)}", made.label, made.pet, spacing_of(made.grid))
+    return BenchCase(f"A, phantom {show_shape(shape)}", made.label, made.pet, case_spacing(made.grid))
 
 
 @cache
-def case_b() -> Case | None:
+def case_b() -> BenchCase | None:
     """A real FDG mask on the PET of a phantom on the same grid; None where there is no real data."""
     files = sorted((REALDATA / REAL_CASE).glob("*.nii.gz"))
     if not files:
         return None
     label = read_label(files[0])
-    spacing = spacing_of(label.grid)
+    spacing = case_spacing(label.grid)
     made = make_phantom(8, shape=label.grid.shape, spacing=spacing)
-    return Case(f"B, real FDG mask {show_shape(label.grid.shape)}", label.array, made.pet, spacing)
+    return BenchCase(f"B, real FDG mask {show_shape(label.grid.shape)}", label.array, made.pet, spacing)
 
 
-def all_cases(*, quick: bool) -> tuple[list[Case], str]:
+def all_cases(*, quick: bool) -> tuple[list[BenchCase], str]:
     """The cases there are, and a sentence on the one that is missing."""
     if quick:
         return [case_a(quick=True)], ""

@@ -18,11 +18,11 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.bench_passes import watched
 from benchmarks.cases import ROOT, SHAPE_FULL, SHAPE_TINY, SPACING_FULL, SPACING_TINY, show_shape
-from benchmarks.passes import watched
-from benchmarks.table import Section, machine
-from benchmarks.training_loop import finish
-from clickseg.settings import ModelSettings, StoreRules, TrainSettings
+from benchmarks.result_table import Section, machine
+from benchmarks.timing import wait_for_device
+from clickseg.training_settings import ModelSettings, StoreRules, TrainSettings
 
 PAGE = ROOT / "docs" / "datapath.md"
 PACKAGES = ("clicksim", "torch", "numpy", "numba", "edt")
@@ -33,7 +33,7 @@ HEADER = ("stage", "samples with it", "median", "of one in ten, more than")
 
 
 @dataclass(frozen=True)
-class Size:
+class DatapathSize:
     """How large a run is.
 
     Attributes:
@@ -54,8 +54,8 @@ class Size:
     step_ms: float
 
 
-FULL = Size(3, SHAPE_FULL, SPACING_FULL, (128, 128, 128), warm=16, timed=100, samples=160, step_ms=STEP_MS)
-SMOKE = Size(2, SHAPE_TINY, SPACING_TINY, (16, 16, 16), warm=1, timed=3, samples=12, step_ms=1.0)
+FULL = DatapathSize(3, SHAPE_FULL, SPACING_FULL, (128, 128, 128), warm=16, timed=100, samples=160, step_ms=STEP_MS)
+SMOKE = DatapathSize(2, SHAPE_TINY, SPACING_TINY, (16, 16, 16), warm=1, timed=3, samples=12, step_ms=1.0)
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def main(arguments: list[str] | None = None) -> None:
     print(f"written: {given.out}", file=sys.stderr)
 
 
-def run(store: Path, size: Size, device: Any) -> list[Section]:
+def run(store: Path, size: DatapathSize, device: Any) -> list[Section]:
     """All sections."""
     import torch
 
@@ -102,10 +102,10 @@ def run(store: Path, size: Size, device: Any) -> list[Section]:
         torch.set_num_threads(threads)
 
 
-def make_store(path: Path, size: Size) -> tuple[Any, ...]:
+def make_store(path: Path, size: DatapathSize) -> tuple[Any, ...]:
     """The cases of the store; it is made where it is not there."""
-    from clickseg.prepare import prepare_store
-    from clickseg.store import open_store
+    from clickseg.data.patch_store import open_store
+    from clickseg.data.prepare import prepare_store
     from tests.clickseg_phantoms import write_catalog
 
     if not (path / "store.json").exists():
@@ -117,16 +117,16 @@ def make_store(path: Path, size: Size) -> tuple[Any, ...]:
     return open_store(path).cases
 
 
-def dataset(cases: Sequence[Any], size: Size) -> Any:
+def dataset(cases: Sequence[Any], size: DatapathSize) -> Any:
     """Samples as at the end of a curriculum, at all defaults."""
-    from clickseg.dataset import PatchDataset
+    from clickseg.data.dataset import PatchDataset
 
     return PatchDataset(cases, size.patch, TrainSettings(steps=1))
 
 
-def measure_wait(cases: Sequence[Any], size: Size, workers: int, device: Any) -> Wait:
+def measure_wait(cases: Sequence[Any], size: DatapathSize, workers: int, device: Any) -> Wait:
     """Take batches as the training loop does, with a pause for a step, and time the taking."""
-    from clickseg.dataset import Batches, make_loader
+    from clickseg.data.dataset import Batches, make_loader
 
     numbers = Batches(0, size.warm + size.timed, 2)
     loader = make_loader(dataset(cases, size), numbers, workers=workers, pin=device.type == "cuda")
@@ -143,7 +143,7 @@ def measure_wait(cases: Sequence[Any], size: Size, workers: int, device: Any) ->
     return Wait(workers, tuple(each[size.warm :]))
 
 
-def wait_section(waits: Sequence[Wait], size: Size) -> Section:
+def wait_section(waits: Sequence[Wait], size: DatapathSize) -> Section:
     """Waits by the number of workers."""
     rows = []
     for wait in waits:
@@ -154,7 +154,7 @@ def wait_section(waits: Sequence[Wait], size: Size) -> Section:
     return Section("Waiting for a batch", text, header, rows)
 
 
-def profile_section(cases: Sequence[Any], size: Size) -> Section:
+def profile_section(cases: Sequence[Any], size: DatapathSize) -> Section:
     """Milliseconds of each stage of a sample, in one process."""
     parts, whole = profile(cases, size)
     names = ["read and crop", "flip", "grey values of the CT", "grey values of the PET"]
@@ -164,13 +164,13 @@ def profile_section(cases: Sequence[Any], size: Size) -> Section:
     return Section("Profile", PROFILE_TEXT, HEADER, [*rows, _row("a sample, collated", whole)])
 
 
-def profile(cases: Sequence[Any], size: Size) -> tuple[dict[str, list[float]], list[float]]:
+def profile(cases: Sequence[Any], size: DatapathSize) -> tuple[dict[str, list[float]], list[float]]:
     """CPU milliseconds of each stage in the samples that have it, and of whole samples."""
-    import clickseg.dataset as module
-    from clickseg.store import Case
+    import clickseg.data.dataset as module
+    from clickseg.data.patch_store import StoreCase
 
     steps = [
-        (Case, "patch", "read and crop"),
+        (StoreCase, "patch", "read and crop"),
         (module, "flip", "flip"),
         (module, "change_ct", "grey values of the CT"),
         (module, "change_pet", "grey values of the PET"),
@@ -201,7 +201,7 @@ def profile(cases: Sequence[Any], size: Size) -> tuple[dict[str, list[float]], l
     return parts, whole
 
 
-def device_section(cases: Sequence[Any], size: Size, device: Any) -> Section:
+def device_section(cases: Sequence[Any], size: DatapathSize, device: Any) -> Section:
     """What is left to the device."""
     import torch
 
@@ -211,10 +211,10 @@ def device_section(cases: Sequence[Any], size: Size, device: Any) -> Section:
     return Section("On the device", DEVICE_TEXT.format(device=name), ("work", "batches", *HEADER[2:]), rows)
 
 
-def time_device(cases: Sequence[Any], size: Size, device: Any) -> tuple[list[float], list[float]]:
+def time_device(cases: Sequence[Any], size: DatapathSize, device: Any) -> tuple[list[float], list[float]]:
     """Milliseconds of turning a batch, and of drawing its guidance, for some batches in which a sample is turned."""
-    from clickseg.dataset import collate
-    from clickseg.encode import encode
+    from clickseg.data.dataset import collate
+    from clickseg.data.prompt_channels import draw_channels
     from clickseg.train import augment
 
     clock = time.perf_counter if device.type == "cuda" else time.process_time
@@ -227,19 +227,21 @@ def time_device(cases: Sequence[Any], size: Size, device: Any) -> tuple[list[flo
         number += 2
         if batch.matrices is None or not len(batch.points):
             continue
-        finish(device)
+        wait_for_device(device)
         start = clock()
         batch = augment(batch)
-        finish(device)
+        wait_for_device(device)
         middle = clock()
-        encode(batch.points, 2, size.patch, encoding=model.encoding, size_mm=model.encoding_mm, spacing=batch.spacing)
-        finish(device)
+        draw_channels(
+            batch.points, 2, size.patch, encoding=model.encoding, size_mm=model.encoding_mm, spacing=batch.spacing
+        )
+        wait_for_device(device)
         turned.append((middle - start) * 1000)
         drawn.append((clock() - middle) * 1000)
     return turned[1:], drawn[1:]
 
 
-def page(sections: Sequence[Section], size: Size) -> str:
+def page(sections: Sequence[Section], size: DatapathSize) -> str:
     """The whole page."""
     facts = {"cases": size.cases, "shape": show_shape(size.shape), "patch": show_shape(size.patch)}
     intro = textwrap.fill(INTRO.format(**facts), 120, break_on_hyphens=False)

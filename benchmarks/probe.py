@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.measure import forget_peak, read_status
 from benchmarks.rivals import plain_assembly
+from benchmarks.timing import forget_peak, read_status
 
 
 def _clicksim(protocol: str) -> Callable[..., Any]:

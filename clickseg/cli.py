@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from clickseg import settings as groups
+from clickseg import training_settings as groups
 from clickseg.cli_model import PATH, SOURCES, container, evaluate, predict
 from clicksim import __version__
 from clicksim.cli import CONTEXT, Refusing
@@ -66,11 +66,11 @@ def prepare(
       clickseg prepare catalog store --source fdat --set spacing_mm=4,4,4 --set pet_type=float16
     """  # noqa: D301
     if list_only:
-        click.echo(groups.describe(groups.StoreRules))
+        click.echo(groups.describe_settings(groups.StoreRules))
         return
     if catalog is None or store is None:
         raise click.UsageError("give CATALOG STORE, or --list")
-    from clickseg.prepare import changed_rules, prepare_store
+    from clickseg.data.prepare import changed_rules, prepare_store
     from clicksim.cli.progress import progress
     from clicksim.rounds.texts import ten_lines
 
@@ -116,12 +116,12 @@ def train(
       torchrun --nproc-per-node 4 -m clickseg train store runs/four
     """  # noqa: D301
     if list_only:
-        click.echo(groups.describe(groups.ModelSettings, groups.TrainSettings))
+        click.echo(groups.describe_settings(groups.ModelSettings, groups.TrainSettings))
         return
     if store is None or run is None:
         raise click.UsageError("give STORE RUN, or --list")
-    from clickseg.checkpoint import read_about
-    from clickseg.train import train as train_model
+    from clickseg.model.checkpoint import read_about
+    from clickseg.train import train_model
     from clicksim.cli.progress import progress
 
     given = gather_settings(pairs, config)

@@ -59,11 +59,11 @@ def predict(
     from clicksim.prompts import Prompts
     from clicksim.prompts.formats import read_prompts
     from clicksim.volumes import read_image, write_image
-    from clicksim.volumes.case import read_uptake
+    from clicksim.volumes.case import read_pet
 
     options = _options(device, overlap, mirror, keep=prompts is not None)
     density = read_image(ct)
-    uptake, doubts = (None, ()) if pet is None else read_uptake(pet)
+    uptake, doubts = (None, ()) if pet is None else read_pet(pet)
     _say(doubts)
     grid = density.grid
     if uptake is not None:
@@ -163,7 +163,7 @@ def container_run(
 ) -> None:
     """One round: read the input folder, write the mask to the output folder."""
     started = time.perf_counter()
-    from clickseg.container import measure_process, run_round, write_facts
+    from clickseg.container.container_round import measure_process, run_round, write_facts
 
     said: list[str] = []
 
@@ -209,7 +209,7 @@ def container_check(
       clickseg container check model.safetensors
       clickseg container check model.safetensors --ct ct.nii.gz --pet pet.nii.gz --label label.nii.gz
     """  # noqa: D301
-    from clickseg.container_check import check_container, phantom_case
+    from clickseg.container.container_check import check_container, phantom_case
     from clicksim.rounds.jobs import read_case
     from clicksim.volumes import case_id_of
 
@@ -232,7 +232,7 @@ def container_check(
 @click.argument("out", type=PATH)
 def container_build(model: Path, out: Path) -> None:
     """Write the build context of an image to the folder OUT; nothing is built."""
-    from clickseg.container_build import TAG, write_context
+    from clickseg.container.container_build import TAG, write_context
 
     write_context(model, out)
     click.echo(f"{out}: build it with docker build -t {TAG} {out}")

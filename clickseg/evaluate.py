@@ -22,19 +22,19 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clickseg.checkpoint import read_about
-from clickseg.lesion_scores import lesion_schema, measure_lesions, summarise_lesions, write_lesions
-from clickseg.linting import lint_model
-from clickseg.named import SPEC, name_of, named_model
+from clickseg.data.prepare import FOLDS, plan_store
+from clickseg.lesion_scores import lesion_schema, score_lesions, summarise_lesions, write_lesions
+from clickseg.model.checkpoint import read_about
+from clickseg.model_linting import lint_model
+from clickseg.named_model import SPEC, name_of, named_model
 from clickseg.predict import Options, open_session
-from clickseg.prepare import FOLDS, plan
 from clicksim.catalog import Catalog, Unit, open_catalog
 from clicksim.catalog.schema import table_schema
 from clicksim.errors import CatalogError, SettingError, counted
 from clicksim.files import make_folder, write_text
 from clicksim.pipeline.units import Parts, Progress, run_facts
 from clicksim.predictors.spec import check_name
-from clicksim.rounds.jobs import RoundsJob, catalog_units, finish_tables, play_unit, run_id
+from clicksim.rounds.jobs import RoundsJob, catalog_units, finish_tables, play_unit, rounds_run_id
 from clicksim.rounds.statistics import summarise
 from clicksim.rounds.texts import failure_lines, mean_text, summary_lines, ten_lines
 
@@ -177,7 +177,7 @@ def choose_units(
 
 def folds_of(catalog: Catalog) -> dict[str, int]:
     """The fold of each patient by name, as `clickseg prepare` gives it."""
-    return {unit.key: int(unit.content[0]["fold"]) for unit in plan(catalog.cases.to_pylist())}
+    return {unit.key: int(unit.content[0]["fold"]) for unit in plan_store(catalog.cases.to_pylist())}
 
 
 def slug_of(protocol: str) -> str:
@@ -201,7 +201,7 @@ def play_patient(job: ModelJob, catalog: Catalog, predictions: Path, unit: Unit)
     with named_model(job.name):
         tables = play_unit(replace(job, keep=str(folder)), catalog, unit)
     prompts = tables["prompts"].append_column("source", pa.array([source] * len(tables["prompts"]), pa.string()))
-    lesions = [row for entry in unit.content for row in measure_lesions(catalog, entry, folder / entry["case_id"])]
+    lesions = [row for entry in unit.content for row in score_lesions(catalog, entry, folder / entry["case_id"])]
     if not job.keep_predictions:
         for entry in unit.content:
             shutil.rmtree(folder / entry["case_id"], ignore_errors=True)
@@ -227,7 +227,10 @@ def _run(
 
     started, predictions = time.time(), folder / "predictions"
     make_folder(folder)
-    about = {"id": run_id(job, units), "model": [str(model.resolve()), model.stat().st_size, model.stat().st_mtime_ns]}
+    about = {
+        "id": rounds_run_id(job, units),
+        "model": [str(model.resolve()), model.stat().st_size, model.stat().st_mtime_ns],
+    }
     parts = Parts(folder / ".work", about, resume=resume)
     parts.run(units, partial(play_patient, job, catalog, predictions), workers=workers, progress=progress)
     schemas = {

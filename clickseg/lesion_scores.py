@@ -28,7 +28,7 @@ def lesion_schema() -> "pa.Schema":
     return pa.schema([*columns, ("volume_ml", pa.float64()), ("found_share", pa.float64())])
 
 
-def measure_lesions(catalog: Catalog, entry: Mapping[str, Any], folder: Path) -> list[Row]:
+def score_lesions(catalog: Catalog, entry: Mapping[str, Any], folder: Path) -> list[Row]:
     """How much of each lesion of a case each round found.
 
     Args:

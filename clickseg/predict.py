@@ -7,7 +7,7 @@
     mask = session.undo()                      # as if the last turn had not been
     session.reset()                            # the same case, from the start
 
-What is computed in a turn, and what is kept in memory, stands in `clickseg.inference`.
+What is computed in a turn, and what is kept in memory, stands in `clickseg.model.inference`.
 """
 
 from dataclasses import dataclass
@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clickseg.checkpoint import load_model
-from clickseg.encode import rows_of
-from clickseg.inference import Bools, Inference, Options, Packed, Report, choose_device
-from clickseg.linting import Trial, make_trial
-from clickseg.network import Segmenter
-from clickseg.settings import StoreRules
+from clickseg.data.prompt_channels import channel_rows
+from clickseg.model.checkpoint import load_model
+from clickseg.model.inference import Bools, Inference, Options, Packed, Report, choose_device
+from clickseg.model.network import Segmenter
+from clickseg.model.window_trial import Trial, make_trial
+from clickseg.training_settings import StoreRules
 from clicksim.errors import GeometryError, ImageError, SettingError
 from clicksim.geometry import Grid, Shape
 from clicksim.prompts import Box, Prompts
@@ -107,7 +107,7 @@ class Session:
             previous = turns[-1].mask.mask() if turns else np.zeros(case.windows.shape, np.bool_)
         elif previous.shape != case.windows.shape:
             raise GeometryError(f"a previous mask has the shape of the model's grid, {case.windows.shape}")
-        rows = rows_of(case.frame.prompts(Prompts(items, new.grid)))
+        rows = channel_rows(case.frame.prompts(Prompts(items, new.grid)))
         probability = case.answer(rows, previous, self.progress)
         self.computed = case.computed
         answer = np.asarray(case.frame.back(probability)) > 0.5

@@ -26,10 +26,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from clickseg.augment import warp
-from clickseg.checkpoint import (
+from clickseg.correction_rounds import channels_of, play_corrections, score_rounds, spoil
+from clickseg.data.augment import warp
+from clickseg.data.dataset import Batch, Batches, PatchDataset, make_loader
+from clickseg.data.patch_store import Store, StoreCase, open_store
+from clickseg.data.training_prompts import check_protocols
+from clickseg.model.checkpoint import (
     CheckpointError,
-    bytes_of,
+    checkpoint_bytes,
     optimizer_tensors,
     put_optimizer,
     put_weights,
@@ -38,15 +42,11 @@ from clickseg.checkpoint import (
     read_weights,
     save_checkpoint,
 )
-from clickseg.dataset import Batch, Batches, PatchDataset, make_loader
-from clickseg.losses import make_loss
-from clickseg.metrics import Metrics
-from clickseg.network import Segmenter, make_model
-from clickseg.prompting import check_protocols
-from clickseg.rounds import channels_of, play_corrections, score_rounds, spoil
-from clickseg.settings import FREE_TO_CHANGE, ModelSettings, TrainSettings, changes
-from clickseg.store import Case, Store, open_store
-from clickseg.world import World, count_cores, join_world
+from clickseg.model.losses import make_loss
+from clickseg.model.network import Segmenter, make_model
+from clickseg.process_group import ProcessGroup, count_cores, join_process_group
+from clickseg.training_metrics import Metrics
+from clickseg.training_settings import FREE_TO_CHANGE, ModelSettings, TrainSettings, changes
 from clicksim import __version__
 from clicksim.errors import SettingError
 from clicksim.files import check_space, make_folder, write_text
@@ -56,7 +56,7 @@ FINISHED = ("model.safetensors", "run.json")  # what the end leaves, in this ord
 Report = Callable[[int, int], None]
 
 
-def train(
+def train_model(
     store_path: str | Path,
     out: str | Path,
     model_settings: ModelSettings | None = None,
@@ -90,8 +90,8 @@ def train(
     chosen, how, folder = model_settings or ModelSettings(), settings or TrainSettings(), Path(out)
     check_protocols(how)
     store = open_store(store_path)
-    with join_world() as world, deterministic(how.deterministic):
-        run = Run(store, folder, chosen, how, world, init)
+    with join_process_group() as world, deterministic(how.deterministic):
+        run = TrainingRun(store, folder, chosen, how, world, init)
         started, first = time.time(), run.begin(resume=resume)
         if first == how.steps and all((folder / name).exists() for name in FINISHED):
             if say and world.is_first:
@@ -109,7 +109,7 @@ def train(
         return run.finish(started, how.steps - first)
 
 
-class Run:
+class TrainingRun:
     """One training run on one device of a world."""
 
     def __init__(
@@ -118,7 +118,7 @@ class Run:
         folder: Path,
         chosen: ModelSettings,
         settings: TrainSettings,
-        world: World,
+        world: ProcessGroup,
         init: str | Path | None,
     ) -> None:
         """Everything that the loop needs; nothing is written yet."""
@@ -168,7 +168,7 @@ class Run:
 
     def _check_space(self, *, resumed: bool) -> None:
         """Refuse a disk that cannot hold the checkpoints: weights, their mean, two moments; then the model."""
-        weights, mean = bytes_of(self.model.weights()), bytes_of(self.average)
+        weights, mean = checkpoint_bytes(self.model.weights()), checkpoint_bytes(self.average)
         need = 3 * weights + mean + (0 if resumed else weights + mean)
         check_space(self.folder, need, "checkpoint and model")
 
@@ -330,10 +330,10 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
 
 def describe_run(
     store: Store,
-    cases: tuple[Case, ...],
+    cases: tuple[StoreCase, ...],
     model: ModelSettings,
     settings: TrainSettings,
-    world: World,
+    world: ProcessGroup,
     init: str | Path | None,
 ) -> dict[str, Any]:
     """What a checkpoint says of its run, all of it plain data; a parent's sources stay with its child."""

@@ -117,7 +117,7 @@ def compare(
     protocol: str = "autopet-v@1",
     where: str = "",
     **settings: Any,
-) -> "Comparison":
+) -> "MaskComparison":
     """A prediction beside the truth: the scores of `score`, and which lesion met which component."""
     rule = load_protocol(protocol)
     chosen, _ = effective_settings(rule, "score", settings)
@@ -140,7 +140,7 @@ def compare(
                 f"{in_case(where)}; number them from 1, or score under autopet-v@2"
             )
         sides[1] = sides[1].by_value(np.arange(1, sides[1].top + 1))  # also values that no voxel has, as published
-    return Comparison(sides[0], sides[1], volume, chosen, rule.id)
+    return MaskComparison(sides[0], sides[1], volume, chosen, rule.id)
 
 
 @dataclass(frozen=True)
@@ -186,7 +186,7 @@ class _Side:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class MaskComparison:
     """A prediction beside the truth.
 
     Attributes:

@@ -15,7 +15,7 @@ import click
 
 from clicksim.catalog.schema import FLAGS, FORMAT_VERSION, REASONS, SORT_KEYS, SOURCES, TABLES, Column, table_schema
 from clicksim.protocols import Protocol, list_presets, list_protocols
-from clicksim.protocols import settings as declared
+from clicksim.protocols import protocol_settings as declared
 
 FOLDER = Path(__file__).resolve().parent
 WIDTH = 84
@@ -210,6 +210,7 @@ MODULES = {
     "clicksim.simulate.annotators.people": "The person who prompts",
     "clicksim.guidance": "Guidance",
     "clicksim.metrics": "Scores",
+    "clicksim.predictors": "Predictors",
     "clicksim.rounds": "Rounds",
     "clicksim.protocols": "Protocols",
     "clicksim.catalog": "The catalog and its sources",
@@ -228,18 +229,18 @@ MODULES = {
 }
 CHOSEN = {
     "For a source of your own": (
-        "converters.measure.measure_case",
-        "converters.nifti.read_labels",
-        "converters.nifti.read_uptake",
-        "converters.nifti.check_grids",
-        "converters.nifti.rejecting",
-        "converters.nifti.sha256_of",
-        "converters.tables.Rejection",
+        "converters.shared.case_measures.measure_case",
+        "converters.shared.nifti_images.read_labels",
+        "converters.shared.nifti_images.read_uptake",
+        "converters.shared.nifti_images.check_grids",
+        "converters.shared.nifti_images.rejecting",
+        "converters.shared.nifti_images.sha256_of",
+        "converters.shared.tables.Rejection",
     ),
     "Prediction with a trained model": (
         "clickseg.predict.open_session",
         "clickseg.predict.Session",
-        "clickseg.inference.Options",
+        "clickseg.model.inference.Options",
     ),
 }
 """Public names of modules whose other names are not."""

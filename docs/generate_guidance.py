@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from clicksim import Click, Grid, Prompts, Scribble, encode
 from clicksim.guidance import DEFAULTS, MEANING, PRESETS, format_findings, lint
+from clicksim.guidance.encoding_settings import ALL
 from clicksim.guidance.encodings import ENCODINGS, IMAGE_ENCODINGS
-from clicksim.guidance.findings import worst
-from clicksim.guidance.settings import ALL
+from clicksim.guidance.lint_findings import worst
 
 DOCS = Path(__file__).resolve().parent
 PICTURES = DOCS / "pictures"
@@ -105,7 +105,7 @@ def presets_table() -> str:
     rows = ["| preset | encoding | settings | used by | linter |", "| --- | --- | --- | --- | --- |"]
     for name, preset in PRESETS.items():
         settings = ", ".join(f"`{key}={value}`" for key, value in preset.settings.items())
-        findings = [f for f in lint(drawn(name), shown(name)) if f.verdict in ("suspect", "bad")]
+        findings = [f for f in lint(drawn(name), drawn_prompts(name)) if f.verdict in ("suspect", "bad")]
         said = ", ".join(dict.fromkeys(f"{f.check} {f.verdict}" for f in findings)) or "good"
         rows.append(f"| `{name}` | {preset.encoding} | {settings} | {preset.source} | {said} |")
     return "\n".join(rows) + "\n"
@@ -113,7 +113,7 @@ def presets_table() -> str:
 
 def example(name: str) -> str:
     """What the linter prints for a preset."""
-    findings = [f for f in lint(drawn(name), shown(name)) if f.channel == "foreground"]
+    findings = [f for f in lint(drawn(name), drawn_prompts(name)) if f.channel == "foreground"]
     return f"The foreground of `{name}` ({worst(findings)}):\n\n```\n{format_findings(findings)}\n```"
 
 
@@ -140,7 +140,7 @@ def prompts() -> Prompts:
     return Prompts(items, Grid.from_spacing(SHAPE, SPACING), "example")
 
 
-def shown(name: str) -> Prompts:
+def drawn_prompts(name: str) -> Prompts:
     """The prompts that an encoding draws."""
     everything = prompts()
     if name in PRESETS and not PRESETS[name].settings.get("background", True):

@@ -59,7 +59,7 @@ validation_patches = 24
 """
 
 
-class Page:
+class PageWriter:
     """The page as it grows, and the folder in which it is played."""
 
     def __init__(self, folder: Path) -> None:
@@ -115,7 +115,7 @@ def main() -> None:
     """Play the page from top to bottom, and write it where the model learnt what it should."""
     PICTURES.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="clickseg-tutorial-") as name:
-        page = Page(Path(name))
+        page = PageWriter(Path(name))
         _data(page)
         _training(page)
         _evaluation(page)
@@ -123,7 +123,7 @@ def main() -> None:
     (DOCS / "training-tutorial.md").write_text("\n".join(page.parts), encoding="utf-8")
 
 
-def _data(page: Page) -> None:
+def _data(page: PageWriter) -> None:
     page.say("# Tutorial: train a model")
     page.say("""
 From nothing to a model that listens to prompts, and the curve that shows it. The patients are synthetic and small, the
@@ -149,7 +149,7 @@ The catalog's files are made for keeping; training reads patches from plain arra
     page.run("clickseg prepare catalog store --set spacing_mm=4,4,4", show=".")
 
 
-def _training(page: Page) -> None:
+def _training(page: PageWriter) -> None:
     page.say("## Training")
     page.say("A file holds what differs from the defaults; `clickseg train --list` shows all settings.")
     page.file("tiny.toml", "toml", SETTINGS)
@@ -174,7 +174,7 @@ else 0.
 """)
 
 
-def _evaluation(page: Page) -> None:
+def _evaluation(page: PageWriter) -> None:
     page.say("""
 ## The interactive curve
 
@@ -213,7 +213,7 @@ what the model says, green dots are foreground and red dots background scribbles
     page.picture("training-patient.png", image, "maximum projections of one patient over the rounds")
 
 
-def _use(page: Page) -> None:
+def _use(page: PageWriter) -> None:
     page.say("## Using it")
     page.say("""
 The model is one file. It predicts a case of files, with prompts or without; here one of the patients that it never saw,

@@ -4,7 +4,7 @@ import argparse
 import sys
 
 from fuzz.campaign import run_targets
-from fuzz.page import write_page
+from fuzz.fuzz_page import write_fuzz_page
 from fuzz.targets import NAMES
 
 
@@ -19,7 +19,7 @@ def main(arguments: list[str] | None = None) -> None:
     if unknown:
         parser.error(f"unknown target {', '.join(unknown)}; allowed: {', '.join(NAMES)}")
     results = run_targets(given.target or list(NAMES), given.seconds, given.jobs)
-    write_page(results)
+    write_fuzz_page(results)
     sys.exit(any(result["findings"] for result in results))
 
 

@@ -21,7 +21,7 @@ class BadRefusalError(AssertionError):
     """A refusal that cannot be shown to a person."""
 
 
-def read(target: Target, data: bytes) -> ClicksimError | None:
+def read_input(target: Target, data: bytes) -> ClicksimError | None:
     """Give one input to a reader; None for a value, else its refusal. Anything else that it raises passes through.
 
     A numerical warning counts as an error: NumPy gives one where nonsense was computed with instead of refused.
@@ -56,7 +56,7 @@ def _find_problem(message: str) -> str:
 def fault_of(target: Target, data: bytes) -> str | None:
     """What an input breaks: the kind of the exception and the innermost place in this project; None for nothing."""
     try:
-        read(target, data)
+        read_input(target, data)
     except Exception as error:
         return name_fault(error)
     return None

@@ -52,11 +52,11 @@ def main() -> None:
 
 
 def _tester(target: Target, findings: Path) -> Callable[[bytes], None]:
-    from fuzz.contract import name_fault, read
+    from fuzz.contract import name_fault, read_input
 
     def test_one(data: bytes) -> None:
         try:
-            read(target, data)
+            read_input(target, data)
         except Exception as error:
             file = findings / f"fault-{hashlib.sha256(name_fault(error).encode()).hexdigest()[:12]}"
             if not file.exists():

@@ -65,7 +65,7 @@ def main() -> int:
         work = Path(name)
         cases = write_exports(work)
         rows = [(rival, *run_rival(rival, work)) for rival in RIVALS]
-    write_report(rows, cases)
+    write_rivals_page(rows, cases)
     return sum(not accepted for _, _, accepted, _ in rows)
 
 
@@ -116,7 +116,7 @@ def environment(name: str) -> str:
     return str(python)
 
 
-def write_report(rows: list[tuple[Rival, str, bool, str]], cases: int) -> None:
+def write_rivals_page(rows: list[tuple[Rival, str, bool, str]], cases: int) -> None:
     """The page of the documentation."""
     lines = [
         "# Manifests, read by the programs that they are for",

@@ -1,8 +1,8 @@
 """Small checkpoints for the tests of prediction, evaluation and container: tiny, untrained, from a seed."""
 
-from clickseg.checkpoint import save_checkpoint
-from clickseg.network import make_model
-from clickseg.settings import ModelSettings, StoreRules, TrainSettings
+from clickseg.model.checkpoint import save_checkpoint
+from clickseg.model.network import make_model
+from clickseg.training_settings import ModelSettings, StoreRules, TrainSettings
 
 
 def write_model(path, *, patch=(16, 16, 16), bias=0.0, spacing=(8.0, 8.0, 8.0), seed=3, digest="none", fold=0):

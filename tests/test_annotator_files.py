@@ -15,7 +15,7 @@ from clicksim.cli import main
 from clicksim.cli.annotators import _fit_page
 from clicksim.errors import PromptFormatError, SettingError
 from clicksim.lesions import find_lesions
-from clicksim.prompts.table import to_table, write_table
+from clicksim.prompts.table import to_table, write_prompt_table
 from clicksim.simulate.annotators.annotator_files import (
     MEANINGS,
     annotator_facts,
@@ -75,7 +75,9 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ideal = simulate_clicks(mask, spacing=SPACING, case_id=f"c{n}", lesions="all", background="shell")
         ideal = Prompts(tuple(p for p in ideal if p.foreground), GRID, f"c{n}")
         tables.append(to_table(annotate(ideal, mask, KNOWN, seed=n)).replace_schema_metadata(None))
-    write_table(folder / "rows.parquet", pa.concat_tables(tables, promote_options="permissive").unify_dictionaries())
+    write_prompt_table(
+        folder / "rows.parquet", pa.concat_tables(tables, promote_options="permissive").unify_dictionaries()
+    )
     return folder
 
 

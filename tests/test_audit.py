@@ -11,7 +11,7 @@ import pytest
 from scipy import ndimage
 
 from clicksim.audit import audit_catalog, checks_made, findings_table, write_audit_page
-from clicksim.audit.findings import AuditFinding
+from clicksim.audit.audit_findings import AuditFinding
 from clicksim.audit.fingerprints import find_duplicates, take_fingerprint
 from clicksim.catalog import Catalog, create_catalog, open_catalog
 from clicksim.catalog.folds import make_folds, write_folds
@@ -22,9 +22,9 @@ from clicksim.phantom.layouts import write_deep_psma, write_fdat, write_longitud
 from clicksim.pipeline import convert_source
 from clicksim.prompts import Click, Prompts
 from clicksim.volumes import Volume, read_image, write_image
-from converters.deep_psma import SOURCE as DEEP_PSMA
-from converters.fdat import SOURCE as FDAT
-from converters.longitudinal_ct import SOURCE as LONGITUDINAL_CT
+from converters.deep_psma.deep_psma_source import SOURCE as DEEP_PSMA
+from converters.fdat.fdat_source import SOURCE as FDAT
+from converters.longitudinal_ct.longitudinal_source import SOURCE as LONGITUDINAL_CT
 
 
 @pytest.fixture(scope="module")
@@ -363,7 +363,7 @@ def test_write_audit_page__names_the_cases_escapes_them_and_loads_nothing(tmp_pa
 
 
 def test_check_lesions__one_name_in_two_sources_is_two_cases(tmp_path: Path) -> None:
-    from clicksim.audit.check import check_lesions
+    from clicksim.audit.catalog_checks import check_lesions
 
     opened = create_catalog(tmp_path / "catalog")
     for source, count in (("fdat", 1), ("lab", 2)):
@@ -390,7 +390,7 @@ def test_audit_catalog__a_case_without_a_patient_is_named_and_the_others_are_che
 
 
 def test_check_codes__names_a_failure_that_no_rule_knows(tmp_path: Path) -> None:
-    from clicksim.audit.check import check_codes
+    from clicksim.audit.catalog_checks import check_codes
 
     opened = create_catalog(tmp_path / "catalog")
     failures = [{"case_id": "a", "round": n, "failure": code} for n, code in enumerate((None, "TimeLimit", "Nonsense"))]

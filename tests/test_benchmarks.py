@@ -10,30 +10,32 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import faults, passes, rivals
+from benchmarks import bench_passes as passes
+from benchmarks import rivals
 from benchmarks.__main__ import GROUPS, main
+from benchmarks.bench_clicks import as_plain
 from benchmarks.cases import ROOT, case_a
-from benchmarks.clicks import as_plain
-from benchmarks.measure import Time, measure
-from benchmarks.table import HEADER, at_most, faster, share, show_time, within
+from benchmarks.result_table import HEADER, at_most, faster, share, show_time, within
+from benchmarks.timing import Time, measure
 from clicksim import simulate_clicks
+from studies import faults
 from tests import reference
 
 PROSE = {
-    "benchmarks": ("table", *GROUPS),
-    "datapath": ("datapath",),
-    "failures": ("faults",),
-    "gpu": ("gpu",),
-    "learning": ("learning",),
-    "planning": ("planning",),
-    "scale": ("scale",),
+    "benchmarks": ("benchmarks.result_table", *(f"benchmarks.bench_{group}" for group in GROUPS)),
+    "datapath": ("benchmarks.datapath",),
+    "failures": ("studies.faults",),
+    "gpu": ("studies.gpu",),
+    "learning": ("studies.learning",),
+    "planning": ("studies.planning",),
+    "scale": ("studies.scale",),
 }
 """Pages, and the modules whose sentences stand on them."""
 
 
 @pytest.mark.parametrize("group", GROUPS)
 def test_run__each_group_fills_its_table(group: str) -> None:
-    for section in importlib.import_module(f"benchmarks.{group}").run(full=False, quick=True):
+    for section in importlib.import_module(f"benchmarks.bench_{group}").run(full=False, quick=True):
         assert section.rows
         assert all(len(row) == len(section.header) for row in section.rows)
         assert all(row[0] and row[1] for row in section.rows)
@@ -125,7 +127,7 @@ def test_faults_page__has_a_row_for_each_fault() -> None:
 @pytest.mark.parametrize("page", PROSE)
 def test_pages__hold_the_prose_of_their_scripts(page: str) -> None:
     text = " ".join((ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8").split())
-    prose = [part for name in PROSE[page] for part in prose_of(f"benchmarks.{name}")]
+    prose = [part for name in PROSE[page] for part in prose_of(name)]
     assert prose
     assert [part for part in prose if not re.search(part, text)] == [], "edit the script, and run it"
 
@@ -142,7 +144,7 @@ def prose_of(module: str) -> list[str]:
 
 @pytest.mark.torch
 def test_planning__goes_through_every_source_on_tiny_phantoms(tmp_path: Path) -> None:
-    from benchmarks import planning
+    from studies import planning
 
     planning.main(["--quick", "--out", str(tmp_path / "planning.md")])
     page = (tmp_path / "planning.md").read_text(encoding="utf-8")
@@ -157,7 +159,7 @@ def test_planning__goes_through_every_source_on_tiny_phantoms(tmp_path: Path) ->
     "parts", [("network", "training", "datapath"), pytest.param(("tests", "encodings"), marks=pytest.mark.slow)]
 )
 def test_gpu__its_parts_run_on_a_cpu_and_fill_their_rows(parts: tuple[str, ...], tmp_path: Path) -> None:
-    from benchmarks import gpu
+    from studies import gpu
 
     command = ["--device", "cpu", "--small", "--work", str(tmp_path / "work"), "--out", str(tmp_path / "gpu.md")]
     gpu.main([*command, *(word for part in parts for word in ("--only", part))])
@@ -174,7 +176,7 @@ def test_gpu__its_parts_run_on_a_cpu_and_fill_their_rows(parts: tuple[str, ...],
 def test_gpu__a_part_that_fails_says_so_and_the_others_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    from benchmarks import gpu
+    from studies import gpu
 
     def breaks(_: Any) -> Any:
         raise RuntimeError("out of memory")
@@ -188,7 +190,7 @@ def test_gpu__a_part_that_fails_says_so_and_the_others_go_on(tmp_path: Path, mon
     assert "| one window, forward | not run |" not in page
     old = json.loads((tmp_path / "network.json").read_text()) | {"about": "another device"}
     (tmp_path / "network.json").write_text(json.dumps(old))
-    assert set(gpu.read_parts(tmp_path, gpu.describe(torch.device("cpu"), small=True))) == {"training"}
+    assert set(gpu.read_parts(tmp_path, gpu.describe_device(torch.device("cpu"), small=True))) == {"training"}
 
 
 @pytest.mark.torch
@@ -206,11 +208,11 @@ def test_datapath__measures_waits_stages_and_the_device(tmp_path: Path) -> None:
 @pytest.mark.torch
 @pytest.mark.slow
 def test_learning__writes_its_page_and_does_nothing_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from benchmarks import learning
+    from studies import learning
 
     command = ["--smoke", "--work", str(tmp_path / "work"), "--out"]
     learning.main([*command, str(tmp_path / "one.md")])
-    monkeypatch.setattr("clickseg.train.train", lambda *_, **__: pytest.fail("trained again"))
+    monkeypatch.setattr("clickseg.train.train_model", lambda *_, **__: pytest.fail("trained again"))
     learning.main([*command, str(tmp_path / "two.md")])
     page = (tmp_path / "one.md").read_text(encoding="utf-8")
     assert page == (tmp_path / "two.md").read_text(encoding="utf-8")
@@ -220,7 +222,7 @@ def test_learning__writes_its_page_and_does_nothing_twice(tmp_path: Path, monkey
 
 @pytest.mark.torch
 def test_make_data__refuses_a_folder_that_was_made_for_another_model(tmp_path: Path) -> None:
-    from benchmarks import learning
+    from studies import learning
 
     learning.make_data(tmp_path, learning.SMOKE)
     learning.make_data(tmp_path, learning.SMOKE)
@@ -231,7 +233,7 @@ def test_make_data__refuses_a_folder_that_was_made_for_another_model(tmp_path: P
 
 @pytest.mark.torch
 def test_interval__counts_seeds_and_cases() -> None:
-    from benchmarks.learning import interval
+    from studies.learning import interval
 
     draws = np.random.default_rng(1)
     by_seed, by_case = draws.normal(0, 3, (8, 1)), draws.normal(0, 1, (1, 40))
@@ -245,7 +247,7 @@ def test_interval__counts_seeds_and_cases() -> None:
 
 @pytest.mark.torch
 def test_read_lint__tells_use_from_other_faults() -> None:
-    from benchmarks.learning import read_lint
+    from studies.learning import read_lint
 
     lines = ["good     zero         model       without guidance 20.0% of the mask changes"]
     lines += [f"good     {check:12} model       words" for check in ("shuffle", "shift", "flip")]

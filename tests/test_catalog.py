@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from clicksim import __version__
 from clicksim.catalog import create_catalog, find_source, list_sources, open_catalog
-from clicksim.catalog.manage import cite, merge_catalogs, summarise
+from clicksim.catalog.manage import cite_sources, merge_catalogs, summarise_catalog
+from clicksim.catalog.prompt_runs import hash_run, join_runs
 from clicksim.catalog.push import push_catalog
 from clicksim.catalog.remote.places import inside
-from clicksim.catalog.runs import hash_run, join_runs
 from clicksim.catalog.schema import (
     FLAGS,
     KINDS,
@@ -436,7 +436,7 @@ def test_merge_catalogs__links_images_and_leaves_half_files_out(phantoms, tmp_pa
 
 def test_summarise__counts_what_the_tables_hold(phantoms):
     catalog = open_catalog(phantoms / "catalog")
-    rows = {row["source"]: row for row in summarise(catalog)}
+    rows = {row["source"]: row for row in summarise_catalog(catalog)}
     assert (rows["fdat"]["cases"], rows["fdat"]["patients"], rows["fdat"]["without_lesion"]) == (7, 6, 2)
     assert rows["fdat"]["tracers"] == {"FDG": 4, "PSMA": 3}
     assert sum(rows["fdat"]["folds"].values()) == 7
@@ -450,18 +450,18 @@ def test_summarise__leaves_out_what_is_not_known(tmp_path):
     cases = [case(f"c{n}", lesion_volume_ml=v, lesion_present=v and v > 0) for n, v in enumerate(volumes)]
     cases[4]["lesion_present"] = False
     create_catalog(tmp_path / "c").write_part("cases", "mine", rows_to_table("cases", cases))
-    (row,) = summarise(open_catalog(tmp_path / "c"))
+    (row,) = summarise_catalog(open_catalog(tmp_path / "c"))
     assert (row["cases"], row["without_lesion"], row["volume_ml"], row["median_volume_ml"]) == (5, 1, 7.0, 1.5)
 
 
 def test_cite__names_what_is_used_and_nothing_else(phantoms, tmp_path):
-    text = cite(open_catalog(phantoms / "catalog"))
+    text = cite_sources(open_catalog(phantoms / "catalog"))
     for doi in ("10.7937/gkr0-xv29", "10.5281/zenodo.15281784", "10.57754/FDAT.qe950-g4h94"):
         assert doi in text
     assert text.count("CC-BY-NC-4.0") == 3
     convert_source(find_source("deep-psma"), phantoms / "deep-psma", tmp_path / "one")
-    assert "longitudinal" not in cite(open_catalog(tmp_path / "one"), bibtex=True)
-    bibtex = cite(open_catalog(phantoms / "catalog"), bibtex=True)
+    assert "longitudinal" not in cite_sources(open_catalog(tmp_path / "one"), bibtex=True)
+    bibtex = cite_sources(open_catalog(phantoms / "catalog"), bibtex=True)
     assert bibtex.count("{") == bibtex.count("}")
     assert bibtex.count("@misc{") == 5
 

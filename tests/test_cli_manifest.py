@@ -11,7 +11,7 @@ from clicksim.catalog.schema import rows_to_table
 from clicksim.phantom.layouts import write_fdat
 from clicksim.pipeline import convert_source
 from clicksim.pipeline.prompts import PromptJob, simulate_catalog
-from converters.fdat import SOURCE as FDAT
+from converters.fdat.fdat_source import SOURCE as FDAT
 from tests.commands import run
 
 

@@ -16,7 +16,7 @@ torch = pytest.importorskip("torch", reason="needs the extra [torch]")
 from click.testing import CliRunner  # noqa: E402
 
 from clickseg.cli import main  # noqa: E402
-from clickseg.container_check import CheckReport, Played, _Timed, can_seal, check_container, find_engine  # noqa: E402
+from clickseg.container.container_check import CheckReport, Played, _Timed, can_seal, check_container, find_engine  # noqa: E402
 from clickseg.predict import Options, RoundsPredictor, open_session  # noqa: E402
 from clicksim.errors import ClicksimError  # noqa: E402
 from clicksim.geometry import Grid  # noqa: E402
@@ -24,7 +24,7 @@ from clicksim.phantom import make_phantom  # noqa: E402
 from clicksim.predictors import Scan  # noqa: E402
 from clicksim.prompts import Click, Prompts  # noqa: E402
 from clicksim.prompts.formats import write_prompts  # noqa: E402
-from clicksim.rounds import Case, play  # noqa: E402
+from clicksim.rounds import RoundsCase, play  # noqa: E402
 from clicksim.volumes import read_image, write_image  # noqa: E402
 from tests.clickseg_models import write_model  # noqa: E402
 from tests.clickseg_phantoms import write_catalog  # noqa: E402
@@ -242,7 +242,7 @@ def test_container_run__refuses_a_model_that_is_none(tree, phantom):
 
 def test_container_check__plays_rounds_in_fresh_processes(model, phantom, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    case = Case(Scan("a", phantom.grid, phantom.ct, phantom.pet), phantom.label)
+    case = RoundsCase(Scan("a", phantom.grid, phantom.ct, phantom.pet), phantom.label)
     report = check_container(model, case, rounds=2, arguments="--device cpu")
     assert report.faults == []
     assert [len(report.cached.rows), len(report.plain.rows)] == [2, 2]
@@ -267,7 +267,7 @@ def test_container_check__keeps_the_facts_of_a_round_beside_its_number(tmp_path,
     )
     command = f"{sys.executable} {script} {{input}} {{output}} {tmp_path}/count"
     predictor = _Timed(command, tmp_path / "facts.json", twice=True)
-    case = Case(Scan("a", phantom.grid, phantom.ct, phantom.pet), phantom.label)
+    case = RoundsCase(Scan("a", phantom.grid, phantom.ct, phantom.pet), phantom.label)
     predictor.played.rows = play(case, predictor, protocol="autopet-iv@2", n_rounds=3).rows
     assert predictor.played.peaks_mib == {0: 0, 2: 3}
     assert list(predictor.played.seconds) == [0, 2]
@@ -278,7 +278,7 @@ def test_container_check__keeps_the_facts_of_a_round_beside_its_number(tmp_path,
 
 def test_container_check__names_what_failed(tmp_path, phantom):
     (tmp_path / "bad.safetensors").write_bytes(b"nothing")
-    case = Case(Scan("a", phantom.grid, phantom.ct, phantom.pet), phantom.label)
+    case = RoundsCase(Scan("a", phantom.grid, phantom.ct, phantom.pet), phantom.label)
     report = check_container(tmp_path / "bad.safetensors", case, rounds=1)
     assert len(report.faults) == 3
     assert "no safetensors file" in report.text()
@@ -291,7 +291,7 @@ def test_container_check__names_what_failed(tmp_path, phantom):
 def test_sealed_process__can_write_to_its_two_folders_only(tmp_path):
     if not can_seal():
         pytest.skip("this machine lets nobody close off network and file system (unshare -rnm)")
-    from clickseg.container_check import SEALED
+    from clickseg.container.container_check import SEALED
 
     (tmp_path / "inside").mkdir()
     code = (
@@ -387,7 +387,9 @@ def test_page__command_runs_as_it_stands(line, user_folder, monkeypatch):
     program, *arguments = shlex.split(line)
     assert program == "clickseg"
     if "check" in arguments:  # two rounds of it are played above
-        monkeypatch.setattr("clickseg.container_check.check_container", lambda *a, **k: CheckReport((), *[DONE] * 2))
+        monkeypatch.setattr(
+            "clickseg.container.container_check.check_container", lambda *a, **k: CheckReport((), *[DONE] * 2)
+        )
     result = CliRunner().invoke(main, arguments, catch_exceptions=False)
     assert result.exit_code == 0, result.output
 
@@ -398,8 +400,8 @@ def test_page__has_every_command():
 
 
 def test_gpu_page__says_not_run_without_a_gpu(tmp_path):
-    from benchmarks.gpu import ROWS
-    from benchmarks.gpu import main as write_page
+    from studies.gpu import ROWS
+    from studies.gpu import main as write_page
 
     if torch.cuda.is_available():
         pytest.skip("there is a GPU here; make gpu measures it")

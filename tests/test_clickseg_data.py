@@ -13,15 +13,15 @@ from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch", reason="clickseg needs PyTorch, which is not installed")
 
-from clickseg.augment import change_ct, change_pet, draw_affine, flip, warp  # noqa: E402
 from clickseg.cli import main  # noqa: E402
-from clickseg.dataset import FATES, Batches, PatchDataset, collate, fetch_ahead  # noqa: E402
-from clickseg.encode import rows_of  # noqa: E402
-from clickseg.frame import Frame  # noqa: E402
-from clickseg.prepare import draw_fold, find_places, plan, prepare_store  # noqa: E402
-from clickseg.prompting import STROKES, U_SHAPE, corrections_at, count_law, draw_plan, next_prompts  # noqa: E402
-from clickseg.settings import ModelSettings, StoreRules, TrainSettings, describe  # noqa: E402
-from clickseg.store import AIR_HU, Places, open_store  # noqa: E402
+from clickseg.data.augment import change_ct, change_pet, draw_affine, flip, warp  # noqa: E402
+from clickseg.data.dataset import FATES, Batches, PatchDataset, collate, fetch_ahead  # noqa: E402
+from clickseg.data.model_grid import GridTransform  # noqa: E402
+from clickseg.data.patch_store import AIR_HU, Places, open_store  # noqa: E402
+from clickseg.data.prepare import draw_fold, find_places, plan_store, prepare_store  # noqa: E402
+from clickseg.data.prompt_channels import channel_rows  # noqa: E402
+from clickseg.data.training_prompts import STROKES, U_SHAPE, corrections_at, count_law, draw_plan, next_prompts  # noqa: E402
+from clickseg.training_settings import ModelSettings, StoreRules, TrainSettings, describe_settings  # noqa: E402
 from clicksim.errors import CatalogError, ClicksimError, GeometryError, SettingError  # noqa: E402
 from clicksim.geometry import Grid  # noqa: E402
 from clicksim.lesions import find_lesions  # noqa: E402
@@ -63,7 +63,7 @@ def test_frame__turns_any_orientation_to_ras_and_back(axes, flips, data):
     shape = data.draw(st.tuples(*[st.integers(1, 6)] * 3))
     grid = Grid(shape, None, affine_of(axes, flips, (2.0, 2.5, 3.0)))
     array = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
-    frame = Frame.of(grid, ())
+    frame = GridTransform.of(grid, ())
     assert np.all(np.diag(frame.target.affine[:3, :3]) > 0)
     assert np.count_nonzero(frame.target.affine[:3, :3]) == 3
     turned = frame.image(array)
@@ -80,7 +80,7 @@ def test_frame__resamples_linearly_with_the_outer_faces_in_place():
 
     grid = Grid.from_spacing((10, 8, 6), (2.0, 2.0, 3.0))
     array = np.random.default_rng(0).standard_normal((10, 8, 6)).astype(np.float32)
-    frame = Frame.of(grid, (4.0, 1.0, 2.0))
+    frame = GridTransform.of(grid, (4.0, 1.0, 2.0))
     assert frame.target.shape == (5, 16, 9)
     expected = zoom(array, (0.5, 2, 1.5), order=1, grid_mode=True, mode="nearest")
     np.testing.assert_allclose(frame.image(array), expected, atol=1e-5)
@@ -93,7 +93,7 @@ def test_frame__resamples_linearly_with_the_outer_faces_in_place():
 @given(voxel=st.tuples(st.integers(0, 9), st.integers(0, 7), st.integers(0, 5)))
 def test_frame__puts_a_prompt_into_the_voxel_that_holds_it(voxel):
     grid = Grid.from_spacing((10, 8, 6), (2.0, 2.0, 3.0))
-    frame = Frame.of(grid, (4.0, 1.0, 2.0))
+    frame = GridTransform.of(grid, (4.0, 1.0, 2.0))
     moved = frame.prompts(Prompts((Click(voxel, True),), grid)).foreground[0]
     gap = np.abs(frame.target.to_mm([moved]) - grid.to_mm([voxel]))[0]
     assert np.all(gap <= np.array(frame.target.spacing) / 2 + 1e-9)
@@ -101,7 +101,7 @@ def test_frame__puts_a_prompt_into_the_voxel_that_holds_it(voxel):
 
 def test_frame__refuses_a_grid_without_affine():
     with pytest.raises(GeometryError, match="no affine"):
-        Frame.of(Grid((3, 3, 3), (1, 1, 1)), ())
+        GridTransform.of(Grid((3, 3, 3), (1, 1, 1)), ())
 
 
 # --- store ---------------------------------------------------------------------------------------
@@ -276,7 +276,7 @@ def test_prepare__says_each_time_and_keeps_in_the_store_that_a_pet_may_be_a_ct(t
 
 def test_plan__keeps_a_patient_in_one_fold():
     rows = [{"patient_key": p, "official_fold": f} for p, f in [("a", 3), ("a", 3), ("b", None), ("b", None)]]
-    units = {unit.key: [row["fold"] for row in unit.content] for unit in plan(rows)}
+    units = {unit.key: [row["fold"] for row in unit.content] for unit in plan_store(rows)}
     assert units == {"a": [3, 3], "b": [draw_fold("b")] * 2}
     assert {draw_fold(f"p{n}") for n in range(60)} == set(range(5))
 
@@ -340,7 +340,9 @@ def test_next_prompts__mends_the_largest_error(stroke):
     assert len(first) == 1
     assert np.all(truth[tuple(first.foreground.T)])
     wrong = 1 - truth
-    second = next_prompts(plan_, np.maximum(truth, wrong), truth, (2.0, 2.0, 2.0), 2, rows_of(first), "autopet-v@2")
+    second = next_prompts(
+        plan_, np.maximum(truth, wrong), truth, (2.0, 2.0, 2.0), 2, channel_rows(first), "autopet-v@2"
+    )
     assert not truth[tuple(second.background.T)].any()
     assert len(second.foreground) == 0
 
@@ -576,7 +578,7 @@ def test_settings__refuse_what_cannot_be():
             TrainSettings(**bad)
     with pytest.raises(SettingError, match="did you mean 'steps'"):
         TrainSettings.of({"stesp": 3})
-    assert "silent = 0.15" in describe(TrainSettings)
+    assert "silent = 0.15" in describe_settings(TrainSettings)
     assert StoreRules.of(RULES.plain()) == RULES
 
 

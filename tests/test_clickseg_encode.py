@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch", reason="clickseg needs PyTorch, which is not installed")
 
-from clickseg.encode import encode, rows_of, stencil  # noqa: E402
-from clickseg.settings import ENCODINGS  # noqa: E402
+from clickseg.data.prompt_channels import channel_rows, draw_channels, stencil  # noqa: E402
+from clickseg.training_settings import ENCODINGS  # noqa: E402
 from clicksim.errors import SettingError  # noqa: E402
 from clicksim.geometry import Grid  # noqa: E402
 from clicksim.guidance import encode as draw  # noqa: E402
@@ -51,7 +51,7 @@ def library(rows, shape, encoding, size, spacing):
 @given(case=cases())
 def test_encode__equals_the_library(encoding, case):
     shape, spacing, rows, size = case
-    drawn = encode(torch.from_numpy(rows), 2, shape, encoding=encoding, size_mm=size, spacing=spacing).numpy()
+    drawn = draw_channels(torch.from_numpy(rows), 2, shape, encoding=encoding, size_mm=size, spacing=spacing).numpy()
     np.testing.assert_allclose(drawn, library(rows, shape, encoding, size, spacing), atol=1e-5, rtol=0)
 
 
@@ -61,32 +61,32 @@ def test_encode__is_the_same_in_pieces(monkeypatch):
     ).long()
     for encoding in ENCODINGS:
         how = {"encoding": encoding, "size_mm": 3.0, "spacing": (2.0, 2.0, 3.0)}
-        whole = encode(rows, 1, (12, 12, 12), **how)
+        whole = draw_channels(rows, 1, (12, 12, 12), **how)
         with monkeypatch.context() as patch:
-            patch.setattr("clickseg.encode.CHUNK", 1)
-            torch.testing.assert_close(encode(rows, 1, (12, 12, 12), **how), whole, atol=1e-6, rtol=0)
+            patch.setattr("clickseg.data.prompt_channels.CHUNK", 1)
+            torch.testing.assert_close(draw_channels(rows, 1, (12, 12, 12), **how), whole, atol=1e-6, rtol=0)
 
 
 def test_encode__keeps_samples_with_their_own_spacing_apart():
     rows = torch.tensor([[0, 0, 5, 5, 5], [1, 0, 5, 5, 5]])
     two = [(2.0, 2.0, 2.0), (1.0, 2.0, 4.0)]
-    both = encode(rows, 2, (11, 11, 11), encoding="ball", size_mm=4.0, spacing=two)
+    both = draw_channels(rows, 2, (11, 11, 11), encoding="ball", size_mm=4.0, spacing=two)
     for n, spacing in enumerate(two):
-        one = encode(rows[:1], 1, (11, 11, 11), encoding="ball", size_mm=4.0, spacing=spacing)
+        one = draw_channels(rows[:1], 1, (11, 11, 11), encoding="ball", size_mm=4.0, spacing=spacing)
         assert torch.equal(both[n], one[0])
     assert not torch.equal(both[0], both[1])
 
 
 def test_encode__draws_nothing_for_rows_that_are_switched_off():
     rows = torch.tensor([[-1, 0, 2, 2, 2], [-1, 1, 0, 0, 0]])
-    assert not encode(rows, 1, (5, 5, 5), encoding="gaussian", size_mm=2.0, spacing=(1.0, 1.0, 1.0)).any()
+    assert not draw_channels(rows, 1, (5, 5, 5), encoding="gaussian", size_mm=2.0, spacing=(1.0, 1.0, 1.0)).any()
 
 
 def test_encode__of_a_scribble_is_the_highest_of_its_voxels():
     path = tuple((i, 4, 4) for i in range(2, 8))
     prompts = Prompts((Scribble(path, True), Click((1, 1, 1), False)), Grid.from_spacing((10, 9, 9), (2, 2, 3)))
-    rows = torch.from_numpy(rows_of(prompts))
-    drawn = encode(rows, 1, (10, 9, 9), encoding="gaussian", size_mm=3.0, spacing=(2.0, 2.0, 3.0))[0]
+    rows = torch.from_numpy(channel_rows(prompts))
+    drawn = draw_channels(rows, 1, (10, 9, 9), encoding="gaussian", size_mm=3.0, spacing=(2.0, 2.0, 3.0))[0]
     assert all(drawn[0][voxel] == 1 for voxel in path)
     assert drawn[1, 1, 1, 1] == 1
     assert drawn[0].max() == 1
@@ -112,6 +112,6 @@ def test_encode__is_the_same_on_a_gpu(encoding):
     draws = np.random.default_rng(0)
     rows = torch.from_numpy(np.column_stack([draws.integers(0, 2, (200, 2)), draws.integers(-2, 34, (200, 3))]))
     how = {"encoding": encoding, "size_mm": 5.0, "spacing": (2.0, 2.0, 3.0)}
-    here = encode(rows, 2, (32, 32, 32), **how)
-    there = encode(rows.cuda(), 2, (32, 32, 32), **how).cpu()
+    here = draw_channels(rows, 2, (32, 32, 32), **how)
+    there = draw_channels(rows.cuda(), 2, (32, 32, 32), **how).cpu()
     torch.testing.assert_close(here, there, atol=1e-5, rtol=0)

@@ -11,19 +11,19 @@ torch = pytest.importorskip("torch", reason="needs the extra [torch]")
 from click.testing import CliRunner  # noqa: E402
 
 from clickseg.cli import main  # noqa: E402
+from clickseg.data.prepare import draw_fold, plan_store  # noqa: E402
 from clickseg.evaluate import choose_units, evaluate_model, folds_of  # noqa: E402
-from clickseg.lesion_scores import measure_lesions, summarise_lesions  # noqa: E402
-from clickseg.linting import lint_model  # noqa: E402
-from clickseg.named import name_of, named_model, predict_named  # noqa: E402
+from clickseg.lesion_scores import score_lesions, summarise_lesions  # noqa: E402
+from clickseg.model_linting import lint_model  # noqa: E402
+from clickseg.named_model import name_of, named_model, predict_named  # noqa: E402
 from clickseg.predict import Options, RoundsPredictor, open_session  # noqa: E402
-from clickseg.prepare import draw_fold, plan  # noqa: E402
 from clicksim.catalog import create_catalog, open_catalog  # noqa: E402
 from clicksim.catalog.schema import rows_to_table  # noqa: E402
 from clicksim.errors import CatalogError, ClicksimError, SettingError  # noqa: E402
 from clicksim.geometry import Grid  # noqa: E402
 from clicksim.predictors import Scan  # noqa: E402
 from clicksim.prompts import Prompts  # noqa: E402
-from clicksim.rounds import Case, play  # noqa: E402
+from clicksim.rounds import RoundsCase, play  # noqa: E402
 from clicksim.volumes import read_image, read_label, write_image  # noqa: E402
 from tests.clickseg_models import write_model  # noqa: E402
 from tests.clickseg_phantoms import SPACING, make_toy, write_case, write_catalog  # noqa: E402
@@ -77,7 +77,7 @@ def test_evaluate__rounds_are_those_of_the_model(outcome, catalog, model):
     truth = read_label(catalog.resolve(row["label_path"]))
     scan = Scan(row["case_id"], truth.grid, images["ct"].array, images["pet"].array)
     predictor = RoundsPredictor(open_session(model, CPU)[0])
-    game = play(Case(scan, truth.array), predictor, protocol="autopet-v@2", n_rounds=2)
+    game = play(RoundsCase(scan, truth.array), predictor, protocol="autopet-v@2", n_rounds=2)
     mine = [r["dice"] for r in rows if r["case_id"] == row["case_id"]]
     assert mine == [r["dice"] for r in game.rows]
     assert max(mine) > 0
@@ -121,10 +121,10 @@ def test_measure_lesions__names_lesions_as_the_catalog_does(tmp_path):
     catalog = create_catalog(tmp_path / "catalog")
     write_image(catalog.path / "label.nii.gz", label, grid)
     entry = {"case_id": "a", "label": "catalog:label.nii.gz", "facts": {"source": "mine"}}
-    assert measure_lesions(catalog, entry, tmp_path) == []
+    assert score_lesions(catalog, entry, tmp_path) == []
     for number in (2, 10):
         write_image(tmp_path / f"iter_{number}.nii.gz", mask * (number == 10), grid)
-    rows = measure_lesions(catalog, entry, tmp_path)
+    rows = score_lesions(catalog, entry, tmp_path)
     assert [(r["round"], r["lesion"], r["volume_ml"], r["found_share"]) for r in rows] == [
         (2, 3, 4.0, 0.0), (2, 7, 2.0, 0.0), (10, 3, 4.0, 0.0), (10, 7, 2.0, 0.5),
     ]  # fmt: skip
@@ -194,7 +194,7 @@ def test_folds_of__is_that_of_the_patient_for_every_study(catalog, tmp_path):
     ]
     other = create_catalog(tmp_path / "catalog")
     other.write_part("cases", "fdat", rows_to_table("cases", rows))
-    assert folds_of(other) == {"one": fold} == {unit.key: unit.content[0]["fold"] for unit in plan(rows)}
+    assert folds_of(other) == {"one": fold} == {unit.key: unit.content[0]["fold"] for unit in plan_store(rows)}
     about = {"catalog_digest": other.digest(), "train": {"fold": fold}}
     assert sum(len(unit.content) for unit in choose_units(other, about, "auto", ())[0]) == 2
 

@@ -8,7 +8,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="clickseg needs PyTorch, which is not installed")
 pytest.importorskip("monai", reason="clickseg needs MONAI, which is not installed")
 
-from clickseg.checkpoint import (  # noqa: E402
+from clickseg.model.checkpoint import (  # noqa: E402
     CheckpointError,
     load_model,
     optimizer_tensors,
@@ -16,10 +16,10 @@ from clickseg.checkpoint import (  # noqa: E402
     read_about,
     save_checkpoint,
 )
-from clickseg.losses import dice, make_loss  # noqa: E402
-from clickseg.metrics import Metrics  # noqa: E402
-from clickseg.network import CHANNELS, FILTERS, finest, make_model, strides  # noqa: E402
-from clickseg.settings import SIZES, ModelSettings  # noqa: E402
+from clickseg.model.losses import dice, make_loss  # noqa: E402
+from clickseg.model.network import CHANNELS, FILTERS, finest, make_model, strides  # noqa: E402
+from clickseg.training_metrics import Metrics  # noqa: E402
+from clickseg.training_settings import SIZES, ModelSettings  # noqa: E402
 from clicksim.errors import SettingError  # noqa: E402
 
 pytestmark = pytest.mark.torch
@@ -171,7 +171,7 @@ def test_save_checkpoint__is_whole_or_not_there(tmp_path, monkeypatch):
         path.write_bytes(b"half a file")
         raise OSError("no space left")
 
-    monkeypatch.setattr("clickseg.checkpoint.save_file", half)
+    monkeypatch.setattr("clickseg.model.checkpoint.save_file", half)
     with pytest.raises(OSError, match="no space"):
         save_checkpoint(file, {"network": model.weights()}, {**about, "step": 4})
     assert read_about(file)["step"] == 3

@@ -19,8 +19,8 @@ from click.testing import CliRunner  # noqa: E402
 
 import clickseg.cli  # noqa: E402
 import clicksim.cli  # noqa: E402
-from clickseg.prompting import U_SHAPE, count_law  # noqa: E402
-from clickseg.settings import ModelSettings, StoreRules, TrainSettings  # noqa: E402
+from clickseg.data.training_prompts import U_SHAPE, count_law  # noqa: E402
+from clickseg.training_settings import ModelSettings, StoreRules, TrainSettings  # noqa: E402
 from clicksim.phantom.layouts import write_fdat, write_longitudinal_ct  # noqa: E402
 
 pytestmark = pytest.mark.torch

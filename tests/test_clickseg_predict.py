@@ -13,18 +13,18 @@ from hypothesis import given  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
 from clickseg.cli import main  # noqa: E402
-from clickseg.encode import rows_of  # noqa: E402
-from clickseg.network import make_model  # noqa: E402
+from clickseg.data.prompt_channels import channel_rows  # noqa: E402
+from clickseg.model.network import make_model  # noqa: E402
+from clickseg.model.windows import Blend, Windows, hull  # noqa: E402
 from clickseg.predict import Options, RoundsPredictor, Session, open_session  # noqa: E402
-from clickseg.settings import ModelSettings, StoreRules  # noqa: E402
-from clickseg.windows import Blend, Windows, hull  # noqa: E402
+from clickseg.training_settings import ModelSettings, StoreRules  # noqa: E402
 from clicksim.errors import ClicksimError, GeometryError, ImageError, SettingError  # noqa: E402
 from clicksim.geometry import Grid  # noqa: E402
 from clicksim.phantom import make_phantom  # noqa: E402
 from clicksim.predictors import Scan  # noqa: E402
 from clicksim.prompts import Box, Click, Prompts, Scribble  # noqa: E402
 from clicksim.prompts.formats import write_prompts  # noqa: E402
-from clicksim.rounds import Case, play  # noqa: E402
+from clicksim.rounds import RoundsCase, play  # noqa: E402
 from clicksim.volumes import read_image, write_image  # noqa: E402
 from tests.clickseg_models import write_model  # noqa: E402
 
@@ -74,7 +74,7 @@ def far_from(mask, number):
 def whole(model, phantom, items, previous):
     """The logits of a fresh session that computes every window."""
     fresh = session_on(model, phantom, keep_windows=False)
-    rows = rows_of(fresh._case.frame.prompts(Prompts(items, phantom.grid)))
+    rows = channel_rows(fresh._case.frame.prompts(Prompts(items, phantom.grid)))
     fresh._case.answer(rows, previous)
     assert fresh._case.computed == len(fresh._case.windows)
     return fresh._case.logits()
@@ -342,7 +342,7 @@ def test_session__one_window_is_the_network_on_its_channels(model, has_pet):
         mm = 8 * np.sqrt(sum((d - v) ** 2 for d, v in zip(distances, voxel, strict=True)))
         channels.append(torch.from_numpy((mm <= 9).astype(np.float32))[None, None])
     x = torch.cat([*channels[:3], padded(previous, 0), *channels[3:]], dim=1)
-    drawn = model.guidance(torch.from_numpy(rows_of(clicks)), 1, whole_shape, (8.0, 8.0, 8.0))
+    drawn = model.guidance(torch.from_numpy(channel_rows(clicks)), 1, whole_shape, (8.0, 8.0, 8.0))
     assert torch.equal(drawn > 0, x[:, 4:] > 0)
     x[:, 4:] = drawn
     with torch.no_grad():
@@ -433,7 +433,7 @@ def test_session__on_a_gpu_says_what_it_says_on_the_cpu(phantom, model):
 def test_rounds_predictor__plays_a_game_and_shows_changed_prompts_anew(phantom, model):
     predictor = RoundsPredictor(Session(model, RULES))
     scan = Scan("a", phantom.grid, phantom.ct, phantom.pet)
-    game = play(Case(scan, phantom.label), predictor, protocol="autopet-v@2", n_rounds=3)
+    game = play(RoundsCase(scan, phantom.label), predictor, protocol="autopet-v@2", n_rounds=3)
     assert [row["failure"] for row in game.rows] == [None] * 3
     assert predictor.session._case is None
     one, two = prompts_on(phantom, ((5, 5, 5), True)), prompts_on(phantom, ((9, 9, 9), True))

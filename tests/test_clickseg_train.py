@@ -17,16 +17,17 @@ pytest.importorskip("monai", reason="clickseg needs MONAI, which is not installe
 
 from click.testing import CliRunner  # noqa: E402
 
-from clickseg import rounds, train  # noqa: E402
-from clickseg.checkpoint import CheckpointError, load_model, read_about, read_tensors, save_checkpoint  # noqa: E402
+from clickseg import correction_rounds as rounds  # noqa: E402
+from clickseg import train  # noqa: E402
 from clickseg.cli import main  # noqa: E402
-from clickseg.dataset import PatchDataset, collate  # noqa: E402
-from clickseg.network import make_model  # noqa: E402
-from clickseg.prepare import prepare_store  # noqa: E402
-from clickseg.rounds import play_corrections, spoil  # noqa: E402
-from clickseg.settings import ModelSettings, StoreRules, TrainSettings  # noqa: E402
-from clickseg.store import open_store  # noqa: E402
-from clickseg.world import join_world  # noqa: E402
+from clickseg.correction_rounds import play_corrections, spoil  # noqa: E402
+from clickseg.data.dataset import PatchDataset, collate  # noqa: E402
+from clickseg.data.patch_store import open_store  # noqa: E402
+from clickseg.data.prepare import prepare_store  # noqa: E402
+from clickseg.model.checkpoint import CheckpointError, load_model, read_about, read_tensors, save_checkpoint  # noqa: E402
+from clickseg.model.network import make_model  # noqa: E402
+from clickseg.process_group import join_process_group  # noqa: E402
+from clickseg.training_settings import ModelSettings, StoreRules, TrainSettings  # noqa: E402
 from clicksim.errors import CatalogError, SettingError  # noqa: E402
 from tests.clickseg_models import write_model  # noqa: E402
 from tests.clickseg_phantoms import SPACING, write_toys  # noqa: E402
@@ -64,7 +65,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def reference(folder):
     """A run that nothing disturbed."""
-    train.train(folder / "store", folder / "reference", MODEL, QUICK)
+    train.train_model(folder / "store", folder / "reference", MODEL, QUICK)
     return folder / "reference"
 
 
@@ -98,27 +99,27 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore",
 
 
 def test_train__gives_the_same_curve_and_weights_for_two_loader_workers(folder, reference):
-    train.train(folder / "store", folder / "workers", MODEL, QUICK.but(workers=2))
+    train.train_model(folder / "store", folder / "workers", MODEL, QUICK.but(workers=2))
     assert_same_run(reference, folder / "workers")
 
 
 def test_train__says_that_it_has_no_gpu_and_nothing_to_resume(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(train, "count_cores", lambda: 1)  # more loaders than cores make Torch warn, and warnings fail
     said, quick = [], QUICK.but(steps=2, batch=1, workers=4, validate_every=0)
-    train.train(folder / "store", tmp_path / "run", MODEL, quick, resume=True, say=said.append)
+    train.train_model(folder / "store", tmp_path / "run", MODEL, quick, resume=True, say=said.append)
     cpu = "no GPU: the training runs on the CPU, 1 thread"
     assert said == [cpu, f"nothing to resume in {tmp_path / 'run'}: starts anew"]
 
 
 def test_train__that_is_finished_is_left_as_it_is(folder, tmp_path):
     said, run, quick = [], tmp_path / "run", QUICK.but(steps=2, batch=1, validate_every=0)
-    made = train.train(folder / "store", run, MODEL, quick)
+    made = train.train_model(folder / "store", run, MODEL, quick)
     before = {file.name: file.read_bytes() for file in run.iterdir()}
-    assert train.train(folder / "store", run, MODEL, quick, resume=True, say=said.append) == made
+    assert train.train_model(folder / "store", run, MODEL, quick, resume=True, say=said.append) == made
     assert said == [f"the training in {run} is finished: nothing is left to do"]
     assert {file.name: file.read_bytes() for file in run.iterdir()} == before
     made.unlink()  # as where it was killed before it had written the model
-    train.train(folder / "store", run, MODEL, quick, resume=True)
+    train.train_model(folder / "store", run, MODEL, quick, resume=True)
     assert made.read_bytes() == before["model.safetensors"]
 
 
@@ -134,7 +135,7 @@ def test_train__takes_no_more_loaders_than_there_are_cores(folder, tmp_path, mon
 
 
 def test_train__with_another_seed_gives_another_curve(folder, reference):
-    train.train(folder / "store", folder / "other", MODEL, QUICK.but(seed=7, validate_every=0))
+    train.train_model(folder / "store", folder / "other", MODEL, QUICK.but(seed=7, validate_every=0))
     losses = [pq.read_table(run / "metrics.parquet").to_pylist()[0]["value"] for run in (reference, folder / "other")]
     assert losses[0] != losses[1]
 
@@ -163,17 +164,17 @@ def test_train__killed_and_resumed_gives_the_weights_of_an_undisturbed_run(folde
     assert 0 < read_about(killed / "last.safetensors")["step"] < LONGER.steps
     assert not (killed / "model.safetensors").exists()
     with pytest.raises(CheckpointError, match="--resume"):
-        train.train(folder / "store", killed, MODEL, LONGER)
-    train.train(folder / "store", killed, MODEL, LONGER, resume=True)
-    train.train(folder / "store", folder / "undisturbed", MODEL, LONGER)
+        train.train_model(folder / "store", killed, MODEL, LONGER)
+    train.train_model(folder / "store", killed, MODEL, LONGER, resume=True)
+    train.train_model(folder / "store", folder / "undisturbed", MODEL, LONGER)
     assert_same_run(killed, folder / "undisturbed")
 
 
 def test_train__resumed_with_other_settings_is_refused(folder, reference):
     with pytest.raises(SettingError, match=r"rate was 0.003, is 0.01"):
-        train.train(folder / "store", reference, MODEL, QUICK.but(rate=0.01), resume=True)
+        train.train_model(folder / "store", reference, MODEL, QUICK.but(rate=0.01), resume=True)
     with pytest.raises(SettingError, match="encoding_mm"):
-        train.train(folder / "store", reference, MODEL.but(encoding_mm=4.0), QUICK, resume=True)
+        train.train_model(folder / "store", reference, MODEL.but(encoding_mm=4.0), QUICK, resume=True)
 
 
 def test_begin__keeps_the_sources_of_a_parent_that_is_not_named_again(folder, tmp_path):
@@ -182,12 +183,12 @@ def test_begin__keeps_the_sources_of_a_parent_that_is_not_named_again(folder, tm
     weights = make_model(MODEL, 1).weights()
     save_checkpoint(tmp_path / "parent.safetensors", {"network": weights}, parent)
     settings = QUICK.but(average=0.0, batch=1, save_every=1, validate_every=0, corrections=0)
-    with join_world() as world:
+    with join_process_group() as world:
         how = (open_store(folder / "store"), tmp_path / "run", MODEL, settings, world)
-        first = train.Run(*how, tmp_path / "parent.safetensors")
+        first = train.TrainingRun(*how, tmp_path / "parent.safetensors")
         assert first.begin(resume=False) == 0
         assert next(first.steps(0)) == 1
-        again = train.Run(*how, None)
+        again = train.TrainingRun(*how, None)
         assert again.begin(resume=True) == 1
     assert again.about["sources"] == first.about["sources"]
     assert [row["source"] for row in again.about["sources"]] == ["fdat", "elsewhere"]
@@ -223,7 +224,7 @@ def test_train__on_two_processes_averages_their_gradients(folder):
     run += ["train", str(folder / "store"), str(folder / "two"), *words(given)]
     done = subprocess.run(run, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    train.train(folder / "store", folder / "added", MODEL, settings.but(accumulate=2))
+    train.train_model(folder / "store", folder / "added", MODEL, settings.but(accumulate=2))
     assert read_about(folder / "two" / "model.safetensors")["world"] == 2
     two, one = (read_tensors(folder / name / "model.safetensors", "network") for name in ("two", "added"))
     for name in one:
@@ -241,7 +242,7 @@ def test_train__on_a_gpu_is_the_same_twice_where_that_is_asked_for(folder, monke
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     settings = QUICK.but(deterministic=True, workers=2)
     for name in ("gpu-one", "gpu-two"):
-        train.train(folder / "store", folder / name, MODEL, settings)
+        train.train_model(folder / "store", folder / name, MODEL, settings)
     assert_same_run(folder / "gpu-one", folder / "gpu-two")
 
 
@@ -255,7 +256,7 @@ def learnt(folder):
         steps=110, batch=2, workers=0, rate=1e-2, max_prompts=6, affine=0.0, intensity=0.0, corrections=1,
         corrections_from=0.3, drop_pet=0.01, log_every=10, save_every=110, validate_every=110, validation_patches=12,
     )  # fmt: skip
-    train.train(folder / "store", folder / "learnt", MODEL.but(patch=(24, 24, 24)), settings)
+    train.train_model(folder / "store", folder / "learnt", MODEL.but(patch=(24, 24, 24)), settings)
     return folder / "learnt"
 
 
@@ -302,7 +303,7 @@ def test_train__starts_from_a_model_of_ct_alone_and_keeps_its_licence(folder, tm
     write_toys(tmp_path / "catalog", 4, ct_only=True)
     prepare_store(tmp_path / "catalog", tmp_path / "store", StoreRules(spacing_mm=SPACING))
     quick = QUICK.but(steps=2, average=0.0, validate_every=0)
-    first = train.train(tmp_path / "store", tmp_path / "ct", MODEL, quick)
+    first = train.train_model(tmp_path / "store", tmp_path / "ct", MODEL, quick)
     done = CliRunner().invoke(
         main,
         [
@@ -322,15 +323,15 @@ def test_train__starts_from_a_model_of_ct_alone_and_keeps_its_licence(folder, tm
     for name in one:
         torch.testing.assert_close(one[name], two[name], atol=1e-6, rtol=0)
     with pytest.raises(CheckpointError, match="does not fit a small network"):
-        train.train(folder / "store", tmp_path / "no", MODEL.but(size="small"), quick, init=first)
+        train.train_model(folder / "store", tmp_path / "no", MODEL.but(size="small"), quick, init=first)
 
 
 # --- what a step costs ---------------------------------------------------------------------------
 
 
 def make_run(folder, tmp_path, **changes):
-    with join_world() as world:
-        return train.Run(open_store(folder / "store"), tmp_path, MODEL, QUICK.but(**changes), world, None)
+    with join_process_group() as world:
+        return train.TrainingRun(open_store(folder / "store"), tmp_path, MODEL, QUICK.but(**changes), world, None)
 
 
 def make_batch(run, numbers):
@@ -456,9 +457,9 @@ def test_learning_rate__rises_then_falls_to_nothing():
 
 def test_train__refuses_published_rules_and_missing_stores(folder, tmp_path):
     with pytest.raises(SettingError, match="published rule"):
-        train.train(folder / "store", tmp_path, MODEL, QUICK.but(click_protocol="autopet-iv@1"))
+        train.train_model(folder / "store", tmp_path, MODEL, QUICK.but(click_protocol="autopet-iv@1"))
     with pytest.raises(CatalogError, match="clickseg prepare"):
-        train.train(tmp_path / "none", tmp_path, MODEL, QUICK)
+        train.train_model(tmp_path / "none", tmp_path, MODEL, QUICK)
 
 
 def test_command__says_in_one_line_what_it_refuses(folder, tmp_path):

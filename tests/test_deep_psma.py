@@ -20,11 +20,10 @@ from clicksim.errors import CatalogError
 from clicksim.geometry import Grid
 from clicksim.pipeline import convert_source
 from clicksim.volumes import read_image, write_image
-from converters import deep_psma_scan
-from converters.deep_psma import SOURCE
-from converters.deep_psma_scan import organ_names, read_threshold
-from converters.registration import bring_onto
-from converters.tables import Rejection
+from converters.deep_psma import deep_psma_source
+from converters.deep_psma.deep_psma_source import SOURCE, organ_names, read_threshold
+from converters.shared.registration import bring_onto
+from converters.shared.tables import Rejection
 
 sitk: Any = SimpleITK
 
@@ -637,12 +636,12 @@ def test_same_lattice__every_real_geometry_survives_rounding_and_no_neighbour_pa
         shape = tuple(int(row[name]) for name in ("nx", "ny", "nz"))
         exact = np.diag([-1, -1, 1, 1]) @ np.diag([float(row[name]) for name in ("dx", "dy", "dz")] + [1.0])
         noisy = exact @ np.diag([1, 1, 1 + 1e-5, 1])  # as 3.27 against 3.27002, and less
-        assert deep_psma_scan._same_lattice(Grid(shape, affine=exact), Grid(shape, affine=exact))
-        deep_psma_scan._same_lattice(Grid(shape, affine=exact), Grid(shape, affine=noisy))
+        assert deep_psma_source._same_lattice(Grid(shape, affine=exact), Grid(shape, affine=exact))
+        deep_psma_source._same_lattice(Grid(shape, affine=exact), Grid(shape, affine=noisy))
         moved = exact.copy()
         moved[2, 3] += 0.2 * float(row["dz"])
         with pytest.raises(Rejection, match="different grids"):
-            deep_psma_scan._same_lattice(Grid(shape, affine=exact), Grid(shape, affine=moved))
+            deep_psma_source._same_lattice(Grid(shape, affine=exact), Grid(shape, affine=moved))
 
 
 @pytest.mark.real

@@ -14,13 +14,13 @@ from scipy.ndimage import affine_transform
 from clicksim.errors import ClicksimError, SettingError
 from clicksim.geometry import Grid
 from clicksim.volumes import Volume
-from converters.choice import Rule, choose_series, sharpness
-from converters.dicom import read_volume
-from converters.headers import DicomError
-from converters.registration import bring_onto
-from converters.resample import coverage_fraction, resample_series
-from converters.series import by_study, find_series, scan_folder
-from converters.slices import GeometryRefusal, slice_geometry
+from converters.dicom.dicom_volume import read_volume
+from converters.dicom.headers import DicomError
+from converters.dicom.series import by_study, find_series, scan_folder
+from converters.dicom.slices import GeometryRefusal, slice_geometry
+from converters.shared.registration import bring_onto
+from converters.shared.resample import coverage_fraction, resample_series
+from converters.tcia.series_choice import SeriesRule, choose_series, sharpness
 from tests.dicom_writer import AXIAL, header, rtstruct_dataset, save, set_pixels, uid, write_stack
 
 sitk = SimpleITK
@@ -332,10 +332,10 @@ def test_choose_series__follows_the_reference_of_the_mask(tmp_path, target):
 @pytest.mark.parametrize(
     ("rule", "chosen"),
     [
-        (Rule(pet="tof$"), "PET TOF"),
-        (Rule(pet="PSF"), "PET PSF"),
-        (Rule(then="most-slices"), "PET PSF"),
-        (Rule(then="largest-fov"), "PET PSF"),
+        (SeriesRule(pet="tof$"), "PET TOF"),
+        (SeriesRule(pet="PSF"), "PET PSF"),
+        (SeriesRule(then="most-slices"), "PET PSF"),
+        (SeriesRule(then="largest-fov"), "PET PSF"),
     ],
 )
 def test_choose_series__follows_the_rule_of_the_user_for_ties(tmp_path, rule, chosen):
@@ -344,14 +344,14 @@ def test_choose_series__follows_the_rule_of_the_user_for_ties(tmp_path, rule, ch
 
 def test_choose_series__refuses_a_tie_that_the_rule_of_the_user_does_not_decide(tmp_path):
     with pytest.raises(DicomError, match=r"2 series could be the PET.*'nothing like it', matches none"):
-        choice_of(two_pets(tmp_path), rule=Rule(pet="nothing like it"))
+        choice_of(two_pets(tmp_path), rule=SeriesRule(pet="nothing like it"))
 
 
 def test_choose_series__names_a_pattern_that_the_chosen_series_does_not_match(tmp_path):
-    choice = choice_of(two_pets(tmp_path), rule=Rule(pet="nothing like it", ct="", seg="x", then="most-slices"))
+    choice = choice_of(two_pets(tmp_path), rule=SeriesRule(pet="nothing like it", ct="", seg="x", then="most-slices"))
     assert (choice.pet.description, choice.unmatched) == ("PET PSF", ("pet", "seg"))
     assert "the option pet, 'nothing like it', matches none of the descriptions left" in choice.reasons
-    assert choice_of(tmp_path, rule=Rule(pet="TOF")).unmatched == ()
+    assert choice_of(tmp_path, rule=SeriesRule(pet="TOF")).unmatched == ()
 
 
 def test_choose_series__prefers_original_and_longer_stacks_only_as_a_rank(tmp_path):
@@ -407,7 +407,7 @@ def test_choose_series__refuses_two_studies_and_unknown_settings(tmp_path):
         choice_of(tmp_path)
     for settings in ({"pet": "("}, {"then": "last"}):
         with pytest.raises(SettingError, match=next(iter(settings))):
-            Rule(**settings)
+            SeriesRule(**settings)
 
 
 @pytest.mark.parametrize(
@@ -849,4 +849,4 @@ def test_choose_series__lists_real_masks_that_nothing_tells_apart(realdata):
     with pytest.raises(DicomError, match="PET_mask") as caught:
         choose_series(series)
     assert caught.value.code == "AmbiguousSeries"
-    assert choose_series(series, rule=Rule(seg="PET_mask$")).seg.description == "IBSI_1_STS_001_PET_mask"
+    assert choose_series(series, rule=SeriesRule(seg="PET_mask$")).seg.description == "IBSI_1_STS_001_PET_mask"

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from clicksim.audit.discrepancy import (
-    Part,
+    ComparedPart,
     compare_catalogs,
     compare_ct,
     compare_masks,
@@ -22,8 +22,8 @@ from clicksim.phantom import make_phantom
 from clicksim.phantom.dicom import StudyFacts, write_study
 from clicksim.pipeline import convert_source
 from clicksim.volumes import write_image
-from converters.fdat import SOURCE as FDAT
-from converters.tcia import FDG
+from converters.fdat.fdat_source import SOURCE as FDAT
+from converters.tcia.tcia_source import FDG
 from tests.commands import done
 
 LIFE, UPTAKE = 6586.2, 3623.0
@@ -152,7 +152,7 @@ def test_compare_masks__knows_mirrors_and_shifts() -> None:
     }
     assert {rule: compare_masks(ours, theirs).rule for rule, theirs in cases.items()} == {r: r for r in cases}
     assert compare_masks(ours, ours).equal
-    assert compare_masks(ours * 0, ours * 0) == Part(
+    assert compare_masks(ours * 0, ours * 0) == ComparedPart(
         "mask", True, "equal", {"dice": 1.0, "only_ours": 0.0, "only_theirs": 0.0}
     )
 
@@ -194,7 +194,7 @@ def test_lay_over__refuses_other_lattices() -> None:
     array, grid = np.zeros((4, 4, 4)), Grid((4, 4, 4), affine=np.eye(4))
     moved = np.eye(4)
     moved[0, 3] = 0.3
-    assert lay_over(grid, Grid((4, 4, 4), affine=moved), array)[1] == Part(
+    assert lay_over(grid, Grid((4, 4, 4), affine=moved), array)[1] == ComparedPart(
         "grid", False, "one lattice, stored in the same order", {"apart_mm": 0.3}
     )
     moved[0, 3] = 2

@@ -323,7 +323,7 @@ def test_contributing__names_every_target():
 
 @pytest.mark.parametrize("file", EVERYTHING, ids=lambda file: file.stem)
 def test_documents__name_only_files_that_are_there(file):
-    folders = r"clicksim|tests|docs|converters|clickseg|benchmarks|fuzz|rivals|\.ci|\.github"
+    folders = r"clicksim|tests|docs|converters|clickseg|benchmarks|studies|fuzz|rivals|\.ci|\.github"
     named = re.findall(rf"`((?:{folders})/[\w./-]*)`", file.read_text(encoding="utf-8"))
     assert [name for name in named if not (ROOT / name).exists()] == []
 

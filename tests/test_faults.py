@@ -141,8 +141,8 @@ def source(tmp_path_factory):
     for name in ("fdat", "deep-psma"):
         convert_source(find_source(name), made / name, made / "base/catalog")
     simulate_catalog(PromptJob(str(made / "base/catalog"), "autopet-iv@2", 1, {}, str(made / "clicks")), source="fdat")
-    from clickseg.prepare import prepare_store
-    from clickseg.settings import StoreRules
+    from clickseg.data.prepare import prepare_store
+    from clickseg.training_settings import StoreRules
 
     prepare_store(made / "base/catalog", made / "base/ready", StoreRules(spacing_mm=(9.0, 9.0, 10.0)))
     yield made

@@ -21,8 +21,8 @@ import clicksim
 from clicksim import Box, Click, Grid, Prompts, Scribble, encode
 from clicksim.errors import GeometryError, ImageError, SettingError
 from clicksim.guidance import DEFAULTS, MEANING, PRESETS, encodings, write_channels
-from clicksim.guidance.geodesic import geodesic_distance
-from clicksim.guidance.settings import NEEDS_IMAGE, plan_encoding
+from clicksim.guidance.encoding_settings import NEEDS_IMAGE, plan_encoding
+from clicksim.guidance.geodesic_maps import geodesic_distance
 from clicksim.guidance.templates import edt_ball_template, resized_ball
 from tests import strategies
 

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 
 from clicksim import Box, Click, Grid, Prompts, encode
 from clicksim.errors import GeometryError, ImageError
-from clicksim.guidance import DEFAULTS, Finding, format_findings, lint, lint_predictor
-from clicksim.guidance.findings import worst
-from clicksim.guidance.settings import NEEDS_IMAGE
+from clicksim.guidance import DEFAULTS, LintFinding, format_findings, lint, lint_predictor
+from clicksim.guidance.encoding_settings import NEEDS_IMAGE
+from clicksim.guidance.lint_findings import worst
 
 GRID = Grid.from_spacing((30, 26, 22), (2, 2, 3))
 PROMPTS = Prompts(
@@ -210,7 +210,7 @@ def test_lint__takes_a_signed_channel_and_names_nan():
 
 
 def test_format_findings__ends_with_the_worst_verdict():
-    findings = [Finding("a", "both", "note", "x"), Finding("b", "both", "suspect", "y")]
+    findings = [LintFinding("a", "both", "note", "x"), LintFinding("b", "both", "suspect", "y")]
     assert worst(findings) == "suspect"
     assert worst([]) == "good"
     assert format_findings(findings).splitlines()[-1] == "verdict: suspect; 1 of 2 checks found a fault"

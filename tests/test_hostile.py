@@ -26,16 +26,16 @@ from clicksim.manifests.croissant import check_croissant
 from clicksim.prompts.formats import read_prompts
 from clicksim.simulate.annotators.annotator_files import load_annotator
 from clicksim.volumes import read_image
-from converters.deep_psma_scan import read_threshold
-from converters.dicom import read_volume
-from converters.fdat_tables import read_injection_times
-from converters.headers import read_dataset
-from converters.lesion_csv import read_lesion_csv
-from converters.lesion_points import read_published_points
-from converters.registration import read_challenge_affine, read_rigid
-from converters.series import find_series
-from fuzz.targets.images import image_seeds
-from fuzz.targets.mha import PLAIN
+from converters.deep_psma.deep_psma_source import read_threshold
+from converters.dicom.dicom_volume import read_volume
+from converters.dicom.headers import read_dataset
+from converters.dicom.series import find_series
+from converters.longitudinal_ct.lesion_csv import read_lesion_csv
+from converters.longitudinal_ct.lesion_points import read_published_points
+from converters.shared.clinical_tables import read_injection_times
+from converters.shared.registration import read_challenge_affine, read_rigid
+from fuzz.targets.fuzz_mha import PLAIN
+from fuzz.targets.small_images import image_seeds
 from tests.report_catalog import make_catalog
 
 GRID = Grid((4, 4, 4), (1.0, 1.0, 1.0))
@@ -105,18 +105,20 @@ def dicom_target(name: str) -> Any:
 @pytest.mark.parametrize("promise", [{"NumberOfFrames": 2**31 - 1}, {"Rows": 65535, "Columns": 65535}])
 @pytest.mark.parametrize("seed", [0, 3])  # single bits as they are stored, and compressed bytes
 def test_read_seg__a_promise_of_gigabytes_takes_no_memory(tmp_path: Path, promise: dict[str, int], seed: int) -> None:
-    from fuzz.targets.studies import bytes_of, dataset_of
+    from fuzz.targets.small_studies import dataset_bytes, dataset_of
 
     target = dicom_target("dicom_seg")
     dataset = dataset_of(target.seeds()[seed])
     for keyword, value in promise.items():
         setattr(dataset, keyword, value)
     target.read(target.seeds()[seed], tmp_path)  # what is imported does not count
-    assert peak_of(lambda: target.read(bytes_of(dataset), tmp_path), "Frames|pixels|the file ends early") < 32 << 20
+    assert (
+        peak_of(lambda: target.read(dataset_bytes(dataset), tmp_path), "Frames|pixels|the file ends early") < 32 << 20
+    )
 
 
 def test_dicom__a_compressed_series_of_huge_slices_takes_no_memory(tmp_path: Path) -> None:
-    from fuzz.targets.studies import bytes_of, dataset_of, study
+    from fuzz.targets.small_studies import dataset_bytes, dataset_of, study
 
     packed = dicom_target("dicom_image").seeds()[2]
     for number in range(3):
@@ -124,7 +126,7 @@ def test_dicom__a_compressed_series_of_huge_slices_takes_no_memory(tmp_path: Pat
         dataset.SOPInstanceUID, dataset.ImagePositionPatient = own.SOPInstanceUID, own.ImagePositionPatient
         dataset.file_meta.MediaStorageSOPInstanceUID = own.SOPInstanceUID
         dataset.Rows = dataset.Columns = 65535
-        (tmp_path / f"{number}.dcm").write_bytes(bytes_of(dataset))
+        (tmp_path / f"{number}.dcm").write_bytes(dataset_bytes(dataset))
     (series,) = find_series(tmp_path)
     assert len(series.slices) == 3
     assert peak_of(lambda: read_volume(series), "cannot hold 8589672450 bytes") < 32 << 20
@@ -133,17 +135,17 @@ def test_dicom__a_compressed_series_of_huge_slices_takes_no_memory(tmp_path: Pat
 def test_read_dataset__a_deflated_bomb_is_not_inflated_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from pydicom.uid import DeflatedExplicitVRLittleEndian
 
-    from fuzz.targets.studies import bytes_of, dataset_of, study
+    from fuzz.targets.small_studies import dataset_bytes, dataset_of, study
 
     dataset = dataset_of(study()["PT"][0])
     dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
     file = tmp_path / "slice.dcm"
-    file.write_bytes(bytes_of(dataset))
+    file.write_bytes(dataset_bytes(dataset))
     assert read_dataset(file).PatientID == "P1"
     dataset.PixelData = bytes(100 << 20)
-    file.write_bytes(bytes_of(dataset))
+    file.write_bytes(dataset_bytes(dataset))
     assert file.stat().st_size < 1 << 20
-    monkeypatch.setattr("converters.headers.MOST_INFLATED", 64 << 20)
+    monkeypatch.setattr("converters.dicom.headers.MOST_INFLATED", 64 << 20)
     assert peak_of(lambda: read_dataset(file), "inflates to more than") < 16 << 20
 
 
@@ -227,7 +229,7 @@ def test_check_croissant__looks_at_no_file_outside(tmp_path: Path, path: str) ->
 
 def test_fdat_name__is_no_path_whatever_the_study_uid_says() -> None:
     pydicom = pytest.importorskip("pydicom")
-    from converters.tcia_rows import fdat_name
+    from converters.tcia.tcia_source import fdat_name
 
     header = pydicom.Dataset()
     header.StudyDate, header.StudyDescription = "20030323", "PET/../../CT"

@@ -12,7 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from clicksim.kernels import depth, margin, overlaps, runs, tables, uptake
+from clicksim.kernels import depth, margin, overlaps, uptake
+from clicksim.kernels import lesion_means as tables
+from clicksim.kernels import voxel_runs as runs
 from tests import reference, strategies
 
 pytestmark = pytest.mark.kernel
@@ -209,7 +211,7 @@ def test_find_errors__are_the_runs_of_what_differs(data, shape, dtype):
     flat = [volume.reshape(-1) for volume in (prediction, truth)]
     words = [line[: line.size // per_word * per_word].view(np.uint64) for line in flat]
     errors = np.where((prediction != 0) & (truth == 0), 1, np.where((prediction == 0) & (truth != 0), 2, 0))
-    got = runs.find_errors(*flat, *words, per_word, shape[2])
+    got = runs.find_error_runs(*flat, *words, per_word, shape[2])
     for found, expected in zip(got, runs_of(errors), strict=True):
         np.testing.assert_array_equal(found, expected)
 
@@ -219,7 +221,7 @@ def test_find_errors__takes_all_values_but_0_for_foreground_and_finds_more_than_
     prediction = truth - 1
     prediction[:, :, ::2] = 0
     flat = [prediction.reshape(-1), truth.reshape(-1)]
-    starts, stops, values = runs.find_errors(*flat, *(line.view(np.uint64) for line in flat), 8, 20)
+    starts, stops, values = runs.find_error_runs(*flat, *(line.view(np.uint64) for line in flat), 8, 20)
     np.testing.assert_array_equal(starts, np.arange(0, 1200, 2))
     assert np.all(stops - starts == 1)
     assert np.all(values == 2)

@@ -22,9 +22,17 @@ from clicksim.pipeline import convert_source
 from clicksim.prompts.formats import LesionPoint, dump_lesion_points
 from clicksim.prompts.table import prompt_schema
 from clicksim.volumes import write_image
-from converters.lesion_csv import Cog, LesionRow, Presence, find_topology, link_lesions, parse_cog, read_lesion_csv
-from converters.lesion_points import lesion_points, point_tables, read_published_points
-from converters.longitudinal_ct import SOURCE
+from converters.longitudinal_ct.lesion_csv import (
+    Cog,
+    LesionRow,
+    Presence,
+    find_topology,
+    link_lesions,
+    parse_cog,
+    read_lesion_csv,
+)
+from converters.longitudinal_ct.lesion_points import lesion_points, point_tables, read_published_points
+from converters.longitudinal_ct.longitudinal_source import SOURCE
 
 PID, OTHER = "0123456789", "abcdef0123"
 SHAPE = (24, 20, 30)

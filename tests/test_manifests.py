@@ -35,9 +35,9 @@ from clicksim.predictors.command import predict_folder
 from clicksim.predictors.threshold import ThresholdPredictor
 from clicksim.prompts import Click, Prompts, Scribble
 from clicksim.volumes import read_grid, read_image, read_label, write_image
-from converters.deep_psma import SOURCE as DEEP_PSMA
-from converters.fdat import SOURCE as FDAT
-from converters.longitudinal_ct import SOURCE as LONGITUDINAL_CT
+from converters.deep_psma.deep_psma_source import SOURCE as DEEP_PSMA
+from converters.fdat.fdat_source import SOURCE as FDAT
+from converters.longitudinal_ct.longitudinal_source import SOURCE as LONGITUDINAL_CT
 
 FORMATS: dict[str, Any] = {
     "nnunet": write_nnunet,

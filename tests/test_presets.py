@@ -15,7 +15,7 @@ from clicksim.cli import main
 from clicksim.errors import SettingError
 from clicksim.predictors import Scan
 from clicksim.protocols import list_presets, list_protocols, load_protocol
-from clicksim.rounds import Case, play
+from clicksim.rounds import RoundsCase, play
 from clicksim.streams import stream
 from tests import strategies
 
@@ -213,7 +213,7 @@ def test_play__a_preset_plays_its_rounds_and_stops_at_perfection(name):
             mask[prompt.voxel] = 1
         return mask
 
-    game = play(Case(scan, truth), follows, protocol=name)
+    game = play(RoundsCase(scan, truth), follows, protocol=name)
     assert len(game.rows) == load_protocol(name).tables["rounds"]["n_rounds"]
     assert [row["n_prompts"] for row in game.rows[:5]] == [0, 1, 2, 3, 3]
     assert game.rows[-1]["dice"] == 1.0

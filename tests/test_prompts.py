@@ -15,7 +15,7 @@ from clicksim.errors import ClicksimError, GeometryError, PromptFormatError, Sto
 from clicksim.geometry import Grid
 from clicksim.prompts import Box, Click, Prompts, Scribble
 from clicksim.prompts.records import check_inside, kind_of
-from clicksim.prompts.table import METADATA_KEY, prompt_of, prompt_rows, prompt_schema, to_table, write_table
+from clicksim.prompts.table import METADATA_KEY, prompt_of, prompt_rows, prompt_schema, to_table, write_prompt_table
 from tests import strategies
 
 SHAPE = (6, 7, 8)
@@ -237,7 +237,7 @@ def test_prompt_schema__says_what_each_column_means():
 
 def test_write_table__comes_back_equal_with_its_metadata(tmp_path):
     target = tmp_path / "new" / "clicks.parquet"
-    write_table(target, to_table(example()))
+    write_prompt_table(target, to_table(example()))
     back = pq.read_table(target)
     assert back.equals(to_table(example()))
     assert back.schema.metadata[METADATA_KEY] == to_table(example()).schema.metadata[METADATA_KEY]
@@ -246,7 +246,7 @@ def test_write_table__comes_back_equal_with_its_metadata(tmp_path):
 
 def test_write_table__gives_the_same_bytes_twice(tmp_path):
     for name in ("a", "b"):
-        write_table(tmp_path / name, to_table(example()))
+        write_prompt_table(tmp_path / name, to_table(example()))
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
@@ -254,16 +254,16 @@ def test_write_table__refuses_in_one_sentence_and_leaves_nothing_behind(tmp_path
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").write_text("kept")
     with pytest.raises(PromptFormatError, match=r"cannot write .*folder: "):
-        write_table(tmp_path / "folder", to_table(example()))
+        write_prompt_table(tmp_path / "folder", to_table(example()))
     with pytest.raises(ClicksimError, match=r"cannot make the folder .*file: "):
-        write_table(tmp_path / "file" / "x.parquet", to_table(example()))
+        write_prompt_table(tmp_path / "file" / "x.parquet", to_table(example()))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
     assert (tmp_path / "file").read_text() == "kept"
 
 
 def test_write_table__leaves_the_old_file_where_the_new_one_fails(tmp_path, monkeypatch):
     target = tmp_path / "clicks.parquet"
-    write_table(target, to_table(example()))
+    write_prompt_table(target, to_table(example()))
     old = target.read_bytes()
 
     def full(table, where, **_):
@@ -272,6 +272,6 @@ def test_write_table__leaves_the_old_file_where_the_new_one_fails(tmp_path, monk
 
     monkeypatch.setattr(pq, "write_table", full)
     with pytest.raises(StorageError, match="No space left"):
-        write_table(target, to_table(Prompts((), GRID)))
+        write_prompt_table(target, to_table(Prompts((), GRID)))
     assert target.read_bytes() == old
     assert len(list(tmp_path.iterdir())) == 1

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from clicksim.errors import SettingError
 from clicksim.protocols import effective_settings, list_presets, list_protocols, load_protocol
-from clicksim.protocols.settings import CLICKS, TABLES, check_setting, conditions_of, dump_table, parse_value
+from clicksim.protocols.protocol_settings import CLICKS, TABLES, check_setting, conditions_of, dump_table, parse_value
 
 PROTOCOLS = list_protocols()
 IDS = [protocol.id for protocol in PROTOCOLS]

@@ -14,7 +14,7 @@ from scipy import ndimage
 from clicksim.errors import GeometryError
 from clicksim.geometry import Grid
 from clicksim.volumes import Volume, read_image, write_image
-from converters.registration import bring_onto, read_challenge_affine, read_rigid, round_trip_mm
+from converters.shared.registration import bring_onto, read_challenge_affine, read_rigid, round_trip_mm
 
 sitk: Any = SimpleITK
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])

@@ -15,9 +15,10 @@ pytest.importorskip("pydicom")
 pytest.importorskip("highdicom")
 
 from clicksim.errors import ClicksimError
-from fuzz import campaign, page
+from fuzz import campaign
+from fuzz import fuzz_page as page
 from fuzz.campaign import REGRESSIONS, shrink
-from fuzz.contract import LONGEST_MESSAGE, BadRefusalError, fault_of, read
+from fuzz.contract import LONGEST_MESSAGE, BadRefusalError, fault_of, read_input
 from fuzz.targets import NAMES, Target, find_target
 
 MOST_BYTES = 256 << 20
@@ -35,11 +36,11 @@ def watchdog() -> Iterator[None]:
 @pytest.mark.parametrize("file", INPUTS, ids=lambda file: f"{file.parent.name}/{file.name}")
 def test_read__holds_the_contract_for_what_was_found(file: Path) -> None:
     target, data = find_target(file.parent.name), file.read_bytes()
-    read(target, target.seeds()[0])  # what is imported and cached does not count
+    read_input(target, target.seeds()[0])  # what is imported and cached does not count
     before = largest_ever()
     tracemalloc.start()
     try:
-        read(target, data)
+        read_input(target, data)
         assert tracemalloc.get_traced_memory()[1] < MOST_BYTES
     finally:
         tracemalloc.stop()
@@ -60,7 +61,7 @@ def test_read__takes_every_seed(name: str) -> None:
     target = find_target(name)
     seeds = target.seeds()
     assert seeds
-    assert [read(target, seed) for seed in seeds] == [None] * len(seeds)
+    assert [read_input(target, seed) for seed in seeds] == [None] * len(seeds)
     assert len(target.title.split()) > 1
 
 
@@ -82,10 +83,10 @@ def test_write_page__keeps_the_counts_of_what_was_not_run(tmp_path: Path, monkey
     assert set(before) == set(NAMES)
     assert all(int(cells[1].replace(",", "")) > 0 for cells in before.values())
     monkeypatch.setattr(page, "PAGE", tmp_path / "fuzzing.md")
-    page.write_page([])
+    page.write_fuzz_page([])
     assert page.read_counts() == {name: ["not run", "", "", ""] for name in NAMES}
-    page.write_page([{"target": "mha", "seconds": 9, "executions": 1234, "edges": 56, "findings": {"a": "b"}}])
-    page.write_page([])
+    page.write_fuzz_page([{"target": "mha", "seconds": 9, "executions": 1234, "edges": 56, "findings": {"a": "b"}}])
+    page.write_fuzz_page([])
     assert page.read_counts()["mha"] == ["9", "1,234", "56", "1"]
     assert page.read_counts()["nifti"][0] == "not run"
     rows = {row.split("`")[1]: row for row in page.PAGE.read_text(encoding="utf-8").splitlines() if row[:3] == "| `"}
@@ -97,7 +98,7 @@ def test_pack__gives_back_what_was_unpacked() -> None:
     assert target.pack is not None
     assert target.unpack is not None
     seed = target.seeds()[0]
-    assert read(target, target.pack(target.unpack(seed))) is None
+    assert read_input(target, target.pack(target.unpack(seed))) is None
     assert target.unpack(b"no gzip") == b""
 
 
@@ -126,14 +127,14 @@ BROKEN = Target("broken", "a reader that breaks", lambda: [b"sound"], broken)
 
 
 def test_read__tells_values_and_refusals() -> None:
-    assert read(BROKEN, b"sound") is None
-    assert isinstance(read(BROKEN, b"refused"), ClicksimError)
+    assert read_input(BROKEN, b"sound") is None
+    assert isinstance(read_input(BROKEN, b"refused"), ClicksimError)
 
 
 @pytest.mark.parametrize("word", [b"long", b"silent", b"surrogate"])
 def test_read__wants_refusals_that_can_be_shown(word: bytes) -> None:
     with pytest.raises(BadRefusalError):
-        read(BROKEN, word)
+        read_input(BROKEN, word)
 
 
 def test_fault_of__names_what_broke_and_where() -> None:

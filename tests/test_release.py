@@ -23,14 +23,14 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 import clicksim
-from benchmarks import planning
+from studies import planning
 from tests import wheel
 from tests.commands import parse
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 PACKAGES = ("clicksim", "converters", "clickseg")
-OURS = (*PACKAGES, "tests", "benchmarks", "fuzz")
+OURS = (*PACKAGES, "tests", "benchmarks", "studies", "fuzz")
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 

@@ -734,7 +734,7 @@ def test_manifest__copies_what_was_fetched_and_lists_only_what_stays(original, m
 
 
 def test_prepare__takes_a_url(local, memory, tmp_path):
-    prepare = pytest.importorskip("clickseg.prepare", exc_type=ImportError)
+    prepare = pytest.importorskip("clickseg.data.prepare", exc_type=ImportError)
     rows = [{**row, "ct_path": row["pet_path"]} for row in local.cases.drop_columns("source").to_pylist()]
     local.write_part("cases", "fdat", rows_to_table("cases", rows))
     push_catalog(local.path, memory)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.browser import Page, find_browser, open_browser
+from benchmarks.browser import BrowserPage, find_browser, open_browser
 from clicksim.cli.report import make_report
 from tests.report_catalog import make_catalog, write_rounds
 
@@ -26,7 +26,7 @@ def search(text: str) -> str:
     return set_value("document.querySelector('#query')", text, "input")
 
 
-def settle(page: Page) -> None:
+def settle(page: BrowserPage) -> None:
     """Let observers and a frame or two go by."""
     page.run("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done, 50))))")
 
@@ -50,7 +50,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Page]:
+def browser() -> Iterator[BrowserPage]:
     with ExitStack() as stack:
         try:
             page = stack.enter_context(open_browser())
@@ -60,7 +60,7 @@ def browser() -> Iterator[Page]:
 
 
 @pytest.fixture
-def page(browser: Page, report: Path) -> Iterator[Page]:
+def page(browser: BrowserPage, report: Path) -> Iterator[BrowserPage]:
     """The report, freshly opened; whatever a test does, the page may not complain or ask for anything."""
     browser.complaints.clear()
     browser.requests.clear()
@@ -70,13 +70,13 @@ def page(browser: Page, report: Path) -> Iterator[Page]:
     assert set(browser.requests) <= {report.resolve().as_uri()}
 
 
-def test_page__opens_with_all_cases_and_draws_only_the_first(page: Page) -> None:
+def test_page__opens_with_all_cases_and_draws_only_the_first(page: BrowserPage) -> None:
     assert page.run(STATUS) == f"{COUNT} of {COUNT} cases"
     assert page.run("document.querySelectorAll('#rows tr').length") == 40
     assert page.run("document.querySelectorAll('#cohort svg').length") >= 8
 
 
-def test_page__a_name_that_is_markup_is_shown_as_text(page: Page) -> None:
+def test_page__a_name_that_is_markup_is_shown_as_text(page: BrowserPage) -> None:
     page.run(search("onerror"))
     assert page.run(NAMES) == [EVIL]
     page.run("document.querySelector('#rows .thumb').click()")
@@ -86,7 +86,7 @@ def test_page__a_name_that_is_markup_is_shown_as_text(page: Page) -> None:
     assert page.run("document.title") == "Catalog report"
 
 
-def test_page__filters_by_words_and_choices_and_clears(page: Page) -> None:
+def test_page__filters_by_words_and_choices_and_clears(page: BrowserPage) -> None:
     page.run(search("CASE01 psma"))
     assert page.run(NAMES) == [f"case{n:03d}" for n in range(11, 20, 2)]
     page.run(set_value("document.querySelector('#selects select')", "", "change"))
@@ -102,7 +102,7 @@ def test_page__filters_by_words_and_choices_and_clears(page: Page) -> None:
     assert page.run(NAMES) == ["case002"]
 
 
-def test_page__sorts_by_a_heading_both_ways_with_the_unknown_last(page: Page) -> None:
+def test_page__sorts_by_a_heading_both_ways_with_the_unknown_last(page: BrowserPage) -> None:
     click = "document.querySelector('th[data-column={}] button').click()"
     shown = (
         "[...document.querySelectorAll('#rows tr')].map((row) => row.querySelector('[data-label=\"{}\"]').textContent)"
@@ -122,7 +122,7 @@ def test_page__sorts_by_a_heading_both_ways_with_the_unknown_last(page: Page) ->
     assert page.run(NAMES)[-1] == "case002"
 
 
-def test_page__pictures_come_when_they_are_seen(page: Page) -> None:
+def test_page__pictures_come_when_they_are_seen(page: BrowserPage) -> None:
     drawn = "document.querySelectorAll('#rows .thumb svg').length"
     assert page.run(drawn) == 0
     page.run("document.querySelector('#cases').scrollIntoView()")
@@ -135,7 +135,7 @@ def test_page__pictures_come_when_they_are_seen(page: Page) -> None:
     assert page.run("document.querySelectorAll('#rows tr').length") == COUNT
 
 
-def test_page__a_case_is_opened_left_and_closed_by_keys(page: Page) -> None:
+def test_page__a_case_is_opened_left_and_closed_by_keys(page: BrowserPage) -> None:
     page.run(search("case01"))
     page.run("document.querySelector('#rows .thumb').focus()")
     page.call("Input.dispatchKeyEvent", type="keyDown", key="Enter", code="Enter", windowsVirtualKeyCode=13, text="\r")
@@ -152,7 +152,7 @@ def test_page__a_case_is_opened_left_and_closed_by_keys(page: Page) -> None:
     assert not page.run(is_open)
 
 
-def test_page__a_case_shows_its_picture_lesions_prompts_facts_and_curves(page: Page) -> None:
+def test_page__a_case_shows_its_picture_lesions_prompts_facts_and_curves(page: BrowserPage) -> None:
     page.run(search("case010"))
     page.run("document.querySelector('#rows .thumb').click()")
     settle(page)
@@ -168,14 +168,14 @@ def test_page__a_case_shows_its_picture_lesions_prompts_facts_and_curves(page: P
     assert page.run(inside.format(".outline") + " + " + inside.format(".ahead")) == 0
 
 
-def test_page__a_case_without_a_picture_says_why(page: Page) -> None:
+def test_page__a_case_without_a_picture_says_why(page: BrowserPage) -> None:
     page.run(search("case001"))
     page.run("document.querySelector('#rows .thumb').click()")
     settle(page)
     assert "its images cannot be read" in page.run("document.querySelector('#case-picture').textContent")
 
 
-def test_page__prompts_come_back_after_a_case_that_has_none(page: Page) -> None:
+def test_page__prompts_come_back_after_a_case_that_has_none(page: BrowserPage) -> None:
     page.run(search("case00"))
     page.run("document.querySelector('#rows .thumb').click()")  # case001, which has no picture
     drawn = "document.querySelectorAll('#case .ahead').length"
@@ -188,7 +188,7 @@ def test_page__prompts_come_back_after_a_case_that_has_none(page: Page) -> None:
     assert page.run("document.querySelector('#layers select').value") == "1"
 
 
-def test_page__curves_follow_the_filters_and_the_choices(page: Page) -> None:
+def test_page__curves_follow_the_filters_and_the_choices(page: BrowserPage) -> None:
     means = "[...document.querySelectorAll('#means tbody td')].map((cell) => cell.textContent)"
     assert page.run(means) == [f"{value} ({COUNT - 4})" for value in ("0.500", "0.600", "0.700")] * 2
     page.run(search("case01"))
@@ -203,7 +203,9 @@ def test_page__curves_follow_the_filters_and_the_choices(page: Page) -> None:
 
 @pytest.mark.parametrize("width", [320, 500, 900, 1280])
 @pytest.mark.parametrize("dark", [False, True])
-def test_page__nothing_is_wider_than_the_window_or_overlaps(page: Page, report: Path, width: int, dark: bool) -> None:
+def test_page__nothing_is_wider_than_the_window_or_overlaps(
+    page: BrowserPage, report: Path, width: int, dark: bool
+) -> None:
     page.open(report, width=width, dark=dark)
     page.run("document.querySelector('#cases').scrollIntoView()")
     settle(page)
@@ -239,14 +241,14 @@ OVERLAPS = """(() => {
 })()"""
 
 
-def test_page__without_a_pointer_every_control_has_a_name(page: Page) -> None:
+def test_page__without_a_pointer_every_control_has_a_name(page: BrowserPage) -> None:
     nameless = """[...document.querySelectorAll("button, select, input, svg[role=img], [role=region]")]
       .filter((e) => !(e.getAttribute("aria-label") || e.getAttribute("aria-labelledby") || e.textContent.trim()
                        || (e.labels && e.labels.length && e.labels[0].textContent.trim()))).length"""
     assert page.run(nameless) == 0
 
 
-def test_page__without_script_it_says_so(page: Page, report: Path) -> None:
+def test_page__without_script_it_says_so(page: BrowserPage, report: Path) -> None:
     page.call("Emulation.setScriptExecutionDisabled", value=True)
     try:
         page.open(report)

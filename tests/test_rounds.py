@@ -17,13 +17,13 @@ from hypothesis import strategies as st
 
 from clicksim import Click, Grid, Prompts, Scribble, correct, simulate_clicks, write_image
 from clicksim.catalog import Unit
-from clicksim.catalog.runs import check_names
+from clicksim.catalog.prompt_runs import check_names
 from clicksim.errors import CatalogError, ClicksimError, GeometryError, PromptFormatError, SettingError, StorageError
 from clicksim.phantom import make_phantom
 from clicksim.predictors import CommandPredictor, RoundFailure, Scan, ThresholdPredictor, open_predictor, predict_folder
 from clicksim.prompts.table import prompt_schema, to_table
-from clicksim.rounds import Case, compare_runs, play, summarise
-from clicksim.rounds.curves import Curve, curves_of, metric_scores
+from clicksim.rounds import RoundsCase, compare_runs, play, summarise
+from clicksim.rounds.case_curves import Curve, curves_of, metric_scores
 from clicksim.rounds.jobs import RoundsJob, file_unit, finish_tables, play_unit, with_recordings
 from clicksim.rounds.prompters import Recording
 from clicksim.rounds.replay import make_recordings, measure_agreement, read_recordings
@@ -53,7 +53,7 @@ def pet():
 
 
 def case(truth=None, **facts):
-    return Case(Scan("a", GRID, None, pet()), lesions() if truth is None else truth, facts)
+    return RoundsCase(Scan("a", GRID, None, pet()), lesions() if truth is None else truth, facts)
 
 
 def wrong():
@@ -115,7 +115,7 @@ def test_play__fixes_the_strategy_of_a_case_and_shares_them_out():
     names = ("centerline", "random", "boundary")
     found = set()
     for number in range(12):
-        played = Case(Scan(f"c{number}", GRID), lesions())
+        played = RoundsCase(Scan(f"c{number}", GRID), lesions())
         games = [play(played, lambda *_: wrong(), strategies=names, n_rounds=2) for _ in range(2)]
         assert games[0].prompts == games[1].prompts
         found.add(games[0].prompts.settings["strategy"])
@@ -329,7 +329,7 @@ def test_play__no_prediction_is_not_a_perfect_one():
 
 def test_play__refuses_a_case_that_is_none():
     with pytest.raises(ClicksimError, match="truth has shape"):
-        play(Case(Scan("a", GRID), lesions()[1:]), lambda *_: wrong())
+        play(RoundsCase(Scan("a", GRID), lesions()[1:]), lambda *_: wrong())
     recording = Recording(((Click((30, 0, 0), True),),))
     with pytest.raises(GeometryError, match="outside the volume"):
         play(case(), lambda *_: wrong(), recording=recording)
@@ -376,7 +376,9 @@ def test_play__notes_a_predictor_that_cannot_forget_the_case_and_keeps_its_round
 @pytest.mark.parametrize("protocol", ALL)
 def test_play__does_not_depend_on_memory_layout(protocol):
     there = play(case(), ThresholdPredictor(), protocol=protocol)
-    flipped = Case(Scan("a", GRID, None, np.ascontiguousarray(pet())), np.ascontiguousarray(lesions()).astype(float))
+    flipped = RoundsCase(
+        Scan("a", GRID, None, np.ascontiguousarray(pet())), np.ascontiguousarray(lesions()).astype(float)
+    )
     here = play(flipped, lambda *args: np.ascontiguousarray(ThresholdPredictor()(*args)), protocol=protocol)
     assert here.rows == there.rows
     assert here.prompts.items == there.prompts.items
@@ -390,7 +392,7 @@ def test_threshold_predictor__improves_with_prompts_on_phantoms(protocol):
     gains = []
     for seed in range(3):
         phantom = make_phantom(seed, spacing=(8, 8, 8), n_lesions=5)
-        played = Case(Scan(phantom.case_id, phantom.grid, phantom.ct, phantom.pet), phantom.label)
+        played = RoundsCase(Scan(phantom.case_id, phantom.grid, phantom.ct, phantom.pet), phantom.label)
         curve = dices(play(played, ThresholdPredictor(), protocol=protocol))
         gains.append(curve[-1] - curve[0])
     assert np.mean(gains) > 0.2
@@ -471,7 +473,7 @@ predict_folder(sys.argv[1], sys.argv[2], ThresholdPredictor())
 @pytest.mark.parametrize("protocol", BOTH)
 def test_command_predictor__plays_six_fresh_processes_as_in_process(tmp_path, protocol):
     phantom = make_phantom(1, spacing=(10, 10, 10), n_lesions=4)
-    played = Case(Scan("p", phantom.grid, phantom.ct, phantom.pet), phantom.label)
+    played = RoundsCase(Scan("p", phantom.grid, phantom.ct, phantom.pet), phantom.label)
     script, log = tmp_path / "with space.py", tmp_path / "log"
     script.write_text(PLAYER)
     command = f"{sys.executable} '{script}' {{input}} {{output}} {log}"

@@ -10,7 +10,7 @@ from clicksim import write_image
 from clicksim.cli import main
 from clicksim.predictors import open_predictor
 from clicksim.rounds import play
-from clicksim.rounds.jobs import RoundsJob, _needed, file_unit, play_unit, run_id
+from clicksim.rounds.jobs import RoundsJob, _needed, file_unit, play_unit, rounds_run_id
 from clicksim.simulate.annotators.people import PRESETS, Annotator
 from tests.test_rounds import ALL, GRID, case, lesions, wrong
 
@@ -93,7 +93,7 @@ def test_run_id__tells_annotators_apart(tmp_path):
     write_image(tmp_path / "a.nii.gz", lesions(), GRID)
     unit = file_unit(tmp_path / "a.nii.gz", pet=None, ct=None, case_id="a")
     jobs = [RoundsJob("builtin:threshold", "autopet-v@2", annotator=person) for person in (None, *PRESETS.values())]
-    assert len({run_id(job, [unit]) for job in jobs}) == 4
+    assert len({rounds_run_id(job, [unit]) for job in jobs}) == 4
     assert {row["annotator"] for row in play_unit(jobs[3], None, unit)["rounds"].to_pylist()} == {"hurried"}
     gone = file_unit(tmp_path / "none.nii.gz", pet=None, ct=None, case_id="none")
     rows = play_unit(jobs[3], None, gone)["rounds"].to_pylist()

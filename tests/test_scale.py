@@ -4,9 +4,9 @@ import shutil
 
 import pytest
 
-from benchmarks import scale
 from clicksim.catalog import find_source
 from clicksim.pipeline import convert_source
+from studies import scale
 
 pytest.importorskip("distributed", reason="needs clicksim[cluster]")
 
@@ -35,13 +35,13 @@ def test_compare_catalogs__sees_one_byte_and_a_file_too_many(source, tmp_path):
     convert_source(find_source("fdat"), source, tmp_path / "one")
     catalogs = {name: tmp_path / name for name in ("one", "other")}
     shutil.copytree(tmp_path / "one", tmp_path / "other")
-    assert scale.compare_catalogs(catalogs) == []
+    assert scale.find_differences(catalogs) == []
     file = tmp_path / "other/lesions/source=fdat/part-0.parquet"
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
     file.write_bytes(content)
     (tmp_path / "other/more.parquet").write_bytes(b"")
-    assert scale.compare_catalogs(catalogs) == [
+    assert scale.find_differences(catalogs) == [
         "other: digest", "other: lesions/source=fdat/part-0.parquet", "other: more.parquet",
     ]  # fmt: skip
 

@@ -13,12 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clicksim.geometry import Grid
-from converters.dicom import read_volume
-from converters.headers import DicomError
-from converters.rtstruct import fill_polygons, read_rtstruct
-from converters.segmentation import read_seg
-from converters.series import find_series
-from converters.slices import slice_geometry
+from converters.dicom.dicom_volume import read_volume
+from converters.dicom.headers import DicomError
+from converters.dicom.rtstruct import fill_polygons, read_rtstruct
+from converters.dicom.segmentation import read_seg
+from converters.dicom.series import find_series
+from converters.dicom.slices import slice_geometry
 from tests.dicom_writer import rtstruct_dataset, save, seg_dataset, uid, write_stack
 from tests.test_dicom import mutate
 

@@ -20,8 +20,8 @@ from pydicom.tag import Tag  # noqa: E402
 
 from clicksim.errors import ClicksimError  # noqa: E402
 from converters.suv import Suv, SuvError, suv_factor  # noqa: E402
-from converters.suv_headers import CODES, TAGS, number  # noqa: E402
-from converters.suv_times import parse_date, parse_datetime, parse_offset, parse_time  # noqa: E402
+from converters.suv.suv_headers import CODES, TAGS, number  # noqa: E402
+from converters.suv.suv_times import parse_date, parse_datetime, parse_offset, parse_time  # noqa: E402
 
 F18, GA68 = 6586.2, 4062.6
 WEIGHT, DOSE = 70.0, 350e6

@@ -25,18 +25,17 @@ from clicksim.geometry import Grid
 from clicksim.phantom import Phantom, make_phantom
 from clicksim.phantom.dicom import SCANNERS, StudyFacts, WrittenStudy, write_study
 from clicksim.phantom.layout_tcia import write_tcia
-from clicksim.phantom.trees import to_lps
+from clicksim.phantom.phantom_trees import to_lps
 from clicksim.pipeline import convert_source
 from clicksim.volumes import Volume, read_image
-from converters.choice import choose_series
-from converters.registration import bring_onto
-from converters.resample import coverage_fraction, is_parallel, resample_planes
-from converters.segmentation import read_seg
-from converters.series import find_series
-from converters.slices import slice_geometry
-from converters.tcia import FDG, PSMA, code_of
-from converters.tcia_plan import files_of, plan
-from converters.tcia_rows import clean_description, fdat_name, has_contrast, reconstruction
+from converters.dicom.segmentation import read_seg
+from converters.dicom.series import find_series
+from converters.dicom.slices import slice_geometry
+from converters.shared.registration import bring_onto
+from converters.shared.resample import coverage_fraction, is_parallel, resample_planes
+from converters.tcia.series_choice import choose_series
+from converters.tcia.tcia_plan import files_of, plan
+from converters.tcia.tcia_source import FDG, PSMA, clean_description, code_of, fdat_name, has_contrast, reconstruction
 from tests.dicom_writer import rtstruct_dataset, save
 
 PATIENT = "PETCT_0123456789"
@@ -734,9 +733,9 @@ def test_convert__names_an_outer_ct_slice_cut_inside_its_uid(base: Any, tmp_path
 
 def test_code_of__knows_every_kind_of_refusal() -> None:
     from clicksim.errors import ClicksimError, GeometryError, ImageError
-    from converters.headers import DicomError
+    from converters.dicom.headers import DicomError
     from converters.suv import SuvError
-    from converters.suv_headers import CODES
+    from converters.suv.suv_headers import CODES
 
     assert set(CODES) <= REASONS.keys()
     errors = [DicomError("GantryTilt", "x"), SuvError("MissingDose", "x"), GeometryError("x"), ImageError("x")]

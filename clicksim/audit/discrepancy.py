@@ -40,7 +40,7 @@ SHARPER = 0.5
 
 
 @dataclass(frozen=True)
-class Part:
+class ComparedPart:
     """One image of the two.
 
     Attributes:
@@ -57,19 +57,19 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class CatalogComparison:
     """One study."""
 
     study_key: str
     ours: str
     theirs: str
-    parts: tuple[Part, ...]
+    parts: tuple[ComparedPart, ...]
 
 
 Row = Mapping[str, Any]
 
 
-def compare_catalogs(ours: Catalog, theirs: Catalog | None = None, *, study: str = "") -> Iterator[Comparison]:
+def compare_catalogs(ours: Catalog, theirs: Catalog | None = None, *, study: str = "") -> Iterator[CatalogComparison]:
     """Every study that both have, by study key; within one catalog those of two sources, the DICOM one as ours.
 
     Args:
@@ -112,43 +112,43 @@ def _is_pair(mine: Row, row: Row, *, same_catalog: bool) -> bool:
     return str(mine["source"]).startswith("tcia_") and not str(row["source"]).startswith("tcia_")
 
 
-def compare_cases(ours: Catalog, mine: Row, theirs: Catalog, row: Row) -> Comparison:
+def compare_cases(ours: Catalog, mine: Row, theirs: Catalog, row: Row) -> CatalogComparison:
     """Compare two rows of one study; an image that one of them lacks, or that cannot be read, is said so."""
-    parts: list[Part] = []
+    parts: list[ComparedPart] = []
     for name, column in (("suv", "pet_path"), ("mask", "label_path"), ("ct", "ct_path")):
         if mine[column] is None or row[column] is None:
-            parts.append(Part(name, False, "not at hand in both"))
+            parts.append(ComparedPart(name, False, "not at hand in both"))
             continue
         try:
             read = read_label if name == "mask" else read_image
             first, second = read(ours.resolve(mine[column])), read(theirs.resolve(row[column]))
         except ClicksimError as error:
-            parts.append(Part(name, False, f"cannot be read: {error}"))
+            parts.append(ComparedPart(name, False, f"cannot be read: {error}"))
             continue
         turned, lattice = lay_over(first.grid, second.grid, second.array)
         if not any(part.name == "grid" for part in parts):
             parts.append(lattice)
         if turned is None:
-            parts.append(Part(name, False, "the grids differ, so voxels cannot be compared"))
+            parts.append(ComparedPart(name, False, "the grids differ, so voxels cannot be compared"))
         elif name == "suv":
             parts.append(compare_suv(first.array, turned, mine, row))
         else:
             parts.append(compare_masks(first.array, turned) if name == "mask" else compare_ct(first.array, turned))
         del first, second, turned
-    return Comparison(str(mine["study_key"]), mine["case_id"], row["case_id"], tuple(parts))
+    return CatalogComparison(str(mine["study_key"]), mine["case_id"], row["case_id"], tuple(parts))
 
 
-def lay_over(grid: Grid, other: Grid, array: NDArray[Any]) -> tuple[NDArray[Any] | None, Part]:
+def lay_over(grid: Grid, other: Grid, array: NDArray[Any]) -> tuple[NDArray[Any] | None, ComparedPart]:
     """An array on another storage order of the same lattice, as a view in the order of `grid`; None if it is not one.
 
     Half a voxel between the corners is allowed, and told.
     """
     if grid.affine is None or other.affine is None:
-        return None, Part("grid", False, "a grid without affine")
+        return None, ComparedPart("grid", False, "a grid without affine")
     change = np.linalg.inv(grid.affine) @ other.affine
     turn = np.rint(change[:3, :3])
     if np.abs(change[:3, :3] - turn).max() > 0.02 or abs(np.linalg.det(turn)) != 1 or np.abs(turn).sum() != 3:
-        return None, Part("grid", False, f"voxels or axes differ: {grid} and {other}")
+        return None, ComparedPart("grid", False, f"voxels or axes differ: {grid} and {other}")
     axes = [int(np.abs(turn[a]).argmax()) for a in range(3)]
     turned = array.transpose(axes)
     moved = other.permute(axes)
@@ -156,33 +156,33 @@ def lay_over(grid: Grid, other: Grid, array: NDArray[Any]) -> tuple[NDArray[Any]
         if turn[axis, axes[axis]] < 0:
             turned, moved = np.flip(turned, axis), moved.flip(axis)
     if turned.shape != grid.shape:
-        return None, Part("grid", False, f"shapes differ: {grid} and {other}")
+        return None, ComparedPart("grid", False, f"shapes differ: {grid} and {other}")
     ends = np.array([[0, 0, 0], [n - 1 for n in grid.shape]])
     apart = float(np.abs(grid.to_mm(ends) - moved.to_mm(ends)).max())
     figures = {"apart_mm": apart}
     if apart > 0.5 * min(grid.spacing or (1.0,)):
-        return None, Part("grid", False, f"the same voxels elsewhere, {apart:.3g} mm apart", figures)
+        return None, ComparedPart("grid", False, f"the same voxels elsewhere, {apart:.3g} mm apart", figures)
     stored = "the same order" if axes == [0, 1, 2] and np.all(np.diag(turn) > 0) else "another order of the axes"
-    return turned, Part("grid", apart <= 0.01, f"one lattice, stored in {stored}", figures)
+    return turned, ComparedPart("grid", apart <= 0.01, f"one lattice, stored in {stored}", figures)
 
 
-def compare_suv(ours: NDArray[Any], theirs: NDArray[Any], mine: Row, row: Row) -> Part:
+def compare_suv(ours: NDArray[Any], theirs: NDArray[Any], mine: Row, row: Row) -> ComparedPart:
     """The factor between two SUV volumes, and what explains it."""
     chosen = ours > UPTAKE_FROM
     if not chosen.any():
-        return Part("suv", bool(np.array_equal(ours, theirs)), f"no voxel above {UPTAKE_FROM} SUV")
+        return ComparedPart("suv", bool(np.array_equal(ours, theirs)), f"no voxel above {UPTAKE_FROM} SUV")
     ratios = theirs[chosen].astype(np.float64) / ours[chosen]
     factor = float(np.median(ratios))
     low, high = (float(v) for v in np.quantile(ratios, [0.005, 0.995]))
     apart = np.abs(theirs - ours)
     figures = {"factor": factor, "factor_low": low, "factor_high": high, "largest_difference": float(apart.max())}
     if high - low > 2e-3 * abs(factor):
-        return Part("suv", False, _by_slice(ours, theirs, chosen, mine), figures)
+        return ComparedPart("suv", False, _by_slice(ours, theirs, chosen, mine), figures)
     if abs(factor - 1) <= SAME_FACTOR:
         odd = int(np.count_nonzero(apart > np.maximum(SAME_SUV, 2e-3 * ours)))
         rule = f"equal but for {odd} voxels, as where one of them was changed after the conversion" if odd else "equal"
-        return Part("suv", not odd and high - low <= SAME_FACTOR, rule, figures)
-    return Part("suv", False, explain_factor(factor, mine, row), figures)
+        return ComparedPart("suv", not odd and high - low <= SAME_FACTOR, rule, figures)
+    return ComparedPart("suv", False, explain_factor(factor, mine, row), figures)
 
 
 def explain_factor(factor: float, mine: Row, row: Row) -> str:
@@ -247,7 +247,7 @@ def _by_slice(ours: NDArray[Any], theirs: NDArray[Any], chosen: NDArray[np.bool_
     return f"a factor per slice, {min(factors, default=1):.5g} to {max(factors, default=1):.5g}"
 
 
-def compare_masks(ours: NDArray[Any], theirs: NDArray[Any]) -> Part:
+def compare_masks(ours: NDArray[Any], theirs: NDArray[Any]) -> ComparedPart:
     """Two masks: equal, mirrored, shifted by a voxel, or how much they overlap."""
     mine, other = np.argwhere(ours > 0), np.argwhere(theirs > 0)
     keys, their_keys = _keys(mine, ours.shape), _keys(other, ours.shape)
@@ -259,23 +259,23 @@ def compare_masks(ours: NDArray[Any], theirs: NDArray[Any]) -> Part:
         "only_theirs": float(len(their_keys) - shared),
     }
     if len(keys) == len(their_keys) == shared:
-        return Part("mask", True, "equal", figures)
+        return ComparedPart("mask", True, "equal", figures)
     if len(keys) == len(their_keys):
         for axis, name in enumerate("ijk"):
             turned = other.copy()
             turned[:, axis] = ours.shape[axis] - 1 - turned[:, axis]
             if np.array_equal(_keys(turned, ours.shape), keys):
-                return Part("mask", False, f"mirrored along {name}", figures)
+                return ComparedPart("mask", False, f"mirrored along {name}", figures)
             for step in (-1, 1):
                 turned = other.copy()
                 turned[:, axis] += step
                 if np.array_equal(_keys(turned, ours.shape), keys):
-                    return Part("mask", False, f"shifted by one voxel along {name}", figures)
+                    return ComparedPart("mask", False, f"shifted by one voxel along {name}", figures)
     if not len(keys) or not len(their_keys):
-        return Part("mask", False, "one mask is empty", figures)
+        return ComparedPart("mask", False, "one mask is empty", figures)
     if shared == min(len(keys), len(their_keys)):
-        return Part("mask", False, "one mask contains the other", figures)
-    return Part("mask", False, "the masks differ", figures)
+        return ComparedPart("mask", False, "one mask contains the other", figures)
+    return ComparedPart("mask", False, "the masks differ", figures)
 
 
 def _keys(voxels: NDArray[np.int64], shape: tuple[int, ...]) -> NDArray[np.int64]:
@@ -284,7 +284,7 @@ def _keys(voxels: NDArray[np.int64], shape: tuple[int, ...]) -> NDArray[np.int64
     return np.sort(keys)
 
 
-def compare_ct(ours: NDArray[Any], theirs: NDArray[Any]) -> Part:
+def compare_ct(ours: NDArray[Any], theirs: NDArray[Any]) -> ComparedPart:
     """Two CTs on one grid: the interpolation and the fill that explain how they differ."""
     apart = theirs.astype(np.float32) - ours.astype(np.float32)
     size = np.abs(apart)
@@ -296,11 +296,11 @@ def compare_ct(ours: NDArray[Any], theirs: NDArray[Any]) -> Part:
         "their_highest_hu": float(theirs.max()),
     }
     if figures["largest_difference_hu"] <= SAME_HU:
-        return Part("ct", True, "equal to rounding", figures)
+        return ComparedPart("ct", True, "equal to rounding", figures)
     rules = []
     shift = float(np.median(apart))
     if abs(shift) > SAME_HU and np.quantile(np.abs(apart - shift), 0.99) <= SAME_HU:
-        return Part("ct", False, f"an offset of {shift:g} HU", figures)
+        return ComparedPart("ct", False, f"an offset of {shift:g} HU", figures)
     filled = (ours == ours.min()) & (size > SAME_HU)
     if filled.any():
         values, counts = np.unique(theirs[filled], return_counts=True)
@@ -315,7 +315,7 @@ def compare_ct(ours: NDArray[Any], theirs: NDArray[Any]) -> Part:
         rules.append(f"a sharper interpolation than linear, as a cubic spline{swings}")
     elif likeness <= -SHARPER:
         rules.append("a smoother interpolation than linear")
-    return Part("ct", False, "; ".join(rules) or "unexplained", figures)
+    return ComparedPart("ct", False, "; ".join(rules) or "unexplained", figures)
 
 
 def sharpness_of(ours: NDArray[Any], apart: NDArray[np.float32]) -> float:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from clicksim.audit.findings import AuditFinding
+from clicksim.audit.audit_findings import AuditFinding
 from clicksim.audit.fingerprints import Fingerprint, find_duplicates
 from clicksim.catalog.folds import Key, read_folds
 from clicksim.catalog.store import Catalog

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from clicksim.audit.findings import AuditFinding
+from clicksim.audit.audit_findings import AuditFinding
 from clicksim.catalog.store import Catalog
 from clicksim.errors import counted
 
@@ -52,7 +52,7 @@ def check_geometry(catalog: Catalog) -> Iterator[AuditFinding]:
     yield from _odd_ones(rows, "geometry", "voxels of {:.4g} mm in the slice", lambda r: _at(r["spacing_xyz_mm"], 0))
 
 
-def check_uptake(catalog: Catalog) -> Iterator[AuditFinding]:
+def check_uptake_outliers(catalog: Catalog) -> Iterator[AuditFinding]:
     """Highest uptakes as SUV has them, and none in a lesion above that of the volume."""
     columns = ["case_id", "source", "tracer_class", "suv_max", "suv_max_in_lesion", "suv_warnings"]
     rows = catalog.cases.select(columns).to_pylist()
@@ -67,7 +67,7 @@ def check_uptake(catalog: Catalog) -> Iterator[AuditFinding]:
     yield from _odd_ones(rows, "uptake", "highest SUV {:.4g}", lambda row: row["suv_max"])
 
 
-def check_lesions(catalog: Catalog) -> Iterator[AuditFinding]:
+def check_lesion_outliers(catalog: Catalog) -> Iterator[AuditFinding]:
     """Lesions inside their volume, that do not fill it, and whose uptake is that of tissue."""
     columns = ["case_id", "source", "tracer_class", "shape_xyz", "spacing_xyz_mm", "lesion_volume_ml", "n_lesions"]
     rows = catalog.cases.select(columns).to_pylist()
@@ -152,7 +152,7 @@ def check_points(catalog: Catalog) -> Iterator[AuditFinding]:
         yield AuditFinding("warning", "points", (case,), f"outside the volume: {'; '.join(faults[:10])}")
 
 
-def check_prompts(catalog: Catalog) -> Iterator[AuditFinding]:
+def check_prompt_outliers(catalog: Catalog) -> Iterator[AuditFinding]:
     """Every prompt voxel inside the volume of its case; one finding for each run and case."""
     shapes = {row["case_id"]: row["shape_xyz"] for row in catalog.cases.select(["case_id", "shape_xyz"]).to_pylist()}
     for run in catalog.runs:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from clicksim import __version__
-from clicksim.audit.findings import SEVERITIES, AuditFinding
+from clicksim.audit.audit_findings import SEVERITIES, AuditFinding
 from clicksim.files import open_templates, write_text
 
 

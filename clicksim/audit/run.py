@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterator
 
 from clicksim.audit import leakage, outliers
-from clicksim.audit.check import check_catalog, check_data
-from clicksim.audit.findings import AuditFinding, sort_findings
+from clicksim.audit.audit_findings import AuditFinding, sort_findings
+from clicksim.audit.catalog_checks import check_catalog, check_data
 from clicksim.audit.fingerprints import take_fingerprint
 from clicksim.catalog.store import Catalog
 
@@ -16,13 +16,13 @@ AUDIT_CHECKS: dict[str, AuditCheck] = {
     "same-label": leakage.check_same_label,
     "same-lesions": leakage.check_same_lesions,
     "geometry": outliers.check_geometry,
-    "uptake": outliers.check_uptake,
-    "lesions": outliers.check_lesions,
+    "uptake": outliers.check_uptake_outliers,
+    "lesions": outliers.check_lesion_outliers,
     "diagnosis": outliers.check_diagnosis,
     "threshold": outliers.check_threshold,
     "defaced": outliers.check_defaced,
     "points": outliers.check_points,
-    "prompts": outliers.check_prompts,
+    "prompts": outliers.check_prompt_outliers,
 }
 SEEN_TWICE = {"folds", "prompts"}  # checks of `clicksim catalog check` that the audit makes itself, with cases
 

@@ -9,8 +9,8 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from clicksim.catalog.lock import writing
+from clicksim.catalog.prompt_runs import join_runs
 from clicksim.catalog.remote.places import files_below, inside
-from clicksim.catalog.runs import join_runs
 from clicksim.catalog.schema import TABLES
 from clicksim.catalog.store import Catalog, create_catalog, open_catalog
 from clicksim.errors import CatalogError
@@ -25,8 +25,8 @@ def merge_catalogs(out: str | Path, parts: Sequence[str | Path]) -> Catalog:
 
     Rows of the same source or run are put together; a row that stands in several catalogs, equal in every
     column, is kept once. Prompt runs over all cases of each catalog, with the same settings, become one run, the
-    same as one over all cases at once; see `clicksim.catalog.runs.join_runs`. Written images are linked where the
-    disk allows, else copied. Fold plans stay behind: each was drawn over a part of the patients.
+    same as one over all cases at once; see `prompt_runs.join_runs`. Written images are linked where the disk allows,
+    else copied. Fold plans stay behind: each was drawn over a part of the patients.
 
     Raises:
         CatalogError: A case or a lesion with differing rows, a root that points to two folders, a part that is read
@@ -57,7 +57,7 @@ def merge_catalogs(out: str | Path, parts: Sequence[str | Path]) -> Catalog:
         return target
 
 
-def summarise(catalog: Catalog) -> list[dict[str, Any]]:
+def summarise_catalog(catalog: Catalog) -> list[dict[str, Any]]:
     """One row per source: cases, patients, lesions, volumes, tracers, folds, flags, rejections.
 
     What is null is not counted: a case with neither mask nor volume is none without lesions.
@@ -86,7 +86,7 @@ def summarise(catalog: Catalog) -> list[dict[str, Any]]:
     return rows
 
 
-def cite(catalog: Catalog, *, bibtex: bool = False) -> str:
+def cite_sources(catalog: Catalog, *, bibtex: bool = False) -> str:
     """What a paper that uses the catalog's cases must cite, each source with its licence."""
     used = set(catalog.parts("cases"))
     rows = [row for row in catalog.sources.to_pylist() if row["source"] in used]

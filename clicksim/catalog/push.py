@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clicksim.catalog.head import HEAD, head_bytes, write_head
+from clicksim.catalog.catalog_json import HEAD, head_bytes, write_head
 from clicksim.catalog.lock import HOLDER, LOCK, writing
 from clicksim.catalog.remote.cache import blocks_of, download
 from clicksim.catalog.remote.files_index import INDEX, STORED_NAME, Files, Stored, index_bytes, stored_name

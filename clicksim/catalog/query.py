@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-def ask(tables: "Mapping[str, pa.Table]", query: str) -> "pa.Table":
+def run_query(tables: "Mapping[str, pa.Table]", query: str) -> "pa.Table":
     """The answer to a query over tables by name.
 
     Raises:

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from clicksim.catalog.catalog_json import HEAD, head_bytes, read_head, write_head
 from clicksim.catalog.commit import Commit, is_settled, settle, wait_until_settled
-from clicksim.catalog.head import HEAD, head_bytes, read_head, write_head
 from clicksim.catalog.lock import LOCK, writing
 from clicksim.catalog.parquet import cast_table, read_metadata, read_table, rows_of, write_table
 from clicksim.catalog.remote.cache import fetch
@@ -175,10 +175,10 @@ class Catalog:
         Raises:
             CatalogError: DuckDB is not installed, or refuses the query.
         """
-        from clicksim.catalog.query import ask
+        from clicksim.catalog.query import run_query
 
         names = (*TABLES, "prompts")
-        return ask({name: self.sources if name == "sources" else self.table(name) for name in names}, query)
+        return run_query({name: self.sources if name == "sources" else self.table(name) for name in names}, query)
 
     def resolve(self, location: str) -> Path:
         """The file behind a `<root>:<relative path>`; one on object storage is fetched first, see `catalog.cache`.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from clicksim.cli.options import IMAGE, OUTPUT, given_options
-from clicksim.cli.paths import CatalogPath, check_distinct, write_text
+from clicksim.cli.paths import CatalogPath, check_distinct, write_result
 
 if TYPE_CHECKING:
     from clicksim.simulate.annotators.annotator_files import RecordedFit
@@ -78,7 +78,7 @@ def _fit(
     seed: int,
 ) -> "RecordedFit":
     from clicksim.catalog import open_catalog
-    from clicksim.simulate.annotators.people import annotator_files as files
+    from clicksim.simulate.annotators import annotator_files as files
 
     if not names:
         raise click.UsageError("--fit needs PROMPTS: Parquet files, or runs of --catalog")
@@ -101,7 +101,7 @@ def _write(out: Path | None, model: "Annotator") -> None:
         return
     from clicksim.simulate.annotators.annotator_files import annotator_toml
 
-    write_text(out, annotator_toml(model))
+    write_result(out, annotator_toml(model))
 
 
 def _page(models: "list[Annotator]") -> str:

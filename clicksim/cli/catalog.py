@@ -43,10 +43,10 @@ def command() -> None:
 def summary(catalog: str | Path, as_json: bool) -> None:
     """Cases, lesions, volumes, tracers, folds, flags and rejections of each source."""
     from clicksim.catalog import open_catalog
-    from clicksim.catalog.manage import summarise
+    from clicksim.catalog.manage import summarise_catalog
 
     opened = open_catalog(catalog)
-    rows = summarise(opened)
+    rows = summarise_catalog(opened)
     if as_json:
         click.echo(json.dumps({"sources": rows, "runs": opened.runs}))
         return
@@ -137,7 +137,7 @@ def merge(out: Path, catalogs: tuple[Path, ...]) -> None:
 def cite(catalog: str | Path, bibtex: bool) -> None:
     """What a paper that uses these cases must cite, with the licences."""
     from clicksim.catalog import open_catalog
-    from clicksim.catalog.manage import cite as cite_catalog
+    from clicksim.catalog.manage import cite_sources as cite_catalog
 
     click.echo(cite_catalog(open_catalog(catalog), bibtex=bibtex))
 
@@ -266,7 +266,7 @@ def folds(
 def audit(catalog: str | Path, read_data: bool, out: Path | None, as_json: bool) -> None:
     """Leakage, outliers and contradictions, with the cases named; exit code 1 where there are errors."""
     from clicksim.audit import audit_catalog, checks_made, write_audit_page
-    from clicksim.audit.findings import write_findings
+    from clicksim.audit.audit_findings import write_findings
     from clicksim.catalog import open_catalog
     from clicksim.cli.progress import progress
     from clicksim.errors import SettingError

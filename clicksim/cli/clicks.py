@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from clicksim.cli.asked_runs import DEFAULTS
 from clicksim.cli.crew import batch_options
 from clicksim.cli.options import (
     CASE_ID,
@@ -19,7 +20,6 @@ from clicksim.cli.options import (
     which_rule,
 )
 from clicksim.cli.prompting import Request
-from clicksim.cli.runs import DEFAULTS
 
 
 @click.command("clicks")

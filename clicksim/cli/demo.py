@@ -24,7 +24,7 @@ MADE = ("sources", "catalog", "clicks", "pictures")
 
 
 @dataclass(frozen=True)
-class Part:
+class DemoPart:
     """One source of the demo: its command, its name in tables, its protocol, its voxels in mm."""
 
     command: str
@@ -34,10 +34,10 @@ class Part:
 
 
 PARTS = (
-    Part("fdat", "fdat", "autopet-iv@2", (4.07283, 4.07283, 3.0)),
-    Part("deep-psma", "deep_psma", "deep-psma@1", (5.0, 5.0, 5.0)),
-    Part("tcia-fdg", "tcia_fdg", "autopet-iv@2", (6.0, 6.0, 6.0)),
-    Part("longitudinal-ct", "longitudinal_ct", "longitudinal-ct@1", (4.5, 4.5, 5.0)),
+    DemoPart("fdat", "fdat", "autopet-iv@2", (4.07283, 4.07283, 3.0)),
+    DemoPart("deep-psma", "deep_psma", "deep-psma@1", (5.0, 5.0, 5.0)),
+    DemoPart("tcia-fdg", "tcia_fdg", "autopet-iv@2", (6.0, 6.0, 6.0)),
+    DemoPart("longitudinal-ct", "longitudinal_ct", "longitudinal-ct@1", (4.5, 4.5, 5.0)),
 )
 
 
@@ -121,7 +121,7 @@ def _clear(out: Path) -> None:
     (out / "pictures").mkdir()
 
 
-def _write_source(folder: Path, part: Part, patients: int, seed: int) -> Path:
+def _write_source(folder: Path, part: DemoPart, patients: int, seed: int) -> Path:
     """The phantoms of one source, on a grid fine enough to look at."""
     from clicksim.phantom import layouts
 
@@ -137,7 +137,7 @@ def _write_source(folder: Path, part: Part, patients: int, seed: int) -> Path:
     return folder
 
 
-def _draw_cases(catalog: "Catalog", part: Part, run: str, folder: Path) -> None:
+def _draw_cases(catalog: "Catalog", part: DemoPart, run: str, folder: Path) -> None:
     """A picture of each case of a source."""
     from clicksim.report.mip import draw_preview, save_picture, show_bone
     from clicksim.volumes import read_image, read_label

@@ -13,14 +13,14 @@ from clicksim.errors import ClicksimError
 from clicksim.files import make_folder
 
 if TYPE_CHECKING:
-    from clicksim.guidance import Finding
+    from clicksim.guidance import LintFinding
     from clicksim.prompts import Prompts
 
 
 def _list(context: click.Context, _: click.Parameter, wanted: bool) -> None:
     if not wanted or context.resilient_parsing:
         return
-    from clicksim.guidance.settings import DEFAULTS, PRESETS
+    from clicksim.guidance.encoding_settings import DEFAULTS, PRESETS
 
     for name, settings in DEFAULTS.items():
         click.echo(f"{name}: {_pairs(settings)}".rstrip(": "))
@@ -94,7 +94,7 @@ def _draw(prompts: "Prompts", like: Path, image: Path | None, encoding: str, set
     import warnings
 
     from clicksim.guidance import encode
-    from clicksim.guidance.settings import plan_encoding
+    from clicksim.guidance.encoding_settings import plan_encoding
     from clicksim.volumes import read_image
 
     with warnings.catch_warnings(record=True) as caught:
@@ -138,9 +138,9 @@ def _write(prefix: str, channels: Any, grid: Any, first: int) -> None:
 
 def _report(channels: Any, prompts: "Prompts", *, as_json: bool) -> None:
     from clicksim.guidance import format_findings, lint
-    from clicksim.guidance.findings import worst
+    from clicksim.guidance.lint_findings import worst
 
-    findings: list[Finding] = lint(channels, prompts)
+    findings: list[LintFinding] = lint(channels, prompts)
     if as_json:
         click.echo(json.dumps([dataclasses.asdict(finding) for finding in findings]))
     else:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from clicksim.cli.over_catalog import open_scheduler
-from clicksim.cli.paths import write_text, writing
+from clicksim.cli.paths import making_folder, write_result
 from clicksim.errors import CatalogError, counted, up_to_ten
 from clicksim.files import make_folder
 
@@ -67,10 +67,10 @@ class Games:
             return self._play()
 
     def _play(self) -> dict[str, Any]:
-        from clicksim.rounds.jobs import run_id
+        from clicksim.rounds.jobs import rounds_run_id
 
         catalog, units, job, recorded = self._plan()
-        run, started = self.name or run_id(job, units), time.time()
+        run, started = self.name or rounds_run_id(job, units), time.time()
         with tempfile.TemporaryDirectory(prefix="clicksim-") as spare:
             home = (self.out or Path(spare)) if catalog is None else catalog.path
             tables, parts = self._run(job, catalog, units, run, home)
@@ -97,7 +97,7 @@ class Games:
 
         What cannot be played is refused here, before the work.
         """
-        from clicksim.catalog.runs import check_names
+        from clicksim.catalog.prompt_runs import check_names
         from clicksim.catalog.store import check_part
         from clicksim.predictors.spec import open_predictor
         from clicksim.rounds.jobs import with_recordings
@@ -120,7 +120,7 @@ class Games:
         return catalog, units, job, recorded
 
     def _job(self) -> "RoundsJob":
-        from clicksim.cli.runs import open_person
+        from clicksim.cli.asked_runs import open_person
         from clicksim.rounds.jobs import RoundsJob
 
         keep = str((self.out / "predictions").resolve()) if self.keep_predictions and self.out else None
@@ -173,9 +173,9 @@ class Games:
         from clicksim.catalog.schema import table_schema
         from clicksim.cli.progress import progress
         from clicksim.pipeline.units import WORK, Parts
-        from clicksim.rounds.jobs import finish_tables, play_unit, run_id
+        from clicksim.rounds.jobs import finish_tables, play_unit, rounds_run_id
 
-        parts = Parts(home / WORK / f"rounds-{run}", {"run": run, "id": run_id(job, units)}, resume=self.resume)
+        parts = Parts(home / WORK / f"rounds-{run}", {"run": run, "id": rounds_run_id(job, units)}, resume=self.resume)
         # another machine may play, from another folder
         work = partial(play_unit, job, None if catalog is None else replace(catalog, home=catalog.path.resolve()))
         with progress("patients") as report, open_scheduler(self.scheduler, self.workers) as executor:
@@ -235,19 +235,19 @@ def commit(catalog: "Catalog", run: str, tables: "Tables", facts: Mapping[str, A
 
 def write_outcome(out: Path, tables: "Tables", summary: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
     """Write the tables, the scores of each case, the summary, the curve and what the clock says to a folder."""
-    from clicksim.prompts.table import write_table
+    from clicksim.prompts.table import write_prompt_table
     from clicksim.report.curves import draw_curves
     from clicksim.report.mip import save_picture
-    from clicksim.rounds.curves import curves_of, metric_scores
+    from clicksim.rounds.case_curves import curves_of, metric_scores
 
     for name in ("rounds", "prompts"):
-        write_table(out / f"{name}.parquet", tables[name])
+        write_prompt_table(out / f"{name}.parquet", tables[name])
     scores = metric_scores(curves_of(tables["rounds"].to_pylist()))
     for name, content in (("metric_scores", scores), ("summary", summary), ("run", facts)):
-        write_text(out / f"{name}.json", json.dumps(content, indent=1, allow_nan=False) + "\n")
+        write_result(out / f"{name}.json", json.dumps(content, indent=1, allow_nan=False) + "\n")
     shown = {name: summary["all"]["rounds"][key] for name, key in (("Dice", "dice"), ("lesion F1", "dmm"))}
     title = f"{summary['protocol']}, {summary['predictor']}, {counted(summary['all']['cases'], 'case')}"
-    with writing(out / "curve.png"):
+    with making_folder(out / "curve.png"):
         save_picture(draw_curves(shown, title=title, what="score"), out / "curve.png")
 
 

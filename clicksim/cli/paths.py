@@ -12,7 +12,7 @@ from clicksim.errors import ClicksimError, StorageError
 
 
 @contextmanager
-def writing(file: Path) -> Iterator[None]:
+def making_folder(file: Path) -> Iterator[None]:
     """Make the folder of a file that is written within; what the system refuses becomes one sentence that names it.
 
     Raises:
@@ -28,13 +28,13 @@ def writing(file: Path) -> Iterator[None]:
         raise ClicksimError(f"cannot write {file}: {error.strerror or error}") from error
 
 
-def write_text(file: Path, text: str) -> None:
+def write_result(file: Path, text: str) -> None:
     """Write text, complete or not at all, with the folder that it is to stand in.
 
     Raises:
-        StorageError, ClicksimError: As `writing`.
+        StorageError, ClicksimError: As `making_folder`.
     """
-    with writing(file):
+    with making_folder(file):
         files.write_text(file, text)
 
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from clicksim.cli.asked_runs import AskedRun, plan_runs
 from clicksim.cli.crew import open_crew
-from clicksim.cli.paths import check_distinct, write_text, writing
-from clicksim.cli.runs import Run, plan_runs
+from clicksim.cli.paths import check_distinct, making_folder, write_result
 from clicksim.errors import ClicksimError, SettingError, counted
 from clicksim.files import PICTURE_ENDINGS, PROMPT_ENDINGS
 
@@ -78,7 +78,7 @@ class Request:
             return
         self._check()
         if self.save_config:
-            write_text(self.save_config, runs[0].toml())
+            write_result(self.save_config, runs[0].toml())
         if self.dry_run:
             click.echo("\n".join((f"# {run.slug}\n" if run.slug else "") + run.toml() for run in runs), nl=False)
         elif self.many:
@@ -86,14 +86,14 @@ class Request:
         else:
             self._simulate_one(runs[0])
 
-    def _check_runs(self, runs: Sequence[Run]) -> None:
+    def _check_runs(self, runs: Sequence[AskedRun]) -> None:
         correcting = self.companions.get("prediction") is not None
         if self.number and not correcting:
             raise click.UsageError("--round has no effect without --prediction")
         if correcting and any(run.keys["instances"] != "auto" for run in runs):
             raise click.UsageError("--instances has no effect with --prediction: errors are split into components")
 
-    def _simulate_catalog(self, catalog: Path, runs: Sequence[Run]) -> None:
+    def _simulate_catalog(self, catalog: Path, runs: Sequence[AskedRun]) -> None:
         """One prompt run of the catalog per combination of settings."""
         from clicksim.pipeline.simulation import simulate_catalog
 
@@ -135,7 +135,7 @@ class Request:
             click.echo(f"clicksim: the reasons are in {catalog}/runs", err=True)
             raise click.exceptions.Exit(1)
 
-    def _simulate_folder(self, runs: Sequence[Run]) -> None:
+    def _simulate_folder(self, runs: Sequence[AskedRun]) -> None:
         """A file for each case of each run."""
         from clicksim.pipeline.simulation import simulate_cases
 
@@ -163,7 +163,7 @@ class Request:
             click.echo(f"clicksim: {refused} of {counted(len(rows), 'case')} refused, see above{rest}", err=True)
             raise click.exceptions.Exit(1)
 
-    def _simulate_one(self, run: Run) -> None:
+    def _simulate_one(self, run: AskedRun) -> None:
         """One case, to stdout or a file."""
         from clicksim.pipeline.simulation import write_prompts_as
 
@@ -201,13 +201,13 @@ class Request:
             return folder_units(self.label, self.companions)
         return file_units([self.label], self.companions, case_id=self.case_id)
 
-    def _roles(self, runs: Sequence[Run]) -> tuple[str, ...]:
+    def _roles(self, runs: Sequence[AskedRun]) -> tuple[str, ...]:
         """The images that are read for the prompts: those for pictures alone only where a person looks at them."""
         given = [role for role, path in self.companions.items() if path is not None]
         person = any(run.annotator is not None for run in runs)
         return ("label", *(role for role in given if person or role not in self.drawn))
 
-    def _prompt_run(self, run: Run) -> "PromptRun":
+    def _prompt_run(self, run: AskedRun) -> "PromptRun":
         return replace(as_prompt_run(run), round=self.number)
 
     @property
@@ -271,7 +271,7 @@ class Request:
         )
 
 
-def as_prompt_run(run: Run) -> "PromptRun":
+def as_prompt_run(run: AskedRun) -> "PromptRun":
     """A run of the command line as the library takes it."""
     from clicksim.pipeline.simulation import PromptRun
 
@@ -292,5 +292,5 @@ def _draw(prompts: "Prompts", case: "CaseImages", uptake: Any, preview: Path) ->
     from clicksim.report.mip import draw_preview, save_picture
 
     image = draw_preview(uptake, case.label.array, prompts, grid=prompts.grid, title=prompts.case_id)
-    with writing(preview):
+    with making_folder(preview):
         save_picture(image, preview)

@@ -5,7 +5,7 @@ import json
 import click
 
 from clicksim.protocols import Protocol, list_presets, list_protocols, load_protocol
-from clicksim.protocols.settings import TABLES, conditions_of
+from clicksim.protocols.protocol_settings import TABLES, conditions_of
 
 
 @click.command("protocols")
@@ -32,10 +32,10 @@ def command(name: str | None, as_json: bool) -> None:
             click.echo(f"{protocol.id:20}  {protocol.title}")
         return
     protocol = load_protocol(name)
-    click.echo(json.dumps({"id": protocol.id, **protocol.tables}) if as_json else describe(protocol))
+    click.echo(json.dumps({"id": protocol.id, **protocol.tables}) if as_json else describe_protocol(protocol))
 
 
-def describe(protocol: Protocol) -> str:
+def describe_protocol(protocol: Protocol) -> str:
     """The protocol as text: its source, what to know about it, and each setting with meaning and range."""
     lines = [f"{protocol.id}: {protocol.title}", f"Source: {protocol.source}", ""]
     lines += [f"- {note}" for note in protocol.notes]

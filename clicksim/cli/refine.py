@@ -58,7 +58,7 @@ def command(
     from clicksim.errors import GeometryError
     from clicksim.refine import refine_prediction
     from clicksim.volumes import case_id_of, read_label, write_image
-    from clicksim.volumes.case import read_uptake
+    from clicksim.volumes.case import read_pet
 
     if normal and normal_value:
         raise click.UsageError("give --normal or --normal-value, one of them")
@@ -66,7 +66,7 @@ def command(
         raise click.UsageError("--keep has no effect without --organs")
     read = {"--prediction": prediction, "--pet": pet, "--organs": organs, "--normal": normal}
     check_distinct(read, {"--out": out})
-    mask, (uptake, doubts) = read_label(prediction), read_uptake(pet)
+    mask, (uptake, doubts) = read_label(prediction), read_pet(pet)
     regions = None if organs is None else read_label(organs)
     other = None if normal is None else read_label(normal)
     name = f"case {case_id_of(prediction)}"

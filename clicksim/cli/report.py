@@ -64,13 +64,13 @@ def make_report(
     from clicksim.catalog import open_catalog
     from clicksim.cli.progress import progress
     from clicksim.pipeline.units import Parts
-    from clicksim.report.catalog import Finding, select_cases, write_report
+    from clicksim.report.catalog import ReportFinding, select_cases, write_report
     from clicksim.report.thumbnails import ThumbnailJob, draw_unit, plan_thumbnails
 
     opened = open_catalog(catalog)
     make_folder(out.parent)
     selection = select_cases(opened, public=public, cases=cases)
-    findings = [Finding(f.severity, f.check, f.cases, f.detail) for f in audit_catalog(opened)]
+    findings = [ReportFinding(f.severity, f.check, f.cases, f.detail) for f in audit_catalog(opened)]
     units = plan_thumbnails(opened, selection.keys, selection.runs)
     job = {"catalog": opened.digest(), "show_head": show_head, "cases": cases}
     parts = Parts(out.with_name(f".{out.name}.parts"), job, resume=resume)

@@ -8,7 +8,7 @@ import click
 
 from clicksim.cli.options import CASE_ID, INPUT, OUTPUT, SETTINGS, Number
 from clicksim.cli.pairs import read_settings
-from clicksim.cli.paths import check_distinct, writing
+from clicksim.cli.paths import check_distinct, making_folder
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -79,7 +79,7 @@ def _write_table(file: Path, rows: "pa.Table") -> None:
 
     from clicksim.files import replacing
 
-    with writing(file), replacing(file) as temporary:
+    with making_folder(file), replacing(file) as temporary:
         if file.suffix == ".csv":
             csv.write_csv(rows, temporary)
         else:

@@ -65,8 +65,8 @@ def command(catalog: str | Path | None, run: str, as_json: bool, **given: Any) -
 
 def _rule_of(folder: Path, protocol: str | None, seed: int | None) -> tuple[Any, str]:
     """The rule of a folder of prompt files, from its settings where they are there, and the layout of the files."""
+    from clicksim.cli.asked_runs import plan_runs
     from clicksim.cli.prompting import as_prompt_run
-    from clicksim.cli.runs import plan_runs
     from clicksim.files import PROMPT_ENDINGS, read_toml
 
     if not folder.is_dir():

@@ -8,9 +8,9 @@ DEFAULTS, PRESETS   every encoding with its settings, and what published entries
 """
 
 from clicksim.guidance.drawing import encode
-from clicksim.guidance.findings import Finding, format_findings
+from clicksim.guidance.encoding_settings import DEFAULTS, MEANING, PRESETS, Preset
+from clicksim.guidance.lint_findings import LintFinding, format_findings
 from clicksim.guidance.linter import lint
-from clicksim.guidance.settings import DEFAULTS, MEANING, PRESETS, Preset
 from clicksim.guidance.storing import write_channels
 from clicksim.guidance.trials import lint_predictor
 
@@ -18,7 +18,7 @@ __all__ = [
     "DEFAULTS",
     "MEANING",
     "PRESETS",
-    "Finding",
+    "LintFinding",
     "Preset",
     "encode",
     "format_findings",

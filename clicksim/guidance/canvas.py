@@ -47,7 +47,7 @@ class Seeds:
 
 
 @dataclass(frozen=True, eq=False)
-class Canvas:
+class ChannelCanvas:
     """One channel of a buffer.
 
     Attributes:
@@ -63,7 +63,7 @@ class Canvas:
     base: int
 
     @classmethod
-    def channels(cls, out: NDArray[np.float32], origin: Ints) -> "list[Canvas]":
+    def channels(cls, out: NDArray[np.float32], origin: Ints) -> "list[ChannelCanvas]":
         """All channels of a dense buffer `(C, I, J, K)`."""
         flat = out.ravel(order="K")
         return [cls(view, origin, flat, n * out.strides[0] // out.itemsize) for n, view in enumerate(out)]
@@ -200,7 +200,7 @@ def whole_origin(origin: Sequence[int]) -> Ints:
     return np.array([int(n) for n in origin], dtype=np.int64)
 
 
-def place_image(image: Any, volume: Shape, shape: Shape, origin: Ints) -> Image:
+def crop_image(image: Any, volume: Shape, shape: Shape, origin: Ints) -> Image:
     """The image where it belongs, by its shape: the whole volume, or the patch.
 
     Raises:

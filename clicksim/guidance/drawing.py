@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 
 from clicksim.errors import GeometryError, SettingError
 from clicksim.geometry import Grid, Shape, Spacing, check_shape, check_spacing
-from clicksim.guidance.canvas import Canvas, Seeds, dense_buffer, find_seeds, place_image, whole_origin
+from clicksim.guidance.canvas import ChannelCanvas, Seeds, crop_image, dense_buffer, find_seeds, whole_origin
+from clicksim.guidance.encoding_settings import DrawingPlan, plan_encoding
 from clicksim.guidance.encodings import ENCODINGS, IMAGE_ENCODINGS
-from clicksim.guidance.settings import Plan, plan_encoding
 from clicksim.prompts import Prompts
 from clicksim.prompts.records import check_inside
 
@@ -69,9 +69,9 @@ def encode(
     draw = _find_encoder(plan, image, prompts.grid.shape, size, start)
     two = plan["channels"] == "two"
     buffer = dense_buffer(out, (2 if two else 1, *size))
-    channels = Canvas.channels(buffer, start)
+    channels = ChannelCanvas.channels(buffer, start)
     if not two:
-        channels += Canvas.channels(np.zeros((1, *size), dtype=np.float32), start)
+        channels += ChannelCanvas.channels(np.zeros((1, *size), dtype=np.float32), start)
     weights = _weights(prompts, plan)
     # where values add up a box is all its voxels; elsewhere its surface does, and the inside is filled
     summed = plan.settings.get("scale") == "sum" or plan.settings.get("merge") == "add"
@@ -89,7 +89,7 @@ def encode(
     return buffer
 
 
-def _finish(view: NDArray[np.float32], plan: Plan) -> None:
+def _finish(view: NDArray[np.float32], plan: DrawingPlan) -> None:
     """Min-max and threshold, as some entries use them."""
     if plan["normalise"] == "minmax":
         low, high = float(view.min()), float(view.max())
@@ -100,14 +100,14 @@ def _finish(view: NDArray[np.float32], plan: Plan) -> None:
         view[...] = view > plan["threshold"]
 
 
-def _sign(foreground: NDArray[np.float32], background: NDArray[np.float32], plan: Plan) -> None:
+def _sign(foreground: NDArray[np.float32], background: NDArray[np.float32], plan: DrawingPlan) -> None:
     """Foreground less background, in the memory of the foreground."""
     if plan["channels"] == "foreground-first":
         background[foreground > 0] = 0.0
     foreground -= background
 
 
-def _weights(prompts: Prompts, plan: Plan) -> NDArray[np.float64]:
+def _weights(prompts: Prompts, plan: DrawingPlan) -> NDArray[np.float64]:
     """`decay` to the power of a prompt's age: the later rounds or, by prompt, the later prompts."""
     rounds = np.array([prompt.round for prompt in prompts], dtype=np.int64)
     age = rounds.max(initial=0) - rounds
@@ -138,13 +138,13 @@ def _check_spacing(grid: Grid, spacing: Sequence[float] | None) -> Spacing | Non
 
 
 def _find_encoder(
-    plan: Plan, image: Any, volume: Shape, shape: Shape, origin: NDArray[np.int64]
-) -> Callable[[Canvas, Seeds], None]:
+    plan: DrawingPlan, image: Any, volume: Shape, shape: Shape, origin: NDArray[np.int64]
+) -> Callable[[ChannelCanvas, Seeds], None]:
     """How the encoding draws, with the image where it reads one; what is not read is not checked."""
     if not plan.needs_image:
         plain = ENCODINGS[plan.encoding]
         return lambda canvas, seeds: plain(canvas, seeds, plan)
     if image is None:
         raise SettingError(f"the encoding {plan.encoding} reads the image; give image=")
-    placed, reading = place_image(image, volume, shape, origin), IMAGE_ENCODINGS[plan.encoding]
+    placed, reading = crop_image(image, volume, shape, origin), IMAGE_ENCODINGS[plan.encoding]
     return lambda canvas, seeds: reading(canvas, seeds, plan, placed)

@@ -11,20 +11,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clicksim.errors import SettingError
-from clicksim.guidance.canvas import Canvas, Floats, Image, Ints, Seeds
-from clicksim.guidance.geodesic import draw_exp_geodesic, draw_geodesic
-from clicksim.guidance.settings import Plan
+from clicksim.guidance.canvas import ChannelCanvas, Floats, Image, Ints, Seeds
+from clicksim.guidance.encoding_settings import DrawingPlan
+from clicksim.guidance.geodesic_maps import draw_exp_geodesic, draw_geodesic
 from clicksim.guidance.templates import distance_template, edt_ball_template, resized_ball
 
 MUCH = 8.0  # values to stamp per voxel of the patch from which one distance transform costs less
 
 
-def draw_points(canvas: Canvas, seeds: Seeds, plan: Plan) -> None:  # noqa: ARG001
+def draw_points(canvas: ChannelCanvas, seeds: Seeds, plan: DrawingPlan) -> None:  # noqa: ARG001
     """1 at the voxels of prompts, 0 elsewhere. Source: autoPET V baseline (its sigma of 0)."""
     canvas.stamp(np.ones((1, 1, 1)), (0, 0, 0), seeds)
 
 
-def draw_gaussian(canvas: Canvas, seeds: Seeds, plan: Plan) -> None:
+def draw_gaussian(canvas: ChannelCanvas, seeds: Seeds, plan: DrawingPlan) -> None:
     """`exp(-d^2 / 2 sigma^2)`, 1 at the prompt; cut off, along each axis, `truncate` sigma away (rounded to voxels).
 
     With `scale="sum"` the values of one prompt sum to 1, as `scipy.ndimage.gaussian_filter` of a single 1 gives them,
@@ -37,14 +37,14 @@ def draw_gaussian(canvas: Canvas, seeds: Seeds, plan: Plan) -> None:
     _paint_gaussians(canvas, seeds, sigma, plan)
 
 
-def draw_ball(canvas: Canvas, seeds: Seeds, plan: Plan) -> None:
+def draw_ball(canvas: ChannelCanvas, seeds: Seeds, plan: DrawingPlan) -> None:
     """1 where `d <= radius`, else 0. Source: the disks of RITM and SimpleClick, in three dimensions."""
     radius, spacing = plan.length("radius", seeds.spacing)
     template = distance_template(radius, spacing, lambda d: d <= radius)
     canvas.stamp(template, _middle(template), seeds)
 
 
-def draw_disk(canvas: Canvas, seeds: Seeds, plan: Plan) -> None:
+def draw_disk(canvas: ChannelCanvas, seeds: Seeds, plan: DrawingPlan) -> None:
     """1 where `d <= radius` within the slice of the prompt, across the stored axis `axis`.
 
     With `scale="sum"` a disk is divided by its number of voxels, and with `merge="add"` disks add up.
@@ -57,7 +57,7 @@ def draw_disk(canvas: Canvas, seeds: Seeds, plan: Plan) -> None:
     canvas.stamp(template, _middle(template), seeds, add=plan["merge"] == "add")
 
 
-def draw_edt_ball(canvas: Canvas, seeds: Seeds, plan: Plan) -> None:
+def draw_edt_ball(canvas: ChannelCanvas, seeds: Seeds, plan: DrawingPlan) -> None:
     """Depth inside a ball, divided by its largest: 1 at the prompt, falling to 1/(r+1) or so at the rim.
 
     In mm the ball is `d <= radius_mm` and depth is in mm; in voxels it is the published one, whose depth is taken to
@@ -77,7 +77,7 @@ def draw_edt_ball(canvas: Canvas, seeds: Seeds, plan: Plan) -> None:
     canvas.stamp(template, _middle(template), seeds)
 
 
-def draw_distance(canvas: Canvas, seeds: Seeds, plan: Plan) -> None:
+def draw_distance(canvas: ChannelCanvas, seeds: Seeds, plan: DrawingPlan) -> None:
     """`max(0, 1 - d / reach)`: the truncated Euclidean distance, turned so that the prompt is 1.
 
     Source: truncated distance maps of Xu et al., Deep Interactive Object Selection, CVPR 2016.
@@ -86,7 +86,7 @@ def draw_distance(canvas: Canvas, seeds: Seeds, plan: Plan) -> None:
     _draw_fall(canvas, seeds, reach, spacing, lambda d: np.maximum(0.0, 1.0 - d / reach))
 
 
-def draw_exp_distance(canvas: Canvas, seeds: Seeds, plan: Plan) -> None:
+def draw_exp_distance(canvas: ChannelCanvas, seeds: Seeds, plan: DrawingPlan) -> None:
     """`exp(-d / fall)`, and 0 beyond `truncate * fall`; infinite for none.
 
     Source: the exponentiated distance maps compared in Guiding the Guidance (2023).
@@ -96,7 +96,7 @@ def draw_exp_distance(canvas: Canvas, seeds: Seeds, plan: Plan) -> None:
     _draw_fall(canvas, seeds, end, spacing, lambda d: np.where(d <= end, np.exp(-d / fall), 0.0))
 
 
-def draw_inverse_distance(canvas: Canvas, seeds: Seeds, plan: Plan) -> None:
+def draw_inverse_distance(canvas: ChannelCanvas, seeds: Seeds, plan: DrawingPlan) -> None:
     """`1 / (d + offset)` in voxels, as published: with min-max and the offset of 1e-6 in effect binary.
 
     With `inverted` the distance is that of a prompt voxel to the nearest voxel without a prompt, and 0 elsewhere.
@@ -109,7 +109,7 @@ def draw_inverse_distance(canvas: Canvas, seeds: Seeds, plan: Plan) -> None:
     _raise(canvas, 1.0 / (_distance_to(canvas, seeds.voxels, (1.0, 1.0, 1.0)) + offset))
 
 
-def draw_adaptive(canvas: Canvas, seeds: Seeds, plan: Plan, image: Image) -> None:
+def draw_adaptive(canvas: ChannelCanvas, seeds: Seeds, plan: DrawingPlan, image: Image) -> None:
     """A Gaussian of peak 1 for each prompt, narrow where the image around it varies.
 
     `sigma = sigma_max - (sigma_max - sigma_min) * min(1, s / contrast)`, with `s` the standard deviation of the image
@@ -128,7 +128,7 @@ def draw_adaptive(canvas: Canvas, seeds: Seeds, plan: Plan, image: Image) -> Non
     _paint_gaussians(canvas, inside, wide - (wide - narrow) * share, plan)
 
 
-def draw_masked(canvas: Canvas, seeds: Seeds, plan: Plan, image: Image) -> None:
+def draw_masked(canvas: ChannelCanvas, seeds: Seeds, plan: DrawingPlan, image: Image) -> None:
     """A Gaussian of peak 1, foreground masked by uptake: 0 where the uptake is below `min(suv, uptake at the prompt)`.
 
     The background is not masked. Source: the third entry of autoPET IV, in one signed channel.
@@ -152,13 +152,13 @@ def _middle(template: NDArray[np.float64]) -> list[int]:
     return [n // 2 for n in template.shape]
 
 
-def _paint_gaussians(canvas: Canvas, seeds: Seeds, sigma: Floats, plan: Plan) -> None:
+def _paint_gaussians(canvas: ChannelCanvas, seeds: Seeds, sigma: Floats, plan: DrawingPlan) -> None:
     """Gaussians of `(n, 3)` sigmas in voxels."""
     starts, counts, profiles = _profiles(seeds, sigma, plan)
     canvas.paint(starts, counts, profiles, seeds.weights, add=plan.settings.get("merge") == "add")
 
 
-def _profiles(seeds: Seeds, sigma: Floats, plan: Plan) -> tuple[Ints, Ints, Floats]:
+def _profiles(seeds: Seeds, sigma: Floats, plan: DrawingPlan) -> tuple[Ints, Ints, Floats]:
     """Along each axis: the first voxel, the number of values, and the values of each prompt's Gaussian."""
     radius = (plan["truncate"] * sigma + 0.5).astype(np.int64)
     starts, counts = seeds.voxels - radius, 2 * radius + 1
@@ -203,7 +203,11 @@ def _reflected(starts: Ints, weights: Floats, volume: tuple[int, ...]) -> tuple[
 
 
 def _draw_fall(
-    canvas: Canvas, seeds: Seeds, end: float, spacing: tuple[float, float, float], value: Callable[[Floats], Floats]
+    canvas: ChannelCanvas,
+    seeds: Seeds,
+    end: float,
+    spacing: tuple[float, float, float],
+    value: Callable[[Floats], Floats],
 ) -> None:
     """A value that falls with the distance and ends at `end`: by stamps, or by one distance transform."""
     cells = np.prod(2.0 * (end / np.array(spacing)) + 1.0) if np.isfinite(end) else np.inf
@@ -215,7 +219,7 @@ def _draw_fall(
         _raise(canvas, weight * value(_distance_to(canvas, voxels, spacing)))
 
 
-def _distance_to(canvas: Canvas, voxels: Ints, spacing: tuple[float, float, float]) -> Floats:
+def _distance_to(canvas: ChannelCanvas, voxels: Ints, spacing: tuple[float, float, float]) -> Floats:
     """The distance to the nearest of some voxels, by one distance transform of the box that holds all of them."""
     import edt
 
@@ -228,7 +232,7 @@ def _distance_to(canvas: Canvas, voxels: Ints, spacing: tuple[float, float, floa
     return found[tuple(slice(a, a + n) for a, n in zip(first.tolist(), canvas.shape, strict=True))].astype(np.float64)
 
 
-def _distance_inside(canvas: Canvas, seeds: Seeds) -> Floats:
+def _distance_inside(canvas: ChannelCanvas, seeds: Seeds) -> Floats:
     """For prompt voxels the distance to the nearest voxel without a prompt, 0 elsewhere; in voxels."""
     from scipy.ndimage import distance_transform_edt
 
@@ -238,11 +242,11 @@ def _distance_inside(canvas: Canvas, seeds: Seeds) -> Floats:
     return np.asarray(distance_transform_edt(mask), dtype=np.float64)
 
 
-def _raise(canvas: Canvas, values: Floats) -> None:
+def _raise(canvas: ChannelCanvas, values: Floats) -> None:
     canvas.raise_to(values.astype(np.float32), canvas.origin)
 
 
-ENCODINGS: dict[str, Callable[[Canvas, Seeds, Plan], None]] = {
+ENCODINGS: dict[str, Callable[[ChannelCanvas, Seeds, DrawingPlan], None]] = {
     "points": draw_points,
     "gaussian": draw_gaussian,
     "ball": draw_ball,
@@ -252,7 +256,7 @@ ENCODINGS: dict[str, Callable[[Canvas, Seeds, Plan], None]] = {
     "exp-distance": draw_exp_distance,
     "inverse-distance": draw_inverse_distance,
 }
-IMAGE_ENCODINGS: dict[str, Callable[[Canvas, Seeds, Plan, Image], None]] = {
+IMAGE_ENCODINGS: dict[str, Callable[[ChannelCanvas, Seeds, DrawingPlan, Image], None]] = {
     "geodesic": draw_geodesic,
     "exp-geodesic": draw_exp_geodesic,
     "adaptive": draw_adaptive,

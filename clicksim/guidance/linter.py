@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from clicksim.errors import GeometryError, ImageError
 from clicksim.geometry import Grid, Spacing, check_spacing
 from clicksim.guidance.canvas import whole_origin
-from clicksim.guidance.findings import Finding
+from clicksim.guidance.lint_findings import LintFinding
 from clicksim.prompts import Prompts
 
 LOW_PEAK, FAINT_PEAK = 0.1, 0.5
@@ -31,7 +31,7 @@ def lint(
     *,
     spacing: Sequence[float] | None = None,
     origin: Sequence[int] | None = None,
-) -> list[Finding]:
+) -> list[LintFinding]:
     """Check guidance channels against the prompts that they are to show.
 
     Checks of each polarity: `finite`, `storage`, `prompts` (lost and clipped), `peak`, `polarity` (inverted, or the
@@ -105,20 +105,20 @@ class _Side:
         level = level if level > 0 else self.peak
         return self.channel >= 0.5 * level if level > 0 else np.zeros(self.channel.shape, dtype=bool)
 
-    def good(self, check: str, reason: str, value: float | None = None) -> Finding:
-        return Finding(check, self.name, "good", reason, value)
+    def good(self, check: str, reason: str, value: float | None = None) -> LintFinding:
+        return LintFinding(check, self.name, "good", reason, value)
 
-    def note(self, check: str, reason: str, value: float | None = None) -> Finding:
-        return Finding(check, self.name, "note", reason, value)
+    def note(self, check: str, reason: str, value: float | None = None) -> LintFinding:
+        return LintFinding(check, self.name, "note", reason, value)
 
-    def suspect(self, check: str, reason: str, value: float | None = None) -> Finding:
-        return Finding(check, self.name, "suspect", reason, value)
+    def suspect(self, check: str, reason: str, value: float | None = None) -> LintFinding:
+        return LintFinding(check, self.name, "suspect", reason, value)
 
-    def bad(self, check: str, reason: str, value: float | None = None) -> Finding:
-        return Finding(check, self.name, "bad", reason, value)
+    def bad(self, check: str, reason: str, value: float | None = None) -> LintFinding:
+        return LintFinding(check, self.name, "bad", reason, value)
 
 
-def _check_side(side: _Side) -> list[Finding]:
+def _check_side(side: _Side) -> list[LintFinding]:
     if not np.isfinite(side.channel).all():
         count = int(np.count_nonzero(~np.isfinite(side.channel)))
         return [side.bad("finite", f"{count} values are NaN or infinite; nothing else was checked", float(count))]
@@ -131,14 +131,14 @@ def _check_side(side: _Side) -> list[Finding]:
     return [check(side) for check in CHECKS]
 
 
-def _without_prompts(side: _Side) -> Finding:
+def _without_prompts(side: _Side) -> LintFinding:
     span = float(np.abs(side.channel).max())
     if span == 0:
         return side.good("prompts", "no prompts, and the channel is zero")
     return side.bad("prompts", f"no prompts, and yet values up to {span:.3g}: a ramp or a leftover", span)
 
 
-def _prompts(side: _Side) -> Finding:
+def _prompts(side: _Side) -> LintFinding:
     """Prompts outside the channel, without a value, or so near a face that their support is cut."""
     outside = len(side.voxels) - int(side.seen.sum())
     lost = int(np.count_nonzero(side.at_prompts <= 0))
@@ -153,7 +153,7 @@ def _prompts(side: _Side) -> Finding:
     return side.good("prompts", f"all {whole} prompt voxels have a value")
 
 
-def _storage(side: _Side) -> Finding:
+def _storage(side: _Side) -> LintFinding:
     """Values that went through 8 bits: a header of a label, taken over with its slope of 1/255."""
     levels = np.unique(side.channel.reshape(-1)[:: max(1, side.channel.size // 2_000_000)])
     levels = np.unique(np.concatenate([levels, side.at_prompts]))
@@ -166,7 +166,7 @@ def _storage(side: _Side) -> Finding:
     return side.good("storage", "no trace of 8-bit storage")
 
 
-def _peak(side: _Side) -> Finding:
+def _peak(side: _Side) -> LintFinding:
     peak = side.peak
     if peak < LOW_PEAK:
         return side.bad(
@@ -178,7 +178,7 @@ def _peak(side: _Side) -> Finding:
     return side.good("peak", f"the peak is {peak:.3g}", peak)
 
 
-def _polarity(side: _Side) -> Finding:
+def _polarity(side: _Side) -> LintFinding:
     """Low at its own prompts, or high at the others'."""
     own = float(np.median(side.at_prompts))
     around = float(side.channel.mean())
@@ -195,7 +195,7 @@ def _polarity(side: _Side) -> Finding:
     return side.good("polarity", f"{own:.3g} at the prompts, {around:.2g} on average", own)
 
 
-def _place(side: _Side) -> Finding:
+def _place(side: _Side) -> LintFinding:
     """Whether another order of axes, a mirror or a shift would fit the prompts clearly better."""
     voxels = side.voxels[side.seen]
     here = float(side.at_prompts.mean())
@@ -223,7 +223,7 @@ def _place(side: _Side) -> Finding:
     return side.bad("place", f"the prompts fit better {reason}: {best:.3g} in place of {here:.3g}", here)
 
 
-def _support(side: _Side) -> Finding:
+def _support(side: _Side) -> LintFinding:
     """How far a prompt reaches: the radius of a ball of the volume at half height, per prompt."""
     voxels = np.unique(side.voxels[side.seen], axis=0)
     near = _neighbours(voxels, side.channel.shape)
@@ -246,7 +246,7 @@ def _support(side: _Side) -> Finding:
     return side.good("support", text, radius)
 
 
-def _energy(side: _Side) -> Finding:
+def _energy(side: _Side) -> LintFinding:
     """Sum of the values per prompt voxel."""
     energy = float(np.abs(side.channel).sum(dtype=np.float64)) / int(side.seen.sum())
     share = float(side.at_prompts.sum()) / max(float(side.channel.sum(dtype=np.float64)), 1e-300)
@@ -254,7 +254,7 @@ def _energy(side: _Side) -> Finding:
     return side.good("energy", text, energy)
 
 
-def _balance(side: _Side) -> Finding:
+def _balance(side: _Side) -> LintFinding:
     """Whether some prompts of a round outweigh others."""
     rounds = side.rounds[side.seen]
     ratio = 1.0
@@ -267,7 +267,7 @@ def _balance(side: _Side) -> Finding:
     return side.suspect("balance", text, ratio) if ratio < 0.6 else side.good("balance", text, ratio)
 
 
-def _z_score(side: _Side) -> Finding:
+def _z_score(side: _Side) -> LintFinding:
     """What a pipeline that normalises every channel would make of this one."""
     spread = float(side.channel.std(dtype=np.float64))
     if spread == 0:
@@ -279,25 +279,25 @@ def _z_score(side: _Side) -> Finding:
     return side.good("z-score", text, spike)
 
 
-CHECKS: tuple[Callable[[_Side], Finding], ...] = (
+CHECKS: tuple[Callable[[_Side], LintFinding], ...] = (
     _prompts, _storage, _peak, _polarity, _place, _support, _energy, _balance, _z_score,
 )  # fmt: skip
 
 
-def _overlap(first: _Side, second: _Side) -> Finding:
+def _overlap(first: _Side, second: _Side) -> LintFinding:
     """Voxels that both polarities claim."""
     both = {tuple(v) for v in first.voxels.tolist()} & {tuple(v) for v in second.voxels.tolist()}
     if both:
         names = ", ".join(map(str, sorted(both)[:10]))
-        return Finding("overlap", "both", "bad", f"{len(both)} voxels have prompts of both polarities: {names}")
+        return LintFinding("overlap", "both", "bad", f"{len(both)} voxels have prompts of both polarities: {names}")
     if not (len(first.voxels) and len(second.voxels)):
-        return Finding("overlap", "both", "good", "one polarity alone", 0.0)
+        return LintFinding("overlap", "both", "good", "one polarity alone", 0.0)
     if not (np.isfinite(first.channel).all() and np.isfinite(second.channel).all()):
-        return Finding("overlap", "both", "bad", "not checked: values are not finite")
+        return LintFinding("overlap", "both", "bad", "not checked: values are not finite")
     shared = int(np.count_nonzero(first.strong & second.strong))
     share = shared / max(1, min(int(first.strong.sum()), int(second.strong.sum())))
     text = f"{shared} voxels at half height in both polarities, {share:.0%} of the smaller"
-    return Finding("overlap", "both", "suspect" if share > 0.1 else "good", text, share)
+    return LintFinding("overlap", "both", "suspect" if share > 0.1 else "good", text, share)
 
 
 def _channels(guidance: ArrayLike) -> NDArray[Any]:

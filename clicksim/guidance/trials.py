@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from clicksim.errors import GeometryError, ImageError
 from clicksim.geometry import check_spacing
-from clicksim.guidance.findings import Finding
+from clicksim.guidance.lint_findings import LintFinding
 from clicksim.prompts import Box, Prompts
 from clicksim.prompts.records import check_inside
 from clicksim.streams import stream
@@ -26,7 +26,7 @@ def lint_predictor(
     shift_mm: float = 20.0,
     threshold: float = 0.5,
     seed: int = 42,
-) -> list[Finding]:
+) -> list[LintFinding]:
     """Ask a model again with its guidance spoiled, and compare.
 
     Trials: the same again (`repeat`), all channels zero (`zero`), their voxels in a random order (`shuffle`), moved by
@@ -84,25 +84,25 @@ def lint_predictor(
     return findings
 
 
-def _repeat(noise: float) -> Finding:
+def _repeat(noise: float) -> LintFinding:
     if noise:
-        return Finding("repeat", "model", "note", f"the same input changes {noise:.1%} of the mask", noise)
-    return Finding("repeat", "model", "good", "the same input gives the same mask", 0.0)
+        return LintFinding("repeat", "model", "note", f"the same input changes {noise:.1%} of the mask", noise)
+    return LintFinding("repeat", "model", "good", "the same input gives the same mask", 0.0)
 
 
-def _obeys(base: NDArray[np.bool_], prompts: Prompts) -> Finding:
+def _obeys(base: NDArray[np.bool_], prompts: Prompts) -> LintFinding:
     """Whether a prompt's own voxel is predicted as clicked; the corners of a box need not be."""
     right = [base[v] == prompt.foreground for prompt in prompts if not isinstance(prompt, Box) for v in prompt.voxels]
     if not right:
-        return Finding("obeys", "model", "note", "no clicks or scribbles to obey")
+        return LintFinding("obeys", "model", "note", "no clicks or scribbles to obey")
     share = sum(right) / len(right)
     verdict = "good" if share >= LOW_OBEDIENCE else "suspect" if share >= 0.5 else "bad"
-    return Finding(
+    return LintFinding(
         "obeys", "model", verdict, f"{sum(right)} of {len(right)} prompt voxels are predicted as clicked", share
     )
 
 
-def _trial(name: str, change: float, noise: float) -> Finding:
+def _trial(name: str, change: float, noise: float) -> LintFinding:
     words = {
         "zero": "without guidance",
         "shuffle": "with shuffled guidance",
@@ -111,20 +111,20 @@ def _trial(name: str, change: float, noise: float) -> Finding:
     }
     text = f"{words[name]} {change:.1%} of the mask changes"
     if change <= noise:
-        return Finding(name, "model", "bad", f"{text}: the model does not look at it", change)
-    return Finding(name, "model", "suspect" if change < noise + 0.001 else "good", text, change)
+        return LintFinding(name, "model", "bad", f"{text}: the model does not look at it", change)
+    return LintFinding(name, "model", "suspect" if change < noise + 0.001 else "good", text, change)
 
 
-def _monotone(name: str, base: NDArray[np.bool_], without: NDArray[np.bool_]) -> Finding:
+def _monotone(name: str, base: NDArray[np.bool_], without: NDArray[np.bool_]) -> LintFinding:
     """Foreground prompts may only add, background prompts only remove."""
     added, removed = int(np.count_nonzero(base & ~without)), int(np.count_nonzero(without & ~base))
     wrong, right = (removed, added) if name == "foreground" else (added, removed)
     text = f"the {name} prompts add {added} voxels and remove {removed}"
     if wrong > right:
-        return Finding(name, "model", "bad", f"{text}: against their polarity", float(wrong))
+        return LintFinding(name, "model", "bad", f"{text}: against their polarity", float(wrong))
     if wrong:
-        return Finding(name, "model", "note", text, float(wrong))
-    return Finding(name, "model", "good", text, 0.0)
+        return LintFinding(name, "model", "note", text, float(wrong))
+    return LintFinding(name, "model", "good", text, 0.0)
 
 
 def _change(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> float:

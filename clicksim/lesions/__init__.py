@@ -1,6 +1,6 @@
 """Components and lesions: a mask in; sizes, boxes, depths, rims and uptake of each component out.
 
-Everything works on the runs of the foreground (`clicksim.kernels.runs`), so its cost follows the lesions and
+Everything works on the runs of the foreground (`clicksim.kernels.voxel_runs`), so its cost follows the lesions and
 not the volume. Components are numbered from 1 by their first voxel in the order k, then j, then i (i runs
 fastest), whatever the memory layout of the array: the order in which cc3d numbers a Fortran-ordered array, and
 so the order behind the published clicks.

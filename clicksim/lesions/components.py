@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from clicksim.geometry import Spacing
 from clicksim.geometry.arrays import Memory
 from clicksim.kernels import depth as depth_kernels
-from clicksim.kernels import runs as run_kernels
+from clicksim.kernels import voxel_runs as run_kernels
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]

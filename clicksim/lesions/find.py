@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from clicksim.errors import GeometryError, unknown_name
 from clicksim.geometry.arrays import Memory, as_labels, as_mask, flat_view
-from clicksim.kernels import runs as run_kernels
+from clicksim.kernels import voxel_runs as run_kernels
 from clicksim.lesions.components import Components, Ints
 
 Instances = Literal["auto", "labels", "components", "touching"]

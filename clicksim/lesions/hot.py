@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from clicksim.errors import UptakeError, in_case
 from clicksim.geometry.arrays import Memory, as_uptake, flat_view
-from clicksim.kernels import runs as run_kernels
 from clicksim.kernels import uptake as uptake_kernels
+from clicksim.kernels import voxel_runs as run_kernels
 from clicksim.lesions.components import Components
 from clicksim.lesions.find import connect
 

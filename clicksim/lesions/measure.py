@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 from clicksim.errors import GeometryError, SettingError, UptakeError
 from clicksim.geometry import Grid, check_spacing, steps_within
 from clicksim.geometry.arrays import as_uptake
-from clicksim.kernels import tables as table_kernels
+from clicksim.kernels import lesion_means as table_kernels
 from clicksim.lesions.components import Components
 
 if TYPE_CHECKING:

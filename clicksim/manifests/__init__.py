@@ -10,15 +10,15 @@ write_csv               plain tables
 check_manifest          an export held against itself and against the catalog
 """
 
-from clicksim.manifests.check import check_manifest, read_record
 from clicksim.manifests.croissant import write_croissant
+from clicksim.manifests.csv_export import write_csv
 from clicksim.manifests.folder import Written
 from clicksim.manifests.grand_challenge import write_grand_challenge
 from clicksim.manifests.huggingface import write_huggingface
-from clicksim.manifests.monai import write_monai
+from clicksim.manifests.manifest_checks import check_manifest, read_record
+from clicksim.manifests.monai_datalist import write_monai
 from clicksim.manifests.nnunet import write_nnunet
 from clicksim.manifests.selection import Export, select
-from clicksim.manifests.table import write_csv
 
 __all__ = [
     "Export",

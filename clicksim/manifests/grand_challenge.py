@@ -15,7 +15,7 @@ from typing import Any
 from clicksim.errors import CatalogError, ClicksimError
 from clicksim.files import LESION_CLICKS
 from clicksim.manifests.folder import Written, finish, prepare_folder
-from clicksim.manifests.images import label_grid, place_image
+from clicksim.manifests.images import label_grid, place_export_image
 from clicksim.manifests.selection import Export, key_of, prompts_of
 
 
@@ -73,7 +73,7 @@ def _write_case(export: Export, row: dict[str, Any], out: Path) -> dict[str, str
     stem = str(uuid.uuid5(uuid.NAMESPACE_URL, f"clicksim:{row['case_id']}"))
     files = {channel.name: f"{name}/images/{channel.name.lower()}/{stem}.mha" for channel in export.channels}
     for channel in export.channels:
-        place_image(export, row, channel.column, out / files[channel.name], copy=True)
+        place_export_image(export, row, channel.column, out / files[channel.name], copy=True)
     files["clicks"] = f"{name}/{LESION_CLICKS}"
     write_prompts(out / files["clicks"], prompts_of(export, row, grid), "grand-challenge")
     return files

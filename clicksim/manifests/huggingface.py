@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from clicksim.errors import CatalogError, ClicksimError
 from clicksim.files import replacing, write_text
 from clicksim.manifests.folder import Written, check_copies, finish, licence_text, prepare_folder
-from clicksim.manifests.images import SUFFIX, place_image, place_label
+from clicksim.manifests.images import SUFFIX, place_export_image, place_label
 from clicksim.manifests.selection import Export, key_of
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def write_huggingface(export: Export, out: Path, *, copy: bool = False) -> Writt
         try:
             place_label(export, row, out / split / files["label"], copy=copy)
             for channel in export.channels:
-                place_image(export, row, channel.column, out / split / files[channel.name.lower()], copy=copy)
+                place_export_image(export, row, channel.column, out / split / files[channel.name.lower()], copy=copy)
         except ClicksimError as error:
             written.refused[row["case_id"]] = str(error)
             for file in files.values():

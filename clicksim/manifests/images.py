@@ -17,7 +17,7 @@ TIGHT_MM, LOOSE_MM = 1e-4, 0.1
 SUFFIX = ".nii.gz"
 
 
-def place_image(export: Export, row: Mapping[str, Any], column: str, target: Path, *, copy: bool) -> None:
+def place_export_image(export: Export, row: Mapping[str, Any], column: str, target: Path, *, copy: bool) -> None:
     """Put an image at `target`, on the lattice of the case's label.
 
     Raises:
@@ -46,7 +46,7 @@ def place_label(export: Export, row: Mapping[str, Any], target: Path, *, copy: b
     No catalog says which values a file holds, and a mask may be 0 and 255: each label is read, once.
 
     Raises:
-        ImageError, CatalogError: As `place_image`.
+        ImageError, CatalogError: As `place_export_image`.
     """
     from clicksim.volumes import read_label, write_image
 

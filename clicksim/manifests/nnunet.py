@@ -18,7 +18,7 @@ from typing import Any
 from clicksim.errors import CatalogError, ClicksimError, SettingError
 from clicksim.geometry import Grid
 from clicksim.manifests.folder import RECORD, Written, check_copies, finish, prepare_folder, write_json
-from clicksim.manifests.images import SUFFIX, label_grid, place_image, place_label
+from clicksim.manifests.images import SUFFIX, label_grid, place_export_image, place_label
 from clicksim.manifests.selection import PROMPT_CHANNELS, Channel, Export, key_of, prompts_of
 from clicksim.prompts import Click, Prompts
 
@@ -161,7 +161,7 @@ def _write_case(export: Export, row: dict[str, Any], out: Path, *, copy: bool) -
     place_label(export, row, out / files["label"], copy=copy)
     for n, channel in enumerate(export.channels):
         files[channel.name] = f"imagesTr/{name}_{n:04d}{SUFFIX}"
-        place_image(export, row, channel.column, out / files[channel.name], copy=copy)
+        place_export_image(export, row, channel.column, out / files[channel.name], copy=copy)
     return files
 
 

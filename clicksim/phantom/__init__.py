@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from clicksim.errors import EmptyMaskError, SettingError, unknown_name
 from clicksim.geometry import Grid, Shape, Spacing, check_shape, check_spacing
 from clicksim.phantom.anatomy import paint_patient
-from clicksim.phantom.lesions import Placer
+from clicksim.phantom.lesions import LesionPlacer
 from clicksim.phantom.patient import draw_patient
-from clicksim.phantom.shapes import AIR_HU, Canvas, Floats
+from clicksim.phantom.shapes import AIR_HU, Floats, PhantomCanvas
 from clicksim.streams import stream
 
 __all__ = ["TRACERS", "Phantom", "make_phantom"]
@@ -113,10 +113,10 @@ def make_phantom(
     scale = stature * shrink
 
     window, axes = _body_box(size, step, scale)
-    canvas = Canvas.empty(axes)
+    canvas = PhantomCanvas.empty(axes)
     patient = draw_patient(tracer, draw("patient"))
     paint_patient(canvas, patient)
-    placer = Placer(
+    placer = LesionPlacer(
         canvas,
         tracer,
         float(np.prod(step)) / 1000,
@@ -138,7 +138,7 @@ def make_phantom(
     return Phantom(case_id, tracer, _grid(size, step), ct, pet, label, organs, placed)
 
 
-def _place(placer: Placer, wanted: int | None, case_id: str) -> int:
+def _place(placer: LesionPlacer, wanted: int | None, case_id: str) -> int:
     """Grow the lesions; a drawn number may end where the body is full, one that was asked for may not."""
     count = placer.draw_count() if wanted is None else wanted
     for number in range(1, count + 1):
@@ -183,7 +183,7 @@ def _body_box(
     return (cuts[0], cuts[1], cuts[2]), (axes[0], axes[1], axes[2])
 
 
-def _scan(canvas: Canvas, spacing: Spacing, shrink: float, rng: np.random.Generator) -> None:
+def _scan(canvas: PhantomCanvas, spacing: Spacing, shrink: float, rng: np.random.Generator) -> None:
     """Turn activity into a PET image, in place: noise, then the scanner's blur, which correlates it.
 
     White noise is scaled so that its standard deviation after the blur is `NOISE` times the root of the

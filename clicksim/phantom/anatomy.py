@@ -6,8 +6,8 @@ Positions are those of a reference patient, in body coordinates. Nothing here wa
 import numpy as np
 
 from clicksim.phantom.head import paint_head, paint_neck
-from clicksim.phantom.patient import LEFT, RIGHT, Patient
-from clicksim.phantom.shapes import Canvas, bend, ellipsoid, tube, waves
+from clicksim.phantom.patient import LEFT, RIGHT, PhantomPatient
+from clicksim.phantom.shapes import PhantomCanvas, bend, ellipsoid, tube, waves
 
 FAT_HU, MUSCLE_HU, BLOOD_HU, SPONGY_HU, CORTEX_HU, LUNG_HU = -100, 50, 40, 220, 700, -820
 
@@ -25,7 +25,7 @@ TORSO = np.array(
 THIGH = ((90, -6, -862), (90, -4, -915), (88, -2, -1000), (82, -6, -1320), (80, -25, -1700))
 
 
-def paint_patient(canvas: Canvas, patient: Patient) -> None:
+def paint_patient(canvas: PhantomCanvas, patient: PhantomPatient) -> None:
     """Paint everything but lesions, from the outside inwards."""
     _outline(canvas, patient)
     _texture(canvas, patient)
@@ -44,7 +44,7 @@ def paint_patient(canvas: Canvas, patient: Patient) -> None:
     _urinary(canvas, patient)
 
 
-def _outline(canvas: Canvas, patient: Patient) -> None:
+def _outline(canvas: PhantomCanvas, patient: PhantomPatient) -> None:
     """Skin, fat and muscle."""
     suv = patient.suv
     for shrink, hu, uptake in ((0.0, FAT_HU, suv["fat"]), (patient.fat_mm, MUSCLE_HU, suv["muscle"])):
@@ -70,7 +70,7 @@ def _outline(canvas: Canvas, patient: Patient) -> None:
             canvas.fill(region, None, hu, uptake)
 
 
-def _arm(patient: Patient, side: int) -> list[tuple[float, float, float]]:
+def _arm(patient: PhantomPatient, side: int) -> list[tuple[float, float, float]]:
     """Shoulder, elbow and hand; beside the head or beside the body."""
     if patient.arms_up:
         return [(side * 160, -12, -325), (side * 182, 5, -260), (side * 205, 35, -40), (side * 130, 60, 150)]
@@ -83,7 +83,7 @@ def _arm(patient: Patient, side: int) -> list[tuple[float, float, float]]:
     ]
 
 
-def _torso(canvas: Canvas, patient: Patient, shrink: float, hu: int, suv: float) -> None:
+def _torso(canvas: PhantomCanvas, patient: PhantomPatient, shrink: float, hu: int, suv: float) -> None:
     """Neck to groin: a rounded cross-section in each slice; separable, so that it costs one sum per voxel."""
     box, u, v, w = canvas.box((-260, -180, TORSO[-1, 0]), (260, 180, TORSO[0, 0]))
     levels = w.ravel()
@@ -99,7 +99,7 @@ def _torso(canvas: Canvas, patient: Patient, shrink: float, hu: int, suv: float)
     canvas.fill((box, rho), None, hu, suv)
 
 
-def _texture(canvas: Canvas, patient: Patient) -> None:
+def _texture(canvas: PhantomCanvas, patient: PhantomPatient) -> None:
     """Slow unevenness of the soft tissues, along each axis on its own."""
     for axis, coordinates in enumerate(canvas.axes):
         shape = [1, 1, 1]
@@ -111,7 +111,7 @@ def _texture(canvas: Canvas, patient: Patient) -> None:
         canvas.activity *= (1 + 0.04 * ripple).astype(np.float32).reshape(shape)
 
 
-def _lungs(canvas: Canvas, patient: Patient) -> None:
+def _lungs(canvas: PhantomCanvas, patient: PhantomPatient) -> None:
     """Five lobes; the fissures are planes. Denser and a little warmer towards the back."""
     for side, lobes in ((LEFT, (10, 10, 11)), (RIGHT, (12, 13, 14))):
         region = ellipsoid(canvas, (side * 76, -2, -428), (60, 86, 126), tilt=-side * 6, rng=patient.rng, wobble=0.02)
@@ -123,12 +123,12 @@ def _lungs(canvas: Canvas, patient: Patient) -> None:
             canvas.fill(region, lobe, LUNG_HU, np.broadcast_to(uptake, part.shape), part=part)
 
 
-def _abdominal_fat(canvas: Canvas) -> None:
+def _abdominal_fat(canvas: PhantomCanvas) -> None:
     """The fat between the organs."""
     canvas.fill(ellipsoid(canvas, (0, 18, -690), (116, 66, 130)), None, FAT_HU, 0.35)
 
 
-def _limbs(canvas: Canvas, patient: Patient, side: int) -> None:
+def _limbs(canvas: PhantomCanvas, patient: PhantomPatient, side: int) -> None:
     """Arm, shoulder girdle and thigh bones."""
     suv, arm = patient.suv, _arm(patient, side)
     humerus, femur, clavicle, scapula = (69, 75, 73, 71) if side == LEFT else (70, 76, 74, 72)
@@ -147,7 +147,7 @@ def _limbs(canvas: Canvas, patient: Patient, side: int) -> None:
     canvas.fill(blade, scapula, 350, suv["marrow"] * 0.6)
 
 
-def _ribs(canvas: Canvas, patient: Patient, side: int) -> None:
+def _ribs(canvas: PhantomCanvas, patient: PhantomPatient, side: int) -> None:
     """Twelve bows from the spine, around the chest and down."""
     wide = np.interp(np.arange(12), (0, 2, 5, 8, 11), (62, 108, 134, 138, 118)) * (1 + (patient.girth - 1) * 0.4)
     deep = np.interp(np.arange(12), (0, 2, 5, 8, 11), (42, 76, 97, 98, 80))
@@ -161,7 +161,7 @@ def _ribs(canvas: Canvas, patient: Patient, side: int) -> None:
             canvas.fill(region, (92 if side == LEFT else 104) + number, 380, patient.suv["marrow"] * 0.65)
 
 
-def _pelvis(canvas: Canvas, patient: Patient, side: int) -> None:
+def _pelvis(canvas: PhantomCanvas, patient: PhantomPatient, side: int) -> None:
     """Iliac wing, socket, pubis and ischium."""
     marrow, number = patient.suv["marrow"] * 0.85, 77 if side == LEFT else 78
     wing = ellipsoid(canvas, (side * 88, -22, -790), (11, 60, 62), tilt=side * 24, pitch=12)
@@ -177,7 +177,7 @@ def _pelvis(canvas: Canvas, patient: Patient, side: int) -> None:
             canvas.fill(region, number, 420, marrow * 0.8)
 
 
-def _spine(canvas: Canvas, patient: Patient) -> None:
+def _spine(canvas: PhantomCanvas, patient: PhantomPatient) -> None:
     """Twenty-four vertebrae with discs between them, sacrum, cord and breastbone."""
     suv, rng = patient.suv, patient.rng
     heights = np.array([16.5] * 7 + [22.0] * 5 + [25.0] * 7 + [35.0] * 5)
@@ -209,7 +209,7 @@ def _spine(canvas: Canvas, patient: Patient) -> None:
         canvas.fill(region, 116, 250, suv["marrow"] * 0.85)
 
 
-def _heart_and_vessels(canvas: Canvas, patient: Patient) -> None:
+def _heart_and_vessels(canvas: PhantomCanvas, patient: PhantomPatient) -> None:
     """Mediastinum, blood pool, left ventricular wall, aorta and great veins."""
     suv, rng = patient.suv, patient.rng
     blood = suv["blood"]
@@ -236,7 +236,7 @@ def _heart_and_vessels(canvas: Canvas, patient: Patient) -> None:
             canvas.fill(region, 58 if side == LEFT else 57, BLOOD_HU, blood)
 
 
-def _gut(canvas: Canvas, patient: Patient) -> None:
+def _gut(canvas: PhantomCanvas, patient: PhantomPatient) -> None:
     """Small bowel loops, duodenum, colon; uptake changes along them."""
     suv, rng = patient.suv, patient.rng
     for loop in range(7):
@@ -262,7 +262,7 @@ def _gut(canvas: Canvas, patient: Patient) -> None:
         canvas.fill(region, 19, 30, suv["duodenum"] * float(np.exp(rng.normal(0, 0.18))))
 
 
-def _upper_abdomen(canvas: Canvas, patient: Patient) -> None:
+def _upper_abdomen(canvas: PhantomCanvas, patient: PhantomPatient) -> None:
     """Stomach, pancreas, liver, gallbladder, spleen."""
     suv, rng = patient.suv, patient.rng
     stomach = ellipsoid(canvas, (66, 26, -585), (38, 36, 56), tilt=18, rng=rng, wobble=0.05)
@@ -288,7 +288,7 @@ def _upper_abdomen(canvas: Canvas, patient: Patient) -> None:
     )
 
 
-def _urinary(canvas: Canvas, patient: Patient) -> None:
+def _urinary(canvas: PhantomCanvas, patient: PhantomPatient) -> None:
     """Kidneys, ureters, bladder; prostate and testes in men."""
     suv, rng = patient.suv, patient.rng
     for side, number, level in ((LEFT, 3, -664), (RIGHT, 2, -682)):

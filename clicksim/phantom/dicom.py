@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from clicksim.errors import SettingError, unknown_name
 from clicksim.geometry import Grid
 from clicksim.phantom import Phantom
-from clicksim.phantom.trees import to_lps
+from clicksim.phantom.phantom_trees import to_lps
 
 BED_SLICES, BED_SECONDS = 24, 120.0
 """A bed position, and how long it is scanned; from the thighs to the head."""
@@ -126,7 +126,7 @@ def write_study(folder: Path, phantom: Phantom, facts: StudyFacts, *, layout: st
     return WrittenStudy(writer.study_uid, writer.series, writer.folders, writer.factor, writer.steps)
 
 
-def clean_description(text: str) -> str:
+def folder_description(text: str) -> str:
     """A description as NBIA's retriever puts it into a folder's name: letters, digits, blanks, dots and dashes stay."""
     return "".join(c for c in text if (c.isascii() and c.isalnum()) or c in " .-_")
 
@@ -353,8 +353,8 @@ class _Writer:
             return [str(made.SeriesInstanceUID)]
         if self.layout == "classic":
             return [self.facts.patient_id, self.study_uid, str(made.SeriesInstanceUID)]
-        study = f"{self.facts.day:%m-%d-%Y}-NA-{clean_description(self.facts.description)}-{self.study_uid[-5:]}"
-        series = clean_description(str(made.SeriesDescription))
+        study = f"{self.facts.day:%m-%d-%Y}-NA-{folder_description(self.facts.description)}-{self.study_uid[-5:]}"
+        series = folder_description(str(made.SeriesDescription))
         uid = str(made.SeriesInstanceUID)
         return [self.facts.patient_id, study, f"{int(made.SeriesNumber)}.000000-{series}-{uid[-5:]}"]
 

@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from clicksim.phantom.patient import LEFT, RIGHT, Patient
-from clicksim.phantom.shapes import Canvas, Floats, Region, ellipsoid, tube, waves
+from clicksim.phantom.patient import LEFT, RIGHT, PhantomPatient
+from clicksim.phantom.shapes import Floats, PhantomCanvas, Region, ellipsoid, tube, waves
 
 
-def paint_head(canvas: Canvas, patient: Patient) -> None:
+def paint_head(canvas: PhantomCanvas, patient: PhantomPatient) -> None:
     """Skull, brain with cortex and deep nuclei, and the glands of the face."""
     suv, rng = patient.suv, patient.rng
     canvas.fill(ellipsoid(canvas, (0, 0, -84), (71, 89, 80)), 91, 900, suv["cortical"], core=0.9)
@@ -31,7 +31,7 @@ def paint_head(canvas: Canvas, patient: Patient) -> None:
     canvas.fill(ellipsoid(canvas, (0, 70, -128), (9, 18, 12)), None, 20, 0.2 * suv["gland"], core=0.4)
 
 
-def _brain_uptake(canvas: Canvas, patient: Patient, region: Region) -> Floats:
+def _brain_uptake(canvas: PhantomCanvas, patient: PhantomPatient, region: Region) -> Floats:
     """Grey matter as a folded rind, white matter inside, the fissure between the halves."""
     rho = region[1]
     w, v, u = canvas.at(region)
@@ -43,7 +43,7 @@ def _brain_uptake(canvas: Canvas, patient: Patient, region: Region) -> Floats:
     return np.asarray(uptake * gap, np.float32)
 
 
-def paint_neck(canvas: Canvas, patient: Patient) -> None:
+def paint_neck(canvas: PhantomCanvas, patient: PhantomPatient) -> None:
     """Airway, gullet, tonsils, thyroid and the glands below the jaw."""
     suv, rng = patient.suv, patient.rng
     for side in (LEFT, RIGHT):

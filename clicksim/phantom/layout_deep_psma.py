@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from clicksim.geometry import Grid
 from clicksim.phantom import Phantom, make_phantom
-from clicksim.phantom.trees import (
+from clicksim.phantom.phantom_trees import (
     SMALL_SHAPE,
     SMALL_SPACING,
     SourceTree,

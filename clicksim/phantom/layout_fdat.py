@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from clicksim.geometry import Grid
 from clicksim.phantom import make_phantom
-from clicksim.phantom.trees import (
+from clicksim.phantom.phantom_trees import (
     SMALL_SHAPE,
     SMALL_SPACING,
     SourceTree,
@@ -23,9 +23,9 @@ from clicksim.phantom.trees import (
     move_grid,
     put_value,
     to_lps,
-    write_csv,
     write_odd_header,
     write_prose,
+    write_table_csv,
 )
 from clicksim.streams import stream
 from clicksim.volumes import write_image
@@ -185,8 +185,8 @@ def _write_tables(root: Path, studies: Sequence[Study], prints: dict[str, Any]) 
     _write_json(root / "splits_final.json", splits)
     fdg = [row for study in studies if study.tracer == "fdg" for row in _fdg_rows(study)]
     psma = [_psma_row(study) for study in studies if study.tracer == "psma"]
-    write_csv(root / "fdg_metadata.csv", fdg, FDG_COLUMNS, bom=True)
-    write_csv(root / "psma_metadata.csv", psma, PSMA_COLUMNS, bom=True)
+    write_table_csv(root / "fdg_metadata.csv", fdg, FDG_COLUMNS, bom=True)
+    write_table_csv(root / "psma_metadata.csv", psma, PSMA_COLUMNS, bom=True)
 
 
 def _fdg_rows(study: Study) -> list[dict[str, str]]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from clicksim.errors import EmptyMaskError, unknown_name
 from clicksim.geometry import Grid
 from clicksim.phantom import make_phantom
-from clicksim.phantom.trees import (
+from clicksim.phantom.phantom_trees import (
     SMALL_SHAPE,
     SMALL_SPACING,
     SourceTree,
@@ -27,8 +27,8 @@ from clicksim.phantom.trees import (
     move_grid,
     put_value,
     to_lps,
-    write_csv,
     write_prose,
+    write_table_csv,
 )
 from clicksim.prompts.formats import LesionPoint, dump_lesion_points
 from clicksim.streams import stream
@@ -62,7 +62,7 @@ SPOILERS: tuple[tuple[str, str, Spoiler], ...] = (
 
 
 @dataclass
-class Region:
+class BodyRegion:
     """One body region of a patient at both time points; arrays are those of the phantom, LAS."""
 
     number: int
@@ -120,14 +120,16 @@ def write_longitudinal_ct(
         fates = {lesion: fate for own in events for lesion, fate in own.items()}
         rows = _table(regions, fates)
         columns = [c for c in COLUMNS if number % 3 != 2 or c != "linking_unclear"]
-        write_csv(root / f"inputsTr/{pid}.csv", rows, V1_COLUMNS if release == "v1" else columns, bom=number % 3 == 1)
+        write_table_csv(
+            root / f"inputsTr/{pid}.csv", rows, V1_COLUMNS if release == "v1" else columns, bom=number % 3 == 1
+        )
         _write_points(root, pid, regions, rows)
     if release != "v1":
         split = {"train": pids[:-2], "val": pids[-2:-1], "test": pids[-1:]}
         (root / "data_split.json").write_text(json.dumps(split, indent=1), encoding="utf-8")
     if release == "v3":
         people = [_person(pid) for pid in pids]
-        write_csv(root / "demographics.csv", people, ("patient", "sex", "age", "interval_days"))
+        write_table_csv(root / "demographics.csv", people, ("patient", "sex", "age", "interval_days"))
     if spoil:
         _write_spoiled(tree, seed)
     return tree
@@ -135,10 +137,10 @@ def write_longitudinal_ct(
 
 def _make_region(
     pid: str, number: int, events: dict[int, str], seed: int, shape: Sequence[int] | None, spacing: Sequence[float]
-) -> Region:
+) -> BodyRegion:
     """A phantom's CT, and the lesions of both time points in it."""
     phantom = make_phantom(seed, shape=shape, spacing=spacing, n_lesions=0)
-    region = Region(number, phantom.grid, phantom.ct)
+    region = BodyRegion(number, phantom.grid, phantom.ct)
     rng = stream(0, pid, "lesions", number)
     centres = _spots(phantom.ct, phantom.organs, len(events), rng)
     step = np.array(phantom.grid.spacing)
@@ -154,7 +156,7 @@ def _make_region(
     return region
 
 
-def _merge(region: Region, events: dict[int, str], centres: NDArray[np.int64]) -> None:
+def _merge(region: BodyRegion, events: dict[int, str], centres: NDArray[np.int64]) -> None:
     """Put the lesions of a merge beside each other, and one around both at follow-up."""
     merging = [place for place, fate in enumerate(events.values()) if fate == "MERGING"]
     if not merging:
@@ -204,7 +206,7 @@ def _site(organ: int) -> str:
     return SITES.get(organ, "Others")
 
 
-def _write_region(tree: SourceTree, pid: str, region: Region, *, long: bool) -> None:
+def _write_region(tree: SourceTree, pid: str, region: BodyRegion, *, long: bool) -> None:
     """CT and mask of both time points."""
     for timepoint, lesions in (("BL", region.bl), ("FU", region.fu)):
         ct = region.ct.copy(order="F") if timepoint == "BL" else _moved(region.ct)
@@ -251,7 +253,7 @@ def _text(cog: NDArray[np.float64] | None) -> str:
     return "" if cog is None else " ".join(f"{value:.3f}" for value in cog)
 
 
-def _table(regions: Sequence[Region], fates: dict[int, str]) -> list[dict[str, Any]]:
+def _table(regions: Sequence[BodyRegion], fates: dict[int, str]) -> list[dict[str, Any]]:
     """The lesion table: the columns of all releases."""
     rows = []
     for region in regions:
@@ -285,7 +287,7 @@ def _table(regions: Sequence[Region], fates: dict[int, str]) -> list[dict[str, A
     return rows
 
 
-def _write_points(root: Path, pid: str, regions: Sequence[Region], rows: Sequence[dict[str, Any]]) -> None:
+def _write_points(root: Path, pid: str, regions: Sequence[BodyRegion], rows: Sequence[dict[str, Any]]) -> None:
     """The published points: of the follow-up the propagated centroid where there is one, else the true one."""
     for region in regions:
         own = [row for row in rows if row["lesion_id"] in region.sites]
@@ -314,13 +316,13 @@ def _write_spoiled(tree: SourceTree, seed: int) -> None:
     rows = _table([region], {1: "UNCHANGED"})
     for pid in pids:
         _write_region(tree, pid, region, long=False)
-        write_csv(tree.folder / f"inputsTr/{pid}.csv", rows, COLUMNS)
+        write_table_csv(tree.folder / f"inputsTr/{pid}.csv", rows, COLUMNS)
     for pid, (name, code, spoil) in zip(pids, SPOILERS, strict=False):
         spoil(tree.folder / name.format(pid))
         tree.cases.remove(f"{pid}_BL_00")
         tree.spoiled[name.format(pid)] = code
     table, points = f"inputsTr/{pids[-2]}.csv", f"inputsTr/{pids[-1]}_BL_00.json"
-    write_csv(tree.folder / table, [*rows, rows[0] | {"cog_bl": "1.5 2.5 3.5"}], COLUMNS)
+    write_table_csv(tree.folder / table, [*rows, rows[0] | {"cog_bl": "1.5 2.5 3.5"}], COLUMNS)
     (tree.folder / points).write_text("no JSON", encoding="utf-8")
     bad = f"inputsTr/{pids[0]}_BASELINE.nii.gz"
     write_image(tree.folder / bad, region.ct, region.grid)

@@ -8,7 +8,7 @@ from typing import Any
 from clicksim.errors import unknown_name
 from clicksim.phantom import make_phantom
 from clicksim.phantom.dicom import StudyFacts, WrittenStudy, write_study
-from clicksim.phantom.trees import SMALL_SHAPE, SMALL_SPACING, SourceTree
+from clicksim.phantom.phantom_trees import SMALL_SHAPE, SMALL_SPACING, SourceTree
 from clicksim.streams import stream
 
 COLLECTIONS = {"fdg": "FDG-PET-CT-Lesions", "psma": "PSMA-PET-CT-Lesions"}

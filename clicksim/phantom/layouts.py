@@ -13,7 +13,7 @@ from clicksim.phantom.layout_deep_psma import write_deep_psma
 from clicksim.phantom.layout_fdat import write_fdat
 from clicksim.phantom.layout_longitudinal_ct import write_longitudinal_ct
 from clicksim.phantom.layout_tcia import write_tcia
-from clicksim.phantom.trees import SMALL_SHAPE, SMALL_SPACING, SourceTree
+from clicksim.phantom.phantom_trees import SMALL_SHAPE, SMALL_SPACING, SourceTree
 
 __all__ = [
     "SMALL_SHAPE",

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clicksim.errors import EmptyMaskError
-from clicksim.phantom.shapes import Canvas, waves
+from clicksim.phantom.shapes import PhantomCanvas, waves
 
 EMPTY_SHARE = {"fdg": 513 / 1014, "psma": 60 / 597}
 MEDIAN_COUNT, COUNT_SIGMA, LARGEST_COUNT = 6.0, 1.72, 400
@@ -43,7 +43,7 @@ STATION_WEIGHTS = {
 
 
 @dataclass
-class Placer:
+class LesionPlacer:
     """Grows lesions on a canvas, none touching another.
 
     Attributes:
@@ -56,7 +56,7 @@ class Placer:
         labels: `(K, J, I)` number of the lesion, 0 outside.
     """
 
-    canvas: Canvas
+    canvas: PhantomCanvas
     tracer: str
     voxel_ml: float
     step: tuple[float, float, float]

@@ -30,7 +30,7 @@ SUV = {
 
 
 @dataclass(frozen=True)
-class Patient:
+class PhantomPatient:
     """What differs between patients."""
 
     tracer: str
@@ -42,13 +42,13 @@ class Patient:
     rng: np.random.Generator
 
 
-def draw_patient(tracer: str, rng: np.random.Generator) -> Patient:
+def draw_patient(tracer: str, rng: np.random.Generator) -> PhantomPatient:
     """A patient of random build and uptake."""
     suv = {name: value * float(np.exp(rng.normal(0, 0.16))) for name, value in SUV[tracer].items()}
     suv["bladder"] *= float(np.exp(rng.normal(0, 0.4)))
     suv["myocardium"] = float(rng.uniform(3, 11) if tracer == "fdg" and rng.random() < 0.65 else 1.9)
     girth = float(np.clip(rng.normal(1.02, 0.07), 0.88, 1.2))
-    return Patient(
+    return PhantomPatient(
         tracer,
         suv,
         girth,

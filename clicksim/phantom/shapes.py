@@ -20,7 +20,7 @@ AIR_HU = -1000
 
 
 @dataclass
-class Canvas:
+class PhantomCanvas:
     """What the phantom is painted on: the box around the body.
 
     Attributes:
@@ -38,7 +38,7 @@ class Canvas:
     body: NDArray[np.bool_]
 
     @classmethod
-    def empty(cls, axes: tuple[Floats, Floats, Floats]) -> "Canvas":
+    def empty(cls, axes: tuple[Floats, Floats, Floats]) -> "PhantomCanvas":
         """A canvas of air."""
         shape = (len(axes[0]), len(axes[1]), len(axes[2]))
         return cls(
@@ -118,7 +118,7 @@ def waves(rng: np.random.Generator, u: Floats, v: Floats, w: Floats, *, length_m
 
 
 def ellipsoid(
-    canvas: Canvas,
+    canvas: PhantomCanvas,
     centre: Sequence[float],
     semi: Sequence[float],
     *,
@@ -157,7 +157,7 @@ def ellipsoid(
     return box, rho
 
 
-def tube(canvas: Canvas, points: Sequence[Sequence[float]], radii: float | Sequence[float]) -> Iterator[Region]:
+def tube(canvas: PhantomCanvas, points: Sequence[Sequence[float]], radii: float | Sequence[float]) -> Iterator[Region]:
     """A round tube along a polyline, one region per piece; the radius changes evenly along each piece."""
     thick = [float(radii)] * len(points) if isinstance(radii, int | float) else [float(r) for r in radii]
     path = np.asarray(points, np.float64)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from clicksim.catalog import Catalog, Unit
-from clicksim.catalog.runs import read_patients
+from clicksim.catalog.prompt_runs import read_patients
 from clicksim.errors import (
     CatalogError,
     ClicksimError,

@@ -13,7 +13,7 @@ from clicksim import __version__
 from clicksim.catalog import Catalog, Outcome, Unit, open_catalog
 from clicksim.catalog.commit import Commit
 from clicksim.catalog.lock import writing
-from clicksim.catalog.runs import check_names, hash_run
+from clicksim.catalog.prompt_runs import check_names, hash_run
 from clicksim.catalog.schema import rows_to_table, table_schema
 from clicksim.catalog.store import CatalogCommit, check_part
 from clicksim.errors import ClicksimError
@@ -294,9 +294,9 @@ def write_prompt_file(folder: Path, prompts: Prompts, layout: str, table: str) -
 def write_prompts_as(file: Path, prompts: Prompts, layout: str) -> None:
     """Write prompts to one file in one of the layouts."""
     if layout == "rows":
-        from clicksim.prompts.table import write_table
+        from clicksim.prompts.table import write_prompt_table
 
-        write_table(file, prompts.to_table())
+        write_prompt_table(file, prompts.to_table())
     else:
         from clicksim.prompts.formats import write_prompts
 

@@ -95,7 +95,7 @@ def check_name(case_id: str) -> str:
     return case_id
 
 
-def ask(predictor: Predictor, scan: Scan, prompts: Prompts, time_limit_s: float) -> NDArray[np.uint8]:
+def ask_predictor(predictor: Predictor, scan: Scan, prompts: Prompts, time_limit_s: float) -> NDArray[np.uint8]:
     """The prediction as a mask of 0 and 1, in Fortran order.
 
     A callable that takes too long is interrupted where the platform can (in the main thread of a process under
@@ -129,7 +129,7 @@ def let_finish(predictor: Predictor) -> tuple[str, ...]:
     """Let a predictor that wants it forget the case; where it fails, a sentence: the rounds keep their scores.
 
     Raises:
-        StorageError: The disk is full, as in `ask`.
+        StorageError: The disk is full, as in `ask_predictor`.
     """
     try:
         getattr(predictor, "finish", tuple)()

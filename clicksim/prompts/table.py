@@ -138,7 +138,7 @@ def _check_row(row: Row, where: str) -> None:
             raise PromptFormatError(f"the {name} of a prompt is {' or '.join(allowed)}, got {row[name]!r} {place}")
 
 
-def write_table(path: str | Path, table: "pa.Table") -> None:
+def write_prompt_table(path: str | Path, table: "pa.Table") -> None:
     """Write rows as Parquet, complete or not at all; an existing file is replaced.
 
     Raises:

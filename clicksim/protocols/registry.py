@@ -13,7 +13,7 @@ from importlib.resources import files
 from typing import Any
 
 from clicksim.errors import SettingError, unknown_name
-from clicksim.protocols.settings import TABLES, check_setting, idle_settings
+from clicksim.protocols.protocol_settings import TABLES, check_setting, idle_settings
 
 
 @dataclass(frozen=True)

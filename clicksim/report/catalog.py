@@ -38,7 +38,7 @@ Picture = tuple[bytes, str]
 
 
 @dataclass(frozen=True)
-class Finding:
+class ReportFinding:
     """What a check found.
 
     Attributes:
@@ -102,7 +102,7 @@ def write_report(
     path: str | Path,
     selection: Selection,
     pictures: Mapping[tuple[str, str], Picture],
-    findings: Sequence[Finding] = (),
+    findings: Sequence[ReportFinding] = (),
     *,
     title: str = "Catalog report",
 ) -> Path:
@@ -211,7 +211,7 @@ def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-def _list_findings(selection: Selection, findings: Sequence[Finding]) -> list[dict[str, Any]]:
+def _list_findings(selection: Selection, findings: Sequence[ReportFinding]) -> list[dict[str, Any]]:
     """Findings as the page shows them, with the place of the case in its list, or -1."""
     released = selection.released
     places = {place: n for n, place in enumerate(selection.shown)}

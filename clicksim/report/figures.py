@@ -48,7 +48,7 @@ UPTAKES = make_scale(0, 2.5, 5, 10, 15, 20, 30, 50)
 
 
 @dataclass(frozen=True)
-class Figure:
+class CohortFigure:
     """One figure: bars with their numbers.
 
     Attributes:
@@ -77,7 +77,9 @@ class Figure:
         return draw_bars(self)
 
 
-def cohort_figures(cases: Sequence[Row], lesions: Sequence[tuple[str, float | None, float | None]]) -> list[Figure]:
+def cohort_figures(
+    cases: Sequence[Row], lesions: Sequence[tuple[str, float | None, float | None]]
+) -> list[CohortFigure]:
     """The figures of a cohort.
 
     Args:
@@ -101,12 +103,14 @@ def cohort_figures(cases: Sequence[Row], lesions: Sequence[tuple[str, float | No
     return [figure for figure in figures if any(label != UNKNOWN for label, _ in figure.bars)]
 
 
-def by_word(title: str, rows: Sequence[Row], column: str) -> Figure:
+def by_word(title: str, rows: Sequence[Row], column: str) -> CohortFigure:
     """Counts of the values of a column; the most frequent nine, the others together."""
     return _by(title, rows, lambda row: row[column])
 
 
-def by_range(title: str, found: Sequence[tuple[str | None, float | None]], scale: Scale, unit: str = "cases") -> Figure:
+def by_range(
+    title: str, found: Sequence[tuple[str | None, float | None]], scale: Scale, unit: str = "cases"
+) -> CohortFigure:
     """Counts within ranges, from the first to the last that has any, empty ones between them too.
 
     Args:
@@ -126,7 +130,7 @@ def by_range(title: str, found: Sequence[tuple[str | None, float | None]], scale
     bars: list[tuple[str, Mapping[str, int]]] = (
         [(scale[n][0], counts[n]) for n in range(used[0], used[-1] + 1)] if used else []
     )
-    return Figure(title, [*bars, *([(UNKNOWN, unknown)] if unknown else [])], unit)
+    return CohortFigure(title, [*bars, *([(UNKNOWN, unknown)] if unknown else [])], unit)
 
 
 def fold_balance(
@@ -149,7 +153,7 @@ def fold_balance(
     return [_describe(name, members) for name, members in sorted(groups.items())]
 
 
-def draw_bars(figure: Figure) -> "Markup":
+def draw_bars(figure: CohortFigure) -> "Markup":
     """Horizontal bars, one under the other, with label and count; a label that is too long is cut with dots."""
     from markupsafe import Markup
 
@@ -180,7 +184,7 @@ def show_tracer(name: str) -> str:
     return {"none": "no tracer", "other": "other tracer"}.get(name, name)
 
 
-def _by(title: str, rows: Sequence[Row], value: Callable[[Row], Any]) -> Figure:
+def _by(title: str, rows: Sequence[Row], value: Callable[[Row], Any]) -> CohortFigure:
     groups: dict[str, Counter[str]] = {}
     for row in rows:
         found = value(row)
@@ -195,7 +199,7 @@ def _by(title: str, rows: Sequence[Row], value: Callable[[Row], Any]) -> Figure:
         bars.append((f"{len(rest)} others", sum((groups[label] for label in rest), Counter[str]())))
     if UNKNOWN in groups:
         bars.append((UNKNOWN, groups[UNKNOWN]))
-    return Figure(title, bars)
+    return CohortFigure(title, bars)
 
 
 def _describe(name: str, members: Sequence[Row]) -> dict[str, Any]:

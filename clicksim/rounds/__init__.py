@@ -7,12 +7,12 @@ summarise(rows), compare_runs(a, b)               means with intervals, paired d
 """
 
 from clicksim.rounds.loop import play
-from clicksim.rounds.records import Case, Game
+from clicksim.rounds.round_records import Game, RoundsCase
 from clicksim.rounds.statistics import compare_runs, summarise
 
 __all__ = [
-    "Case",
     "Game",
+    "RoundsCase",
     "compare_runs",
     "play",
     "summarise",

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from clicksim import __version__
 from clicksim.catalog import Catalog, Unit
-from clicksim.catalog.runs import hash_run, read_patients
+from clicksim.catalog.prompt_runs import hash_run, read_patients
 from clicksim.catalog.schema import SORT_KEYS, rows_to_table, table_schema
 from clicksim.errors import CatalogError, ClicksimError, ImageError, SettingError
 from clicksim.predictors.interface import Predictor, RoundFailure, Scan, placed
@@ -21,12 +21,12 @@ from clicksim.predictors.spec import check_name, open_predictor
 from clicksim.prompts.table import METADATA_KEY
 from clicksim.rounds.loop import Keep, Mask, failed_rows, play
 from clicksim.rounds.prompters import Recording, Rules
-from clicksim.rounds.records import Case, Row
 from clicksim.rounds.replay import Recordings, agreements, effort_row
+from clicksim.rounds.round_records import RoundsCase, Row
 from clicksim.simulate.annotators.annotator_files import annotator_facts
 from clicksim.simulate.annotators.people import Annotator
 from clicksim.volumes import read_image, read_label, write_image
-from clicksim.volumes.case import read_uptake
+from clicksim.volumes.case import read_pet
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -134,7 +134,7 @@ def with_recordings(units: Sequence[Unit], recordings: Recordings) -> tuple[list
     return found, sorted(left)
 
 
-def run_id(job: RoundsJob, units: Sequence[Unit]) -> str:
+def rounds_run_id(job: RoundsJob, units: Sequence[Unit]) -> str:
     """Hash of the predictor's SPEC, protocol, settings, seed, cases and recorded prompts."""
     recordings = [repr(entry["recordings"]) for unit in units for entry in unit.content]
     cases = {unit.key: [entry["case_id"] for entry in unit.content] for unit in units}
@@ -221,7 +221,9 @@ def _needed(predictor: Predictor, rules: Rules, *, person: bool) -> tuple[str, .
     return () if rules.corrects and not person else ("pet",)  # a person sees the contrast of lesions
 
 
-def _load(entry: Mapping[str, Any], catalog: Catalog | None, needs: Sequence[str]) -> tuple[Case, tuple[str, ...]]:
+def _load(
+    entry: Mapping[str, Any], catalog: Catalog | None, needs: Sequence[str]
+) -> tuple[RoundsCase, tuple[str, ...]]:
     """A case with the images that are needed; see `read_case`."""
     paths = {name: entry[name] for name in ("label", *needs) if entry[name] is not None}
     files = {name: Path(path) if catalog is None else catalog.resolve(path) for name, path in paths.items()}
@@ -230,13 +232,13 @@ def _load(entry: Mapping[str, Any], catalog: Catalog | None, needs: Sequence[str
 
 def read_case(
     files: Mapping[str, Path], case_id: str, facts: Mapping[str, str | None] | None = None
-) -> tuple[Case, tuple[str, ...]]:
+) -> tuple[RoundsCase, tuple[str, ...]]:
     """A case from its files, and a sentence where its PET may be none.
 
     Args:
         files: `label`; `ct` and `pet` where they are wanted.
         case_id: Its name.
-        facts: See `Case`.
+        facts: See `RoundsCase`.
 
     Raises:
         GeometryError: An image on another grid than the label.
@@ -247,12 +249,12 @@ def read_case(
         raise ImageError(f"{where} has no label")
     truth = read_label(files["label"])
     ct = read_image(files["ct"]) if "ct" in files else None
-    pet, doubts = read_uptake(files["pet"]) if "pet" in files else (None, ())
+    pet, doubts = read_pet(files["pet"]) if "pet" in files else (None, ())
     for name, image in (("CT", ct), ("PET", pet)):
         if image is not None:
             truth.grid.check_same(image.grid, ("label", name), where=where)
     scan = Scan(case_id, truth.grid, None if ct is None else ct.array, None if pet is None else pet.array)
-    return Case(scan, truth.array, facts or {}), doubts
+    return RoundsCase(scan, truth.array, facts or {}), doubts
 
 
 def _refused(entry: Mapping[str, Any], job: RoundsJob, recording: Recording | None, error: ClicksimError) -> list[Row]:
@@ -263,7 +265,7 @@ def _refused(entry: Mapping[str, Any], job: RoundsJob, recording: Recording | No
     return failed_rows(entry["case_id"], entry["facts"], rules, failure, annotator=annotator, n=n)
 
 
-def _keeper(job: RoundsJob, case: Case, recording: Recording | None) -> Keep | None:
+def _keeper(job: RoundsJob, case: RoundsCase, recording: Recording | None) -> Keep | None:
     """What stores predictions, for `dir:` to find them again."""
     folder = _prediction_folder(job, case.scan.case_id, recording)
     if folder is None:

@@ -26,11 +26,11 @@ from clicksim.errors import ClicksimError, in_case
 from clicksim.geometry.arrays import as_labels
 from clicksim.metrics import Scores, score
 from clicksim.predictors.interface import Predictor, RoundFailure
-from clicksim.predictors.spec import ask, let_finish
+from clicksim.predictors.spec import ask_predictor, let_finish
 from clicksim.prompts import Prompts
 from clicksim.prompts.records import check_inside
 from clicksim.rounds.prompters import Finished, Prompter, Recording, Rules, make_prompter
-from clicksim.rounds.records import Case, Game, Row
+from clicksim.rounds.round_records import Game, RoundsCase, Row
 from clicksim.simulate.annotators.people import Annotator
 
 Mask = NDArray[np.uint8]
@@ -39,7 +39,7 @@ SCORES = ("dice", "dmm", "tp", "fp", "fn", "fpv_ml", "fnv_ml", "predicted_ml")
 
 
 def play(
-    case: Case,
+    case: RoundsCase,
     predictor: Predictor,
     *,
     protocol: str = "autopet-v@2",
@@ -125,7 +125,7 @@ class _Game:
 
     def __init__(
         self,
-        case: Case,
+        case: RoundsCase,
         predictor: Predictor,
         prompter: Prompter,
         referee: "_Referee",
@@ -184,7 +184,7 @@ class _Game:
         """Ask and score; gives what went wrong, and the seconds of the predictor."""
         began = time.perf_counter()
         try:
-            mask = ask(self.predictor, replace(self.case.scan, round=number), self.prompts, self.time_limit_s)
+            mask = ask_predictor(self.predictor, replace(self.case.scan, round=number), self.prompts, self.time_limit_s)
         except RoundFailure as failure:
             return failure, time.perf_counter() - began
         asked = time.perf_counter() - began
@@ -197,7 +197,7 @@ class _Game:
 class _Referee:
     """Scores under the rule of a protocol."""
 
-    def __init__(self, case: Case, rules: Rules) -> None:
+    def __init__(self, case: RoundsCase, rules: Rules) -> None:
         self.case, self.rules = case, rules
         spacing = case.scan.grid.spacing
         self.truth_voxels = int(np.count_nonzero(case.truth))
@@ -230,7 +230,7 @@ class _Referee:
         return 2 * scores.common_voxels / (scores.truth_voxels + scores.predicted_voxels)
 
 
-def _prepared(case: Case) -> Case:
+def _prepared(case: RoundsCase) -> RoundsCase:
     """The case with a truth that every round reads without a copy, and images that a predictor cannot change."""
     scan = case.scan
     truth = np.asarray(case.truth)
@@ -249,7 +249,7 @@ def _locked(array: NDArray[Any] | None) -> NDArray[Any] | None:
     return view
 
 
-def check_recording(recording: Recording, case: Case) -> None:
+def check_recording(recording: Recording, case: RoundsCase) -> None:
     """Raise a `GeometryError` for recorded prompts outside the volume."""
     items = tuple(prompt for step in recording.steps for prompt in step)
     check_inside(Prompts(items, case.scan.grid), where=f"case {case.scan.case_id}")

@@ -12,7 +12,7 @@ from clicksim.predictors.interface import RoundFailure
 from clicksim.prompts import Prompts
 from clicksim.prompts.records import Prompt
 from clicksim.protocols import effective_settings, load_protocol
-from clicksim.rounds.records import Case
+from clicksim.rounds.round_records import RoundsCase
 from clicksim.simulate.annotators.people import Annotator, Person
 from clicksim.simulate.clicks.click_rules import simulate_clicks
 from clicksim.simulate.corrections import correct
@@ -112,7 +112,7 @@ class Rules:
         return bool(self.rounds["prompts"] == "corrections")
 
 
-def make_prompter(case: Case, rules: Rules, seed: int, annotator: Annotator | None = None) -> Prompter:
+def make_prompter(case: RoundsCase, rules: Rules, seed: int, annotator: Annotator | None = None) -> Prompter:
     """The prompter of a case under a protocol.
 
     Args:
@@ -153,7 +153,7 @@ class _Revealed:
     seconds: float | None = None
 
     @classmethod
-    def of(cls, case: Case, rules: Rules, seed: int, person: Person | None) -> "_Revealed":
+    def of(cls, case: RoundsCase, rules: Rules, seed: int, person: Person | None) -> "_Revealed":
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # the rules have named idle settings already
             clicks = simulate_clicks(
@@ -186,13 +186,13 @@ class _Corrections:
     seed: int
     settings: Mapping[str, Any]
     given: Mapping[str, Any]
-    case: Case
+    case: RoundsCase
     published: bool
     person: Person | None = None
     kept: KeptRegions = field(default_factory=KeptRegions)
 
     @classmethod
-    def of(cls, case: Case, rules: Rules, seed: int, person: Person | None) -> "_Corrections":
+    def of(cls, case: RoundsCase, rules: Rules, seed: int, person: Person | None) -> "_Corrections":
         given, settings = dict(rules.given), dict(rules.prompts)
         shared = rules.rounds.get("strategies")
         if shared:

@@ -19,7 +19,7 @@ from clicksim.lesions import Components, find_lesions
 from clicksim.prompts.records import Prompt
 from clicksim.prompts.table import METADATA_KEY, prompt_of, prompt_rows
 from clicksim.rounds.prompters import Recording
-from clicksim.rounds.records import Case, Row
+from clicksim.rounds.round_records import RoundsCase, Row
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -113,7 +113,7 @@ def make_recordings(prompts: "pa.Table", rounds: Sequence[Row] = (), *, where: s
     return found
 
 
-def measure_agreement(case: Case, first: Recording, second: Recording) -> Row:
+def measure_agreement(case: RoundsCase, first: Recording, second: Recording) -> Row:
     """How far two people agree on one case.
 
     Returns:
@@ -143,7 +143,7 @@ def measure_agreement(case: Case, first: Recording, second: Recording) -> Row:
     return row
 
 
-def agreements(case: Case, recordings: Sequence[Recording]) -> list[Row]:
+def agreements(case: RoundsCase, recordings: Sequence[Recording]) -> list[Row]:
     """One row for each pair of annotators of a case."""
     return [measure_agreement(case, one, two) for one, two in combinations(recordings, 2)]
 
@@ -178,7 +178,7 @@ def _recording(annotator: str, parts: Strokes, length: int, about: Mapping[str, 
     )
 
 
-def _nearest(case: Case, own: Sequence[Prompt], other: Sequence[Prompt]) -> list[tuple[float, bool]]:
+def _nearest(case: RoundsCase, own: Sequence[Prompt], other: Sequence[Prompt]) -> list[tuple[float, bool]]:
     """For each prompt the distance to the nearest one of the other person, and whether its polarity is the same."""
     from scipy.spatial import cKDTree
 
@@ -192,7 +192,7 @@ def _nearest(case: Case, own: Sequence[Prompt], other: Sequence[Prompt]) -> list
     return found
 
 
-def _mm(case: Case, prompt: Prompt) -> Floats:
+def _mm(case: RoundsCase, prompt: Prompt) -> Floats:
     return np.asarray(prompt.voxels, np.float64) * np.asarray(case.scan.grid.spacing or (1.0, 1.0, 1.0))
 
 

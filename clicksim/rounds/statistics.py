@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clicksim.errors import SettingError
-from clicksim.rounds.curves import AREAS, Curve, curves_of
-from clicksim.rounds.records import Row
+from clicksim.rounds.case_curves import AREAS, Curve, curves_of
+from clicksim.rounds.round_records import Row
 from clicksim.streams import stream
 
 Floats = NDArray[np.float64]

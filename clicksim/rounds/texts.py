@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from clicksim.errors import counted
-from clicksim.rounds.records import Row
+from clicksim.rounds.round_records import Row
 
 SHOWN = ("auc_dice", "auc_dmm", "final_fpv_ml", "final_fnv_ml")
 

@@ -18,7 +18,7 @@ from clicksim.geometry import Grid, Spacing
 from clicksim.prompts import Click, Prompts, Scribble
 from clicksim.prompts.records import Voxel
 from clicksim.simulate.arguments import open_rule, spacing_of
-from clicksim.simulate.clicks.placing import CLASS_CHOICES, Placer, choose_class
+from clicksim.simulate.clicks.placing import CLASS_CHOICES, ClickPlacer, choose_class
 from clicksim.simulate.error_regions import KeptRegions, Region, find_errors, find_regions
 from clicksim.simulate.scribbles.published_scribbles import published_correction
 from clicksim.simulate.scribbles.revised_strokes import draw_stroke
@@ -135,8 +135,8 @@ class _Correction:
                     yield Click(spot.voxel, polarity, spot.region, self.round)
 
     @property
-    def _placer(self) -> Placer:
-        return Placer(self.settings, self.spacing)
+    def _placer(self) -> ClickPlacer:
+        return ClickPlacer(self.settings, self.spacing)
 
     def _chosen(self, regions: list[Region]) -> list[Region]:
         """Regions in the order in which they are corrected."""

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from clicksim.geometry.arrays import Memory, check_pair, flat_view
-from clicksim.kernels import runs as kernels
+from clicksim.kernels import voxel_runs as kernels
 from clicksim.kernels.overlaps import overlap_runs
 from clicksim.lesions import Component, Components, connect, flat_in, scan_labels
 
@@ -136,7 +136,7 @@ def find_errors(prediction: ArrayLike, truth: ArrayLike, *, where: str = "") -> 
     per_word = 8 // one.itemsize
     whole = one.size // per_word * per_word
     words = [flat[:whole].view(np.uint64) for flat in (one, two)]
-    starts, stops, kinds = kernels.find_errors(one, two, *words, per_word, memory.lengths[2])
+    starts, stops, kinds = kernels.find_error_runs(one, two, *words, per_word, memory.lengths[2])
     return ErrorRuns(one, two, memory, starts, stops, kinds)
 
 

@@ -38,7 +38,7 @@ def click_case(
 
     Raises:
         GeometryError: An image on another grid than the label.
-        ImageError: A file that cannot be read; a PET that is a CT or a label, see `read_uptake`.
+        ImageError: A file that cannot be read; a PET that is a CT or a label, see `read_pet`.
         SettingError: As `clicksim.simulate_clicks`.
     """
     rules, _ = effective_settings(load_protocol(protocol), "clicks", settings)
@@ -80,7 +80,7 @@ def scribble_case(
     Raises:
         SettingError: As those; `instances` beside a prediction, whose errors are split into components.
         GeometryError: An image on another grid than the label.
-        ImageError: A file that cannot be read; a PET that is a CT or a label, see `read_uptake`.
+        ImageError: A file that cannot be read; a PET that is a CT or a label, see `read_pet`.
     """
     truth, mask = case.label, case.prediction
     uptake = None if annotator is None else case.pet

@@ -54,10 +54,10 @@ class CaseImages:
 
     @cached_property
     def pet(self) -> Volume | None:
-        """The uptake, which is looked at as `read_uptake` does; its doubts are among `notes`."""
+        """The uptake, which is looked at as `read_pet` does; its doubts are among `notes`."""
         if "pet" not in self.files:
             return None
-        volume, self._notes["pet"] = read_uptake(self.files["pet"])
+        volume, self._notes["pet"] = read_pet(self.files["pet"])
         return self._on_grid(volume, "pet")
 
     @cached_property
@@ -92,7 +92,7 @@ class CaseImages:
         return volume
 
 
-def read_uptake(path: str | Path) -> tuple[Volume, tuple[str, ...]]:
+def read_pet(path: str | Path) -> tuple[Volume, tuple[str, ...]]:
     """A PET from its file, and a sentence where it may be none.
 
     Some ten thousand voxels, evenly spread, are looked at; only where all of them are 0 or 1 is the volume read to

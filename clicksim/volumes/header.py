@@ -20,7 +20,7 @@ BLOCK = 1 << 20  # bytes read and inflated at a time
 
 
 @dataclass(frozen=True)
-class Header:
+class ImageHeader:
     """Where the voxels of a file stand, and how to read them; `packing` is `none`, `gzip` or `zlib`."""
 
     grid: Grid

@@ -14,7 +14,7 @@ from numpy.typing import DTypeLike, NDArray
 from clicksim.errors import GeometryError, ImageError, TruncatedError
 from clicksim.files import replacing
 from clicksim.geometry import Grid
-from clicksim.volumes.header import BLOCK, Header, extension_of, memory_of, reading, refusing
+from clicksim.volumes.header import BLOCK, ImageHeader, extension_of, memory_of, reading, refusing
 from clicksim.volumes.labels import whole_labels
 from clicksim.volumes.metaimage import Zlib, read_mha_header, write_mha
 from clicksim.volumes.nifti import gunzip, nifti_header, read_nifti, read_nifti_header, write_nifti
@@ -141,7 +141,7 @@ def write_image(path: str | Path, array: NDArray[Any], grid: Grid, *, like: str 
                 write_nifti(stream, nifti_header(data, grid, template), data)
 
 
-def _read_header(file: Path, raw: BinaryIO) -> Header:
+def _read_header(file: Path, raw: BinaryIO) -> ImageHeader:
     size = os.fstat(raw.fileno()).st_size
     if extension_of(file) == ".mha":
         header = read_mha_header(file, raw, size)
@@ -151,7 +151,7 @@ def _read_header(file: Path, raw: BinaryIO) -> Header:
     return header
 
 
-def _check_size(header: Header, size: int) -> None:
+def _check_size(header: ImageHeader, size: int) -> None:
     """Refuse what the file cannot hold, before any memory is asked for."""
     promised = header.nbytes + (header.offset if header.packing != "zlib" else 0)
     held = size if header.packing == "none" else size * MOST_DEFLATE
@@ -165,7 +165,7 @@ def _check_size(header: Header, size: int) -> None:
         raise ImageError(f"the file goes on for {held - promised} bytes behind the image of its header ({what})")
 
 
-def _read_array(header: Header, raw: BinaryIO) -> NDArray[Any]:
+def _read_array(header: ImageHeader, raw: BinaryIO) -> NDArray[Any]:
     """The voxels, `(I, J, K)` in Fortran order."""
     with closing(_voxel_stream(header, raw)) as stream:
         array = np.empty(header.grid.shape, header.dtype, order="F")
@@ -183,7 +183,7 @@ def _read_array(header: Header, raw: BinaryIO) -> NDArray[Any]:
     return _scaled(array, header.slope, header.intercept)
 
 
-def _voxel_stream(header: Header, raw: BinaryIO) -> Any:
+def _voxel_stream(header: ImageHeader, raw: BinaryIO) -> Any:
     """The uncompressed bytes of the file from its first voxel on."""
     raw.seek(header.offset if header.packing != "gzip" else 0)
     if header.packing == "none":

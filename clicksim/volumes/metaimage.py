@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from clicksim.errors import ImageError, TruncatedError
 from clicksim.geometry import Grid
-from clicksim.volumes.header import BLOCK, Header, check_lengths, make_grid, three_axes
+from clicksim.volumes.header import BLOCK, ImageHeader, check_lengths, make_grid, three_axes
 
 MET_TYPES = {
     "MET_UCHAR": "u1",
@@ -36,7 +36,7 @@ LONGEST_LINE = 4096
 """Bytes; what stands in the header must be the same to us and to SimpleITK, which reads it after us."""
 
 
-def read_mha_header(file: Path, raw: BinaryIO, size: int) -> Header:
+def read_mha_header(file: Path, raw: BinaryIO, size: int) -> ImageHeader:
     """The header of an open file of `size` bytes."""
     fields, offset = _mha_fields(raw)
     shape = three_axes(tuple(int(n) for n in fields.get("DimSize", "").split()))
@@ -54,7 +54,7 @@ def read_mha_header(file: Path, raw: BinaryIO, size: int) -> Header:
         raise TruncatedError(f"the header promises {stored} compressed bytes, the file holds {size - offset}")
     swapped = _is_true(fields, "BinaryDataByteOrderMSB") or _is_true(fields, "ElementByteOrderMSB")
     dtype = np.dtype(MET_TYPES[name]).newbyteorder(">" if swapped else "<")
-    return Header(_mha_grid(file, shape), dtype, offset, "zlib" if packed else "none")
+    return ImageHeader(_mha_grid(file, shape), dtype, offset, "zlib" if packed else "none")
 
 
 def write_mha(temporary: Path, data: NDArray[Any], grid: Grid) -> None:

@@ -8,10 +8,10 @@ from numpy.typing import NDArray
 
 from clicksim.errors import ImageError, TruncatedError
 from clicksim.geometry import Grid
-from clicksim.volumes.header import Header, check_lengths, make_grid, memory_of, three_axes
+from clicksim.volumes.header import ImageHeader, check_lengths, make_grid, memory_of, three_axes
 
 
-def read_nifti_header(raw: BinaryIO, *, packed: bool) -> Header:
+def read_nifti_header(raw: BinaryIO, *, packed: bool) -> ImageHeader:
     """The header of an open file, from its first bytes."""
     is_gzip = raw.read(2) == b"\x1f\x8b"
     raw.seek(0)
@@ -96,7 +96,7 @@ def write_nifti(stream: Any, header: Any, data: NDArray[Any]) -> None:
         stream.write(memory_of(np.asfortranarray(data[:, :, k])))
 
 
-def _parse_nifti(block: bytes, packing: str) -> Header:
+def _parse_nifti(block: bytes, packing: str) -> ImageHeader:
     header = checked_nifti(block)
     dtype = header.get_data_dtype()
     shape = three_axes(_nifti_shape(header))
@@ -108,7 +108,7 @@ def _parse_nifti(block: bytes, packing: str) -> Header:
     with np.errstate(all="ignore"):
         affine = header.get_best_affine()
     grid = make_grid(shape, header["pixdim"][1:4], affine)
-    return Header(grid, dtype, _vox_offset(header), packing, slope or 1.0, intercept or 0.0)
+    return ImageHeader(grid, dtype, _vox_offset(header), packing, slope or 1.0, intercept or 0.0)
 
 
 def _nifti_shape(header: Any) -> tuple[int, ...]:

@@ -50,7 +50,7 @@ class Target:
 
 def find_target(name: str) -> Target:
     """The target of a name in `NAMES`."""
-    module = import_module(f"fuzz.targets.{name}")
+    module = import_module(f"fuzz.targets.fuzz_{name}")
     title = (module.__doc__ or "").partition("\n")[0].rstrip(".")
     packing = (getattr(module, "unpack", None), getattr(module, "pack", None))
     return Target(name, title, module.seeds, module.read, *packing)

@@ -14,11 +14,11 @@ from clicksim.files import read_toml
 from clicksim.prompts import Prompts
 from clicksim.prompts.records import check_inside
 from clicksim.prompts.table import Row, prompt_of, prompt_rows
-from clicksim.protocols.settings import dump_table
+from clicksim.protocols.protocol_settings import dump_table
 from clicksim.simulate.annotators.annotator_fit import Fit, Recorded, fit_annotator, record_case
 from clicksim.simulate.annotators.people import PRESETS, Annotator, find_annotator
 from clicksim.volumes import Volume, case_id_of, read_image, read_label
-from clicksim.volumes.case import find_companion, list_labels, read_uptake
+from clicksim.volumes.case import find_companion, list_labels, read_pet
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -193,7 +193,7 @@ def cases_of_files(label: Path, pet: Path | None = None) -> OpenCase:
         mask = read_label(file)
         if pet is None:
             return Shown(mask)
-        image, _ = read_uptake(find_companion(file, pet) if pet.is_dir() else pet)
+        image, _ = read_pet(find_companion(file, pet) if pet.is_dir() else pet)
         mask.grid.check_same(image.grid, ("label", "PET"), where=f"case {case_id}")
         return Shown(mask, image.array)
 

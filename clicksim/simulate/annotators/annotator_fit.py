@@ -24,7 +24,7 @@ REACH_MM = 20.0  # a foreground click farther than this from every lesion was me
 
 
 @dataclass(frozen=True)
-class Recording:
+class CaseRecord:
     """What was recorded of one case.
 
     Attributes:
@@ -40,7 +40,7 @@ class Recording:
 
 def record_case(
     prompts: Prompts, mask: ArrayLike, *, uptake: ArrayLike | None = None, instances: Instances = "auto"
-) -> Recording:
+) -> CaseRecord:
     """What a person did with each lesion of one case.
 
     A foreground click belongs to the lesion that it hits, or else to the nearest one within `REACH_MM`. A
@@ -81,7 +81,7 @@ def record_case(
                 seconds=float(np.count_nonzero(own)) * (prompts.effort_s or 0.0),
             )
         )
-    return Recording(found, int(np.count_nonzero(foreground & (places < 0))), len(prompts) - len(clicks))
+    return CaseRecord(found, int(np.count_nonzero(foreground & (places < 0))), len(prompts) - len(clicks))
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ class Spot:
 
 
 @dataclass(frozen=True)
-class Placer:
+class ClickPlacer:
     """Finds spots for clicks; see the settings `place` and `depth_in`."""
 
     settings: Mapping[str, Any]
@@ -118,7 +118,7 @@ class Placer:
 
 
 def choose_class(
-    choice: str, regions: Sequence[Region], used: Mapping[bool, set[Voxel]], placer: Placer
+    choice: str, regions: Sequence[Region], used: Mapping[bool, set[Voxel]], placer: ClickPlacer
 ) -> list[tuple[bool, list[Component], set[Voxel]]]:
     """The classes that are corrected under `larger-class`, `deeper-class` or `each-class`.
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clicksim.geometry.arrays import as_labels
-from clicksim.kernels.runs import join_indices
+from clicksim.kernels.voxel_runs import join_indices
 from clicksim.lesions import Component, Components, connect, find_lesions
 from clicksim.lesions.hot import lesion_indices, without
 from clicksim.prompts import Scribble

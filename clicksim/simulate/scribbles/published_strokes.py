@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clicksim.kernels import strokes as kernels
-from clicksim.kernels.runs import expand_runs
+from clicksim.kernels.voxel_runs import expand_runs
 from clicksim.lesions import Component
 
 Slice = NDArray[np.uint8]

@@ -26,7 +26,7 @@ SHORTEST_WALK_MM = 10.0  # of a boundary stroke, where the rim allows
 
 
 @dataclass(frozen=True)
-class Section:
+class StrokeSection:
     """The part of a region in which a stroke is drawn.
 
     Attributes:
@@ -77,7 +77,7 @@ def draw_stroke(
     return section.voxels(path)
 
 
-def cut_section(region: Component, spacing: Spacing, axis: int) -> Section:
+def cut_section(region: Component, spacing: Spacing, axis: int) -> StrokeSection:
     """The largest 8-connected part of the slice across an axis that holds most of the region."""
     k, flat = fullest_slice(region, axis)
     rows, columns = (a for a in range(3) if a != axis)
@@ -87,10 +87,10 @@ def cut_section(region: Component, spacing: Spacing, axis: int) -> Section:
     corner = np.zeros(3, dtype=np.int64)
     corner[[rows, columns, axis]] = [*low, k]
     size = np.array([spacing[rows], spacing[columns]])
-    return Section(kernels.largest_part(mask), size, corner, (rows, columns))
+    return StrokeSection(kernels.largest_part(mask), size, corner, (rows, columns))
 
 
-def _centre_line(section: Section, settings: Mapping[str, Any], draws: np.random.Generator) -> Ints:  # noqa: ARG001
+def _centre_line(section: StrokeSection, settings: Mapping[str, Any], draws: np.random.Generator) -> Ints:  # noqa: ARG001
     """The way through the skeleton between its two points farthest apart in mm, trimmed by length.
 
     Of a way so short that nothing is left, the pixel nearest to its middle stays.
@@ -108,7 +108,7 @@ def _centre_line(section: Section, settings: Mapping[str, Any], draws: np.random
     return np.asarray(path[kept])
 
 
-def _random_line(section: Section, settings: Mapping[str, Any], draws: np.random.Generator) -> Ints:  # noqa: ARG001
+def _random_line(section: StrokeSection, settings: Mapping[str, Any], draws: np.random.Generator) -> Ints:  # noqa: ARG001
     """The first unbroken piece inside the region of a line between two different pixels."""
     pixels = section.pixels
     if len(pixels) == 1:
@@ -117,7 +117,7 @@ def _random_line(section: Section, settings: Mapping[str, Any], draws: np.random
     return _first_piece(section, kernels.straight_line(*pixels[start], *pixels[stop]))
 
 
-def _rim_walk(section: Section, settings: Mapping[str, Any], draws: np.random.Generator) -> Ints:
+def _rim_walk(section: StrokeSection, settings: Mapping[str, Any], draws: np.random.Generator) -> Ints:
     """A walk along the rim over a share of it, at least `SHORTEST_WALK_MM` where the rim has that."""
     rim = kernels.inner_rim(section.mask)
     pixels = np.argwhere(rim)
@@ -128,18 +128,18 @@ def _rim_walk(section: Section, settings: Mapping[str, Any], draws: np.random.Ge
 PATHS = {"centerline": _centre_line, "random": _random_line, "boundary": _rim_walk}
 
 
-def _arc_length(section: Section, path: Ints) -> Floats:
+def _arc_length(section: StrokeSection, path: Ints) -> Floats:
     """Length from the start to each pixel of a path, in mm."""
     steps = np.linalg.norm(np.diff(path, axis=0) * section.size, axis=1)
     return np.concatenate([[0.0], np.cumsum(steps)])
 
 
-def _first_piece(section: Section, line: Ints) -> Ints:
+def _first_piece(section: StrokeSection, line: Ints) -> Ints:
     outside = np.flatnonzero(section.mask[line[:, 0], line[:, 1]] == 0)
     return line[: outside[0]] if len(outside) else line
 
 
-def _tremble(section: Section, path: Ints, amplitude: float, draws: np.random.Generator) -> Ints:
+def _tremble(section: StrokeSection, path: Ints, amplitude: float, draws: np.random.Generator) -> Ints:
     """The path moved by noise that is alike over a few mm, joined by straight lines, as far as it stays inside."""
     along = _arc_length(section, path)
     noise = draws.standard_normal((len(path), 2))
@@ -154,7 +154,7 @@ def _tremble(section: Section, path: Ints, amplitude: float, draws: np.random.Ge
     return line if len(line) else path
 
 
-def _thicken(section: Section, path: Ints, thickness: float) -> Ints:
+def _thicken(section: StrokeSection, path: Ints, thickness: float) -> Ints:
     """All pixels of the section within half the thickness of the path, in the order of the path."""
     wide = (path[:, None] + steps_within(thickness / 2, section.size)).reshape(-1, 2)
     wide = wide[np.all((wide >= 0) & (wide < section.mask.shape), axis=1)]

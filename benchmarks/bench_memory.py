@@ -1,0 +1,26 @@
+"""Peak memory of one case above its inputs, in a fresh process."""
+
+from typing import Any
+
+from benchmarks.cases import all_cases
+from benchmarks.result_table import Section, absent, share
+from benchmarks.timing import peak_above_inputs
+
+TEXT = """The highest resident memory (`VmHWM`) of a fresh process while it makes the clicks of one case, less what was
+resident (`VmRSS`) with the inputs loaded and everything compiled and warmed on a tiny case."""
+
+
+def run(*, full: bool, quick: bool) -> list[Section]:  # noqa: ARG001
+    cases, missing = all_cases(quick=quick)
+    rows: list[Any] = []
+    for case in cases:
+        for who, bar, aim in (("autopet-iv@1", 0.5, 0.1), ("autopet-iv@2", 0.5, 0.1), ("plain assembly", None, None)):
+            work = f"{who}, case {case.name}"
+            peak = peak_above_inputs(case, who)
+            if peak is None:
+                rows.append(absent(work, "not run: this system does not say how much memory a process took"))
+                continue
+            rows.append(share(work, peak, "bytes of the uptake", case.uptake.nbytes, bar=bar, aim=aim))
+    if missing:
+        rows.append(absent("autopet-iv@1, case B", missing))
+    return [Section("Peak memory", TEXT, rows=rows)]

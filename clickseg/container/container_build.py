@@ -1,0 +1,153 @@
+"""The build context of a container image: everything that `docker build` needs, in one folder.
+
+    OUT/Dockerfile          not root, made for a read-only root and no network
+    OUT/requirements.txt    what is installed here, pinned
+    OUT/clicksim clickseg   the sources
+    OUT/model.safetensors
+    OUT/licences/           the project's, those of what is installed, LGPL-3.0 and GPL-3.0 (edt), and of the data
+
+Nothing is built: that needs a container engine and a network.
+"""
+
+import re
+import shutil
+import sys
+from importlib import metadata
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import clickseg
+import clicksim
+from clickseg.model.checkpoint import read_about
+from clicksim.errors import ClicksimError
+
+TAG = "clickseg"
+EXTRA = "torch"
+LEFT_OUT = ("__pycache__", "*.pyc", "*.nbi", "*.nbc")
+LICENCE = re.compile(r"(^|/)(licen[cs]es?|copying|notice)[^/]*(/|$)", re.IGNORECASE)
+LGPL = ("edt",)
+
+
+def write_context(model: Path, out: Path) -> Path:
+    """Write the build context of a model.
+
+    Args:
+        model: A checkpoint.
+        out: A folder that is not there yet, or is empty.
+
+    Returns:
+        `out`.
+
+    Raises:
+        CheckpointError: No checkpoint.
+        ClicksimError: A folder with something in it, one that cannot be written, or a project that is not installed,
+            so that nobody knows what it needs.
+    """
+    about = read_about(model)
+    pins = pinned()
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ClicksimError(f"{out} is there already; name a new folder for the build context")
+    try:
+        (out / "licences").mkdir(parents=True)
+        (out / "Dockerfile").write_text(dockerfile(), encoding="utf-8")
+        (out / "requirements.txt").write_text("".join(f"{name}=={pins[name]}\n" for name in pins), encoding="utf-8")
+        for package in (clicksim, clickseg):
+            place = Path(str(package.__file__)).parent
+            shutil.copytree(place, out / place.name, ignore=shutil.ignore_patterns(*LEFT_OUT))
+        shutil.copyfile(model, out / "model.safetensors")
+        write_licences(out / "licences", pins, about)
+    except OSError as error:
+        raise ClicksimError(f"cannot write the build context to {out}: {error.strerror or error}") from error
+    return out
+
+
+def dockerfile() -> str:
+    """The text of the Dockerfile, for the Python that runs here."""
+    from jinja2 import Environment, StrictUndefined
+
+    text = files("clickseg.container").joinpath("templates", "Dockerfile.j2").read_text(encoding="utf-8")
+    template = Environment(undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False).from_string(text)
+    return template.render(tag=TAG, python=f"{sys.version_info.major}.{sys.version_info.minor}")
+
+
+def pinned() -> dict[str, str]:
+    """Name and version of each distribution that the project asks for, of those that are installed here.
+
+    Raises:
+        ClicksimError: The project itself, or something that it needs, is not installed.
+    """
+    try:
+        wanted = metadata.requires("clicksim") or []
+    except metadata.PackageNotFoundError as error:
+        raise ClicksimError("clicksim is not installed, so its dependencies are unknown; install it first") from error
+    found = {}
+    for line in wanted:
+        name, marker = re.split(r"[^A-Za-z0-9_.-]", line, maxsplit=1)[0], line.partition(";")[2]
+        if "extra" in marker and f'"{EXTRA}"' not in marker.replace("'", '"'):
+            continue
+        try:
+            found[name] = metadata.version(name).partition("+")[0]  # +cpu and the like are known to one index only
+        except metadata.PackageNotFoundError as error:
+            raise ClicksimError(f"{name} is not installed; pip install 'clicksim[torch]'") from error
+    return dict(sorted(found.items()))
+
+
+def write_licences(folder: Path, pins: dict[str, str], about: dict[str, Any]) -> None:
+    """Licence texts of the project, of what it installs and of the LGPL, and a page that names them all."""
+    for name in ("LGPL-3.0.txt", "GPL-3.0.txt"):
+        text = files("clickseg.container").joinpath("templates", "licences", name).read_text(encoding="utf-8")
+        (folder / name).write_text(text, encoding="utf-8")
+    lines = [
+        "# What is in this image, and under which licence",
+        "",
+        "| part | version | licence | texts |",
+        "|---|---|---|---|",
+    ]
+    for name, version in {"clicksim": clicksim.__version__, **pins}.items():
+        copied = _copy_texts(name, folder / name)
+        if name in LGPL:
+            copied = ["LGPL-3.0.txt", "GPL-3.0.txt", *copied]
+        lines.append(f"| {name} | {version} | {_licence_of(name)} | {', '.join(copied) or 'none with it'} |")
+    lines += [
+        "",
+        f"{', '.join(LGPL)}: unchanged, from its publisher's package, installed by pip; it can be replaced by "
+        "another version in the same way. Sources: https://pypi.org/project/edt/#files",
+        "",
+        "## Data that the model was trained on",
+        "",
+        "| source | release | licence | citation |",
+        "|---|---|---|---|",
+    ]
+    for row in about.get("sources", []):
+        lines.append(
+            "| " + " | ".join(_cell(row.get(key)) for key in ("source", "release", "licence", "citation")) + " |"
+        )
+    (folder / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _copy_texts(name: str, folder: Path) -> list[str]:
+    """Copy the licence texts that a distribution brings; gives their names."""
+    copied = []
+    for file in metadata.files(name) or []:
+        source = Path(str(file.locate()))
+        if ".dist-info/" in str(file) and LICENCE.search(str(file).partition(".dist-info/")[2]) and source.is_file():
+            folder.mkdir(exist_ok=True)
+            shutil.copyfile(source, folder / source.name)
+            copied.append(f"{name}/{source.name}")
+    return sorted(set(copied))
+
+
+def _cell(value: Any) -> str:
+    """A value in a table: on one line, without the sign that ends a cell."""
+    return " ".join(str(value or "").split()).replace("|", "/")
+
+
+def _licence_of(name: str) -> str:
+    """What a distribution says of its licence, on one line."""
+    about: Any = metadata.metadata(name)
+    for key in ("License-Expression", "License"):
+        if about.get(key):
+            return _cell(about[key])[:80]
+    classifiers = [c.rpartition("::")[2].strip() for c in about.get_all("Classifier", []) if c.startswith("License")]
+    return ", ".join(classifiers) or "see its texts"

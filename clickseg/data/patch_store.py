@@ -1,0 +1,216 @@
+"""The patch store: cases as plain arrays that are mapped into memory, so that a patch costs what it holds.
+
+    STORE/
+      store.json                 rules, the catalog's digest, sources with their licences
+      cases.parquet              one row per case: names, fold, grid, folder of its arrays
+      rejected.parquet           cases that could not be prepared, with the reason
+      arrays/<case>-<hash>/      ct.npy int16 HU, pet.npy SUV, label.npy, places.npz
+                                 (ct.npz ... where the store is compressed)
+
+The hash is over the rules and the bytes of the case's files: what was prepared once is found again.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clickseg.training_settings import StoreRules
+from clicksim.errors import CatalogError
+from clicksim.geometry import Grid, Shape, Spacing
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+FORMAT = 1
+AIR_HU = -1024
+OPEN_CASES = 8  # whole cases that a compressed store keeps in memory, in each process
+
+
+@dataclass(frozen=True)
+class Places:
+    """Voxels of a case to put patches on.
+
+    Attributes:
+        lesion: `(n, 4)` lesion number, `i, j, k`; the deepest voxel of each lesion and others drawn from it.
+        hot: `(n, 3)` voxels of physiological uptake, spread over its components.
+        body: `(n, 3)` voxels of the body outside lesions.
+    """
+
+    lesion: NDArray[np.int32]
+    hot: NDArray[np.int32]
+    body: NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class StoreCase:
+    """One case of a store; arrays are `(I, J, K)` along R, A, S.
+
+    Attributes:
+        row: Its row in `cases.parquet`.
+        folder: Where its arrays stand.
+    """
+
+    row: Mapping[str, Any]
+    folder: Path
+
+    @property
+    def case_id(self) -> str:
+        """Its name, unique within its source."""
+        return str(self.row["case_id"])
+
+    @property
+    def has_pet(self) -> bool:
+        """Whether there is an uptake."""
+        return bool(self.row["has_pet"])
+
+    @property
+    def spacing(self) -> Spacing:
+        """Voxel size along R, A, S in mm."""
+        x, y, z = self.row["spacing_mm"]
+        return (x, y, z)
+
+    @cached_property
+    def grid(self) -> Grid:
+        """The lattice of its arrays."""
+        return Grid(tuple(self.row["shape"]), self.spacing, np.reshape(self.row["affine_ras"], (4, 4)))
+
+    def array(self, name: str) -> NDArray[Any]:
+        """`ct`, `pet` or `label`, mapped into memory."""
+        return _open(str(self.folder), name)
+
+    @property
+    def places(self) -> Places:
+        """Where to put patches."""
+        return _places(str(self.folder))
+
+    def patch(self, name: str, start: Sequence[int], shape: Shape) -> NDArray[Any]:
+        """A copy of a part; what lies outside the volume is air, no uptake, no lesion."""
+        array = self.array(name)
+        out = np.full(shape, AIR_HU if name == "ct" else 0, dtype=array.dtype)
+        low = [max(0, s) for s in start]
+        high = [min(n, s + length) for n, s, length in zip(array.shape, start, shape, strict=True)]
+        if all(a < b for a, b in zip(low, high, strict=True)):
+            source = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+            target = tuple(slice(a - s, b - s) for a, b, s in zip(low, high, start, strict=True))
+            out[target] = array[source]
+        return out
+
+
+@dataclass(frozen=True)
+class Store:
+    """An open store; it travels to other processes by its path.
+
+    Attributes:
+        path: The folder.
+        about: What `store.json` says.
+        cases: All cases, by source and name.
+    """
+
+    path: Path
+    about: Mapping[str, Any]
+    cases: tuple[StoreCase, ...]
+
+    @property
+    def rules(self) -> StoreRules:
+        """How the arrays were made."""
+        return StoreRules.of(self.about["rules"])
+
+    @property
+    def catalog_digest(self) -> str:
+        """Of the catalog that it was made from."""
+        return str(self.about["catalog_digest"])
+
+    def licences(self, cases: Sequence[StoreCase]) -> list[dict[str, Any]]:
+        """Source, release, licence, DOI and citation of the sources of some cases."""
+        used = {case.row["source"] for case in cases}
+        return [dict(row) for row in self.about["sources"] if row["source"] in used]
+
+    def split(self, fold: int) -> tuple[tuple[StoreCase, ...], tuple[StoreCase, ...]]:
+        """Cases to train on, and those that are held out; a patient is in one of them only.
+
+        Raises:
+            CatalogError: Nothing is left to train on.
+        """
+        held = tuple(case for case in self.cases if case.row["fold"] == fold)
+        kept = tuple(case for case in self.cases if case.row["fold"] != fold)
+        if not kept:
+            raise CatalogError(
+                f"all {len(held)} cases of {self.path} are in fold {fold}; choose another, or -1 for none"
+            )
+        return kept, held
+
+
+def open_store(path: str | Path) -> Store:
+    """Open a store.
+
+    Raises:
+        CatalogError: No store there, or one of a newer format.
+    """
+    import pyarrow.parquet as pq
+
+    folder = Path(path)
+    try:
+        about = json.loads((folder / "store.json").read_text(encoding="utf-8"))
+        rows = pq.read_table(folder / "cases.parquet").to_pylist()
+    except FileNotFoundError as error:
+        raise CatalogError(
+            f"no patch store in {path}: {error.filename} is missing; clickseg prepare makes one"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise CatalogError(f"{path} is not a patch store: {error}") from error
+    if about.get("format") != FORMAT:
+        raise CatalogError(
+            f"{path} has store format {about.get('format')}, this clickseg knows {FORMAT}; prepare it again"
+        )
+    return Store(folder, about, tuple(StoreCase(row, folder / "arrays" / row["folder"]) for row in rows))
+
+
+def case_schema() -> "pa.Schema":
+    """The columns of `cases.parquet`."""
+    import pyarrow as pa
+
+    number, text = pa.int32(), pa.string()
+    columns = [
+        ("source", text, "name of the source"),
+        ("case_id", text, "name of the case, unique within the source"),
+        ("patient_key", text, "pseudonym of the patient"),
+        ("tracer_class", text, "FDG, PSMA or none"),
+        ("fold", number, "the publisher's validation fold, else one drawn from the patient's name, 0 to 4"),
+        ("instances", text, "components, or labels where its values are the lesions' ids"),
+        ("has_pet", pa.bool_(), "there is an uptake"),
+        ("n_lesions", number, "lesions on the grid of the store"),
+        ("shape", pa.list_(number, 3), "voxels along R, A, S"),
+        ("spacing_mm", pa.list_(pa.float64(), 3), "mm along R, A, S"),
+        ("affine_ras", pa.list_(pa.float64(), 16), "voxel to RAS+ mm, row by row"),
+        ("note", text, "a doubt about its files, such as a PET that may be a CT; else null"),
+        ("folder", text, "of its arrays, below arrays/"),
+    ]
+    return pa.schema([pa.field(name, kind, metadata={"meaning": meaning}) for name, kind, meaning in columns])
+
+
+@lru_cache(maxsize=4096)
+def _open_mapped(file: str) -> NDArray[Any]:
+    return np.load(file, mmap_mode="r")
+
+
+@lru_cache(maxsize=3 * OPEN_CASES)
+def _open_whole(file: str) -> NDArray[Any]:
+    with np.load(file) as archive:
+        return np.asarray(archive["array"])
+
+
+def _open(folder: str, name: str) -> NDArray[Any]:
+    file = Path(folder) / f"{name}.npy"
+    return _open_mapped(str(file)) if file.exists() else _open_whole(str(file.with_suffix(".npz")))
+
+
+@lru_cache(maxsize=65536)
+def _places(folder: str) -> Places:
+    with np.load(Path(folder) / "places.npz") as archive:
+        return Places(archive["lesion"], archive["hot"], archive["body"])

@@ -1,0 +1,165 @@
+"""How many prompts a sample gets, of which kind, and where: the simulator at work on patches."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clickseg.data.prompt_channels import FOREGROUND
+from clickseg.training_settings import TrainSettings
+from clicksim.errors import SettingError, unknown_name
+from clicksim.geometry import Grid, Spacing
+from clicksim.prompts import Prompts, Scribble
+from clicksim.protocols import effective_settings, load_protocol
+from clicksim.simulate.clicks.click_rules import simulate_clicks
+from clicksim.simulate.corrections import correct
+from clicksim.simulate.scribbles.scribble_rules import simulate_scribbles
+
+U_SHAPE = (0.10, 0.10, 0.10, 0.08, 0.04, 0.04, 0.04, 0.04, 0.08, 0.08, 0.30)  # of 0 to 10 prompts, as published
+STROKES = ("centerline", "random", "boundary")  # in equal parts
+
+
+@dataclass(frozen=True)
+class PromptPlan:
+    """What one sample gets.
+
+    Attributes:
+        count: Prompts of each polarity before the first prediction.
+        corrections: Rounds of correction after it.
+        stroke: How scribbles are drawn; empty for clicks.
+        seed: Of its prompts.
+        name: Keys the streams of the simulator.
+    """
+
+    count: int
+    corrections: int
+    stroke: str
+    seed: int
+    name: str
+
+
+def count_law(law: str, most: int) -> NDArray[np.float64]:
+    """The odds of 0 to `most` prompts of each polarity.
+
+    `uniform`: all alike. `log`: in proportion to `ln(most + 2 - n)`, which is `ln(12 - n) / ln(12!)` for 10.
+    `u-shape`: the published odds of 0 to 10, read off at the same share of `most` for others.
+
+    Raises:
+        SettingError: An unknown law.
+    """
+    n = np.arange(most + 1)
+    if law == "uniform":
+        odds = np.ones(most + 1)
+    elif law == "log":
+        odds = np.log(most + 2.0 - n)
+    elif law == "u-shape":
+        odds = np.interp(n / max(most, 1), np.linspace(0, 1, len(U_SHAPE)), U_SHAPE)
+    else:
+        raise unknown_name("law", law, ("uniform", "log", "u-shape"))
+    return np.asarray(odds / odds.sum())
+
+
+def corrections_at(step: int, settings: TrainSettings) -> int:
+    """The most rounds of correction at a step: none at first, then one more at even distances, up to all."""
+    done = step / settings.steps
+    if settings.corrections == 0 or done < settings.corrections_from:
+        return 0
+    span = settings.corrections_full - settings.corrections_from
+    share = 1.0 if span <= 0 else min(1.0, (done - settings.corrections_from) / span)
+    return min(settings.corrections, 1 + int(share * (settings.corrections - 1) + 1e-9))
+
+
+def draw_plan(draws: np.random.Generator, step: int, name: str, settings: TrainSettings) -> PromptPlan:
+    """What a sample gets at a step.
+
+    The guard: with the odds `silent` a sample gets no prompt at all, whatever law and curriculum say, so that a
+    model never forgets to work without.
+    """
+    silent = draws.random() < settings.silent
+    count = int(draws.choice(settings.max_prompts + 1, p=count_law(settings.law, settings.max_prompts)))
+    corrections = int(draws.integers(corrections_at(step, settings) + 1))
+    stroke = STROKES[draws.integers(len(STROKES))] if draws.random() < settings.scribbles else ""
+    seed = int(draws.integers(2**31))
+    return PromptPlan(0 if silent else count, 0 if silent else corrections, stroke, seed, name)
+
+
+def first_prompts(
+    plan: PromptPlan,
+    mask: NDArray[Any],
+    pet: NDArray[np.float32] | None,
+    spacing: Spacing,
+    instances: Any,
+    protocol: tuple[str, str],
+) -> Prompts:
+    """The prompts of a patch before the first prediction.
+
+    Clicks fall into lesions and into hot uptake outside them, where there is no PET into a shell around lesions.
+    Scribbles lie in lesions and in a shell around them. A patch without a lesion gets background clicks at most.
+
+    Args:
+        plan: What it gets.
+        mask: `(I, J, K)`, 0 outside lesions.
+        pet: SUV, or None.
+        spacing: mm.
+        instances: How values of the mask become lesions.
+        protocol: Of clicks, of scribbles.
+    """
+    if plan.count == 0:
+        return Prompts((), Grid.from_spacing(mask.shape, spacing))
+    if plan.stroke:
+        return simulate_scribbles(
+            mask, spacing=spacing, instances=instances, protocol=protocol[1], seed=plan.seed, case_id=plan.name,
+            n_components=plan.count, strategy=plan.stroke,
+        )  # fmt: skip
+    return simulate_clicks(
+        mask, uptake=pet, spacing=spacing, instances=instances, protocol=protocol[0], seed=plan.seed,
+        case_id=plan.name, n_foreground=plan.count, n_background=plan.count,
+        background="shell" if pet is None else "hot",
+    )  # fmt: skip
+
+
+def next_prompts(
+    plan: PromptPlan,
+    prediction: NDArray[Any],
+    truth: NDArray[Any],
+    spacing: Spacing,
+    number: int,
+    rows: NDArray[np.int64],
+    protocol: str,
+) -> Prompts:
+    """The correction of a prediction: one prompt in its largest error.
+
+    Args:
+        plan: What the sample gets.
+        prediction, truth: `(I, J, K)`.
+        spacing: mm.
+        number: Round, from 1.
+        rows: `(n, 5)` earlier prompts of this sample, as `clickseg.data.prompt_channels` takes them.
+        protocol: Of corrections.
+    """
+    how: dict[str, Any] = {"kind": "scribble", "strategy": plan.stroke} if plan.stroke else {"kind": "click"}
+    return correct(
+        prediction, truth, spacing=spacing, protocol=protocol, seed=plan.seed, case_id=plan.name, round=number,
+        previous=_as_prompts(rows, Grid.from_spacing(truth.shape, spacing)), **how,
+    )  # fmt: skip
+
+
+def check_protocols(settings: TrainSettings) -> None:
+    """Raise a `SettingError` unless both protocols are mended ones: published rules work on whole cases only."""
+    for name, table in ((settings.click_protocol, "clicks"), (settings.correction_protocol, "scribbles")):
+        rule, _ = effective_settings(load_protocol(name), table, {})
+        if rule["rule"] != "revised":
+            raise SettingError(
+                f"{name} is a published rule for whole cases; training simulates on patches and takes a mended one, "
+                "such as autopet-iv@2 for clicks and autopet-v@2 for corrections"
+            )
+
+
+def _as_prompts(rows: NDArray[np.int64], grid: Grid) -> Prompts:
+    """Earlier prompts as the simulator takes them; only their voxels and polarity count."""
+    items = []
+    for polarity in np.unique(rows[:, 1]):
+        voxels = tuple((int(i), int(j), int(k)) for i, j, k in rows[rows[:, 1] == polarity, 2:])
+        items.append(Scribble(voxels, bool(polarity == FOREGROUND)))
+    return Prompts(tuple(items), grid)

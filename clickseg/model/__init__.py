@@ -1,0 +1,1 @@
+"""The model: network, losses, checkpoints, and inference over a whole volume."""

@@ -1,0 +1,152 @@
+"""Checkpoints: one safetensors file with the weights, the settings, where the data came from, and how to go on.
+
+A file is complete or not there at all. Its metadata (JSON under `clickseg`) is read without Torch by any safetensors
+reader: `model` and `train` settings, `rules` of the store, the catalog's digest, `sources` with licence and citation,
+step and versions. Tensors are named `network.*` (the weights), `average.*` (their running mean, where there is one)
+and `optimizer.*`. Nothing in it is pickled.
+"""
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from clickseg.model.network import Segmenter
+from clickseg.training_settings import ModelSettings
+from clicksim.errors import ClicksimError
+from clicksim.files import make_folder, replacing
+
+FORMAT = 1
+KEY = "clickseg"
+
+
+class CheckpointError(ClicksimError):
+    """A checkpoint that cannot be read, or does not fit."""
+
+
+def save_checkpoint(path: str | Path, tensors: Mapping[str, Mapping[str, Tensor]], about: Mapping[str, Any]) -> None:
+    """Write a checkpoint, complete or not at all.
+
+    Args:
+        path: The file; an existing one is replaced.
+        tensors: Groups such as `network` with their tensors by name.
+        about: Plain data.
+
+    Raises:
+        StorageError: The disk is full, or may not be written.
+    """
+    flat = {
+        f"{group}.{name}": t.detach().cpu().contiguous()
+        for group, named in tensors.items()
+        for name, t in named.items()
+    }
+    text = json.dumps({"format": FORMAT, **about}, sort_keys=True)
+    target = Path(path)
+    make_folder(target.parent)
+    with replacing(target) as temporary:
+        try:
+            save_file(flat, temporary, metadata={KEY: text})
+        except SafetensorError as error:  # it names the system's error in words alone
+            number = re.search(r"os error (\d+)", str(error))
+            if number is None:
+                raise
+            raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
+
+
+def checkpoint_bytes(tensors: Mapping[str, Tensor]) -> int:
+    """What tensors take in a checkpoint."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+
+
+def read_about(path: str | Path) -> dict[str, Any]:
+    """What a checkpoint says of itself, without its weights.
+
+    Raises:
+        CheckpointError: No checkpoint of this kind.
+    """
+    with _opened(path) as file:
+        text = (file.metadata() or {}).get(KEY)
+    if text is None:
+        raise CheckpointError(f"{path} holds tensors but is no checkpoint of clickseg")
+    about: dict[str, Any] = json.loads(text)
+    if about.get("format") != FORMAT:
+        raise CheckpointError(f"{path} has checkpoint format {about.get('format')}, this clickseg knows {FORMAT}")
+    return about
+
+
+def read_tensors(path: str | Path, group: str) -> dict[str, Tensor]:
+    """The tensors of one group, by name; empty where the checkpoint has no such group."""
+    with _opened(path) as file:
+        names = [name for name in file.keys() if name.startswith(f"{group}.")]  # noqa: SIM118 - not a dict
+        return {name[len(group) + 1 :]: file.get_tensor(name) for name in names}
+
+
+def read_weights(path: str | Path) -> dict[str, Tensor]:
+    """The weights of a trained model by name: their running mean, where there is one."""
+    return read_tensors(path, "average") or read_tensors(path, "network")
+
+
+def load_model(path: str | Path, device: Any = "cpu") -> tuple[Segmenter, dict[str, Any]]:
+    """A trained model, ready to predict, and what its checkpoint says of itself.
+
+    Args:
+        path: A checkpoint: `model.safetensors`, or the `last.safetensors` of a run that goes on.
+        device: Where it is to work.
+
+    Returns:
+        The model in evaluation mode, with the running mean of its weights where there is one. Of `about`: `rules`
+        (how a case is put on the model's grid), `model`, `train`, `sources`, `catalog_digest`, `step`.
+
+    Raises:
+        CheckpointError: No such checkpoint, or weights that do not fit its settings.
+    """
+    about = read_about(path)
+    with torch.random.fork_rng(devices=[]):
+        model = Segmenter(ModelSettings.of(about["model"]))
+    put_weights(model, read_weights(path), path)
+    return model.to(device).eval(), about
+
+
+def put_weights(model: Segmenter, weights: Mapping[str, Tensor], where: str | Path) -> None:
+    """Give a model weights, all of them, or raise a `CheckpointError` that names what does not fit."""
+    own = model.weights()
+    wrong = [name for name in own if name not in weights or weights[name].shape != own[name].shape]
+    wrong += [name for name in weights if name not in own]
+    if wrong:
+        raise CheckpointError(
+            f"{where} does not fit a {model.settings.size} network for patches of {model.settings.patch}: "
+            f"{len(wrong)} tensors differ, such as {', '.join(sorted(wrong)[:3])}"
+        )
+    for name, weight in own.items():
+        weight.copy_(weights[name])
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The state of an optimiser as named tensors."""
+    state = optimizer.state_dict()["state"]
+    return {f"{number}.{name}": value for number, entry in state.items() for name, value in entry.items()}
+
+
+def put_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Give an optimiser the state that `optimizer_tensors` took."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        number, _, name = key.partition(".")
+        state.setdefault(int(number), {})[name] = value
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+
+
+def _opened(path: str | Path) -> Any:
+    try:
+        return safe_open(str(path), framework="pt")
+    except FileNotFoundError as error:
+        raise CheckpointError(f"no checkpoint {path}") from error
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is no safetensors file, or is damaged: {error}") from error

@@ -1,0 +1,48 @@
+"""Whether a model uses its guidance: the linter of `clicksim.guidance` on a window around a lesion."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from clickseg.predict import Session
+from clicksim.catalog import Catalog, Unit
+from clicksim.errors import ClicksimError
+from clicksim.guidance import LintFinding, format_findings, lint, lint_predictor
+from clicksim.rounds.jobs import FILES, read_case
+from clicksim.rounds.texts import ten_lines
+from clicksim.simulate.clicks.click_rules import simulate_clicks
+from clicksim.volumes import read_label
+
+
+def lint_model(session: Session, catalog: Catalog, units: Sequence[Unit], cases: int, seed: int) -> str:
+    """Whether the model uses its guidance, tried on a window around a lesion of each of some cases."""
+    texts: list[str] = []
+    refused: list[str] = []
+    for entry in (entry for unit in units for entry in unit.content):
+        if len(texts) == cases:
+            break
+        try:
+            findings = _lint_case(session, catalog, entry, seed)
+        except ClicksimError as error:
+            refused.append(f"case {entry['case_id']} is left out: {error}")
+            continue
+        if findings:
+            texts.append(f"case {entry['case_id']}\n{format_findings(findings)}")
+    return "\n\n".join([*(texts or ["no case with a lesion to try it on"]), *ten_lines(refused, " that are left out")])
+
+
+def _lint_case(session: Session, catalog: Catalog, entry: Mapping[str, Any], seed: int) -> list[LintFinding]:
+    """The findings on one case; none where it has no lesion."""
+    files = {name: catalog.resolve(entry[name]) for name in FILES if entry[name] is not None}
+    if not files.keys() >= {"label", "ct"} or not read_label(files["label"]).array.any():
+        return []
+    case, _ = read_case(files, entry["case_id"])
+    scan = case.scan
+    prompts = simulate_clicks(
+        case.truth, uptake=scan.pet, spacing=scan.grid.spacing, seed=seed, case_id=scan.case_id,
+        n_foreground=3, n_background=3, background="shell",
+    )  # fmt: skip
+    prompts = replace(prompts, grid=scan.grid)
+    session.set_case(scan.grid, scan.ct, scan.pet)
+    trial = session.trial(prompts)
+    return [*lint(trial.guidance, trial.prompts), *lint_predictor(trial.predict, trial.guidance, trial.prompts)]

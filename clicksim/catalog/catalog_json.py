@@ -1,0 +1,65 @@
+"""`catalog.json`, the head of a catalog: its format, its roots, and the list of its files where it was pushed."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from clicksim import __version__
+from clicksim.catalog.remote.places import HINT, Place
+from clicksim.catalog.schema import FORMAT_VERSION
+from clicksim.errors import CatalogError
+from clicksim.files import replacing
+
+HEAD = "catalog.json"
+
+
+def read_head(home: Place) -> tuple[dict[str, str], str]:
+    """The roots of a catalog by name, and the name of the list of its files, which is empty unless it was pushed.
+
+    Raises:
+        CatalogError: No catalog there, one of a newer format, or a storage that cannot be reached.
+    """
+    head = home / HEAD
+    try:
+        content = json.loads(head.read_text(encoding="utf-8"))
+        version, roots, index = content["format_version"], dict(content["roots"]), str(content.get("files", ""))
+    except FileNotFoundError as error:
+        mend = "name the folder of one; clicksim convert makes one" if isinstance(home, Path) else HINT
+        raise CatalogError(f"no catalog in {home}: {HEAD} is missing; {mend}") from error
+    except CatalogError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise CatalogError(f"{head} is not a catalog's head: {error!r}") from error
+    if not isinstance(version, int) or version > FORMAT_VERSION:
+        raise CatalogError(
+            f"{home} has catalog format {version}, this clicksim {__version__} knows {FORMAT_VERSION}: "
+            "pip install --upgrade clicksim"
+        )
+    return {str(name): str(folder) for name, folder in roots.items()}, index
+
+
+def head_bytes(roots: Mapping[str, str], index: str = "") -> bytes:
+    """The content of a head; equal arguments give equal bytes."""
+    about = {"format_version": FORMAT_VERSION, "made_by": f"clicksim {__version__}"}
+    return _json_bytes({**about, "roots": dict(sorted(roots.items())), **({"files": index} if index else {})})
+
+
+def write_head(folder: Path, roots: Mapping[str, str]) -> None:
+    """Make a folder the catalog with these roots."""
+    _write_bytes(folder / HEAD, head_bytes(roots))
+
+
+def write_catalog_json(file: Path, content: Mapping[str, Any]) -> None:
+    """Write JSON, complete or not at all, in a folder that is made where it is missing."""
+    _write_bytes(file, _json_bytes(content))
+
+
+def _write_bytes(file: Path, content: bytes) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(file) as temporary:
+        temporary.write_bytes(content)
+
+
+def _json_bytes(content: Mapping[str, Any]) -> bytes:
+    return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()

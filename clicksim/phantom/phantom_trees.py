@@ -1,0 +1,104 @@
+"""What the phantom source trees have in common: what was written, files with odd headers, and files that are broken."""
+
+import gzip
+import io
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clicksim.geometry import Grid, Shape, Spacing
+from clicksim.volumes import read_image, write_image
+
+SMALL_SHAPE: Shape = (48, 40, 60)
+SMALL_SPACING: Spacing = (9.0, 9.0, 10.0)
+"""A whole body, made smaller, that is painted and converted in a tenth of a second."""
+
+
+@dataclass
+class SourceTree:
+    """A folder in a publisher's layout.
+
+    Attributes:
+        folder: The tree.
+        cases: Ids of the cases that a converter takes, in the order in which they were written.
+        spoiled: Files that were broken, relative to the folder, with the reason code that each must get.
+    """
+
+    folder: Path
+    cases: list[str] = field(default_factory=list)
+    spoiled: dict[str, str] = field(default_factory=dict)
+
+
+def to_lps(array: NDArray[Any], grid: Grid) -> tuple[NDArray[Any], Grid]:
+    """A phantom, which is stored LAS, with its second axis the other way round."""
+    return np.asfortranarray(array[:, ::-1]), grid.flip(1)
+
+
+def write_odd_header(path: Path, array: NDArray[Any], grid: Grid, *, sform: int, qform: int) -> None:
+    """Write NIfTI with form codes and types that `write_image` does not write; the input alone decides the bytes."""
+    import nibabel
+
+    images: Any = nibabel
+    image = images.Nifti1Image(array, grid.affine)
+    image.set_sform(grid.affine if sform else None, sform)
+    image.set_qform(grid.affine if qform else None, qform)
+    path.write_bytes(gzip.compress(image.to_bytes(), 1, mtime=0))
+
+
+def write_table_csv(
+    path: Path, rows: Sequence[Mapping[str, Any]], columns: Iterable[str], *, bom: bool = False
+) -> None:
+    """Write a table as spreadsheets do, with the byte order mark that some of them put first."""
+    import csv
+
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(columns), extrasaction="ignore", restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    path.write_text(text.getvalue(), encoding="utf-8-sig" if bom else "utf-8", newline="")
+
+
+Spoiler = Callable[[Path], None]
+
+
+def leave_out(path: Path) -> None:
+    """A file that is not there."""
+    path.unlink()
+
+
+def empty_file(path: Path) -> None:
+    """A download that never began."""
+    path.write_bytes(b"")
+
+
+def cut_file(path: Path) -> None:
+    """A download that broke off."""
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+
+
+def write_prose(path: Path) -> None:
+    """What a portal serves to whoever is not logged in."""
+    path.write_bytes(b"<html>Please log in.</html>")
+
+
+def move_grid(path: Path) -> None:
+    """An image of another case: the same shape, elsewhere."""
+    volume = read_image(path)
+    write_image(path, volume.array, volume.grid.crop((3, 3, 3), volume.grid.shape))
+
+
+def put_value(value: float) -> Spoiler:
+    """One voxel with a value that cannot be; an image of whole numbers becomes one of fractions where it must."""
+
+    def spoil(path: Path) -> None:
+        volume = read_image(path)
+        array = volume.array if float(value).is_integer() else volume.array.astype(np.float32)
+        array[tuple(n // 2 for n in array.shape)] = value
+        write_image(path, array, volume.grid)
+
+    return spoil

@@ -1,0 +1,1 @@
+"""Reading DICOM: series, geometry, pixels, SEG and RTSTRUCT."""

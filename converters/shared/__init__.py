@@ -1,0 +1,1 @@
+"""What several sources use: tables, file trees, NIfTI images, measurements, registration and resampling."""

@@ -1,0 +1,185 @@
+"""Images of the sources: labels with their flags, uptake, header facts.
+
+What is wrong with an image becomes a `Rejection` with its code.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clicksim.errors import ClicksimError, GeometryError, LabelError, TruncatedError
+from clicksim.geometry import Grid
+from clicksim.volumes import Volume, read_grid, read_image, read_label
+from clicksim.volumes.nifti import read_nifti
+from converters.shared.tables import Rejection
+
+
+@dataclass(frozen=True)
+class HeaderFacts:
+    """What a header says beside the grid.
+
+    Attributes:
+        grid: Shape, spacing, affine.
+        axcodes: Where the stored axes point to, such as `LAS`.
+        sform_code: 0 where the sform is not set; None for a file that is not NIfTI.
+        qform_code: The same for the qform.
+        is_float: Values are stored as floating point, or scaled to it; None for a file that is not NIfTI.
+    """
+
+    grid: Grid
+    axcodes: str
+    sform_code: int | None
+    qform_code: int | None
+    is_float: bool | None
+
+    def flags(self, usual_axes: str | None = None) -> list[str]:
+        """`QFORM_ONLY`, `AFFINE_GUESSED`, and `AXES_NOT_LAS` where the axes are not the usual ones."""
+        found = []
+        if self.sform_code == 0:
+            found.append("QFORM_ONLY" if self.qform_code else "AFFINE_GUESSED")
+        if usual_axes is not None and self.axcodes != usual_axes:
+            found.append("AXES_NOT_LAS")
+        return found
+
+
+@dataclass(frozen=True, eq=False)
+class Labels:
+    """A label image as integers.
+
+    Attributes:
+        array: `(I, J, K)`, unsigned or signed integers from 0.
+        facts: From the header.
+        flags: `LABEL_FLOAT` and those of the header.
+    """
+
+    array: NDArray[Any]
+    facts: HeaderFacts
+    flags: list[str]
+
+    @property
+    def grid(self) -> Grid:
+        """The lattice."""
+        return self.facts.grid
+
+
+@contextmanager
+def rejecting(file: Path, root: Path, code: str = "UnreadableFile") -> Iterator[None]:
+    """Turn a refusal of `file` into a `Rejection`: its code by its type, its message without the path of `root`.
+
+    Args:
+        file: What is being read; a file of 0 bytes is `TruncatedFile` whatever the reader says.
+        root: The folder that the message's paths become relative to, so that equal trees give equal rows.
+        code: For an image that is none, or not what it should be; values that are no labels are `BadLabel`.
+    """
+    try:
+        yield
+    except Rejection:
+        raise
+    except ClicksimError as error:
+        message = str(error).replace(f"{root}/", "")
+        if isinstance(error, TruncatedError) or _is_empty(file):
+            code = "TruncatedFile"
+        elif isinstance(error, LabelError):
+            code = "BadLabel"
+        path = file.relative_to(root).as_posix() if file.is_relative_to(root) else file.name
+        raise Rejection(code, message, path) from error
+
+
+def _is_empty(file: Path) -> bool:
+    try:
+        return file.stat().st_size == 0
+    except OSError:
+        return False
+
+
+def read_facts(file: Path, root: Path) -> HeaderFacts:
+    """The facts of an image, from its header alone.
+
+    Raises:
+        Rejection: `UnreadableFile`, `TruncatedFile`.
+    """
+    with rejecting(file, root):
+        return header_facts(file, read_grid(file))
+
+
+def header_facts(file: Path, grid: Grid) -> HeaderFacts:
+    """The facts of an image whose grid is known; `file` has been read already, so its header is sound."""
+    axcodes = axis_codes(grid.known_affine)
+    if file.name.endswith(".mha"):
+        return HeaderFacts(grid, axcodes, None, None, None)
+    header = read_nifti(file)
+    slope, intercept = header.get_slope_inter()
+    is_float = header.get_data_dtype().kind == "f" or (slope or 1.0, intercept or 0.0) != (1.0, 0.0)
+    return HeaderFacts(grid, axcodes, int(header["sform_code"]), int(header["qform_code"]), is_float)
+
+
+def axis_codes(affine: NDArray[np.float64]) -> str:
+    """Where the stored axes point to: three of `L R A P I S`, by the largest part of each.
+
+    >>> axis_codes(np.diag([-2.0, 2.0, 3.0, 1.0]))
+    'LAS'
+    """
+    from nibabel import orientations
+
+    codes: Any = orientations
+    return "".join(codes.aff2axcodes(affine))
+
+
+def read_labels(file: Path, root: Path, *, highest: int | None = None, usual_axes: str | None = None) -> Labels:
+    """Read a label image with its flags.
+
+    Args:
+        file: The image.
+        root: Messages name paths relative to it.
+        highest: The largest value that is a label, 1 for a mask; None allows any.
+        usual_axes: As for `HeaderFacts.flags`.
+
+    Raises:
+        Rejection: `UnreadableFile`, `TruncatedFile`; `BadLabel` for values that are no labels.
+    """
+    with rejecting(file, root):
+        volume = read_label(file)
+        if highest is not None and (top := int(volume.array.max())) > highest:
+            raise LabelError(f"labels go up to {top}, allowed: 0 to {highest} ({file}); is this another kind of label?")
+    facts = header_facts(file, volume.grid)
+    return Labels(volume.array, facts, (["LABEL_FLOAT"] if facts.is_float else []) + facts.flags(usual_axes))
+
+
+def read_uptake(file: Path, root: Path) -> Volume:
+    """Read an uptake; its values are looked at by `converters.shared.case_measures.measure_case`.
+
+    Raises:
+        Rejection: `UnreadableFile`, `TruncatedFile`.
+    """
+    with rejecting(file, root):
+        return read_image(file)
+
+
+def check_grids(grid: Grid, other: Grid, names: tuple[str, str], *, mend: str = "") -> None:
+    """Refuse two images on different lattices: no corner may be further apart than 0.01 mm.
+
+    Args:
+        grid: The lattice of one image.
+        other: That of the other.
+        names: What the refusal calls the two.
+        mend: What the refusal ends in, such as the option that resamples.
+
+    Raises:
+        Rejection: `GridMismatch`.
+    """
+    try:
+        grid.check_same(other, names)
+    except GeometryError as error:
+        raise Rejection("GridMismatch", f"{error}{mend}") from error
+
+
+def sha256_of(file: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    with file.open("rb") as raw:
+        return hashlib.file_digest(raw, "sha256").hexdigest()

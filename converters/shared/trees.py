@@ -1,0 +1,217 @@
+"""A publisher's tree of files: a folder, or a zip archive that is read without being unpacked.
+
+`open_tree` finds where the tree begins. Its methods give the paths in a folder of it, relative to the source, the
+bytes of a small file, and any file as one on this disk. `inside_source` is the door to the files of a folder: no
+link leads out of it.
+"""
+
+import os
+import tempfile
+import zipfile
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+
+from clicksim.errors import CatalogError, StorageError, up_to_ten
+from clicksim.files import storing, unpack
+from converters.shared.tables import Rejection
+
+MOST_TABLE_BYTES = 1 << 28
+
+
+class FolderTree:
+    """The tree of a folder.
+
+    Attributes:
+        source: What the user named.
+        top: The folder in it where the tree begins; empty where that is `source` itself.
+        is_archive: Files must be unpacked before another program can read them.
+    """
+
+    is_archive = False
+
+    def __init__(self, source: Path, top: str) -> None:
+        self.source, self.top = source, top
+
+    def files(self, folder: str) -> list[str]:
+        """The files in a folder of the tree, sorted, without those that begin with a dot; none where it is absent.
+
+        Returns:
+            Paths relative to the source, as the other methods take them.
+        """
+        place = PurePosixPath(self.top) / folder
+        try:
+            with os.scandir(self.source / place) as entries:
+                names = [e.name for e in entries if not e.name.startswith(".") and not _is_folder(e)]
+            return sorted((place / name).as_posix() for name in names)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+    def content(self, path: str) -> bytes:
+        """The bytes of a small file.
+
+        Raises:
+            Rejection: As `inside_source`; `BadTable` where it cannot be read.
+        """
+        with self.local(path) as (file, _):
+            try:
+                if file.stat().st_size > MOST_TABLE_BYTES:
+                    raise Rejection("BadTable", f"{path} is too large for a table: {file.stat().st_size} bytes", path)
+                return file.read_bytes()
+            except OSError as error:
+                raise Rejection("BadTable", f"{path} cannot be read: {error.strerror}", path) from error
+
+    @contextmanager
+    def local(self, path: str) -> Iterator[tuple[Path, Path]]:
+        """The file on this disk, and the folder that its path is relative to.
+
+        Raises:
+            Rejection: As `inside_source`.
+        """
+        yield inside_source(self.source, path), self.source
+
+
+def _is_folder(entry: "os.DirEntry[str]") -> bool:
+    """Whether an entry is a folder; a link that leads nowhere or to itself is a file, and becomes an unreadable one."""
+    return Path(entry).is_dir() if entry.is_symlink() else entry.is_dir()
+
+
+class ArchiveTree:
+    """The tree of a zip archive; attributes and methods as for `FolderTree`."""
+
+    is_archive = True
+
+    def __init__(self, source: Path, top: str, archive: zipfile.ZipFile, files: dict[str, zipfile.ZipInfo]) -> None:
+        self.source, self.top = source, top
+        self._archive, self._files = archive, files
+        self._folders: defaultdict[str, list[str]] = defaultdict(list)
+        for path in files:
+            pure = PurePosixPath(path)
+            if not pure.name.startswith("."):
+                self._folders[pure.parent.as_posix()].append(path)
+
+    def files(self, folder: str) -> list[str]:
+        """As `FolderTree.files`."""
+        return sorted(self._folders.get((PurePosixPath(self.top) / folder).as_posix(), []))
+
+    def size(self, path: str) -> int:
+        """Bytes of a file, unpacked."""
+        return self._files[path].file_size
+
+    def content(self, path: str) -> bytes:
+        """As `FolderTree.content`."""
+        if self._files[path].file_size > MOST_TABLE_BYTES:
+            raise Rejection("BadTable", f"{path} is too large for a table: {self._files[path].file_size} bytes", path)
+        with self.local(path) as (file, _):
+            return file.read_bytes()
+
+    @contextmanager
+    def local(self, path: str) -> Iterator[tuple[Path, Path]]:
+        """A copy of the file in a temporary folder, gone when the context ends.
+
+        Raises:
+            Rejection: `UnreadableFile`: damaged, encrypted, or packed by a method that is not known here.
+            StorageError: The disk of temporary files is full.
+        """
+        with tempfile.TemporaryDirectory(prefix="clicksim-") as folder:
+            file = Path(folder) / path
+            file.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                with storing(file), file.open("xb") as out:
+                    out.writelines(unpack(self._archive, self._files[path]))
+            except StorageError:
+                raise
+            except (zipfile.BadZipFile, OSError) as error:
+                raise Rejection("UnreadableFile", f"{path} cannot be unpacked: {error}", path) from error
+            yield file, Path(folder)
+
+
+Tree = FolderTree | ArchiveTree
+
+
+def inside_source(source: Path, path: str) -> Path:
+    """A file of a folder, unless a link leads out of that, where a catalog would not follow it.
+
+    Args:
+        source: The folder, without links in its own path.
+        path: Of the file, relative to it.
+
+    Raises:
+        Rejection: `PathLeavesRoot`; `UnreadableFile` where links lead in a circle.
+    """
+    file = source / path
+    try:
+        is_inside = file.resolve().is_relative_to(source)
+    except (OSError, RuntimeError) as error:
+        raise Rejection("UnreadableFile", f"{path} is a link that leads to itself; put the file there", path) from error
+    if not is_inside:
+        raise Rejection(
+            "PathLeavesRoot", f"{path} is a link that leads out of the source; put the file in its place", path
+        )
+    return file
+
+
+def open_tree(source: Path, marks: Sequence[str], layout: str) -> Tree:
+    """The tree of a source; an archive's directory is read once per process.
+
+    Args:
+        source: A folder or a `.zip` archive.
+        marks: Folders of which the tree has at least one, in the source or in one folder of it.
+        layout: What is expected, for errors.
+
+    Raises:
+        CatalogError: No such tree, or several; an archive that is cut off or names paths outside itself.
+    """
+    if source.is_dir():
+        tops = ["", *sorted(e.name for e in source.iterdir() if e.is_dir() and not e.name.startswith("."))]
+        found = [top for top in tops if any((source / top / mark).is_dir() for mark in marks)]
+        return FolderTree(source, _only_top(found, source, marks, layout))
+    status = source.stat()
+    return _open_archive(source, tuple(marks), layout, status.st_size, status.st_mtime_ns)
+
+
+def _only_top(found: list[str], source: Path, marks: Sequence[str], layout: str) -> str:
+    if "" in found or len(found) == 1:
+        return "" if "" in found else found[0]
+    if found:
+        raise CatalogError(f"{source} holds several trees: {up_to_ten(found)}; name one of them")
+    raise CatalogError(f"{source} has no folder {' or '.join(marks)}; expected is\n{layout}")
+
+
+@lru_cache(maxsize=1)
+def _open_archive(source: Path, marks: tuple[str, ...], layout: str, _size: int, _changed: int) -> ArchiveTree:
+    try:
+        archive = zipfile.ZipFile(source)  # stays open for the process: each patient reads from it
+    except (zipfile.BadZipFile, OSError) as error:
+        raise CatalogError(f"{source} is no complete zip archive: {error}; was the download cut off?") from error
+    members = [member for member in archive.infolist() if not member.is_dir()]
+    try:
+        _check_members(members, source)
+        folders = {PurePosixPath(member.filename).parts[:-1] for member in members}
+        inner = {"" if parts[0] in marks else parts[0] for parts in folders if set(parts[:2]) & set(marks)}
+        top = _only_top(sorted(inner), source, marks, layout)
+    except CatalogError:
+        archive.close()
+        raise
+    return ArchiveTree(source, top, archive, {member.filename: member for member in members})
+
+
+def _check_members(members: list[zipfile.ZipInfo], source: Path) -> None:
+    """Nobody who means well packs such names: the whole archive is refused."""
+    names = [member.orig_filename.rstrip("\0") for member in members]
+    leaving = [name for name in names if _leaves(name)]
+    if leaving:
+        raise CatalogError(
+            f"{source} holds names that lead out of it: {up_to_ten(map(repr, leaving))}; this archive is not taken"
+        )
+    if twice := sorted(name for name, count in Counter(names).items() if count > 1):
+        raise CatalogError(
+            f"{source} holds the same name twice: {up_to_ten(map(repr, twice))}; this archive is not taken"
+        )
+
+
+def _leaves(name: str) -> bool:
+    pure = PurePosixPath(name)
+    return pure.is_absolute() or ".." in pure.parts or "\\" in name or "\0" in name or ":" in name
