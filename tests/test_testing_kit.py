@@ -26,14 +26,20 @@ def test_check_source__catches_a_plan_that_takes_any_folder(tmp_path: Path) -> N
         check_source(replace(find_source("deep-psma"), plan=plan), write_tree, tmp_path)
 
 
+def convert_or_raise(context: Context, unit: Unit) -> Outcome:
+    for file in context.source.rglob("*.nii.gz"):
+        if file.stat().st_size == 0:
+            raise KeyError("nothing in it")
+    return find_source("deep-psma").convert(context, unit)
+
+
 def test_check_source__catches_what_raises_for_a_damaged_file(tmp_path: Path) -> None:
-    sound = find_source("deep-psma")
-
-    def convert(context: Context, unit: Unit) -> Outcome:
-        for file in context.source.rglob("*.nii.gz"):
-            if file.stat().st_size == 0:
-                raise KeyError("nothing in it")
-        return sound.convert(context, unit)
-
+    faulty = replace(find_source("deep-psma"), convert=convert_or_raise)
     with pytest.raises(AssertionError, match=r"KeyError: .*reject the case instead"):
-        check_source(replace(sound, convert=convert), write_tree, tmp_path, most_damages=40)
+        check_source(faulty, write_tree, tmp_path, most_damages=40)
+
+
+def test_check_source__catches_a_function_that_no_worker_can_be_given(tmp_path: Path) -> None:
+    faulty = replace(find_source("deep-psma"), convert=lambda context, unit: convert_or_raise(context, unit))
+    with pytest.raises(AssertionError, match="top level of a module"):
+        check_source(faulty, write_tree, tmp_path)

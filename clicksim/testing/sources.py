@@ -1,5 +1,6 @@
 """What a source promises, tried on trees that a package can write."""
 
+import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -40,6 +41,7 @@ def check_source(source: str | Source, write_tree: WriteTree, folder: Path, *, m
         AssertionError: A promise is broken.
     """
     chosen = find_source(source) if isinstance(source, str) else source
+    _can_be_sent(chosen)
     tree = folder / "tree"
     tree.mkdir(parents=True)
     write_tree(tree)
@@ -53,6 +55,14 @@ def check_source(source: str | Source, write_tree: WriteTree, folder: Path, *, m
     assert_same(sound, contents(folder / "workers"), "converted by two workers")
     _resumes(chosen, tree, folder / "resumed", sound)
     _survives_damage(chosen, tree, folder, most_damages)
+
+
+def _can_be_sent(source: Source) -> None:
+    try:
+        pickle.dumps(source.convert)
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        told = "`convert` cannot be sent to a worker; define it at the top level of a module"
+        raise AssertionError(f"{told} ({error})") from error
 
 
 def _refuses_other_folders(source: Source, folder: Path) -> None:
