@@ -99,10 +99,10 @@ def file_units(
     """
     units = []
     for label in labels:
-        files = {"label": str(label)}
+        files = {"label": str(label.absolute())}  # a worker may have been started in another folder
         for role, path in companions.items():
             if path is not None:
-                files[role] = str(_companion(label, path, role))
+                files[role] = str(_companion(label, path, role).absolute())
         name = case_id_of(label) if case_id is None else case_id
         units.append(Unit(name, (CaseEntry(name, files),), tuple(Path(file) for file in files.values())))
     return units
