@@ -30,7 +30,8 @@ PATIENCE_S = 30.0
 class Commit:
     """Files of one folder that get their names together.
 
-    A name is relative to the folder, with forward slashes. Nothing is visible before `finish`.
+    A name is relative to the folder, with forward slashes. Nothing is visible before `finish`. Then files get their
+    names in the order in which they came, so that what tells a foreign reader that all is there is written last.
     """
 
     def __init__(self, home: Path) -> None:
@@ -91,7 +92,7 @@ class Commit:
             if self._stage.is_dir():
                 flush_tree(self._stage)
             record = {
-                "moves": sorted([source, name] for name, source in self._moves.items()),
+                "moves": [[source, name] for name, source in self._moves.items()],
                 "removed": sorted(set(self._removed) - set(self._moves)),
                 "done_with": done_with,
             }
