@@ -116,7 +116,8 @@ def settle(home: Path) -> None:
     with storing(home):
         if (work / RECORD).exists():
             _carry_out(home, _read_record(work / RECORD))
-        _clear(work)
+        else:
+            _clear(work)
 
 
 def is_settled(home: Path) -> bool:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from clicksim.errors import CatalogError
-from clicksim.files import storing, write_text
+from clicksim.files import storing
 
 LOCK, HOLDER = ".lock", ".lock-holder.json"
 Rest = ParamSpec("Rest")
@@ -94,7 +94,8 @@ def _leave_word(file: Path) -> None:
     command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
     about = {"process": os.getpid(), "machine": platform.node(), "since": since, "command": command}
     with suppress(OSError):  # the lock holds without it, also on a full disk
-        write_text(file, json.dumps(about, indent=1) + "\n")
+        # not complete or not at all, as other files: a kill would leave a second name behind
+        file.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
 
 
 def _holder(folder: Path) -> str:

@@ -90,6 +90,7 @@ def convert(
         tables={name: table_schema(name).empty_table() for name in TABLES},
         commit=CatalogCommit,
         remedy=REMEDY,
+        anew="--replace",
     )
     return run_job(job, crew, resume=resume, overwrite=add or replace_rows)
 

@@ -62,6 +62,7 @@ class Job(Generic[Result]):
         records: The records that `finish` leaves by name, each with the identity of what it is about; by default one
             with the name and the identity of the job.
         remedy: How to replace a result that was made in another way.
+        anew: The option that drops what an interrupted run left.
         alone: Whether nobody else may write to `home` meanwhile.
     """
 
@@ -75,6 +76,7 @@ class Job(Generic[Result]):
     commit: Callable[[Path], Commit] = Commit
     records: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     remedy: str = "name another folder, or replace it with --overwrite"
+    anew: str = "--overwrite"
     alone: bool = True
 
     @property
@@ -240,9 +242,9 @@ def _open_work(job: Job[Any], *, resume: bool, overwrite: bool) -> None:
         there = f"an interrupted run of {job.name} left finished work in {job.folder}"
         before = _identity_of(head)
         if before is not None and (differing := differences(before, job.about)):
-            raise CatalogError(f"{there}, made in another way: {up_to_ten(differing)}; drop it with --overwrite")
+            raise CatalogError(f"{there}, made in another way: {up_to_ten(differing)}; drop it with {job.anew}")
         if not resume:
-            raise CatalogError(f"{there}; go on with --resume, or begin anew with --overwrite")
+            raise CatalogError(f"{there}; go on with --resume, or begin anew with {job.anew}")
     make_folder(job.folder)
     write_text(head, json.dumps(job.about, indent=1, sort_keys=True))
 
