@@ -27,7 +27,7 @@ REMEDIES = {
     getattr(errno, "EDQUOT", errno.ENOSPC): SPACE,  # a quota; Windows has no such number
     errno.EFBIG: f"no file may be so large there: raise the limit (ulimit -f), or name another folder; {RESUME}",
     errno.EIO: f"the disk, or the network before it, is failing: ask the administrator; {RESUME}",
-    errno.ENOLCK: "this file system has no locks: ask the administrator, or write to a local disk and move the result there",
+    errno.ENOLCK: "this file system has no locks: ask the administrator, or write to a local disk",
     errno.EROFS: "nothing can be written there: name another folder",
     getattr(errno, "ESTALE", errno.EIO): f"the file server has lost this file: wait until it is back; {RESUME}",
     errno.EACCES: OWNER,
