@@ -248,7 +248,7 @@ def _write(prompts: "Prompts", file: Path | None, layout: str) -> None:
 
         write_prompt_table(file, prompts.to_table())
     else:
-        from clicksim.prompts.formats import write_prompts
+        from clicksim.prompts.prompt_files import write_prompts
 
         write_prompts(file, prompts, layout)
 

@@ -257,7 +257,7 @@ def _simulate_patient(job: PromptJob, unit: Unit) -> Tables:
 
 def _write_file(folder: Path, prompts: Prompts, layout: str, table: str) -> None:
     """One file per case."""
-    from clicksim.prompts.formats import write_prompts
+    from clicksim.prompts.prompt_files import write_prompts
     from clicksim.prompts.table import write_prompt_table
 
     file = folder / f"{_file_name(prompts.case_id)}{PROMPT_ENDINGS[layout].format(table)}"
