@@ -13,6 +13,7 @@ _HOMES = {
     "Summary": "conversion",
     "convert": "conversion",
     "import_prompts": "prompt_import",
+    "report": "reporting",
     "run_job": "job",
     "simulate_catalog": "simulation",
     "simulate_cases": "simulation",

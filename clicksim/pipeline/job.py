@@ -15,7 +15,6 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -63,7 +62,6 @@ class Job(Generic[Result]):
             with the name and the identity of the job.
         remedy: How to replace a result that was made in another way.
         anew: The option that drops what an interrupted run left.
-        alone: Whether nobody else may write to `home` meanwhile.
     """
 
     name: str
@@ -77,7 +75,6 @@ class Job(Generic[Result]):
     records: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     remedy: str = "name another folder, or replace it with --overwrite"
     anew: str = "--overwrite"
-    alone: bool = True
 
     @property
     def folder(self) -> Path:
@@ -113,7 +110,7 @@ def run_job(job: Job[Result], crew: Crew | None = None, *, resume: bool = False,
     _check_keys(job)
     make_folder(job.home)
     check_work(job.home / WORK)
-    with writing(job.home) if job.alone else nullcontext():
+    with writing(job.home):
         settle(job.home)
         if not overwrite:
             for name, identity in (job.records or {job.name: job.identity}).items():

@@ -25,7 +25,7 @@ from clicksim.files import LESION_CLICKS
 from clicksim.geometry import Grid
 from clicksim.predictors.interface import RoundFailure, Scan, placed
 from clicksim.prompts import Prompts
-from clicksim.prompts.formats import read_prompts, write_prompts
+from clicksim.prompts.prompt_files import read_prompts, write_prompts
 from clicksim.volumes import Volume, read_image, write_image
 
 if TYPE_CHECKING:

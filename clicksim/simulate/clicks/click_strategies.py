@@ -29,7 +29,7 @@ import numpy as np
 
 from clicksim.geometry import Spacing
 from clicksim.lesions import Component
-from clicksim.prompts.records import Voxel, as_voxel
+from clicksim.prompts.kinds import Voxel, as_voxel
 
 ClickStrategy = Callable[[Component, Spacing, np.random.Generator], Iterator[Voxel]]
 

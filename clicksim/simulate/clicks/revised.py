@@ -20,7 +20,7 @@ from clicksim.geometry.arrays import Memory, as_labels, as_uptake
 from clicksim.lesions import Component, Components, Instances, find_lesions
 from clicksim.lesions.hot import check_finite, hot_voxels, join_voxels, lesion_indices, without
 from clicksim.prompts import Click
-from clicksim.prompts.records import Voxel, as_voxel
+from clicksim.prompts.kinds import Voxel, as_voxel
 from clicksim.protocols.strategy_registry import CLICK_STRATEGIES
 from clicksim.simulate.clicks.click_strategies import ClickStrategy
 from clicksim.simulate.surroundings import Surroundings

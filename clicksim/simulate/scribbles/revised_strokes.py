@@ -13,7 +13,7 @@ import numpy as np
 from clicksim.geometry import Spacing, steps_within
 from clicksim.kernels import strokes as kernels
 from clicksim.lesions import Component
-from clicksim.prompts.records import Voxel
+from clicksim.prompts.kinds import Voxel
 from clicksim.protocols.strategy_registry import STROKE_STRATEGIES
 from clicksim.simulate.scribbles.published_strokes import fullest_slice
 from clicksim.simulate.scribbles.stroke_strategies import Ints, StrokeSection, StrokeStrategy

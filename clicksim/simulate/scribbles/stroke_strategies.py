@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clicksim.kernels import strokes as kernels
-from clicksim.prompts.records import Voxel, as_path
+from clicksim.prompts.kinds import Voxel, as_path
 from clicksim.simulate.scribbles.published_strokes import THINNING
 
 Ints = NDArray[np.int64]
