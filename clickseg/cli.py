@@ -10,7 +10,7 @@ from clickseg import training_settings as groups
 from clickseg.cli_model import PATH, SOURCES, container, evaluate, predict
 from clicksim import __version__
 from clicksim.cli import CONTEXT, Refusing
-from clicksim.cli.options import where_to_run
+from clicksim.cli.crew import batch_options, open_crew
 from clicksim.cli.pairs import read_settings
 from clicksim.cli.paths import CatalogPath
 from clicksim.files import read_toml
@@ -40,7 +40,8 @@ def main() -> None:
 @click.argument("catalog", type=CatalogPath(exists=False), required=False)
 @click.argument("store", type=PATH, required=False)
 @SOURCES
-@where_to_run(cluster=False)
+@click.option("--folds", metavar="NAME", help="A fold plan of the catalog.  [default: the only one, else one is drawn]")
+@batch_options(cluster=False)
 @SET
 @CONFIG
 @LIST
@@ -48,8 +49,10 @@ def prepare(
     catalog: str | Path | None,
     store: Path | None,
     sources: tuple[str, ...],
-    workers: int,
+    folds: str | None,
+    workers: int | str,
     resume: bool,
+    overwrite: bool,
     pairs: tuple[str, ...],
     config: Path | None,
     list_only: bool,
@@ -57,8 +60,8 @@ def prepare(
     """Make a patch STORE of a CATALOG.
 
     Each case is turned to the axes R, A, S and resampled to one voxel size; values stay HU and SUV. Cases whose files
-    and rules did not change are found again. The exit code is 1 when a case was rejected; the reasons stand in
-    STORE/rejected.parquet.
+    and rules did not change are not made again. Training takes its folds from a plan of `clicksim catalog folds`. The
+    exit code is 1 when a case was rejected; the reasons are in STORE/rejected.parquet.
 
     \b
     Examples:
@@ -70,20 +73,19 @@ def prepare(
         return
     if catalog is None or store is None:
         raise click.UsageError("give CATALOG STORE, or --list")
-    from clickseg.data.prepare import changed_rules, prepare_store
-    from clicksim.cli.progress import progress
+    from clickseg.data.prepare import prepare_store
     from clicksim.rounds.texts import ten_lines
 
     rules = groups.StoreRules.of(gather_settings(pairs, config))
-    if changed := changed_rules(store, rules):
-        say(f"the rules of {store} change, so arrays are made anew: {'; '.join(changed)}")
-    with progress("patients") as report:
-        summary = prepare_store(catalog, store, rules, sources=sources, workers=workers, resume=resume, progress=report)
+    with open_crew("patients", workers) as crew:
+        summary = prepare_store(
+            catalog, store, rules, sources=sources, folds=folds, crew=crew, resume=resume, overwrite=overwrite
+        )
     for sentence in ten_lines(summary.notes, f": see the column note of {store}/cases.parquet"):
         say(sentence)
     click.echo(f"{summary.cases} cases in {store}, {summary.made} made now, {summary.rejected} rejected")
     if summary.rejected:
-        say(f"the reasons stand in {store}/rejected.parquet")
+        say(f"the reasons are in {store}/rejected.parquet")
         raise click.exceptions.Exit(1)
 
 

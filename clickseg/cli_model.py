@@ -57,7 +57,7 @@ def predict(
     from clickseg.predict import open_session
     from clicksim.cli.progress import progress
     from clicksim.prompts import Prompts
-    from clicksim.prompts.formats import read_prompts
+    from clicksim.prompts.prompt_files import read_prompts
     from clicksim.volumes import read_image, write_image
     from clicksim.volumes.case import read_pet
 

@@ -22,6 +22,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from clicksim.pipeline.units import Parts, Progress, run_facts
+
 from clickseg.data.prepare import FOLDS, plan_store
 from clickseg.lesion_scores import lesion_schema, score_lesions, summarise_lesions, write_lesions
 from clickseg.model.checkpoint import read_about
@@ -32,7 +34,6 @@ from clicksim.catalog import Catalog, Unit, open_catalog
 from clicksim.catalog.schema import table_schema
 from clicksim.errors import CatalogError, SettingError, counted
 from clicksim.files import make_folder, write_text
-from clicksim.pipeline.units import Parts, Progress, run_facts
 from clicksim.predictors.spec import check_name
 from clicksim.rounds.jobs import RoundsJob, catalog_units, finish_tables, play_unit, rounds_run_id
 from clicksim.rounds.statistics import summarise

@@ -26,7 +26,8 @@ from clickseg.training_settings import StoreRules
 from clicksim.errors import GeometryError, ImageError, SettingError
 from clicksim.geometry import Grid, Shape
 from clicksim.prompts import Box, Prompts
-from clicksim.prompts.records import Prompt, check_inside
+from clicksim.prompts.kinds import Prompt
+from clicksim.prompts.records import check_inside
 
 __all__ = ["Options", "RoundsPredictor", "Session", "Trial", "choose_device", "open_session"]
 Mask = NDArray[np.uint8]

@@ -50,7 +50,7 @@ from clickseg.training_settings import FREE_TO_CHANGE, ModelSettings, TrainSetti
 from clicksim import __version__
 from clicksim.errors import SettingError
 from clicksim.files import check_space, make_folder, write_text
-from clicksim.pipeline.units import run_facts
+from clicksim.pipeline.job import run_facts
 
 FINISHED = ("model.safetensors", "run.json")  # what the end leaves, in this order
 Report = Callable[[int, int], None]
@@ -293,7 +293,7 @@ class TrainingRun:
             save_checkpoint(target, tensors, {**self.about, "step": self.settings.steps})
             seconds = max(time.time() - started, 1e-9)
             facts = {"steps": done, "steps_a_second": round(done / seconds, 3), **self.world.facts()}
-            write_text(self.folder / "run.json", json.dumps(run_facts(started, facts), indent=1) + "\n")
+            write_text(self.folder / "run.json", json.dumps({**run_facts(started), **facts}, indent=1) + "\n")
         self.world.wait()
         return target
 
@@ -346,7 +346,7 @@ def describe_run(
         parent = {"catalog_digest": before["catalog_digest"], "step": before["step"], "model": before["model"]}
     return {
         "model": model.plain(), "train": settings.plain(), "rules": store.rules.plain(), "world": world.size,
-        "catalog_digest": store.catalog_digest, "sources": sources, "init": parent,
+        "catalog_digest": store.catalog_digest, "folds": dict(store.folds), "sources": sources, "init": parent,
         "versions": {"clickseg": __version__, "torch": torch.__version__},
     }  # fmt: skip
 
@@ -359,6 +359,8 @@ def check_same_run(before: Mapping[str, Any], now: Mapping[str, Any], *, where: 
     for name, meaning in (("catalog_digest", "the catalog"), ("world", "the number of devices")):
         if before[name] != now[name]:
             changed.append(f"{meaning} was {before[name]!r}, is {now[name]!r}")
+    if before["folds"]["digest"] != now["folds"]["digest"]:
+        changed.append(f"the fold plan was {before['folds']['plan'] or 'drawn'}, is {now['folds']['plan'] or 'drawn'}")
     if changed:
         raise SettingError(
             f"{where} was trained otherwise: {'; '.join(changed)}; take the same, or --init in a new folder"

@@ -16,13 +16,14 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from clicksim.pipeline.prompts import PromptJob, simulate_catalog
+
 from clicksim import __version__
 from clicksim.catalog import find_source, open_catalog
 from clicksim.catalog.folds import make_folds, write_folds
 from clicksim.manifests import select, write_croissant, write_huggingface, write_monai, write_nnunet
 from clicksim.phantom.layouts import write_deep_psma, write_fdat
 from clicksim.pipeline import convert_source
-from clicksim.pipeline.prompts import PromptJob, simulate_catalog
 
 ROOT = Path(__file__).resolve().parents[1]
 HOME = Path(os.environ.get("CLICKSIM_RIVALS", ROOT / ".rivals"))

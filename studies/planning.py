@@ -14,13 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from clicksim.pipeline.prompts import PromptJob, simulate_catalog
+
 from benchmarks.cases import ROOT
 from benchmarks.result_table import Section, machine
 from clicksim.catalog import find_source, open_catalog
 from clicksim.phantom import layouts
 from clicksim.phantom.phantom_trees import SMALL_SHAPE, SMALL_SPACING
 from clicksim.pipeline import convert_source
-from clicksim.pipeline.prompts import PromptJob, simulate_catalog
 
 PAGE = ROOT / "docs" / "planning.md"
 CORES = 8

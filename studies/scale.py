@@ -147,10 +147,11 @@ def run_step(
     shard: tuple[int, int] = (0, 1),
 ) -> Step:
     """Convert, or click, and note time and memory."""
-    from clicksim.catalog import find_source
     from clicksim.cli.over_catalog import open_scheduler
-    from clicksim.pipeline import convert_source
     from clicksim.pipeline.prompts import PromptJob, simulate_catalog
+
+    from clicksim.catalog import find_source
+    from clicksim.pipeline import convert_source
 
     noted, started = Step(), time.perf_counter()
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from clicksim.pipeline.prompts import commit_prompts
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -29,7 +30,6 @@ from clicksim.catalog.schema import (
 )
 from clicksim.errors import CatalogError, SettingError
 from clicksim.pipeline import convert_source
-from clicksim.pipeline.prompts import commit_prompts
 from tests.conftest import WRITERS
 
 

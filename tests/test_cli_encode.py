@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from clicksim import Click, Grid, Prompts, encode, write_image
-from clicksim.prompts.formats import write_prompts
+from clicksim.prompts.prompt_files import write_prompts
 from tests import commands
 
 GRID = Grid((20, 18, 16), None, np.array([[-2.0, 0, 0, 40], [0, 2, 0, -30], [0, 0, 3, -100], [0, 0, 0, 1]]))

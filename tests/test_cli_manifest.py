@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from clicksim.pipeline.prompts import PromptJob, simulate_catalog
 
 from clicksim.catalog import open_catalog
 from clicksim.catalog.schema import rows_to_table
 from clicksim.phantom.layouts import write_fdat
 from clicksim.pipeline import convert_source
-from clicksim.pipeline.prompts import PromptJob, simulate_catalog
 from converters.fdat.fdat_source import SOURCE as FDAT
 from tests.commands import run
 

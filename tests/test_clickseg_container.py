@@ -23,7 +23,7 @@ from clicksim.geometry import Grid  # noqa: E402
 from clicksim.phantom import make_phantom  # noqa: E402
 from clicksim.predictors import Scan  # noqa: E402
 from clicksim.prompts import Click, Prompts  # noqa: E402
-from clicksim.prompts.formats import write_prompts  # noqa: E402
+from clicksim.prompts.prompt_files import write_prompts  # noqa: E402
 from clicksim.rounds import RoundsCase, play  # noqa: E402
 from clicksim.volumes import read_image, write_image  # noqa: E402
 from tests.clickseg_models import write_model  # noqa: E402

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from clicksim.pipeline.prompts import PromptJob, simulate_catalog
 
 from clicksim.catalog import Outcome, Source, Unit, find_source, open_catalog
 from clicksim.cli import main
@@ -16,7 +17,6 @@ from clicksim.lesions import find_lesions
 from clicksim.phantom.layouts import write_fdat
 from clicksim.pipeline import convert_source
 from clicksim.pipeline.cluster import dask_executor
-from clicksim.pipeline.prompts import PromptJob, simulate_catalog
 from clicksim.simulate.annotators.people import PRESETS, Annotator, contrast_of
 from clicksim.volumes import read_image
 

@@ -27,6 +27,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
+from clicksim.pipeline.prompts import PromptJob, simulate_catalog
 
 import clickseg.cli
 import clicksim.cli
@@ -37,7 +38,6 @@ from clicksim.errors import CatalogError, StorageError
 from clicksim.files import check_space, one_line, storing
 from clicksim.phantom.layouts import write_deep_psma, write_fdat, write_tcia
 from clicksim.pipeline import convert_source
-from clicksim.pipeline.prompts import PromptJob, simulate_catalog
 from tests.faulty_source import PATIENTS
 
 CAP_DAC_OVERRIDE = 1

@@ -14,16 +14,10 @@ from hypothesis import strategies as st
 from clicksim.errors import ClicksimError, GeometryError, PromptFormatError, SettingError
 from clicksim.files import PROMPT_ENDINGS
 from clicksim.geometry import Grid
-from clicksim.prompts.formats import (
-    LesionPoint,
-    dump_lesion_points,
-    dump_prompts,
-    load_lesion_points,
-    load_prompts,
-    read_prompts,
-    write_prompts,
-)
-from clicksim.prompts.records import Box, Click, Prompts, Scribble
+from clicksim.prompts.formats import LesionPoint, dump_lesion_points, dump_prompts, load_lesion_points
+from clicksim.prompts.kinds import Box, Click, Scribble
+from clicksim.prompts.prompt_files import read_prompts, write_prompts
+from clicksim.prompts.records import Prompts
 
 GRID = Grid((10, 20, 30))
 PLAIN = '{"tumor": [[1, 2, 3], [4, 5, 6]], "background": [[9, 19, 29]]}'
@@ -51,17 +45,17 @@ def test_dump_prompts__writes_the_published_layout(format: str, text: str) -> No
 
 
 @pytest.mark.parametrize("text", [PLAIN, CHALLENGE])
-def test_load_prompts__knows_both_formats(text: str) -> None:
-    prompts = load_prompts(text, GRID, case_id="case_1")
+def test_from_json__knows_both_formats(text: str) -> None:
+    prompts = Prompts.from_json(text, GRID, case_id="case_1")
     assert prompts.items == CLICKS
     assert (prompts.case_id, prompts.annotator, prompts.notes) == ("case_1", "file", ())
     assert prompts.grid is GRID
 
 
 @given(st.lists(clicks, max_size=20), st.sampled_from(["plain", "grand-challenge"]), st.sampled_from([None, 4]))
-def test_load_prompts__undoes_dump_prompts(items: list[Click], format: str, indent: int | None) -> None:
+def test_from_json__undoes_dump_prompts(items: list[Click], format: str, indent: int | None) -> None:
     prompts = Prompts(tuple(items), GRID)
-    back = load_prompts(dump_prompts(prompts, format, indent=indent), GRID)
+    back = Prompts.from_json(dump_prompts(prompts, format, indent=indent), GRID)
     assert np.array_equal(back.foreground, prompts.foreground)
     assert np.array_equal(back.background, prompts.background)
     assert sorted(map(str, back.items)) == sorted(map(str, items))
@@ -82,7 +76,7 @@ def test_dump_prompts__writes_empty_lists_for_no_prompts() -> None:
 def test_dump_prompts__indents_as_the_files_of_each_round_do() -> None:
     text = dump_prompts(Prompts(CLICKS[:1], GRID), indent=4)
     assert text.startswith('{\n    "tumor": [\n        [\n            1,\n')
-    assert load_prompts(text, GRID).items == CLICKS[:1]
+    assert Prompts.from_json(text, GRID).items == CLICKS[:1]
 
 
 def test_dump_prompts__refuses_an_unknown_format_with_the_nearest() -> None:
@@ -114,44 +108,44 @@ def test_prompts_json__goes_through_here() -> None:
         '{"name": "Points of interest", "type": "Multiple points", "points": []}',
     ],
 )
-def test_load_prompts__takes_a_missing_list_for_an_empty_one(text: str) -> None:
-    assert len(load_prompts(text, GRID)) == 0
+def test_from_json__takes_a_missing_list_for_an_empty_one(text: str) -> None:
+    assert len(Prompts.from_json(text, GRID)) == 0
 
 
-def test_load_prompts__takes_whole_numbers_written_as_floats() -> None:
-    prompts = load_prompts('{"tumor": [[1.0, 2, 3e0]], "background": []}', GRID)
+def test_from_json__takes_whole_numbers_written_as_floats() -> None:
+    prompts = Prompts.from_json('{"tumor": [[1.0, 2, 3e0]], "background": []}', GRID)
     assert prompts.items == CLICKS[:1]
     assert all(type(v) is int for v in prompts.items[0].voxels[0])
 
 
-def test_load_prompts__keeps_the_order_of_a_challenge_file() -> None:
+def test_from_json__keeps_the_order_of_a_challenge_file() -> None:
     text = challenge('{"point": [1, 1, 1], "name": "background"}', '{"point": [2, 2, 2], "name": "tumor"}')
-    assert [c.foreground for c in load_prompts(text, GRID)] == [False, True]
+    assert [c.foreground for c in Prompts.from_json(text, GRID)] == [False, True]
 
 
 @pytest.mark.parametrize("name", ["Tumor", "lesion", "tumor ", ""])
-def test_load_prompts__refuses_other_names_or_notes_them(name: str) -> None:
+def test_from_json__refuses_other_names_or_notes_them(name: str) -> None:
     text = challenge('{"point": [1, 2, 3], "name": "tumor"}', json.dumps({"point": [0, 0, 0], "name": name}))
     with pytest.raises(PromptFormatError, match="allowed: tumor, background"):
-        load_prompts(text, GRID)
-    lax = load_prompts(text, GRID, strict=False)
+        Prompts.from_json(text, GRID)
+    lax = Prompts.from_json(text, GRID, strict=False)
     assert lax.items == CLICKS[:1]
     assert lax.notes == (f"1 prompts named {name!r} were left out",)
 
 
-def test_load_prompts__refuses_foreign_keys_of_a_plain_file_or_notes_them() -> None:
+def test_from_json__refuses_foreign_keys_of_a_plain_file_or_notes_them() -> None:
     text = '{"tumor": [[1, 2, 3]], "lesion": [[0, 0, 0]]}'
     with pytest.raises(PromptFormatError, match="'lesion'"):
-        load_prompts(text, GRID)
-    assert load_prompts(text, GRID, strict=False).items == CLICKS[:1]
+        Prompts.from_json(text, GRID)
+    assert Prompts.from_json(text, GRID, strict=False).items == CLICKS[:1]
 
 
-def test_load_prompts__says_where_in_the_file_a_bad_point_stands() -> None:
+def test_from_json__says_where_in_the_file_a_bad_point_stands() -> None:
     with pytest.raises(PromptFormatError, match=r"background\[1\] = \[1, 2\], counted from 0"):
-        load_prompts('{"tumor": [[1, 2, 3]], "background": [[1, 2, 3], [1, 2]]}', GRID)
+        Prompts.from_json('{"tumor": [[1, 2, 3]], "background": [[1, 2, 3], [1, 2]]}', GRID)
     text = challenge('{"point": [1, 2, 3], "name": "other"}', '{"point": [1, 2], "name": "tumor"}')
     with pytest.raises(PromptFormatError, match=r"points\[1\] = \[1, 2\]"):  # the one left out counts
-        load_prompts(text, GRID, strict=False)
+        Prompts.from_json(text, GRID, strict=False)
 
 
 SPOILED = {
@@ -194,18 +188,18 @@ SPOILED = {
 
 
 @pytest.mark.parametrize("spoiled", SPOILED)
-def test_load_prompts__refuses(spoiled: str) -> None:
+def test_from_json__refuses(spoiled: str) -> None:
     text, reason = SPOILED[spoiled]
     with pytest.raises(PromptFormatError, match=reason) as caught:
-        load_prompts(text, GRID, where="some/file.json")
+        Prompts.from_json(text, GRID, where="some/file.json")
     assert str(caught.value).endswith("(some/file.json)")
     assert len(str(caught.value)) < 1000
 
 
 @pytest.mark.parametrize("point", [[10, 0, 0], [0, -1, 0], [0, 0, 30], [0, 0, 2**31], [-(10**20), 0, 0]])
-def test_load_prompts__refuses_points_outside_the_volume(point: list[int]) -> None:
+def test_from_json__refuses_points_outside_the_volume(point: list[int]) -> None:
     with pytest.raises(GeometryError, match=r"outside the volume.*\(f.json\)"):
-        load_prompts(json.dumps({"tumor": [[1, 2, 3], point]}), GRID, where="f.json")
+        Prompts.from_json(json.dumps({"tumor": [[1, 2, 3], point]}), GRID, where="f.json")
 
 
 keys = st.sampled_from(["tumor", "background", "points", "point", "name", "type"])
@@ -214,9 +208,9 @@ trees = st.recursive(leaves, lambda t: st.lists(t, max_size=3) | st.dictionaries
 
 
 @given(trees)
-def test_load_prompts__reads_or_refuses_any_json(tree: object) -> None:
+def test_from_json__reads_or_refuses_any_json(tree: object) -> None:
     with contextlib.suppress(ClicksimError):
-        load_prompts(json.dumps(tree), GRID)
+        Prompts.from_json(json.dumps(tree), GRID)
     with contextlib.suppress(ClicksimError):
         load_lesion_points(json.dumps(tree))
 
@@ -347,7 +341,7 @@ def published(realdata: Path, archive: str, ending: str) -> dict[str, str]:
         ("lesion-scribbles.zip", "_lesion-clicks.json", "grand-challenge"),
     ],
 )
-def test_load_prompts__gives_back_all_published_files_byte_for_byte(
+def test_from_json__gives_back_all_published_files_byte_for_byte(
     realdata: Path, shapes: dict[str, tuple[int, int, int]], archive: str, ending: str, format: str
 ) -> None:
     texts = published(realdata, archive, ending)
@@ -355,21 +349,21 @@ def test_load_prompts__gives_back_all_published_files_byte_for_byte(
     assert len(texts) == 1611
     without_foreground = 0
     for case, text in texts.items():
-        prompts = load_prompts(text, Grid(shapes[case]), case_id=case, where=case)
+        prompts = Prompts.from_json(text, Grid(shapes[case]), case_id=case, where=case)
         assert dump_prompts(prompts, format) == text
         without_foreground += len(prompts.foreground) == 0
     assert without_foreground == 573
 
 
 @pytest.mark.real
-def test_load_prompts__reads_the_same_clicks_from_both_published_forms(
+def test_from_json__reads_the_same_clicks_from_both_published_forms(
     realdata: Path, shapes: dict[str, tuple[int, int, int]]
 ) -> None:
     plain = published(realdata, "all_Autopet_III_clicks.zip", "_clicks.json")
     both = published(realdata, "all_Autopet_III_clicks_gc.zip", "_clicks.json")
     for case, shape in shapes.items():
-        prompts = load_prompts(plain[case], Grid(shape))
-        assert prompts.items == load_prompts(both[case], Grid(shape)).items
+        prompts = Prompts.from_json(plain[case], Grid(shape))
+        assert prompts.items == Prompts.from_json(both[case], Grid(shape)).items
         assert dump_prompts(prompts, "grand-challenge") == both[case]
 
 

@@ -23,7 +23,7 @@ from clicksim.errors import CatalogError, ClicksimError
 from clicksim.files import MOST_BOUNDED, read_bounded
 from clicksim.geometry import Grid
 from clicksim.manifests.croissant import check_croissant
-from clicksim.prompts.formats import read_prompts
+from clicksim.prompts.prompt_files import read_prompts
 from clicksim.simulate.annotators.annotator_files import load_annotator
 from clicksim.volumes import read_image
 from converters.deep_psma.deep_psma_source import read_threshold

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from clicksim.pipeline.prompts import PromptJob, simulate_catalog
 
 from clicksim.catalog import Catalog, create_catalog, open_catalog
 from clicksim.catalog.folds import make_folds, write_folds
@@ -30,7 +31,6 @@ from clicksim.manifests.folder import licence_text
 from clicksim.manifests.selection import file_names, prompts_of, strictest
 from clicksim.phantom.layouts import write_deep_psma, write_fdat, write_longitudinal_ct
 from clicksim.pipeline import convert_source
-from clicksim.pipeline.prompts import PromptJob, simulate_catalog
 from clicksim.predictors.command import predict_folder
 from clicksim.predictors.threshold import ThresholdPredictor
 from clicksim.prompts import Click, Prompts, Scribble

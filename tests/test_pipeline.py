@@ -17,6 +17,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from clicksim.pipeline.prompts import PromptJob, patient_units, simulate_catalog, simulate_row
+from clicksim.pipeline.units import WORK, Parts, do_unit, run_units
 
 from clicksim.catalog import Outcome, Source, Unit, create_catalog, find_source, open_catalog
 from clicksim.catalog.manage import merge_catalogs
@@ -26,8 +28,6 @@ from clicksim.geometry import Grid
 from clicksim.phantom.layouts import write_fdat
 from clicksim.pipeline import convert_source
 from clicksim.pipeline.prompt_import import import_prompts
-from clicksim.pipeline.prompts import PromptJob, patient_units, simulate_catalog, simulate_row
-from clicksim.pipeline.units import WORK, Parts, do_unit, run_units
 from clicksim.pipeline.verification import verify_run
 from clicksim.volumes import read_image, write_image
 from tests.conftest import WRITERS

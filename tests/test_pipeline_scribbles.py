@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from clicksim.pipeline.prompts import PromptJob, patient_units, run_id, simulate_catalog
 
 from clicksim.catalog import find_source, open_catalog
 from clicksim.cli import main
@@ -15,7 +16,6 @@ from clicksim.errors import SettingError
 from clicksim.phantom.layouts import write_fdat
 from clicksim.pipeline import convert_source
 from clicksim.pipeline.prompt_import import import_prompts
-from clicksim.pipeline.prompts import PromptJob, patient_units, run_id, simulate_catalog
 from clicksim.pipeline.verification import verify_run
 from clicksim.simulate.annotators.people import PRESETS
 

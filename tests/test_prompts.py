@@ -14,7 +14,8 @@ import clicksim
 from clicksim.errors import ClicksimError, GeometryError, PromptFormatError, StorageError
 from clicksim.geometry import Grid
 from clicksim.prompts import Box, Click, Prompts, Scribble
-from clicksim.prompts.records import check_inside, kind_of
+from clicksim.prompts.kinds import kind_of
+from clicksim.prompts.records import check_inside
 from clicksim.prompts.table import METADATA_KEY, prompt_of, prompt_rows, prompt_schema, to_table, write_prompt_table
 from tests import strategies
 

@@ -18,6 +18,7 @@ from urllib.request import Request, urlopen
 import fsspec
 import pyarrow.parquet as pq
 import pytest
+from clicksim.pipeline.prompts import PromptJob, simulate_catalog, simulate_row
 from fsspec.implementations.memory import MemoryFileSystem as SharedMemory
 from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
 
@@ -30,7 +31,6 @@ from clicksim.catalog.remote.files_index import index_bytes, read_index, stored_
 from clicksim.catalog.remote.places import as_place
 from clicksim.catalog.schema import TABLES, rows_to_table
 from clicksim.errors import CatalogError, SettingError, StorageError
-from clicksim.pipeline.prompts import PromptJob, simulate_catalog, simulate_row
 from clicksim.volumes import read_image
 from tests.commands import done, run
 from tests.report_catalog import make_catalog, plain_case

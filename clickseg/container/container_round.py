@@ -30,7 +30,7 @@ from clicksim.files import LESION_CLICKS, make_folder, replacing, write_text
 from clicksim.geometry import Grid
 from clicksim.predictors.command import RESULT, read_only_image
 from clicksim.prompts import Prompts
-from clicksim.prompts.formats import read_prompts
+from clicksim.prompts.prompt_files import read_prompts
 from clicksim.volumes import Volume, write_image
 
 Say = Callable[[str], None]

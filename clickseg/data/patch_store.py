@@ -27,7 +27,7 @@ from clicksim.geometry import Grid, Shape, Spacing
 if TYPE_CHECKING:
     import pyarrow as pa
 
-FORMAT = 1
+FORMAT = 2
 AIR_HU = -1024
 OPEN_CASES = 8  # whole cases that a compressed store keeps in memory, in each process
 
@@ -126,19 +126,31 @@ class Store:
         """Of the catalog that it was made from."""
         return str(self.about["catalog_digest"])
 
+    @property
+    def folds(self) -> Mapping[str, Any]:
+        """The fold plan: its name in the catalog (empty for one that was drawn), digest and rule."""
+        return self.about["folds"]
+
     def licences(self, cases: Sequence[StoreCase]) -> list[dict[str, Any]]:
         """Source, release, licence, DOI and citation of the sources of some cases."""
         used = {case.row["source"] for case in cases}
         return [dict(row) for row in self.about["sources"] if row["source"] in used]
 
     def split(self, fold: int) -> tuple[tuple[StoreCase, ...], tuple[StoreCase, ...]]:
-        """Cases to train on, and those that are held out; a patient is in one of them only.
+        """Cases to train on, and those that are held out; see `clicksim.catalog.folds` for the rule.
+
+        A patient is in one of them only, and a case that the plan leaves out is in neither.
 
         Raises:
             CatalogError: Nothing is left to train on.
         """
         held = tuple(case for case in self.cases if case.row["fold"] == fold)
-        kept = tuple(case for case in self.cases if case.row["fold"] != fold)
+        patients = {case.row["patient_key"] for case in held}
+        kept = tuple(
+            case
+            for case in self.cases
+            if case.row["fold"] not in (None, fold) and case.row["patient_key"] not in patients
+        )
         if not kept:
             raise CatalogError(
                 f"all {len(held)} cases of {self.path} are in fold {fold}; choose another, or -1 for none"
@@ -181,7 +193,7 @@ def case_schema() -> "pa.Schema":
         ("case_id", text, "name of the case, unique within the source"),
         ("patient_key", text, "pseudonym of the patient"),
         ("tracer_class", text, "FDG, PSMA or none"),
-        ("fold", number, "the publisher's validation fold, else one drawn from the patient's name, 0 to 4"),
+        ("fold", number, "the fold of the plan that validates on the case; null for a case that the plan leaves out"),
         ("instances", text, "components, or labels where its values are the lesions' ids"),
         ("has_pet", pa.bool_(), "there is an uptake"),
         ("n_lesions", number, "lesions on the grid of the store"),

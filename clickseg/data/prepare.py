@@ -1,12 +1,11 @@
 """From a catalog to a patch store: read, put on one grid, find the places to sample, write; case by case.
 
 The unit of work is a patient. A case whose files and rules are those of an earlier run is not made again. A case
-that cannot be prepared stands in `rejected.parquet` with its reason, and the others go on.
+that cannot be prepared is listed in `rejected.parquet` with its reason, and the others go on.
 """
 
 import hashlib
 import json
-import shutil
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -18,23 +17,25 @@ from numpy.typing import NDArray
 
 from clickseg.data.model_grid import GridTransform
 from clickseg.data.patch_store import FORMAT, Places, case_schema
-from clickseg.training_settings import StoreRules, changes
+from clickseg.training_settings import StoreRules
 from clicksim import __version__
 from clicksim.catalog import Catalog, Unit, open_catalog
-from clicksim.catalog.lock import writing
+from clicksim.catalog.commit import Commit
+from clicksim.catalog.folds import Folds, choose_folds
 from clicksim.catalog.schema import rows_to_table
 from clicksim.errors import CatalogError, ClicksimError, ImageError
-from clicksim.files import LEAST_PACKED, check_space, make_folder, replacing, slug, storing, write_text
+from clicksim.files import LEAST_PACKED, check_space, slug
 from clicksim.geometry import Spacing
 from clicksim.lesions import find_lesions
 from clicksim.lesions.hot import hot_voxels, join_voxels
-from clicksim.pipeline.prompts import reason_of
-from clicksim.pipeline.units import Parts, Progress, Tables
+from clicksim.pipeline.cases import local_files, reason_of
+from clicksim.pipeline.job import Job, run_job, with_version, write_record
+from clicksim.pipeline.parts import Tables
+from clicksim.pipeline.workers import Crew
 from clicksim.streams import stream
-from clicksim.volumes import read_image, read_label
-from clicksim.volumes.case import read_pet
+from clicksim.volumes.case import CaseImages
 
-FOLDS = 5
+ARRAYS, ROW = "arrays", "row.json"
 Row = Mapping[str, Any]
 
 
@@ -61,9 +62,10 @@ def prepare_store(
     rules: StoreRules | None = None,
     *,
     sources: Sequence[str] = (),
-    workers: int = 0,
+    folds: str | None = None,
+    crew: Crew | None = None,
     resume: bool = False,
-    progress: Progress | None = None,
+    overwrite: bool = False,
 ) -> StoreSummary:
     """Make or renew the store of a catalog.
 
@@ -72,51 +74,38 @@ def prepare_store(
         out: The store's folder.
         rules: How arrays are made.
         sources: Names of the sources to take; empty for all.
-        workers: Processes; 0 works in this one.
+        folds: The fold plan of the catalog that training uses; see `clicksim.catalog.folds.choose_folds`.
+        crew: Who does the work; by default this process.
         resume: Take up an interrupted run.
-        progress: Told after each patient.
+        overwrite: Replace a store that was made by other rules or with other folds.
 
     Raises:
-        CatalogError: No catalog, no case in it or in a source of it, parts of an interrupted run, no case that could
-            be prepared, or another process at work in the folder.
-        StorageError: Too little space is free, or the folder may not be written.
+        CatalogError: No catalog, no case in it or in one of the sources, no case that could be prepared; as `run_job`.
+        SettingError: No such fold plan, or several and none named.
+        StorageError: The disk is full, cannot be written, or fails.
     """
-    chosen = rules or StoreRules()
+    chosen, folder = rules or StoreRules(), Path(out)
     catalog = open_catalog(catalog_path)
     rows = [row for row in catalog.cases.to_pylist() if not sources or row["source"] in sources]
     absent = sorted(set(sources) - {row["source"] for row in rows})
     if absent or not rows:
         raise CatalogError(f"{catalog_path} has no case{' of ' + ', '.join(absent) if absent else ''}")
-    units = plan_store(rows)
-    folder = Path(out)
+    plan = choose_folds(catalog, folds, sources=list(sources) or None)
     known = {path.name for path in (folder / "arrays").glob("*")}
     check_space(folder, _least_bytes(rows, known, chosen), "the patch store")
-    make_folder(folder / "arrays")
-    with writing(folder):
-        digest = catalog.digest()
-        job = {"version": __version__, "rules": chosen.plain(), "catalog": digest, "sources": list(sources)}
-        parts = Parts(folder / ".work" / "prepare", job, resume=resume)
-        work = partial(prepare_patient, str(catalog.home), str(folder), chosen)
-        parts.run(units, work, workers=workers, progress=progress)
-        tables = parts.gather(units, {"rejected": rows_to_table("rejected", []), "cases": case_schema().empty_table()})
-        cases = tables["cases"].sort_by([("source", "ascending"), ("case_id", "ascending")])
-        if not len(cases):
-            reasons = "; ".join(str(row["message"]) for row in tables["rejected"].slice(0, 3).to_pylist())
-            raise CatalogError(f"no case of {catalog_path} could be prepared: {reasons}")
-        _commit(folder, cases, tables["rejected"], _about(catalog, digest, chosen))
-        parts.remove()
-        made = sum(name not in known for name in cases["folder"].to_pylist())
-        notes = tuple(f"case {row['case_id']}: {row['note']}" for row in cases.to_pylist() if row["note"])
-        return StoreSummary(len(cases), made, len(tables["rejected"]), notes)
-
-
-def changed_rules(out: str | Path, rules: StoreRules) -> list[str]:
-    """How rules differ from those of the store in a folder, a phrase for each; none where there is no store yet."""
-    try:
-        before = json.loads((Path(out) / "store.json").read_text(encoding="utf-8"))["rules"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return []
-    return changes(before, rules.plain())
+    made_by = {"rules": chosen.plain(), "folds": plan.about()}
+    digest = catalog.digest()
+    job = Job(
+        name="prepare",
+        home=folder,
+        identity={**made_by, "catalog": digest, "sources": list(sources)},
+        units=plan_store(catalog, rows, plan.folds),
+        work=partial(prepare_patient, catalog, folder.resolve(), chosen),
+        finish=partial(_commit_store, folder, {**_about(catalog, digest, chosen), "folds": plan.about()}, made_by),
+        tables={"rejected": rows_to_table("rejected", []), "cases": case_schema().empty_table()},
+        records={"prepare": made_by},
+    )
+    return run_job(job, crew, resume=resume, overwrite=overwrite)
 
 
 def _least_bytes(rows: Sequence[Row], known: Collection[str], rules: StoreRules) -> float:
@@ -131,89 +120,84 @@ def _least_bytes(rows: Sequence[Row], known: Collection[str], rules: StoreRules)
     return total * (LEAST_PACKED if rules.compressed else 1.0)
 
 
-def plan_store(rows: Sequence[Row]) -> list[Unit]:
-    """One unit for each patient, with its cases and their fold."""
+def plan_store(catalog: Catalog, rows: Sequence[Row], folds: Folds) -> list[Unit]:
+    """One unit for each patient: its cases with their folds; a case that the plan leaves out has none."""
+    fold_of = folds.fold_of
     patients: dict[str, list[Row]] = {}
     for row in rows:
-        patients.setdefault(str(row["patient_key"]), []).append(row)
-    units = []
-    for key, cases in sorted(patients.items()):
-        official = [row["official_fold"] for row in cases if row["official_fold"] is not None]
-        fold = int(official[0]) if official else draw_fold(key)
-        units.append(Unit(key, [{**row, "fold": fold} for row in cases]))
-    return units
+        fold = fold_of.get((row["source"], row["case_id"]))
+        patients.setdefault(str(row["patient_key"]), []).append({**row, "fold": fold})
+    return [Unit(key, cases, _inputs(catalog, cases)) for key, cases in sorted(patients.items())]
 
 
-def draw_fold(patient_key: str) -> int:
-    """A fold that depends on the patient's name alone, so that other cases never move it."""
-    return int.from_bytes(hashlib.blake2b(patient_key.encode(), digest_size=8).digest(), "little") % FOLDS
-
-
-def prepare_patient(catalog_path: str, out: str, rules: StoreRules, unit: Unit) -> Tables:
+def prepare_patient(catalog: Catalog, store: Path, rules: StoreRules, unit: Unit, folder: Path) -> Tables:
     """Prepare the cases of one patient; runs in any process."""
     import pyarrow as pa
 
-    catalog = open_catalog(catalog_path)
     done, rejected = [], []
     for row in unit.content:
         try:
-            done.append(prepare_case(catalog, row, Path(out) / "arrays", rules))
+            done.append(prepare_case(catalog, row, store / ARRAYS, folder / ARRAYS, rules))
         except ClicksimError as error:
             about = {"case_id": row["case_id"], "patient_key": unit.key, "path": row["label_path"] or ""}
             rejected.append({**about, "code": reason_of(error), "message": str(error)})
     return {"cases": pa.Table.from_pylist(done, case_schema()), "rejected": rows_to_table("rejected", rejected)}
 
 
-def prepare_case(catalog: Catalog, row: Row, arrays: Path, rules: StoreRules) -> dict[str, Any]:
-    """Write the arrays of one case, unless they are there; returns its row.
+def prepare_case(catalog: Catalog, row: Row, known: Path, target: Path, rules: StoreRules) -> dict[str, Any]:
+    """Write the arrays of one case, unless the store has them; returns its row.
+
+    Args:
+        catalog: Where the case is.
+        row: The case.
+        known: The folder of the arrays that the store has.
+        target: The folder for those that are made.
+        rules: How they are made.
 
     Raises:
-        ClicksimError: A file that is missing, cannot be read, or lies on another grid than the label.
+        ClicksimError: A file that is missing, cannot be read, or is on another grid than the label.
     """
-    named = {name: row[f"{name}_path"] for name in ("ct", "pet", "label") if row[f"{name}_path"]}
-    for name in ("ct", "label"):
-        if name not in named:
-            raise ImageError(f"case {row['case_id']} has no {name}; a model needs a CT and a label")
-    files = {name: catalog.resolve(location) for name, location in named.items()}
-    name = slug(f"{row['source']}-{row['case_id']}")
-    target = arrays / f"{name}-{_content_hash(files, rules, row)}"
-    if not (target / "row.json").is_file():
-        _write_case(files, row, target, rules)
-    found: dict[str, Any] = json.loads((target / "row.json").read_text(encoding="utf-8"))
+    case_id = str(row["case_id"])
+    named = {role: row[f"{role}_path"] for role in ("ct", "pet", "label") if row[f"{role}_path"]}
+    for role in ("ct", "label"):
+        if role not in named:
+            raise ImageError(f"case {case_id} has no {role}; a model needs a CT and a label")
+    files = {role: catalog.resolve(location) for role, location in named.items()}
+    plain = slug(f"{row['source']}-{case_id}")
+    name = f"{plain}-{_content_hash(files, rules, row)}"
+    if (known / name / ROW).is_file():
+        found: dict[str, Any] = json.loads((known / name / ROW).read_text(encoding="utf-8"))
+    else:
+        found = _write_case(CaseImages(files, case_id), row, target / name, rules)
     columns = ("source", "case_id", "patient_key", "tracer_class", "fold")
-    return {**found, **{column: row[column] for column in columns}, "folder": target.name}
+    return {**found, **{column: row[column] for column in columns}, "folder": name}
 
 
-def _write_case(files: Mapping[str, Path], row: Row, target: Path, rules: StoreRules) -> None:
-    """Read, resample and write one case; its folder gets its name when all is there."""
-    label, density = read_label(files["label"]), read_image(files["ct"])
-    uptake, doubts = read_pet(files["pet"]) if "pet" in files else (None, ())
-    for name, volume in (("CT", density), ("PET", uptake)):
-        if volume is not None:
-            label.grid.check_same(volume.grid, ("label", name), where=f"case {row['case_id']}")
+def _write_case(case: CaseImages, row: Row, target: Path, rules: StoreRules) -> dict[str, Any]:
+    """Read, resample and write one case; returns what its `row.json` says."""
+    label, density, uptake = case.label, case.ct, case.pet
+    if density is None:
+        raise ImageError(f"case {case.case_id} has no ct; a model needs a CT and a label")
     frame = GridTransform.of(label.grid, rules.spacing_mm)
     ct, pet = frame.ct(density.array), None if uptake is None else frame.pet(uptake.array)
     mask = frame.label(label.array)
     mask = mask.astype(np.uint8 if mask.max(initial=0) < 256 else np.uint16 if mask.max() < 65536 else np.int32)
     grid, spacing = frame.target, frame.target.known_spacing
-    places, lesions = find_places(mask, ct, pet, spacing, rules, str(row["case_id"]), row["instances"])
-    temporary = target.with_name(f".writing-{target.name}")
-    with storing(target):
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        arrays: dict[str, NDArray[Any]] = {"ct": ct, "label": mask}
-        if pet is not None:
-            arrays["pet"] = pet.astype(rules.pet_type)
-        for name, array in arrays.items():
-            _write_array(temporary / name, np.ascontiguousarray(array), compressed=rules.compressed)
-        np.savez(temporary / "places.npz", lesion=places.lesion, hot=places.hot, body=places.body)
-        about = {
-            "instances": row["instances"], "has_pet": pet is not None, "n_lesions": lesions,
-            "shape": list(grid.shape), "spacing_mm": list(spacing), "affine_ras": grid.known_affine.ravel().tolist(),
-            "note": "; ".join(doubts) or None,
-        }  # fmt: skip
-        (temporary / "row.json").write_text(json.dumps(about), encoding="utf-8")
-        temporary.rename(target)
+    places, lesions = find_places(mask, ct, pet, spacing, rules, case.case_id, row["instances"])
+    target.mkdir(parents=True)
+    arrays: dict[str, NDArray[Any]] = {"ct": ct, "label": mask}
+    if pet is not None:
+        arrays["pet"] = pet.astype(rules.pet_type)
+    for name, array in arrays.items():
+        _write_array(target / name, np.ascontiguousarray(array), compressed=rules.compressed)
+    np.savez(target / "places.npz", lesion=places.lesion, hot=places.hot, body=places.body)
+    about = {
+        "instances": row["instances"], "has_pet": pet is not None, "n_lesions": lesions,
+        "shape": list(grid.shape), "spacing_mm": list(spacing), "affine_ras": grid.known_affine.ravel().tolist(),
+        "note": "; ".join(case.notes) or None,
+    }  # fmt: skip
+    (target / ROW).write_text(json.dumps(about), encoding="utf-8")
+    return about
 
 
 def find_places(
@@ -296,11 +280,36 @@ def _about(catalog: Catalog, digest: str, rules: StoreRules) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _commit(folder: Path, cases: Any, rejected: Any, about: Mapping[str, Any]) -> None:
-    """The tables, then the head that makes them a store."""
+def _inputs(catalog: Catalog, rows: Sequence[Row]) -> tuple[Path, ...]:
+    """The local files of cases."""
+    locations = [row[f"{role}_path"] for row in rows for role in ("ct", "pet", "label") if row[f"{role}_path"]]
+    return local_files(catalog, locations)
+
+
+def _commit_store(
+    folder: Path,
+    about: Mapping[str, Any],
+    made_by: Mapping[str, Any],
+    tables: Tables,
+    commit: Commit,
+    facts: Mapping[str, Any],
+) -> StoreSummary:
+    """Write the tables, then the head that makes them a store; arrays that no case has any more are removed."""
     import pyarrow.parquet as pq
 
-    for name, table in (("rejected", rejected), ("cases", cases)):
-        with replacing(folder / f"{name}.parquet") as temporary:
+    cases = tables["cases"].sort_by([("source", "ascending"), ("case_id", "ascending")])
+    if not len(cases):
+        reasons = "; ".join(str(row["message"]) for row in tables["rejected"].slice(0, 3).to_pylist())
+        raise CatalogError(f"no case of the catalog could be prepared: {reasons}")
+    known = {path.name: path for path in (folder / ARRAYS).glob("*")}
+    used = set(cases["folder"].to_pylist())
+    for name in sorted(set(known) - used):
+        for file in sorted(known[name].iterdir()):
+            commit.remove(file.relative_to(folder).as_posix())
+    for name, table in (("rejected", tables["rejected"]), ("cases", cases)):
+        with commit.file(f"{name}.parquet") as temporary:
             pq.write_table(table, temporary, compression="zstd")
-    write_text(folder / "store.json", json.dumps(about, indent=1, ensure_ascii=False) + "\n")
+    write_record(commit, "prepare", {**facts, "job": with_version(made_by), "cases": len(cases)})
+    commit.text("store.json", json.dumps(about, indent=1, ensure_ascii=False) + "\n")
+    notes = tuple(f"case {row['case_id']}: {row['note']}" for row in cases.to_pylist() if row["note"])
+    return StoreSummary(len(cases), len(used - set(known)), len(tables["rejected"]), notes)

@@ -171,8 +171,7 @@ def _carry_out(home: Path, record: dict[str, Any]) -> None:
     for name in record["removed"]:
         target = _target(home, name)
         target.unlink(missing_ok=True)
-        if target.parent.is_dir():
-            folders.add(target.parent)
+        folders.add(_without_empty_folders(target.parent, home))
     for folder in sorted(folders):
         flush_folder(folder)
     if record["done_with"]:
@@ -180,6 +179,15 @@ def _carry_out(home: Path, record: dict[str, Any]) -> None:
     (work / RECORD).unlink()
     flush_folder(work)
     _clear(work)
+
+
+def _without_empty_folders(folder: Path, home: Path) -> Path:
+    """Remove a folder and those above it, below `home`, as long as nothing is in them; returns the first that stays."""
+    while folder.resolve() != home.resolve() and (not folder.is_dir() or not any(folder.iterdir())):
+        if folder.is_dir():
+            folder.rmdir()
+        folder = folder.parent
+    return folder
 
 
 def _clear(work: Path) -> None:

@@ -10,6 +10,7 @@ In a stratified plan a patient has one fold, so this is the usual cross-validati
 left out, a patient with studies on both sides is judged on one side and trained on neither.
 """
 
+import hashlib
 import json
 import warnings
 from collections import Counter, defaultdict
@@ -95,6 +96,25 @@ class Folds:
             )
             for fold in sorted(patients)
         ]
+
+
+@dataclass(frozen=True)
+class ChosenFolds:
+    """A plan that was chosen.
+
+    Attributes:
+        name: In the catalog; empty for a plan that was drawn now.
+        folds: The plan.
+    """
+
+    name: str
+    folds: Folds
+
+    def about(self) -> dict[str, Any]:
+        """Name, rule and digest: what a store and a model remember of the plan, to find it again."""
+        rows = [[row["source"], row["case_id"], row["fold"]] for row in self.folds.rows]
+        digest = hashlib.blake2b(json.dumps(rows).encode(), digest_size=8).hexdigest()
+        return {"plan": self.name, "digest": digest, **self.folds.about}
 
 
 def make_folds(
@@ -184,6 +204,34 @@ def read_folds(catalog: Catalog, name: str) -> Folds:
     rows = [{k: v for k, v in row.items() if k != "plan"} for row in catalog.table("folds", name).to_pylist()]
     about = json.loads(catalog.part_metadata("folds", name).get(METADATA_KEY, b"{}"))
     return Folds(tuple(sorted(rows, key=_key)), about)
+
+
+def choose_folds(catalog: Catalog, name: str | None = None, *, sources: Sequence[str] | None = None) -> ChosenFolds:
+    """The plan that training and evaluation use.
+
+    Args:
+        catalog: An open catalog.
+        name: A plan of it. By default the only plan that there is; where there is none, one is drawn as
+            `clicksim catalog folds` draws it by default, with as many folds as there are patients if those are fewer.
+        sources: Names in the tables, for a plan that is drawn.
+
+    Raises:
+        SettingError: No such plan, or several and none named.
+        CatalogError: No cases, or as `make_folds`.
+    """
+    plans = catalog.parts("folds")
+    if name is None and len(plans) > 1:
+        raise SettingError(f"{catalog.home} has several fold plans; name one of them: {', '.join(plans)}")
+    if name is not None or plans:
+        chosen = name or plans[0]
+        return ChosenFolds(chosen, read_folds(catalog, chosen))
+    cases = fold_cases(catalog, sources)
+    patients = len({case["patient_key"] for case in cases if case["official_split"] != "test"})
+    if patients > 1:
+        return ChosenFolds("", make_folds(catalog, n_folds=min(N_FOLDS, patients), sources=sources))
+    rows = [{name: case[name] for name in ("source", "case_id", "patient_key")} for case in cases]
+    one = [row | {"fold": 0, "left_out": None, "official": False} for row in rows]
+    return ChosenFolds("", Folds(tuple(one), {"scheme": "stratified", "folds": 1, "seed": SEED}))
 
 
 def fold_cases(catalog: Catalog, sources: Sequence[str] | None = None) -> list[Row]:

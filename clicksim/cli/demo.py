@@ -77,8 +77,8 @@ def make_demo(out: Path, *, patients: int = 3, seed: int = 42) -> Path:
     """
     from clicksim.catalog import find_source, open_catalog
     from clicksim.cli.crew import open_crew
-    from clicksim.cli.report import make_report
     from clicksim.pipeline.conversion import convert
+    from clicksim.pipeline.reporting import report
     from clicksim.pipeline.simulation import PromptRun, simulate_catalog
 
     _clear(out)
@@ -99,7 +99,8 @@ def make_demo(out: Path, *, patients: int = 3, seed: int = 42) -> Path:
     click.echo(f"six rounds of autopet-v@2 against {PREDICTOR}", err=True)
     _play(catalog, seed)
     click.echo("report", err=True)
-    return make_report(catalog, out / "index.html", show_head=True, title=TITLE)  # phantoms have no face to hide
+    with open_crew("pictures") as crew:  # phantoms have no face to hide
+        return report(catalog, out / "index.html", show_head=True, title=TITLE, crew=crew)
 
 
 def _play(catalog: Path, seed: int) -> None:

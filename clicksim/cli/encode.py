@@ -78,7 +78,7 @@ def command(
     if checked and idle:
         raise click.UsageError(f"--check reads channels; only for drawing them: {', '.join(idle)}")
 
-    from clicksim.prompts.formats import read_prompts
+    from clicksim.prompts.prompt_files import read_prompts
     from clicksim.volumes import case_id_of, read_grid
 
     grid = read_grid(like)

@@ -44,7 +44,7 @@ def write_grand_challenge(export: Export, out: Path) -> Written:
 
 def check_grand_challenge(out: Path) -> list[str]:
     """What is wrong with the items: images on one grid, points that can be read and lie inside."""
-    from clicksim.prompts.formats import read_prompts
+    from clicksim.prompts.prompt_files import read_prompts
     from clicksim.volumes import read_grid
 
     faults = []
@@ -67,7 +67,7 @@ def check_grand_challenge(out: Path) -> list[str]:
 
 def _write_case(export: Export, row: dict[str, Any], out: Path) -> dict[str, str]:
     """The files of one item, relative to the folder."""
-    from clicksim.prompts.formats import write_prompts
+    from clicksim.prompts.prompt_files import write_prompts
 
     name, grid = export.names[key_of(row)], label_grid(export, row)
     stem = str(uuid.uuid5(uuid.NAMESPACE_URL, f"clicksim:{row['case_id']}"))

@@ -17,6 +17,7 @@ _HOMES = {
     "convert": "conversion",
     "import_prompts": "prompt_import",
     "play_rounds": "playing",
+    "report": "reporting",
     "run_job": "job",
     "score_folder": "scoring",
     "simulate_catalog": "simulation",

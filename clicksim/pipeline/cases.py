@@ -87,7 +87,11 @@ def catalog_units(
     for key, rows in patients.items():
         entries = [_entry_of(row, roles) for row in rows]
         entries = [add(entry) for entry in entries] if add else entries
-        units.append(Unit(key, tuple(entries), _inputs(catalog, entries)))
+        units.append(
+            Unit(
+                key, tuple(entries), local_files(catalog, [file for entry in entries for file in entry.files.values()])
+            )
+        )
     return units
 
 
@@ -176,14 +180,13 @@ def _entry_of(row: Mapping[str, Any], roles: Sequence[str]) -> CaseEntry:
     return CaseEntry(row["case_id"], files, row["instances"] or "auto", row["suv_threshold"], facts)
 
 
-def _inputs(catalog: Catalog, entries: Sequence[CaseEntry]) -> tuple[Path, ...]:
-    """The local files of cases; those on object storage are bound by the catalog that names them."""
+def local_files(catalog: Catalog, locations: Iterable[str]) -> tuple[Path, ...]:
+    """The local files behind locations; those on object storage are bound by the catalog that names them."""
     found = []
-    for entry in entries:
-        for location in entry.files.values():
-            with suppress(CatalogError):  # the case itself will be refused
-                if not catalog.is_remote(location):
-                    found.append(catalog.resolve(location))
+    for location in locations:
+        with suppress(CatalogError):  # the case itself will be refused
+            if not catalog.is_remote(location):
+                found.append(catalog.resolve(location))
     return tuple(found)
 
 

@@ -16,7 +16,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -65,7 +65,6 @@ class Job(Generic[Result]):
             with the name and the identity of the job.
         remedy: How to replace a result that was made in another way.
         anew: The option that drops what an interrupted run left.
-        alone: Whether nobody else may write to `home` meanwhile.
     """
 
     name: str
@@ -79,7 +78,6 @@ class Job(Generic[Result]):
     records: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     remedy: str = REMEDY
     anew: str = "--overwrite"
-    alone: bool = True
 
     @property
     def folder(self) -> Path:
@@ -115,7 +113,7 @@ def run_job(job: Job[Result], crew: Crew | None = None, *, resume: bool = False,
     _check_keys(job)
     make_folder(job.home)
     check_work(job.home / WORK)
-    with writing(job.home) if job.alone else nullcontext():
+    with writing(job.home):
         settle(job.home)
         if not overwrite:
             for name, identity in (job.records or {job.name: job.identity}).items():

@@ -205,14 +205,12 @@ def _case_of(name: str) -> str:
 def _read(content: bytes, case: dict[str, Any], kind: str, name: str) -> Prompts:
     import numpy as np
 
-    from clicksim.prompts.formats import load_prompts
-
     try:
         text = content.decode("utf-8")
     except UnicodeDecodeError as error:
         raise PromptFormatError(f"not UTF-8: {error}") from error
     grid = Grid(tuple(case["shape_xyz"]), tuple(case["spacing_xyz_mm"]), np.array(case["affine_ras"]).reshape(4, 4))
-    prompts = replace(load_prompts(text, grid, case_id=case["case_id"], where=name), annotator="published")
+    prompts = replace(Prompts.from_json(text, grid, case_id=case["case_id"], where=name), annotator="published")
     if kind == "click":
         return prompts
     strokes = [(prompts.foreground, True), (prompts.background, False)]

@@ -298,7 +298,7 @@ def write_prompts_as(file: Path, prompts: Prompts, layout: str) -> None:
 
         write_prompt_table(file, prompts.to_table())
     else:
-        from clicksim.prompts.formats import write_prompts
+        from clicksim.prompts.prompt_files import write_prompts
 
         write_prompts(file, prompts, layout)
 

@@ -205,7 +205,7 @@ def _recorded_of(entry: CaseEntry, prompts: Any) -> dict[str, Any]:
     """The recorded voxels by polarity, from a catalog or from a prompt file."""
     if not isinstance(entry.with_case, str):
         return dict(entry.with_case)
-    from clicksim.prompts.formats import read_prompts
+    from clicksim.prompts.prompt_files import read_prompts
 
     read = read_prompts(Path(entry.with_case), prompts.grid, case_id=entry.case_id)
     return {"foreground": read.foreground.tolist(), "background": read.background.tolist()}

@@ -27,7 +27,7 @@ from clicksim.interruption import holding_signals
 from clicksim.predictors.interface import Predictor, RoundFailure, Scan, placed
 from clicksim.predictors.spec import TIME_LIMIT_S, PredictorKind, PredictorSpec
 from clicksim.prompts import Prompts
-from clicksim.prompts.formats import read_prompts, write_prompts
+from clicksim.prompts.prompt_files import read_prompts, write_prompts
 from clicksim.volumes import Volume, read_image, write_image
 
 RESULT = Path("images") / "tumor-lesion-segmentation"

@@ -1,5 +1,6 @@
 """Prompts as records, and the JSON files of the field."""
 
-from clicksim.prompts.records import Box, Click, Prompts, Scribble
+from clicksim.prompts.kinds import Box, Click, Scribble
+from clicksim.prompts.records import Prompts
 
 __all__ = ["Box", "Click", "Prompts", "Scribble"]

@@ -17,12 +17,15 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from clicksim.errors import GeometryError, PromptFormatError, StorageError, in_case, unknown_name, up_to_ten
-from clicksim.files import make_folder, read_bounded, replacing
+from clicksim.files import make_folder, replacing
 from clicksim.geometry import Grid
-from clicksim.prompts.records import Box, Click, Prompts, Voxel, check_inside
+from clicksim.prompts.kinds import Box, Click, Voxel
+
+if TYPE_CHECKING:
+    from clicksim.prompts.records import Prompts
 
 FOREGROUND, BACKGROUND = "tumor", "background"
 _POLARITY = {FOREGROUND: True, BACKGROUND: False}
@@ -30,11 +33,12 @@ _VERSION = {"major": 1, "minor": 0}
 _KIND = "Multiple points"
 
 
-def dump_prompts(prompts: Prompts, format: str = "plain", *, indent: int | None = None) -> str:  # noqa: A002
+def dump_prompts(prompts: "Prompts", format: str = "plain", *, indent: int | None = None) -> str:  # noqa: A002
     """Write prompts as text in one of the field's formats, without a line end behind it.
 
     Foreground comes first, then background, each in its order. A scribble is the row of its voxels.
 
+    >>> from clicksim.prompts import Prompts
     >>> dump_prompts(Prompts((Click((1, 2, 3), True),), Grid((4, 4, 4))))
     '{"tumor": [[1, 2, 3]], "background": []}'
 
@@ -58,8 +62,10 @@ def dump_prompts(prompts: Prompts, format: str = "plain", *, indent: int | None 
     return json.dumps(_WRITERS[format](prompts), indent=indent)
 
 
-def load_prompts(text: str, grid: Grid, *, case_id: str = "", where: str = "", strict: bool = True) -> Prompts:
-    """Read prompts from plain or Grand Challenge text; which of them it is shows in its keys.
+def parse_prompts(
+    text: str, grid: Grid, *, where: str = "", strict: bool = True
+) -> tuple[tuple[Click, ...], tuple[str, ...]]:
+    """Read clicks from plain or Grand Challenge text; which of them it is shows in its keys.
 
     A missing list means an empty one, and a Grand Challenge file needs no `name` of its own. Coordinates may
     be written as 3 or as 3.0. The clicks stand in the order of the file.
@@ -67,17 +73,15 @@ def load_prompts(text: str, grid: Grid, *, case_id: str = "", where: str = "", s
     Args:
         text: The JSON.
         grid: The lattice of the image that was clicked.
-        case_id: The case, for the result.
         where: The file, for messages.
         strict: Refuse names other than `tumor` and `background`, also `Tumor`; if False, such points are left
-            out, with a sentence in the notes of the result.
+            out, with a sentence in the notes.
 
     Returns:
-        Clicks with the annotator `file`.
+        The clicks, also those outside the volume, and notes.
 
     Raises:
         PromptFormatError: If the text is not JSON, repeats a key, or holds anything but such points.
-        GeometryError: If a point lies outside the volume.
     """
     root = _parse(text, where)
     points = _plain_points(root, where) if _is_plain(root, where) else _named_points(root, where)
@@ -90,37 +94,7 @@ def load_prompts(text: str, grid: Grid, *, case_id: str = "", where: str = "", s
         notes = (f"{len(foreign)} prompts named {names} were left out",)
         points = [point for point in points if point.name in _POLARITY]
     voxels = _voxels(points, grid, where)
-    clicks = tuple(Click(voxel, _POLARITY[point.name]) for point, voxel in zip(points, voxels, strict=True))
-    prompts = Prompts(clicks, grid, case_id, notes=notes, annotator="file")
-    check_inside(prompts, where=where)
-    return prompts
-
-
-def read_prompts(path: str | Path, grid: Grid, *, case_id: str = "", strict: bool = True) -> Prompts:
-    """Read a prompt file; see `load_prompts`. A byte order mark is skipped.
-
-    Raises:
-        PromptFormatError: If the file is missing or not UTF-8; otherwise as `load_prompts`.
-    """
-    return load_prompts(_read(Path(path)), grid, case_id=case_id, where=str(path), strict=strict)
-
-
-def write_prompts(
-    path: str | Path,
-    prompts: Prompts,
-    format: str = "plain",  # noqa: A002 - the field calls it format
-    *,
-    indent: int | None = None,
-) -> None:
-    """Write a prompt file, complete or not at all; see `dump_prompts`. An existing file is replaced.
-
-    Raises:
-        SettingError, PromptFormatError: As `dump_prompts`.
-        PromptFormatError, ClicksimError, StorageError: As `replacing_prompts`.
-    """
-    text = dump_prompts(prompts, format, indent=indent)
-    with replacing_prompts(Path(path)) as temporary:
-        temporary.write_bytes(text.encode())
+    return tuple(Click(voxel, _POLARITY[point.name]) for point, voxel in zip(points, voxels, strict=True)), notes
 
 
 @contextmanager
@@ -213,16 +187,16 @@ class _Point(NamedTuple):
     value: Any
 
 
-def _plain(prompts: Prompts) -> dict[str, Any]:
+def _plain(prompts: "Prompts") -> dict[str, Any]:
     return {FOREGROUND: prompts.foreground.tolist(), BACKGROUND: prompts.background.tolist()}
 
 
-def _grand_challenge(prompts: Prompts) -> dict[str, Any]:
+def _grand_challenge(prompts: "Prompts") -> dict[str, Any]:
     points = [{"point": point, "name": name} for name, rows in _plain(prompts).items() for point in rows]
     return {"version": _VERSION, "type": _KIND, "points": points}
 
 
-_WRITERS: dict[str, Callable[[Prompts], dict[str, Any]]] = {
+_WRITERS: "dict[str, Callable[[Prompts], dict[str, Any]]]" = {
     "plain": _plain,
     "grand-challenge": _grand_challenge,
 }
@@ -230,15 +204,6 @@ _WRITERS: dict[str, Callable[[Prompts], dict[str, Any]]] = {
 
 def _refuse(message: str, where: str) -> NoReturn:
     raise PromptFormatError(f"{message} ({where})" if where else message)
-
-
-def _read(file: Path) -> str:
-    try:
-        return read_bounded(file).decode("utf-8-sig")
-    except OSError as error:
-        raise PromptFormatError(f"cannot read the prompts: {error.strerror} ({file})") from error
-    except UnicodeDecodeError as error:
-        raise PromptFormatError(f"not a JSON file: byte {error.start} is not UTF-8 ({file})") from error
 
 
 def _parse(text: str, where: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Clicks, scribbles and boxes, and the set of them that belongs to one case.
+"""The set of prompts that belongs to one case.
 
 Prompts carry their grid: cropped, flipped, permuted or resampled together with the image, they stay on the same
 tissue.
@@ -13,88 +13,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from clicksim.errors import GeometryError
 from clicksim.geometry import Grid
+from clicksim.prompts.kinds import Box, Click, Prompt, Scribble, as_path, as_voxel
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-Voxel = tuple[int, int, int]
-
-
-@dataclass(frozen=True, slots=True)
-class Click:
-    """One voxel that a person points at.
-
-    Attributes:
-        voxel: `(i, j, k)`.
-        foreground: True for lesion, False for background.
-        lesion: Number of the lesion or of the background component it was placed in, where there is one.
-        round: The exchange with the model in which it was made, from 0.
-    """
-
-    voxel: Voxel
-    foreground: bool
-    lesion: int | None = None
-    round: int = 0
-
-    @property
-    def voxels(self) -> tuple[Voxel, ...]:
-        """The one voxel, as a path."""
-        return (self.voxel,)
-
-
-@dataclass(frozen=True, slots=True)
-class Scribble:
-    """The voxels that one stroke covers, in drawing order where the rule has one.
-
-    Attributes:
-        voxels: Each `(i, j, k)`.
-        foreground, lesion, round: As in `Click`.
-    """
-
-    voxels: tuple[Voxel, ...]
-    foreground: bool
-    lesion: int | None = None
-    round: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Box:
-    """Two opposite corners, both inside the box.
-
-    Attributes:
-        first, last: `(i, j, k)`, the lowest and the highest voxel.
-        foreground, lesion, round: As in `Click`.
-    """
-
-    first: Voxel
-    last: Voxel
-    foreground: bool = True
-    lesion: int | None = None
-    round: int = 0
-
-    @property
-    def voxels(self) -> tuple[Voxel, ...]:
-        """The two corners."""
-        return (self.first, self.last)
-
-
-Prompt = Click | Scribble | Box
-
-
-def as_voxel(row: Sequence[float] | NDArray[Any]) -> Voxel:
-    """Three whole numbers, of whatever type, as a plain tuple."""
-    i, j, k = row
-    return (int(i), int(j), int(k))
-
-
-def as_path(rows: NDArray[np.int64]) -> tuple[Voxel, ...]:
-    """`(n, 3)` voxels as plain tuples."""
-    return tuple((i, j, k) for i, j, k in rows.tolist())
-
-
-def kind_of(prompt: Prompt) -> str:
-    """`click`, `scribble` or `box`: the name in tables."""
-    return type(prompt).__name__.lower()
 
 
 @dataclass(frozen=True)
@@ -220,11 +142,26 @@ class Prompts:
         return dump_prompts(self, format)
 
     @classmethod
-    def from_json(cls, text: str, grid: Grid, *, case_id: str = "", where: str = "") -> "Prompts":
-        """The prompts of a plain or Grand Challenge JSON text; see `clicksim.prompts.formats`."""
-        from clicksim.prompts.formats import load_prompts
+    def from_json(cls, text: str, grid: Grid, *, case_id: str = "", where: str = "", strict: bool = True) -> "Prompts":
+        """The prompts of a plain or Grand Challenge JSON text, with the annotator `file`.
 
-        return load_prompts(text, grid, case_id=case_id, where=where)
+        Args:
+            text: As `clicksim.prompts.formats.parse_prompts` takes it.
+            grid: The lattice of the image that was clicked.
+            case_id: The case, for the result.
+            where: The file, for messages.
+            strict: Refuse names other than `tumor` and `background`; if False, such points are left out, and noted.
+
+        Raises:
+            PromptFormatError: If the text is not JSON, repeats a key, or holds anything but such points.
+            GeometryError: If a point lies outside the volume.
+        """
+        from clicksim.prompts.formats import parse_prompts
+
+        clicks, notes = parse_prompts(text, grid, where=where, strict=strict)
+        prompts = cls(clicks, grid, case_id, notes=notes, annotator="file")
+        check_inside(prompts, where=where)
+        return prompts
 
     def _voxels(self, *, foreground: bool) -> NDArray[np.int32]:
         voxels = [v for prompt in self.items if prompt.foreground == foreground for v in prompt.voxels]

@@ -13,10 +13,12 @@ import numpy as np
 
 from clicksim.errors import PromptFormatError
 from clicksim.prompts.formats import replacing_prompts
-from clicksim.prompts.records import Box, Click, Prompt, Prompts, Scribble, kind_of
+from clicksim.prompts.kinds import Box, Click, Prompt, Scribble, kind_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from clicksim.prompts.records import Prompts
 
 METADATA_KEY = b"clicksim"
 NEEDED = ("case", "round", "polarity", "kind", "stroke", "i", "j", "k")
@@ -51,7 +53,7 @@ def prompt_schema() -> "pa.Schema":
     return pa.schema([pa.field(name, kind, metadata={"meaning": meaning}) for name, kind, meaning in columns])
 
 
-def to_table(prompts: Prompts) -> "pa.Table":
+def to_table(prompts: "Prompts") -> "pa.Table":
     """The rows of one case, with protocol, settings, seed and version in the metadata."""
     import pyarrow as pa
 

@@ -7,6 +7,7 @@ choose the run. The top of a body that is not known to be defaced is left out be
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -91,7 +92,7 @@ def plan_thumbnails(catalog: "Catalog", keys: Sequence[tuple[str, str]], runs: S
     return units
 
 
-def draw_unit(job: ThumbnailJob, unit: Unit) -> "dict[str, pa.Table]":
+def draw_unit(job: ThumbnailJob, unit: Unit, _folder: Path) -> "dict[str, pa.Table]":
     """The picture of one case as a table of one row; a case that cannot be read gets a note instead."""
     import pyarrow as pa
 

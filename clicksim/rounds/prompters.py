@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from clicksim.predictors.interface import RoundFailure
 from clicksim.prompts import Prompts
-from clicksim.prompts.records import Prompt
+from clicksim.prompts.kinds import Prompt
 from clicksim.protocols import effective_settings, load_protocol
 from clicksim.rounds.round_records import RoundsCase
 from clicksim.simulate.annotators.people import Annotator, Person

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from clicksim.catalog.schema import table_schema
 from clicksim.errors import PromptFormatError
 from clicksim.lesions import Components, find_lesions
-from clicksim.prompts.records import Prompt
+from clicksim.prompts.kinds import Prompt
 from clicksim.prompts.table import METADATA_KEY, prompt_of, prompt_rows
 from clicksim.rounds.prompters import Recording
 from clicksim.rounds.round_records import RoundsCase, Row

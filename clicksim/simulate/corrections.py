@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 from clicksim.errors import GeometryError, SettingError, in_case
 from clicksim.geometry import Grid, Spacing
 from clicksim.prompts import Click, Prompts, Scribble
-from clicksim.prompts.records import Voxel
+from clicksim.prompts.kinds import Voxel
 from clicksim.simulate.arguments import open_rule, spacing_of
 from clicksim.simulate.clicks.placing import CLASS_CHOICES, ClickPlacer, choose_class
 from clicksim.simulate.error_regions import KeptRegions, Region, find_errors, find_regions

@@ -25,7 +25,8 @@ from clicksim.errors import PromptFormatError
 from clicksim.files import read_bounded
 from clicksim.geometry import Grid
 from clicksim.prompts.formats import load_lesion_points
-from clicksim.prompts.records import Click, Prompts
+from clicksim.prompts.kinds import Click
+from clicksim.prompts.records import Prompts
 from converters.longitudinal_ct.lesion_csv import Cog, LesionRow
 
 if TYPE_CHECKING:

@@ -4,8 +4,10 @@ from pathlib import Path
 
 from clicksim.errors import PromptFormatError
 from clicksim.geometry import Grid
-from clicksim.prompts.formats import dump_prompts, read_prompts
-from clicksim.prompts.records import Click, Prompts
+from clicksim.prompts.formats import dump_prompts
+from clicksim.prompts.kinds import Click
+from clicksim.prompts.prompt_files import read_prompts
+from clicksim.prompts.records import Prompts
 
 GRID = Grid((40, 30, 20), (2.0, 2.0, 3.0))
 

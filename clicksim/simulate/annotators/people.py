@@ -17,7 +17,7 @@ from clicksim.errors import GeometryError, SettingError, UptakeError, in_case, u
 from clicksim.geometry import Grid, Spacing
 from clicksim.lesions import Component, Components, Instances, find_lesions, radius_mm
 from clicksim.prompts import Click, Prompts, Scribble
-from clicksim.prompts.records import Prompt, Voxel, as_voxel
+from clicksim.prompts.kinds import Prompt, Voxel, as_voxel
 from clicksim.simulate.arguments import spacing_of
 from clicksim.streams import stream
 

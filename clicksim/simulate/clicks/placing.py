@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from clicksim.geometry import Spacing
 from clicksim.lesions import Component
-from clicksim.prompts.records import Voxel, as_voxel
+from clicksim.prompts.kinds import Voxel, as_voxel
 from clicksim.simulate.error_regions import Region
 
 Floats = NDArray[np.float64]

@@ -18,7 +18,7 @@ from clicksim.errors import ReferenceAbortError, in_case
 from clicksim.lesions import Component, Components, find_lesions
 from clicksim.lesions.hot import hot_voxels, join_voxels
 from clicksim.prompts import Click
-from clicksim.prompts.records import Voxel, as_voxel
+from clicksim.prompts.kinds import Voxel, as_voxel
 
 Ints = NDArray[np.int64]
 Draw = Callable[[Component], Voxel]

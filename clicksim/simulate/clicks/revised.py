@@ -19,7 +19,7 @@ from clicksim.geometry.arrays import Memory, as_labels, as_uptake
 from clicksim.lesions import Component, Components, Instances, find_lesions
 from clicksim.lesions.hot import check_finite, hot_voxels, join_voxels, lesion_indices, without
 from clicksim.prompts import Click
-from clicksim.prompts.records import Voxel, as_voxel
+from clicksim.prompts.kinds import Voxel, as_voxel
 from clicksim.simulate.surroundings import Surroundings
 from clicksim.streams import stream
 

@@ -19,7 +19,7 @@ from clicksim.kernels.voxel_runs import join_indices
 from clicksim.lesions import Component, Components, connect, find_lesions
 from clicksim.lesions.hot import lesion_indices, without
 from clicksim.prompts import Scribble
-from clicksim.prompts.records import as_path
+from clicksim.prompts.kinds import as_path
 from clicksim.simulate.error_regions import ErrorRuns
 from clicksim.simulate.scribbles.published_strokes import STROKES, Pixels, fullest_slice
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from clicksim.geometry import Spacing, steps_within
 from clicksim.kernels import strokes as kernels
 from clicksim.lesions import Component
-from clicksim.prompts.records import Voxel, as_path
+from clicksim.prompts.kinds import Voxel, as_path
 from clicksim.simulate.scribbles.published_strokes import THINNING, fullest_slice
 
 Ints = NDArray[np.int64]
