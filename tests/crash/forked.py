@@ -8,6 +8,7 @@ outlives it becomes a child of the harness (`PR_SET_CHILD_SUBREAPER`), is report
 
 import atexit
 import ctypes
+import multiprocessing.util
 import os
 import select
 import shutil
@@ -18,6 +19,7 @@ import tempfile
 import threading
 import time
 import traceback
+import weakref
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -161,6 +163,10 @@ class Host:
     def _within(self, work: Callable[[], int], words: Sequence[str], said: Path, told: Path, how: dict[str, Any]) -> int:
         """The copy: its streams, its folder, its counter."""
         os.setsid()
+        atexit._clear()  # what the warm process would do at its end is none of the command's business
+        weakref.finalize._registry.clear()
+        atexit.register(weakref.finalize._exitfunc)
+        atexit.register(multiprocessing.util._exit_function)
         for number, file in ((1, told), (2, said)):
             opened = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
             os.dup2(opened, number)

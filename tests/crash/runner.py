@@ -4,6 +4,7 @@ It writes one line of JSON for each job that it has done. Workers of the command
 so it imports next to nothing before it is called.
 """
 
+import gc
 import json
 import os
 import re
@@ -35,6 +36,8 @@ def main(arguments: Sequence[str]) -> None:
 
     host = Host(home)
     inputs, bases = prepare(host, jobs)
+    gc.collect()
+    gc.freeze()  # else each copy would touch all of it
     for job in jobs:
         started = time.monotonic()
         try:
