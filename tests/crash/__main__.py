@@ -16,6 +16,7 @@ from typing import Any
 from tests.crash.declared import JOBS
 from tests.crash.points import MODES
 from tests.crash.preload import missing, preloaded
+from tests.crash.twins import TWINS
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -24,7 +25,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the points that were asked for; exit code 1 where one failed."""
     names = [job.name for job in JOBS]
     parser = argparse.ArgumentParser(prog="python -m tests.crash", description=__doc__)
-    parser.add_argument("--jobs", nargs="+", choices=names, default=names, metavar="JOB", help=", ".join(names))
+    parser.add_argument(
+        "--jobs",
+        nargs="+",
+        choices=[*names, *(twin.name for twin in TWINS)],
+        default=names,
+        metavar="JOB",
+        help=", ".join(names),
+    )
     parser.add_argument("--modes", nargs="+", choices=MODES, default=MODES, metavar="MODE", help=", ".join(MODES))
     parser.add_argument("--share", default="0/1", metavar="K/N", help="every N-th point from the K-th on")
     parser.add_argument("--most", type=int, default=0, help="so many points of a job and mode; 0 for all")
@@ -97,7 +105,8 @@ def join_parts(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
             same = ("mode", "step", "kind", "operation", "file")
             for other in whole["findings"]:
                 if all(other[name] == finding[name] for name in same):
-                    other["points"] = sorted({*other["points"], *finding["points"]})
+                    other["points"] = f"{other['points']}, {finding['points']}"
+                    other["count"] += finding["count"]
                     break
             else:
                 whole["findings"].append(finding)
@@ -117,15 +126,13 @@ def show(results: dict[str, Any]) -> str:
             lines.append(f"{name:16} cannot be tested: {job['unsound']}")
             continue
         for mode, counts in job["modes"].items():
-            lines.append(
-                f"{name:16} {job['operations']:5} operations  {mode:12} {counts['ran']:5} of {counts['points']:5} points "
-                f"({counts['trees']} trees), {counts['failures']} failed"
-            )
+            of = f"{counts['ran']:5} of {counts['points']:5} points ({counts['trees']} trees)"
+            lines.append(f"{name:16} {job['operations']:5} operations  {mode:12} {of}, {counts['failures']} failed")
             ran, points = ran + counts["ran"], points + counts["points"]
         kinds: dict[str, int] = {}
         for finding in job["findings"]:
             key = f"{finding['mode']}: {finding['step']} {finding['kind']}"
-            kinds[key] = kinds.get(key, 0) + len(finding["points"])
+            kinds[key] = kinds.get(key, 0) + finding["count"]
         lines += [f"    {key}: {count}" for key, count in kinds.items()]
         if job["left_undisturbed"]:
             lines.append(f"    left without a fault: {', '.join(job['left_undisturbed'])}")

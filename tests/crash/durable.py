@@ -8,8 +8,8 @@ system may follow either:
           was when its folder was last flushed; a rename between two folders counts once either was. A folder that was
           never flushed is empty, and is gone where its name was not flushed in the folder above. This is what POSIX
           promises, no more.
-`names`   Every name is on the disk, as journals write names first; a file that was not flushed is empty if it is new,
-          and as before if it is old. A rename before the fsync of its file shows here.
+`names`   Every name is on the disk, as journals write names first; a file that was not flushed is empty if it is new or
+          was emptied by its opening, and else as before. A rename before the fsync of its file shows here.
 
 Modes and times of files are not modelled; a flushed file has the times that it had at the flush.
 """
@@ -58,9 +58,13 @@ def read_log(file: Path) -> list[Operation]:
 
 @dataclass(eq=False)
 class DiskFile:
-    """A file; `content` is the file that holds what was flushed, None for nothing."""
+    """A file; `content` is the file that holds what was flushed, None for nothing.
+
+    `cut` says that it was opened anew since, for what it holds to go.
+    """
 
     content: Path | None = None
+    cut: bool = False
 
 
 @dataclass(eq=False)
@@ -102,6 +106,10 @@ class Disk:
             return
         if op.kind in ("create", "open") and op.extra == 1:
             self._set(op.path, DiskFile())
+        elif op.kind in ("create", "open") and op.extra == 2:
+            node = self._find(op.path)
+            if isinstance(node, DiskFile):
+                node.cut = True
         elif op.kind == "mkdir":
             self._set(op.path, DiskFolder())
         elif op.kind == "symlink":
@@ -134,7 +142,7 @@ class Disk:
     def _flush(self, op: Operation) -> None:
         node = self._find(op.path)
         if isinstance(node, DiskFile):
-            node.content = self.snaps / str(op.number)
+            node.content, node.cut = self.snaps / str(op.number), False
         elif isinstance(node, DiskFolder):
             node.kept = dict(node.now)
             for old, old_name, new, new_name, moved in [m for m in self._moved if node in (m[0], m[2])]:
@@ -219,7 +227,7 @@ def _write_folder(folder: DiskFolder, target: Path, model: str) -> None:
             _write_folder(node, place, model)
         elif isinstance(node, DiskLink):
             place.symlink_to(node.target)
-        elif node.content is None:
+        elif node.content is None or (node.cut and model == "names"):
             place.touch()
         else:
             shutil.copy2(node.content, place)
@@ -232,4 +240,5 @@ def _describe(folder: DiskFolder, above: str, model: str) -> Iterator[str]:
             yield f"folder {path}"
             yield from _describe(node, path, model)
         else:
-            yield f"link {path} {node.target}" if isinstance(node, DiskLink) else f"file {path} {node.content}"
+            held = f"to {node.target}" if isinstance(node, DiskLink) else node.content
+            yield f"file {path} {'empty' if isinstance(node, DiskFile) and node.cut and model == 'names' else held}"

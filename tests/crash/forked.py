@@ -23,6 +23,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,8 @@ from tests.crash.preload import COUNT, Shim
 SUBREAPER = 36
 GRACE_S = 5.0
 """Workers may take so long to end after the process that started them."""
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""They reach a copy from the first line of the command on."""
 TRACEBACK = "Traceback (most recent call last)"
 
 
@@ -79,6 +82,7 @@ class Host:
         self.shim = Shim(self.side)
         ctypes.CDLL(None).prctl(SUBREAPER, 1, 0, 0, 0)
         self.shim.forget()
+        self.semaphores = f"clicksim-crash-{os.getpid()}"
 
     def fill(self, tree: Path) -> None:
         """Put a copy of a tree into the box, and nothing else."""
@@ -134,6 +138,7 @@ class Host:
         sys.stdout.flush()
         sys.stderr.flush()
         started = time.monotonic()
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
         pid = os.fork()
         if pid == 0:
             code = 70
@@ -141,11 +146,15 @@ class Host:
                 code = self._within(work, words, said, told, how)
             finally:
                 os._exit(code)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
         status = _wait(pid, after_s, how.get("number", 0), how.get("group", False), limit_s)
         seconds = time.monotonic() - started
         self.shim.disarm()
         control = self.shim.control
-        left = end_orphans(0.0 if status is None or os.WIFSIGNALED(status) else GRACE_S)
+        killed = status is None or (os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL)
+        left = end_orphans(0.0 if killed else GRACE_S)
+        for semaphore in Path("/dev/shm").glob(f"sem.{self.semaphores}-*"):
+            semaphore.unlink(missing_ok=True)
         what = tuple(control.acted_what.decode().split("\t")) if control.acted else ()
         return Ended(
             code=None if status is None else os.waitstatus_to_exitcode(status),
@@ -160,7 +169,9 @@ class Host:
             seconds=seconds,
         )
 
-    def _within(self, work: Callable[[], int], words: Sequence[str], said: Path, told: Path, how: dict[str, Any]) -> int:
+    def _within(
+        self, work: Callable[[], int], words: Sequence[str], said: Path, told: Path, how: dict[str, Any]
+    ) -> int:
         """The copy: its streams, its folder, its counter."""
         os.setsid()
         atexit._clear()  # what the warm process would do at its end is none of the command's business
@@ -173,10 +184,17 @@ class Host:
             os.close(opened)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.chdir(self.tree)
+        # semaphores that a kill leaves are found by this name
+        multiprocessing.current_process()._config["semprefix"] = f"/{self.semaphores}"  # type: ignore[attr-defined]
         os.environ["TMPDIR"], tempfile.tempdir = str(self.box / "tmp"), None
         sys.argv = list(words)
         self.shim.arm(self.box, **how)
-        code = work()
+        code = 70
+        try:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
+            code = work()
+        finally:
+            signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)  # the rest is not the command's
         with suppress(BaseException):
             threading._shutdown()  # type: ignore[attr-defined]
         atexit._run_exitfuncs()
@@ -187,12 +205,12 @@ class Host:
 
 def run_words(words: Sequence[str]) -> int:
     """Call a program as its console script does; returns the exit code."""
-    import clickseg.cli
-    import clicksim.cli
-
-    main = {"clicksim": clicksim.cli.main, "clickseg": clickseg.cli.main}[words[0]]
     try:
-        main(list(words[1:]), prog_name=words[0])
+        if words[0] == "twin":
+            from tests.crash.twins import call_twin
+
+            return call_twin(words)
+        import_module(f"{words[0]}.cli").main(list(words[1:]), prog_name=words[0])
     except SystemExit as error:
         if error.code is None or isinstance(error.code, int):
             return error.code or 0

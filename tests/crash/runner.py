@@ -20,16 +20,17 @@ def main(arguments: Sequence[str]) -> None:
     """Play the points of this part.
 
     Args:
-        arguments: A folder of its own, and the order as JSON: `jobs`, `modes`, `part` and `parts` (every `parts`-th group
-            of points from the `part`-th on), `share` (the same once more), `most` (so many groups of a job and mode, 0
-            for all).
+        arguments: A folder of its own, and the order as JSON: `jobs`, `modes`, `part` and `parts` (every `parts`-th
+            group of points from the `part`-th on), `share` (the same once more), `most` (so many groups of a job and
+            mode, 0 for all).
     """
     home, order = Path(arguments[0]), json.loads(arguments[1])
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"):
         os.environ[name] = "1"
     from tests.crash.declared import JOBS
+    from tests.crash.twins import TWINS
 
-    jobs = [job for job in JOBS if job.name in order["jobs"]]
+    jobs = [job for job in (*JOBS, *TWINS) if job.name in order["jobs"]]
     warm_up(any("clickseg" in job.words for job in jobs))
     from tests.crash.forked import Host
     from tests.crash.points import Unsound, trace_job
@@ -51,11 +52,11 @@ def main(arguments: Sequence[str]) -> None:
 def warm_up(model: bool) -> None:
     """Import everything, and keep to one thread."""
     import pyarrow as pa
-    import SimpleITK as sitk
+    import SimpleITK
 
     pa.set_cpu_count(1)
     pa.set_io_thread_count(1)
-    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
+    SimpleITK.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
     if model:
         import torch
 
@@ -136,13 +137,16 @@ def play_job(host: Any, trace: Any, order: dict[str, Any]) -> dict[str, Any]:
             covered += len(numbers)
             failed += len(numbers) if wrong else 0
             for finding in wrong:
-                what, where = describe(trace, numbers[0])
+                what, where = describe(trace, mode, numbers[0])
                 key = (mode, finding.step, finding.kind, what, where)
                 row = found.setdefault(key, {"example": finding.detail, "points": []})
                 row["points"] += numbers
         modes[mode] = {"points": trace.points(mode), "ran": covered, "trees": len(groups), "failures": failed}
     names = ("mode", "step", "kind", "operation", "file")
     rows = [dict(zip(names, key, strict=True)) | row for key, row in found.items()]
+    for row in rows:
+        row["count"], row["points"] = len(row["points"]), as_ranges(row["points"])
+        row["example"] = row["example"].replace(f"{host.tree}/", "").replace(f"{host.box}/", "")[:400]
     left = hidden(trace.sound)
     return {
         "job": trace.job.name,
@@ -171,36 +175,56 @@ def group_points(trace: Any, mode: str) -> list[list[int]]:
 def choose(trace: Any, mode: str, groups: list[list[int]], order: dict[str, Any]) -> list[list[int]]:
     """The groups of this part.
 
-    Of a share, the first write of those to one file goes before the others.
+    Of a share, and of a job with workers, only the first of the writes in a row to one file is taken.
     """
+    from tests.crash.points import SIGNALS
+
     share, shares = order["share"]
-    if shares > 1 or order["most"]:
+    sparse = trace.job.workers and not mode.startswith("power")
+    if mode not in SIGNALS and (sparse or shares > 1 or order["most"]):
         ops, first = trace.operations, []
         for numbers in groups:
             at = numbers[0]
             here, before = ops[min(at, len(ops)) - 1], ops[max(at - 2, 0)]
             if at == 1 or at > len(ops) or (here.kind, here.path) != (before.kind, before.path):
                 first.append(numbers)
-        groups = first[share::shares]
-        if order["most"] and len(groups) > order["most"]:
-            most = order["most"]
-            offset = sum(map(ord, trace.job.name + mode)) % 97 / 97  # not the same places for every job
-            groups = [groups[int((n + offset) * len(groups) / most)] for n in range(most)]
+        groups = first
+    groups = groups[share::shares]
+    if order["most"] and len(groups) > order["most"]:
+        most = order["most"]
+        offset = sum(map(ord, trace.job.name + mode)) % 97 / 97  # not the same places for every job
+        groups = [groups[int((n + offset) * len(groups) / most)] for n in range(most)]
     return groups[order["part"] :: order["parts"]]
 
 
-def describe(trace: Any, at: int) -> tuple[str, str]:
+def describe(trace: Any, mode: str, at: int) -> tuple[str, str]:
     """The operation of a point and its file, without what is drawn anew each time."""
+    from tests.crash.points import SIGNALS
+
+    if mode in SIGNALS:
+        return "instant", ""
     if at > len(trace.operations):
         return "end", ""
-    op, root = trace.operations[at - 1], str(trace.root)
-    paths = [plain(path.removeprefix(root).lstrip("/")) for path in (op.path, op.other) if path]
+    op = trace.operations[at - 1]
+    paths = [plain(path, trace.root) for path in (op.path, op.other) if path]
     return op.kind, " -> ".join(paths)
 
 
-def plain(path: str) -> str:
-    """A path without drawn names."""
-    return re.sub(r"[0-9a-f]{8,}|(?<=clicksim-)\w{8}|(?<=tmp)\w{8}", "*", path)
+def plain(path: str, tree: Path) -> str:
+    """A path from the tree on, without drawn names."""
+    short = path.removeprefix(f"{tree}/").removeprefix(f"{tree.parent}/")
+    return re.sub(r"[0-9a-f]{8,}|(?<=[a-z]-)[a-z0-9_]{8}(?=/|$)|(?<=tmp)[a-z0-9_]{8}", "*", short)
+
+
+def as_ranges(numbers: Sequence[int]) -> str:
+    """Numbers in short, such as `1-3, 7`."""
+    found: list[list[int]] = []
+    for number in sorted(numbers):
+        if found and number == found[-1][1] + 1:
+            found[-1][1] = number
+        else:
+            found.append([number, number])
+    return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in found)
 
 
 def say(row: dict[str, Any]) -> None:

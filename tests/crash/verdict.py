@@ -32,9 +32,10 @@ class CrashFinding:
     """What was wrong after a crash.
 
     Attributes:
-        step: `itself` for the command that met the fault, `reader`, `resume` or `plain`.
+        step: `itself` for the command that met the fault, `reader`, `resume` or `plain`, `end` after a power
+            cut right behind the end.
         kind: One word: `lost`, `mixture`, `unreadable`, `differs`, `leftover`, `traceback`, `silent`, `code`, `stuck`,
-            `hang`, `processes`, `temporary`.
+            `hang`, `processes`, `temporary`, `volatile` (it was said to be done, and is not on the disk).
         detail: What exactly.
     """
 
@@ -158,6 +159,19 @@ def check_kept(sound: Sound, tree: Path) -> list[CrashFinding]:
     now = list_tree(tree)
     lost = [name for name, digest in sound.untouched.items() if now.get(name) != digest]
     return [CrashFinding("reader", "lost", _names(lost))] if lost else []
+
+
+def check_seals(job: CrashJob, sound: Sound, tree: Path) -> list[CrashFinding]:
+    """Whether all is there where a file says so."""
+    now = list_tree(tree)
+    found = []
+    for seal in job.seals:
+        if now.get(seal, "") != sound.after[seal]:
+            continue
+        lacking = [name for name, digest in sound.after.items() if now.get(name) != digest]
+        if lacking:
+            found.append(CrashFinding("reader", "mixture", f"{seal} is there, and not {_names(lacking)}"))
+    return found
 
 
 def check_manners(step: str, ended: Ended, codes: Sequence[int] = (0, 1)) -> list[CrashFinding]:
