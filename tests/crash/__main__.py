@@ -36,6 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--modes", nargs="+", choices=MODES, default=MODES, metavar="MODE", help=", ".join(MODES))
     parser.add_argument("--share", default="0/1", metavar="K/N", help="every N-th point from the K-th on")
     parser.add_argument("--most", type=int, default=0, help="so many points of a job and mode; 0 for all")
+    parser.add_argument("--sparse", action="store_true", help="of writes in a row to one file only the first")
+    parser.add_argument("--by-job", action="store_true", help="each process plays jobs of its own, for small shares")
     parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--out", type=Path, help="write the results as JSON")
     given = parser.parse_args(arguments)
@@ -44,6 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     share = [int(word) for word in given.share.split("/")]
     order = {"jobs": given.jobs, "modes": list(given.modes), "share": share, "most": given.most}
+    order |= {"sparse": given.sparse, "by_job": given.by_job}
     results = run_parts(order, given.processes)
     print(show(results))
     if given.out:

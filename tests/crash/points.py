@@ -12,9 +12,11 @@
 Where two points leave the same tree, it is recovered once and counts for both.
 """
 
+import hashlib
+import json
 import shutil
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -53,6 +55,7 @@ class Trace:
         snaps: Flushed contents.
         sound: Trees and tables before and after.
         root: Where the tree was.
+        recovered: What came of a tree after a crash, by its digest.
     """
 
     job: CrashJob
@@ -64,6 +67,7 @@ class Trace:
     sound: Sound
     root: Path
     _states: dict[str, list[str]] = field(default_factory=dict)
+    recovered: dict[str, list[CrashFinding]] = field(default_factory=dict)
 
     @property
     def again(self) -> list[str]:
@@ -142,11 +146,11 @@ def play_point(host: Host, trace: Trace, mode: str, at: int) -> list[CrashFindin
     if not ended.acted and not trace.job.workers:
         return [CrashFinding("itself", "harness", f"the job had no operation {at} this time")]
     if ended.acted and mode != "error" and ended.code == -signal.SIGKILL:
-        return _after_crash(host, trace, at)
+        return _after_crash(host, trace)
     found = check_manners("itself", ended)
     if ended.code == 0 and not found:
         return check_result("itself", trace.sound, host)
-    return [*found, *_after_crash(host, trace, at)]
+    return [*found, *_after_crash(host, trace)]
 
 
 def _cut_power(host: Host, trace: Trace, model: str, at: int) -> list[CrashFinding]:
@@ -156,7 +160,7 @@ def _cut_power(host: Host, trace: Trace, model: str, at: int) -> list[CrashFindi
     if at > len(trace.operations):  # it had said that it was done
         lacking = [wrong for wrong in check_result("end", trace.sound, host) if wrong.kind == "differs"]
         found = [CrashFinding("end", "volatile", wrong.detail) for wrong in lacking]
-    return [*found, *_after_crash(host, trace, at)]
+    return [*found, *_after_crash(host, trace)]
 
 
 def _send(host: Host, trace: Trace, mode: str, at: int) -> list[CrashFinding]:
@@ -175,25 +179,23 @@ def _send(host: Host, trace: Trace, mode: str, at: int) -> list[CrashFinding]:
         found.append(CrashFinding("itself", "silent", f"it does not say how to go on: {last_line(ended.said)}"))
     if temporary := host.temporary():
         found.append(CrashFinding("itself", "temporary", ", ".join(temporary)))
-    return [*found, *_after_crash(host, trace, at)]
+    return [*found, *_after_crash(host, trace)]
 
 
-def _after_crash(host: Host, trace: Trace, at: int) -> list[CrashFinding]:
+def _after_crash(host: Host, trace: Trace) -> list[CrashFinding]:
     """What the reader sees, then `--resume`, then on a copy of the same tree the plain command."""
     job, sound, aside = trace.job, trace.sound, host.home / "aside"
+    files = json.dumps(list_tree(host.tree))
+    digest, turn = hashlib.sha256(files.encode()).hexdigest(), len(trace.recovered)
+    if digest in trace.recovered:
+        return trace.recovered[digest]
     copy_tree(host.tree, aside)
     found = [*check_kept(sound, host.tree), *check_seals(job, sound, host.tree)]
     found += check_reader(job, sound, read_catalogs(host, job))
     if job.resume:
-        found += recover(host, job, sound, trace.again, "resume", at)
+        found += recover(host, job, sound, trace.again, "resume", turn)
         host.fill(aside)
-    found += recover(host, job, sound, trace.again, "plain", at)
+    found += recover(host, job, sound, trace.again, "plain", turn)
     shutil.rmtree(aside)
+    trace.recovered[digest] = found
     return found
-
-
-def all_points(trace: Trace, modes: Sequence[str]) -> Iterator[tuple[str, int]]:
-    """Mode and number of every point of a job."""
-    for mode in trace.modes():
-        if mode in modes:
-            yield from ((mode, at) for at in range(1, trace.points(mode) + 1))

@@ -70,7 +70,7 @@ def build_shim() -> Path:
     target = cache / f"shim-{digest}.so"
     if not target.exists():
         made = target.with_name(f"{target.name}.{os.getpid()}")
-        how = ["-O2", "-Wall", "-shared", "-fPIC", "-ftls-model=initial-exec"]
+        how = ["-O2", "-w", "-shared", "-fPIC", "-ftls-model=initial-exec"]
         subprocess.run([compiler() or "cc", *how, "-o", made, SOURCE, "-ldl", "-lpthread"], check=True)
         made.replace(target)
     return target

@@ -22,7 +22,7 @@ def main(arguments: Sequence[str]) -> None:
     Args:
         arguments: A folder of its own, and the order as JSON: `jobs`, `modes`, `part` and `parts` (every `parts`-th
             group of points from the `part`-th on), `share` (the same once more), `most` (so many groups of a job and
-            mode, 0 for all).
+            mode, 0 for all), `sparse` (of writes in a row to one file the first alone), `by_job` (the parts are jobs).
     """
     home, order = Path(arguments[0]), json.loads(arguments[1])
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"):
@@ -31,6 +31,8 @@ def main(arguments: Sequence[str]) -> None:
     from tests.crash.twins import TWINS
 
     jobs = [job for job in (*JOBS, *TWINS) if job.name in order["jobs"]]
+    if order["by_job"]:
+        jobs, order["part"], order["parts"] = jobs[order["part"] :: order["parts"]], 0, 1
     warm_up(any("clickseg" in job.words for job in jobs))
     from tests.crash.forked import Host
     from tests.crash.points import Unsound, trace_job
@@ -180,8 +182,8 @@ def choose(trace: Any, mode: str, groups: list[list[int]], order: dict[str, Any]
     from tests.crash.points import SIGNALS
 
     share, shares = order["share"]
-    sparse = trace.job.workers and not mode.startswith("power")
-    if mode not in SIGNALS and (sparse or shares > 1 or order["most"]):
+    sparse = (trace.job.workers or order["sparse"]) and not mode.startswith("power")
+    if mode not in SIGNALS and (sparse or order["most"]):
         ops, first = trace.operations, []
         for numbers in groups:
             at = numbers[0]

@@ -1,11 +1,12 @@
 /* Count the file operations of a process and its children below one folder, and stop one of them.
 
-   Preloaded (LD_PRELOAD), it stands before the C library: Python, Arrow, ITK and whatever else is loaded call it. What it
-   shall do is in a file that all processes map (CRASH_CONTROL): `tests/crash/preload.py` has the same layout. Under one
-   lock an operation is counted, done and written to the log, so that the log has the order in which things happened.
+   The library is preloaded (LD_PRELOAD) in front of the C library, so Python, Arrow, ITK and all other code call it.
+   Its orders are in a file that all processes map (CRASH_CONTROL); `tests/crash/preload.py` declares the same layout.
+   An operation is counted, executed and logged under one lock, so the log has the true order.
 
-   An operation is a call that changes files: open for writing, write, rename, unlink, mkdir, rmdir, link, symlink, truncate,
-   fsync, chmod, utime, copy within the kernel. Writes through stdio are flushed at once, each counts as one. */
+   An operation is a call that changes files: open for writing, write, rename, unlink, mkdir, rmdir, link, symlink,
+   truncate, fsync, chmod, utime, and a copy within the kernel. A write through stdio is flushed at once and counts as
+   one operation. Writes to mapped memory are not seen; their open, truncate and fsync are. */
 
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -171,8 +172,10 @@ static int begin(const char *kind, const char *path, const char *other) {
 
 static void record(const char *kind, const char *path, const char *other, long result, long extra) {
     char line[3 * PATH_MAX];
-    int n = snprintf(line, sizeof line, "%llu\t%d\t%s\t%ld\t%ld\t%s\t%s\n", (unsigned long long)control->count, getpid(),
-                     kind, result, extra, path, other);
+    unsigned long long number = control->count;
+    int n = snprintf(line, sizeof line, "%llu\t%d\t%s\t%ld\t%ld\t%s\t%s\n", number, getpid(),
+                         kind, result, extra, path,
+                     other);
     int fd = (int)syscall(SYS_openat, AT_FDCWD, control->log, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
     if (fd < 0) return;
     syscall(SYS_write, fd, line, (size_t)n);
@@ -208,7 +211,7 @@ static void keep_content(int fd) {
     if (target >= 0) syscall(SYS_close, target);
 }
 
-/* --- open ----------------------------------------------------------------------------------------------------------- */
+/* --- open --- */
 
 static int open_at(int folder, const char *name, int flags, mode_t mode) {
     int writes = (flags & O_ACCMODE) != O_RDONLY || flags & (O_CREAT | O_TRUNC);
@@ -253,7 +256,7 @@ int __openat64_2(int at, const char *name, int flags) { return open_at(at, name,
 int creat(const char *name, mode_t mode) { return open_at(AT_FDCWD, name, O_CREAT | O_WRONLY | O_TRUNC, mode); }
 int creat64(const char *name, mode_t mode) { return open_at(AT_FDCWD, name, O_CREAT | O_WRONLY | O_TRUNC, mode); }
 
-/* --- write ---------------------------------------------------------------------------------------------------------- */
+/* --- write --- */
 
 /* Whether a descriptor is a file below the root; its path. */
 static int is_ours(int fd, char *path) {
@@ -342,7 +345,7 @@ static int flush(int fd, int number) {
 int fsync(int fd) { return flush(fd, SYS_fsync); }
 int fdatasync(int fd) { return flush(fd, SYS_fdatasync); }
 
-/* --- stdio: its own writes do not come by here, so a stream that is written to is flushed at once -------------------- */
+/* --- stdio: its internal writes cannot be intercepted, so each write to a stream is flushed at once --- */
 
 #undef fwrite_unlocked
 #undef fputc
@@ -355,7 +358,7 @@ static int count_stream_write(FILE *stream, char *path) {
     return fd >= 0 && is_ours(fd, path);
 }
 
-#define ON_STREAM(stream, call, bad)                       \
+#define ON_STREAM(stream, call, bad, bytes)                     \
     char path[PATH_MAX];                                   \
     if (!control || inside || !count_stream_write(stream, path)) return call; \
     inside = 1;                                            \
@@ -365,20 +368,22 @@ static int count_stream_write(FILE *stream, char *path) {
     if (what == GO) {                                      \
         result = call;                                     \
         REAL(fflush)(stream);                              \
-        finish("write", path, "", (long)result, 0);        \
+        finish("write", path, "", bytes, 0);               \
     }                                                      \
     inside = 0;                                            \
     return result;
 
 size_t fwrite(const void *bytes, size_t size, size_t n, FILE *stream) {
-    ON_STREAM(stream, REAL(fwrite)(bytes, size, n, stream), 0)
+    ON_STREAM(stream, REAL(fwrite)(bytes, size, n, stream), 0, (long)(result * size))
 }
 size_t fwrite_unlocked(const void *bytes, size_t size, size_t n, FILE *stream) {
-    ON_STREAM(stream, REAL(fwrite_unlocked)(bytes, size, n, stream), 0)
+    ON_STREAM(stream, REAL(fwrite_unlocked)(bytes, size, n, stream), 0, (long)(result * size))
 }
-int fputs(const char *text, FILE *stream) { ON_STREAM(stream, REAL(fputs)(text, stream), EOF) }
-int fputc(int c, FILE *stream) { ON_STREAM(stream, REAL(fputc)(c, stream), EOF) }
-int putc(int c, FILE *stream) { ON_STREAM(stream, REAL(fputc)(c, stream), EOF) }
+int fputs(const char *text, FILE *stream) {
+    ON_STREAM(stream, REAL(fputs)(text, stream), EOF, result < 0 ? -1 : (long)strlen(text))
+}
+int fputc(int c, FILE *stream) { ON_STREAM(stream, REAL(fputc)(c, stream), EOF, result < 0 ? -1 : 1) }
+int putc(int c, FILE *stream) { ON_STREAM(stream, REAL(fputc)(c, stream), EOF, result < 0 ? -1 : 1) }
 
 static FILE *open_stream(const char *name, const char *how, FILE *(*real)(const char *, const char *)) {
     char path[PATH_MAX];
@@ -402,7 +407,7 @@ static FILE *open_stream(const char *name, const char *how, FILE *(*real)(const 
 FILE *fopen(const char *name, const char *how) { return open_stream(name, how, REAL(fopen)); }
 FILE *fopen64(const char *name, const char *how) { return open_stream(name, how, REAL(fopen64)); }
 
-/* --- names ---------------------------------------------------------------------------------------------------------- */
+/* --- names --- */
 
 /* A call on one path. */
 #define ON_PATH(kind, folder, name, call)                  \
@@ -494,7 +499,7 @@ int symlink(const char *target, const char *name) { return symlinkat(target, AT_
 int truncate64(const char *name, off64_t n) { ON_PATH("truncate", AT_FDCWD, name, syscall(SYS_truncate, name, n)) }
 int truncate(const char *name, off_t n) { return truncate64(name, n); }
 
-/* --- rights and times ----------------------------------------------------------------------------------------------- */
+/* --- rights and times --- */
 
 int fchmodat(int at, const char *name, mode_t mode, int flags) {
     (void)flags;
@@ -503,7 +508,6 @@ int fchmodat(int at, const char *name, mode_t mode, int flags) {
 int chmod(const char *name, mode_t mode) { return fchmodat(AT_FDCWD, name, mode, 0); }
 int fchmod(int fd, mode_t mode) { ON_FD("chmod", fd, (int)syscall(SYS_fchmod, fd, mode), 0) }
 int utimensat(int at, const char *name, const struct timespec times[2], int flags) {
-    if (!name) return (int)syscall(SYS_utimensat, at, name, times, flags);
     ON_PATH("utime", at, name, syscall(SYS_utimensat, at, name, times, flags))
 }
 int futimens(int fd, const struct timespec times[2]) {
