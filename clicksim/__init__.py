@@ -20,6 +20,7 @@ _HOMES = {
     "find_lesions": "clicksim.lesions",
     "measure_lesions": "clicksim.lesions",
     "open_catalog": "clicksim.catalog",
+    "open_predictor": "clicksim.predictors",
     "read_image": "clicksim.volumes",
     "score": "clicksim.metrics",
     "simulate_clicks": "clicksim.simulate.clicks.click_rules",
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from clicksim.lesions import find_lesions as find_lesions
     from clicksim.lesions import measure_lesions as measure_lesions
     from clicksim.metrics import score as score
+    from clicksim.predictors import open_predictor as open_predictor
     from clicksim.prompts import Box as Box
     from clicksim.prompts import Click as Click
     from clicksim.prompts import Prompts as Prompts

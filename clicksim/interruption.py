@@ -1,18 +1,20 @@
-"""What happens when a process is told to end: whatever holds a file or a process lets go of it first."""
+"""End a process in order: when it is told to end, it first releases the files and processes that it holds."""
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 SIGNALS = (signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
 
 
 class Terminated(BaseException):
-    """The process was told to end by SIGTERM or SIGHUP.
+    """SIGTERM or SIGHUP told the process to end.
 
-    Like `KeyboardInterrupt` it is no `Exception`, so that nothing that goes on past a bad case goes on past it.
+    Like `KeyboardInterrupt` it is not an `Exception`, so that code that continues after a bad case does not continue
+    after this.
 
     Attributes:
         number: The signal.
@@ -26,14 +28,14 @@ class Terminated(BaseException):
 
 @contextmanager
 def ending_in_order() -> Iterator[None]:
-    """Turn SIGTERM and SIGHUP into `Terminated`, so that whatever holds a file or a process lets go of it.
+    """Turn SIGTERM and SIGHUP into `Terminated`, so that `finally` blocks release files and processes.
 
-    Only the main thread of a process can do this; in others the block changes nothing.
+    Only the main thread of a process can do this; in other threads the block has no effect.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    # a signal that is ignored stays so: that is how `nohup` asks for it
+    # an ignored signal stays ignored: `nohup` asks for that
     chosen = [number for number in SIGNALS if signal.getsignal(number) is signal.SIG_DFL]
     for number in chosen:
         signal.signal(number, _raise_terminated)
@@ -44,7 +46,33 @@ def ending_in_order() -> Iterator[None]:
             signal.signal(number, signal.SIG_DFL)
 
 
+@contextmanager
+def holding_signals() -> Iterator[None]:
+    """Deliver SIGINT, SIGTERM and SIGHUP only after the block, so that what it starts can be stopped or deleted.
+
+    The first signal that arrived is delivered when the block ends. Signals that are ignored, or that end the process at
+    once, are left as they are. Only the main thread of a process receives signals.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    before: dict[int, Callable[[int, FrameType | None], Any]] = {}
+    try:
+        for number in map(int, (signal.SIGINT, *SIGNALS)):
+            handler = signal.getsignal(number)
+            if callable(handler):
+                before[number] = handler
+                signal.signal(number, lambda received, _frame: came.append(received))
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if came:
+            signal.raise_signal(came[0])
+
+
 def _raise_terminated(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - what a handler is called with
-    for other in SIGNALS:  # a second one does not interrupt the tidying up
+    for other in SIGNALS:  # a second signal does not interrupt the clean-up
         signal.signal(other, signal.SIG_IGN)
     raise Terminated(number)

@@ -336,11 +336,13 @@ def auc(curve: Sequence[float], *, normalised: bool = False) -> float:
     """Area under a score over rounds by the trapezoid rule with unit steps, as published.
 
     The published sum grows with the number of rounds (a perfect score over rounds 0 to 5 gives 5); normalised, it
-    is divided by the number of steps. Any NaN gives NaN. One round has no area: 0, and NaN normalised.
+    is divided by the number of steps. Any NaN gives NaN. One round has no area: NaN.
     """
     values = np.asarray(curve, dtype=np.float64)
+    if len(values) < 2:
+        return math.nan
     area = float(((values[1:] + values[:-1]) / 2).sum())
-    return (area / (len(values) - 1) if len(values) > 1 else math.nan) if normalised else area
+    return area / (len(values) - 1) if normalised else area
 
 
 def rounds_to(curve: Sequence[float], goal: float) -> int | None:

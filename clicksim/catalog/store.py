@@ -163,6 +163,22 @@ class Catalog:
         """
         return read_metadata(self._part(name, part))
 
+    def run_record(self, run: str) -> dict[str, Any]:
+        """What is known of a run and is in no table; empty if there is no such record.
+
+        `modified` is the time at which it was written, in nanoseconds, if the catalog is a local folder.
+        """
+        file = self._file(f"runs/{run}.json")
+        if file is None:
+            return {}
+        try:
+            record = json.loads(file.read_bytes())
+        except (OSError, ValueError, RecursionError):
+            return {}
+        if not isinstance(record, dict):
+            return {}
+        return record | ({"modified": file.stat().st_mtime_ns} if isinstance(file, Path) else {})
+
     def parts(self, name: str) -> list[str]:
         """The sources or runs that a table has."""
         return [value for value, _ in self._parts(name)]

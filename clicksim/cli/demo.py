@@ -104,10 +104,13 @@ def make_demo(out: Path, *, patients: int = 3, seed: int = 42) -> Path:
 
 
 def _play(catalog: Path, seed: int) -> None:
-    """The game of autoPET V on the cases of fdat; its rounds and strokes go into the catalog."""
-    from clicksim.cli.games import Games
+    """Play the rounds of autoPET V in the cases of fdat, and commit them to the catalog."""
+    from clicksim.cli.crew import open_crew
+    from clicksim.pipeline.playing import RoundsRun, play_rounds
+    from clicksim.predictors import parse_spec
 
-    Games(predictor=PREDICTOR, protocol="autopet-v@2", seed=seed, catalog=catalog, source="fdat").play()
+    with open_crew("patients played") as crew:
+        play_rounds(RoundsRun(parse_spec(PREDICTOR), seed=seed), catalog, source="fdat", crew=crew)
 
 
 def _clear(out: Path) -> None:

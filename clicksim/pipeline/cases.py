@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from clicksim.catalog import Catalog, Unit
 from clicksim.catalog.prompt_runs import read_patients
@@ -18,8 +18,12 @@ from clicksim.errors import (
     TruncatedError,
     UptakeError,
 )
+from clicksim.pipeline.parts import DIED
 from clicksim.volumes import case_id_of
 from clicksim.volumes.case import NAMES, CaseImages, find_companion, list_labels
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 FACTS = ("patient_key", "source", "tracer_class", "model")
 
@@ -141,6 +145,19 @@ def with_entries(units: Sequence[Unit], change: Callable[[CaseEntry], CaseEntry 
     """The units with changed cases; a case for which None comes back is left out."""
     changed = [replace(unit, content=tuple(filter(None, map(change, unit.content)))) for unit in units]
     return [unit for unit in changed if unit.content]
+
+
+def refused_cases(units: Sequence[Unit], rejected: "pa.Table") -> list[dict[str, Any]]:
+    """The cases that a job refused: `case_id`, `code` and `message`, sorted, each once.
+
+    The cases of a unit whose process died are among them.
+    """
+    contents = {unit.key: unit.content for unit in units}
+    found: dict[str, dict[str, Any]] = {}
+    for row in rejected.to_pylist():
+        names = [entry.case_id for entry in contents[row["path"]]] if row["code"] == DIED else [row["case_id"]]
+        found |= {name: {"case_id": name, "code": row["code"], "message": row["message"]} for name in names}
+    return [found[name] for name in sorted(found)]
 
 
 def reason_of(error: ClicksimError) -> str:

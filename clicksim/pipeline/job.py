@@ -12,9 +12,11 @@ import getpass
 import json
 import platform
 import sys
+import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -38,6 +40,7 @@ RUNS = "runs"
 BEGUN = ".begun-"
 GATHERED = 64  # units whose tables are read before they are joined
 LONGEST_VALUE = 80
+REMEDY = "name another folder, or replace it with --overwrite"
 TRIES = 3  # parts that are altered while the job runs are done again, not for ever
 Result = TypeVar("Result")
 Simple = Callable[[Unit, Path], Tables]
@@ -73,7 +76,7 @@ class Job(Generic[Result]):
     tables: Tables = field(default_factory=dict)
     commit: Callable[[Path], Commit] = Commit
     records: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    remedy: str = "name another folder, or replace it with --overwrite"
+    remedy: str = REMEDY
     anew: str = "--overwrite"
 
     @property
@@ -114,7 +117,7 @@ def run_job(job: Job[Result], crew: Crew | None = None, *, resume: bool = False,
         settle(job.home)
         if not overwrite:
             for name, identity in (job.records or {job.name: job.identity}).items():
-                _check_record(job, name, with_version(identity))
+                check_record(job.home, name, identity, job.remedy)
         _open_work(job, resume=resume, overwrite=overwrite)
         parts = _do_units(job, crew, _Origin(job))
         tables = _gather(job, parts)
@@ -125,6 +128,16 @@ def run_job(job: Job[Result], crew: Crew | None = None, *, resume: bool = False,
         result = job.finish(tables, commit, {"job": job.about, **run_facts(started), "workers": crew.workers})
         commit.finish(done_with=job.folder.name)
         return result
+
+
+@contextmanager
+def result_folder(out: Path | None) -> Iterator[Path]:
+    """The folder of a result, or a temporary one for a result that is only returned."""
+    if out is not None:
+        yield out
+        return
+    with tempfile.TemporaryDirectory(prefix="clicksim-job-") as home:
+        yield Path(home)
 
 
 def with_version(identity: Mapping[str, Any]) -> dict[str, Any]:
@@ -161,16 +174,16 @@ def write_record(commit: Commit, name: str, facts: Mapping[str, Any]) -> None:
     commit.text(record_name(name), json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
 
 
-def _check_record(job: "Job[Any]", name: str, about: Mapping[str, Any]) -> None:
+def check_record(home: Path, name: str, identity: Mapping[str, Any], remedy: str = REMEDY) -> None:
     """Refuse to replace a result that was made in another way.
 
     Raises:
-        CatalogError: It was; the settings that differ are named.
+        CatalogError: It was; the message names the settings that differ.
     """
-    record = read_record(job.home, name)
-    if record is not None and "job" in record and (differing := differences(record["job"], about)):
+    record = read_record(home, name)
+    if record is not None and "job" in record and (differing := differences(record["job"], with_version(identity))):
         raise CatalogError(
-            f"{job.home} has a result called {name} that was made in another way: {up_to_ten(differing)}; {job.remedy}"
+            f"{home} has a result called {name} that was made in another way: {up_to_ten(differing)}; {remedy}"
         )
 
 

@@ -1,10 +1,10 @@
-"""The folder of a Grand Challenge algorithm: written for a command, and read by one.
+"""`cmd:SHELL`: a command that reads and writes the folder of a Grand Challenge algorithm.
 
     {input}/images/ct/<uuid>.mha             {output}/images/tumor-lesion-segmentation/<uuid>.mha
     {input}/images/pet/<uuid>.mha
     {input}/lesion-clicks.json
 
-Source: the interface of the autoPET IV and V algorithms. The uuid of the output is that of the CT.
+Source: the interface of the autoPET IV and V algorithms. The output has the uuid of the CT.
 """
 
 import os
@@ -16,44 +16,49 @@ import tempfile
 import uuid
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 import numpy as np
 
 from clicksim.errors import ClicksimError, ImageError, SettingError
 from clicksim.files import LESION_CLICKS
 from clicksim.geometry import Grid
-from clicksim.predictors.interface import RoundFailure, Scan, placed
+from clicksim.interruption import holding_signals
+from clicksim.predictors.interface import Predictor, RoundFailure, Scan, placed
+from clicksim.predictors.spec import TIME_LIMIT_S, PredictorKind, PredictorSpec
 from clicksim.prompts import Prompts
 from clicksim.prompts.prompt_files import read_prompts, write_prompts
 from clicksim.volumes import Volume, read_image, write_image
 
-if TYPE_CHECKING:
-    from clicksim.predictors.interface import Predictor
-
 RESULT = Path("images") / "tumor-lesion-segmentation"
+GRACE_S = 1.0
+"""How long a command has to end after SIGTERM, before SIGKILL. A worker itself has three seconds."""
 
 
 class CommandPredictor:
-    """A shell command, started anew each round, that sees CT, PET and the prompts so far and nothing else.
+    """A shell command that runs once for each round, and sees CT, PET, the prompts so far, and nothing else.
 
-    Images are written once for each case, read-only, and linked into a fresh input folder each round.
+    Images are written once for each case, read-only, and linked into a new input folder for each round. An interrupted
+    run ends the command with all processes that it started, and deletes the images.
     """
 
     limits_itself = True
 
-    def __init__(self, command: str, time_limit_s: float = 600.0) -> None:
-        """Take a command.
+    def __init__(self, command: str, time_limit_s: float = TIME_LIMIT_S) -> None:
+        """Check a command.
 
         Args:
-            command: With `{input}` and `{output}` where the folders belong; both are quoted for the shell.
-            time_limit_s: For one round. The command and all that it started are ended then.
+            command: With `{input}` and `{output}` in place of the two folders; both are quoted for the shell.
+            time_limit_s: For one round. The command is then ended with all processes that it started.
 
         Raises:
-            SettingError: A command without the two places.
+            SettingError: `{input}` or `{output}` is missing.
         """
         if "{input}" not in command or "{output}" not in command:
-            raise SettingError(f"a command needs {{input}} and {{output}} where the folders belong, got {command!r}")
+            raise SettingError(
+                f"a command needs {{input}} and {{output}} in place of the folders that it reads and writes, got "
+                f"{command!r}"
+            )
         self.command, self.time_limit_s = command, time_limit_s
         self._home: tempfile.TemporaryDirectory[str] | None = None
         self._case: tuple[str, Grid] | None = None
@@ -74,7 +79,7 @@ class CommandPredictor:
             try:
                 return _read_result(target, _uuid(case.case_id))
             except ImageError as error:
-                # the folder's name is drawn anew each time, and the row is to be the same
+                # the name of the folder is random, and the row must not be
                 raise RoundFailure("BadLabel", str(error).replace(str(target), "{output}")) from error
 
     def finish(self) -> None:
@@ -84,10 +89,11 @@ class CommandPredictor:
             home.cleanup()
 
     def _images(self, case: Scan) -> Path:
-        """The folder with the images of a case, written where it is new."""
+        """The folder with the images of a case; a new case is written first."""
         if self._home is None or self._case is None or self._case != (case.case_id, case.grid):
             self.finish()
-            self._home = tempfile.TemporaryDirectory(prefix="clicksim-rounds-")
+            with holding_signals():
+                self._home = tempfile.TemporaryDirectory(prefix="clicksim-rounds-")
             for name, array in (("ct", case.ct), ("pet", case.pet)):
                 if array is not None:
                     file = Path(self._home.name) / "images" / name / f"{_uuid(case.case_id)}.mha"
@@ -98,42 +104,50 @@ class CommandPredictor:
         return Path(self._home.name) / "images"
 
     def _run(self, source: Path, target: Path) -> None:
-        """The command, to its end or to the time limit."""
+        """Run the command until it ends or the time limit is reached."""
         folders = {"{input}": source, "{output}": target}
         line = self.command
         for place, folder in folders.items():
             line = line.replace(place, shlex.quote(str(folder)))
         with tempfile.TemporaryFile() as heard:
-            # a session of its own, so that what the command started can be ended with it
-            process = subprocess.Popen(
-                line, shell=True, stdin=subprocess.DEVNULL, stdout=heard, stderr=heard, start_new_session=True
-            )
-            try:
-                code = process.wait(self.time_limit_s)
-            except subprocess.TimeoutExpired as error:
-                raise RoundFailure("TimeLimit", f"no answer within {self.time_limit_s:g} s") from error
-            finally:
-                _end(process)
+            code = self._wait(line, heard)
             if code:
                 last = _last_line(heard)
                 for place, folder in folders.items():
                     last = last.replace(str(folder), place)
-                raise RoundFailure("PredictorError", f"the command ended with {code}: {last or 'it said nothing'}")
+                raise RoundFailure("PredictorError", f"the command ended with {code}: {last or 'it printed nothing'}")
+
+    def _wait(self, line: str, heard: IO[bytes]) -> int:
+        """Run a shell command in a process group of its own; return its exit code."""
+        process: subprocess.Popen[bytes] | None = None
+        try:
+            with holding_signals():
+                process = subprocess.Popen(
+                    line, shell=True, stdin=subprocess.DEVNULL, stdout=heard, stderr=heard, start_new_session=True
+                )
+            return process.wait(self.time_limit_s)
+        except subprocess.TimeoutExpired as error:
+            _end_group(process)
+            raise RoundFailure("TimeLimit", f"no answer within {self.time_limit_s:g} s") from error
+        except BaseException:
+            _end_group(process)
+            raise
 
 
-def predict_folder(source: str | Path, target: str | Path, predictor: "Predictor") -> Path:
-    """The other side: read the input folder of a round, ask a predictor, write the output folder.
+def predict_folder(source: str | Path, target: str | Path, predictor: Predictor) -> Path:
+    """Be the command: read the input folder of a round, ask a predictor, and write the output folder.
 
     Args:
-        source: With `images/ct`, `images/pet` (either may be missing) and `lesion-clicks.json`.
-        target: Where `images/tumor-lesion-segmentation/<uuid>.mha` is written.
-        predictor: A callable as `clicksim.rounds.play` takes it.
+        source: The folder with `images/ct`, `images/pet` (either may be missing) and `lesion-clicks.json`.
+        target: The folder in which `images/tumor-lesion-segmentation/<uuid>.mha` is written.
+        predictor: See `clicksim.predictors.Predictor`.
 
     Returns:
         The file that was written.
 
     Raises:
-        ClicksimError: No image, or several of one kind; images on two grids; prompts that cannot be read.
+        ClicksimError: There is no image, there are several of one kind, or they are on different grids; the prompts
+            cannot be read.
     """
     folders = {name: Path(source) / "images" / name for name in ("ct", "pet")}
     images = {name: read_only_image(folder) for name, folder in folders.items() if any(folder.glob("*.mha"))}
@@ -154,14 +168,14 @@ def predict_folder(source: str | Path, target: str | Path, predictor: "Predictor
 
 
 def read_only_image(folder: Path) -> Volume:
-    """The one `.mha` image of a folder.
+    """Read the only `.mha` image of a folder.
 
     Raises:
-        ImageError: None or several; one that cannot be read.
+        ImageError: There is none, there are several, or it cannot be read.
     """
     files = sorted(folder.glob("*.mha"))
     if len(files) != 1:
-        raise ImageError(f"{folder} holds {len(files)} .mha images; one is wanted")
+        raise ImageError(f"{folder} has {len(files)} .mha images; it must have exactly one")
     return read_image(files[0])
 
 
@@ -171,13 +185,14 @@ def _read_result(target: Path, stem: str) -> Volume:
     files = [named] if named.is_file() else sorted(folder.glob("*.mha"))
     if len(files) != 1:
         raise RoundFailure(
-            "NoPrediction", f"{len(files)} images in {{output}}/{RESULT.as_posix()}; one <uuid of the CT>.mha is wanted"
+            "NoPrediction",
+            f"{len(files)} images in {{output}}/{RESULT.as_posix()}; write exactly one, <uuid of the CT>.mha",
         )
     return read_image(files[0])
 
 
 def _uuid(case_id: str) -> str:
-    """The same name for a case every time; it tells nothing about the case."""
+    """A name for a case that is always the same and reveals nothing about it."""
     return str(uuid.uuid5(uuid.NAMESPACE_URL, f"clicksim:{case_id}"))
 
 
@@ -188,17 +203,46 @@ def _link(file: Path, place: Path) -> None:
         shutil.copyfile(file, place)
 
 
-def _end(process: "subprocess.Popen[Any]") -> None:
-    """End a command that still runs, with all that it started."""
-    if process.poll() is None:
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+def _end_group(process: "subprocess.Popen[Any] | None") -> None:
+    """End a command with all processes that it started: a container engine passes SIGTERM on to its container."""
+    if process is None:
+        return
+    if _signal_group(process, signal.SIGTERM):
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(GRACE_S)
+        _signal_group(process, signal.SIGKILL)
+    process.wait()
+
+
+def _signal_group(process: "subprocess.Popen[Any]", number: int) -> bool:
+    """Whether the process group of a command was there to receive a signal."""
+    try:
+        os.killpg(process.pid, number)
+    except (ProcessLookupError, PermissionError):
+        return False
+    return True
 
 
 def _last_line(heard: IO[bytes]) -> str:
-    """The last line that is not empty, of the last 4 KiB."""
+    """The last line that is not empty, within the last 4 KiB."""
     size = heard.seek(0, os.SEEK_END)
     heard.seek(max(0, size - 4096))
     lines = [line.strip() for line in heard.read().decode(errors="replace").splitlines() if line.strip()]
     return lines[-1][:300] if lines else ""
+
+
+def _open(spec: PredictorSpec, time_limit_s: float) -> CommandPredictor:
+    return CommandPredictor(spec.argument, time_limit_s)
+
+
+def _check(spec: PredictorSpec) -> None:
+    CommandPredictor(spec.argument)
+
+
+KIND = PredictorKind(
+    usage="cmd:SHELL",
+    summary="a shell command with {input} and {output}, run for each round on the folder of a Grand Challenge case",
+    open=_open,
+    title=lambda spec: f"command {spec.argument.split()[0]}",
+    check=_check,
+)

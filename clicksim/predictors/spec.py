@@ -1,211 +1,209 @@
-"""Predictors by their SPEC, and the one call that asks them.
+"""Predictors by name: `KIND:ARGUMENT`, with options as `?name=value&...` if the kind has any.
 
-py:module:function            a Python callable, or a factory class without arguments; the folder in which the
-                              command was started is searched too
-cmd:<shell with {input} {output}>
-                              a new process each round over a Grand Challenge folder
-dir:PATH                      recorded predictions, <case>/iter_<k>.nii.gz or <case>_<k>.nii.gz
-builtin:threshold             a simple threshold predictor
-
-What a predictor is called with, and what it may give back, stands at `clicksim.predictors.interface.Predictor`.
+A kind is an entry point of the group `clicksim.predictors` that names a `PredictorKind`. clicksim has `py`, `cmd`,
+`dir` and `builtin`; any installed package can add kinds.
 """
 
-import os
-import signal
-import sys
-import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from importlib import import_module
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, unquote
 
-import numpy as np
-from numpy.typing import NDArray
+from clicksim.errors import SettingError, unknown_name
+from clicksim.predictors.interface import Predictor
 
-from clicksim.errors import ClicksimError, GeometryError, ImageError, SettingError, StorageError, unknown_name
-from clicksim.geometry.arrays import as_labels
-from clicksim.predictors.command import CommandPredictor
-from clicksim.predictors.interface import Predictor, RoundFailure, Scan
-from clicksim.predictors.threshold import ThresholdPredictor
-from clicksim.prompts import Prompts
-from clicksim.volumes import EXTENSIONS, Volume, read_image
-
-KINDS = ("py", "cmd", "dir", "builtin")
-BUILTINS = {"threshold": ThresholdPredictor}
-LONGEST_DETAIL = 300
-
-
-def open_predictor(spec: str, *, time_limit_s: float = 600.0) -> Predictor:
-    """A predictor by its SPEC; see the module.
-
-    Args:
-        spec: `kind:rest`.
-        time_limit_s: For one round of a command.
-
-    Raises:
-        SettingError: An unknown kind or name, a module that cannot be imported, a command without `{input}` and
-            `{output}`, a folder that is not there.
-    """
-    kind, colon, rest = spec.partition(":")
-    if not colon or kind not in KINDS:
-        raise unknown_name("kind of predictor", kind, KINDS)
-    if kind == "cmd":
-        return CommandPredictor(rest, time_limit_s)
-    if kind == "dir":
-        return RecordedPredictor(Path(rest))
-    if kind == "builtin":
-        if rest not in BUILTINS:
-            raise unknown_name("built-in predictor", rest, BUILTINS)
-        return BUILTINS[rest]()
-    return _import(rest)
+GROUP = "clicksim.predictors"
+TIME_LIMIT_S = 600.0
 
 
 @dataclass(frozen=True)
-class RecordedPredictor:
-    """Predictions from a folder: `<case>/iter_<k>` or `<case>_<k>`, k the round, `.nii.gz`, `.nii` or `.mha`.
+class PredictorSpec:
+    """A predictor that is not open yet. It is plain data: a worker receives it and opens a session of its own.
 
-    A `/` in a case's name is a folder in the first form and `_` in the second.
+    Attributes:
+        kind: The name of its kind.
+        argument: What the kind needs, such as a path.
+        options: Names and values, sorted by name.
     """
 
-    folder: Path
-    needs_images = False
+    kind: str
+    argument: str
+    options: tuple[tuple[str, Any], ...] = ()
 
-    def __post_init__(self) -> None:
-        if not self.folder.is_dir():
-            raise SettingError(f"dir:{self.folder} is no folder; name one with <case>/iter_<k>.nii.gz")
+    def __str__(self) -> str:
+        """The text that `parse_spec` reads."""
+        listed = "&".join(f"{name}={quote(_option_text(value), safe='/:,')}" for name, value in self.options)
+        return f"{self.kind}:{self.argument}{'?' if listed else ''}{listed}"
 
-    def __call__(self, case: Scan, prompts: Prompts) -> Volume:  # noqa: ARG002 - what was recorded is fixed
-        """The prediction of this round."""
-        stems = (f"{check_name(case.case_id)}/iter_{case.round}", f"{case.case_id.replace('/', '_')}_{case.round}")
-        for stem in stems:
-            for ending in EXTENSIONS:
-                file = self.folder / f"{stem}{ending}"
-                if file.is_file():
-                    return read_image(file)
-        raise RoundFailure("NoPrediction", f"no {stems[0]}.nii.gz or {stems[1]}.nii.gz in {self.folder}")
+    @property
+    def title(self) -> str:
+        """What a person calls the predictor."""
+        return find_predictor_kind(self.kind).title(self)
 
+    def absolute(self) -> "PredictorSpec":
+        """The same for a process that was started in another folder."""
+        kind = find_predictor_kind(self.kind)
+        return replace(self, argument=str(Path(self.argument).absolute())) if kind.is_path else self
 
-def check_name(case_id: str) -> str:
-    """The name of a case, or a `RoundFailure` where a file of that name would stand outside its folder."""
-    if not case_id or ".." in Path(case_id).parts or Path(case_id).is_absolute():
-        raise RoundFailure("NoPrediction", f"case {case_id!r} cannot be the name of a file")
-    return case_id
+    def check(self) -> None:
+        """Refuse what cannot be opened.
 
+        Raises:
+            ClicksimError: The reason.
+        """
+        find_predictor_kind(self.kind).check(self)
 
-def ask_predictor(predictor: Predictor, scan: Scan, prompts: Prompts, time_limit_s: float) -> NDArray[np.uint8]:
-    """The prediction as a mask of 0 and 1, in Fortran order.
-
-    A callable that takes too long is interrupted where the platform can (in the main thread of a process under
-    Unix, and between two Python instructions); elsewhere its answer comes late and does not count.
-
-    Raises:
-        RoundFailure: Whatever kept the predictor from a usable mask.
-        StorageError: The disk that it exchanges files on is full: that is no fault of the predictor.
-    """
-    own = getattr(predictor, "limits_itself", False)
-    started = time.monotonic()
-    try:
-        with _time_limit(0 if own else time_limit_s):
-            answer = predictor(scan, prompts)
-        if not own and time.monotonic() - started > time_limit_s:
-            raise _OutOfTimeError
-        return _as_mask(answer, scan)
-    except (RoundFailure, StorageError):
-        raise
-    except _OutOfTimeError as error:
-        raise RoundFailure("TimeLimit", f"no answer within {time_limit_s:g} s") from error
-    except GeometryError as error:
-        raise RoundFailure("WrongGrid", _line(str(error))) from error
-    except ImageError as error:
-        raise RoundFailure("BadLabel", _line(str(error))) from error
-    except (Exception, SystemExit) as error:
-        raise RoundFailure("PredictorError", _line(f"{type(error).__name__}: {error}")) from error
+    def inputs(self, case_id: str, rounds: int) -> tuple[Path, ...]:
+        """The files that the predictions of a case depend on; a changed one makes finished work invalid."""
+        return find_predictor_kind(self.kind).inputs(self, case_id, rounds)
 
 
-def let_finish(predictor: Predictor) -> tuple[str, ...]:
-    """Let a predictor that wants it forget the case; where it fails, a sentence: the rounds keep their scores.
+def _no_check(_spec: PredictorSpec) -> None:
+    """Leave everything to the moment in which the predictor is opened."""
 
-    Raises:
-        StorageError: The disk is full, as in `ask_predictor`.
-    """
-    try:
-        getattr(predictor, "finish", tuple)()
-    except StorageError:
-        raise
-    except (Exception, SystemExit) as error:
-        return (_line(f"the predictor failed when it was to forget the case: {type(error).__name__}: {error}"),)
+
+def _no_inputs(_spec: PredictorSpec, _case_id: str, _rounds: int) -> tuple[Path, ...]:
     return ()
 
 
-def _as_mask(answer: Any, scan: Scan) -> NDArray[np.uint8]:
-    """An answer as a mask; any value but 0 is predicted lesion."""
-    if answer is None:
-        raise RoundFailure("NoPrediction", "the predictor gave None")
-    array = answer.array if isinstance(answer, Volume) else np.asarray(answer)
-    if array.shape != scan.grid.shape:
-        raise RoundFailure("WrongShape", f"the prediction has shape {array.shape}, the case {scan.grid.shape}")
-    if isinstance(answer, Volume) and not answer.grid.same_as(scan.grid):
-        raise RoundFailure("WrongGrid", f"the prediction lies elsewhere: on {answer.grid}, the case on {scan.grid}")
+@dataclass(frozen=True)
+class PredictorKind:
+    """A kind of predictor.
+
+    Attributes:
+        usage: The SPEC, such as `dir:PATH`.
+        summary: One line for help texts.
+        open: Opens a session: takes the SPEC and the time limit for one round, in seconds.
+        options: The type of each option (`str`, `bool`, `int` or `float`) by name; None accepts any name, and reads
+            the value as TOML.
+        title: What a person calls the predictor.
+        check: Refuses, before the work begins and without opening it, a predictor that cannot be opened.
+        inputs: See `PredictorSpec.inputs`.
+        is_path: Whether the argument is the path of a file or folder.
+    """
+
+    usage: str
+    summary: str
+    open: Callable[[PredictorSpec, float], Predictor]
+    options: Mapping[str, type] | None = field(default_factory=dict)
+    title: Callable[[PredictorSpec], str] = str
+    check: Callable[[PredictorSpec], None] = _no_check
+    inputs: Callable[[PredictorSpec, str, int], tuple[Path, ...]] = _no_inputs
+    is_path: bool = False
+
+
+def open_predictor(spec: str | PredictorSpec, *, time_limit_s: float = TIME_LIMIT_S) -> Predictor:
+    """Open a predictor.
+
+    Args:
+        spec: As text, such as `builtin:threshold?suv=4`, or parsed.
+        time_limit_s: For one round of a predictor that enforces it by its own means.
+
+    Raises:
+        SettingError: The kind or an option is unknown, or the predictor cannot be opened.
+
+    Examples:
+        >>> open_predictor("builtin:threshold?suv=4")
+        ThresholdPredictor(suv=4.0, share=0.41, reach_mm=30.0)
+    """
+    parsed = parse_spec(spec) if isinstance(spec, str) else spec
+    return find_predictor_kind(parsed.kind).open(parsed, time_limit_s)
+
+
+def parse_spec(text: str) -> PredictorSpec:
+    """Parse a SPEC. In the value of an option, `%26` is an ampersand, as in a URL.
+
+    Raises:
+        SettingError: The kind is unknown, the argument is empty, or an option is unknown, has no value, or has one of
+            the wrong type.
+
+    Examples:
+        >>> parse_spec("builtin:threshold?suv=4&reach_mm=20")
+        PredictorSpec(kind='builtin', argument='threshold', options=(('reach_mm', 20.0), ('suv', 4.0)))
+    """
+    name, colon, rest = text.partition(":")
+    if not colon:
+        raise SettingError(f"{text!r} is not a predictor; write KIND:ARGUMENT. Kinds: {', '.join(_entries())}")
+    kind = find_predictor_kind(name)
+    argument, listed = rest, ""
+    if kind.options is None or kind.options:  # a shell command may have a question mark of its own
+        before, mark, after = rest.rpartition("?")
+        if mark and "=" in after:
+            argument, listed = before, after
+    if not argument:
+        raise SettingError(f"{text!r} names no predictor; write {kind.usage}")
+    return PredictorSpec(name, argument, tuple(sorted(_parse_options(kind, listed, text).items())))
+
+
+def predictor_kinds() -> dict[str, PredictorKind]:
+    """All installed kinds of predictors by name.
+
+    Raises:
+        SettingError: One cannot be loaded.
+    """
+    return {name: find_predictor_kind(name) for name in _entries()}
+
+
+def find_predictor_kind(name: str) -> PredictorKind:
+    """A kind of predictor by name.
+
+    Raises:
+        SettingError: There is none, or it cannot be loaded.
+    """
+    entries = _entries()
+    if name not in entries:
+        raise unknown_name("kind of predictor", name, entries)
     try:
-        labels = as_labels(array)
-    except ClicksimError as error:
-        raise RoundFailure("BadLabel", _line(str(error))) from error
-    if labels.dtype != np.uint8 or (labels.size and labels.max() > 1):
-        labels = (labels != 0).view(np.uint8)
-    # a copy: whoever made the array may go on to write in it
-    return np.array(labels, order="F")
+        kind = entries[name].load()
+    except Exception as error:  # the code of another package may do anything when it is imported
+        raise SettingError(
+            f"predictors of the kind {name} cannot be loaded from {entries[name].value}: {error}; reinstall the "
+            "package that provides them"
+        ) from error
+    if not isinstance(kind, PredictorKind):
+        raise SettingError(f"entry point {name} of {GROUP} is {type(kind).__name__}, not a PredictorKind")
+    return kind
 
 
-class _OutOfTimeError(BaseException):
-    """Not an `Exception`: a predictor that catches those is to be stopped too."""
+def _entries() -> dict[str, Any]:
+    return {entry.name: entry for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name)}
 
 
-@contextmanager
-def _time_limit(seconds: float) -> Iterator[None]:
-    """Interrupt what runs below after some seconds; 0 for no limit, as where no timer can be set."""
-    if not seconds or threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
-        yield
-        return
-
-    def stop(*_: Any) -> None:
-        raise _OutOfTimeError
-
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-
-
-def _import(name: str) -> Predictor:
-    """The callable behind `module:function`; a class is called once, without arguments."""
-    module, colon, attribute = name.partition(":")
-    if not colon or not module or not attribute:
-        raise SettingError(f"py:{name} is not py:module:function, such as py:mymodel:predict")
-    here = str(Path.cwd())
-    if here not in sys.path and os.path.isdir(here):  # noqa: PTH112 - a path entry is a text
-        sys.path.insert(0, here)
-    try:
-        found: Any = import_module(module)
-        for part in attribute.split("."):
-            found = getattr(found, part)
-        if isinstance(found, type):
-            found = found()
-    except (ClicksimError, StorageError):
-        raise
-    except (Exception, SystemExit) as error:  # the user's code, which may do anything when it is imported
-        told = _line(f"{type(error).__name__}: {error}")
-        raise SettingError(f"predictor py:{name} cannot be imported or made: {told}") from error
-    if not callable(found):
-        raise SettingError(f"predictor py:{name} is {type(found).__name__} and cannot be called")
+def _parse_options(kind: PredictorKind, listed: str, text: str) -> dict[str, Any]:
+    """The options of a SPEC, each with a value of its type."""
+    found: dict[str, Any] = {}
+    for pair in listed.split("&") if listed else ():
+        name, equals, value = pair.partition("=")
+        if not equals or not name:
+            raise SettingError(f"{pair!r} in {text!r} is not name=value")
+        if name in found:
+            raise SettingError(f"option {name} occurs twice in {text!r}")
+        if kind.options is not None and name not in kind.options:
+            raise unknown_name(f"option of {kind.usage}", name, kind.options)
+        found[name] = _parse_option(name, unquote(value), None if kind.options is None else kind.options[name])
     return found
 
 
-def _line(text: str) -> str:
-    """A text on one line, not too long."""
-    return " ".join(text.split())[:LONGEST_DETAIL]
+def _parse_option(name: str, value: str, wanted: type | None) -> Any:
+    from clicksim.settings import parse_value
+
+    if wanted is str:
+        return value
+    found = parse_value(value)
+    if wanted is float and isinstance(found, int) and not isinstance(found, bool):
+        return float(found)
+    if wanted is not None and type(found) is not wanted:
+        words = {bool: "true or false", int: "a whole number", float: "a number"}
+        raise SettingError(f"option {name} of a predictor takes {words[wanted]}, got {value!r}")
+    return tuple(found) if isinstance(found, list) else found
+
+
+def _option_text(value: Any) -> str:
+    """The value of an option as `parse_spec` reads it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        return f"[{', '.join(_option_text(entry) for entry in value)}]"
+    return str(value)

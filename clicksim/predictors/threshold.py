@@ -1,11 +1,11 @@
-"""A simple predictor that uses the prompts: a threshold of uptake, mended around each of them.
+"""`builtin:threshold`: a threshold of uptake that the prompts correct.
 
-It is no model of quality. It shows that a loop works, without weights, and gives the same mask on any machine.
+It makes no claim to quality. It shows that a loop works, without weights, and gives the same mask on any machine.
 
     start        uptake at or above a fixed value
-    foreground   the connected part at or above a share of the highest uptake under the prompt, near it
-    background   its component of the mask goes; where that holds foreground prompts too, each voxel follows the
-                 nearer prompt, in mm, and the foreground where they are equally near
+    foreground   adds the connected voxels near the prompt at or above a share of the highest uptake under it
+    background   removes its component of the mask; if the component has foreground prompts too, each voxel follows the
+                 nearer prompt, in mm, and the foreground if both are equally near
 """
 
 from dataclasses import dataclass
@@ -14,9 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from clicksim.errors import unknown_name
 from clicksim.geometry import Spacing
 from clicksim.lesions import find_lesions
 from clicksim.predictors.interface import RoundFailure, Scan
+from clicksim.predictors.spec import PredictorKind, PredictorSpec
 from clicksim.prompts import Prompts
 
 Mask = NDArray[np.uint8]
@@ -25,12 +27,12 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class ThresholdPredictor:
-    """A threshold of uptake with prompts; see the module.
+    """A threshold of uptake that prompts correct; see the module.
 
     Attributes:
         suv: The threshold before any prompt.
-        share: Of the highest uptake under a foreground prompt, from which its surroundings belong to it.
-        reach_mm: How far from a foreground prompt they may reach, along each axis.
+        share: The share of the highest uptake under a foreground prompt at which its neighbourhood is added.
+        reach_mm: How far from the prompt the neighbourhood extends, along each axis.
     """
 
     suv: float = 5.0
@@ -38,10 +40,10 @@ class ThresholdPredictor:
     reach_mm: float = 30.0
 
     def __call__(self, case: Scan, prompts: Prompts) -> Mask:
-        """The mask."""
+        """Predict."""
         if case.pet is None:
             raise RoundFailure("PredictorError", "the threshold predictor needs a PET")
-        # rounded, so that a header that went through another format gives the same mask
+        # rounded, so that a header that was converted to another format gives the same mask
         spacing = _rounded(case.grid.spacing or (1.0, 1.0, 1.0))
         mask = np.asfortranarray((case.pet >= self.suv).view(np.uint8))
         for prompt in prompts:
@@ -55,7 +57,7 @@ class ThresholdPredictor:
         return mask
 
     def _grow(self, mask: Mask, pet: NDArray[Any], voxels: Ints, spacing: Spacing) -> None:
-        """Add what belongs to a foreground prompt."""
+        """Add the neighbourhood of a foreground prompt."""
         from scipy import ndimage
 
         reach = np.ceil(self.reach_mm / np.asarray(spacing)).astype(np.int64)
@@ -69,7 +71,7 @@ class ThresholdPredictor:
 
 
 def _cut(mask: Mask, ahead: Ints, behind: Ints, spacing: Spacing) -> None:
-    """Take from the mask what background prompts refuse."""
+    """Remove from the mask what background prompts point at."""
     from scipy.spatial import cKDTree
 
     size = np.asarray(spacing)
@@ -87,7 +89,7 @@ def _cut(mask: Mask, ahead: Ints, behind: Ints, spacing: Spacing) -> None:
 
 
 def _in(box: tuple[Ints, Ints], voxels: Ints) -> Ints:
-    """The voxels that lie inside a box."""
+    """The voxels inside a box."""
     low, high = box
     return voxels[np.all((voxels >= low) & (voxels <= high), axis=1)]
 
@@ -95,3 +97,26 @@ def _in(box: tuple[Ints, Ints], voxels: Ints) -> Ints:
 def _rounded(spacing: Spacing) -> Spacing:
     i, j, k = (round(s, 4) for s in spacing)
     return (i, j, k)
+
+
+BUILTINS = {"threshold": ThresholdPredictor}
+
+
+def _open(spec: PredictorSpec, _time_limit_s: float) -> ThresholdPredictor:
+    _check(spec)
+    return BUILTINS[spec.argument](**dict(spec.options))
+
+
+def _check(spec: PredictorSpec) -> None:
+    if spec.argument not in BUILTINS:
+        raise unknown_name("built-in predictor", spec.argument, BUILTINS)
+
+
+KIND = PredictorKind(
+    usage="builtin:threshold",
+    summary="a threshold of uptake that the prompts correct; options suv, share and reach_mm",
+    open=_open,
+    options={"suv": float, "share": float, "reach_mm": float},
+    title=lambda spec: spec.argument,
+    check=_check,
+)

@@ -1,11 +1,11 @@
-"""From the rows of a run to one curve per case, and the numbers that a curve is summed up in."""
+"""One curve per case from the rows of a run, and the numbers that summarise a curve."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from clicksim.errors import SettingError
+from clicksim.errors import SettingError, up_to_ten
 from clicksim.metrics import auc, rounds_to, score_at
 from clicksim.rounds.round_records import Row
 
@@ -19,7 +19,7 @@ class Curve:
     """One case over its rounds, by one annotator.
 
     Attributes:
-        rows: Rows of the table `rounds`, by round.
+        rows: Rows of the table `rounds`, ordered by round.
     """
 
     rows: Sequence[Row]
@@ -31,13 +31,13 @@ class Curve:
 
     @property
     def patient(self) -> str:
-        """What cases of one patient share; the case itself where no patient is known."""
+        """A key that all cases of a patient share; the case itself if the patient is unknown."""
         row = self.rows[0]
         return f"{row.get('source') or ''}/{row.get('patient_key') or row['case_id']}"
 
     @property
     def centre(self) -> str:
-        """The source; in fdat with the tracer, since its two parts come from two hospitals."""
+        """The source. In fdat with the tracer: its two parts come from two hospitals."""
         row = self.rows[0]
         source = row.get("source") or "unknown"
         return f"{source} {row.get('tracer_class') or 'of unknown tracer'}" if source == "fdat" else source
@@ -52,24 +52,25 @@ class Curve:
         return [row[name] for row in self.rows]
 
     def at(self, name: str, number: int) -> Number:
-        """A score after a round; the last one where the rounds ended earlier."""
+        """The score after a round; the last score if the rounds ended earlier."""
         values = [float("nan") if value is None else float(value) for value in self.column(name)]
         found = score_at(values, number)
         return None if found != found else found
 
     def numbers(self) -> dict[str, Number]:
-        """Area as published (trapezoids with unit steps) and divided by the steps; the last round; NoC.
+        """The numbers of the curve: areas, last round, NoC.
 
-        What is undefined is None: an area, where any round of it is. `noc_x` is the first round with a Dice of at
-        least x, and the number of rounds where none has; `unreached_x` is 1 then.
+        `auc_*` is the area as published (trapezoids with unit steps), `auc_*_normalised` that area divided by the
+        number of steps. Both are None if any round is undefined, or if there is only one round. `noc_x` is the first
+        round with a Dice of at least x. If there is none, it is the number of rounds, and `unreached_x` is 1.
         """
         found: dict[str, Number] = {}
         for name in AREAS:
             curve = self.column(name)
             known = [value for value in curve if value is not None]
-            whole = len(known) == len(curve)
+            whole = len(known) == len(curve) > 1
             found[f"auc_{name}"] = auc(known) if whole else None
-            found[f"auc_{name}_normalised"] = auc(known, normalised=True) if whole and len(curve) > 1 else None
+            found[f"auc_{name}_normalised"] = auc(known, normalised=True) if whole else None
             found[f"final_{name}"] = curve[-1]
         dice = [-1.0 if value is None else value for value in self.column("dice")]
         for goal in GOALS:
@@ -83,7 +84,7 @@ def curves_of(rows: Iterable[Row]) -> list[Curve]:
     """One curve per case and annotator, sorted.
 
     Raises:
-        SettingError: Rounds of a case that do not run from 0 without a gap.
+        SettingError: The rounds of a case do not count from 0 without a gap.
     """
     groups: dict[tuple[str, str, str], list[Row]] = {}
     for row in rows:
@@ -93,24 +94,18 @@ def curves_of(rows: Iterable[Row]) -> list[Curve]:
         ordered = sorted(found, key=lambda row: row["round"])
         if [row["round"] for row in ordered] != list(range(len(ordered))):
             raise SettingError(
-                f"case {case_id}, annotator {annotator}, has rounds {_listed(row['round'] for row in ordered)}; they "
-                "run from 0, each once"
+                f"case {case_id}, annotator {annotator}, has rounds {up_to_ten(row['round'] for row in ordered)}; "
+                "rounds must count from 0, each once"
             )
         curves.append(Curve(ordered))
     return curves
 
 
-def _listed(numbers: Iterable[object]) -> str:
-    """At most ten of some numbers."""
-    texts = list(map(str, numbers))
-    return ", ".join(texts[:10]) + (" ..." if len(texts) > 10 else "")
-
-
 def metric_scores(curves: Sequence[Curve]) -> dict[str, Any]:
-    """Scores of each case over its rounds, as the published loop writes them, with the areas and the failures.
+    """The scores of each case over its rounds, as the published loop writes them, with areas and failures.
 
-    Each stands under the name of its case; that of its source goes before where two sources share it, that of the
-    annotator after where it is a person.
+    The key is the name of the case. The source precedes it if two sources use the same name; the annotator follows it
+    if it is a person.
     """
     places = {(curve.rows[0].get("source"), curve.key[0]) for curve in curves}
     names = Counter(case_id for _, case_id in places)

@@ -3,13 +3,13 @@
     autopet-iv   11 rounds; round n sees the first n clicks of each polarity
     autopet-v    6 rounds; the first without prompts, each later one with a correction of the previous prediction
 
-Source: `interactive/` of lab-midas/autoPETV, and the challenge pages. What a round costs that went wrong:
+Source: `interactive/` of lab-midas/autoPETV, and the challenge pages. What happens in special cases:
 
-    the predictor fails       Dice and DMM 0; the next round corrects the last prediction that there is
-    perfect (mended)          the rounds end, and keep their score
-    one kind of error is      Dice and DMM 0 in this and all later rounds, without a prediction: the published loop
-      left (published)        fails there
-    the case cannot be read   all rounds 0 (published) or undefined (mended), with the reason
+    the predictor fails       Dice and DMM are 0; the next round corrects the last prediction there is
+    the mask is perfect       the rounds end and keep their score (revised rule)
+    one kind of error left    Dice and DMM are 0 in this and all later rounds, without a prediction: the published loop
+                              fails here (published rule)
+    the case is refused       all rounds are 0 (published rule) or undefined (revised rule), with the reason
 """
 
 import math
@@ -25,12 +25,13 @@ from numpy.typing import NDArray
 from clicksim.errors import ClicksimError, in_case
 from clicksim.geometry.arrays import as_labels
 from clicksim.metrics import Scores, score
+from clicksim.predictors.asking import ask_predictor, let_finish
 from clicksim.predictors.interface import Predictor, RoundFailure
-from clicksim.predictors.spec import ask_predictor, let_finish
+from clicksim.predictors.spec import TIME_LIMIT_S
 from clicksim.prompts import Prompts
 from clicksim.prompts.records import check_inside
 from clicksim.rounds.prompters import Finished, Prompter, Recording, Rules, make_prompter
-from clicksim.rounds.round_records import Game, RoundsCase, Row
+from clicksim.rounds.round_records import PlayedCase, RoundsCase, Row
 from clicksim.simulate.annotators.people import Annotator
 
 Mask = NDArray[np.uint8]
@@ -44,40 +45,41 @@ def play(
     *,
     protocol: str = "autopet-v@2",
     seed: int = 42,
-    time_limit_s: float = 600.0,
+    time_limit_s: float = TIME_LIMIT_S,
     recording: Recording | None = None,
     annotator: Annotator | None = None,
     keep: Keep | None = None,
     **settings: Any,
-) -> Game:
-    """Play one case.
+) -> PlayedCase:
+    """Play the rounds of one case.
 
     Args:
         case: Images and truth.
-        predictor: A callable; `open_predictor` makes one from a SPEC.
-        protocol: Name and version; says where prompts come from and how rounds are scored.
-        seed: Of all draws.
+        predictor: A callable; `open_predictor` returns one for a SPEC.
+        protocol: Name and version. It says where prompts come from and how rounds are scored.
+        seed: The seed of all draws.
         time_limit_s: For one prediction.
-        recording: Prompts to play again instead of the protocol's; as many rounds as it has steps.
-        annotator: A person who changes the protocol's prompts; has no effect beside a recording.
-        keep: Called with each round and its prediction.
-        **settings: Of the protocol's `[rounds]`, and of `[clicks]` or `[scribbles]`, whichever makes its prompts.
+        recording: Prompts to replay instead of those of the protocol. There are as many rounds as it has steps.
+        annotator: A model of a person who changes the prompts of the protocol; it has no effect on a recording.
+        keep: Called with the number of each round and its prediction.
+        **settings: Settings of the protocol's `[rounds]`, and of `[clicks]` or `[scribbles]`, whichever makes its
+            prompts.
 
     Returns:
-        The rounds. What goes wrong with the predictor stands in their rows.
+        The rounds. A failure of the predictor is in the row of its round.
 
     Raises:
-        SettingError: An unknown protocol or setting.
-        ClicksimError: A case that is none: a truth that is no label, or on another grid; clicks that cannot be
-            simulated; recorded prompts outside the volume.
+        SettingError: The protocol or a setting is unknown.
+        ClicksimError: The truth is not a label or is on another grid, clicks cannot be simulated, or recorded prompts
+            are outside the volume.
 
     Examples:
         >>> truth = np.zeros((9, 9, 9), np.uint8, order="F"); truth[3:6, 3:6, 3:6] = 1
         >>> from clicksim import Grid
-        >>> from clicksim.rounds import Scan
-        >>> case = Case(Scan("cube", Grid.from_spacing((9, 9, 9), (4, 4, 4))), truth)
-        >>> game = play(case, lambda scan, prompts: truth * (len(prompts) > 0), n_rounds=3)
-        >>> [row["dice"] for row in game.rows], [row["inferred"] for row in game.rows]
+        >>> from clicksim.predictors import Scan
+        >>> case = RoundsCase(Scan("cube", Grid.from_spacing((9, 9, 9), (4, 4, 4))), truth)
+        >>> played = play(case, lambda scan, prompts: truth * (len(prompts) > 0), n_rounds=3)
+        >>> [row["dice"] for row in played.rows], [row["inferred"] for row in played.rows]
         ([0.0, 1.0, 1.0], [True, True, False])
     """
     rules = Rules.of(protocol, settings)
@@ -88,19 +90,27 @@ def play(
         check_recording(recording, case)
     prompter = recording or make_prompter(case, rules, seed, annotator)
     n_rounds = len(recording.steps) if recording else rules.rounds["n_rounds"]
-    referee = _Referee(case, rules)
-    game = _Game(case, predictor, prompter, referee, time_limit_s, keep)
+    turns = _Turns(case, predictor, prompter, _Scorer(case, rules), time_limit_s, keep)
     try:
         for number in range(n_rounds):
-            game.play_round(number)
+            turns.play_round(number)
     finally:
         told = let_finish(predictor)
-    return Game(game.rows, game.prompts, game.seconds, (*prompter.notes, *told))
+    return PlayedCase(turns.rows, turns.prompts, turns.seconds, (*prompter.notes, *told))
 
 
-def failed_rows(case_id: str, facts: Any, rules: Rules, failure: RoundFailure, *, annotator: str, n: int) -> list[Row]:
-    """The rows of a case that could not be played: 0 as published, or undefined."""
-    value = 0.0 if rules.published else None
+def failed_rows(
+    case_id: str, facts: Any, failure: RoundFailure, *, value: float | None, annotator: str, n: int
+) -> list[Row]:
+    """The rows of a case that was not played.
+
+    Args:
+        case_id, facts: See `RoundsCase`.
+        failure: The reason.
+        value: Dice and DMM; None leaves them undefined.
+        annotator: Who would have made the prompts.
+        n: The number of rounds.
+    """
     return [
         {
             "case_id": case_id,
@@ -120,19 +130,19 @@ def failed_rows(case_id: str, facts: Any, rules: Rules, failure: RoundFailure, *
     ]
 
 
-class _Game:
-    """A game under way."""
+class _Turns:
+    """The rounds of a case while they are played."""
 
     def __init__(
         self,
         case: RoundsCase,
         predictor: Predictor,
         prompter: Prompter,
-        referee: "_Referee",
+        scorer: "_Scorer",
         time_limit_s: float,
         keep: Keep | None,
     ) -> None:
-        self.case, self.predictor, self.prompter, self.referee = case, predictor, prompter, referee
+        self.case, self.predictor, self.prompter, self.scorer = case, predictor, prompter, scorer
         self.time_limit_s, self.keep = time_limit_s, keep
         self.rows: list[Row] = []
         self.seconds: list[tuple[float, float]] = []
@@ -147,11 +157,11 @@ class _Game:
             effort_s=prompter.seconds,
         )
         self.prediction: Mask | None = None
-        self.scores: Row = referee.failed()
+        self.scores: Row = scorer.failed()
         self.over: RoundFailure | Finished | None = None
 
     def play_round(self, number: int) -> None:
-        """One round, whatever happens in it."""
+        """Play one round, and add its row."""
         started, asked = time.perf_counter(), 0.0
         failure = self._prompt(number)
         if self.over is None:
@@ -160,7 +170,7 @@ class _Game:
             "case_id": self.case.scan.case_id,
             "annotator": self.prompter.annotator,
             "round": number,
-            **(self.scores if failure is None else self.referee.failed()),
+            **(self.scores if failure is None else self.scorer.failed()),
             "n_prompts": len(self.prompts),
             "inferred": self.over is None,
             "failure": None if failure is None else failure.code,
@@ -171,7 +181,7 @@ class _Game:
         self.seconds.append((asked, time.perf_counter() - started - asked))
 
     def _prompt(self, number: int) -> RoundFailure | None:
-        """Add the prompts of this round; says why the rounds are over where they failed."""
+        """Add the prompts of this round. Return the reason if the rounds are over because of a failure."""
         if self.over is None:
             try:
                 new = self.prompter.prompts(number, self.prediction, self.prompts)
@@ -181,21 +191,21 @@ class _Game:
         return self.over if isinstance(self.over, RoundFailure) else None
 
     def _predict(self, number: int) -> tuple[RoundFailure | None, float]:
-        """Ask and score; gives what went wrong, and the seconds of the predictor."""
+        """Ask for a prediction and score it. Return the failure, if any, and the seconds of the predictor."""
         began = time.perf_counter()
         try:
             mask = ask_predictor(self.predictor, replace(self.case.scan, round=number), self.prompts, self.time_limit_s)
         except RoundFailure as failure:
             return failure, time.perf_counter() - began
         asked = time.perf_counter() - began
-        self.prediction, self.scores = mask, self.referee.score(mask)
+        self.prediction, self.scores = mask, self.scorer.score(mask)
         if self.keep:
             self.keep(number, mask)
         return None, asked
 
 
-class _Referee:
-    """Scores under the rule of a protocol."""
+class _Scorer:
+    """The scores of one case under the rule of a protocol."""
 
     def __init__(self, case: RoundsCase, rules: Rules) -> None:
         self.case, self.rules = case, rules
@@ -204,7 +214,7 @@ class _Referee:
         self.truth_ml = None if spacing is None else self.truth_voxels * math.prod(spacing) / 1000.0
 
     def score(self, mask: Mask) -> Row:
-        """The scores of a prediction; what is undefined is None."""
+        """The scores of a prediction; None if undefined."""
         scores = score(
             mask,
             self.case.truth,
@@ -216,13 +226,13 @@ class _Referee:
         return {name: values[name] for name in SCORES} | {"truth_ml": self.truth_ml}
 
     def failed(self) -> Row:
-        """The scores of a round without a prediction: 0, but where the rule leaves a case without lesions out."""
+        """The scores of a round without a prediction: 0, unless the rule leaves out cases without lesions."""
         undefined = self.truth_voxels == 0 and not self.rules.corrects and self.rules.published
         value = None if undefined else 0.0
         return dict.fromkeys(SCORES) | {"dice": value, "dmm": value, "truth_ml": self.truth_ml}
 
     def _dice(self, scores: Scores) -> float | None:
-        """Dice of the masks. The loop of autoPET V binarises both, and defines it without lesions too."""
+        """The Dice of the masks. The loop of autoPET V binarises both, and defines it without lesions too."""
         if not (self.rules.corrects and self.rules.published):
             return None if math.isnan(scores.dice) else scores.dice
         if scores.truth_voxels == 0:
@@ -231,7 +241,7 @@ class _Referee:
 
 
 def _prepared(case: RoundsCase) -> RoundsCase:
-    """The case with a truth that every round reads without a copy, and images that a predictor cannot change."""
+    """The case with a truth that no round has to copy, and with images that a predictor cannot change."""
     scan = case.scan
     truth = np.asarray(case.truth)
     for name, array in (("truth", truth), ("CT", scan.ct), ("PET", scan.pet)):
@@ -250,6 +260,10 @@ def _locked(array: NDArray[Any] | None) -> NDArray[Any] | None:
 
 
 def check_recording(recording: Recording, case: RoundsCase) -> None:
-    """Raise a `GeometryError` for recorded prompts outside the volume."""
+    """Refuse recorded prompts outside the volume.
+
+    Raises:
+        GeometryError: There are some.
+    """
     items = tuple(prompt for step in recording.steps for prompt in step)
     check_inside(Prompts(items, case.scan.grid), where=f"case {case.scan.case_id}")

@@ -1,4 +1,4 @@
-"""Where the prompts of a round come from: clicks revealed one by one, corrections of errors, or a recording."""
+"""The source of the prompts of a round: clicks revealed one by one, corrections of errors, or a recording."""
 
 import warnings
 from collections.abc import Mapping
@@ -24,23 +24,23 @@ PROMPT_TABLES = {"clicks": "clicks", "corrections": "scribbles"}
 
 
 class Finished(Exception):  # noqa: N818 - not an error: the prediction is perfect
-    """Nothing is left to correct."""
+    """There is no error left to correct."""
 
 
 class Prompter(Protocol):
-    """Gives the prompts of one round after the other."""
+    """Makes the prompts, round after round."""
 
     @property
     def protocol(self) -> str:
-        """Name and version; empty where unknown."""
+        """Name and version; empty if unknown."""
 
     @property
     def seed(self) -> int | None:
-        """Of the draws, where there was one."""
+        """The seed of the draws; None if there was none."""
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """Of the rule."""
+        """The settings of the rule."""
 
     @property
     def annotator(self) -> str:
@@ -48,35 +48,35 @@ class Prompter(Protocol):
 
     @property
     def seconds(self) -> float | None:
-        """Mean time that a modelled person takes for a prompt; None for a rule or a recording."""
+        """The mean time in which a modelled person makes a prompt; None for a rule or a recording."""
 
     @property
     def notes(self) -> tuple[str, ...]:
         """Sentences for the user."""
 
     def prompts(self, number: int, prediction: Mask | None, so_far: Prompts) -> tuple[Prompt, ...]:
-        """The prompts that come new in a round.
+        """The new prompts of a round.
 
         Args:
             number: The round, from 0.
-            prediction: The last one that there is, or None.
-            so_far: Prompts of earlier rounds.
+            prediction: The last prediction there is, or None.
+            so_far: The prompts of earlier rounds.
 
         Raises:
-            Finished: The prediction is perfect, and the rounds end with its score.
-            RoundFailure: The rounds cannot go on.
+            Finished: The prediction is perfect; the rounds end with its score.
+            RoundFailure: The rounds cannot continue.
         """
 
 
 @dataclass(frozen=True)
 class Rules:
-    """A protocol's rules for rounds with the user's settings, told apart by table.
+    """The rules of a protocol for rounds, with the user's settings split by table.
 
     Attributes:
         protocol: Name and version.
         rounds: All settings of `[rounds]`.
-        given: The user's settings of the prompts, for `[clicks]` or `[scribbles]`.
-        prompts: All of them.
+        given: The settings of `[clicks]` or `[scribbles]` that the user gave.
+        prompts: All settings of that table.
         notes: Sentences about settings without effect.
     """
 
@@ -91,7 +91,7 @@ class Rules:
         """The rules of a protocol.
 
         Raises:
-            SettingError: An unknown protocol or setting, or a protocol without rounds.
+            SettingError: The protocol or a setting is unknown, or the protocol has no rounds.
         """
         rule = load_protocol(protocol)
         defaults, _ = effective_settings(rule, "rounds", {})
@@ -103,12 +103,12 @@ class Rules:
 
     @property
     def published(self) -> bool:
-        """Whether the published faults are kept."""
+        """Whether the published values are reproduced, faults included."""
         return bool(self.rounds["rule"] == "published")
 
     @property
     def corrects(self) -> bool:
-        """Whether prompts come from the errors of the previous prediction."""
+        """Whether prompts correct the errors of the previous prediction."""
         return bool(self.rounds["prompts"] == "corrections")
 
 
@@ -117,12 +117,12 @@ def make_prompter(case: RoundsCase, rules: Rules, seed: int, annotator: Annotato
 
     Args:
         case: Images and truth.
-        rules: Of the protocol.
-        seed: Of all draws.
-        annotator: A person who changes the prompts of the rule, and corrects only what they see.
+        rules: The rules of the protocol.
+        seed: The seed of all draws.
+        annotator: A model of a person who changes the prompts of the rule, and corrects only the errors they see.
 
     Raises:
-        ClicksimError: Clicks that cannot be simulated for this case; an annotator without a spacing.
+        ClicksimError: Clicks cannot be simulated for this case, or there is an annotator and no spacing.
     """
     person = None
     if annotator is not None:
@@ -142,7 +142,7 @@ def make_prompter(case: RoundsCase, rules: Rules, seed: int, annotator: Annotato
 
 @dataclass(frozen=True)
 class _Revealed:
-    """Clicks simulated before the first round; round n sees the first n of each polarity."""
+    """Clicks simulated before the first round; round n shows the first n of each polarity."""
 
     protocol: str
     seed: int
@@ -155,7 +155,7 @@ class _Revealed:
     @classmethod
     def of(cls, case: RoundsCase, rules: Rules, seed: int, person: Person | None) -> "_Revealed":
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # the rules have named idle settings already
+            warnings.simplefilter("ignore", UserWarning)  # `Rules.notes` has these already
             clicks = simulate_clicks(
                 case.truth,
                 uptake=case.scan.pet,
@@ -172,7 +172,7 @@ class _Revealed:
         return made if person is None else replace(made, annotator=person.model.name, seconds=person.model.seconds)
 
     def prompts(self, number: int, prediction: Mask | None, so_far: Prompts) -> tuple[Prompt, ...]:  # noqa: ARG002
-        """The next click of each polarity, as far as there is one."""
+        """The next click of each polarity, if there is one."""
         if number == 0:
             return ()
         return tuple(replace(clicks[number - 1], round=number) for clicks in self.lists if number <= len(clicks))
@@ -180,7 +180,7 @@ class _Revealed:
 
 @dataclass(frozen=True)
 class _Corrections:
-    """Prompts from the errors of the previous prediction; the strategy of a case never changes."""
+    """Prompts in the errors of the previous prediction. A case keeps its strategy over all rounds."""
 
     protocol: str
     seed: int
@@ -202,28 +202,28 @@ class _Corrections:
 
     @property
     def annotator(self) -> str:
-        """Who corrects."""
+        """Who makes the corrections."""
         return "simulated" if self.person is None else self.person.model.name
 
     @property
     def seconds(self) -> float | None:
-        """Of a modelled person."""
+        """The mean time of a modelled person for a prompt."""
         return None if self.person is None else self.person.model.seconds
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the person misses."""
+        """What the person overlooks."""
         return () if self.person is None else self.person.notes
 
     def prompts(self, number: int, prediction: Mask | None, so_far: Prompts) -> tuple[Prompt, ...]:
         """The corrections of this round."""
         truth = self.case.truth
         if number == 0 or (self.published and not truth.any()):
-            return ()  # the published loop adds nothing to a case without lesions, and asks again
-        standing_in = prediction is None
+            return ()  # the published loop adds no prompt to a case without lesions, and predicts again
+        unpredicted = prediction is None
         if prediction is None:
             if self.published:
-                raise RoundFailure("NoPrediction", "no prediction of an earlier round to correct")
+                raise RoundFailure("NoPrediction", "no earlier round has a prediction to correct")
             prediction = np.zeros(truth.shape, np.uint8, order="F")
         seen = truth
         if self.person is not None and not self.published:
@@ -244,21 +244,21 @@ class _Corrections:
             )
         if not found.items and self.published:
             raise RoundFailure("OneKindOfError", found.notes[0])
-        if not found.items and not standing_in and not len(find_errors(prediction, truth).starts):
+        if not found.items and not unpredicted and not len(find_errors(prediction, truth).starts):
             raise Finished
         return found.items if self.person is None else self.person.act(found.items)
 
 
 @dataclass(frozen=True)
 class Recording:
-    """Prompts that were made before, played again as they stand.
+    """Prompts that were made before, replayed unchanged.
 
     Attributes:
         steps: The prompts of each round; their number is the number of rounds.
         annotator: Who made them.
-        effort_s: Seconds that it took, as far as recorded.
-        protocol, seed, settings: Of the run that made them, as far as known.
-        seconds: Always None: a recording has its own effort.
+        effort_s: The seconds that this took, if recorded.
+        protocol, seed, settings: Those of the run that made them, if known.
+        seconds: Always None; the effort is in `effort_s`.
     """
 
     steps: tuple[tuple[Prompt, ...], ...]

@@ -1,7 +1,7 @@
-"""Recorded prompts: read from a run or from files, played against another model, and compared between people.
+"""Recorded prompts: read from a run or from files, replayed against another model, and compared between people.
 
-Prompts that were drawn from one model's errors say little about another: the difference between the scores of a
-replay and those of the model's own rounds is the off-policy gap.
+Prompts that correct the errors of one model say little about another. The difference between the scores of a replay
+and those of the model's own rounds is the off-policy gap.
 """
 
 import json
@@ -31,14 +31,15 @@ Floats = NDArray[np.float64]
 
 
 def read_recordings(paths: Sequence[str | Path]) -> Recordings:
-    """Recorded prompts by case, one recording for each annotator.
+    """Read recorded prompts by case, one recording for each annotator.
 
     Args:
-        paths: Parquet files of prompt rows, or folders with `prompts.parquet` and, where the number of rounds of
-            each case is known, `rounds.parquet`.
+        paths: Parquet files of prompt rows, or folders with `prompts.parquet` and, if the number of rounds of each
+            case is known, `rounds.parquet`.
 
     Raises:
-        PromptFormatError: A file that cannot be read, lacks a column, or brings an annotator's case a second time.
+        PromptFormatError: A file cannot be read or lacks a column, or two files have the same case by the same
+            annotator.
     """
     found: Recordings = {}
     for path in map(Path, paths):
@@ -51,10 +52,10 @@ def read_recordings(paths: Sequence[str | Path]) -> Recordings:
 
 
 def add_recordings(found: Recordings, more: Recordings, *, where: str) -> None:
-    """Put recordings beside those that were found before.
+    """Add recordings to those found before.
 
     Raises:
-        PromptFormatError: An annotator's case a second time.
+        PromptFormatError: Both have the same case by the same annotator.
     """
     for case_id, recordings in more.items():
         known = found.setdefault(case_id, [])
@@ -65,10 +66,10 @@ def add_recordings(found: Recordings, more: Recordings, *, where: str) -> None:
 
 
 def read_rounds(path: Path) -> "pa.Table | None":
-    """The rounds of an `--out` folder, or of the file `rounds.parquet`; None for any other path.
+    """Read the rounds of a result folder, or of the file `rounds.parquet`; None for any other path.
 
     Raises:
-        PromptFormatError: A file that cannot be read, or lacks a column.
+        PromptFormatError: The file cannot be read, or lacks a column.
     """
     file = path / "rounds.parquet" if path.is_dir() else path
     if file.name != "rounds.parquet" or not file.is_file():
@@ -81,18 +82,18 @@ def read_rounds(path: Path) -> "pa.Table | None":
 
 
 def make_recordings(prompts: "pa.Table", rounds: Sequence[Row] = (), *, where: str = "") -> Recordings:
-    """Recordings from prompt rows.
+    """Make recordings of prompt rows.
 
     Args:
         prompts: Columns as in `clicksim.prompts.table`; `annotator`, `lesion` and `effort_s` may be missing. The
-            seconds of a stroke stand in any or all of its rows.
-        rounds: Rows of the run that made them, which say how many rounds each case had; else the last round with
-            a prompt is the last.
+            seconds of a stroke are in any or all of its rows.
+        rounds: Rows of the run that made the prompts: they tell how many rounds each case had. Without them the last
+            round with a prompt is the last round.
         where: A file to name in errors.
 
     Raises:
-        PromptFormatError: A missing column; a round below 0, an unknown polarity or kind, a voxel that is none; one
-            name for cases of two sources, where there is a column `source`.
+        PromptFormatError: A column is missing; a round, polarity, kind or voxel is invalid; with a column `source`,
+            cases of two sources have the same name.
     """
     about = json.loads((prompts.schema.metadata or {}).get(METADATA_KEY, b"{}"))
     lengths: dict[tuple[str, str], int] = {}
@@ -104,7 +105,9 @@ def make_recordings(prompts: "pa.Table", rounds: Sequence[Row] = (), *, where: s
     for voxel in prompt_rows(prompts, where=where):
         case_id, source = voxel["case"], voxel.get("source")
         if sources.setdefault(case_id, source) != source:
-            raise PromptFormatError(f"cases of several sources are called {case_id}; replay them apart ({where})")
+            raise PromptFormatError(
+                f"cases of several sources are called {case_id}; replay one source at a time ({where})"
+            )
         person = strokes.setdefault((case_id, voxel.get("annotator") or "file"), {})
         person.setdefault((voxel["round"], voxel["stroke"]), []).append(voxel)
     found: Recordings = {}
@@ -114,13 +117,13 @@ def make_recordings(prompts: "pa.Table", rounds: Sequence[Row] = (), *, where: s
 
 
 def measure_agreement(case: RoundsCase, first: Recording, second: Recording) -> Row:
-    """How far two people agree on one case.
+    """Measure how well two people agree on one case.
 
     Returns:
         `distance_mm`: the mean, over all prompts of both, of the distance to the nearest prompt of the other, voxel
         to voxel. `same_polarity`: the share of prompts whose nearest one has the same polarity. `same_lesions`: of
-        the lesions that either chose with a foreground prompt, the share that both did. None where there is nothing
-        to compare. `first_lesions` and `second_lesions`: how many each chose.
+        the lesions that either chose with a foreground prompt, the share that both chose. None if there is nothing to
+        compare. `first_lesions` and `second_lesions`: how many each chose.
     """
     sides = [[prompt for step in person.steps for prompt in step] for person in (first, second)]
     components = find_lesions(case.truth)
@@ -149,7 +152,7 @@ def agreements(case: RoundsCase, recordings: Sequence[Recording]) -> list[Row]:
 
 
 def effort_row(case_id: str, recording: Recording) -> Row:
-    """What a recording cost: rounds, prompts and seconds."""
+    """The effort of a recording: rounds, prompts and seconds."""
     return {
         "case_id": case_id,
         "annotator": recording.annotator,
@@ -160,7 +163,7 @@ def effort_row(case_id: str, recording: Recording) -> Row:
 
 
 def _recording(annotator: str, parts: Strokes, length: int, about: Mapping[str, Any]) -> Recording:
-    """The strokes of one person on one case, by round and number."""
+    """The recording of one person for one case, from its strokes by round and number."""
     count = max([length, *(number + 1 for number, _ in parts)], default=1)
     steps: list[list[Prompt]] = [[] for _ in range(max(count, 1))]
     seconds = []
@@ -179,7 +182,7 @@ def _recording(annotator: str, parts: Strokes, length: int, about: Mapping[str, 
 
 
 def _nearest(case: RoundsCase, own: Sequence[Prompt], other: Sequence[Prompt]) -> list[tuple[float, bool]]:
-    """For each prompt the distance to the nearest one of the other person, and whether its polarity is the same."""
+    """For each prompt the distance to the nearest prompt of the other person, and whether it has the same polarity."""
     from scipy.spatial import cKDTree
 
     owner = np.repeat(np.arange(len(other)), [len(prompt.voxels) for prompt in other])
@@ -197,7 +200,7 @@ def _mm(case: RoundsCase, prompt: Prompt) -> Floats:
 
 
 def _lesions_under(lesions: Components, prompts: Sequence[Prompt]) -> set[int]:
-    """Ids of the lesions that foreground prompts touch."""
+    """The ids of the lesions that foreground prompts touch."""
     voxels = [voxel for prompt in prompts if prompt.foreground for voxel in prompt.voxels]
     return {lesion.id for lesion in lesions if any(lesion.holds(voxel) for voxel in voxels)}
 

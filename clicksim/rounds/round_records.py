@@ -1,4 +1,4 @@
-"""What the rounds pass around: a case with its truth, and the game that was played."""
+"""The records of interactive evaluation: a case with its truth, and its rounds."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from clicksim.predictors.interface import Scan
 from clicksim.prompts import Prompts
+from clicksim.volumes.case import CaseImages
 
 Row = dict[str, Any]
 
@@ -19,22 +20,35 @@ class RoundsCase:
     Attributes:
         scan: What a predictor sees.
         truth: `(I, J, K)`, a mask or an instance map.
-        facts: `patient_key`, `source`, `tracer_class` and `model`, as far as known.
+        facts: `patient_key`, `source`, `tracer_class` and `model`, as far as they are known.
     """
 
     scan: Scan
     truth: NDArray[Any]
     facts: Mapping[str, str | None] = field(default_factory=dict)
 
+    @classmethod
+    def of(cls, images: CaseImages, facts: Mapping[str, str | None] | None = None) -> "RoundsCase":
+        """Read a case; `images.notes` then has the doubts about its images.
+
+        Raises:
+            GeometryError: An image is on another grid than the label.
+            ImageError: An image cannot be read, or the PET is a CT or a label.
+        """
+        ct, pet = images.ct, images.pet
+        grid = images.label.grid
+        scan = Scan(images.case_id, grid, None if ct is None else ct.array, None if pet is None else pet.array)
+        return cls(scan, images.label.array, facts or {})
+
 
 @dataclass(frozen=True)
-class Game:
-    """One case, played to its end.
+class PlayedCase:
+    """The rounds of one case.
 
     Attributes:
-        rows: One per round; columns as in the catalog's table `rounds`.
-        prompts: All prompts, each with the round in which it was first seen.
-        seconds: Per round, of the predictor and of all the rest; (0, 0) where nothing was done.
+        rows: One per round; the columns are those of the catalog's table `rounds`.
+        prompts: All prompts, each with the round in which it first appeared.
+        seconds: Per round, of the predictor and of everything else; (0, 0) if nothing was done.
         notes: Sentences for the user.
     """
 

@@ -1,7 +1,7 @@
 """Means with intervals over a run, and the paired difference of two runs.
 
-Cases of one patient are no independent evidence, so whole patients are drawn: the bootstrap takes as many patients
-as there are, with replacement, and the interval spans the middle 95 % of the means of many such draws.
+The cases of one patient are not independent, so the bootstrap draws whole patients: as many as there are, with
+replacement. The interval spans the middle 95 % of the means of many such draws.
 """
 
 import math
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clicksim.errors import SettingError
+from clicksim.errors import SettingError, counted, up_to_ten
 from clicksim.rounds.case_curves import AREAS, Curve, curves_of
 from clicksim.rounds.round_records import Row
 from clicksim.streams import stream
@@ -24,19 +24,20 @@ LEVEL = 0.95
 
 
 def summarise(rows: Iterable[Row], *, seed: int = 42, resamples: int = RESAMPLES) -> dict[str, Any]:
-    """A run in numbers: over all cases, by centre, tracer, scanner, burden and annotator.
+    """Summarise a run: over all cases, and by centre, tracer, scanner, burden and annotator.
 
     Args:
-        rows: Of the table `rounds`.
-        seed: Of the bootstrap.
-        resamples: Draws of patients.
+        rows: Rows of the table `rounds`.
+        seed: The seed of the bootstrap.
+        resamples: How often patients are drawn.
 
     Returns:
-        `all` and one entry for each group with cases, patients, failed rounds, means with intervals of the areas,
-        of the last round, of NoC, and of each score over the rounds. `macro` is the mean over the means of centres.
-        `lesion_free` has the false-positive volume of the cases without lesions. A mean has `n`, the cases in which
-        it is defined; where there is none, or no second patient for an interval, it is None. Burden is `none`, and
-        `low` or `high` at or below and above `burden_split_ml`, the median volume of the cases with lesions.
+        `all` and one entry for each group have the counts of cases, patients, rounds and failed rounds, and means with
+        intervals of the areas, of the last round, of NoC, and of each score over the rounds. `macro` is the mean of
+        the means of the centres. `lesion_free` has the false-positive volume of the cases without lesions. Each mean
+        has `n`, the number of cases in which it is defined. The mean is None if `n` is 0; the interval is None if
+        there is only one patient. Burden is `none`, `low` (at most `burden_split_ml`, the median volume of the cases
+        with lesions) or `high`.
     """
     curves = curves_of(rows)
     split = _burden_split(curves)
@@ -61,15 +62,16 @@ def summarise(rows: Iterable[Row], *, seed: int = 42, resamples: int = RESAMPLES
 def compare_runs(
     first: Iterable[Row], second: Iterable[Row], *, seed: int = 42, resamples: int = RESAMPLES
 ) -> dict[str, Any]:
-    """The paired difference of two runs over the cases that both have: second minus first.
+    """Compare two runs over the cases that both have: the paired difference, second minus first.
 
     Returns:
-        For all cases, by tracer and by burden: cases, patients, and for each number the mean difference with its
-        interval, and the means of both over the same cases. A case counts where both are defined; `n` says how many.
+        For all cases, by tracer and by burden: the numbers of cases and patients, and for each number the mean
+        difference with its interval, and the means of both runs over the same cases. A case counts if both runs define
+        the number; `n` is the number of such cases.
 
     Raises:
-        SettingError: No case in common; one with different numbers of rounds, whose areas cannot be compared; one
-            name for cases of two sources, of which either could be meant.
+        SettingError: The runs have no case in common; a case has different numbers of rounds, so that areas cannot be
+            compared; cases of two sources have the same name.
     """
     runs = [_by_key(curves_of(rows)) for rows in (first, second)]
     common = sorted(runs[0].keys() & runs[1].keys())
@@ -79,7 +81,7 @@ def compare_runs(
     uneven = [f"{a.key[0]} ({len(a.rows)} and {len(b.rows)})" for a, b in pairs if len(a.rows) != len(b.rows)]
     if uneven:
         raise SettingError(
-            f"{len(uneven)} cases have different numbers of rounds: {', '.join(uneven[:10])}; "
+            f"{counted(len(uneven), 'case')} with different numbers of rounds in the two runs: {up_to_ten(uneven)}; "
             "play both runs with the same n_rounds"
         )
     split = _burden_split([a for a, _ in pairs])
@@ -97,16 +99,45 @@ def compare_runs(
     return answer
 
 
+def compare_common(
+    first: Iterable[Row], second: Iterable[Row], *, seed: int = 42, any_annotator: bool = False
+) -> dict[str, Any]:
+    """Compare two runs as `compare_runs` does, each case over the rounds that both runs have.
+
+    Args:
+        first, second: Rows of the table `rounds`.
+        seed: The seed of the bootstrap.
+        any_annotator: Compare every annotator of the first run with the one annotator of the second.
+
+    Raises:
+        SettingError: As `compare_runs`.
+    """
+    one, two = list(first), list(second)
+    if any_annotator:
+        by_case: dict[str, list[Row]] = {}
+        for row in two:
+            by_case.setdefault(row["case_id"], []).append(row)
+        keys = dict.fromkeys(map(_row_key, one))
+        two = [row | {"annotator": person} for case_id, person in keys for row in by_case.get(case_id, [])]
+    lengths = [Counter(map(_row_key, rows)) for rows in (one, two)]
+    cut = [[row for row in rows if row["round"] < min(n[_row_key(row)] for n in lengths)] for rows in (one, two)]
+    return compare_runs(cut[0], cut[1], seed=seed)
+
+
+def _row_key(row: Row) -> tuple[str, str]:
+    return row["case_id"], row["annotator"]
+
+
 def bootstrap_means(values: Floats, clusters: Sequence[str], draws: NDArray[np.int64]) -> tuple[Floats, Floats]:
-    """Means of columns, and of the same with clusters drawn anew.
+    """The means of columns, and the same for draws of clusters.
 
     Args:
         values: `(n, m)`; NaN is left out.
         clusters: `(n,)` the cluster of each row.
-        draws: `(b, c)` places of clusters, which are numbered in sorted order.
+        draws: `(b, c)` indices of clusters in sorted order.
 
     Returns:
-        `(m,)` means and `(b, m)` means of the draws; NaN where nothing is defined.
+        `(m,)` means and `(b, m)` means of the draws; NaN if a column has no value.
     """
     names, places = np.unique(np.asarray(clusters), return_inverse=True)
     known = ~np.isnan(values)
@@ -121,7 +152,7 @@ def bootstrap_means(values: Floats, clusters: Sequence[str], draws: NDArray[np.i
 
 
 def draw_clusters(count: int, resamples: int, seed: int, *purpose: str) -> NDArray[np.int64]:
-    """`(resamples, count)` places of clusters, drawn with replacement."""
+    """Draw clusters with replacement: `(resamples, count)` indices."""
     return stream(seed, "", "bootstrap", *purpose).integers(count, size=(resamples, count))
 
 
@@ -138,7 +169,12 @@ def _describe(curves: Sequence[Curve], seed: int, resamples: int) -> dict[str, A
         "cases": len(curves),
         "patients": len({curve.patient for curve in curves}),
         "lesion_free": sum(curve.lesion_free for curve in curves),
+        "played_rounds": sum(len(curve.rows) for curve in curves),
         "failed_rounds": sum(row["failure"] is not None for curve in curves for row in curve.rows),
+        "failed_by_round": [
+            sum(curve.rows[number]["failure"] is not None for curve in curves if number < len(curve.rows))
+            for number in range(longest)
+        ],
         "final_pooled_f1": 2 * hits["tp"] / total if total else None,
         **{name: means[name] for name in names},
         "rounds": {name: [means[f"{name} {number}"] for number in range(longest)] for name in AREAS if longest},
@@ -159,7 +195,7 @@ def _describe_pairs(pairs: Sequence[tuple[Curve, Curve]], seed: int, resamples: 
 
 
 def _macro(centres: Mapping[str, Sequence[Curve]], seed: int, resamples: int) -> dict[str, Any]:
-    """The mean over centres of their means; patients are drawn within each centre."""
+    """The mean of the means of the centres; patients are drawn within each centre."""
     points, samples, names = [], [], []
     for key, curves in sorted(centres.items()):
         names = list(curves[0].numbers())
@@ -184,7 +220,7 @@ def _means(curves: Sequence[Curve], names: Sequence[str], seed: int, resamples: 
 def _with_intervals(
     values: Floats, patients: Sequence[str], names: Sequence[str], seed: int, resamples: int
 ) -> dict[str, dict[str, Any]]:
-    """Mean, interval and count of each column."""
+    """The mean, interval and count of each column."""
     if not len(values):
         return {name: {"mean": None, "low": None, "high": None, "n": 0} for name in names}
     count = len(set(patients))
@@ -202,7 +238,7 @@ def _entry(point: float, sample: Floats | None, n: int) -> dict[str, Any]:
 
 
 def _table(curves: Sequence[Curve], names: Sequence[str]) -> Floats:
-    """`(curves, names)`; a name is that of a number, or of a score and a round; None becomes NaN."""
+    """`(curves, names)`: a name is a number of a curve, or a score and a round; None becomes NaN."""
     values = np.full((len(curves), len(names)), np.nan)
     for n, curve in enumerate(curves):
         numbers = curve.numbers()
@@ -214,7 +250,7 @@ def _table(curves: Sequence[Curve], names: Sequence[str]) -> Floats:
 
 
 def _nanmean(values: Floats) -> Floats:
-    """The mean along the first axis of what is defined, without a warning where nothing is."""
+    """The mean of the defined values along the first axis; NaN without a warning if there are none."""
     known = ~np.isnan(values)
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.asarray(np.where(known, values, 0.0).sum(axis=0) / known.sum(axis=0))
@@ -225,12 +261,15 @@ def _by_key(curves: Sequence[Curve]) -> dict[tuple[str, str], Curve]:
     counts = Counter(curve.key for curve in curves)
     twice = sorted({case_id for (case_id, _), count in counts.items() if count > 1})
     if twice:
-        raise SettingError(f"{len(twice)} names stand for cases of several sources in one run: {', '.join(twice[:10])}")
+        raise SettingError(
+            f"{counted(len(twice), 'name')} used by cases of several sources in one run: {up_to_ten(twice)}; compare "
+            "one source at a time"
+        )
     return {curve.key: curve for curve in curves}
 
 
 def _burden_split(curves: Sequence[Curve]) -> float | None:
-    """The median volume of the cases with lesions, each counted once, by however many people it was prompted."""
+    """The median volume of the cases with lesions; a case that several people prompted counts once."""
     rows = [curve.rows[0] for curve in curves if curve.rows[0]["truth_ml"]]
     volumes = {(row.get("source"), row["case_id"]): row["truth_ml"] for row in rows}
     return float(median(volumes.values())) if volumes else None

@@ -1,4 +1,4 @@
-"""The numbers of a run as lines of text."""
+"""The numbers of a run as text."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -10,20 +10,20 @@ SHOWN = ("auc_dice", "auc_dmm", "final_fpv_ml", "final_fnv_ml")
 
 
 def summary_lines(part: Mapping[str, Any]) -> list[str]:
-    """Dice and lesion F1 over the rounds, then the areas and what was left at the end.
+    """Dice, lesion F1 and failures over the rounds, then the areas and the volumes of the last round.
 
     Args:
         part: `all`, or a group, of `clicksim.rounds.summarise`.
     """
-    lines = ["round  dice (95 % interval)     dmm (95 % interval)"]
-    scores = part["rounds"]
-    for number, (dice, dmm) in enumerate(zip(scores["dice"], scores["dmm"], strict=True)):
-        lines.append(f"{number:5}  {mean_text(dice):24}  {mean_text(dmm)}")
+    lines = ["round  dice (95 % interval)      dmm (95 % interval)       failed"]
+    columns = (part["rounds"]["dice"], part["rounds"]["dmm"], part["failed_by_round"])
+    for number, (dice, dmm, failed) in enumerate(zip(*columns, strict=True)):
+        lines.append(f"{number:5}  {mean_text(dice):24}  {mean_text(dmm):24}  {failed}")
     return lines + [f"{name:14} {mean_text(part[name])}" for name in SHOWN]
 
 
 def failure_lines(rows: Iterable[Row]) -> list[str]:
-    """Why rounds failed: each reason with how often, and where first; at most ten, the most frequent first."""
+    """Why rounds failed: the ten most frequent reasons, each with its count and first occurrence."""
     places: dict[tuple[str, str], list[str]] = {}
     for row in rows:
         if row["failure"]:
@@ -34,7 +34,7 @@ def failure_lines(rows: Iterable[Row]) -> list[str]:
     lines = [
         f"{counted(len(where), 'round')} failed, first {where[0]}: {code}: {told}" for (code, told), where in found[:10]
     ]
-    return lines + ([f"and for {len(found) - 10} other reasons"] if len(found) > 10 else [])
+    return lines + ([f"rounds failed for {len(found) - 10} more reasons"] if len(found) > 10 else [])
 
 
 def mean_text(entry: Mapping[str, Any]) -> str:
@@ -50,5 +50,5 @@ def mean_text(entry: Mapping[str, Any]) -> str:
 
 
 def ten_lines(lines: Sequence[str], rest: str) -> list[str]:
-    """The first ten lines and, where there are more, how many and what is said of them."""
+    """The first ten lines; if there are more, one line tells how many."""
     return [*lines[:10], *([f"and {len(lines) - 10} more{rest}"] if len(lines) > 10 else [])]
