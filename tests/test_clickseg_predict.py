@@ -20,6 +20,7 @@ from clickseg.predict import Options, RoundsPredictor, Session, open_session  # 
 from clickseg.training_settings import ModelSettings, StoreRules  # noqa: E402
 from clicksim.errors import ClicksimError, GeometryError, ImageError, SettingError  # noqa: E402
 from clicksim.geometry import Grid  # noqa: E402
+from clicksim.guidance import ENCODINGS  # noqa: E402
 from clicksim.phantom import make_phantom  # noqa: E402
 from clicksim.predictors import Scan  # noqa: E402
 from clicksim.prompts import Box, Click, Prompts, Scribble  # noqa: E402

@@ -169,9 +169,8 @@ def _finish(channels: Tensor, plan: DrawingPlan) -> Tensor:
     if plan["normalise"] == "minmax":
         low = channels.amin(dim=(2, 3, 4), keepdim=True)
         span = channels.amax(dim=(2, 3, 4), keepdim=True) - low
-        channels = torch.where(
-            span > 0, (channels - low) / torch.where(span > 0, span, torch.ones_like(span)), channels
-        )
+        varies = span > 0
+        channels = torch.where(varies, (channels - low) / span.where(varies, torch.ones_like(span)), channels)
     if plan["threshold"] >= 0:
         channels = (channels > plan["threshold"]).float()
     return channels
