@@ -173,7 +173,8 @@ def _carry_out(home: Path, record: dict[str, Any]) -> None:
         target.unlink(missing_ok=True)
         folders.add(_without_empty_folders(target.parent, home))
     for folder in sorted(folders):
-        flush_folder(folder)
+        if folder.is_dir():  # removed, when the last of its files was
+            flush_folder(folder)
     if record["done_with"]:
         drop(work / record["done_with"])
     (work / RECORD).unlink()
