@@ -147,11 +147,9 @@ def run_step(
     shard: tuple[int, int] = (0, 1),
 ) -> Step:
     """Convert, or click, and note time and memory."""
-    from clicksim.cli.over_catalog import open_scheduler
-    from clicksim.pipeline.prompts import PromptJob, simulate_catalog
-
     from clicksim.catalog import find_source
-    from clicksim.pipeline import convert_source
+    from clicksim.pipeline import Crew, PromptRun, convert, simulate_catalog
+    from clicksim.pipeline.cluster import dask_executor
 
     noted, started = Step(), time.perf_counter()
 
@@ -160,12 +158,12 @@ def run_step(
             noted.own += own_peak()
             noted.workers += workers_peak(on_cluster=scheduler is not None)
 
-    with open_scheduler(scheduler, workers) as executor:
-        how: dict[str, Any] = {"workers": workers, "executor": executor, "progress": note}
+    with dask_executor(scheduler) if scheduler else nullcontext() as executor:
+        crew = Crew(workers, executor, note)
         if step == "convert":
-            convert_source(find_source("fdat"), source, catalog, shard=shard, **how)
+            convert(find_source("fdat"), source, catalog, shard=shard, crew=crew)
         else:
-            simulate_catalog(PromptJob(str(catalog), PROTOCOL, 42, {}), **how)
+            simulate_catalog(catalog, [PromptRun(PROTOCOL)], crew=crew)
     noted.seconds = time.perf_counter() - started
     noted.own += own_peak()
     return noted

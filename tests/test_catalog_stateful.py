@@ -5,7 +5,6 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from clicksim.pipeline.prompts import commit_prompts
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -23,6 +22,7 @@ from clicksim.catalog.lock import HOLDER, LOCK, writing
 from clicksim.catalog.manage import merge_catalogs
 from clicksim.catalog.schema import rows_to_table
 from clicksim.errors import CatalogError, SettingError
+from clicksim.pipeline.simulation import commit_prompts
 
 MEMORY = Path("/dev/shm")  # a folder that waits for no disk, where there is one
 NAMES = st.sampled_from(["fdat", "deep_psma", "mine"])
@@ -67,7 +67,8 @@ class CatalogMachine(RuleBasedStateMachine):
 
     @rule(run=st.sampled_from(["r1", "r2"]), voxels=VOXELS)
     def write_prompts(self, run, voxels):
-        commit_prompts(self.catalog, run, prompt_table(voxels), about_run(voxels))
+        with self.catalog.commit() as commit:
+            commit_prompts(commit, run, prompt_table(voxels), about_run(voxels))
         self.prompts[run] = voxels
 
     @rule(names=st.lists(NAMES, unique=True), title=st.text(max_size=3), early=st.booleans())
@@ -165,7 +166,8 @@ class CatalogMachine(RuleBasedStateMachine):
         """The same content gives the same bytes, however it came about."""
         anew = create_catalog(self.folder / "anew")
         for run in sorted(self.prompts, reverse=True):
-            commit_prompts(anew, run, prompt_table(self.prompts[run]), about_run(self.prompts[run]))
+            with anew.commit() as commit:
+                commit_prompts(commit, run, prompt_table(self.prompts[run]), about_run(self.prompts[run]))
         for name in sorted(self.sources, reverse=True):
             anew.write_sources(rows_to_table("sources", [{"source": name, "title": self.sources[name]}]))
         for source in sorted(self.cases, reverse=True):

@@ -14,7 +14,7 @@ from clicksim.catalog.store import CatalogCommit, check_part
 from clicksim.errors import CatalogError, ClicksimError, PromptFormatError, SettingError
 from clicksim.files import LESION_CLICKS, MOST_BOUNDED, read_bounded, unpack
 from clicksim.geometry import Grid
-from clicksim.pipeline.job import Job, read_record, run_job, write_record
+from clicksim.pipeline.job import Job, read_record, record_name, run_job, write_record
 from clicksim.pipeline.parts import Tables
 from clicksim.pipeline.simulation import commit_prompts
 from clicksim.prompts import Prompts, Scribble
@@ -163,9 +163,10 @@ def _commit_import(
 
 
 def _prompt_files(files: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
-    """Names and readers of all JSON files of a zip or a folder, sorted by name."""
+    """Names and readers of all JSON files of a zip or a folder, sorted by name; records of our own are left out."""
     if files.is_dir():
-        for path in sorted(files.rglob("*.json")):
+        records = {files / record_name(table) for table in ("clicks", "scribbles")}
+        for path in sorted(set(files.rglob("*.json")) - records):
             if not path.name.startswith("."):
                 yield path.name, partial(_file, path)
         return

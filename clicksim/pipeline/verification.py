@@ -10,12 +10,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clicksim.catalog import Catalog, Unit, open_catalog
+from clicksim.catalog import Catalog, Outcome, Unit, open_catalog
 from clicksim.catalog.commit import Commit
 from clicksim.errors import CatalogError, ClicksimError
 from clicksim.files import PROMPT_ENDINGS
 from clicksim.pipeline.cases import CaseEntry, catalog_units, folder_units, with_entries
-from clicksim.pipeline.job import Job, run_job
+from clicksim.pipeline.job import Job, run_job, tables_of
 from clicksim.pipeline.parts import DIED, Tables
 from clicksim.pipeline.simulation import PromptRun
 from clicksim.pipeline.workers import Crew
@@ -159,8 +159,12 @@ def _verify_unit(catalog: Catalog | None, rule: PromptRun, listed: bool, unit: U
     """The verdicts on the cases of one unit."""
     import pyarrow as pa
 
-    rows = [vars(_compare(catalog, entry, rule, listed=listed)) for entry in unit.content]
-    return {"verdicts": pa.Table.from_pylist(rows)}
+    verdicts = [_compare(catalog, entry, rule, listed=listed) for entry in unit.content]
+    outcome = Outcome()  # what progress counts
+    for verdict in verdicts:
+        if verdict.outcome == "unequal":
+            outcome.reject("Unequal", verdict.detail, case_id=verdict.case_id)
+    return {"verdicts": pa.Table.from_pylist([vars(verdict) for verdict in verdicts]), **tables_of(outcome)}
 
 
 def _verdicts(units: Sequence[Unit], tables: Tables, _commit: Commit, _facts: Mapping[str, Any]) -> dict[str, Verdict]:
