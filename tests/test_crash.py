@@ -13,14 +13,13 @@ import pytest
 from filelock import FileLock
 
 from tests.crash.declared import JOBS
-from tests.crash.durable import MODELS, Disk, Operation, mark_states
-from tests.crash.preload import COUNT, FAIL, TRACE, missing, preloaded
+from tests.crash.preload import missing, preloaded
 from tests.crash.twins import SPOILED
 
 ROOT = Path(__file__).resolve().parents[1]
 KNOWN = dict.fromkeys(
     (job.name for job in JOBS),
-    "rows are lost while the parts are deleted, tables are committed one by one, folders are never flushed, half-written "
+    "rows are lost while the parts are deleted, tables are committed one by one, folders are not flushed, half-written "
     "files stay, ESTALE and damaged parts end in a traceback, and signals leave processes and files",
 )
 """Why a job fails; an entry goes when its job is safe."""

@@ -136,10 +136,10 @@ def _read_files(rows: list[dict[str, Any]], files: Path, kind: str, _unit: Unit,
                 refused = f"{name}: {error}"
         listed.append({"name": name, "case_id": case, "refused": refused})
     if not taken:  # refused here, so that no finished work is left behind
-        there = "; ".join(row["refused"] for row in listed[:10] if row["refused"])
+        there = "; ".join(str(row["refused"]) for row in listed[:10] if row["refused"])
         if there:
             raise CatalogError(f"no file in {files} could be taken: {there}")
-        names = ", ".join(row["name"] for row in listed[:10]) or "no .json file"
+        names = ", ".join(str(row["name"]) for row in listed[:10]) or "no .json file"
         raise CatalogError(f"no file in {files} has the name of a case of the catalog; there is: {names}")
     return {"prompts": pa.concat_tables(tables), "files": pa.Table.from_pylist(listed, _file_schema())}
 
