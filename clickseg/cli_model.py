@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from clicksim.cli.options import Number, where_to_run
+from clicksim.cli.crew import batch_options, open_crew
+from clicksim.cli.options import Number
 from clicksim.cli.paths import CatalogPath
 from clicksim.errors import ClicksimError
 
@@ -88,11 +89,12 @@ def predict(
     "--protocol", "protocols", multiple=True, default=("autopet-iv@2", "autopet-v@2"), show_default=True,
     help="Rule of prompts and scores; repeatable.",
 )  # fmt: skip
-@click.option("--fold", default="auto", show_default=True, help="0 to 4, or all; auto is what the model never saw.")
+@click.option("--fold", default="auto", show_default=True, help="A number, or all; auto is what the model never saw.")
+@click.option("--folds", metavar="NAME", help="A fold plan of the catalog.  [default: that of the model's store]")
 @SOURCES
 @click.option("--set", "pairs", multiple=True, metavar="NAME=VALUE", help="A setting of the protocols' rounds.")
 @click.option("--seed", type=int, default=42, show_default=True, help="Of all draws, and of the bootstrap.")
-@where_to_run(cluster=False)
+@batch_options(cluster=False)
 @click.option("--keep-predictions", is_flag=True, help="Store the masks of all rounds below OUT.")
 @click.option("--lint", type=click.IntRange(0), default=3, show_default=True, help="Cases on which guidance is tried.")
 @DEVICE
@@ -106,6 +108,7 @@ def evaluate(
     device: str,
     overlap: float,
     mirror: str,
+    workers: int | str,
     **how: Any,
 ) -> None:
     """Play interactive rounds of a MODEL over a CATALOG, and write tables, summary and curves to OUT.
@@ -120,12 +123,11 @@ def evaluate(
     """  # noqa: D301
     from clickseg.evaluate import evaluate_model
     from clicksim.cli.pairs import read_settings
-    from clicksim.cli.progress import progress
 
     settings = read_settings(pairs, ("protocol", "seed"))
-    with progress("patients") as report:
+    with open_crew("patients", workers) as crew:
         found = evaluate_model(
-            model, catalog, out, options=_options(device, overlap, mirror), settings=settings, progress=report, **how
+            model, catalog, out, options=_options(device, overlap, mirror), settings=settings, crew=crew, **how
         )
     click.echo(found)
 
@@ -210,15 +212,16 @@ def container_check(
       clickseg container check model.safetensors --ct ct.nii.gz --pet pet.nii.gz --label label.nii.gz
     """  # noqa: D301
     from clickseg.container.container_check import check_container, phantom_case
-    from clicksim.rounds.jobs import read_case
-    from clicksim.volumes import case_id_of
+    from clicksim.rounds.round_records import RoundsCase
+    from clicksim.volumes.case import CaseImages
 
     images = {"label": label, "ct": ct, "pet": pet}
     given = {name: file for name, file in images.items() if file is not None}
     if given and len(given) < len(images):
         raise click.UsageError("a case of your own needs --ct, --pet and --label")
-    case, doubts = read_case(given, case_id_of(given["label"])) if given else (phantom_case(), ())
-    _say(doubts)
+    own = CaseImages(images) if given else None
+    case = phantom_case() if own is None else RoundsCase.of(own)
+    _say(() if own is None else own.notes)
     _options(device, overlap, mirror)
     arguments = shlex.join(["--device", device, "--overlap", str(overlap), "--mirror", mirror])
     found = check_container(model, case, rounds=rounds, image=image, arguments=arguments)

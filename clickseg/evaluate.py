@@ -6,64 +6,69 @@
                    metric_scores.json  curves and areas of each case, as the published loop writes them
                    summary.json        means with intervals: all cases, by centre, tracer, scanner, burden, fold, lesion
                    curve.png
-                   run.json            when, where, how long
-                   predictions/        <source>/<case>/iter_<round>.nii.gz, where they are to be kept
+                   predictions/        <source>/<case>/iter_<round>.nii.gz, if they are kept
+                   runs/evaluate.json  what made the result, and when
     OUT/lint.txt                       what the guidance linter says of the model
 
-A model is scored on patients that it never saw: where the catalog is the one that its store was made from, on the fold
-that its training held out, unless another is named.
+A model is scored on patients that it never saw: if the catalog is the one that its store was made from, on the fold
+that its training held out, unless another is named. The folds are those of the plan of the store.
 """
 
 import shutil
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from clicksim.pipeline.units import Parts, Progress, run_facts
-
-from clickseg.data.prepare import FOLDS, plan_store
 from clickseg.lesion_scores import lesion_schema, score_lesions, summarise_lesions, write_lesions
 from clickseg.model.checkpoint import read_about
 from clickseg.model_linting import lint_model
-from clickseg.named_model import SPEC, name_of, named_model
+from clickseg.model_predictor import model_spec
 from clickseg.predict import Options, open_session
 from clicksim.catalog import Catalog, Unit, open_catalog
-from clicksim.catalog.schema import table_schema
+from clicksim.catalog.commit import Commit
+from clicksim.catalog.folds import ChosenFolds, choose_folds
 from clicksim.errors import CatalogError, SettingError, counted
 from clicksim.files import make_folder, write_text
-from clicksim.predictors.spec import check_name
-from clicksim.rounds.jobs import RoundsJob, catalog_units, finish_tables, play_unit, rounds_run_id
+from clicksim.pipeline.cases import CaseEntry, catalog_units, with_entries
+from clicksim.pipeline.job import Job, run_job, write_record
+from clicksim.pipeline.parts import Tables
+from clicksim.pipeline.playing import (
+    PREDICTIONS,
+    ROLES,
+    RoundsRun,
+    empty_tables,
+    finish_tables,
+    play_unit,
+    rounds_identity,
+    rounds_run_id,
+    rounds_summary,
+    with_predictions,
+    write_outcome,
+)
+from clicksim.pipeline.workers import Crew
+from clicksim.predictors.recorded import check_case_folder
 from clicksim.rounds.statistics import summarise
 from clicksim.rounds.texts import failure_lines, mean_text, summary_lines, ten_lines
 
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-Row = dict[str, Any]
+JOB = "evaluate"
+Key = tuple[str, str]
 
 
 @dataclass(frozen=True)
-class ModelJob(RoundsJob):
-    """Rounds with a model.
+class Cohort:
+    """The patients that a model is played on.
 
     Attributes:
-        model: What the checkpoint says of itself, for the run's metadata.
-        options: How it is asked.
-        keep_predictions: Whether the masks of all rounds stay; else they go when lesions are measured.
-        name: The model for `predict_named`; it travels with the job, since a worker's environment is older than it.
+        units: The patients.
+        folds: The fold of each case by source and id.
+        sentence: Which patients they are, and whether the model has seen them.
     """
 
-    model: tuple[tuple[str, Any], ...] = ()
-    options: Options = field(default_factory=Options)
-    keep_predictions: bool = False
-    name: str = ""
-
-    def about(self) -> Row:
-        """What the run's metadata say."""
-        return {**super().about(), "model": dict(self.model), "options": asdict(self.options)}
+    units: list[Unit]
+    folds: Mapping[Key, int | None]
+    sentence: str
 
 
 def evaluate_model(
@@ -73,99 +78,94 @@ def evaluate_model(
     *,
     protocols: Sequence[str] = ("autopet-iv@2", "autopet-v@2"),
     fold: str = "auto",
+    folds: str | None = None,
     sources: Sequence[str] = (),
     settings: Mapping[str, Any] | None = None,
     options: Options | None = None,
     seed: int = 42,
-    workers: int = 0,
+    crew: Crew | None = None,
     resume: bool = False,
+    overwrite: bool = False,
     keep_predictions: bool = False,
     lint: int = 3,
-    progress: Progress | None = None,
 ) -> str:
-    """Play, score, and write it all; see the module.
+    """Play rounds with a model, score them, and write everything to a folder; see the module.
 
     Args:
         model: A checkpoint.
         catalog_path: The cases.
-        out: Where results go.
+        out: The folder of the result.
         protocols: Rules of prompts and scores, one run each.
-        fold: 0 to 4, `all`, or `auto`.
+        fold: A number, `all`, or `auto`.
+        folds: The fold plan of the catalog; by default that of the model's store.
         sources: Names of the sources to take; empty for all.
         settings: Of the protocols' rounds and prompts.
         options: How the model is asked.
         seed: Of all draws.
-        workers: Processes; 0 works in this one.
+        crew: Who does the work; by default this process.
         resume: Take up an interrupted run.
+        overwrite: Replace results that were made in another way.
         keep_predictions: Store the masks of all rounds.
         lint: Cases on which the use of guidance is tried.
-        progress: Told after each patient.
 
     Returns:
         The results on a page.
 
     Raises:
         CheckpointError: No checkpoint.
-        CatalogError: No case to play.
-        SettingError: An unknown protocol, setting, or fold.
+        CatalogError: No case to play; as `run_job`.
+        SettingError: An unknown protocol, setting, fold or fold plan.
     """
     about = read_about(model)
     catalog, chosen = open_catalog(catalog_path), options or Options()
-    units, sentence = choose_units(catalog, about, fold, sources)
-    folds = folds_of(catalog)
-    known = tuple((name, about[name]) for name in ("step", "catalog_digest", "model"))
-    jobs = [
-        ModelJob(
-            SPEC,
-            protocol,
-            seed,
-            dict(settings or {}),
-            model=known,
-            options=chosen,
-            keep_predictions=keep_predictions,
-            name=name_of(model, chosen),
-        )
-        for protocol in protocols
-    ]
+    cohort = choose_cohort(catalog, about, fold, sources, folds)
+    spec = model_spec(model, chosen)
+    runs = [RoundsRun(spec, protocol, seed, dict(settings or {})) for protocol in protocols]
     # an unknown protocol or setting is refused here, before anything is written
-    pages = [sentence, *dict.fromkeys(note for job in jobs for note in job.rules.notes)]
-    for job in jobs:
-        folder = out / slug_of(job.protocol)
-        pages.append(_run(job, catalog, units, folds, folder, model, workers, resume=resume, progress=progress))
+    pages = [cohort.sentence, *dict.fromkeys(note for run in runs for note in run.rules.notes)]
+    for run in runs:
+        evaluation = _Evaluation(run, catalog, cohort, about, keep_predictions)
+        pages.append(evaluation.play(out / slug_of(run.protocol), crew, resume=resume, overwrite=overwrite))
     if lint:
-        findings = lint_model(open_session(model, chosen)[0], catalog, units, lint, seed)
+        findings = lint_model(open_session(model, chosen)[0], catalog, cohort.units, lint, seed)
         write_text(out / "lint.txt", findings + "\n")
         pages.append(f"guidance linter:\n{findings}")
     return "\n\n".join(pages)
 
 
-def choose_units(
-    catalog: Catalog, about: Mapping[str, Any], fold: str, sources: Sequence[str]
-) -> tuple[list[Unit], str]:
-    """The patients to play, and a sentence that says which they are.
+def choose_cohort(
+    catalog: Catalog, about: Mapping[str, Any], fold: str, sources: Sequence[str], folds: str | None = None
+) -> Cohort:
+    """Choose the patients to play.
+
+    Args:
+        catalog: The catalog.
+        about: What the checkpoint says of the model.
+        fold: A number, `all`, or `auto`: the fold that the training held out, if the catalog is the one it was
+            trained on, else all.
+        sources: Names of the sources to take; empty for all.
+        folds: A fold plan of the catalog; by default that of the model's store.
 
     Raises:
         CatalogError: There are none.
-        RoundFailure: A source or a case whose name leads out of a folder.
-        SettingError: No fold.
+        RoundFailure: The name of a source or a case leads out of a folder.
+        SettingError: No such fold or plan.
     """
-    if fold not in ("auto", "all", *map(str, range(FOLDS))):
-        raise SettingError(f"fold is 0 to 4, all or auto; got {fold!r}")
-    units = [unit for name in dict.fromkeys(sources) or (None,) for unit in catalog_units(catalog, name)]
-    same = about.get("catalog_digest") == catalog.digest()
+    plan = _plan_of(catalog, about, folds)
+    fold_of = plan.folds.fold_of
+    numbers = sorted({number for number in fold_of.values() if number is not None})
+    if fold not in ("auto", "all", *map(str, numbers)):
+        raise SettingError(f"fold is all, auto or one of {', '.join(map(str, numbers))}; got {fold!r}")
+    same = about.get("catalog_digest") == catalog.digest() and about["folds"]["digest"] == plan.about()["digest"]
     held = int(about["train"]["fold"])
     unseen = held if same and held >= 0 else None
     wanted = unseen if fold == "auto" else None if fold == "all" else int(fold)
+    units = [unit for name in dict.fromkeys(sources) or (None,) for unit in catalog_units(catalog, name, roles=ROLES)]
     if wanted is not None:
-        folds = folds_of(catalog)
-        units = [
-            Unit(unit.key, kept)
-            for unit in units
-            if (kept := [entry for entry in unit.content if folds[entry["facts"]["patient_key"]] == wanted])
-        ]
+        units = with_entries(units, lambda entry: entry if fold_of.get(_key(entry)) == wanted else None)
     for entry in (entry for unit in units for entry in unit.content):
-        check_name(entry["facts"]["source"])  # masks stand in folders of these names, and are deleted there
-        check_name(entry["case_id"])
+        check_case_folder(str(entry.facts["source"]))  # masks are in folders of these names, and are deleted there
+        check_case_folder(entry.case_id)
     if not units:
         raise CatalogError(f"no case of {catalog.home} is in fold {wanted}; --fold all takes every case")
     count = sum(len(unit.content) for unit in units)
@@ -173,12 +173,7 @@ def choose_units(
     seen = "the model was trained on none of them" if wanted == held and same else (
         "the model was trained on some of them" if same else "whether the model was trained on them is not known here"
     )  # fmt: skip
-    return units, f"{counted(count, 'case')} {which}; {seen}"
-
-
-def folds_of(catalog: Catalog) -> dict[str, int]:
-    """The fold of each patient by name, as `clickseg prepare` gives it."""
-    return {unit.key: int(unit.content[0]["fold"]) for unit in plan_store(catalog.cases.to_pylist())}
+    return Cohort(units, fold_of, f"{counted(count, 'case')} {which}; {seen}")
 
 
 def slug_of(protocol: str) -> str:
@@ -186,79 +181,88 @@ def slug_of(protocol: str) -> str:
     return protocol.replace("@", "-")
 
 
-def play_patient(job: ModelJob, catalog: Catalog, predictions: Path, unit: Unit) -> dict[str, "pa.Table"]:
+def play_patient(run: RoundsRun, catalog: Catalog, keep: bool, unit: Unit, folder: Path) -> Tables:
     """Play the cases of a patient, and measure what became of each lesion. Runs in any process.
 
     Args:
-        job: What is played.
+        run: What is played.
         catalog: Where the cases are.
-        predictions: The folder for masks; those of each source stand apart, since two may use the same name.
+        keep: Whether the masks of all rounds stay; else they go when lesions are measured.
         unit: The patient.
+        folder: The folder of the part. The masks of each source are apart, since two may use the same name.
     """
     import pyarrow as pa
 
-    source = str(unit.content[0]["facts"]["source"])
-    folder = predictions / source
-    with named_model(job.name):
-        tables = play_unit(replace(job, keep=str(folder)), catalog, unit)
+    source = str(unit.content[0].facts["source"])
+    masks = folder / PREDICTIONS / source
+    tables = play_unit(replace(run, keep=f"{PREDICTIONS}/{source}"), catalog, unit, folder)
     prompts = tables["prompts"].append_column("source", pa.array([source] * len(tables["prompts"]), pa.string()))
-    lesions = [row for entry in unit.content for row in score_lesions(catalog, entry, folder / entry["case_id"])]
-    if not job.keep_predictions:
-        for entry in unit.content:
-            shutil.rmtree(folder / entry["case_id"], ignore_errors=True)
+    lesions = [row for entry in unit.content for row in score_lesions(catalog, entry, masks / entry.case_id)]
+    if not keep:
+        shutil.rmtree(folder / PREDICTIONS, ignore_errors=True)
     return {**tables, "prompts": prompts, "lesions": pa.Table.from_pylist(lesions, lesion_schema())}
 
 
-def _run(
-    job: ModelJob,
-    catalog: Catalog,
-    units: Sequence[Unit],
-    folds: Mapping[str, int],
-    folder: Path,
-    model: Path,
-    workers: int,
-    *,
-    resume: bool,
-    progress: Progress | None,
-) -> str:
-    """One protocol: play in parts that survive a kill, gather, sum up, write; gives the page."""
+class _Evaluation:
+    """The rounds of one protocol."""
+
+    def __init__(self, run: RoundsRun, catalog: Catalog, cohort: Cohort, about: Mapping[str, Any], keep: bool) -> None:
+        self.run, self.catalog, self.keep, self.folds = run, catalog, keep, cohort.folds
+        self.units = with_predictions(run, cohort.units)
+        self.model = {name: about[name] for name in ("step", "catalog_digest", "model")}
+
+    def play(self, folder: Path, crew: Crew | None, *, resume: bool, overwrite: bool) -> str:
+        """Play all patients, and write the result; gives its page."""
+        make_folder(folder)
+        files = replace(self.catalog, home=self.catalog.path.resolve()) if not self.catalog.read_only else self.catalog
+        job = Job(
+            name=JOB,
+            home=folder,
+            identity={**rounds_identity(self.run, self.units), "trained": self.model, "keep": self.keep},
+            units=self.units,
+            work=partial(play_patient, self.run.elsewhere(), files, self.keep),
+            finish=self.finish,
+            tables=_empty_tables(),
+        )
+        return run_job(job, crew, resume=resume, overwrite=overwrite)
+
+    def finish(self, tables: Tables, commit: Commit, facts: Mapping[str, Any]) -> str:
+        """Sum up, and write the folder."""
+        found = finish_tables(self.run, self.units, tables)
+        rows, lesions = found["rounds"].to_pylist(), found["lesions"].to_pylist()
+        run_id = rounds_run_id(self.run, self.units)
+        summary = {**rounds_summary(self.run, run_id, self.units, found), "trained": self.model}
+        summary["fold"] = {
+            str(fold): summarise(members, seed=self.run.seed)["all"]
+            for fold in sorted({fold for fold in self.folds.values() if fold is not None})
+            if (members := [row for row in rows if self.folds.get((row["source"], row["case_id"])) == fold])
+        }
+        summary["lesion"] = summarise_lesions(lesions)
+        write_outcome(commit, found, summary)
+        write_lesions(commit, found["lesions"])
+        write_record(commit, JOB, {**facts, "rounds": found["timings"].to_pylist()})
+        told = ten_lines([f"case {row['case_id']}: {row['note']}" for row in summary["notes"]], ": see summary.json")
+        return "\n".join([_page(summary), *failure_lines(rows), *told])
+
+
+def _empty_tables() -> Tables:
     import pyarrow as pa
 
-    from clicksim.cli.games import write_outcome
+    found = {**empty_tables(), "lesions": lesion_schema().empty_table()}
+    found["prompts"] = found["prompts"].append_column("source", pa.array([], pa.string()))
+    return found
 
-    started, predictions = time.time(), folder / "predictions"
-    make_folder(folder)
-    about = {
-        "id": rounds_run_id(job, units),
-        "model": [str(model.resolve()), model.stat().st_size, model.stat().st_mtime_ns],
-    }
-    parts = Parts(folder / ".work", about, resume=resume)
-    parts.run(units, partial(play_patient, job, catalog, predictions), workers=workers, progress=progress)
-    schemas = {
-        "rounds": table_schema("rounds"),
-        "prompts": table_schema("prompts").append(pa.field("source", pa.string())),
-        "lesions": lesion_schema(),
-    }
-    empty = {name: schema.empty_table() for name, schema in schemas.items()}
-    tables = finish_tables(job, units, parts.gather(units, empty))
-    rows = tables["rounds"].to_pylist()
-    lesions = tables["lesions"].to_pylist()
-    summary = {"run": about["id"], **job.about(), **summarise(rows, seed=job.seed)}
-    summary["fold"] = {
-        str(fold): summarise(members, seed=job.seed)["all"]
-        for fold in range(FOLDS)
-        if (members := [row for row in rows if folds[row["patient_key"]] == fold])
-    }
-    summary["lesion"] = summarise_lesions(lesions)
-    summary["notes"] = notes = tables["notes"].to_pylist() if "notes" in tables else []
-    timings = tables["timings"].to_pylist() if "timings" in tables else []
-    write_outcome(folder, tables, summary, run_facts(started, {"workers": workers, "rounds": timings}))
-    write_lesions(folder, tables["lesions"])
-    parts.remove()
-    if not job.keep_predictions:
-        shutil.rmtree(predictions, ignore_errors=True)
-    told = ten_lines([f"case {row['case_id']}: {row['note']}" for row in notes], ": see summary.json")
-    return "\n".join([_page(summary), *failure_lines(rows), *told])
+
+def _plan_of(catalog: Catalog, about: Mapping[str, Any], name: str | None) -> ChosenFolds:
+    """The fold plan that is asked for, else that of the model's store, else the one that there is."""
+    known = str(about["folds"]["plan"])
+    if name is None and known in catalog.parts("folds"):
+        name = known
+    return choose_folds(catalog, name)
+
+
+def _key(entry: CaseEntry) -> Key:
+    return str(entry.facts["source"]), entry.case_id
 
 
 def _page(summary: Mapping[str, Any]) -> str:

@@ -1,14 +1,15 @@
 """What became of each lesion: its volume, and the share of it that each round found."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from clicksim.catalog import Catalog
-from clicksim.files import replacing
+from clicksim.catalog.commit import Commit
 from clicksim.lesions import find_lesions
+from clicksim.pipeline.cases import CaseEntry
 from clicksim.volumes import read_label
 
 if TYPE_CHECKING:
@@ -28,12 +29,12 @@ def lesion_schema() -> "pa.Schema":
     return pa.schema([*columns, ("volume_ml", pa.float64()), ("found_share", pa.float64())])
 
 
-def score_lesions(catalog: Catalog, entry: Mapping[str, Any], folder: Path) -> list[Row]:
+def score_lesions(catalog: Catalog, entry: CaseEntry, folder: Path) -> list[Row]:
     """How much of each lesion of a case each round found.
 
     Args:
         catalog: Where the case is.
-        entry: The case, as `clicksim.rounds` plays it.
+        entry: The case.
         folder: Its masks, `iter_<round>.nii.gz`; without any there are no rows.
 
     Returns:
@@ -42,15 +43,15 @@ def score_lesions(catalog: Catalog, entry: Mapping[str, Any], folder: Path) -> l
     files = {int(file.name.removeprefix("iter_").partition(".")[0]): file for file in folder.glob("iter_*.nii.gz")}
     if not files:
         return []
-    truth = read_label(catalog.resolve(entry["label"]))
+    truth = entry.open(catalog, ("label",)).label
     lesions = [(lesion.id, lesion.voxels) for lesion in find_lesions(truth.array)]
     rows = []
     for number, file in sorted(files.items()):
         mask = read_label(file).array != 0
         rows += [
             {
-                "source": entry["facts"]["source"],
-                "case_id": entry["case_id"],
+                "source": entry.facts["source"],
+                "case_id": entry.case_id,
                 "round": number,
                 "lesion": name,
                 "volume_ml": len(voxels) * truth.grid.voxel_ml,
@@ -79,9 +80,9 @@ def summarise_lesions(rows: Sequence[Row]) -> Row:
     return summary
 
 
-def write_lesions(folder: Path, table: "pa.Table") -> None:
-    """Write `lesions.parquet`, complete or not at all."""
+def write_lesions(commit: Commit, table: "pa.Table") -> None:
+    """Write `lesions.parquet`."""
     import pyarrow.parquet as pq
 
-    with replacing(folder / "lesions.parquet") as temporary:
+    with commit.file("lesions.parquet") as temporary:
         pq.write_table(table, temporary, compression="zstd")

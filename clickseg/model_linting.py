@@ -1,17 +1,17 @@
 """Whether a model uses its guidance: the linter of `clicksim.guidance` on a window around a lesion."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 from clickseg.predict import Session
 from clicksim.catalog import Catalog, Unit
 from clicksim.errors import ClicksimError
 from clicksim.guidance import LintFinding, format_findings, lint, lint_predictor
-from clicksim.rounds.jobs import FILES, read_case
+from clicksim.pipeline.cases import CaseEntry
+from clicksim.pipeline.playing import ROLES
+from clicksim.rounds.round_records import RoundsCase
 from clicksim.rounds.texts import ten_lines
 from clicksim.simulate.clicks.click_rules import simulate_clicks
-from clicksim.volumes import read_label
 
 
 def lint_model(session: Session, catalog: Catalog, units: Sequence[Unit], cases: int, seed: int) -> str:
@@ -24,19 +24,19 @@ def lint_model(session: Session, catalog: Catalog, units: Sequence[Unit], cases:
         try:
             findings = _lint_case(session, catalog, entry, seed)
         except ClicksimError as error:
-            refused.append(f"case {entry['case_id']} is left out: {error}")
+            refused.append(f"case {entry.case_id} is left out: {error}")
             continue
         if findings:
-            texts.append(f"case {entry['case_id']}\n{format_findings(findings)}")
+            texts.append(f"case {entry.case_id}\n{format_findings(findings)}")
     return "\n\n".join([*(texts or ["no case with a lesion to try it on"]), *ten_lines(refused, " that are left out")])
 
 
-def _lint_case(session: Session, catalog: Catalog, entry: Mapping[str, Any], seed: int) -> list[LintFinding]:
+def _lint_case(session: Session, catalog: Catalog, entry: CaseEntry, seed: int) -> list[LintFinding]:
     """The findings on one case; none where it has no lesion."""
-    files = {name: catalog.resolve(entry[name]) for name in FILES if entry[name] is not None}
-    if not files.keys() >= {"label", "ct"} or not read_label(files["label"]).array.any():
+    images = entry.open(catalog, ROLES)
+    if "ct" not in images.files or not images.label.array.any():
         return []
-    case, _ = read_case(files, entry["case_id"])
+    case = RoundsCase.of(images)
     scan = case.scan
     prompts = simulate_clicks(
         case.truth, uptake=scan.pet, spacing=scan.grid.spacing, seed=seed, case_id=scan.case_id,

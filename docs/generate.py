@@ -15,7 +15,8 @@ import click
 
 from clicksim.catalog.schema import FLAGS, FORMAT_VERSION, REASONS, SORT_KEYS, SOURCES, TABLES, Column, table_schema
 from clicksim.protocols import Protocol, list_presets, list_protocols
-from clicksim.protocols import protocol_settings as declared
+from clicksim.protocols.protocol_settings import TABLES as SETTINGS
+from clicksim.settings import conditions_of
 
 FOLDER = Path(__file__).resolve().parent
 WIDTH = 84
@@ -147,11 +148,11 @@ def _protocol(protocol: Protocol) -> str:
 
 
 def _meaning(table: str, name: str, values: Mapping[str, object]) -> str:
-    setting = declared.TABLES[table][name]
-    text = setting.meaning
-    if setting.choices:
-        text += "; one of " + ", ".join(f"`{choice}`" for choice in setting.choices)
-    conditions = declared.conditions_of(table, name, values).items()
+    setting = SETTINGS[table][name]
+    text = setting.text
+    if setting.words:
+        text += "; one of " + ", ".join(f"`{choice}`" for choice in setting.words)
+    conditions = conditions_of(SETTINGS[table], name, values).items()
     places = " and ".join(f"`{other}` is " + " or ".join(f"`{word}`" for word in words) for other, words in conditions)
     return f"{text}. Only where {places}" if places else text
 

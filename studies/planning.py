@@ -14,14 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clicksim.pipeline.prompts import PromptJob, simulate_catalog
-
 from benchmarks.cases import ROOT
 from benchmarks.result_table import Section, machine
 from clicksim.catalog import find_source, open_catalog
 from clicksim.phantom import layouts
 from clicksim.phantom.phantom_trees import SMALL_SHAPE, SMALL_SPACING
-from clicksim.pipeline import convert_source
+from clicksim.pipeline.conversion import convert
+from clicksim.pipeline.simulation import PromptRun, simulate_catalog
 
 PAGE = ROOT / "docs" / "planning.md"
 CORES = 8
@@ -174,8 +173,8 @@ def measure_source(plan: DownloadPlan, shape: Sequence[int], spacing: Sequence[f
         plan.write(tree, patients=1, seed=3, shape=shape, spacing=spacing)
         source = find_source(plan.command)
         seconds = {
-            "convert": _cpu(lambda: convert_source(source, tree, catalog)),
-            "clicks": _cpu(lambda: simulate_catalog(PromptJob(str(catalog), plan.protocol, 42, {}))),
+            "convert": _cpu(lambda: convert(source, tree, catalog)),
+            "clicks": _cpu(lambda: simulate_catalog(catalog, [PromptRun(plan.protocol)])),
             "prepare": _cpu(lambda: prepare_store(catalog, store)),
         }
         rows = open_catalog(catalog).cases.to_pylist()

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -147,11 +147,10 @@ def run_step(
     shard: tuple[int, int] = (0, 1),
 ) -> Step:
     """Convert, or click, and note time and memory."""
-    from clicksim.cli.over_catalog import open_scheduler
-    from clicksim.pipeline.prompts import PromptJob, simulate_catalog
-
     from clicksim.catalog import find_source
-    from clicksim.pipeline import convert_source
+    from clicksim.cli.crew import open_crew
+    from clicksim.pipeline.conversion import convert
+    from clicksim.pipeline.simulation import PromptRun, simulate_catalog
 
     noted, started = Step(), time.perf_counter()
 
@@ -160,12 +159,12 @@ def run_step(
             noted.own += own_peak()
             noted.workers += workers_peak(on_cluster=scheduler is not None)
 
-    with open_scheduler(scheduler, workers) as executor:
-        how: dict[str, Any] = {"workers": workers, "executor": executor, "progress": note}
+    with open_crew(step, workers, scheduler) as shown:
+        crew = replace(shown, progress=note)
         if step == "convert":
-            convert_source(find_source("fdat"), source, catalog, shard=shard, **how)
+            convert(find_source("fdat"), source, catalog, shard=shard, crew=crew)
         else:
-            simulate_catalog(PromptJob(str(catalog), PROTOCOL, 42, {}), **how)
+            simulate_catalog(catalog, [PromptRun(PROTOCOL)], crew=crew)
     noted.seconds = time.perf_counter() - started
     noted.own += own_peak()
     return noted

@@ -19,12 +19,12 @@ from clicksim.catalog.schema import rows_to_table
 from clicksim.geometry import Grid
 from clicksim.phantom import make_phantom
 from clicksim.phantom.layouts import write_deep_psma, write_fdat, write_longitudinal_ct
-from clicksim.pipeline import convert_source
 from clicksim.prompts import Click, Prompts
 from clicksim.volumes import Volume, read_image, write_image
 from converters.deep_psma.deep_psma_source import SOURCE as DEEP_PSMA
 from converters.fdat.fdat_source import SOURCE as FDAT
 from converters.longitudinal_ct.longitudinal_source import SOURCE as LONGITUDINAL_CT
+from tests.simulating import convert_source
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,6 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from clicksim.pipeline.prompts import commit_prompts
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -29,8 +28,9 @@ from clicksim.catalog.schema import (
     table_schema,
 )
 from clicksim.errors import CatalogError, SettingError
-from clicksim.pipeline import convert_source
+from clicksim.pipeline.simulation import commit_prompts
 from tests.conftest import WRITERS
+from tests.simulating import convert_source
 
 
 def case(name, patient="p1", **columns):

@@ -16,9 +16,9 @@ from PIL import Image
 
 from clicksim.catalog import Catalog, open_catalog
 from clicksim.catalog.schema import TABLES, rows_to_table
-from clicksim.cli.report import make_report
 from clicksim.errors import CatalogError, GeometryError
 from clicksim.geometry import Grid
+from clicksim.pipeline.reporting import report as make_report
 from clicksim.prompts.table import METADATA_KEY
 from clicksim.report.catalog import ReportFinding, as_json, select_cases, write_report
 from clicksim.report.figures import AGES, LESIONS, VOLUMES_ML, by_range, by_word, fold_balance, make_scale
@@ -510,7 +510,7 @@ def test_fold_balance__counts_cases_and_patients_of_folds_and_plans() -> None:
 def test_report__of_a_phantom_source_from_the_command_line(tmp_path: Path) -> None:
     from clicksim.catalog import find_source
     from clicksim.phantom.layouts import write_fdat
-    from clicksim.pipeline import convert_source
+    from tests.simulating import convert_source
 
     tree = write_fdat(tmp_path / "fdat", patients=3)
     convert_source(find_source("fdat"), tree.folder, tmp_path / "catalog")

@@ -5,7 +5,6 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from clicksim.pipeline.prompts import commit_prompts
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -23,6 +22,7 @@ from clicksim.catalog.lock import HOLDER, LOCK, writing
 from clicksim.catalog.manage import merge_catalogs
 from clicksim.catalog.schema import rows_to_table
 from clicksim.errors import CatalogError, SettingError
+from clicksim.pipeline.simulation import commit_prompts
 
 MEMORY = Path("/dev/shm")  # a folder that waits for no disk, where there is one
 NAMES = st.sampled_from(["fdat", "deep_psma", "mine"])

@@ -5,21 +5,20 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from clicksim.pipeline.prompts import PromptJob, simulate_catalog
 
 from clicksim.catalog import open_catalog
 from clicksim.catalog.schema import rows_to_table
 from clicksim.phantom.layouts import write_fdat
-from clicksim.pipeline import convert_source
 from converters.fdat.fdat_source import SOURCE as FDAT
 from tests.commands import run
+from tests.simulating import Asked, convert_source, simulate
 
 
 @pytest.fixture(scope="module")
 def catalog(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cli")
     convert_source(FDAT, write_fdat(folder / "fdat").folder, folder / "catalog")
-    simulate_catalog(PromptJob(str(folder / "catalog"), "autopet-iv@2", 42, {}))
+    simulate(Asked(str(folder / "catalog"), "autopet-iv@2", 42, {}))
     return folder / "catalog"
 
 

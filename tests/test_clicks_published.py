@@ -171,9 +171,9 @@ def test_simulate_clicks__refuses_a_seed_that_the_published_generator_cannot_tak
 def test_simulate_clicks__has_its_own_rule_for_instances_and_settings():
     with pytest.raises(SettingError, match="has its own rule for instances"):
         clicksim.simulate_clicks(np.ones((3, 3, 3)), protocol="autopet-iv@1", instances="labels")
-    with pytest.raises(SettingError, match="unknown setting of autopet-iv@1 'jitter_mm'"):
+    with pytest.raises(SettingError, match="unknown setting 'jitter_mm' of autopet-iv@1"):
         clicksim.simulate_clicks(np.ones((3, 3, 3)), protocol="autopet-iv@1", jitter_mm=1)
-    with pytest.raises(SettingError, match="unknown setting of autopet-iv@1 'rule'"):
+    with pytest.raises(SettingError, match="unknown setting 'rule' of autopet-iv@1"):
         clicksim.simulate_clicks(np.ones((3, 3, 3)), protocol="autopet-iv@1", rule="revised")
 
 

@@ -477,7 +477,7 @@ def test_simulate_clicks__two_threads_and_two_spawned_processes_give_the_same():
     [
         ({"protocol": "autopet-iv"}, "needs a version: autopet-iv@1 or autopet-iv@2"),
         ({"protocol": "longitudnal-ct@1"}, "unknown protocol 'longitudnal-ct@1'; did you mean 'longitudinal-ct@1'"),
-        ({"n_forground": 3}, "unknown setting of autopet-iv@2 'n_forground'; did you mean 'n_foreground'"),
+        ({"n_forground": 3}, "unknown setting 'n_forground' of autopet-iv@2; did you mean 'n_foreground'"),
         ({"strategy": "deepst"}, "unknown strategy 'deepst'; did you mean 'deepest'"),
         ({"fill": "rimm"}, "did you mean 'rim'"),
         ({"background": "hott"}, "did you mean 'hot'"),

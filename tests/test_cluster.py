@@ -8,17 +8,16 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from clicksim.pipeline.prompts import PromptJob, simulate_catalog
 
 from clicksim.catalog import Outcome, Source, Unit, find_source, open_catalog
 from clicksim.cli import main
 from clicksim.errors import CatalogError
 from clicksim.lesions import find_lesions
 from clicksim.phantom.layouts import write_fdat
-from clicksim.pipeline import convert_source
 from clicksim.pipeline.cluster import dask_executor
 from clicksim.simulate.annotators.people import PRESETS, Annotator, contrast_of
 from clicksim.volumes import read_image
+from tests.simulating import Asked, convert_source, simulate
 
 distributed = pytest.importorskip("distributed", reason="needs clicksim[cluster]")
 dask = pytest.importorskip("dask")
@@ -202,12 +201,12 @@ def test_simulate_catalog__a_worker_that_dies_refuses_the_cases_of_its_patient(h
     lesion = find_lesions(label.array)[0]
     contrast = contrast_of(lesion, pet.array, label.grid.spacing)
     values = dataclasses.asdict(PRESETS["careful"]) | {"name": "careful"}
-    job = PromptJob(str(here / "here"), "autopet-iv@2", 42, {}, annotator=Deadly(**values, contrast=contrast))
+    job = Asked(str(here / "here"), "autopet-iv@2", 42, {}, annotator=Deadly(**values, contrast=contrast))
     if where == "cluster":
         with start_cluster() as cluster, dask_executor(cluster.scheduler_address) as executor:
-            name, summary = simulate_catalog(job, executor=executor)
+            name, summary = simulate(job, executor=executor)
     else:
-        name, summary = simulate_catalog(job, workers=2)
+        name, summary = simulate(job, workers=2)
     assert (summary.cases, summary.rejected) == (5 - len(dead), len(dead))
     assert opened.metadata(name)["cases"] == sorted(set(patients) - dead)
     assert not dead & set(opened.table("prompts", name)["case"].to_pylist())

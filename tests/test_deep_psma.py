@@ -18,12 +18,12 @@ from clicksim.catalog import open_catalog
 from clicksim.catalog.schema import FLAGS, REASONS
 from clicksim.errors import CatalogError
 from clicksim.geometry import Grid
-from clicksim.pipeline import convert_source
 from clicksim.volumes import read_image, write_image
 from converters.deep_psma import deep_psma_source
 from converters.deep_psma.deep_psma_source import SOURCE, organ_names, read_threshold
 from converters.shared.registration import bring_onto
 from converters.shared.tables import Rejection
+from tests.simulating import convert_source
 
 sitk: Any = SimpleITK
 

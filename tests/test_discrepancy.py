@@ -20,11 +20,11 @@ from clicksim.errors import CatalogError
 from clicksim.geometry import Grid
 from clicksim.phantom import make_phantom
 from clicksim.phantom.dicom import StudyFacts, write_study
-from clicksim.pipeline import convert_source
 from clicksim.volumes import write_image
 from converters.fdat.fdat_source import SOURCE as FDAT
 from converters.tcia.tcia_source import FDG
 from tests.commands import done
+from tests.simulating import convert_source
 
 LIFE, UPTAKE = 6586.2, 3623.0
 ROW: dict[str, Any] = {

@@ -27,7 +27,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
-from clicksim.pipeline.prompts import PromptJob, simulate_catalog
 
 import clickseg.cli
 import clicksim.cli
@@ -37,8 +36,8 @@ from clicksim.catalog.schema import rows_to_table
 from clicksim.errors import CatalogError, StorageError
 from clicksim.files import check_space, one_line, storing
 from clicksim.phantom.layouts import write_deep_psma, write_fdat, write_tcia
-from clicksim.pipeline import convert_source
 from tests.faulty_source import PATIENTS
+from tests.simulating import Asked, convert_source, simulate
 
 CAP_DAC_OVERRIDE = 1
 CASES = {"fdat": 3, "deep_psma": 2}
@@ -140,7 +139,7 @@ def source(tmp_path_factory):
     write_deep_psma(made / "deep-psma", patients=1)
     for name in ("fdat", "deep-psma"):
         convert_source(find_source(name), made / name, made / "base/catalog")
-    simulate_catalog(PromptJob(str(made / "base/catalog"), "autopet-iv@2", 1, {}, str(made / "clicks")), source="fdat")
+    simulate(Asked(str(made / "base/catalog"), "autopet-iv@2", 1, {}, str(made / "clicks")), source="fdat")
     from clickseg.data.prepare import prepare_store
     from clickseg.training_settings import StoreRules
 

@@ -17,13 +17,13 @@ from clicksim.errors import CatalogError, SettingError
 from clicksim.files import unpack
 from clicksim.geometry import Grid
 from clicksim.lesions import find_lesions, measure_lesions
-from clicksim.pipeline import convert_source
 from clicksim.volumes import read_image, write_image
 from converters.fdat.fdat_source import SOURCE, parse_name
 from converters.shared import trees
 from converters.shared.clinical_tables import fits_print
 from converters.shared.nifti_images import read_facts
 from converters.shared.tables import Rejection, common_value, parse_table
+from tests.simulating import convert_source
 
 FDG = "fdg_0011f3deaf_03-23-2003-NA-PET-CT Ganzkoerper  primaer mit KM-10445"
 FDG_AGAIN = "fdg_0011f3deaf_04-01-2003-NA-PET-CT Ganzkoerper nativ u. mit KM-00001"

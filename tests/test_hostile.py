@@ -18,11 +18,11 @@ from clicksim.audit import AuditFinding
 from clicksim.audit.page import write_audit_page
 from clicksim.catalog import open_catalog
 from clicksim.catalog.schema import TABLES
-from clicksim.cli.report import make_report
 from clicksim.errors import CatalogError, ClicksimError
 from clicksim.files import MOST_BOUNDED, read_bounded
 from clicksim.geometry import Grid
 from clicksim.manifests.croissant import check_croissant
+from clicksim.pipeline.reporting import report as make_report
 from clicksim.prompts.prompt_files import read_prompts
 from clicksim.simulate.annotators.annotator_files import load_annotator
 from clicksim.volumes import read_image

@@ -18,7 +18,6 @@ from clicksim.catalog.schema import FLAGS, REASONS
 from clicksim.catalog.store import open_catalog
 from clicksim.errors import CatalogError, PromptFormatError, SettingError
 from clicksim.geometry import Grid
-from clicksim.pipeline import convert_source
 from clicksim.prompts.formats import LesionPoint, dump_lesion_points
 from clicksim.prompts.table import prompt_schema
 from clicksim.volumes import write_image
@@ -33,6 +32,7 @@ from converters.longitudinal_ct.lesion_csv import (
 )
 from converters.longitudinal_ct.lesion_points import lesion_points, point_tables, read_published_points
 from converters.longitudinal_ct.longitudinal_source import SOURCE
+from tests.simulating import convert_source
 
 PID, OTHER = "0123456789", "abcdef0123"
 SHAPE = (24, 20, 30)

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from clicksim.pipeline.prompts import PromptJob, simulate_catalog
 
 from clicksim.catalog import Catalog, create_catalog, open_catalog
 from clicksim.catalog.folds import make_folds, write_folds
@@ -30,7 +29,6 @@ from clicksim.manifests import (
 from clicksim.manifests.folder import licence_text
 from clicksim.manifests.selection import file_names, prompts_of, strictest
 from clicksim.phantom.layouts import write_deep_psma, write_fdat, write_longitudinal_ct
-from clicksim.pipeline import convert_source
 from clicksim.predictors.command import predict_folder
 from clicksim.predictors.threshold import ThresholdPredictor
 from clicksim.prompts import Click, Prompts, Scribble
@@ -38,6 +36,7 @@ from clicksim.volumes import read_grid, read_image, read_label, write_image
 from converters.deep_psma.deep_psma_source import SOURCE as DEEP_PSMA
 from converters.fdat.fdat_source import SOURCE as FDAT
 from converters.longitudinal_ct.longitudinal_source import SOURCE as LONGITUDINAL_CT
+from tests.simulating import Asked, convert_source, simulate
 
 FORMATS: dict[str, Any] = {
     "nnunet": write_nnunet,
@@ -57,7 +56,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for seed, (write, source) in enumerate(((write_fdat, FDAT), (write_deep_psma, DEEP_PSMA))):
         tree = write(folder / source.name, seed=seed)  # type: ignore[operator]
         convert_source(source, tree.folder, folder / "catalog")
-    simulate_catalog(PromptJob(str(folder / "catalog"), "autopet-iv@2", 42, {}))
+    simulate(Asked(str(folder / "catalog"), "autopet-iv@2", 42, {}))
     catalog = open_catalog(folder / "catalog")
     write_folds(catalog, "three", make_folds(catalog, n_folds=3, official="ignore"))
     return folder / "catalog"

@@ -17,21 +17,24 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from clicksim.pipeline.prompts import PromptJob, patient_units, simulate_catalog, simulate_row
-from clicksim.pipeline.units import WORK, Parts, do_unit, run_units
 
 from clicksim.catalog import Outcome, Source, Unit, create_catalog, find_source, open_catalog
+from clicksim.catalog.commit import WORK
 from clicksim.catalog.manage import merge_catalogs
 from clicksim.catalog.schema import TABLES, rows_to_table
 from clicksim.errors import CatalogError, PromptFormatError, SettingError
 from clicksim.geometry import Grid
 from clicksim.phantom.layouts import write_fdat
-from clicksim.pipeline import convert_source
+from clicksim.pipeline.cases import catalog_units
 from clicksim.pipeline.prompt_import import import_prompts
+from clicksim.pipeline.simulation import PromptRun, simulate_catalog
 from clicksim.pipeline.verification import verify_run
+from clicksim.pipeline.workers import Crew
 from clicksim.volumes import read_image, write_image
 from tests.conftest import WRITERS
+from tests.simulating import Asked, convert_source, simulate
 
+ROLES = ("label", "pet", "organs")
 NAMES = {"fdat": "fdat", "deep-psma": "deep_psma", "longitudinal-ct": "longitudinal_ct"}
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -66,14 +69,41 @@ def test_convert_source__gives_the_same_bytes_for_any_number_of_workers(name, ph
 def test_convert_source__replaces_its_rows_and_no_others(catalog, phantoms, tmp_path):
     before = content(catalog)
     smaller = write_fdat(tmp_path / "smaller", patients=1)
-    convert_source(find_source("fdat"), smaller.folder, catalog)
+    with pytest.raises(CatalogError, match=r"convert-fdat .* source is .*; keep its cases with --add, or replace them"):
+        convert_source(find_source("fdat"), smaller.folder, catalog)
+    assert content(catalog) == before
+    convert_source(find_source("fdat"), smaller.folder, catalog, replace_rows=True)
     opened = open_catalog(catalog)
     assert opened.table("cases", "fdat")["case_id"].to_pylist() == sorted(smaller.cases)
     after = content(catalog)
     changed = {name for name in before if after[name] != before[name]}
     assert changed <= {f"{table}/source=fdat/part-0.parquet" for table in TABLES}
-    convert_source(find_source("fdat"), phantoms / "fdat", catalog)
+    convert_source(find_source("fdat"), phantoms / "fdat", catalog, replace_rows=True)
     assert content(catalog) == before
+
+
+def test_convert_source__adds_patients_and_keeps_those_that_the_folder_has_not(catalog, phantoms, tmp_path):
+    before = open_catalog(catalog).table("cases", "fdat").to_pylist()
+    other = write_fdat(tmp_path / "other", patients=2, seed=77)
+    convert_source(find_source("fdat"), other.folder, catalog, add=True)
+    opened = open_catalog(catalog)
+    names = opened.table("cases", "fdat")["case_id"].to_pylist()
+    assert sorted(names) == sorted([*other.cases, *(row["case_id"] for row in before)])
+    assert set(opened.table("lesions", "fdat")["case_id"].to_pylist()) <= set(names)
+
+
+def test_convert_source__refuses_to_lose_cases_that_the_folder_no_longer_has(phantoms, tmp_path):
+    source = Path(shutil.copytree(phantoms / "fdat", tmp_path / "source"))
+    convert_source(find_source("fdat"), source, tmp_path / "c")
+    before = content(tmp_path / "c")
+    gone = sorted((source / "labelsTr").iterdir())[0].name.removesuffix(".nii.gz")
+    for file in [*source.glob(f"labelsTr/{gone}*"), *source.glob(f"imagesTr/{gone}*")]:
+        file.unlink()
+    with pytest.raises(CatalogError, match=f"1 case of fdat in .* are not in .*{re.escape(gone)}; keep its cases"):
+        convert_source(find_source("fdat"), source, tmp_path / "c")
+    assert content(tmp_path / "c") == before
+    convert_source(find_source("fdat"), source, tmp_path / "c", resume=True, replace_rows=True)
+    assert gone not in open_catalog(tmp_path / "c").cases["case_id"].to_pylist()
 
 
 def test_convert_source__reports_each_patient(phantoms, tmp_path):
@@ -104,22 +134,12 @@ def test_convert_source__of_a_wrong_folder_leaves_the_catalog_as_it_was(catalog,
     assert not (tmp_path / "new").exists()
 
 
-def test_convert_source__leaves_no_half_written_file_of_an_earlier_kill(catalog, phantoms):
-    stale = [
-        catalog / "cases/source=deep_psma/.writing-1-part-0.parquet",
-        catalog / "images/deep_psma/.writing-2-ct.nii.gz",
-    ]
-    for file in stale:
-        file.write_bytes(b"half")
-    convert_source(find_source("deep-psma"), phantoms / "deep-psma", catalog)
-    assert not any(file.exists() for file in stale)
-
-
 # a source of the tests' own; its functions must be importable by worker processes
 
 
 def plan_numbers(context):
-    return [Unit(f"p{n:02d}", n) for n in range(context.options.get("patients", 8))], Outcome()
+    numbers = range(context.options.get("patients", 8))
+    return [Unit(f"p{n:02d}", n, (context.source / f"p{n:02d}",)) for n in numbers], Outcome()
 
 
 def convert_number(context, unit):
@@ -195,7 +215,7 @@ def test_convert_source__a_bug_keeps_its_name_and_the_rest_resumes(folder, tmp_p
 
 
 def test_convert_source__refuses_units_and_cases_that_cannot_be_told_apart(folder, tmp_path):
-    with pytest.raises(CatalogError, match="numbers plans several units of the key p0"):
+    with pytest.raises(CatalogError, match="convert-numbers plans several units with the key p0"):
         convert_source(replace(NUMBERS, plan=plan_twice), folder, tmp_path / "c")
     assert not (tmp_path / "c").exists()
     with pytest.raises(CatalogError, match="cases of numbers has differing rows for one; convert them again"):
@@ -215,26 +235,21 @@ def test_convert_source__resumes_the_same_job_only(folder, tmp_path):
         convert_source(NUMBERS, folder, tmp_path / "c")
     (folder / "p04").unlink()
     (tmp_path / "other").mkdir()
-    for other in ({"folder": tmp_path / "other"}, {"options": {"patients": 6}}, {"shard": (0, 2)}):
+    others = (
+        ({"folder": tmp_path / "other"}, "source is"),
+        ({"options": {"patients": 6}}, 'options.patients is absent there and "6" here'),
+        ({"shard": (0, 2)}, "shard is"),
+    )
+    for other, told in others:
         arguments = {"folder": folder} | other
-        with pytest.raises(CatalogError, match="other inputs or settings"):
-            convert_source(NUMBERS, catalog_path=tmp_path / "c", resume=True, **arguments)
+        with pytest.raises(CatalogError, match=f"made in another way: .*{re.escape(told)}.*; drop it with --replace"):
+            convert_source(NUMBERS, catalog=tmp_path / "c", resume=True, **arguments)
     told = []
     convert_source(
         NUMBERS, folder, tmp_path / "c", resume=True, progress=lambda n, _, refused=0: told.append((n, refused))
     )
     assert [n for n, _ in told] == [5, 6, 7, 8], "the finished ones are not done again"
     assert {refused for _, refused in told} == {1}, "what was refused before counts"
-
-
-def test_run_units__a_unit_that_ended_before_its_pool_broke_is_not_done_twice(tmp_path):
-    # its part is there when it is tried again: that must not stop the run
-    unit = Unit("p", None)
-    table = {"rejected": rows_to_table("rejected", [{"path": "x", "code": "BadName", "message": ""}])}
-    for _ in range(2):
-        assert do_unit(lambda unit: table, tmp_path, unit) == 1
-    assert len(list(tmp_path.iterdir())) == 1
-    assert list(run_units(lambda unit: 1, [unit], 0, lambda unit: 0)) == [1]
 
 
 def test_convert_source__shards_hold_each_patient_once(folder, tmp_path):
@@ -250,10 +265,10 @@ def test_convert_source__shards_hold_each_patient_once(folder, tmp_path):
 
 def click_all(catalog, *, extra=True):
     """A run over all sources, and one over fdat alone with the same settings; their ids."""
-    ids = [simulate_catalog(job(catalog))[0]]
+    ids = [simulate(job(catalog))[0]]
     if extra:
-        ids += [simulate_catalog(job(catalog), source="fdat")[0]]
-        ids += [simulate_catalog(job(catalog, "autopet-v@2", table="scribbles"), source="deep_psma")[0]]
+        ids += [simulate(job(catalog), source="fdat")[0]]
+        ids += [simulate(job(catalog, "autopet-v@2", table="scribbles"), source="deep_psma")[0]]
     return ids
 
 
@@ -314,7 +329,7 @@ def test_merge_catalogs__leaves_runs_alone_that_one_shard_lacks(shards, tmp_path
 def test_merge_catalogs__leaves_imported_and_outgrown_runs_their_names(shards, phantoms, tmp_path):
     for n in "01":
         shutil.copytree(shards / n, tmp_path / n)
-        run, _ = simulate_catalog(job(tmp_path / n, out=str(tmp_path / f"out{n}")))
+        run, _ = simulate(job(tmp_path / n, out=str(tmp_path / f"out{n}")))
         import_prompts(tmp_path / n, tmp_path / f"out{n}", run="published", protocol="autopet-iv@2")
     convert_source(find_source("longitudinal-ct"), phantoms / "longitudinal-ct", tmp_path / "1")
     merged = merge_catalogs(tmp_path / "merged", [tmp_path / "0", tmp_path / "1"])
@@ -329,22 +344,10 @@ def test_merge_catalogs__refused_cases_of_a_shard_are_those_of_the_whole(phantom
     for catalog, shard in zip(catalogs, ((0, 1), (0, 2), (1, 2)), strict=True):
         convert_source(find_source("fdat"), source, catalog, shard=shard)
     sorted((source / "labelsTr").iterdir())[2].write_bytes(b"")
-    whole, *_ = [simulate_catalog(job(catalog))[1] for catalog in catalogs]
+    whole, *_ = [simulate(job(catalog))[1] for catalog in catalogs]
     assert (whole.cases, whole.rejected) == (6, 1)
     merged = merge_catalogs(tmp_path / "merged", catalogs[1:])
     assert content(merged.path) == content(tmp_path / "whole")
-
-
-def test_gather__leaves_no_seams(tmp_path):
-    # 2,000 pieces of a row each took ten times the memory of the table
-    units = [Unit(f"p{n:03d}", n) for n in range(150)]
-    parts = Parts(tmp_path / "parts", {}, resume=False)
-    for unit in units:
-        table = rows_to_table("rejected", [{"path": unit.key, "code": "BadName", "message": str(unit.content)}])
-        do_unit(lambda unit, table=table: {"rejected": table}, parts.folder, unit)
-    table = parts.gather(units, {"rejected": rows_to_table("rejected", [])})["rejected"]
-    assert table["path"].to_pylist() == [unit.key for unit in units]
-    assert table["path"].num_chunks == 1
 
 
 # kill -9
@@ -417,22 +420,22 @@ def test_convert_source__killed_at_twenty_instants_resumes_to_the_same_bytes(man
 
 
 def job(catalog, protocol="autopet-iv@2", **more):
-    return PromptJob(str(catalog), protocol, 42, more.pop("settings", {}), **more)
+    return Asked(str(catalog), protocol, 42, more.pop("settings", {}), **more)
 
 
 def test_simulate_catalog__gives_the_same_run_for_any_number_of_workers(catalog, phantoms, tmp_path):
-    run, summary = simulate_catalog(job(catalog), source="fdat")
+    run, summary = simulate(job(catalog), source="fdat")
     assert (summary.cases, summary.rejected) == (7, 0)
     first = (catalog / f"prompts/run={run}/part-0.parquet").read_bytes()
     other = Path(shutil.copytree(phantoms / "catalog", tmp_path / "other"))
-    assert simulate_catalog(job(other), source="fdat", workers=3)[0] == run
+    assert simulate(job(other), source="fdat", workers=3)[0] == run
     assert (other / f"prompts/run={run}/part-0.parquet").read_bytes() == first
 
 
 def test_simulate_catalog__clicks_are_those_of_each_case_alone(catalog):
     from clicksim import simulate_clicks
 
-    run, _ = simulate_catalog(job(catalog, settings={"n_foreground": 4}), source="fdat")
+    run, _ = simulate(job(catalog, settings={"n_foreground": 4}), source="fdat")
     opened = open_catalog(catalog)
     rows = opened.table("prompts", run).to_pylist()
     for case in opened.table("cases", "fdat").to_pylist():
@@ -447,7 +450,7 @@ def test_simulate_catalog__clicks_are_those_of_each_case_alone(catalog):
 
 
 def test_simulate_catalog__takes_the_threshold_of_each_case(catalog):
-    run, summary = simulate_catalog(job(catalog, "deep-psma@1"), source="deep_psma")
+    run, summary = simulate(job(catalog, "deep-psma@1"), source="deep_psma")
     assert (summary.cases, summary.rejected) == (4, 0)
     opened = open_catalog(catalog)
     rows = opened.table("prompts", run).to_pylist()
@@ -464,11 +467,11 @@ def test_simulate_catalog__takes_the_threshold_of_each_case(catalog):
 
 
 def test_simulate_catalog__of_instances_names_the_publishers_ids(catalog):
-    run, summary = simulate_catalog(job(catalog, "longitudinal-ct@1"), source="longitudinal_ct")
+    run, summary = simulate(job(catalog, "longitudinal-ct@1"), source="longitudinal_ct")
     assert (summary.cases, summary.rejected) == (8, 0)
     opened = open_catalog(catalog)
     assert {row["polarity"] for row in opened.table("prompts", run).to_pylist()} == {"foreground"}
-    run, _ = simulate_catalog(job(catalog, settings={"n_background": 0}), source="longitudinal_ct")
+    run, _ = simulate(job(catalog, settings={"n_background": 0}), source="longitudinal_ct")
     labels = {row["case_id"]: opened.resolve(row["label_path"]) for row in opened.cases.to_pylist()}
     rows = opened.table("prompts", run).to_pylist()
     assert rows
@@ -477,7 +480,7 @@ def test_simulate_catalog__of_instances_names_the_publishers_ids(catalog):
 
 
 def test_simulate_catalog__reports_what_it_refuses_and_goes_on(catalog):
-    run, summary = simulate_catalog(job(catalog, "deep-psma@1"))
+    run, summary = simulate(job(catalog, "deep-psma@1"))
     refused = json.loads((catalog / f"runs/{run}.json").read_text())["refused"]
     assert (summary.cases, summary.rejected, len(refused)) == (12, 7, 7), "fdat has uptake and no threshold"
     assert {row["code"] for row in refused} == {"SettingRefused"}
@@ -488,32 +491,34 @@ def test_simulate_catalog__reports_what_it_refuses_and_goes_on(catalog):
 
 
 def test_simulate_catalog__keeps_the_notes_of_each_case(catalog, monkeypatch):
-    run, summary = simulate_catalog(job(catalog), workers=2)
+    run, summary = simulate(job(catalog), workers=2)
     facts = json.loads((catalog / f"runs/{run}.json").read_text())
     opened = open_catalog(catalog)
-    rows = [row for unit in patient_units(opened) for row in unit.content]
-    expected = {row["case_id"]: list(simulate_row(opened, row, job(catalog)).notes) for row in rows}
+    entries = [entry for unit in catalog_units(opened, roles=ROLES) for entry in unit.content]
+    run_of = job(catalog).run
+    expected = {e.case_id: list(run_of.make(e.open(opened, ROLES), e).notes) for e in entries}
     expected = {case: notes for case, notes in expected.items() if notes}
     assert facts["notes"] == expected
     assert summary.noted == facts["noted"] == len(expected)
-    without_pet = {row["case_id"] for row in rows if row["pet_path"] is None}
-    assert 0 < len(without_pet) < len(rows)
+    without_pet = {entry.case_id for entry in entries if "pet" not in entry.files}
+    assert 0 < len(without_pet) < len(entries)
     assert without_pet <= {case for case, notes in expected.items() if any("no uptake" in note for note in notes)}
-    monkeypatch.setattr("clicksim.pipeline.prompts.MOST_NOTES", 3)
-    simulate_catalog(job(catalog))
+    monkeypatch.setattr("clicksim.pipeline.simulation.MOST_NOTES", 3)
+    simulate(job(catalog))
     facts = json.loads((catalog / f"runs/{run}.json").read_text())
     assert facts["noted"] == len(expected)
     first = [(case, note) for case, notes in expected.items() for note in notes][:3]
     assert sorted((case, note) for case, notes in facts["notes"].items() for note in notes) == sorted(first)
 
 
-def test_simulate_row__reads_the_pet_where_a_setting_asks_for_background(catalog):
+def test_prompt_run__reads_the_pet_where_a_setting_asks_for_background(catalog):
     opened = open_catalog(catalog)
-    row = opened.table("cases", "fdat").to_pylist()[0]
-    asked = simulate_row(opened, row, job(catalog, "longitudinal-ct@1", settings={"n_background": 3}))
+    entry = catalog_units(opened, "fdat", roles=ROLES)[0].content[0]
+    asked = job(catalog, "longitudinal-ct@1", settings={"n_background": 3}).run.make(entry.open(opened, ROLES), entry)
     assert (len(asked.background), asked.notes) == (3, ())
-    row["pet_path"] = "fdat:gone.nii.gz"
-    assert len(simulate_row(opened, row, job(catalog, settings={"n_background": 0})).background) == 0
+    case = entry.open(opened, ROLES)
+    case.files["pet"] = Path("gone.nii.gz")
+    assert len(job(catalog, settings={"n_background": 0}).run.make(case, entry).background) == 0
 
 
 def test_simulate_catalog__names_the_reason_of_each_refusal(catalog):
@@ -526,7 +531,7 @@ def test_simulate_catalog__names_the_reason_of_each_refusal(catalog):
     full[3]["label_path"] = "fdat:gone.nii.gz"
     full[4]["label_path"] = "nowhere:gone.nii.gz"
     opened.write_part("cases", "fdat", rows_to_table("cases", rows))
-    run, _ = simulate_catalog(job(catalog), source="fdat")
+    run, _ = simulate(job(catalog), source="fdat")
     refused = json.loads((catalog / f"runs/{run}.json").read_text())["refused"]
     codes = {row["case_id"]: row["code"] for row in refused}
     expected = ["BadUptake", "BadUptake", "BadLabel", "UnreadableFile", "UnreadableFile"]
@@ -539,8 +544,8 @@ def test_simulate_catalog__refuses_cases_that_it_could_not_tell_apart(catalog, t
     twin = {"case_id": name, "patient_key": "p", "instances": "components"}
     opened.write_part("cases", "mine", rows_to_table("cases", [twin]))
     with pytest.raises(CatalogError, match=f"several cases are called {re.escape(name)}, .*--source"):
-        simulate_catalog(job(catalog))
-    run, summary = simulate_catalog(job(catalog, out=str(tmp_path / "out")), source="fdat")
+        simulate(job(catalog))
+    run, summary = simulate(job(catalog, out=str(tmp_path / "out")), source="fdat")
     assert summary.cases == 7
     details = {verdict.case_id: (verdict.outcome, verdict.detail) for verdict in verify_run(catalog, run)}
     assert details.pop(name) == ("not reproducible", "several sources of the catalog have such a case")
@@ -549,58 +554,73 @@ def test_simulate_catalog__refuses_cases_that_it_could_not_tell_apart(catalog, t
     assert (brought.cases, brought.refused) == (6, [f"{name}_clicks.json: several sources have a case {name}"])
     opened.write_part("cases", "mine", rows_to_table("cases", [twin | {"case_id": case} for case in ("a/b", "a_b")]))
     with pytest.raises(CatalogError, match="several cases are called a_b"):
-        simulate_catalog(job(catalog, out=str(tmp_path / "out")), source="mine")
-    assert simulate_catalog(job(catalog), source="mine")[1].rejected == 2, "without files they differ"
+        simulate(job(catalog, out=str(tmp_path / "out")), source="mine")
+    assert simulate(job(catalog), source="mine")[1].rejected == 2, "without files they differ"
 
 
 def test_simulate_catalog__has_no_notes_where_there_are_none(catalog):
-    run, summary = simulate_catalog(job(catalog, settings={"n_background": 0}), source="longitudinal_ct")
+    run, summary = simulate(job(catalog, settings={"n_background": 0}), source="longitudinal_ct")
     facts = json.loads((catalog / f"runs/{run}.json").read_text())
     assert (summary.noted, facts["noted"], facts["notes"]) == (0, 0, {})
 
 
 def test_simulate_catalog__names_a_run_by_what_was_asked(catalog):
     runs = [
-        simulate_catalog(wanted, source=source)[0]
+        simulate(wanted, source=source)[0]
         for wanted, source in (
             (job(catalog), "fdat"), (job(catalog), "deep_psma"), (job(catalog, settings={"n_foreground": 3}), "fdat"),
-            (PromptJob(str(catalog), "autopet-iv@2", 43, {}), "fdat"), (job(catalog, "autopet-iv@1"), "fdat"),
+            (Asked(str(catalog), "autopet-iv@2", 43, {}), "fdat"), (job(catalog, "autopet-iv@1"), "fdat"),
         )
     ]  # fmt: skip
     assert len(set(runs)) == 5
     assert set(runs) <= set(open_catalog(catalog).runs)
 
 
-def test_simulate_catalog__resumes_the_same_job_only(catalog, tmp_path, monkeypatch):
-    from clicksim.pipeline import prompts
-
-    whole, _ = simulate_catalog(job(catalog), source="fdat")
+def test_simulate_catalog__resumes_wherever_its_files_go(catalog, tmp_path, monkeypatch):
+    whole, _ = simulate(job(catalog), source="fdat")
     expected = (catalog / f"prompts/run={whole}/part-0.parquet").read_bytes()
     shutil.rmtree(catalog / "prompts")
-    calls, real = [], prompts.simulate_row
+    calls, real = [], PromptRun.make
 
-    def stops(opened, row, wanted):
-        calls.append(row["case_id"])
+    def stops(self, case, entry):
+        calls.append(entry.case_id)
         if len(calls) == 4:
             raise KeyboardInterrupt
-        return real(opened, row, wanted)
+        return real(self, case, entry)
 
-    monkeypatch.setattr(prompts, "simulate_row", stops)
+    monkeypatch.setattr(PromptRun, "make", stops)
     with pytest.raises(KeyboardInterrupt):
-        simulate_catalog(job(catalog), source="fdat")
+        simulate(job(catalog), source="fdat")
     monkeypatch.undo()
     assert open_catalog(catalog).runs == []
     with pytest.raises(CatalogError, match="go on with --resume"):
-        simulate_catalog(job(catalog), source="fdat")
-    with pytest.raises(CatalogError, match="other inputs or settings"):
-        simulate_catalog(job(catalog, out=str(tmp_path / "out")), source="fdat", resume=True)
-    assert simulate_catalog(job(catalog), source="fdat", resume=True)[0] == whole
+        simulate(job(catalog), source="fdat")
+    assert simulate(job(catalog), source="fdat", resume=True)[0] == whole
     assert (catalog / f"prompts/run={whole}/part-0.parquet").read_bytes() == expected
+
+
+def test_simulate_catalog__a_named_run_is_not_replaced_by_another(catalog):
+    simulate(job(catalog), source="fdat", name="mine")
+    assert simulate(job(catalog), source="fdat", name="mine")[0] == "mine", "the same again is no other run"
+    with pytest.raises(CatalogError, match=r"result called mine .*protocol is .*replace it with --overwrite"):
+        simulate(job(catalog, "autopet-iv@1"), source="fdat", name="mine")
+    simulate(job(catalog, "autopet-iv@1"), source="fdat", name="mine", overwrite=True)
+    assert open_catalog(catalog).metadata("mine")["protocol"] == "autopet-iv@1"
+
+
+def test_simulate_catalog__a_sweep_gives_the_runs_that_each_would_be_alone(catalog, tmp_path, phantoms):
+    other = Path(shutil.copytree(phantoms / "catalog", tmp_path / "other"))
+    wanted = [job(catalog, settings={"n_foreground": n}) for n in (1, 4)]
+    found = simulate_catalog(catalog, [asked.run for asked in wanted], source="fdat")
+    for asked, run in zip(wanted, found, strict=True):
+        assert simulate(replace(asked, catalog=other), source="fdat")[0] == run
+        assert simulate(asked, source="fdat")[0] == run, "one of them may be made again alone"
+    assert content(catalog) == content(other)
 
 
 def test_simulate_catalog__refuses_a_source_without_cases(catalog):
     with pytest.raises(CatalogError, match="no cases of tcia_fdg"):
-        simulate_catalog(job(catalog), source="tcia_fdg")
+        simulate(job(catalog), source="tcia_fdg")
 
 
 # prompts of others, and what verification says of them
@@ -617,7 +637,7 @@ def outcomes(verdicts):
 )  # fmt: skip
 @pytest.mark.parametrize("layout", ["plain", "grand-challenge"])
 def test_verify_run__of_an_exported_and_imported_run_is_equal(catalog, tmp_path, source, protocol, layout):
-    run, summary = simulate_catalog(job(catalog, protocol, out=str(tmp_path / "out"), layout=layout), source=source)
+    run, summary = simulate(job(catalog, protocol, out=str(tmp_path / "out"), layout=layout), source=source)
     assert outcomes(verify_run(catalog, run)) == {"equal": summary.cases}
     brought = import_prompts(catalog, tmp_path / "out", run="back", protocol=protocol)
     assert (brought.cases, brought.unmatched, brought.refused) == (summary.cases, [], [])
@@ -626,16 +646,17 @@ def test_verify_run__of_an_exported_and_imported_run_is_equal(catalog, tmp_path,
 
 
 def test_verify_run__sees_one_voxel(catalog, tmp_path):
-    simulate_catalog(job(catalog, "autopet-iv@1", out=str(tmp_path / "out")), source="fdat")
-    file = sorted((tmp_path / "out").iterdir())[1]
+    simulate(job(catalog, "autopet-iv@1", out=str(tmp_path / "out")), source="fdat")
+    file = sorted((tmp_path / "out").glob("*.json"))[1]
     clicks = json.loads(file.read_text())
     clicks["tumor"][1][2] += 1
     file.write_text(json.dumps(clicks))
-    gone = sorted((tmp_path / "out").iterdir())[2]
+    gone = sorted((tmp_path / "out").glob("*.json"))[2]
     gone.write_text(json.dumps(json.loads(gone.read_text()) | {"background": []}))
     import_prompts(catalog, tmp_path / "out", run="changed", protocol="autopet-iv@1")
     seen = []
-    verdicts = verify_run(catalog, "changed", progress=lambda done, total, refused=0: seen.append(refused))
+    crew = Crew(progress=lambda done, total, refused=0: seen.append(refused))
+    verdicts = verify_run(catalog, "changed", crew=crew)
     assert outcomes(verdicts) == {"equal": 5, "unequal": 2}
     details = {verdict.case_id: verdict.detail for verdict in verdicts if verdict.outcome == "unequal"}
     assert re.match(
@@ -646,7 +667,7 @@ def test_verify_run__sees_one_voxel(catalog, tmp_path):
 
 
 def test_verify_run__says_what_cannot_be_reproduced(catalog, tmp_path, monkeypatch):
-    simulate_catalog(job(catalog, out=str(tmp_path / "out")), source="fdat")
+    simulate(job(catalog, out=str(tmp_path / "out")), source="fdat")
     import_prompts(catalog, tmp_path / "out", run="back", protocol="autopet-iv@2")
     monkeypatch.setenv("CLICKSIM_ROOT_FDAT", str(tmp_path))
     verdicts = verify_run(catalog, "back")
@@ -665,8 +686,8 @@ def test_verify_run__says_what_cannot_be_reproduced(catalog, tmp_path, monkeypat
 
 
 def test_import_prompts__reads_a_zip_and_lists_what_it_cannot_use(catalog, tmp_path):
-    simulate_catalog(job(catalog, out=str(tmp_path / "out")), source="fdat")
-    files = sorted((tmp_path / "out").iterdir())
+    simulate(job(catalog, out=str(tmp_path / "out")), source="fdat")
+    files = sorted((tmp_path / "out").glob("*.json"))
     with zipfile.ZipFile(tmp_path / "clicks.zip", "w") as archive:
         for file in files[:3]:
             archive.write(file, f"clicks/{file.name}")
@@ -681,13 +702,18 @@ def test_import_prompts__reads_a_zip_and_lists_what_it_cannot_use(catalog, tmp_p
     assert brought.unmatched == ["stranger_clicks.json"]
     assert len(brought.refused) == 3
     assert any("has a file already" in text for text in brought.refused)
-    with pytest.raises(CatalogError, match="has a run 'zip' already"):
-        import_prompts(catalog, tmp_path / "clicks.zip", run="zip")
+    assert import_prompts(catalog, tmp_path / "clicks.zip", run="zip") == brought, "the same again is no other run"
+    with pytest.raises(CatalogError, match=r"result called zip .*choose another name, or replace it with --overwrite"):
+        import_prompts(catalog, tmp_path / "out", run="zip")
+    opened = open_catalog(catalog)
+    opened.write_part("prompts", "bare", opened.table("prompts", "zip").drop_columns("run"))
+    with pytest.raises(CatalogError, match="has a run 'bare' already"):
+        import_prompts(catalog, tmp_path / "clicks.zip", run="bare")
 
 
 def test_import_prompts__a_damaged_member_costs_its_case_alone(catalog, tmp_path):
-    simulate_catalog(job(catalog, out=str(tmp_path / "out")), source="fdat")
-    files = sorted((tmp_path / "out").iterdir())
+    simulate(job(catalog, out=str(tmp_path / "out")), source="fdat")
+    files = sorted((tmp_path / "out").glob("*.json"))
     with zipfile.ZipFile(tmp_path / "clicks.zip", "w") as archive:
         for file in files[:2]:
             archive.write(file, file.name)
@@ -851,7 +877,7 @@ def test_template__of_the_documents_converts_when_it_is_installed(tmp_path, monk
     from clicksim.audit import check_catalog
 
     assert check_catalog(opened, read_data=True) == []
-    assert simulate_catalog(job(tmp_path / "c0"))[1].cases == 2
+    assert simulate(job(tmp_path / "c0"))[1].cases == 2
 
 
 def test_prompt_format_error__is_a_refusal_like_all_others():

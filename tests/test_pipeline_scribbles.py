@@ -8,16 +8,16 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from clicksim.pipeline.prompts import PromptJob, patient_units, run_id, simulate_catalog
 
 from clicksim.catalog import find_source, open_catalog
 from clicksim.cli import main
 from clicksim.errors import SettingError
 from clicksim.phantom.layouts import write_fdat
-from clicksim.pipeline import convert_source
 from clicksim.pipeline.prompt_import import import_prompts
+from clicksim.pipeline.simulation import patient_units, run_id
 from clicksim.pipeline.verification import verify_run
 from clicksim.simulate.annotators.people import PRESETS
+from tests.simulating import Asked, convert_source, simulate
 
 REAL = "fdg_0b57b247b6_05-02-2002-NA-PET-CT Ganzkoerper  primaer mit KM-42966"
 SMALL = {"shape": (40, 36, 50), "spacing": (10, 10, 12)}
@@ -43,8 +43,8 @@ def outcomes(verdicts):
 
 @pytest.mark.parametrize("protocol", ["autopet-v@1", "autopet-v@2"])
 def test_simulate_catalog__scribbles_verify_and_come_back_from_files(catalog, tmp_path, protocol):
-    job = PromptJob(str(catalog), protocol, 42, {}, str(tmp_path / "out"), table="scribbles")
-    run, summary = simulate_catalog(job)
+    job = Asked(str(catalog), protocol, 42, {}, str(tmp_path / "out"), table="scribbles")
+    run, summary = simulate(job)
     opened = open_catalog(catalog)
     assert opened.metadata(run)["table"] == "scribbles"
     assert {row["kind"] for row in opened.table("prompts", run).to_pylist()} == {"scribble"}
@@ -60,7 +60,7 @@ def test_simulate_catalog__scribbles_are_the_same_for_any_number_of_workers(cata
     other = Path(shutil.copytree(phantom, tmp_path / "other"))
     wish = {"strategy": "random"}
     runs = [
-        simulate_catalog(PromptJob(str(home), "autopet-v@2", 7, wish, table="scribbles"), workers=n)[0]
+        simulate(Asked(str(home), "autopet-v@2", 7, wish, table="scribbles"), workers=n)[0]
         for home, n in ((catalog, 0), (other, 2))
     ]
     assert runs[0] == runs[1]
@@ -69,7 +69,7 @@ def test_simulate_catalog__scribbles_are_the_same_for_any_number_of_workers(cata
 
 
 def test_verify_run__sees_one_scribble_voxel(catalog, tmp_path):
-    simulate_catalog(PromptJob(str(catalog), "autopet-v@1", 42, {}, str(tmp_path / "out"), table="scribbles"))
+    simulate(Asked(str(catalog), "autopet-v@1", 42, {}, str(tmp_path / "out"), table="scribbles"))
     file = next(f for f in sorted((tmp_path / "out").iterdir()) if json.loads(f.read_text())["tumor"])
     strokes = json.loads(file.read_text())
     strokes["tumor"].reverse()  # files that were published hold no order
@@ -87,7 +87,7 @@ def test_verify_run__sees_one_scribble_voxel(catalog, tmp_path):
 
 
 def test_run_id__of_clicks_is_the_hash_that_it_always_was(catalog):
-    job = PromptJob(str(catalog), "autopet-iv@1", 42, {})
+    job = Asked(str(catalog), "autopet-iv@1", 42, {})
     units = patient_units(open_catalog(catalog))
     about = {"protocol": "autopet-iv@1", "seed": 42, "settings": job.about()["settings"]}
     cases = [[unit.key, [row["case_id"] for row in unit.content]] for unit in units]
@@ -97,11 +97,11 @@ def test_run_id__of_clicks_is_the_hash_that_it_always_was(catalog):
 
 @pytest.mark.parametrize(("table", "protocol"), [("clicks", "autopet-iv@2"), ("scribbles", "autopet-v@2")])
 def test_simulate_catalog__an_annotator_stands_in_rows_and_metadata_and_verifies(catalog, table, protocol):
-    plain = PromptJob(str(catalog), protocol, 42, {}, table=table)
-    person = PromptJob(str(catalog), protocol, 42, {}, table=table, annotator=PRESETS["careful"])
+    plain = Asked(str(catalog), protocol, 42, {}, table=table)
+    person = Asked(str(catalog), protocol, 42, {}, table=table, annotator=PRESETS["careful"])
     units = patient_units(open_catalog(catalog))
     assert run_id(plain, units) != run_id(person, units)
-    run, summary = simulate_catalog(person)
+    run, summary = simulate(person)
     opened = open_catalog(catalog)
     assert opened.metadata(run)["annotator_model"]["name"] == "careful"
     assert {(r["annotator"], r["effort_s"]) for r in opened.table("prompts", run).to_pylist()} == {("careful", 4.0)}

@@ -18,7 +18,6 @@ from urllib.request import Request, urlopen
 import fsspec
 import pyarrow.parquet as pq
 import pytest
-from clicksim.pipeline.prompts import PromptJob, simulate_catalog, simulate_row
 from fsspec.implementations.memory import MemoryFileSystem as SharedMemory
 from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
 
@@ -31,9 +30,11 @@ from clicksim.catalog.remote.files_index import index_bytes, read_index, stored_
 from clicksim.catalog.remote.places import as_place
 from clicksim.catalog.schema import TABLES, rows_to_table
 from clicksim.errors import CatalogError, SettingError, StorageError
+from clicksim.pipeline.simulation import simulate_row
 from clicksim.volumes import read_image
 from tests.commands import done, run
 from tests.report_catalog import make_catalog, plain_case
+from tests.simulating import Asked, simulate
 
 BUCKET, SECRET = "clicksim-tests", "s3cret-of-the-tests"
 PET = "catalog:images/pet.nii.gz"
@@ -88,7 +89,7 @@ def original(tmp_path_factory):
     catalog = make_catalog(tmp_path_factory.mktemp("original") / "catalog", [{} for _ in range(6)], runs=1)
     facts = {name: f"the {name}" for name in ("title", "release", "licence", "citation", "doi")}
     catalog.write_sources(rows_to_table("sources", [facts | {"source": "fdat"}]))
-    simulate_catalog(PromptJob(str(catalog.path), "autopet-iv@2", 42, {}))
+    simulate(Asked(str(catalog.path), "autopet-iv@2", 42, {}))
     return catalog
 
 
@@ -223,7 +224,7 @@ def test_open_catalog__takes_a_file_system_of_fsspec_and_pyarrow(kind, original,
 
 def test_simulate_row__on_object_storage_gives_the_same_prompts(original, s3):
     push_catalog(original.path, s3)
-    remote, job = open_catalog(s3), PromptJob("", "autopet-iv@2", 7, {})
+    remote, job = open_catalog(s3), Asked("", "autopet-iv@2", 7, {})
     for row in original.cases.to_pylist():
         ours, theirs = (simulate_row(catalog, row, job).to_table() for catalog in (original, remote))
         assert len(ours)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.browser import BrowserPage, find_browser, open_browser
-from clicksim.cli.report import make_report
+from clicksim.pipeline.reporting import report as make_report
 from tests.report_catalog import make_catalog, write_rounds
 
 pytestmark = pytest.mark.skipif(find_browser() is None, reason="no Chromium is installed: apt-get install chromium")

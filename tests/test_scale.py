@@ -5,8 +5,8 @@ import shutil
 import pytest
 
 from clicksim.catalog import find_source
-from clicksim.pipeline import convert_source
 from studies import scale
+from tests.simulating import convert_source
 
 pytest.importorskip("distributed", reason="needs clicksim[cluster]")
 

@@ -26,7 +26,6 @@ from clicksim.phantom import Phantom, make_phantom
 from clicksim.phantom.dicom import SCANNERS, StudyFacts, WrittenStudy, write_study
 from clicksim.phantom.layout_tcia import write_tcia
 from clicksim.phantom.phantom_trees import to_lps
-from clicksim.pipeline import convert_source
 from clicksim.volumes import Volume, read_image
 from converters.dicom.segmentation import read_seg
 from converters.dicom.series import find_series
@@ -37,6 +36,7 @@ from converters.tcia.series_choice import choose_series
 from converters.tcia.tcia_plan import files_of, plan
 from converters.tcia.tcia_source import FDG, PSMA, clean_description, code_of, fdat_name, has_contrast, reconstruction
 from tests.dicom_writer import rtstruct_dataset, save
+from tests.simulating import convert_source
 
 PATIENT = "PETCT_0123456789"
 

@@ -13,7 +13,7 @@ from clicksim.cli.pairs import read_settings, split_pair
 from clicksim.errors import SettingError, unknown_name
 from clicksim.files import read_toml
 from clicksim.protocols import effective_settings, load_protocol
-from clicksim.protocols.protocol_settings import dump_table, parse_value
+from clicksim.settings import dump_table, parse_value
 
 if TYPE_CHECKING:
     from clicksim.simulate.annotators.people import Annotator

@@ -42,7 +42,7 @@ def read_settings(texts: Sequence[str], options: Sequence[str] = ()) -> dict[str
     Raises:
         click.UsageError: As `read_pairs`; the name of an option.
     """
-    from clicksim.protocols.protocol_settings import parse_value
+    from clicksim.settings import parse_value
 
     found = read_pairs(texts)
     for name in options:

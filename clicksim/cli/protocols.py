@@ -5,7 +5,8 @@ import json
 import click
 
 from clicksim.protocols import Protocol, list_presets, list_protocols, load_protocol
-from clicksim.protocols.protocol_settings import TABLES, conditions_of
+from clicksim.protocols.protocol_settings import TABLES
+from clicksim.settings import describe_settings
 
 
 @click.command("protocols")
@@ -41,13 +42,5 @@ def describe_protocol(protocol: Protocol) -> str:
     lines += [f"- {note}" for note in protocol.notes]
     for table, settings in protocol.tables.items():
         lines += ["", f"[{table}]"]
-        for key, value in settings.items():
-            if key == "rule":
-                continue
-            setting = TABLES[table][key]
-            choices = f" ({', '.join(setting.choices)})" if setting.choices else ""
-            conditions = conditions_of(table, key, settings).items()
-            places = " and ".join(f"{other} is {' or '.join(words)}" for other, words in conditions)
-            effect = f"; only where {places}" if places else ""
-            lines.append(f"{key + ' = ' + json.dumps(value):32}  {setting.meaning}{choices}{effect}")
+        lines += describe_settings(TABLES[table], {key: value for key, value in settings.items() if key != "rule"})
     return "\n".join(lines)

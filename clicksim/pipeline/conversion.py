@@ -12,7 +12,7 @@ from clicksim.catalog.source import Convert as ConvertUnit
 from clicksim.catalog.store import CatalogCommit
 from clicksim.errors import CatalogError, SettingError, counted, up_to_ten
 from clicksim.files import check_space
-from clicksim.pipeline.job import Job, run_job, tables_of, write_record
+from clicksim.pipeline.job import Job, check_keys, run_job, tables_of, write_record
 from clicksim.pipeline.parts import Tables
 from clicksim.pipeline.workers import Crew
 
@@ -72,6 +72,7 @@ def convert(
     chosen = sorted(units, key=lambda unit: unit.key)[shard[0] :: shard[1]]
     if shard[0] > 0:
         found = Outcome()  # what the plan rejected belongs to the first shard
+    check_keys(f"convert-{source.name}", chosen)
     catalog = create_catalog(catalog_path)
     if source.least_bytes is not None and not resume:
         need = sum(source.least_bytes(context, unit) for unit in chosen)
@@ -161,16 +162,20 @@ def _added(held: Tables, new: Tables) -> Tables:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    patients = pa.concat_tables([new[table].select(["patient_key"]) for table in ("cases", "rejected")])["patient_key"]
-    others = pc.invert(pc.field("patient_key").isin(patients.drop_null().unique()))
+    def among(column: str, *tables: "pa.Table") -> "pc.Expression":
+        values = {value for table in tables for value in table[column].to_pylist() if value is not None}
+        return pc.field(column).isin(pa.array(sorted(values), pa.string()))
+
+    others = pc.invert(among("patient_key", new["cases"], new["rejected"]))
+    cases = held["cases"].filter(others)
     kept = {
-        "cases": held["cases"].filter(others),
+        "cases": cases,
         "links": held["links"].filter(others),
+        "lesions": held["lesions"].filter(among("case_id", cases)),
         "rejected": held["rejected"]
-        .filter(pc.invert(pc.field("path").isin(new["rejected"]["path"])))
+        .filter(pc.invert(among("path", new["rejected"])))
         .filter(pc.field("patient_key").is_null() | others),
     }
-    kept["lesions"] = held["lesions"].filter(pc.field("case_id").isin(kept["cases"]["case_id"]))
     return {table: pa.concat_tables([kept[table].cast(rows.schema), rows]) for table, rows in new.items()}
 
 

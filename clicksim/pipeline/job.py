@@ -110,7 +110,7 @@ def run_job(job: Job[Result], crew: Crew | None = None, *, resume: bool = False,
     """
     crew, started = crew or Crew(), time.time()
     crew.processes  # noqa: B018 - a wrong number is refused before anything is written
-    _check_keys(job)
+    check_keys(job.name, job.units)
     make_folder(job.home)
     check_work(job.home / WORK)
     with writing(job.home):
@@ -232,11 +232,15 @@ class _Origin:
         return {"job": self.identity, "unit": unit.key, "inputs": fingerprint(unit.inputs)}
 
 
-def _check_keys(job: Job[Any]) -> None:
-    """Refuse units that share a key: of two, one would be lost."""
-    twice = [key for key, count in Counter(unit.key for unit in job.units).items() if count > 1]
+def check_keys(name: str, units: Sequence[Unit]) -> None:
+    """Refuse units that share a key: of two, one would be lost.
+
+    Raises:
+        CatalogError: Two do.
+    """
+    twice = [key for key, count in Counter(unit.key for unit in units).items() if count > 1]
     if twice:
-        raise CatalogError(f"{job.name} plans several units with the key {up_to_ten(twice)}; plan one for each key")
+        raise CatalogError(f"{name} plans several units with the key {up_to_ten(twice)}; plan one for each key")
 
 
 def _open_work(job: Job[Any], *, resume: bool, overwrite: bool) -> None:

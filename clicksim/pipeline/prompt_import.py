@@ -14,7 +14,7 @@ from clicksim.catalog.store import CatalogCommit, check_part
 from clicksim.errors import CatalogError, ClicksimError, PromptFormatError, SettingError
 from clicksim.files import LESION_CLICKS, MOST_BOUNDED, read_bounded, unpack
 from clicksim.geometry import Grid
-from clicksim.pipeline.job import Job, read_record, run_job, write_record
+from clicksim.pipeline.job import RUNS, Job, read_record, run_job, write_record
 from clicksim.pipeline.parts import Tables
 from clicksim.pipeline.simulation import commit_prompts
 from clicksim.prompts import Prompts, Scribble
@@ -93,7 +93,7 @@ def import_prompts(
         identity=identity,
         units=[Unit("files", str(files), (files,))],
         work=partial(_read_files, _case_rows(catalog), files, kind),
-        finish=partial(_commit_import, catalog, files, run, about),
+        finish=partial(_commit_import, catalog, run, about),
         tables={"prompts": table_schema("prompts").empty_table(), "files": _file_schema().empty_table()},
         commit=CatalogCommit,
         records={run: identity},
@@ -135,12 +135,17 @@ def _read_files(rows: list[dict[str, Any]], files: Path, kind: str, _unit: Unit,
             except ClicksimError as error:
                 refused = f"{name}: {error}"
         listed.append({"name": name, "case_id": case, "refused": refused})
+    if not taken:  # refused here, so that no finished work is left behind
+        there = "; ".join(str(row["refused"]) for row in listed[:10] if row["refused"])
+        if there:
+            raise CatalogError(f"no file in {files} could be taken: {there}")
+        names = ", ".join(str(row["name"]) for row in listed[:10]) or "no .json file"
+        raise CatalogError(f"no file in {files} has the name of a case of the catalog; there is: {names}")
     return {"prompts": pa.concat_tables(tables), "files": pa.Table.from_pylist(listed, _file_schema())}
 
 
 def _commit_import(
     catalog: Catalog,
-    files: Path,
     run: str,
     about: Mapping[str, Any],
     tables: Tables,
@@ -151,11 +156,6 @@ def _commit_import(
     refused = [row["refused"] for row in listed if row["refused"]]
     unmatched = [row["name"] for row in listed if row["case_id"] is None]
     taken = {row["case_id"] for row in listed if row["case_id"] is not None and not row["refused"]}
-    if refused and not taken:
-        raise CatalogError(f"no file in {files} could be taken: {'; '.join(refused[:10])}")
-    if not taken:
-        there = ", ".join(unmatched[:10]) or "no .json file"
-        raise CatalogError(f"no file in {files} has the name of a case of {catalog.path}; there is: {there}")
     commit_prompts(commit, run, tables["prompts"], {**about, "cases": sorted(taken)})
     write_record(commit, run, {**facts, "cases": len(taken), "unmatched": unmatched, "refused": refused})
     missing = set(catalog.cases["case_id"].to_pylist()) - taken
@@ -166,7 +166,8 @@ def _prompt_files(files: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
     """Names and readers of all JSON files of a zip or a folder, sorted by name."""
     if files.is_dir():
         for path in sorted(files.rglob("*.json")):
-            if not path.name.startswith("."):
+            inside = path.relative_to(files).parts
+            if not any(part.startswith(".") for part in inside) and inside[0] != RUNS:  # records of how they were made
                 yield path.name, partial(_file, path)
         return
     try:

@@ -10,8 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clicksim.catalog import Catalog, Unit, open_catalog
+from clicksim.catalog import Catalog, Outcome, Unit, open_catalog
 from clicksim.catalog.commit import Commit
+from clicksim.catalog.schema import rows_to_table
 from clicksim.errors import CatalogError, ClicksimError
 from clicksim.files import PROMPT_ENDINGS
 from clicksim.pipeline.cases import CaseEntry, catalog_units, folder_units, with_entries
@@ -160,7 +161,11 @@ def _verify_unit(catalog: Catalog | None, rule: PromptRun, listed: bool, unit: U
     import pyarrow as pa
 
     rows = [vars(_compare(catalog, entry, rule, listed=listed)) for entry in unit.content]
-    return {"verdicts": pa.Table.from_pylist(rows)}
+    differing = Outcome()  # what progress counts
+    for row in rows:
+        if row["outcome"] != "equal":
+            differing.reject("Differs", row["detail"], case_id=row["case_id"])
+    return {"verdicts": pa.Table.from_pylist(rows), "rejected": rows_to_table("rejected", differing.rejected)}
 
 
 def _verdicts(units: Sequence[Unit], tables: Tables, _commit: Commit, _facts: Mapping[str, Any]) -> dict[str, Verdict]:

@@ -187,7 +187,7 @@ def _parse_options(kind: PredictorKind, listed: str, text: str) -> dict[str, Any
 
 
 def _parse_option(name: str, value: str, wanted: type | None) -> Any:
-    from clicksim.protocols.protocol_settings import parse_value
+    from clicksim.settings import parse_value
 
     if wanted is str:
         return value

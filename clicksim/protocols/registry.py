@@ -1,31 +1,46 @@
-"""Protocols: frozen, versioned rules, one TOML file each; and presets.
+"""Protocols: rules with a version, one TOML file each. Also presets, and protocols from the user's own files.
 
 A preset is a rule of the field whose source leaves choices open. Its notes say which, and what was chosen; it has no
-version.
+version. A file of one's own is named by its path, which ends in `.toml`:
+
+    based_on = "autopet-iv@2"       # optional: the settings that this file does not give
+
+    [clicks]
+    n_foreground = 5
+
+It may also give `title`, `source` and `notes`. Without `based_on` each of its tables must be complete.
 """
 
-import tomllib
+import hashlib
+import json
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache
-from importlib.resources import files
+from importlib.resources import as_file, files
+from pathlib import Path
 from typing import Any
 
 from clicksim.errors import SettingError, unknown_name
-from clicksim.protocols.protocol_settings import TABLES, check_setting, idle_settings
+from clicksim.files import read_toml
+from clicksim.protocols.protocol_settings import TABLES
+from clicksim.settings import check_value, idle_settings, unknown_setting
+
+FACTS = ("file", "name", "version", "title", "source", "notes", "based_on")
+"""What a file may say besides its tables."""
+FILE_ENDING = ".toml"
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """One version of one rule.
+    """A rule.
 
     Attributes:
         name: Such as `autopet-iv`.
-        version: From 1; a version never changes once released. 0 for a preset.
-        title, source, notes: What it is, where its rule is published, what its user should know.
+        version: From 1; a version never changes once released. 0 for a preset and for a file of the user's.
+        title, source, notes: What it is, where its rule is published, and what its user should know.
         tables: Settings by table: `clicks`, `scribbles`, `score`, `rounds`, as far as it defines them.
-        text: The file itself.
+        file: The name of the user's file; empty for protocols and presets of clicksim.
     """
 
     name: str
@@ -34,31 +49,59 @@ class Protocol:
     source: str
     notes: tuple[str, ...]
     tables: Mapping[str, Mapping[str, Any]]
-    text: str
+    file: str = ""
 
     @property
     def id(self) -> str:
-        """The name by which it is asked for, such as `autopet-iv@1`; a preset has its name alone."""
+        """The name in metadata: `autopet-iv@1`, `ritm`, or for a file its name and a hash of its settings."""
+        if self.file:
+            content = json.dumps(self.tables, sort_keys=True)
+            return f"{self.file}#{hashlib.blake2b(content.encode(), digest_size=6).hexdigest()}"
         return f"{self.name}@{self.version}" if self.version else self.name
+
+    @property
+    def content(self) -> dict[str, Any]:
+        """A file of the user's as plain data, complete, so that a record holds what the file was; else empty.
+
+        `load_protocol` takes it back.
+        """
+        if not self.file:
+            return {}
+        about = {"file": self.file, "title": self.title, "source": self.source, "notes": list(self.notes)}
+        return about | {table: dict(settings) for table, settings in self.tables.items()}
+
+
+ProtocolName = str | Path | Mapping[str, Any] | Protocol
+"""A protocol: its name, the path of a TOML file, the `content` of one that was loaded, or the protocol itself."""
 
 
 def list_protocols() -> list[Protocol]:
-    """All protocols, by name and version."""
+    """All protocols of clicksim, by name and version."""
     return sorted(_protocols().values(), key=lambda p: (p.name, p.version))
 
 
 def list_presets() -> list[Protocol]:
-    """All presets, by name."""
+    """All presets of clicksim, by name."""
     return sorted(_presets().values(), key=lambda p: p.name)
 
 
-def load_protocol(name: str) -> Protocol:
-    """The protocol of a name with version, such as `autopet-iv@2`, or the preset of a name.
+def load_protocol(name: ProtocolName) -> Protocol:
+    """Load a protocol by its name with version, such as `autopet-iv@2`, a preset by its name, or a TOML file.
+
+    A name without a version is refused, because results must not change with the release of clicksim.
+
+    Args:
+        name: See `ProtocolName`. A text that ends in `.toml` is a path.
 
     Raises:
-        SettingError: There is none; the nearest name is given. A name without a version is refused, because
-            results must not change with the release.
+        SettingError: There is no such protocol or file, or the file is not a complete and valid protocol.
     """
+    if isinstance(name, Protocol):
+        return name
+    if isinstance(name, Mapping):
+        return _parse(name, str(name.get("file", "")), "the protocol in the settings")
+    if isinstance(name, Path) or name.endswith(FILE_ENDING):
+        return _parse(read_toml(Path(name), "protocol"), Path(name).name, str(name))
     known = _protocols() | _presets()
     if name in known:
         return known[name]
@@ -69,7 +112,7 @@ def load_protocol(name: str) -> Protocol:
 
 
 def effective_settings(protocol: Protocol, table: str, given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """The settings of one table of a protocol with the user's own on top.
+    """Put the user's settings on top of one table of a protocol.
 
     Args:
         protocol: Gives the defaults; its `rule` cannot be changed.
@@ -77,22 +120,33 @@ def effective_settings(protocol: Protocol, table: str, given: Mapping[str, Any])
         given: The user's settings by name.
 
     Returns:
-        All settings, and sentences about those given that have no effect.
+        All settings, and sentences about given settings that have no effect.
 
     Raises:
-        SettingError: The protocol has no such table, no such setting, or the value is not allowed.
+        SettingError: The protocol has no such table or setting, or the value is not allowed.
     """
     if table not in protocol.tables:
         able = [p.id for p in list_protocols() if table in p.tables]
         raise SettingError(f"protocol {protocol.id} has no rule for {table}; these have: {', '.join(able)}")
-    defaults = protocol.tables[table]
-    changeable = [name for name in defaults if name != "rule"]
+    defaults, declared = protocol.tables[table], TABLES[table]
     for name in given:
-        if name not in changeable:
-            raise unknown_name(f"setting of {protocol.id}", name, changeable)
-    # copied, lists included: whoever changes what comes back does not change the protocol
-    settings = deepcopy(dict(defaults)) | {name: check_setting(table, name, value) for name, value in given.items()}
-    return settings, idle_settings(table, settings, given)
+        if name == "rule" or name not in defaults:
+            raise _unknown(protocol, table, name)
+    checked = {name: check_value(name, declared[name], value) for name, value in given.items()}
+    # copied, lists included, so that a caller who changes the result does not change the protocol
+    settings = deepcopy(dict(defaults)) | checked
+    return settings, idle_settings(declared, settings, given)
+
+
+def _unknown(protocol: Protocol, table: str, name: str) -> SettingError:
+    names = {one: [known for known in values if known != "rule"] for one, values in protocol.tables.items()}
+    others = [one for one, known in names.items() if name in known]
+    if others:
+        return SettingError(
+            f"{name} is a setting of [{others[0]}] of {protocol.id} and has no effect on {table}; settings of "
+            f"[{table}]: {', '.join(names[table])}"
+        )
+    return unknown_setting(protocol.id, name, {table: names[table], **names})
 
 
 @cache
@@ -106,24 +160,89 @@ def _presets() -> dict[str, Protocol]:
 
 
 def _read_folder(folder: Any) -> dict[str, Protocol]:
-    paths = sorted((path for path in folder.iterdir() if path.name.endswith(".toml")), key=lambda path: path.name)
-    found = [_read(path.read_text(encoding="utf-8")) for path in paths]
+    paths = sorted((path for path in folder.iterdir() if path.name.endswith(FILE_ENDING)), key=lambda path: path.name)
+    found = []
+    for path in paths:
+        with as_file(path) as file:
+            found.append(_make(read_toml(file, "protocol"), ""))
     return {protocol.id: protocol for protocol in found}
 
 
-def _read(text: str) -> Protocol:
-    content = tomllib.loads(text)
-    tables = {
-        name: {key: check_setting(name, key, value) for key, value in content[name].items()}
-        for name in TABLES
-        if name in content
-    }
+def _make(content: Mapping[str, Any], file: str) -> Protocol:
     return Protocol(
         content["name"],
         content.get("version", 0),
         content["title"],
         content["source"],
         tuple(content["notes"]),
-        tables,
-        text,
+        {table: _check_table(table, content[table]) for table in TABLES if table in content},
+        file,
     )
+
+
+def _check_table(table: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    for name in values:
+        if name not in TABLES[table]:
+            raise unknown_setting("a protocol", name, {table: TABLES[table]})
+    return {name: check_value(name, TABLES[table][name], value) for name, value in values.items()}
+
+
+def _parse(content: Mapping[str, Any], file: str, where: str) -> Protocol:
+    """Make a protocol of the content of a user's file."""
+    try:
+        _check_facts(content, file)
+        made = {"title": f"rule of {file}", "source": f"the file {file}", "notes": [], **content}
+        base = load_protocol(content["based_on"]).tables if "based_on" in content else {}
+        for table in base:
+            made[table] = {**base[table], **content.get(table, {})}
+        protocol = _make({**made, "name": Path(file).stem, "version": 0}, file)
+        for table, settings in protocol.tables.items():
+            _check_complete(table, settings)
+    except SettingError as error:
+        raise SettingError(f"{error} ({where})") from error
+    return protocol
+
+
+def _check_facts(content: Mapping[str, Any], file: str) -> None:
+    if not file:
+        raise SettingError("a protocol given as a table needs file, the name of the file that it came from")
+    for name, value in content.items():
+        if name not in FACTS and name not in TABLES:
+            raise unknown_name("entry of a protocol", name, (*FACTS, *TABLES))
+        expected = "a table" if name in TABLES else "a list of texts" if name == "notes" else "a text"
+        fits = {
+            "a table": isinstance(value, Mapping),
+            "a list of texts": isinstance(value, list) and all(isinstance(note, str) for note in value),
+            "a text": isinstance(value, str) or name == "version",
+        }
+        if not fits[expected]:
+            raise SettingError(f"{name} of a protocol must be {expected}, got {value!r}")
+    if not any(table in content for table in TABLES) and "based_on" not in content:
+        raise SettingError(f"a protocol needs a table of settings: {', '.join(f'[{table}]' for table in TABLES)}")
+    if str(content.get("based_on", "")).endswith(FILE_ENDING):
+        raise SettingError("based_on must name a protocol or preset of clicksim, not a file")
+
+
+def _check_complete(table: str, settings: Mapping[str, Any]) -> None:
+    """Refuse a table that does not have exactly the settings that its rule reads.
+
+    A rule may read a different set for different work (a protocol that only corrects has no settings for labels), so
+    the table is compared with that of the most similar protocol of the same rule.
+    """
+    rule = settings.get("rule")
+    if rule is None:
+        choices = ", ".join(TABLES[table]["rule"].words)
+        raise SettingError(f"[{table}] needs rule ({choices}), or the file needs based_on")
+    known = (*list_protocols(), *list_presets())
+    similar = [p for p in known if table in p.tables and p.tables[table]["rule"] == rule]
+    model = min(similar, key=lambda p: len(set(p.tables[table]) ^ set(settings)))
+    missing = [name for name in model.tables[table] if name not in settings]
+    extra = [name for name in settings if name not in model.tables[table]]
+    if missing:
+        raise SettingError(
+            f"[{table}] lacks {', '.join(missing)}; give them, or write based_on = {model.id!r} at the top of the file"
+        )
+    if extra:
+        raise SettingError(
+            f"[{table}] has {', '.join(extra)}, which the {rule} rule does not read; remove it, or choose another rule"
+        )

@@ -6,7 +6,8 @@ from pathlib import Path
 from clicksim.cli.asked_runs import read_config
 from clicksim.errors import ClicksimError
 from clicksim.protocols import effective_settings, list_presets, list_protocols
-from clicksim.protocols.protocol_settings import TABLES, dump_table, parse_value
+from clicksim.protocols.protocol_settings import TABLES
+from clicksim.settings import dump_table, parse_value
 from clicksim.simulate.annotators.annotator_files import annotator_toml, load_annotator
 from clicksim.simulate.annotators.people import find_annotator
 

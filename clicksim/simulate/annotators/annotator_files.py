@@ -14,7 +14,7 @@ from clicksim.files import read_toml
 from clicksim.prompts import Prompts
 from clicksim.prompts.records import check_inside
 from clicksim.prompts.table import Row, prompt_of, prompt_rows
-from clicksim.protocols.protocol_settings import dump_table
+from clicksim.settings import dump_table
 from clicksim.simulate.annotators.annotator_fit import Fit, Recorded, fit_annotator, record_case
 from clicksim.simulate.annotators.people import PRESETS, Annotator, find_annotator
 from clicksim.volumes import Volume, case_id_of, read_image, read_label

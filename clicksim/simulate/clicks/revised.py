@@ -8,6 +8,7 @@ component and purpose, so that one component never changes another's clicks.
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,8 @@ from clicksim.lesions import Component, Components, Instances, find_lesions
 from clicksim.lesions.hot import check_finite, hot_voxels, join_voxels, lesion_indices, without
 from clicksim.prompts import Click
 from clicksim.prompts.kinds import Voxel, as_voxel
+from clicksim.protocols.strategy_registry import CLICK_STRATEGIES
+from clicksim.simulate.clicks.click_strategies import ClickStrategy
 from clicksim.simulate.surroundings import Surroundings
 from clicksim.streams import stream
 
@@ -184,28 +187,17 @@ class RevisedCase:
             fill = "none"
 
         def clicks() -> Iterator[Voxel]:
-            yield next(self._ordered(component, strategy, self._stream(polarity, component.key, "first")))
+            first = self._ordered(component, strategy, self._stream(polarity, component.key, "first"))
+            yield from islice(first, 1)
             if fill != "none":
                 yield from self._ordered(component, fill, self._stream(polarity, component.key, "fill"))
 
         return component.id, self._jittered(component, clicks(), polarity)
 
     def _ordered(self, component: Component, strategy: str, draws: np.random.Generator) -> Iterator[Voxel]:
-        """The voxels of a component in the order in which a strategy takes them; the deepest may come twice."""
-        if strategy == "deepest":
-            yield component.deepest(self.spacing, closed=True)[0]
-        voxels = component.rim(closed=True) if strategy == "rim" else component.voxels
-        if strategy == "deepest":
-            # in float32 depths are equal that differ by the rounding of sums taken in another order
-            order = np.argsort(-component.depths(self.spacing, closed=True).astype(np.float32), kind="stable")
-        elif strategy == "depth-weighted":
-            # weighted draws without replacement: exponential times with the depth as rate (Efraimidis, Spirakis)
-            times = draws.exponential(size=len(voxels)) / component.depths(self.spacing, closed=True)
-            order = np.argsort(times, kind="stable")
-        else:
-            order = draws.permutation(len(voxels))
-        for n in order:
-            yield as_voxel(voxels[n])
+        """The voxels of a component in the order in which a strategy takes them."""
+        place: ClickStrategy = CLICK_STRATEGIES.find(strategy)
+        return place(component, self.spacing, draws)
 
     def _jittered(self, component: Component, clicks: Iterator[Voxel], polarity: str) -> Iterator[Voxel]:
         """Clicks displaced within a ball, as long as they stay in their component.

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from clicksim.errors import unknown_name
 from clicksim.geometry.arrays import as_labels
 from clicksim.kernels.voxel_runs import join_indices
 from clicksim.lesions import Component, Components, connect, find_lesions
@@ -99,6 +100,8 @@ def _stroke(component: Component, strategy: str, seed: int) -> Ints:
     high = np.minimum(flat.max(axis=0) + 2, component.memory.shape[:2])
     mask = np.zeros(high - low, dtype=np.uint8)
     mask[tuple((flat - low).T)] = 1
+    if strategy not in STROKES:
+        raise unknown_name("strategy of the published rule", strategy, STROKES)
     pixels: Pixels = STROKES[strategy](mask, seed)
     return np.column_stack([pixels + low, np.full(len(pixels), k)])
 

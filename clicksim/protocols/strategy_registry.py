@@ -1,0 +1,26 @@
+"""The strategies by which rules place clicks and draw strokes, as far as packages have registered them.
+
+A strategy is a function, named in the entry-point group `clicksim.strategies` as `clicks.<name>` or
+`scribbles.<name>`. The name becomes a choice of the settings of that table; the function is imported when it is used.
+What it takes and returns is described at `clicksim.simulate.clicks.click_strategies` and
+`clicksim.simulate.scribbles.stroke_strategies`.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from clicksim.extensions import ExtensionRegistry
+
+GROUP = "clicksim.strategies"
+
+
+def _check_function(name: str, found: Any) -> Callable[..., Any]:  # noqa: ARG001 - every registry passes the name
+    if not callable(found):
+        raise TypeError(f"a strategy is a function, got {type(found).__name__}")
+    if not (getattr(found, "__doc__", "") or "").strip():
+        raise TypeError("a strategy needs a docstring that says where its prompts fall")
+    return found
+
+
+CLICK_STRATEGIES = ExtensionRegistry(GROUP, "strategy", _check_function, "clicks")
+STROKE_STRATEGIES = ExtensionRegistry(GROUP, "strategy", _check_function, "scribbles")
