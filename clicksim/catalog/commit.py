@@ -172,14 +172,8 @@ def _carry_out(home: Path, record: dict[str, Any]) -> None:
         target = _target(home, name)
         target.unlink(missing_ok=True)
         folders.add(_without_empty_folders(target.parent, home))
-<<<<<<< HEAD
-    for folder in sorted(folders):
-        if folder.is_dir():  # removed, when the last of its files was
-            flush_folder(folder)
-=======
     for folder in sorted(filter(Path.is_dir, folders)):
         flush_folder(folder)
->>>>>>> job
     if record["done_with"]:
         drop(work / record["done_with"])
     (work / RECORD).unlink()
