@@ -1,10 +1,12 @@
-"""`clicksim rounds`, `score` and `scribbles` as a stranger uses them: files that are whole, the same for any worker."""
+"""`clicksim rounds`, `score` and `scribbles` as a user calls them: complete files, the same for any workers."""
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -14,6 +16,7 @@ import pytest
 
 from clicksim import Grid, correct, open_catalog, score, simulate_scribbles, write_image
 from clicksim.catalog import create_catalog
+from clicksim.catalog.lock import LOCK
 from clicksim.catalog.schema import rows_to_table
 from clicksim.metrics import compare, surface_dice
 from tests import commands
@@ -84,10 +87,13 @@ def catalog_run(*args, **kwargs):
 
 def test_rounds__writes_rows_prompts_scores_and_a_curve(here):
     told = one("--protocol", "autopet-v@1", "--out", "game", "--keep-predictions")
-    assert [line.split()[0] for line in told.stdout.splitlines()[2:8]] == list("012345")
+    lines = told.stdout.splitlines()
+    assert lines[0].endswith("1 case of 1 patient, autopet-v@1, threshold")
+    assert [line.split()[0] for line in lines[2:8]] == list("012345")
+    assert [len(line.split()) for line in lines[1:8]] == [10, *[4] * 6]
     rows = pq.read_table("game/rounds.parquet").to_pylist()
     assert [row["round"] for row in rows] == list(range(6))
-    assert {path.name for path in Path("game").iterdir()} == {*TABLES, "run.json", "predictions"}
+    assert {path.name for path in Path("game").iterdir()} == {*TABLES, "runs", "predictions", LOCK}
     scores = json.loads(Path("game/metric_scores.json").read_text())["a"]
     assert scores["dice"] == [row["dice"] for row in rows]
     assert scores["auc_dice"] == pytest.approx(sum(scores["dice"]) - (scores["dice"][0] + scores["dice"][-1]) / 2)
@@ -96,7 +102,7 @@ def test_rounds__writes_rows_prompts_scores_and_a_curve(here):
     kept = here / "game/predictions/a/iter_0.nii.gz"
     told = run("score", "--label", "a.nii.gz", "--prediction", kept, "--json")
     assert json.loads(told.stdout)["dice"] == rows[0]["dice"]
-    seconds = json.loads(Path("game/run.json").read_text())["rounds"]
+    seconds = json.loads(Path("game/runs/rounds.json").read_text())["rounds"]
     assert len(seconds) == 6
     assert "seconds" not in Path("game/summary.json").read_text()
 
@@ -111,7 +117,7 @@ def test_rounds__of_recorded_predictions_are_the_rounds_that_made_them(here, pro
     assert len(first) == (6 if "-v@" in protocol else 11)
 
 
-def test_rounds__published_default_of_five(here):
+def test_rounds__takes_the_number_of_rounds(here):
     one("--protocol", "autopet-v@1", "--set", "n_rounds=5", "--out", "game")
     assert len(pq.read_table("game/rounds.parquet")) == 5
 
@@ -140,7 +146,7 @@ def test_rounds__are_the_same_for_one_and_four_workers(here):
 
 SLOW = """
 import os, time
-from clicksim.rounds import ThresholdPredictor
+from clicksim.predictors import ThresholdPredictor
 def predict(case, prompts):
     with open("asked", "a") as log: log.write(f"{case.case_id} {case.round}\\n")
     if os.path.exists("slow") and case.case_id == "c2" and case.round == 1:
@@ -150,34 +156,46 @@ def predict(case, prompts):
 """
 
 
+def start(*args):
+    """The command as a process of its own, and what it prints to stderr in a file."""
+    with Path("stderr").open("wb") as heard:
+        script = "import sys; from clicksim.cli import main; main()"
+        return subprocess.Popen([sys.executable, "-c", script, *map(str, args)], stdout=heard, stderr=heard)
+
+
+def wait_for(holds, seconds=120):
+    stop = time.monotonic() + seconds
+    while not holds() and time.monotonic() < stop:
+        time.sleep(0.02)
+    assert holds()
+
+
 def test_rounds__go_on_after_a_kill_with_the_same_result(here):
     (here / "slowly.py").write_text(SLOW)
-    args = ("rounds", "--catalog", "cat", "--predictor", "py:slowly:predict", "--run", "mine", "--out")
+    args = ("rounds", "--catalog", "cat", "--predictor", "py:slowly:predict", "--run", "mine", "--keep-predictions")
     (here / "slow").touch()
-    script = "from clicksim.cli import main; main()"
-    process = subprocess.Popen([sys.executable, "-c", script, *args, "killed"], stderr=subprocess.DEVNULL, cwd=here)
-    stop = time.monotonic() + 120
-    while not (here / "reached").exists() and time.monotonic() < stop:
-        time.sleep(0.05)
+    process = start(*args, "--out", "killed")
+    wait_for((here / "reached").exists)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    assert (here / "reached").exists()
     assert open_catalog("cat").parts("rounds") == []
     (here / "slow").unlink()
     (here / "asked").unlink()
-    refused = run(*args, "killed", code=1)
+    refused = run(*args, "--out", "killed", code=1)
     assert "--resume" in refused.stderr
-    run(*args, "killed", "--resume")
+    run(*args, "--out", "killed", "--resume")
     assert {line.split()[0] for line in (here / "asked").read_text().splitlines()} == {"c2", "c3"}
-    run(*args, "whole")
-    for name in TABLES:
+    run(*args, "--out", "whole")
+    names = {file.relative_to("whole") for file in Path("whole").rglob("*") if file.is_file()}
+    assert len(names) > len(TABLES) + 12
+    for name in names - {Path("runs/rounds.json"), Path(LOCK)}:
         assert (here / "killed" / name).read_bytes() == (here / "whole" / name).read_bytes(), name
 
 
-def test_rounds__resume_takes_up_the_replay_when_the_own_rounds_were_interrupted(here):
+def test_rounds__resume_takes_up_a_replay_with_the_own_rounds(here):
     (here / "counted.py").write_text(
         "from pathlib import Path\n"
-        "from clicksim.rounds import ThresholdPredictor\n"
+        "from clicksim.predictors import ThresholdPredictor\n"
         "def predict(case, prompts):\n"
         "    asked = len(Path('asked').read_text())\n"
         "    Path('asked').write_text('.' * (asked + 1))\n"
@@ -186,31 +204,85 @@ def test_rounds__resume_takes_up_the_replay_when_the_own_rounds_were_interrupted
     )
 
     def play(*more, last=-1, code=0):
-        """How often the predictor was asked, which is interrupted after some."""
+        """How often the predictor is asked; it is interrupted after some."""
         Path("asked").write_text("")
         Path("last").write_text(str(last))
         run("rounds", "--catalog", "cat", "--replay", "first", "--predictor", "py:counted:predict", *more, code=code)
         return len(Path("asked").read_text())
 
     catalog_run("--run", "first")
-    replayed = play("--run", "plain")
-    both = play("--run", "whole", "--gap")
-    assert play("--run", "cut", "--gap", last=replayed, code=1) == replayed + 1
-    assert open_catalog("cat").parts("rounds") == ["first", "plain", "whole"]
-    assert play("--run", "cut", "--gap", "--resume") == both - replayed
+    both = play("--run", "whole", "--gap", "--out", "whole")
+    patient = len([row for row in open_catalog("cat").table("rounds", "first").to_pylist() if row["case_id"] == "c0"])
+    assert both > 4 * patient
+    asked = play("--run", "cut", "--gap", "--out", "cut", last=patient + 1, code=130)  # within the own rounds of c0
+    assert asked == patient + 2
+    assert open_catalog("cat").parts("rounds") == ["first", "whole"]
+    assert play("--run", "cut", "--gap", "--out", "cut", "--resume") == both
     first, second = (open_catalog("cat").table("rounds", name).drop_columns(["run"]) for name in ("whole", "cut"))
     assert first.equals(second)
-    assert not (here / "cat/.work").exists()
+    gaps = [json.loads((here / name / "summary.json").read_text())["gap"] for name in ("whole", "cut")]
+    assert gaps[0] == gaps[1]
+    assert not (here / "cut/.work").exists()
+
+
+COMMAND = "cmd:sh -c 'echo $$ > {here}/pid; ls {{input}} > {here}/reached; sleep 300 & wait' # {{output}}"
+
+
+def images():
+    """The temporary folders with images of patients."""
+    return {folder for folder in Path(tempfile.gettempdir()).glob("clicksim-round*") if folder.is_dir()}
+
+
+def ended(pid):
+    """Whether a process is gone, or waits to be reaped by whoever adopted it."""
+    try:
+        return "zombie" in Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return True
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_rounds__a_signal_ends_the_command_and_deletes_its_images(here, monkeypatch, workers, number):
+    monkeypatch.setenv("TMPDIR", str(here / "tmp"))
+    monkeypatch.setattr(tempfile, "tempdir", str(here / "tmp"))
+    (here / "tmp").mkdir()
+    process = start("rounds", "--catalog", "cat", "--predictor", COMMAND.format(here=here), "--workers", workers,
+                    "--out", "game")  # fmt: skip
+    wait_for(lambda: (here / "reached").exists() and (here / "pid").read_text().strip())
+    group = int((here / "pid").read_text())
+    assert images()
+    process.send_signal(number)
+    assert process.wait(30) == 128 + number
+    told = (here / "stderr").read_text()
+    assert f"clicksim: ended by {number.name}; what is finished is kept; go on with --resume" in told
+    assert "Traceback" not in told
+    wait_for(lambda: ended(group), 10)
+    wait_for(lambda: not images(), 10)
+
+
+def test_rounds__workers_end_with_a_parent_that_is_killed(here, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(here / "tmp"))
+    monkeypatch.setattr(tempfile, "tempdir", str(here / "tmp"))
+    (here / "tmp").mkdir()
+    process = start("rounds", "--catalog", "cat", "--predictor", COMMAND.format(here=here), "--workers", 1)
+    wait_for(lambda: (here / "reached").exists() and (here / "pid").read_text().strip())
+    process.kill()
+    process.wait()
+    wait_for(lambda: ended(int((here / "pid").read_text())), 20)
+    wait_for(lambda: not images(), 20)
 
 
 def test_rounds__a_worker_that_dies_costs_its_case(here):
     (here / "deadly.py").write_text(
-        "import os\nfrom clicksim.rounds import ThresholdPredictor\n"
+        "import os\nfrom clicksim.predictors import ThresholdPredictor\n"
         "def predict(case, prompts):\n"
         "    if case.case_id == 'c1': os._exit(9)\n"
         "    return ThresholdPredictor()(case, prompts)\n"
     )
-    run("rounds", "--catalog", "cat", "--predictor", "py:deadly:predict", "--workers", 2, "--out", "game")
+    deadly = ("--catalog", "cat", "--predictor", "py:deadly:predict")
+    told = run("rounds", *deadly, "--workers", 2, "--out", "game", code=1)
+    assert "clicksim: case c1 was refused: the process died twice" in told.stderr
     rows = pq.read_table("game/rounds.parquet").to_pylist()
     assert {row["case_id"] for row in rows if row["failure"] == "WorkerDied"} == {"c1"}
     assert len(rows) == 24
@@ -218,13 +290,18 @@ def test_rounds__a_worker_that_dies_costs_its_case(here):
     assert scores["c1"]["dice"] == [None] * 6
 
 
-def test_rounds__a_bad_predictor_costs_rounds_and_not_the_run(here):
-    told = run("rounds", "--catalog", "cat", "--predictor", "cmd:echo no weights; false {input} {output}", "--json")
+def test_rounds__if_all_fail_the_exit_code_is_1_and_the_counts_are_beside_the_means(here):
+    args = ("rounds", "--catalog", "cat", "--predictor", "cmd:echo no weights; false {input} {output}")
+    told = run(*args, "--json", code=1)
     summary = json.loads(told.stdout)
     assert summary["failures"] == {"PredictorError": 24}
     reason = "24 rounds failed, first case c0, round 0: PredictorError: the command ended with 1: no weights"
     assert reason in told.stderr.splitlines()
     assert summary["all"]["final_dice"]["mean"] == 0
+    assert told.stderr.splitlines()[-1] == "clicksim: every round failed; the scores say nothing about the predictor"
+    page = run(*args, "--run", "again", code=1).stdout.splitlines()
+    assert page[-1] == "24 of 24 rounds failed"
+    assert [line.split()[-1] for line in page[2:8]] == ["4"] * 6
 
 
 def test_rounds__compares_two_runs(here):
@@ -238,7 +315,7 @@ def test_rounds__compares_two_runs(here):
     assert (nothing["mean"], nothing["low"], nothing["high"], nothing["n"]) == (0.0, 0.0, 0.0, 4)
     assert by_folder["all"]["difference"]["auc_dice"]["mean"] != 0
     assert "second minus first, 4 cases of 4 patients" in run("rounds", "--compare", "x", "y").stdout
-    assert "no folder with rounds.parquet" in run("rounds", "--compare", "x", "z", code=1).stderr
+    assert "z is not a folder with rounds.parquet" in run("rounds", "--compare", "x", "z", code=1).stderr
     (here / "z").mkdir()
     pq.write_table(pq.read_table("x/rounds.parquet").drop_columns(["dice"]), "z/rounds.parquet")
     assert "a table of rounds needs the columns dice (z" in run("rounds", "--compare", "x", "z", code=1).stderr
@@ -248,7 +325,7 @@ def test_rounds__compares_two_runs(here):
 
 def test_rounds__replays_a_run_against_another_model(here):
     (here / "other.py").write_text(
-        "from clicksim.rounds import ThresholdPredictor\n"
+        "from clicksim.predictors import ThresholdPredictor\n"
         "def predict(case, prompts): return ThresholdPredictor(suv=7.0)(case, prompts)\n"
     )
     catalog_run("--run", "first")
@@ -272,7 +349,7 @@ def test_rounds__refuses_two_recordings_of_a_case_by_one_annotator(here):
     assert "case c0 is recorded twice by simulated (second)" in told.stderr
 
 
-def test_rounds__replays_people_and_says_how_far_they_agree(here):
+def test_rounds__replays_people_and_measures_their_agreement(here):
     ann = recorded(here, "ann.parquet", "ann", [(1, True, [(3, 4, 5)]), (2, False, [(17, 3, 3)])], 2.0)
     bob = recorded(here, "bob.parquet", "bob", [(1, True, [(3, 4, 6)])], 3.0)
     summary = json.loads(one("--replay", ann, "--replay", bob, "--out", "game", "--json").stdout)
@@ -288,13 +365,15 @@ def test_rounds__replays_people_and_says_how_far_they_agree(here):
         *(("ann", n) for n in range(3)),
         *(("bob", n) for n in range(2)),
     ]
-    assert "neither a run" in one("--replay", "nobody", code=1).stderr
+    assert "nobody is neither a run of the catalog nor a file" in one("--replay", "nobody", code=1).stderr
 
 
 @pytest.mark.parametrize(
     ("args", "words"),
     [
         (("--predictor", "builtin:threshold"), "--catalog, or --label"),
+        (("--label", ".", "--case-id", "x", "--predictor", "builtin:threshold"), "--case-id is for one label"),
+        (("--label", "a.nii.gz", "--predictor", "builtin:threshold", "--resume"), "need --out or --catalog"),
         (("--label", "a.nii.gz"), "--predictor is missing"),
         (("--catalog", "cat", "--ct", "ct.nii.gz", "--predictor", "builtin:threshold"), "go with --label"),
         (("--label", "a.nii.gz", "--predictor", "builtin:threshold", "--keep-predictions"), "needs --out"),
@@ -317,7 +396,8 @@ def test_rounds__refuses_wrong_usage(here, args, words):
         (("--set", "n_round=3"), "unknown setting"),
         (("--out", "a.nii.gz/game"), "cannot make the folder a.nii.gz/game"),
         (("--run", "a/b"), "'a/b' cannot name a run"),
-        (("--run", "x" * 300), "File name too long"),
+        (("--run", "latest"), "a run cannot be called latest"),
+        (("--run", "x" * 300, "--out", "o" * 300), "File name too long"),
     ],
 )
 def test_rounds__refuses_in_one_line(here, args, words):
@@ -326,25 +406,79 @@ def test_rounds__refuses_in_one_line(here, args, words):
     assert words in told.stderr
 
 
+def test_rounds__refuses_to_replace_a_result_that_was_made_in_another_way(here):
+    one("--out", "mine", "--keep-predictions", "--set", "n_rounds=3")
+    before = (here / "mine/rounds.parquet").read_bytes()
+    files = ("--label", "a.nii.gz", "--pet", "pet.nii.gz", "--set", "n_rounds=3")
+    other = ("rounds", *files, "--predictor", "builtin:threshold?suv=7", "--out", "mine")
+    told = run(*other, code=1)
+    assert 'predictor is "builtin:threshold" there and "builtin:threshold?suv=7.0" here' in told.stderr
+    assert "--overwrite" in told.stderr
+    assert (here / "mine/rounds.parquet").read_bytes() == before
+    assert "cases.digest" in one("--out", "mine", "--case-id", "b", "--set", "n_rounds=3", code=1).stderr
+    run(*other, "--overwrite")
+    assert (here / "mine/rounds.parquet").read_bytes() != before
+    assert list((here / "mine").rglob("iter_*")) == []  # those of the replaced result
+    one("--out", "new", "--set", "n_rounds=3")
+    one("--out", "new", "--set", "n_rounds=3")  # made in the same way
+    catalog_run("--run", "x")
+    refused = catalog_run("--run", "x", "--set", "n_prompts=3", "--out", "elsewhere", code=1)
+    assert "cat has a result called x that was made in another way: settings.n_prompts" in refused.stderr
+
+
+def test_rounds__play_a_folder_of_cases_with_recorded_predictions_and_name_what_is_missing(here):
+    for name in ("labels", "pets"):
+        (here / name).mkdir()
+    for case in "xyz":
+        write_image(here / f"labels/{case}.nii.gz", lesions(), GRID)
+        write_image(here / f"pets/{case}_0001.nii.gz", pet(), GRID)
+    folder = ("--label", "labels", "--pet", "pets", "--set", "n_rounds=2", "--protocol", "autopet-v@1")
+    run("rounds", *folder, "--predictor", "builtin:threshold", "--out", "all", "--keep-predictions")
+    run("rounds", *folder, "--predictor", "dir:all/predictions", "--out", "same")
+    first, second = (pq.read_table(f"{name}/rounds.parquet") for name in ("all", "same"))
+    assert first.equals(second)
+    shutil.rmtree("all/predictions/y")
+    told = run("rounds", *folder, "--predictor", "dir:all/predictions", "--out", "part", code=1)
+    assert "clicksim: case y was refused: there is no recorded prediction of case y" in told.stderr
+    rows = pq.read_table("part/rounds.parquet").to_pylist()
+    assert [(row["dice"], row["failure"]) for row in rows if row["case_id"] == "y"] == [(None, "NoPrediction")] * 2
+    means = [json.loads(Path(f"{name}/summary.json").read_text())["all"]["final_dice"] for name in ("all", "part")]
+    assert (means[0]["mean"], means[0]["n"], means[1]["n"]) == (means[1]["mean"], 3, 2)
+    told = run("rounds", *folder, "--predictor", "dir:all/predictions", "--out", "all", code=1)
+    assert "reads the folder in which all keeps its predictions" in told.stderr
+
+
+def test_rounds__latest_is_the_run_that_ended_last(here):
+    for name in ("zz", "first", "second"):
+        catalog_run("--run", name, "--set", f"n_prompts={len(name)}")
+    compared = json.loads(run("rounds", "--catalog", "cat", "--compare", "first", "latest", "--json").stdout)
+    named = json.loads(run("rounds", "--catalog", "cat", "--compare", "first", "second", "--json").stdout)
+    assert compared == named | {"second": "latest"}
+    assert "latest needs --catalog" in run("rounds", "--compare", "latest", "first", code=1).stderr
+    catalog_run("--replay", "latest", "--run", "again")
+    runs = [open_catalog("cat").table("prompts", name).drop_columns(["run"]) for name in ("second", "again")]
+    assert runs[0].to_pylist() == runs[1].to_pylist()
+
+
 # score
 
 
-def test_score__prints_one_object_and_null_for_what_is_undefined(here):
+def test_score__prints_one_object_with_null_for_an_undefined_score(here):
     found = json.loads(run("score", "--label", "a.nii.gz", "--prediction", "p.nii.gz", "--json").stdout)
     want = score(wrong(), lesions(), spacing=GRID.spacing).to_dict()
-    assert found == {"case": "a", **want}
+    assert found == {"case_id": "a", **want}
     write_image("none.nii.gz", lesions() * 0, GRID)
     told = run("score", "--label", "none.nii.gz", "--prediction", "p.nii.gz", "--json")
     assert "NaN" not in told.stdout
     found = json.loads(told.stdout)
     assert (found["dice"], found["dmm"], found["fnv_ml"]) == (None, None, None)
     assert found["fpv_ml"] == pytest.approx(wrong().sum() * 0.048)
-    mended = run("score", "--label", "none.nii.gz", "--prediction", "p.nii.gz", "--protocol", "autopet-v@2", "--json")
-    assert json.loads(mended.stdout)["dice"] == 0
+    revised = run("score", "--label", "none.nii.gz", "--prediction", "p.nii.gz", "--protocol", "autopet-v@2", "--json")
+    assert json.loads(revised.stdout)["dice"] == 0
     assert "undefined" in run("score", "--label", "none.nii.gz", "--prediction", "p.nii.gz").stdout
 
 
-def test_score__gives_surface_dice_and_a_row_per_lesion_where_asked(here):
+def test_score__gives_surface_dice_and_a_row_per_lesion_on_request(here):
     files = ("score", "--label", "a.nii.gz", "--prediction", "p.nii.gz", "--json")
     found = json.loads(run(*files, "--surface-mm", "3", "--lesions", "lesions.csv").stdout)
     assert found["surface_dice"] == surface_dice(wrong(), lesions(), spacing=GRID.spacing, tolerance_mm=3)
@@ -369,6 +503,66 @@ def test_score__refuses_different_grids_and_takes_settings(here):
     assert "different grids" in told.stderr
     strict = run("score", "--label", "a.nii.gz", "--prediction", "p.nii.gz", "--set", "iou=0.99", "--json")
     assert json.loads(strict.stdout)["tp"] == 1
+
+
+@pytest.fixture
+def folders(here):
+    """Three labels and two predictions."""
+    for name in ("labels", "masks"):
+        (here / name).mkdir()
+    for case, mask in (("x", wrong()), ("y", lesions()), ("z", None)):
+        write_image(here / f"labels/{case}.nii.gz", lesions(), GRID)
+        if mask is not None:
+            write_image(here / f"masks/{case}.nii.gz", mask, GRID)
+    return here
+
+
+def test_score__of_folders_is_one_row_per_case_and_names_what_is_missing(folders):
+    both = ("score", "--label", "labels", "--prediction", "masks", "--surface-mm", 3)
+    told = run(*both, "--json", "--csv", "new/scores.csv", code=1)
+    found = json.loads(told.stdout)
+    assert [row["case_id"] for row in found["cases"]] == ["x", "y"]
+    single = run("score", "--label", "labels/x.nii.gz", "--prediction", "masks/x.nii.gz", "--surface-mm", 3, "--json")
+    assert found["cases"][0] == json.loads(single.stdout)
+    assert found["means"]["dice"] == {"mean": (found["cases"][0]["dice"] + 1) / 2, "n": 2}
+    assert [row["case_id"] for row in found["refused"]] == ["z"]
+    assert f"case z was refused: there is no prediction {folders}/masks/z.nii.gz" in told.stderr
+    rows = (folders / "new/scores.csv").read_text().splitlines()
+    assert len(rows) == 3
+    assert rows[0].replace('"', "").split(",") == list(found["cases"][0])
+    write_image("masks/z.nii.gz", lesions() * 0, GRID)
+    page = run(*both, "--workers", 2).stdout.splitlines()
+    assert page[0] == "3 cases scored, 0 refused; means over the cases"
+    assert page[1].split() == ["dice", f"{(found['cases'][0]['dice'] + 1) / 3:.4f}", "3", "cases"]
+
+
+def test_score__of_folders_resumes_and_refuses_to_replace(folders):
+    args = ("score", "--label", "labels", "--prediction", "masks", "--out", "out")
+    run(*args, code=1)
+    write_image("masks/z.nii.gz", lesions(), GRID)
+    run(*args)
+    assert json.loads(Path("out/summary.json").read_text())["means"]["dice"]["n"] == 3
+    told = run(*args, "--protocol", "autopet-v@2", code=1)
+    assert "score that was made in another way: protocol is" in told.stderr
+    run(*args, "--protocol", "autopet-v@2", "--overwrite")
+    whole = Path("out/scores.csv").read_bytes()
+    run(*args[:-1], "w2", "--protocol", "autopet-v@2", "--workers", 2)
+    assert Path("w2/scores.csv").read_bytes() == whole
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (("--prediction", "p.nii.gz"), "two files or two folders"),
+        (("--prediction", "masks", "--lesions", "l.csv"), "no effect for folders: --lesions"),
+        (("--prediction", "masks", "--case-id", "x"), "no effect for folders: --case-id"),
+        (("--prediction", "masks", "--resume"), "need --out"),
+    ],
+)
+def test_score__refuses_wrong_usage(folders, args, words):
+    assert words in run("score", "--label", "labels", *args, code=2).stderr
+    told = run("score", "--label", "a.nii.gz", "--prediction", "p.nii.gz", "--workers", 2, code=2)
+    assert "no effect for one case: --workers" in told.stderr
 
 
 # scribbles

@@ -258,7 +258,7 @@ def test_container_check__keeps_the_facts_of_a_round_beside_its_number(tmp_path,
     script = tmp_path / "model.py"
     script.write_text(
         "import json, sys, pathlib, shutil\n"
-        "from clicksim.rounds import ThresholdPredictor, predict_folder\n"
+        "from clicksim.predictors import ThresholdPredictor, predict_folder\n"
         "count = pathlib.Path(sys.argv[3]); n = len(count.read_text()) if count.exists() else 0\n"
         "count.write_text('x' * (n + 1))\n"
         "if n == 2: sys.exit('second round')\n"  # the first one is asked twice

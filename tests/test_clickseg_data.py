@@ -1,6 +1,7 @@
 """From a catalog to batches: store, patches, augmentation, and the prompts of a sample."""
 
 import weakref
+from pathlib import Path
 from threading import Event
 from types import SimpleNamespace
 
@@ -17,14 +18,17 @@ from clickseg.cli import main  # noqa: E402
 from clickseg.data.augment import change_ct, change_pet, draw_affine, flip, warp  # noqa: E402
 from clickseg.data.dataset import FATES, Batches, PatchDataset, collate, fetch_ahead  # noqa: E402
 from clickseg.data.model_grid import GridTransform  # noqa: E402
-from clickseg.data.patch_store import AIR_HU, Places, open_store  # noqa: E402
-from clickseg.data.prepare import draw_fold, find_places, plan_store, prepare_store  # noqa: E402
+from clickseg.data.patch_store import AIR_HU, Places, Store, StoreCase, open_store  # noqa: E402
+from clickseg.data.prepare import find_places, prepare_store  # noqa: E402
 from clickseg.data.prompt_channels import channel_rows  # noqa: E402
 from clickseg.data.training_prompts import U_SHAPE, corrections_at, count_law, draw_plan, next_prompts  # noqa: E402
 from clickseg.training_settings import STROKES, ModelSettings, StoreRules, TrainSettings, describe_groups  # noqa: E402
+from clicksim.catalog.folds import make_folds, read_folds, write_folds  # noqa: E402
+from clicksim.catalog.schema import rows_to_table  # noqa: E402
 from clicksim.errors import CatalogError, ClicksimError, GeometryError, SettingError  # noqa: E402
 from clicksim.geometry import Grid  # noqa: E402
 from clicksim.lesions import find_lesions  # noqa: E402
+from clicksim.pipeline.workers import Crew  # noqa: E402
 from clicksim.prompts import Click, Prompts, Scribble  # noqa: E402
 from clicksim.streams import stream  # noqa: E402
 from clicksim.volumes import write_image  # noqa: E402
@@ -147,23 +151,18 @@ def test_find_places__spreads_over_hot_components_the_largest_first():
 def test_prepare_store__finds_what_did_not_change(catalog, tmp_path):
     first = prepare_store(catalog.path, tmp_path / "store", RULES, sources=["fdat"])
     again = prepare_store(catalog.path, tmp_path / "store", RULES, sources=["fdat"])
-    other = prepare_store(catalog.path, tmp_path / "store", RULES.but(pet_type="float16"), sources=["fdat"])
-    assert (first.made, again.made, other.made) == (2, 0, 2)
+    assert (first.made, again.made) == (2, 0)
+    before = {path.name for path in (tmp_path / "store/arrays").iterdir()}
+    with pytest.raises(CatalogError, match=r"prepare .*rules.pet_type is \"float32\" there and .*--overwrite"):
+        prepare_store(catalog.path, tmp_path / "store", RULES.but(pet_type="float16"), sources=["fdat"])
+    other = prepare_store(
+        catalog.path, tmp_path / "store", RULES.but(pet_type="float16"), sources=["fdat"], overwrite=True
+    )
+    assert other.made == 2
     assert open_store(tmp_path / "store").cases[0].array("pet").dtype == np.float16
-
-
-def test_prepare__says_before_the_work_which_rules_differ(catalog, tmp_path):
-    def call(*pairs):
-        words = [part for pair in ("spacing_mm=4,4,4", *pairs) for part in ("--set", pair)]
-        place = [str(catalog.path), str(tmp_path / "store"), "--source", "longitudinal_ct"]
-        done = CliRunner().invoke(main, ["prepare", *place, *words])
-        assert done.exit_code == 0, done.output
-        return [line for line in done.stderr.splitlines() if "rules" in line]
-
-    assert call() == call() == []
-    said = [f"clickseg: the rules of {tmp_path / 'store'} change, so arrays are made anew: spots was 256, is 8"]
-    assert call("spots=8") == said
-    assert call("spots=8") == []
+    after = {path.name for path in (tmp_path / "store/arrays").iterdir()}
+    assert len(after) == 2, "arrays that no case has any more are gone"
+    assert not before & after
 
 
 @pytest.mark.parametrize(
@@ -204,7 +203,7 @@ def test_prepare_store__goes_on_after_an_interruption(catalog, tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        prepare_store(catalog.path, tmp_path / "store", RULES, progress=stop)
+        prepare_store(catalog.path, tmp_path / "store", RULES, crew=Crew(progress=stop))
     with pytest.raises(CatalogError, match="no patch store"):
         open_store(tmp_path / "store")
     with pytest.raises(CatalogError, match="--resume"):
@@ -226,7 +225,7 @@ def test_prepare_store__rejects_a_case_and_goes_on(tmp_path):
 
 def test_prepare_store__works_in_other_processes(tmp_path):
     catalog = write_toys(tmp_path / "catalog", 2)
-    prepare_store(catalog.path, tmp_path / "one", RULES, workers=2)
+    prepare_store(catalog.path, tmp_path / "one", RULES, crew=Crew(workers=2))
     prepare_store(catalog.path, tmp_path / "two", RULES)
     for name in ("cases.parquet", "store.json"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
@@ -236,7 +235,7 @@ def test_prepare_store__refuses_a_source_that_is_not_there_and_a_folder_that_can
     with pytest.raises(CatalogError, match="has no case of fdta"):
         prepare_store(catalog.path, tmp_path / "store", RULES, sources=["fdat", "fdta"])
     (tmp_path / "file").write_text("")
-    with pytest.raises(ClicksimError, match=r"cannot make the folder .*file/arrays: Not a directory"):
+    with pytest.raises(ClicksimError, match=r"cannot make the folder .*file: File exists"):
         prepare_store(catalog.path, tmp_path / "file", RULES)
 
 
@@ -274,11 +273,54 @@ def test_prepare__says_each_time_and_keeps_in_the_store_that_a_pet_may_be_a_ct(t
     assert all("has values down to -500: is this a CT? It was taken for a PET" in note for note in rows.values())
 
 
-def test_plan__keeps_a_patient_in_one_fold():
-    rows = [{"patient_key": p, "official_fold": f} for p, f in [("a", 3), ("a", 3), ("b", None), ("b", None)]]
-    units = {unit.key: [row["fold"] for row in unit.content] for unit in plan_store(rows)}
-    assert units == {"a": [3, 3], "b": [draw_fold("b")] * 2}
-    assert {draw_fold(f"p{n}") for n in range(60)} == set(range(5))
+def test_prepare_store__takes_the_folds_of_a_plan_and_no_others(tmp_path):
+    catalog = write_toys(tmp_path / "catalog", 6)
+    for name, seed in (("mine", 1), ("other", 2)):
+        write_folds(catalog, name, make_folds(catalog, n_folds=3, seed=seed, official="ignore"))
+    with pytest.raises(SettingError, match="several fold plans; name one of them: mine, other"):
+        prepare_store(catalog.path, tmp_path / "store", RULES)
+    found = {}
+    for name in ("mine", "other"):
+        prepare_store(catalog.path, tmp_path / name, RULES, folds=name)
+        store = open_store(tmp_path / name)
+        found[name] = {case.case_id: case.row["fold"] for case in store.cases}
+        plan = read_folds(catalog, name)
+        assert found[name] == {case_id: fold for (_, case_id), fold in plan.fold_of.items()}
+        assert store.folds["plan"] == name
+        for split in plan.splits():
+            kept, held = store.split(split.fold)
+            assert {case.case_id for case in kept} == {case_id for _, case_id in split.train}
+            assert {case.case_id for case in held} == {case_id for _, case_id in split.validation}
+    assert found["mine"] != found["other"]
+    with pytest.raises(CatalogError, match=r"prepare .*folds.digest is"):
+        prepare_store(catalog.path, tmp_path / "mine", RULES, folds="other")
+
+
+def test_prepare_store__takes_the_folds_of_the_publisher_or_draws_the_default_plan(tmp_path):
+    catalog = write_toys(tmp_path / "catalog", 3)
+    prepare_store(catalog.path, tmp_path / "store", RULES)
+    store = open_store(tmp_path / "store")
+    assert [case.row["fold"] for case in store.cases] == [0, 1, 2], "the publisher's"
+    assert store.folds["plan"] == ""
+    rows = [
+        {**row, "official_fold": None} for row in catalog.table("cases", "fdat").drop_columns(["source"]).to_pylist()
+    ]
+    catalog.write_part("cases", "fdat", rows_to_table("cases", rows))
+    prepare_store(catalog.path, tmp_path / "drawn", RULES)
+    drawn = make_folds(catalog, n_folds=3).fold_of
+    found = {(case.row["source"], case.case_id): case.row["fold"] for case in open_store(tmp_path / "drawn").cases}
+    assert found == drawn
+
+
+def test_split__leaves_out_test_cases_and_the_other_studies_of_a_held_out_patient():
+    rows = [
+        {"case_id": name, "patient_key": patient, "fold": fold}
+        for name, patient, fold in [("a1", "a", 0), ("a2", "a", 1), ("b", "b", 1), ("c", "c", None)]
+    ]
+    store = Store(Path("store"), {}, tuple(StoreCase(row, Path(row["case_id"])) for row in rows))
+    kept, held = store.split(0)
+    assert [case.case_id for case in held] == ["a1"]
+    assert [case.case_id for case in kept] == ["b"]
 
 
 def test_split__holds_out_a_fold_and_refuses_to_hold_out_all(store):

@@ -1,6 +1,7 @@
 """`clickseg evaluate`: rounds over a catalog with a model, by fold and by lesion, and the linter at work on it."""
 
 import json
+import pickle
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -11,17 +12,19 @@ torch = pytest.importorskip("torch", reason="needs the extra [torch]")
 from click.testing import CliRunner  # noqa: E402
 
 from clickseg.cli import main  # noqa: E402
-from clickseg.data.prepare import draw_fold, plan_store  # noqa: E402
-from clickseg.evaluate import choose_units, evaluate_model, folds_of  # noqa: E402
+from clickseg.evaluate import choose_cohort, evaluate_model  # noqa: E402
 from clickseg.lesion_scores import score_lesions, summarise_lesions  # noqa: E402
 from clickseg.model_linting import lint_model  # noqa: E402
-from clickseg.named_model import name_of, named_model, predict_named  # noqa: E402
+from clickseg.model_predictor import model_spec  # noqa: E402
 from clickseg.predict import Options, RoundsPredictor, open_session  # noqa: E402
 from clicksim.catalog import create_catalog, open_catalog  # noqa: E402
+from clicksim.catalog.folds import choose_folds, make_folds, read_folds, write_folds  # noqa: E402
 from clicksim.catalog.schema import rows_to_table  # noqa: E402
-from clicksim.errors import CatalogError, ClicksimError, SettingError  # noqa: E402
+from clicksim.errors import ClicksimError, SettingError  # noqa: E402
 from clicksim.geometry import Grid  # noqa: E402
-from clicksim.predictors import Scan  # noqa: E402
+from clicksim.pipeline.cases import CaseEntry  # noqa: E402
+from clicksim.pipeline.workers import Crew  # noqa: E402
+from clicksim.predictors import Scan, open_predictor, parse_spec  # noqa: E402
 from clicksim.prompts import Prompts  # noqa: E402
 from clicksim.rounds import RoundsCase, play  # noqa: E402
 from clicksim.volumes import read_image, read_label, write_image  # noqa: E402
@@ -39,7 +42,10 @@ def catalog(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def model(catalog):
-    return write_model(catalog.path.parent / "model.safetensors", digest=catalog.digest(), fold=1, bias=-0.5)
+    plan = choose_folds(catalog).about()
+    return write_model(
+        catalog.path.parent / "model.safetensors", digest=catalog.digest(), fold=1, bias=-0.5, folds=plan
+    )
 
 
 @pytest.fixture(scope="module")
@@ -56,14 +62,14 @@ def test_evaluate__writes_what_it_promises(outcome):
     out, page = outcome
     for protocol in ("autopet-iv-2", "autopet-v-2"):
         names = {"rounds.parquet", "prompts.parquet", "lesions.parquet", "metric_scores.json", "summary.json",
-                 "curve.png", "run.json"}  # fmt: skip
+                 "curve.png", "runs", ".lock"}  # fmt: skip
         assert {file.name for file in (out / protocol).iterdir()} == names
         summary = json.loads((out / protocol / "summary.json").read_text())
         assert summary["all"]["cases"] == 3
         assert summary["all"]["failed_rounds"] == 0
         assert {"tracer", "centre", "burden", "fold", "lesion"} <= summary.keys()
         assert summary["all"]["auc_dice"]["low"] is not None
-        assert summary["options"]["overlap"] == 0.5
+        assert "overlap=0.5" in summary["predictor"]
     assert "the model was trained on some of them" in page
     assert "verdict:" in (out / "lint.txt").read_text()
     assert "obeys" in page
@@ -120,7 +126,7 @@ def test_measure_lesions__names_lesions_as_the_catalog_does(tmp_path):
     mask[1, 0, 0] = 1
     catalog = create_catalog(tmp_path / "catalog")
     write_image(catalog.path / "label.nii.gz", label, grid)
-    entry = {"case_id": "a", "label": "catalog:label.nii.gz", "facts": {"source": "mine"}}
+    entry = CaseEntry("a", {"label": "catalog:label.nii.gz"}, facts={"source": "mine"})
     assert score_lesions(catalog, entry, tmp_path) == []
     for number in (2, 10):
         write_image(tmp_path / f"iter_{number}.nii.gz", mask * (number == 10), grid)
@@ -142,7 +148,7 @@ def test_evaluate__keeps_predictions_of_one_name_apart_by_source_and_forgets_ear
     for rounds, sources in ((3, ["fdat", "fdat"]), (2, [])):
         evaluate_model(
             model, catalog.path, tmp_path / "out", protocols=["autopet-v@2"], fold="all", sources=sources,
-            settings={"n_rounds": rounds}, options=CPU, keep_predictions=True, lint=0,
+            settings={"n_rounds": rounds}, options=CPU, keep_predictions=True, lint=0, overwrite=True,
         )  # fmt: skip
     out = tmp_path / "out" / "autopet-v-2"
     kept = sorted(str(file.relative_to(out / "predictions")) for file in out.rglob("*.nii.gz"))
@@ -155,48 +161,55 @@ def test_evaluate__keeps_predictions_of_one_name_apart_by_source_and_forgets_ear
     assert set(json.loads((out / "metric_scores.json").read_text())) == {"fdat/fdg_same", "longitudinal_ct/fdg_same"}
 
 
-def test_choose_units__auto_takes_the_held_out_fold_of_its_own_catalog(catalog):
+def test_choose_cohort__auto_takes_the_held_out_fold_of_its_own_catalog(catalog):
     def chosen(about, fold="auto"):
-        units, sentence = choose_units(catalog, about, fold, ())
-        return sorted(e["case_id"] for unit in units for e in unit.content), sentence
+        cohort = choose_cohort(catalog, about, fold, ())
+        return sorted(entry.case_id for unit in cohort.units for entry in unit.content), cohort.sentence
 
+    plan = choose_folds(catalog).about()
     everyone = sorted(row["case_id"] for row in catalog.cases.to_pylist())
-    own = {"catalog_digest": catalog.digest(), "train": {"fold": 1}}
+    own = {"catalog_digest": catalog.digest(), "train": {"fold": 1}, "folds": plan}
     held = [row["case_id"] for row in catalog.cases.to_pylist() if row["official_fold"] == 1]
     assert chosen(own) == (held, "1 case of fold 1; the model was trained on none of them")
     assert chosen(own, "0")[1].endswith("the model was trained on some of them")
-    other = {"catalog_digest": "another", "train": {"fold": 1}}
-    assert chosen(other)[0] == everyone
-    assert chosen(other)[1].endswith("is not known here")
+    for other in ({"catalog_digest": "another"}, {"folds": plan | {"digest": "another"}}):
+        assert chosen(own | other)[0] == everyone
+        assert chosen(own | other)[1].endswith("is not known here")
     assert chosen({**own, "train": {"fold": -1}})[0] == everyone
-    with pytest.raises(CatalogError, match="is in fold 4"):
+    with pytest.raises(SettingError, match="fold is all, auto or one of 0, 1, 2; got '4'"):
         chosen(own, "4")
-    with pytest.raises(SettingError, match="fold is 0 to 4"):
-        chosen(own, "5")
-    assert 0 <= draw_fold("x") < 5
 
 
 @pytest.mark.parametrize("name", ["..", "../../a", "/a"])
-def test_choose_units__refuses_a_case_whose_masks_would_lie_elsewhere(tmp_path, name):
+def test_choose_cohort__refuses_a_case_whose_masks_would_be_elsewhere(tmp_path, name):
     catalog = create_catalog(tmp_path / "catalog")
     row = {"case_id": name, "patient_key": "p", "instances": "components", "official_fold": 0}
     catalog.write_part("cases", "fdat", rows_to_table("cases", [row]))
-    with pytest.raises(ClicksimError, match="cannot be the name of a file"):
-        choose_units(catalog, {"catalog_digest": "", "train": {"fold": 0}}, "all", ())
+    about = {"catalog_digest": "", "train": {"fold": 0}, "folds": {"plan": "", "digest": ""}}
+    with pytest.raises(ClicksimError, match="cannot be the name of a f"):
+        choose_cohort(catalog, about, "all", ())
 
 
-def test_folds_of__is_that_of_the_patient_for_every_study(catalog, tmp_path):
+def test_choose_cohort__every_study_of_a_patient_has_one_fold(catalog, tmp_path):
     # one study with an official fold, one without: training holds out both, and so must evaluation
-    rows = [{k: v for k, v in row.items() if k != "source"} for row in catalog.cases.to_pylist()[:2]]
-    fold = next(n for n in range(5) if n != draw_fold("one"))
-    rows = [
-        {**row, "patient_key": "one", "official_fold": given} for row, given in zip(rows, (fold, None), strict=True)
-    ]
+    rows = [{k: v for k, v in row.items() if k != "source"} for row in catalog.cases.to_pylist()]
+    keys = (("one", 1), ("one", None), ("two", 0))
+    rows = [{**row, "patient_key": key, "official_fold": fold} for row, (key, fold) in zip(rows, keys, strict=True)]
     other = create_catalog(tmp_path / "catalog")
     other.write_part("cases", "fdat", rows_to_table("cases", rows))
-    assert folds_of(other) == {"one": fold} == {unit.key: unit.content[0]["fold"] for unit in plan_store(rows)}
-    about = {"catalog_digest": other.digest(), "train": {"fold": fold}}
-    assert sum(len(unit.content) for unit in choose_units(other, about, "auto", ())[0]) == 2
+    about = {"catalog_digest": other.digest(), "train": {"fold": 1}, "folds": choose_folds(other).about()}
+    cohort = choose_cohort(other, about, "auto", ())
+    assert [entry.facts["patient_key"] for unit in cohort.units for entry in unit.content] == ["one", "one"]
+
+
+def test_choose_cohort__takes_the_plan_of_the_store_or_the_one_that_is_named(tmp_path):
+    catalog = write_catalog(tmp_path / "catalog", 4)
+    for name, seed in (("mine", 1), ("other", 5)):
+        write_folds(catalog, name, make_folds(catalog, n_folds=2, seed=seed, official="ignore"))
+    about = {"catalog_digest": catalog.digest(), "train": {"fold": 1}}
+    about["folds"] = choose_folds(catalog, "mine").about()
+    assert choose_cohort(catalog, about, "auto", ()).folds == read_folds(catalog, "mine").fold_of
+    assert choose_cohort(catalog, about, "1", (), "other").folds == read_folds(catalog, "other").fold_of
 
 
 def test_evaluate__workers_play_the_model_that_is_named(catalog, model, outcome, tmp_path):
@@ -206,31 +219,32 @@ def test_evaluate__workers_play_the_model_that_is_named(catalog, model, outcome,
         out = tmp_path / path.stem
         evaluate_model(
             path, catalog.path, out, protocols=["autopet-v@2"], fold="all", settings={"n_rounds": 2}, options=CPU,
-            workers=1, lint=0,
+            crew=Crew(workers=1), lint=0,
         )  # fmt: skip
         tables = [pq.read_table(folder / "autopet-v-2" / "rounds.parquet") for folder in (outcome[0], out)]
         assert tables[0].equals(tables[1]) == same
 
 
-def test_predict_named__follows_the_name(catalog, model, monkeypatch):
+def test_model_spec__opens_the_model_that_it_names(catalog, model):
     row = catalog.cases.to_pylist()[0]
     image = read_image(catalog.resolve(row["ct_path"]))
     scan = Scan("a", image.grid, image.array, None)
-    with pytest.raises(SettingError, match="no model is named"):
-        predict_named(scan, Prompts((), image.grid))
     other = write_model(model.with_name("other.safetensors"), seed=9)
     masks = []
     for path in (model, other, model):
-        with named_model(name_of(path, CPU)):
-            masks.append(predict_named(scan, Prompts((), image.grid)))
+        spec = model_spec(path, CPU)
+        assert parse_spec(str(spec)) == spec
+        predictor = open_predictor(pickle.loads(pickle.dumps(spec)))
+        masks.append(predictor(scan, Prompts((), image.grid)))
+        predictor.finish()
     assert np.array_equal(masks[0], masks[2])
     assert not np.array_equal(masks[0], masks[1])
-    predict_named.finish()
 
 
 def test_lint_model__sees_a_model_that_ignores_its_guidance(catalog, model):
     session, _ = open_session(model, CPU)
-    units, _ = choose_units(catalog, {"catalog_digest": "", "train": {"fold": 0}}, "all", ())
+    about = {"catalog_digest": "", "train": {"fold": 0}, "folds": {"plan": "", "digest": ""}}
+    units = choose_cohort(catalog, about, "all", ()).units
     used = lint_model(session, catalog, units, 1, 42)
     with torch.no_grad():  # cut the two channels of guidance off
         for weight in (
@@ -288,11 +302,11 @@ def test_evaluate__goes_on_after_an_interruption(catalog, model, tmp_path, outco
     played = []
     real = module.play_patient
 
-    def dies(job, catalog, predictions, unit):
+    def dies(run, catalog, keep, unit, folder):
         if len(played) == 1:
             raise KeyboardInterrupt
         played.append(unit.key)
-        return real(job, catalog, predictions, unit)
+        return real(run, catalog, keep, unit, folder)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "play_patient", dies)

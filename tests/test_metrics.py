@@ -272,7 +272,7 @@ def test_auc__raw_as_published_and_normalised():
     assert auc([1] * 6, normalised=True) == auc([1] * 5, normalised=True) == 1
     assert auc([0, 1, 0.5]) == 1.25
     assert math.isnan(auc([0, math.nan, 1]))
-    assert auc([0.7]) == 0
+    assert math.isnan(auc([0.7]))
     assert math.isnan(auc([0.7], normalised=True))
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -17,14 +18,22 @@ from hypothesis import strategies as st
 
 from clicksim import Click, Grid, Prompts, Scribble, correct, simulate_clicks, write_image
 from clicksim.catalog import Unit
-from clicksim.catalog.prompt_runs import check_names
 from clicksim.errors import CatalogError, ClicksimError, GeometryError, PromptFormatError, SettingError, StorageError
 from clicksim.phantom import make_phantom
-from clicksim.predictors import CommandPredictor, RoundFailure, Scan, ThresholdPredictor, open_predictor, predict_folder
+from clicksim.pipeline.cases import CaseEntry
+from clicksim.pipeline.playing import with_recordings
+from clicksim.predictors import (
+    CommandPredictor,
+    RoundFailure,
+    Scan,
+    ThresholdPredictor,
+    open_predictor,
+    parse_spec,
+    predict_folder,
+)
 from clicksim.prompts.table import prompt_schema, to_table
 from clicksim.rounds import RoundsCase, compare_runs, play, summarise
 from clicksim.rounds.case_curves import Curve, curves_of, metric_scores
-from clicksim.rounds.jobs import RoundsJob, file_unit, finish_tables, play_unit, with_recordings
 from clicksim.rounds.prompters import Recording
 from clicksim.rounds.replay import make_recordings, measure_agreement, read_recordings
 from clicksim.rounds.statistics import bootstrap_means, draw_clusters
@@ -171,7 +180,7 @@ def test_play__scores_the_published_loop_on_masks_and_without_lesions():
 
 
 @pytest.mark.parametrize("left", ["false positives", "false negatives", "nothing"])
-def test_play__keeps_that_one_kind_of_error_scores_0_for_ever_as_published(left):
+def test_play__scores_0_once_one_kind_of_error_is_left_as_published(left):
     """Q11: the loop fails where one side is empty, and its stale prediction repeats that."""
     mask = lesions()
     if left == "false positives":
@@ -192,7 +201,7 @@ def test_play__keeps_that_one_kind_of_error_scores_0_for_ever_as_published(left)
     assert dices(game)[1] > 0.5
 
 
-def test_play__ends_with_the_perfect_score_where_mended():
+def test_play__ends_with_the_perfect_score_under_the_revised_rule():
     game = play(case(), lambda scan, prompts: lesions() if scan.round else wrong())
     assert dices(game)[1:] == [1.0] * 5
     assert [row["inferred"] for row in game.rows] == [True, True, False, False, False, False]
@@ -200,7 +209,7 @@ def test_play__ends_with_the_perfect_score_where_mended():
     assert len(game.prompts) == 1
 
 
-def test_play__corrects_the_one_kind_of_error_that_is_left_where_mended():
+def test_play__corrects_the_one_kind_of_error_that_is_left_under_the_revised_rule():
     mask = lesions()
     mask[16:19, 2:5, 2:5] = 1
     game = play(case(), lambda *_: mask)
@@ -208,7 +217,7 @@ def test_play__corrects_the_one_kind_of_error_that_is_left_where_mended():
     assert not game.prompts.items[0].foreground
 
 
-def test_play__mended_scores_a_case_without_lesions():
+def test_play__revised_rule_scores_a_case_without_lesions():
     empty = np.zeros(SHAPE, np.uint8, order="F")
     game = play(case(empty), lambda scan, prompts: wrong() * (scan.round < 2))
     assert dices(game) == [0, 0, 1, 1, 1, 1]
@@ -262,7 +271,7 @@ BAD = {
     "text": (lambda *_: "mask", "WrongShape", "()"),
     "ragged": (lambda *_: [[1], [1, 2]], "PredictorError", "ValueError"),
     "shape": (lambda *_: wrong()[:-1], "WrongShape", "(19, 18, 16)"),
-    "grid": (_shifted, "WrongGrid", "elsewhere"),
+    "grid": (_shifted, "WrongGrid", "the prediction is on"),
     "nan": (_nan, "BadLabel", "nan"),
     "probability": (lambda *_: wrong() * 0.4, "BadLabel", "0.4"),
     "negative": (lambda *_: -wrong().astype(np.int16), "BadLabel", "-1"),
@@ -272,7 +281,7 @@ BAD = {
 
 @pytest.mark.parametrize("name", BAD)
 @pytest.mark.parametrize("protocol", BOTH)
-def test_play__a_bad_answer_costs_its_round_with_a_reason(protocol, name):
+def test_play__a_bad_answer_costs_its_round_and_the_row_has_the_reason(protocol, name):
     bad, code, words = BAD[name]
     game = play(
         case(),
@@ -288,7 +297,7 @@ def test_play__a_bad_answer_costs_its_round_with_a_reason(protocol, name):
     assert [row["n_prompts"] for row in game.rows] == [0, 1, 2, 3, 4, 5]  # the last good prediction is corrected
 
 
-def test_play__a_late_answer_does_not_count_where_it_cannot_be_interrupted():
+def test_play__a_late_answer_does_not_count_if_it_cannot_be_interrupted():
     def slow(scan, prompts):
         time.sleep(0.05)
         return wrong()
@@ -305,10 +314,10 @@ def test_play__a_failed_first_round_has_nothing_to_correct():
         return wrong()
 
     published = play(case(), late, protocol="autopet-v@1")
-    mended = play(case(), late)
+    revised = play(case(), late)
     assert failures(published) == ["PredictorError"] + ["NoPrediction"] * 5
-    assert failures(mended) == ["PredictorError"] + [None] * 5
-    assert mended.prompts.items[0].foreground  # as after an empty prediction
+    assert failures(revised) == ["PredictorError"] + [None] * 5
+    assert revised.prompts.items[0].foreground  # as after an empty prediction
 
 
 def test_play__a_failed_round_of_autopet_iv_is_0_but_undefined_without_lesions_as_published():
@@ -327,7 +336,7 @@ def test_play__no_prediction_is_not_a_perfect_one():
     assert dices(game) == [0.0] * 6
 
 
-def test_play__refuses_a_case_that_is_none():
+def test_play__refuses_a_truth_of_another_shape_and_prompts_outside():
     with pytest.raises(ClicksimError, match="truth has shape"):
         play(RoundsCase(Scan("a", GRID), lesions()[1:]), lambda *_: wrong())
     recording = Recording(((Click((30, 0, 0), True),),))
@@ -335,7 +344,7 @@ def test_play__refuses_a_case_that_is_none():
         play(case(), lambda *_: wrong(), recording=recording)
 
 
-def test_play__lets_the_predictor_finish_where_the_game_breaks_off():
+def test_play__lets_the_predictor_finish_if_the_rounds_break_off():
     class Model:
         finished = 0
 
@@ -354,7 +363,7 @@ def test_play__lets_the_predictor_finish_where_the_game_breaks_off():
     assert model.finished == 1
 
 
-def test_play__notes_a_predictor_that_cannot_forget_the_case_and_keeps_its_rounds():
+def test_play__notes_a_predictor_that_cannot_release_the_case_and_keeps_its_rounds():
     class Model:
         def __call__(self, case, prompts):
             return lesions()
@@ -367,7 +376,7 @@ def test_play__notes_a_predictor_that_cannot_forget_the_case_and_keeps_its_round
         game = play(case(), model, protocol="autopet-v@1")
         assert dices(game)[0] == 1.0
         line = f"{type(model.error).__name__}: {' '.join(str(model.error).split())}"
-        assert game.notes[-1] == f"the predictor failed when it was to forget the case: {line}"
+        assert game.notes[-1] == f"the predictor failed to release the case: {line}"
     model.error = StorageError(28, "No space left on device", "x")
     with pytest.raises(StorageError):
         play(case(), model)
@@ -415,7 +424,7 @@ def test_threshold_predictor__obeys_each_prompt():
     assert shared[4, 4, 5]  # as near to both: foreground
 
 
-def test_threshold_predictor__grows_from_a_prompt_to_its_share_of_uptake_and_no_farther_than_its_reach():
+def test_threshold_predictor__grows_around_a_prompt_to_its_share_of_uptake_within_its_reach():
     uptake = np.full((1, 1, 40), 4.11, np.float32)
     uptake[0, 0, 10] = 10
     scan = Scan("a", Grid.from_spacing(uptake.shape, (4, 4, 4)), None, uptake)
@@ -425,7 +434,7 @@ def test_threshold_predictor__grows_from_a_prompt_to_its_share_of_uptake_and_no_
     assert np.flatnonzero(ThresholdPredictor()(scan, click)).tolist() == list(range(2, 13))
 
 
-def test_open_predictor__refuses_what_is_none(tmp_path, monkeypatch):
+def test_open_predictor__says_why_it_refuses(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.py").write_text(
         "NUMBER = 1\nclass Model:\n    def __call__(self, case, prompts): return None\n"
@@ -434,37 +443,47 @@ def test_open_predictor__refuses_what_is_none(tmp_path, monkeypatch):
     (tmp_path / "broken.py").write_text("def predict(:\n")
     for spec, words in {
         "pyy:a:b": "did you mean 'py'",
-        "threshold": "unknown kind",
+        "threshold": "is not a predictor; write KIND:ARGUMENT",
         "builtin:treshold": "did you mean 'threshold'",
         "py:nosuchmodule_:f": "cannot be imported",
         "py:mine:nothing": "cannot be imported",
         "py:mine:NUMBER": "cannot be called",
         "py:mine:Needy": "missing 1 required positional argument: 'weights'",
         "py:broken:predict": "SyntaxError",
+        "builtin:": "names no predictor; write builtin:threshold",
+        "builtin:threshold?suv": "unknown built-in predictor",
+        "builtin:threshold?suv=": "option suv of a predictor takes a number, got ''",
+        "builtin:threshold?siv=3": "did you mean 'suv'",
+        "builtin:threshold?suv=3&suv=4": "suv occurs twice",
         "py:mine": "py:module:function",
         "cmd:run.sh {input}": "{output}",
-        "dir:nowhere": "no folder",
+        "dir:nowhere": "is not a folder",
     }.items():
-        with pytest.raises(SettingError, match=words.replace("{", "\\{")):
+        with pytest.raises(SettingError, match=re.escape(words)):
+            parse_spec(spec).check()
+        with pytest.raises(SettingError, match=re.escape(words)):
             open_predictor(spec)
     assert callable(open_predictor("py:mine:Model"))
 
 
-def test_recorded_predictor__finds_both_names_and_misses_by_name(tmp_path):
+def test_recorded_predictor__finds_all_names_and_names_what_is_missing(tmp_path):
     write_image(tmp_path / "a_1.nii.gz", wrong(), GRID)
     (tmp_path / "a").mkdir()
     write_image(tmp_path / "a" / "iter_0.nii.gz", lesions(), GRID)
     write_image(tmp_path / "a" / "iter_2.nii.gz", wrong(), GRID.flip(0))
+    (tmp_path / "a_0000").mkdir()
+    write_image(tmp_path / "a_0000" / "iter_5.nii.gz", lesions(), GRID)
     (tmp_path / "a_3.nii.gz").write_bytes(b"no image")
-    game = play(case(), open_predictor(f"dir:{tmp_path}"), protocol="autopet-iv@2", n_rounds=5)
-    assert dices(game)[0] == 1.0
+    game = play(case(), open_predictor(f"dir:{tmp_path}"), protocol="autopet-iv@2", n_rounds=6)
+    assert dices(game)[0] == dices(game)[5] == 1.0
     assert 0.4 < dices(game)[1] < 1
-    assert failures(game) == [None, None, "WrongGrid", "BadLabel", "NoPrediction"]
+    assert failures(game) == [None, None, "WrongGrid", "BadLabel", "NoPrediction", None]
+    assert "no a/iter_4.nii.gz or a_4.nii.gz in" in game.rows[4]["detail"]
 
 
 PLAYER = """
 import sys
-from clicksim.rounds import ThresholdPredictor, predict_folder
+from clicksim.predictors import ThresholdPredictor, predict_folder
 print("process", file=open(sys.argv[3], "a"))
 predict_folder(sys.argv[1], sys.argv[2], ThresholdPredictor())
 """
@@ -515,7 +534,7 @@ def test_command_predictor__shows_images_and_prompts_so_far_alone(tmp_path):
     ("command", "code", "words"),
     [
         ("echo out of memory >&2; exit 7 # {input} {output}", "PredictorError", "ended with 7: out of memory"),
-        ("true {input} {output}", "NoPrediction", "0 images"),
+        ("true {input} {output}", "NoPrediction", "0 images in {output}"),
         ("sleep 30 & sleep 30; : {input} {output}", "TimeLimit", "0.3 s"),
         (
             "F={output}/images/tumor-lesion-segmentation; mkdir -p $F; echo x > $F/a.mha; : {input}",
@@ -565,7 +584,7 @@ def test_predict_folder__refuses_no_image_and_several(tmp_path):
     (tmp_path / "images/pet").mkdir(parents=True)
     for name in "ab":
         write_image(tmp_path / f"images/pet/{name}.mha", pet(), GRID)
-    with pytest.raises(ClicksimError, match=r"pet holds 2 \.mha images"):
+    with pytest.raises(ClicksimError, match=r"pet has 2 \.mha images; it must have exactly one"):
         predict_folder(tmp_path, tmp_path, ThresholdPredictor())
 
 
@@ -580,7 +599,7 @@ def rows_of(scores, case_id="a", annotator="simulated", **more):
     ]
 
 
-def test_curve__areas_are_the_published_sum_and_its_mean():
+def test_curve__areas_are_the_published_sum_and_its_mean_and_undefined_for_one_round():
     numbers = Curve(rows_of([0.0, 0.5, 1.0, 1.0, 1.0, 1.0])).numbers()
     assert (numbers["auc_dice"], numbers["auc_dice_normalised"]) == (4.0, 0.8)
     assert (numbers["noc_0.8"], numbers["unreached_0.8"], numbers["final_dice"]) == (2.0, 0.0, 1.0)
@@ -588,16 +607,17 @@ def test_curve__areas_are_the_published_sum_and_its_mean():
     assert (never["noc_0.9"], never["unreached_0.9"]) == (2.0, 1.0)
     undefined = Curve(rows_of([None, 0.5])).numbers()
     assert (undefined["auc_dice"], undefined["final_dice"]) == (None, 0.5)
-    assert Curve(rows_of([0.5])).numbers()["auc_dice_normalised"] is None
+    one = Curve(rows_of([0.5])).numbers()
+    assert (one["auc_dice"], one["auc_dice_normalised"], one["final_dice"]) == (None, None, 0.5)
     json.dumps(metric_scores([Curve(rows_of([None, 0.5]))]), allow_nan=False)
 
 
 def test_curves_of__refuses_gaps():
-    with pytest.raises(SettingError, match="case a, annotator simulated, has rounds 1, 2; they run from 0"):
+    with pytest.raises(SettingError, match="case a, annotator simulated, has rounds 1, 2; rounds must count from 0"):
         curves_of(rows_of([0.1, 0.2, 0.3])[1:])
 
 
-def test_metric_scores__tells_cases_of_one_name_apart_by_their_source():
+def test_metric_scores__names_the_source_if_two_share_a_name():
     rows = [*rows_of([0.2], source="x"), *rows_of([0.3], source="y"), *rows_of([0.4], "b", source="y")]
     found = metric_scores(curves_of(rows))
     assert {name: scores["final_dice"] for name, scores in found.items()} == {"x/a": 0.2, "y/a": 0.3, "b": 0.4}
@@ -611,7 +631,7 @@ def test_failure_lines__name_the_ten_most_frequent_reasons():
     ]
     lines = failure_lines([*rows_of([0.5]), *rows])
     assert lines[0] == "12 rounds failed, first case c11, round 0: BadLabel: value 11"
-    assert (len(lines), lines[-1]) == (11, "and for 2 other reasons")
+    assert (len(lines), lines[-1]) == (11, "rounds failed for 2 more reasons")
     assert failure_lines(rows_of([0.5])) == []
 
 
@@ -697,13 +717,13 @@ def test_compare_runs__is_paired():
     assert found["only_in_second"] == ["other"]
     with pytest.raises(SettingError, match="no case in common"):
         compare_runs(first, rows_of([1.0], "other"))
-    with pytest.raises(SettingError, match="different numbers of rounds: c0"):
+    with pytest.raises(SettingError, match="1 case with different numbers of rounds in the two runs: c0"):
         compare_runs(first, rows_of([1.0], "c0"))
     gap = [*rows_of([0.1], "c0"), *rows_of([0.9], "c1")], [*rows_of([0.3], "c0"), *rows_of([None], "c1")]
     both = compare_runs(*gap)["all"]["difference"]["final_dice"]
     assert [both[name] for name in ("first", "second", "n")] == pytest.approx([0.1, 0.3, 1])
     two = [*rows_of([0.1], "c0", source="x"), *rows_of([0.9], "c0", source="y")]
-    with pytest.raises(SettingError, match="1 names stand for cases of several sources in one run: c0"):
+    with pytest.raises(SettingError, match="1 name used by cases of several sources in one run: c0"):
         compare_runs(two, two)
 
 
@@ -753,7 +773,7 @@ def test_read_recordings__takes_ragged_steps_and_several_people(tmp_path):
         read_recordings([tmp_path / "3.parquet"])
 
 
-def test_make_recordings__refuses_a_row_that_is_no_prompt():
+def test_make_recordings__refuses_an_invalid_row():
     row = {"case": "a", "round": 1, "polarity": "background", "kind": "click", "stroke": 0, "i": 1, "j": 2, "k": 3}
     (recording,) = make_recordings(pa.Table.from_pylist([row]))["a"]
     assert recording.steps == ((), (Click((1, 2, 3), False, None, 1),))
@@ -761,21 +781,20 @@ def test_make_recordings__refuses_a_row_that_is_no_prompt():
         make_recordings(pa.Table.from_pylist([row | {"polarity": "fg"}]), where="file")
 
 
-def test_make_recordings__refuses_a_name_of_two_sources():
+def test_make_recordings__refuses_one_name_in_two_sources():
     row = {"case": "a", "round": 1, "polarity": "background", "kind": "click", "stroke": 0, "i": 1, "j": 2, "k": 3}
     table = pa.Table.from_pylist([row | {"source": source} for source in "xy"])
     assert list(make_recordings(table[:1])) == ["a"]
-    with pytest.raises(PromptFormatError, match="cases of several sources are called a; replay them apart"):
+    with pytest.raises(PromptFormatError, match="cases of several sources are called a; replay one source at a time"):
         make_recordings(table)
 
 
 def test_with_recordings__takes_what_was_recorded_and_names_the_rest():
-    units = [Unit(f"{source}/p", [{"case_id": "a", "recordings": None}]) for source in "xy"]
+    units = [Unit(f"{source}/p", (CaseEntry("a", {}),)) for source in "xy"]
     found, absent = with_recordings(units[:1], {"a": [Recording(())], "b": [Recording(())]})
     assert ([unit.key for unit in found], absent) == (["x/p"], ["b"])
-    with pytest.raises(CatalogError, match=r"several cases are called a, .*take one source at a time"):
-        check_names(units)
-    with pytest.raises(CatalogError, match="none of the 1 recorded cases is here: b"):
+    assert found[0].content[0].with_case == (Recording(()),)
+    with pytest.raises(CatalogError, match="none of the 1 recorded case is among the cases: b"):
         with_recordings(units, {"b": [Recording(())]})
 
 
@@ -789,57 +808,6 @@ def test_measure_agreement__in_mm_polarity_and_lesions():
     assert found["same_lesions"] == 0.5
     assert found["same_polarity"] == pytest.approx(2 / 5)
     assert measure_agreement(case(), first, Recording((), "bob"))["distance_mm"] is None
-
-
-# jobs
-
-
-@pytest.mark.parametrize("protocol", BOTH)
-def test_play_unit__a_case_that_cannot_be_read_is_named_and_the_rest_goes_on(tmp_path, protocol):
-    write_image(tmp_path / "a.nii.gz", lesions(), GRID)
-    write_image(tmp_path / "p.nii.gz", pet(), GRID)
-    write_image(tmp_path / "shifted.nii.gz", pet(), GRID.flip(0))
-    job = RoundsJob("builtin:threshold", protocol)
-    good = file_unit(tmp_path / "a.nii.gz", pet=tmp_path / "p.nii.gz", ct=None, case_id="good")
-    bad = file_unit(tmp_path / "a.nii.gz", pet=tmp_path / "shifted.nii.gz", ct=None, case_id="bad")
-    units = [type(good)("patient", [*bad.content, *good.content])]
-    tables = finish_tables(job, units, play_unit(job, None, units[0]))
-    rows = tables["rounds"].to_pylist()
-    lost = [row for row in rows if row["case_id"] == "bad"]
-    assert [row["failure"] for row in lost] == ["CaseRefused"] * 6
-    assert {row["dice"] for row in lost} == ({0.0} if protocol == "autopet-v@1" else {None})
-    assert "different grids" in lost[0]["detail"]
-    assert next(row["failure"] for row in rows if row["case_id"] == "good") is None
-    dead = finish_tables(job, units, tables | {"rejected": pa.table({"path": ["patient"]})})["rounds"].to_pylist()
-    assert sum(row["failure"] == "WorkerDied" for row in dead) == 12
-
-
-def test_play_unit__refuses_a_ct_in_the_place_of_the_pet(tmp_path):
-    write_image(tmp_path / "a.nii.gz", lesions(), GRID)
-    write_image(tmp_path / "ct.nii.gz", pet() - 1000, GRID)
-    unit = file_unit(tmp_path / "a.nii.gz", pet=tmp_path / "ct.nii.gz", ct=None, case_id="a")
-    rows = play_unit(RoundsJob("builtin:threshold", "autopet-v@2"), None, unit)["rounds"].to_pylist()
-    assert {row["failure"] for row in rows} == {"CaseRefused"}
-    assert "is this a CT? A PET holds SUV" in rows[0]["detail"]
-
-
-def test_play_unit__keeps_the_predictions_of_this_run_alone_and_within_its_folder(tmp_path):
-    write_image(tmp_path / "a.nii.gz", lesions(), GRID)
-    write_image(tmp_path / "p.nii.gz", pet(), GRID)
-    for rounds, name, there in ((4, "deep/a", range(4)), (2, "deep/a", range(2)), (2, "../a", ()), (2, "/a", ())):
-        unit = file_unit(tmp_path / "a.nii.gz", pet=tmp_path / "p.nii.gz", ct=None, case_id=name)
-        job = RoundsJob("builtin:threshold", "autopet-iv@2", 42, {"n_rounds": rounds}, keep=str(tmp_path / "kept"))
-        details = {row["detail"] for row in play_unit(job, None, unit)["rounds"].to_pylist()}
-        kept = {str(file.relative_to(tmp_path / "kept")) for file in tmp_path.rglob("iter_*")}
-        assert kept == {f"deep/a/iter_{n}.nii.gz" for n in (there or range(2))}
-        assert details == ({None} if there else {f"case {name!r} cannot be the name of a file"})
-
-
-def test_rounds_job__keeps_no_predictions_where_it_reads_them(tmp_path):
-    for folder in ("kept", "kept/../kept/person"):
-        with pytest.raises(SettingError, match="is where the predictions are to be kept"):
-            RoundsJob(f"dir:{tmp_path / folder}", "autopet-iv@2", keep=str(tmp_path / "kept"))
-    RoundsJob(f"dir:{tmp_path}", "autopet-iv@2", keep=str(tmp_path / "kept"))
 
 
 def test_draw_clusters__is_a_function_of_the_seed():

@@ -1,4 +1,4 @@
-"""Rounds with a modelled person: who is seen stays the same, rows and tables tell of them, ideal changes nothing."""
+"""Rounds with a modelled person: rows and tables name the person, and the ideal person changes nothing."""
 
 import json
 
@@ -8,9 +8,10 @@ from click.testing import CliRunner
 
 from clicksim import write_image
 from clicksim.cli import main
-from clicksim.predictors import open_predictor
+from clicksim.pipeline.cases import file_units
+from clicksim.pipeline.playing import RoundsRun, needed_images, play_unit, rounds_run_id
+from clicksim.predictors import open_predictor, parse_spec
 from clicksim.rounds import play
-from clicksim.rounds.jobs import RoundsJob, _needed, file_unit, play_unit, rounds_run_id
 from clicksim.simulate.annotators.people import PRESETS, Annotator
 from tests.test_rounds import ALL, GRID, case, lesions, wrong
 
@@ -68,7 +69,7 @@ def test_play__a_person_who_misses_the_largest_error_corrects_the_next():
     assert game.prompts.foreground.tolist() == [[2, 2, 2]]
 
 
-def test_play__rounds_go_on_where_the_person_sees_no_error_but_there_is_one():
+def test_play__rounds_go_on_if_the_person_sees_no_error_but_there_is_one():
     truth = two_sizes()
     seen = truth.copy(order="F")
     seen[2, 2, 2] = 0
@@ -83,20 +84,22 @@ def test_play__rounds_go_on_where_the_person_sees_no_error_but_there_is_one():
     ("protocol", "person", "needs"), [("autopet-v@2", False, ()), ("autopet-v@2", True, ("pet",)),
                                       ("autopet-iv@2", False, ("pet",))],
 )  # fmt: skip
-def test_needed__is_the_pet_where_clicks_or_a_person_look_at_it(tmp_path, protocol, person, needs):
-    rules = RoundsJob("", protocol).rules
-    assert _needed(open_predictor(f"dir:{tmp_path}"), rules, person=person) == needs
-    assert _needed(open_predictor("builtin:threshold"), rules, person=person) == ("ct", "pet")
+def test_needed_images__is_the_pet_if_clicks_or_a_person_need_it(tmp_path, protocol, person, needs):
+    annotator = PRESETS["ideal"] if person else None
+    run = RoundsRun(parse_spec("builtin:threshold"), protocol, annotator=annotator)
+    assert needed_images(open_predictor(f"dir:{tmp_path}"), run) == needs
+    assert needed_images(open_predictor("builtin:threshold"), run) == ("ct", "pet")
 
 
-def test_run_id__tells_annotators_apart(tmp_path):
+def test_rounds_run_id__depends_on_the_annotator(tmp_path):
     write_image(tmp_path / "a.nii.gz", lesions(), GRID)
-    unit = file_unit(tmp_path / "a.nii.gz", pet=None, ct=None, case_id="a")
-    jobs = [RoundsJob("builtin:threshold", "autopet-v@2", annotator=person) for person in (None, *PRESETS.values())]
-    assert len({rounds_run_id(job, [unit]) for job in jobs}) == 4
-    assert {row["annotator"] for row in play_unit(jobs[3], None, unit)["rounds"].to_pylist()} == {"hurried"}
-    gone = file_unit(tmp_path / "none.nii.gz", pet=None, ct=None, case_id="none")
-    rows = play_unit(jobs[3], None, gone)["rounds"].to_pylist()
+    (unit,) = file_units([tmp_path / "a.nii.gz"], {})
+    people = (None, *PRESETS.values())
+    runs = [RoundsRun(parse_spec("builtin:threshold"), annotator=person) for person in people]
+    assert len({rounds_run_id(run, [unit]) for run in runs}) == 4
+    assert {row["annotator"] for row in play_unit(runs[3], None, unit, tmp_path)["rounds"].to_pylist()} == {"hurried"}
+    (gone,) = file_units([tmp_path / "none.nii.gz"], {})
+    rows = play_unit(runs[3], None, gone, tmp_path)["rounds"].to_pylist()
     assert {(row["annotator"], row["failure"]) for row in rows} == {("hurried", "CaseRefused")}
 
 

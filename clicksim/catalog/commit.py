@@ -172,7 +172,7 @@ def _carry_out(home: Path, record: dict[str, Any]) -> None:
         target = _target(home, name)
         target.unlink(missing_ok=True)
         folders.add(_without_empty_folders(target.parent, home))
-    for folder in sorted(folders):
+    for folder in sorted(filter(Path.is_dir, folders)):
         flush_folder(folder)
     if record["done_with"]:
         drop(work / record["done_with"])

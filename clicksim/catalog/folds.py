@@ -211,8 +211,9 @@ def choose_folds(catalog: Catalog, name: str | None = None, *, sources: Sequence
 
     Args:
         catalog: An open catalog.
-        name: A plan of it. By default the only plan that there is; where there is none, one is drawn as
-            `clicksim catalog folds` draws it by default, with as many folds as there are patients if those are fewer.
+        name: A plan of it. By default the only plan that there is. Without one the folds of the publisher are taken;
+            if they do not cover every patient, a plan is drawn as `clicksim catalog folds` draws it by default, with as
+            many folds as there are patients if those are fewer.
         sources: Names in the tables, for a plan that is drawn.
 
     Raises:
@@ -226,12 +227,26 @@ def choose_folds(catalog: Catalog, name: str | None = None, *, sources: Sequence
         chosen = name or plans[0]
         return ChosenFolds(chosen, read_folds(catalog, chosen))
     cases = fold_cases(catalog, sources)
-    patients = len({case["patient_key"] for case in cases if case["official_split"] != "test"})
-    if patients > 1:
-        return ChosenFolds("", make_folds(catalog, n_folds=min(N_FOLDS, patients), sources=sources))
-    rows = [{name: case[name] for name in ("source", "case_id", "patient_key")} for case in cases]
-    one = [row | {"fold": 0, "left_out": None, "official": False} for row in rows]
-    return ChosenFolds("", Folds(tuple(one), {"scheme": "stratified", "folds": 1, "seed": SEED}))
+    drawn = [case for case in cases if case["official_split"] != "test"]
+    patients = len({case["patient_key"] for case in drawn})
+    if patients > 1 and any(case["official_fold"] is None for case in drawn):
+        highest = max((case["official_fold"] for case in drawn if case["official_fold"] is not None), default=0)
+        fitting = max(min(N_FOLDS, patients), highest + 1)
+        return ChosenFolds("", make_folds(catalog, n_folds=fitting, sources=sources))
+    if drawn:
+        _official_folds(drawn, LARGEST_FOLDS)  # refuses folds that split a patient
+    rows = [
+        {
+            **{column: case[column] for column in ("source", "case_id", "patient_key")},
+            "fold": None if case["official_split"] == "test" else case["official_fold"] or 0,
+            "left_out": None,
+            "official": case["official_fold"] is not None,
+        }
+        for case in cases
+    ]
+    about = {"scheme": "stratified", "seed": SEED, "official": "keep", "version": __version__}
+    about |= {"folds": len({row["fold"] for row in rows} - {None}), "sources": sorted({row["source"] for row in cases})}
+    return ChosenFolds("", Folds(tuple(sorted(rows, key=_key)), about))
 
 
 def fold_cases(catalog: Catalog, sources: Sequence[str] | None = None) -> list[Row]:

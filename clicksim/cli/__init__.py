@@ -6,6 +6,7 @@ so that `clicksim --help` is quick.
 """
 
 import signal
+from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
@@ -43,12 +44,13 @@ class Refusing(click.Group):
         """Run the command; say in one line what was refused, or that it was ended and how to go on."""
         from clicksim.interruption import Terminated, ending_in_order
 
+        words = _words(ctx)  # click empties them
         try:
             with ending_in_order():
                 return super().invoke(ctx)
         except (KeyboardInterrupt, Terminated) as ended:
             number = ended.number if isinstance(ended, Terminated) else signal.SIGINT
-            click.echo(f"{self.name}: ended by {signal.Signals(number).name}; {_way_on(ctx)}", err=True)
+            click.echo(f"{self.name}: ended by {signal.Signals(number).name}; {_way_on(self, ctx, words)}", err=True)
             raise click.exceptions.Exit(128 + number) from None
         except (ClicksimError, OSError, MemoryError) as error:
             from clicksim.files import one_line
@@ -60,13 +62,19 @@ class Refusing(click.Group):
             raise click.exceptions.Exit(1) from error
 
 
-def _way_on(ctx: click.Context) -> str:
-    """How to go on after a command was ended, by the words it was called with."""
-    command: click.Command | None = ctx.command
-    for word in [ctx.invoked_subcommand, *ctx.protected_args, *ctx.args]:
-        if isinstance(command, click.Group) and word:
+def _words(ctx: click.Context) -> list[str]:
+    """The words of the command line after the group; click 8.1 and 8.2 keep the first one in different places."""
+    known = vars(ctx)
+    return [*known.get("_protected_args", known.get("protected_args", ())), *ctx.args]
+
+
+def _way_on(group: click.Group, ctx: click.Context, words: Sequence[str]) -> str:
+    """How to continue after a command was interrupted."""
+    command: click.Command = group
+    for word in words:
+        if isinstance(command, click.Group):
             command = command.get_command(ctx, word) or command
-    names = {name for param in (command.params if command else ()) for name in param.opts}
+    names = {name for param in command.params for name in param.opts}
     if "--resume" in names:
         return "what is finished is kept; go on with --resume"
     return "nothing is half-written; run it again"

@@ -31,7 +31,16 @@ from clicksim.catalog.schema import SORT_KEYS, rows_to_table, table_schema
 from clicksim.catalog.store import CatalogCommit
 from clicksim.errors import CatalogError, ClicksimError, SettingError, counted, up_to_ten
 from clicksim.pipeline.cases import CaseEntry, catalog_units, reason_of, refused_cases, with_entries
-from clicksim.pipeline.job import Job, check_record, result_folder, run_job, tables_of, with_version, write_record
+from clicksim.pipeline.job import (
+    REMEDY,
+    Job,
+    check_record,
+    result_folder,
+    run_job,
+    tables_of,
+    with_version,
+    write_record,
+)
 from clicksim.pipeline.parts import DIED, Tables
 from clicksim.pipeline.workers import Crew
 from clicksim.predictors.interface import Predictor, RoundFailure, placed
@@ -62,6 +71,7 @@ if TYPE_CHECKING:
 ROLES = ("label", "pet", "ct")
 JOB = "rounds"
 PREDICTIONS = "predictions"
+RENAME = "give the run another name, or replace it with --overwrite"
 OWN = "own_rounds"
 """The table of the rounds that a predictor plays beside a replay; it is compared, not kept."""
 
@@ -206,8 +216,8 @@ def play_rounds(
     run_id = name if name is not None else rounds_run_id(run, units)
     check_run_name("rounds", run_id)
     identity = rounds_identity(run, units)
-    if catalog is not None and not overwrite:
-        check_record(catalog.path, run_id, identity, "name the run otherwise, or replace it with --overwrite")
+    if catalog is not None and out is not None and not overwrite:  # `run_job` checks the folder alone
+        check_record(catalog.path, run_id, identity, RENAME)
     files = None if catalog is None else replace(catalog, home=catalog.path.resolve())
     with (
         nullcontext() if catalog is None else writing(catalog.path),
@@ -223,6 +233,7 @@ def play_rounds(
             tables=empty_tables(),
             commit=Commit if out is not None or catalog is None else CatalogCommit,
             records={} if out is not None else {run_id: identity},
+            remedy=REMEDY if out is not None else RENAME,
         )
         try:
             return run_job(job, crew, resume=resume, overwrite=overwrite)
@@ -384,7 +395,7 @@ class _Player:
         """
         has_case = getattr(self.predictor, "has_case", None)
         if has_case is not None and not has_case(entry.case_id):
-            raise RoundFailure("NoPrediction", f"{self.run.predictor} has no prediction of the case")
+            raise RoundFailure("NoPrediction", f"there is no recorded prediction of case {entry.case_id}")
         if self.run.keep:
             for recording in recordings:
                 self._kept_file(entry.case_id, recording, 0)
@@ -471,8 +482,8 @@ def finish_tables(run: RoundsRun, units: Sequence[Unit], tables: Tables) -> Tabl
     found = {**tables, JOB: pa.concat_tables([tables[JOB], rows_to_table(JOB, rows)])}
     metadata = {METADATA_KEY: json.dumps(run.about(), sort_keys=True).encode()}
     for name in (JOB, "prompts"):
-        keys = [key for key in ("source", *SORT_KEYS[name]) if key in found[name].column_names]
-        ordered = found[name].unify_dictionaries().sort_by([(key, "ascending") for key in dict.fromkeys(keys)])
+        # the sort is stable: cases of one name in two sources stay in the order of their units
+        ordered = found[name].unify_dictionaries().sort_by([(key, "ascending") for key in SORT_KEYS[name]])
         found[name] = ordered.replace_schema_metadata(metadata)
     return found
 

@@ -34,7 +34,8 @@ class RecordedPredictor:
             if file.is_file():
                 return read_image(file)
         first = f"{case.case_id}/iter_{case.round}.nii.gz"
-        raise RoundFailure("NoPrediction", f"no {first} or {_flat(case.case_id, case.round)}.nii.gz in {self.folder}")
+        other = f"{_flat(case.case_id, case.round)}.nii.gz"
+        raise RoundFailure("NoPrediction", f"no {first} or {other} in the folder {self.folder.name}")
 
     def files(self, case_id: str, number: int) -> Iterator[Path]:
         """Where the prediction of a round may be."""

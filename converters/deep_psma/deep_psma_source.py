@@ -283,7 +283,7 @@ def plan(context: Context) -> tuple[list[Unit], Outcome]:
     units, found = [], Outcome()
     for folder in _folders(top):
         if PATIENT.fullmatch(folder.name):
-            units.append(Unit(folder.name, {"folder": folder.relative_to(context.source).as_posix()}))
+            units.append(Unit(folder.name, {"folder": folder.relative_to(context.source).as_posix()}, (folder,)))
         else:
             found.reject("BadName", f"{folder.name!r} is no patient; they are train_NNNN", path=_path(context, folder))
     if not units:

@@ -32,7 +32,7 @@ From the names and small tables of the fdat release to units of work.
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import KW_ONLY, dataclass, field, replace
 from datetime import date
@@ -221,7 +221,14 @@ def plan(context: Context) -> tuple[list[Unit], Outcome]:
         columns |= {"official_fold": folds.get(name.case_id), "uptake_time_s": times.get(name.case_id)}
         case = FdatCase(name, *paths, columns=columns, flags=tuple(flags), fingerprint=prints.get(name.case_id))
         patients[name.patient_key].append(case)
-    return [Unit(key, tuple(patients[key])) for key in sorted(patients)], found
+    return [Unit(key, tuple(patients[key]), _inputs(tree, patients[key])) for key in sorted(patients)], found
+
+
+def _inputs(tree: Tree, cases: Iterable[FdatCase]) -> tuple[Path, ...]:
+    """The images of a patient, or the archive that holds them; what the tables say is in the cases."""
+    if tree.is_archive:
+        return (tree.source,)
+    return tuple(tree.source / path for case in cases for path in (case.label, case.ct, case.pet) if path is not None)
 
 
 Files = dict[str, list[str]]  # by role: `label`, CT, PET

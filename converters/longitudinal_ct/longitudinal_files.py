@@ -106,7 +106,13 @@ def plan(context: Context) -> tuple[list[Unit], Outcome]:
         patient.release = release
         patient.official_split = (splits or {}).get(pid)
         patient.demographics = (demographics or {}).get(pid, {})
-    return [Unit(pid, patient) for pid, patient in sorted(patients.items())], found
+    return [Unit(pid, patient, _inputs(context, patient)) for pid, patient in sorted(patients.items())], found
+
+
+def _inputs(context: Context, patient: LongitudinalPatient) -> tuple[Path, ...]:
+    """The files of a patient; what the shared tables say is in the patient."""
+    scans = [path for scan in patient.scans.values() for path in (*scan.img, *scan.mask, *scan.points)]
+    return tuple(context.source / path for path in (*patient.tables, *scans))
 
 
 def _find_files(context: Context, found: Outcome) -> tuple[dict[str, LongitudinalPatient], bool]:
