@@ -1,4 +1,4 @@
-"""What the linter says."""
+"""The findings of the guidance linter."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,9 +13,9 @@ class LintFinding:
     Attributes:
         check: Its name.
         channel: `foreground`, `background`, `both` or `model`.
-        verdict: `good`; `note`: no fault, but something to know; `suspect`: likely not what was meant; `bad`.
-        reason: One sentence with the number it rests on.
-        value: That number, where there is one.
+        verdict: `good`; `note` (not a fault, but worth knowing); `suspect` (probably not intended); or `bad`.
+        reason: One sentence with the number that it is based on.
+        value: That number, if there is one.
     """
 
     check: str
@@ -31,7 +31,7 @@ def worst(findings: Sequence[LintFinding]) -> str:
 
 
 def format_findings(findings: Sequence[LintFinding]) -> str:
-    """The findings as text, one line each, and a verdict on all of them at the end."""
+    """Format findings as text, one line each, with an overall verdict at the end."""
     lines = [f"{f.verdict:8} {f.check:12} {f.channel:11} {f.reason}" for f in findings]
     faults = sum(f.verdict in ("suspect", "bad") for f in findings)
     end = f"{faults} of {len(findings)} checks found a fault" if faults else f"no fault in {len(findings)} checks"
