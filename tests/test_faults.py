@@ -46,7 +46,7 @@ ROOT = os.geteuid() == 0
 DISK_BYTES = 24 << 20
 FACTS = ("runs", "run.json", LOCK, HOLDER)
 """What holds wall-clock facts or the lock: the only files that may differ between two runs."""
-SMALL = ("size=tiny", "patch=16,16,16", "encoding_mm=8", "steps=2", "batch=1", "workers=0", "validate_every=0")
+SMALL = ("size=tiny", "patch=16,16,16", "encoding_radius_mm=8", "steps=2", "batch=1", "workers=0", "validate_every=0")
 WRITERS = {
     "convert": ("convert", "deep-psma", "{source}/deep-psma", "catalog"),
     "clicks": ("clicks", "--catalog", "catalog", "--source", "fdat", "--out", "clicks"),
