@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, settings
 
 from clicksim.catalog import find_source
 from clicksim.phantom.layouts import write_deep_psma, write_fdat, write_longitudinal_ct
-from tests.simulating import convert_source
+from clicksim.pipeline import convert
 
 settings.register_profile(
     "suite", deadline=None, derandomize=True, max_examples=60, suppress_health_check=[HealthCheck.too_slow]
@@ -37,7 +37,7 @@ def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("phantoms")
     for name, write in WRITERS.items():
         write(root / name)
-        convert_source(find_source(name), root / name, root / "catalog")
+        convert(find_source(name), root / name, root / "catalog")
     return root
 
 
