@@ -52,6 +52,7 @@ BEGUN = ".begun-"
 GATHERED = 64  # units whose tables are read before they are joined
 LONGEST_VALUE = 80
 REMEDY = "name another folder, or replace it with --overwrite"
+RENAME = "give the run another name, or replace it with --overwrite"
 TRIES = 3  # parts that are altered while the job runs are done again, not for ever
 Result = TypeVar("Result")
 Simple = Callable[[Unit, Path], Tables]

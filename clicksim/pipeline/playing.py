@@ -33,6 +33,7 @@ from clicksim.errors import CatalogError, ClicksimError, SettingError, counted, 
 from clicksim.pipeline.cases import CaseEntry, catalog_units, reason_of, refused_cases, with_entries
 from clicksim.pipeline.job import (
     REMEDY,
+    RENAME,
     Job,
     check_record,
     result_folder,
@@ -71,7 +72,6 @@ if TYPE_CHECKING:
 ROLES = ("label", "pet", "ct")
 JOB = "rounds"
 PREDICTIONS = "predictions"
-RENAME = "give the run another name, or replace it with --overwrite"
 OWN = "own_rounds"
 """The table of the rounds that a predictor plays beside a replay; it is compared, not kept."""
 

@@ -20,7 +20,7 @@ from clicksim.errors import ClicksimError
 from clicksim.files import PROMPT_ENDINGS, check_space
 from clicksim.pipeline.cases import CaseEntry, catalog_units, folder_units, reason_of
 from clicksim.pipeline.conversion import Summary
-from clicksim.pipeline.job import Job, run_job, with_version, write_record
+from clicksim.pipeline.job import REMEDY, RENAME, Job, check_record, run_job, with_version, write_record
 from clicksim.pipeline.parts import DIED, Tables
 from clicksim.pipeline.workers import Crew
 from clicksim.prompts import Prompts
@@ -177,7 +177,11 @@ def simulate_catalog(
         tables=_empty_tables(),
         commit=CatalogCommit if out is None else Commit,
         records=identities if out is None else {kind: {**identities, "layout": layout}},
+        remedy=RENAME if out is None else REMEDY,
     )
+    if out is not None and not overwrite:  # `run_job` checks the folder alone
+        for run_id, identity in identities.items():
+            check_record(opened.path, run_id, identity, RENAME)
     with writing(opened.path):
         return run_job(job, crew, resume=resume, overwrite=overwrite)
 
