@@ -70,7 +70,7 @@ class BrowserPage:
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[scheme])
         before = self._loaded
-        self.call("BrowserPage.navigate", url=file.resolve().as_uri())
+        self.call("Page.navigate", url=file.resolve().as_uri())
         self._read_until(lambda _: self._loaded > before)
 
     def run(self, script: str) -> Any:
@@ -91,7 +91,7 @@ class BrowserPage:
 
     def picture(self, *, whole: bool = False) -> bytes:
         """The window, or the whole page, as PNG."""
-        return base64.b64decode(self.call("BrowserPage.captureScreenshot", captureBeyondViewport=whole)["data"])
+        return base64.b64decode(self.call("Page.captureScreenshot", captureBeyondViewport=whole)["data"])
 
     def call(self, method: str, **arguments: Any) -> dict[str, Any]:
         """Send a command and wait for its answer.
@@ -134,7 +134,7 @@ class BrowserPage:
         """Keep what the page complains of and asks for."""
         about = message.get("params", {})
         match message.get("method"):
-            case "BrowserPage.loadEventFired":
+            case "Page.loadEventFired":
                 self._loaded += 1
             case "Runtime.exceptionThrown":
                 self.complaints.append(json.dumps(about["exceptionDetails"]))
