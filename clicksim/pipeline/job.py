@@ -77,6 +77,7 @@ class Job(Generic[Result]):
             with the name and the identity of the job.
         remedy: How to replace a result that was made in another way.
         anew: The option that drops what an interrupted run left.
+        begin: Called with the units that are left before the first of them is done; refuses a disk that is too small.
     """
 
     name: str
@@ -90,6 +91,7 @@ class Job(Generic[Result]):
     records: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     remedy: str = REMEDY
     anew: str = "--overwrite"
+    begin: Callable[[Sequence[Unit]], None] | None = None
 
     @property
     def folder(self) -> Path:
@@ -299,6 +301,8 @@ def _do_units(job: Job[Any], crew: Crew, origin: _Origin) -> list[Part]:
             stale.append(unit.key)
     if stale:
         crew.say(f"done again, since the finished work or its inputs have changed: {up_to_ten(stale)}")
+    if job.begin:
+        job.begin(left)
     for _ in range(TRIES):
         rejected = sum(part.rejected for part in parts.values())
         for unit in crew.do(_work_of(job, crew, origin), left, partial(give_up, job.folder, origin)):

@@ -161,8 +161,6 @@ def simulate_catalog(
     ids = [name] if name is not None else [_run_id(run, units) for run in runs]
     for run_id in ids:
         check_part("prompts", run_id)
-    if out is not None:
-        check_space(out, BLOCK * sum(len(unit.content) for unit in units) * len(runs), "a file for each case")
     files = replace(opened, home=opened.path.resolve())  # another machine may do it, from another folder
     named = dict(zip(ids, runs, strict=True))
     identities = {run_id: _identity(run) for run_id, run in named.items()}
@@ -178,6 +176,7 @@ def simulate_catalog(
         commit=CatalogCommit if out is None else Commit,
         records=identities if out is None else {kind: {**identities, "layout": layout}},
         remedy=RENAME if out is None else REMEDY,
+        begin=None if out is None else partial(_check_space, out, len(runs)),
     )
     if out is not None and not overwrite:  # `run_job` checks the folder alone
         for run_id, identity in identities.items():
@@ -242,6 +241,7 @@ def simulate_cases(
         work=partial(simulate_unit, None, named, roles, layout),
         finish=partial(_finish_folder, units, named),
         tables=_empty_tables(),
+        begin=partial(_check_space, out, len(runs)),
     )
     return run_job(job, crew, resume=resume, overwrite=overwrite)
 
@@ -285,6 +285,11 @@ def simulate_unit(
             outcome.reject(row["code"], row["message"], case_id=row["case_id"])
         found["rejected"] = rows_to_table("rejected", outcome.rejected)
     return found
+
+
+def _check_space(out: Path, runs: int, units: Sequence[Unit]) -> None:
+    """Refuse a disk that cannot hold the files of the units that are left."""
+    check_space(out, BLOCK * sum(len(unit.content) for unit in units) * runs, "a file for each case")
 
 
 def write_prompt_file(folder: Path, prompts: Prompts, layout: str, table: str) -> Path:
