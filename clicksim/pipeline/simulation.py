@@ -25,7 +25,14 @@ from clicksim.pipeline.parts import DIED, Tables
 from clicksim.pipeline.workers import Crew
 from clicksim.prompts import Prompts
 from clicksim.prompts.table import METADATA_KEY
-from clicksim.protocols import effective_settings, load_protocol
+from clicksim.protocols import (
+    ProtocolName,
+    effective_settings,
+    freeze_protocol,
+    load_protocol,
+    protocol_facts,
+    protocol_of,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -56,7 +63,7 @@ class PromptRun:
         text: The effective settings as TOML, written beside the files of a folder.
     """
 
-    protocol: str
+    protocol: ProtocolName
     seed: int = 42
     settings: Mapping[str, Any] = field(default_factory=dict)
     table: str = "clicks"
@@ -66,10 +73,13 @@ class PromptRun:
     folder: str = ""
     text: str = ""
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "protocol", freeze_protocol(self.protocol))
+
     def about(self) -> dict[str, Any]:
         """What the run's metadata say: `table` for scribbles, `annotator_model` for those of a person, as well."""
         settings, _ = effective_settings(load_protocol(self.protocol), self.table, self.settings)
-        about = {"version": __version__, "protocol": self.protocol, "seed": self.seed, "settings": settings}
+        about = {"version": __version__, **protocol_facts(self.protocol), "seed": self.seed, "settings": settings}
         if self.table != "clicks":
             about["table"] = self.table
         if self.annotator is not None:
@@ -87,8 +97,7 @@ class PromptRun:
             from clicksim.simulate.annotators.annotator_files import annotator_of
 
             person = annotator_of(person)
-        protocol = load_protocol(about["protocol"]).id
-        return cls(protocol, about["seed"], own, table=about.get("table", "clicks"), annotator=person)
+        return cls(protocol_of(about), about["seed"], own, table=about.get("table", "clicks"), annotator=person)
 
     def make(self, case: "CaseImages", entry: CaseEntry) -> Prompts:
         """The prompts of one case.
