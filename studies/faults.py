@@ -1,4 +1,4 @@
-"""`python -m studies.faults`: the tests that make things go wrong, and what they lost; docs/failures.md."""
+"""`python -m studies.faults`: run the tests that cause faults, and count lost files; writes docs/failures.md."""
 
 import argparse
 import json
@@ -14,59 +14,62 @@ PAGE = ROOT / "docs" / "failures.md"
 HEAD = """\
 # When something goes wrong
 
-The table is written by `make faults`, from a run of `tests/test_faults.py`: {system}. Each fault was made for real,
-unless it says "simulated": there the system's answer was put in its place, since none such could be had.
+`make faults` writes this table from a run of `tests/test_faults.py`: {system}. Each fault is real, unless it is marked
+"simulated": a simulated fault replaces an answer of the operating system.
 
-Files get their final name when they are complete, so a reader sees the old table or the new one. A fault of the disk or
-of rights stops a command with one line and exit code 1, and no case is blamed for it: it never ends in the table of
-rejections. The finished patients of an interrupted run stay below `.work`, and the same command with `--resume` goes on
-from there to the same bytes. `files lost` counts the files that stood there before the fault, or should stand there
-once the command has gone on, and were gone or different.
+Files get their final name when they are complete, so a reader sees either the old table or the new one. A fault of the
+disk or of permissions stops the command with one line and exit code 1. It is not recorded as a rejection of a case. The
+finished patients of an interrupted run stay below `.work`; the same command with `--resume` continues from there and
+gives the same bytes. `files lost` counts files that were missing or different: those that existed before the fault, and
+those that should exist after the command was resumed.
 
-| fault | what met it | times | files lost | what it says, for example |
+| fault | commands | times | files lost | example of a message |
 | --- | --- | --- | --- | --- |
 """
 TAIL = """
 ## One writer at a time
 
-What writes to a catalog (`convert`, `clicks`, `scribbles` and `rounds` with `--catalog`, `import-prompts`, `folds`,
-`merge`, `relocate`, `push` and `pull`), and `clickseg prepare` in its store, holds a lock on the folder as long as it
-works. A second writer is refused at once, and told which process holds the lock, on which machine, since when, with
-which command. Readers are never refused, and see what was last committed.
+A command that writes to a catalog (`convert`, `clicks`, `scribbles` and `rounds` with `--catalog`, `import-prompts`,
+`folds`, `merge`, `relocate`, `push` and `pull`) holds a lock on the folder while it works, and so does `clickseg
+prepare` on its store. A second writer is refused at once. The message says which process holds the lock, on which
+machine, since when, and with which command. Readers are never refused; they see the last committed state.
 
-The operating system holds the lock for an open file, `.lock`, so it ends with its process, also after a crash or
-`kill -9`: there is nothing to clean up. The file stays and is empty; `.lock-holder.json` beside it says who writes.
-They are no part of the catalog.
+The operating system holds the lock on an open file, `.lock`. The lock ends with its process, even after a crash or
+`kill -9`, so there is nothing to clean up. The empty file stays; `.lock-holder.json` in the same folder says who is
+writing. Neither file is part of the catalog.
 
-Network file systems differ. Most hold the lock across machines; NFS mounted with `nolock` and Lustre mounted with
-`localflock` hold it on one machine only. Where a file system knows no locks at all, a warning says so, and the file
-`.lock` is itself the sign: after a crash the next command on the same machine takes it away, while on another one you
-delete it. Object storage has no lock: write locally and push.
+Network file systems differ. Most hold the lock across machines. NFS mounted with `nolock` and Lustre mounted with
+`localflock` hold it on one machine only. If a file system has no locks, a warning says so, and the file `.lock` itself
+marks the writer. After a crash, the next command on the same machine removes it; on another machine, delete it
+yourself. Object storage has no lock: write locally, then push.
 
-Several machines that work on one download need no lock: each shard writes a catalog of its own, see [SLURM](slurm.md).
+Several machines that work on one download need no lock, because each shard writes a separate catalog: see
+[SLURM](slurm.md).
 
 ## Space
 
-`convert` where it writes images, `clicks` and `scribbles` with `--out`, `manifest --copy`, `clickseg prepare` and
-`clickseg train` ask first how much is free, and refuse with what they need, what is there, and where. The need is a
-lower bound from headers and tables, without a voxel read: stored arrays by shape and type, packed images by a tenth of
-that, copies by the size of their files. So a refusal is right, but more may be needed in the end.
+`convert` (if it writes images), `clicks` and `scribbles` with `--out`, `manifest --copy`, `clickseg prepare` and
+`clickseg train` first check the free space. If there is too little, they refuse to start and say how much they need,
+how much is free, and where. The need is a lower bound from headers and tables; no voxels are read. Stored arrays count
+by shape and type, compressed images as a tenth of that, and copies by the size of their files. A refusal is therefore
+always right, but a job that starts may still need more.
 
 ## Memory
 
-A patient whose process is killed by the system, twice, or that gets no more memory, ends in the table of rejections as
-`WorkerDied`, and the others go on. Take fewer `--workers`, or a machine with more memory, and run the command again.
-Workers end by themselves when the process that started them is gone.
+If the system kills the process of a patient twice, or the process gets no more memory, the patient is rejected as
+`WorkerDied` and the others continue. Use fewer `--workers` or a machine with more memory, and run the command again.
+Workers end when the process that started them ends.
 
 ## A damaged file
 
-Each page of a table carries a checksum, so a flipped bit is refused and not read as another value. The line names the
-file; running the command that made it makes it anew. `clicksim catalog check CATALOG --read-data` opens every file.
+Each page of a table carries a checksum, so a flipped bit is reported and not read as another value. The message names
+the file. To restore it, run the command that made it again. `clicksim catalog check CATALOG --read-data` opens every
+file.
 
 ## Clocks
 
-Times stand in `runs/` and in no table. A clock that is set back, or stands in another century, changes no result and no
-`--resume`.
+Times are stored in `runs/` and in no table. A clock that is set back, or that is wrong by a century, affects neither a
+result nor `--resume`.
 """
 
 
@@ -80,17 +83,17 @@ def main(arguments: list[str] | None = None) -> None:
         command = [sys.executable, "-m", "pytest", "tests/test_faults.py", "-m", "", "-q", "-p", "no:cacheprovider"]
         done = subprocess.run(command, cwd=ROOT, env={**os.environ, "CLICKSIM_FAULTS": str(rows)}, check=False)
         if done.returncode:
-            raise SystemExit("a test of faults failed: the page stays as it was")
+            raise SystemExit("a test of faults failed; the page is not changed")
         found = [json.loads(line) for line in rows.read_text(encoding="utf-8").splitlines()]
     given.out.write_text(page(found), encoding="utf-8")
     print(f"written: {given.out}", file=sys.stderr)
 
 
 def page(found: list[dict[str, Any]]) -> str:
-    """The page, with one row for each fault.
+    """The page, with one row per fault.
 
     Args:
-        found: What the tests kept: `fault`, `met`, `times`, `lost`, `says`.
+        found: Rows that the tests recorded: `fault`, `met`, `times`, `lost`, `says`.
     """
     faults: dict[str, list[dict[str, Any]]] = {}
     for row in found:
