@@ -234,9 +234,7 @@ def time_device(cases: Sequence[Any], size: DatapathSize, device: Any) -> tuple[
         batch = augment(batch)
         wait_for_device(device)
         middle = clock()
-        draw_channels(
-            batch.points, 2, size.patch, encoding=model.encoding, size_mm=model.encoding_mm, spacing=batch.spacing
-        )
+        draw_channels(batch.points, 2, size.patch, plan=model.plan, spacing=batch.spacing)
         wait_for_device(device)
         turned.append((middle - start) * 1000)
         drawn.append((clock() - middle) * 1000)

@@ -33,9 +33,9 @@ PACKAGES = ("clicksim", "torch", "monai", "numpy")
 FIRST_HELD = 2000  # number of the first held-out body
 PROMPTED, UNPROMPTED = "prompted", "unprompted"
 ENCODINGS = {
-    "peak-1 Gaussian": ModelSettings(encoding="gaussian", encoding_mm=4.0),
-    "sum-normalised Gaussian": ModelSettings(encoding="gaussian-sum", encoding_mm=4.0),
-    "ball": ModelSettings(encoding="ball", encoding_mm=8.0),
+    "peak-1 Gaussian, 4 mm": ("gaussian", {"sigma_mm": 4.0}),
+    "sum-normalised Gaussian, 4 mm": ("gaussian", {"sigma_mm": 4.0, "scale": "sum", "merge": "add"}),
+    "ball, 8 mm": ("ball", {"radius_mm": 8.0}),
 }
 USE = ("zero", "shuffle", "shift", "flip")  # the linter's trials that show whether a model uses its guidance
 LEAST_GAIN, MOST_LOSS = 0.1, 0.1  # in Dice: the least gain of three prompts, and the largest loss without prompts
@@ -67,7 +67,7 @@ LEARN = TrainSettings(
     corrections=3, corrections_from=0.2, corrections_full=0.5, drop_pet=0.01, log_every=10, save_every=10**6,
     validate_every=0,
 )  # fmt: skip
-TINY = ModelSettings(size="tiny", patch=(24, 24, 24), encoding_mm=8.0)
+TINY = ModelSettings(size="tiny", patch=(24, 24, 24), encoding_settings={"radius_mm": 8.0})
 ON_CPU = LearningSize(seeds=5, kept=20, held=12, lint=3, model=TINY, train=LEARN)
 ON_GPU = LearningSize(
     seeds=5, kept=80, held=30, lint=1, model=TINY.but(size="small", patch=(32, 32, 32)),
@@ -127,7 +127,8 @@ def variants(size: LearningSize, names: Sequence[str]) -> dict[str, tuple[ModelS
         if name == UNPROMPTED:
             settings = settings.but(max_prompts=0, corrections=0)
         elif name != PROMPTED:
-            model = model.but(encoding=ENCODINGS[name].encoding, encoding_mm=ENCODINGS[name].encoding_mm)
+            encoding, given = ENCODINGS[name]
+            model = model.but(encoding=encoding, encoding_settings=given)
         found[name] = (model, settings)
     return found
 
@@ -296,9 +297,8 @@ def ablation_section(work: Path, size: LearningSize, *, run: bool) -> Section:
         dice = dice_of(found)
         against = "" if dice is first or np.array_equal(dice, first) else show(dice[..., -1] - first[..., -1], sign="+")
         gain = show(dice[..., -1] - dice[..., 0], sign="+")
-        about = f"{name}, {ENCODINGS[name].encoding_mm:g} mm"
         scores = [show(dice[..., number]) for number in range(PROMPTS + 1)]
-        rows.append([about, *scores, gain, against, _verdict_of_all(found)])
+        rows.append([name, *scores, gain, against, _verdict_of_all(found)])
     return Section("Encodings", text, header, rows)
 
 
@@ -307,7 +307,7 @@ def facts_of(size: LearningSize) -> dict[str, Any]:
     return {
         "seeds": size.seeds, "kept": size.kept, "held": size.held, "steps": size.train.steps,
         "batch": size.train.batch, "model": size.model.size, "patch": show_shape(size.model.patch),
-        "encoding": f"{size.model.encoding} of {size.model.encoding_mm:g} mm", "protocol": PROTOCOL,
+        "encoding": f"{size.model.encoding} of {size.model.plan['radius_mm']:g} mm", "protocol": PROTOCOL,
         "rate": f"{size.train.rate:g}", "corrections": size.train.corrections, "lint": size.lint,
     }  # fmt: skip
 

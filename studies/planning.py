@@ -19,8 +19,7 @@ from benchmarks.result_table import Section, machine
 from clicksim.catalog import find_source, open_catalog
 from clicksim.phantom import layouts
 from clicksim.phantom.phantom_trees import SMALL_SHAPE, SMALL_SPACING
-from clicksim.pipeline.conversion import convert
-from clicksim.pipeline.simulation import PromptRun, simulate_catalog
+from clicksim.pipeline import PromptRun, convert, simulate_catalog
 
 PAGE = ROOT / "docs" / "planning.md"
 CORES = 8

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -149,9 +149,8 @@ def run_step(
 ) -> Step:
     """Convert or simulate clicks, and record time and memory."""
     from clicksim.catalog import find_source
-    from clicksim.cli.crew import open_crew
-    from clicksim.pipeline.conversion import convert
-    from clicksim.pipeline.simulation import PromptRun, simulate_catalog
+    from clicksim.pipeline import Crew, PromptRun, convert, simulate_catalog
+    from clicksim.pipeline.cluster import dask_executor
 
     noted, started = Step(), time.perf_counter()
 
@@ -160,8 +159,8 @@ def run_step(
             noted.own += own_peak()
             noted.workers += workers_peak(on_cluster=scheduler is not None)
 
-    with open_crew(step, workers, scheduler) as shown:
-        crew = replace(shown, progress=note)
+    with dask_executor(scheduler) if scheduler else nullcontext() as executor:
+        crew = Crew(workers, executor, note)
         if step == "convert":
             convert(find_source("fdat"), source, catalog, shard=shard, crew=crew)
         else:

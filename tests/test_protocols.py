@@ -126,7 +126,7 @@ def test_effective_settings__says_which_protocols_have_a_rule():
         ("n_foreground", float("nan"), "whole number"),
         ("n_foreground", 10**400, "whole number"),
         ("percentile", 100.5, "at most 100"),
-        ("percentile", float("inf"), "must be a number"),
+        ("percentile", float("inf"), "must be a finite number"),
         ("suv", 10**400, "must be a number"),
         ("strategy", 3, "one of deepest"),
         ("strategy", "", "unknown strategy"),

@@ -69,6 +69,7 @@ def convert(
         raise SettingError("a conversion either adds to the cases of a source or replaces them; ask for one of both")
     context = Context(folder.resolve(), catalog_path.resolve(), source.name, dict(options or {}))
     units, found = source.plan(context)  # before anything is written: it refuses a folder of another kind
+    check_keys(source.name, units)
     chosen = sorted(units, key=lambda unit: unit.key)[shard[0] :: shard[1]]
     if shard[0] > 0:
         found = Outcome()  # what the plan rejected belongs to the first shard

@@ -29,7 +29,18 @@ from clicksim.catalog.lock import writing
 from clicksim.catalog.schema import rows_to_table
 from clicksim.errors import CatalogError, up_to_ten
 from clicksim.files import make_folder, read_bounded, slug, storing, write_text
-from clicksim.pipeline.parts import DIED, FILES, Part, PartWriter, Tables, discard, fingerprint, part_folder, read_part
+from clicksim.pipeline.parts import (
+    DIED,
+    FILES,
+    Part,
+    PartWriter,
+    Tables,
+    digest_content,
+    discard,
+    fingerprint,
+    part_folder,
+    read_part,
+)
 from clicksim.pipeline.workers import STARTS, Crew
 
 if TYPE_CHECKING:
@@ -223,20 +234,21 @@ def tables_of(outcome: Outcome) -> Tables:
 
 
 class _Origin:
-    """What a part is made from: the job, and the files that its unit reads."""
+    """What a part is made from: the job, what its unit carries, and the files that this reads."""
 
     def __init__(self, job: Job[Any]) -> None:
         self.identity = json.dumps(job.about, sort_keys=True)
 
     def __call__(self, unit: Unit) -> dict[str, str]:
-        return {"job": self.identity, "unit": unit.key, "inputs": fingerprint(unit.inputs)}
+        content, inputs = digest_content(unit.content), fingerprint(unit.inputs)
+        return {"job": self.identity, "unit": unit.key, "content": content, "inputs": inputs}
 
 
 def check_keys(name: str, units: Sequence[Unit]) -> None:
     """Refuse units that share a key: of two, one would be lost.
 
     Raises:
-        CatalogError: Two do.
+        CatalogError: Two units of the job or source called `name` do.
     """
     twice = [key for key, count in Counter(unit.key for unit in units).items() if count > 1]
     if twice:
@@ -274,12 +286,16 @@ def _identity_of(head: Path) -> Any:
 def _do_units(job: Job[Any], crew: Crew, origin: _Origin) -> list[Part]:
     """The parts of all units, in their order. A part that cannot be believed is made again, with a note."""
     parts: dict[str, Part] = {}
+    left, stale = [], []
     for unit in job.units:
-        part = read_part(job.folder, unit, origin(unit))
+        is_there = part_folder(job.folder, unit).exists()
+        part = read_part(job.folder, unit, origin(unit)) if is_there else None
         if part is not None and not part.died:  # there may be more memory now
             parts[unit.key] = part
-    left = [unit for unit in job.units if unit.key not in parts]
-    stale = [unit.key for unit in left if part_folder(job.folder, unit).exists()]
+            continue
+        left.append(unit)
+        if is_there and part is None:
+            stale.append(unit.key)
     if stale:
         crew.say(f"done again, since the finished work or its inputs have changed: {up_to_ten(stale)}")
     for _ in range(TRIES):
