@@ -86,7 +86,7 @@ class StudyOutcome:
         dice: `(cases, prompts + 1)`.
         used: Whether the linter says, on every body, that the model looks at its guidance.
         change: Per cent of the mask that change without guidance, in the mean.
-        faults: The linter's other findings, by check and verdict, with the bodies on which they came.
+        faults: The linter's other findings, by check and severity, with the bodies on which they came.
         seconds: Of training.
     """
 
@@ -203,13 +203,13 @@ def play_model(model: Path, catalog: Path, out: Path, lint: int) -> dict[str, An
 
 def read_lint(text: str) -> dict[str, Any]:
     """What the linter's page says of the model: whether it looks at its guidance, how much that does, and faults."""
-    lines = re.findall(r"^(good|note|suspect|bad) +(\S+) +(\S+) +(.*)$", text, flags=re.MULTILINE)
-    trials = [verdict for verdict, check, channel, _ in lines if channel == "model" and check in USE]
+    lines = re.findall(r"^(good|note|warning|error) +(\S+) +(\S+) +(.*)$", text, flags=re.MULTILINE)
+    trials = [severity for severity, check, channel, _ in lines if channel == "model" and check in USE]
     shares = [float(share) for share in re.findall(r"without guidance ([\d.]+)% of the mask changes", text)]
     faults: dict[str, int] = {}
-    for verdict, check, _, _ in lines:
-        if verdict in ("suspect", "bad") and check not in USE:
-            faults[f"{check} {verdict}"] = faults.get(f"{check} {verdict}", 0) + 1
+    for severity, check, _, _ in lines:
+        if severity in ("warning", "error") and check not in USE:
+            faults[f"{check} {severity}"] = faults.get(f"{check} {severity}", 0) + 1
     return {"used": bool(trials) and set(trials) == {"good"}, "change": float(np.mean(shares)), "faults": faults}
 
 

@@ -153,9 +153,7 @@ def test_prepare_store__finds_what_did_not_change(catalog, tmp_path):
     again = prepare_store(catalog.path, tmp_path / "store", RULES, sources=["fdat"])
     assert (first.made, again.made) == (2, 0)
     before = {path.name for path in (tmp_path / "store/arrays").iterdir()}
-    with pytest.raises(
-        CatalogError, match=r"prepare .*rules.pet_type is \"float32\" there and .*--overwrite"
-    ):
+    with pytest.raises(CatalogError, match=r"prepare .*rules.pet_type is \"float32\" there and .*--overwrite"):
         prepare_store(catalog.path, tmp_path / "store", RULES.but(pet_type="float16"), sources=["fdat"])
     other = prepare_store(
         catalog.path, tmp_path / "store", RULES.but(pet_type="float16"), sources=["fdat"], overwrite=True
