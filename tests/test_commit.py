@@ -111,7 +111,8 @@ def test_commit__is_dropped_where_its_block_raises(catalog: Catalog) -> None:
             commit.remove("runs/mine.json")
             raise ZeroDivisionError
 
-    pytest.raises(ZeroDivisionError, raises)
+    with pytest.raises(ZeroDivisionError):
+        raises()
     assert states_of(catalog.path) == {1}
     write_state(catalog, 2)
     assert not (catalog.path / WORK).exists()

@@ -46,6 +46,11 @@ class Commit:
         self._moves: dict[str, str] = {}
         self._removed: list[str] = []
 
+    @property
+    def names(self) -> list[str]:
+        """The names that will be written."""
+        return list(self._moves)
+
     @contextmanager
     def file(self, name: str) -> Iterator[Path]:
         """Where to write the new content of `name`; it is flushed when the block ends.

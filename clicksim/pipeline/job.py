@@ -74,7 +74,7 @@ class Job(Generic[Result]):
         tables: Empty tables to start from, so that `finish` finds each of them.
         commit: Opens the commit; by default one of plain files.
         records: The records that `finish` leaves by name, each with the identity of what it is about; by default one
-            with the name and the identity of the job.
+            with the name and the identity of the job. Empty for a job that leaves none.
         remedy: How to replace a result that was made in another way.
         anew: The option that drops what an interrupted run left.
         begin: Called with the units that are left before the first of them is done; refuses a disk that is too small.
@@ -88,7 +88,7 @@ class Job(Generic[Result]):
     finish: Callable[[Tables, Any, dict[str, Any]], Result]
     tables: Tables = field(default_factory=dict)
     commit: Callable[[Path], Commit] = Commit
-    records: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    records: Mapping[str, Mapping[str, Any]] | None = None
     remedy: str = REMEDY
     anew: str = "--overwrite"
     begin: Callable[[Sequence[Unit]], None] | None = None
@@ -97,6 +97,11 @@ class Job(Generic[Result]):
     def folder(self) -> Path:
         """The work folder."""
         return self.home / WORK / slug(self.name)
+
+    @property
+    def expected_records(self) -> Mapping[str, Mapping[str, Any]]:
+        """The identities that earlier records must have, by name."""
+        return {self.name: self.identity} if self.records is None else self.records
 
     @property
     def about(self) -> dict[str, Any]:
@@ -130,7 +135,7 @@ def run_job(job: Job[Result], crew: Crew | None = None, *, resume: bool = False,
     with writing(job.home):
         settle(job.home)
         if not overwrite:
-            for name, identity in (job.records or {job.name: job.identity}).items():
+            for name, identity in job.expected_records.items():
                 check_record(job.home, name, identity, job.remedy)
         _open_work(job, resume=resume, overwrite=overwrite)
         parts = _do_units(job, crew, _Origin(job))

@@ -236,7 +236,7 @@ def play_rounds(
             finish=partial(_finish, run, run_id, identity, units, catalog, recorded),
             tables=empty_tables(),
             commit=Commit if out is not None or catalog is None else CatalogCommit,
-            records={} if out is not None else {run_id: identity},
+            records=None if out is not None else {run_id: identity},
             remedy=REMEDY if out is not None else RENAME,
         )
         try:
