@@ -83,7 +83,7 @@ def score(
 
     Under the published rules (`autopet-iv@1`, `autopet-v@1`) raw values enter the Dice as they are, so an instance
     map gives the published number and not the Dice of its mask; under `autopet-v@1` a truth with values above 1 is
-    an instance map with as many lesions as its highest value. Mended rules take masks as masks, and every distinct
+    an instance map with as many lesions as its highest value. Revised rules take masks as masks, and every distinct
     value of an instance map as a lesion. What an empty truth gives is a setting of the protocol.
 
     Args:

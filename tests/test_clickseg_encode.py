@@ -40,7 +40,8 @@ def is_for_models(name):
 
 EVERY = [name for name in (*ENCODINGS.names, *PRESETS) if is_for_models(name)]
 SMALL = {"exp-distance": {"fall_mm": 2.0}, "exp-geodesic": {"fall_mm": 2.0}, "distance": {"reach_mm": 9.0},
-         "geodesic": {"reach_mm": 9.0}, "gaussian": {"sigma_mm": 2.5}, "disk": {"radius_mm": 6.0, "merge": "add"}}  # fmt: skip
+         "geodesic": {"reach_mm": 9.0}, "gaussian": {"sigma_mm": 2.5},
+         "disk": {"radius_mm": 6.0, "merge": "add"}}  # fmt: skip
 STENCILS = [name for name, encoding in ENCODINGS.load_all().items() if encoding.stencil]
 
 

@@ -33,6 +33,7 @@ from clicksim.errors import CatalogError, ClicksimError, SettingError, counted, 
 from clicksim.pipeline.cases import CaseEntry, catalog_units, reason_of, refused_cases, with_entries
 from clicksim.pipeline.job import (
     REMEDY,
+    RENAME,
     Job,
     check_record,
     result_folder,
@@ -72,7 +73,6 @@ if TYPE_CHECKING:
 ROLES = ("label", "pet", "ct")
 JOB = "rounds"
 PREDICTIONS = "predictions"
-RENAME = "give the run another name, or replace it with --overwrite"
 OWN = "own_rounds"
 """The table of the rounds that a predictor plays beside a replay; it is compared, not kept."""
 
@@ -236,7 +236,7 @@ def play_rounds(
             finish=partial(_finish, run, run_id, identity, units, catalog, recorded),
             tables=empty_tables(),
             commit=Commit if out is not None or catalog is None else CatalogCommit,
-            records={} if out is not None else {run_id: identity},
+            records=None if out is not None else {run_id: identity},
             remedy=REMEDY if out is not None else RENAME,
         )
         try:

@@ -20,7 +20,7 @@ from clicksim.errors import ClicksimError
 from clicksim.files import PROMPT_ENDINGS, check_space
 from clicksim.pipeline.cases import CaseEntry, catalog_units, folder_units, reason_of
 from clicksim.pipeline.conversion import Summary
-from clicksim.pipeline.job import Job, run_job, with_version, write_record
+from clicksim.pipeline.job import REMEDY, RENAME, Job, check_record, run_job, with_version, write_record
 from clicksim.pipeline.parts import DIED, Tables
 from clicksim.pipeline.workers import Crew
 from clicksim.prompts import Prompts
@@ -170,8 +170,6 @@ def simulate_catalog(
     ids = [name] if name is not None else [_run_id(run, units) for run in runs]
     for run_id in ids:
         check_part("prompts", run_id)
-    if out is not None:
-        check_space(out, BLOCK * sum(len(unit.content) for unit in units) * len(runs), "a file for each case")
     files = replace(opened, home=opened.path.resolve())  # another machine may do it, from another folder
     named = dict(zip(ids, runs, strict=True))
     identities = {run_id: _identity(run) for run_id, run in named.items()}
@@ -186,7 +184,12 @@ def simulate_catalog(
         tables=_empty_tables(),
         commit=CatalogCommit if out is None else Commit,
         records=identities if out is None else {kind: {**identities, "layout": layout}},
+        remedy=RENAME if out is None else REMEDY,
+        begin=None if out is None else partial(_check_space, out, len(runs)),
     )
+    if out is not None and not overwrite:  # `run_job` checks the folder alone
+        for run_id, identity in identities.items():
+            check_record(opened.path, run_id, identity, RENAME)
     with writing(opened.path):
         return run_job(job, crew, resume=resume, overwrite=overwrite)
 
@@ -247,6 +250,7 @@ def simulate_cases(
         work=partial(simulate_unit, None, named, roles, layout),
         finish=partial(_finish_folder, units, named),
         tables=_empty_tables(),
+        begin=partial(_check_space, out, len(runs)),
     )
     return run_job(job, crew, resume=resume, overwrite=overwrite)
 
@@ -290,6 +294,11 @@ def simulate_unit(
             outcome.reject(row["code"], row["message"], case_id=row["case_id"])
         found["rejected"] = rows_to_table("rejected", outcome.rejected)
     return found
+
+
+def _check_space(out: Path, runs: int, units: Sequence[Unit]) -> None:
+    """Refuse a disk that cannot hold the files of the units that are left."""
+    check_space(out, BLOCK * sum(len(unit.content) for unit in units) * runs, "a file for each case")
 
 
 def write_prompt_file(folder: Path, prompts: Prompts, layout: str, table: str) -> Path:

@@ -345,7 +345,7 @@ def _register(case: Row, own: Matrix | None, other: Matrix | None) -> None:
 
 
 def _pair(cases: list[Row], patient: str) -> None:
-    """Name each case's pair; a case that stands alone is flagged."""
+    """Name the pair of each case; a case without one is flagged."""
     taken = {case["tracer_class"] for case in cases}
     for case in cases:
         other = _other(case["tracer_class"])

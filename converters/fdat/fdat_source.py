@@ -25,7 +25,7 @@ StudyDate is the same for FDG, and 6,247 days earlier for PSMA.
 What would need a pass over the CT is left out: `ct_coverage_fraction` is null, and of the CT only the header is
 read. A PET of a folder is read as a whole, as its uptake is measured. Two files of a case on different grids are
 a `GridMismatch`: the publisher promises one grid, so one of them belongs to another case or was changed, and
-nobody can tell which. Whoever knows that the label is right sets `resample_labels`.
+it is unknown which. If you know that the label is right, set `resample_labels`.
 
 From the names and small tables of the fdat release to units of work.
 """
@@ -435,7 +435,7 @@ def _measure_uptake(
     flags: set[str] = set()
     if resample and not labels.grid.same_as(pet.grid):
         labels, flags = _resampled(labels, pet.grid), {"LABEL_RESAMPLED"}
-    check_grids(labels.grid, pet.grid, ("label", "PET"), mend=", or set resample_labels where the label is right")
+    check_grids(labels.grid, pet.grid, ("label", "PET"), remedy=", or set resample_labels if the label is right")
     with rejecting(*pet_file, "BadUptake"):
         measured, lesions = measure_case(labels.array, labels.grid, pet.array, instances="components")
     return labels, measured, lesions, flags | uptake_flags(pet.array, labels.array, lesions)

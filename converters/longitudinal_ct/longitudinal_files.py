@@ -128,7 +128,7 @@ def _find_files(context: Context, found: Outcome) -> tuple[dict[str, Longitudina
             match = _IMAGE.fullmatch(name) or _POINTS.fullmatch(name) or _TABLE.fullmatch(name)
             if match is None:
                 expected = "<pid>_<BL|FU>_<img|mask>_<NN>.nii.gz, <pid>_<BL|FU>_<NN>.json or <pid>.csv"
-                found.reject("BadName", f"{name} is none of {expected}; a pid has 10 digits of 0-9a-f", path=relative)
+                found.reject("BadName", f"{name} is not {expected}; a pid has 10 digits of 0-9a-f", path=relative)
                 continue
             parts = match.groupdict()
             patient = patients.setdefault(parts["pid"], LongitudinalPatient(parts["pid"]))
