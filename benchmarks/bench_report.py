@@ -17,9 +17,10 @@ from benchmarks.timing import once
 from clicksim import simulate_clicks
 from clicksim.catalog import Catalog, create_catalog
 from clicksim.catalog.schema import rows_to_table
+from clicksim.findings import Finding
 from clicksim.prompts import Prompts
 from clicksim.prompts.table import to_table
-from clicksim.report.catalog import Picture, ReportFinding, select_cases, write_report
+from clicksim.report.catalog import Picture, select_cases, write_report
 from clicksim.report.thumbnails import draw_thumbnail
 
 TEXT = """`clicksim report` of a catalog of {count:,} synthetic rows: {distinct} phantoms of {voxels:.1f} million voxels
@@ -52,7 +53,7 @@ def run(*, full: bool, quick: bool) -> list[Section]:  # noqa: ARG001
         catalog = make_catalog(folder / "catalog", count, quick=quick)
         pictures = make_pictures(catalog, quick=quick)
         drawing, _ = once(lambda: draw(0, quick=quick))
-        findings = [ReportFinding("warning", "uptake", (f"case{n:04d}",), f"suv_max {n}") for n in range(0, count, 9)]
+        findings = [Finding("warning", "uptake", (f"case{n:04d}",), f"suv_max {n}") for n in range(0, count, 9)]
         page = folder / "page.html"
         writing, _ = once(lambda: write_report(page, select_cases(catalog), pictures, findings))
         size = page.stat().st_size

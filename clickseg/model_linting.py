@@ -6,7 +6,8 @@ from dataclasses import replace
 from clickseg.predict import Session
 from clicksim.catalog import Catalog, Unit
 from clicksim.errors import ClicksimError
-from clicksim.guidance import LintFinding, format_findings, lint, lint_predictor
+from clicksim.findings import Finding
+from clicksim.guidance import format_lint, lint, lint_predictor
 from clicksim.pipeline.cases import CaseEntry
 from clicksim.pipeline.playing import ROLES
 from clicksim.rounds.round_records import RoundsCase
@@ -27,11 +28,11 @@ def lint_model(session: Session, catalog: Catalog, units: Sequence[Unit], cases:
             refused.append(f"case {entry.case_id} is left out: {error}")
             continue
         if findings:
-            texts.append(f"case {entry.case_id}\n{format_findings(findings)}")
+            texts.append(f"case {entry.case_id}\n{format_lint(findings)}")
     return "\n\n".join([*(texts or ["no case with a lesion to try it on"]), *ten_lines(refused, " that are left out")])
 
 
-def _lint_case(session: Session, catalog: Catalog, entry: CaseEntry, seed: int) -> list[LintFinding]:
+def _lint_case(session: Session, catalog: Catalog, entry: CaseEntry, seed: int) -> list[Finding]:
     """The findings on one case; none where it has no lesion."""
     images = entry.open(catalog, ROLES)
     if "ct" not in images.files or not images.label.array.any():

@@ -11,6 +11,7 @@
     ├── EmptyMaskError                no lesion where one is needed
     ├── ReferenceAbortError           the published rule has no answer here: its own script stops
     └── CatalogError                  a catalog that cannot be opened, written or trusted
+        └── LockedError               another process or thread writes to the folder
     StorageError(OSError)             the disk is full, read-only, not ours or failing: no input is at fault
 
 A message says what is wrong, what was found, what is allowed or how to fix it, and where. A wrong type stays a
@@ -63,6 +64,10 @@ class ReferenceAbortError(ClicksimError):
 
 class CatalogError(ClicksimError):
     """A catalog that cannot be opened, written or trusted."""
+
+
+class LockedError(CatalogError):
+    """A folder that another process or thread writes to."""
 
 
 class StorageError(OSError):

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clicksim import Click, Grid, Prompts, Scribble, encode
-from clicksim.guidance import ENCODINGS, PRESETS, format_findings, lint
+from clicksim.findings import worst_severity
+from clicksim.guidance import ENCODINGS, PRESETS, format_lint, lint
 from clicksim.guidance.encoding_settings import COMMON
-from clicksim.guidance.lint_findings import worst
 from clicksim.settings import SettingsTable
 
 DOCS = Path(__file__).resolve().parent
@@ -55,8 +55,8 @@ LINTER = """## The linter
 A faulty channel raises no error: the network still trains, but worse. `clicksim.guidance.lint(channels, prompts)` and
 `clicksim encode --lint` (with `--check FILE` for stored channels) look for faults that have been published: a peak that
 vanishes, a distance that is a delta, an inverted polarity, axes in another order, mirrors and shifts, 8-bit storage,
-prompts that are lost, clipped or outweighed, and overlapping polarities. Each check gives `good`, `note`, `suspect` or
-`bad`, and the number behind it.
+prompts that are lost, clipped or outweighed, and overlapping polarities. Each check gives `good`, `note`,
+`warning` or `error`, and the number behind it.
 
 {examples}
 """
@@ -106,8 +106,8 @@ def presets_table() -> str:
     rows = ["| preset | encoding | settings | used by | linter |", "| --- | --- | --- | --- | --- |"]
     for name, preset in PRESETS.items():
         settings = ", ".join(f"`{key}={value}`" for key, value in preset.settings.items())
-        findings = [f for f in lint(drawn(name), drawn_prompts(name)) if f.verdict in ("suspect", "bad")]
-        said = ", ".join(dict.fromkeys(f"{f.check} {f.verdict}" for f in findings)) or "good"
+        findings = [f for f in lint(drawn(name), drawn_prompts(name)) if f.severity in ("error", "warning")]
+        said = ", ".join(dict.fromkeys(f"{f.check} {f.severity}" for f in findings)) or "good"
         rows.append(f"| `{name}` | {preset.encoding} | {settings} | {preset.source} | {said} |")
     return "\n".join(rows) + "\n"
 
@@ -115,7 +115,7 @@ def presets_table() -> str:
 def example(name: str) -> str:
     """The output of the linter for a preset."""
     findings = [f for f in lint(drawn(name), drawn_prompts(name)) if f.channel == "foreground"]
-    return f"The foreground of `{name}` ({worst(findings)}):\n\n```\n{format_findings(findings)}\n```"
+    return f"The foreground of `{name}` ({worst_severity(findings)}):\n\n```\n{format_lint(findings)}\n```"
 
 
 def uptake() -> NDArray[np.float32]:

@@ -209,9 +209,9 @@ follows.
     page.say(f"""
 ## One patient
 
-`--keep-predictions` stores the masks. The picture shows the patient whose Dice rose most, from the front, in rounds {",
-".join(map(str, rounds[:-1]))} and {rounds[-1]}. Darker is hotter. Blue lines are the true lesions, and orange is the
-prediction. Green dots are the foreground scribbles so far, and red dots the background scribbles:
+`--keep-predictions` stores the masks. The picture shows the patient whose Dice rose most, from the front, in rounds
+{", ".join(map(str, rounds[:-1]))} and {rounds[-1]}. Darker is hotter. Blue lines are the true lesions, and orange is
+the prediction. Green dots are the foreground scribbles so far, and red dots the background scribbles:
 """)
     image = draw_rounds(page.folder / "catalog", folder, case_id, rounds)
     page.picture("training-patient.png", image, "maximum projections of one patient over the rounds")

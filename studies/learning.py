@@ -86,7 +86,7 @@ class StudyOutcome:
         dice: `(cases, prompts + 1)`.
         used: Whether the linter says, on every body, that the model uses its guidance.
         change: Mean percentage of the mask that changes without guidance.
-        faults: The linter's other findings: the number of bodies by check and verdict.
+        faults: The linter's other findings: the number of bodies by check and severity.
         seconds: Duration of the training.
     """
 
@@ -204,13 +204,13 @@ def play_model(model: Path, catalog: Path, out: Path, lint: int) -> dict[str, An
 
 def read_lint(text: str) -> dict[str, Any]:
     """Read from the linter's page whether the model uses its guidance, how much that changes, and the faults."""
-    lines = re.findall(r"^(good|note|suspect|bad) +(\S+) +(\S+) +(.*)$", text, flags=re.MULTILINE)
-    trials = [verdict for verdict, check, channel, _ in lines if channel == "model" and check in USE]
+    lines = re.findall(r"^(good|note|warning|error) +(\S+) +(\S+) +(.*)$", text, flags=re.MULTILINE)
+    trials = [severity for severity, check, channel, _ in lines if channel == "model" and check in USE]
     shares = [float(share) for share in re.findall(r"without guidance ([\d.]+)% of the mask changes", text)]
     faults: dict[str, int] = {}
-    for verdict, check, _, _ in lines:
-        if verdict in ("suspect", "bad") and check not in USE:
-            faults[f"{check} {verdict}"] = faults.get(f"{check} {verdict}", 0) + 1
+    for severity, check, _, _ in lines:
+        if severity in ("warning", "error") and check not in USE:
+            faults[f"{check} {severity}"] = faults.get(f"{check} {severity}", 0) + 1
     return {"used": bool(trials) and set(trials) == {"good"}, "change": float(np.mean(shares)), "faults": faults}
 
 

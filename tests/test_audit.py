@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from clicksim.audit.audit_findings import AuditFinding
 from scipy import ndimage
 
 from clicksim.audit import audit_catalog, checks_made, findings_table, write_audit_page
-from clicksim.audit.audit_findings import AuditFinding
 from clicksim.audit.fingerprints import find_duplicates, take_fingerprint
 from clicksim.catalog import Catalog, create_catalog, open_catalog
 from clicksim.catalog.folds import make_folds, write_folds

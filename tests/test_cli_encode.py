@@ -55,7 +55,7 @@ def test_encode__lint_says_what_it_found_and_fails_on_a_bad_channel(here):
     assert bad.exit_code == 1
     assert "normalised to a unit sum" in bad.stdout
     findings = json.loads(run("--lint", "--json", "--encoding", "autopet-iv").stdout)
-    assert {f["check"] for f in findings if f["verdict"] == "bad"} == {"peak"}
+    assert {f["check"] for f in findings if f["severity"] == "error"} == {"peak"}
     assert {p.name for p in here.iterdir()} == {"a_0001.nii.gz", "a_clicks.json"}  # nothing is stored unasked
 
 

@@ -16,20 +16,17 @@ from clicksim.catalog.schema import rows_to_table
 from clicksim.errors import CatalogError, SettingError
 from clicksim.geometry import Grid
 from clicksim.manifests import (
+    EXPORTS,
+    Written,
     check_manifest,
     read_record,
     select,
-    write_croissant,
-    write_csv,
-    write_grand_challenge,
-    write_huggingface,
-    write_monai,
-    write_nnunet,
 )
 from clicksim.manifests.folder import licence_text
 from clicksim.manifests.selection import file_names, prompts_of, strictest
 from clicksim.phantom.layouts import write_deep_psma, write_fdat, write_longitudinal_ct
-from clicksim.pipeline import convert
+from clicksim.pipeline import convert, export
+from clicksim.pipeline.workers import Crew, Progress
 from clicksim.predictors.command import predict_folder
 from clicksim.predictors.threshold import ThresholdPredictor
 from clicksim.prompts import Click, Prompts, Scribble
@@ -39,14 +36,7 @@ from converters.fdat.fdat_source import SOURCE as FDAT
 from converters.longitudinal_ct.longitudinal_source import SOURCE as LONGITUDINAL_CT
 from tests.simulated import simulate_run
 
-FORMATS: dict[str, Any] = {
-    "nnunet": write_nnunet,
-    "monai": write_monai,
-    "grand-challenge": write_grand_challenge,
-    "croissant": write_croissant,
-    "huggingface": write_huggingface,
-    "csv": write_csv,
-}
+FORMATS = EXPORTS.names
 NAME = "Dataset501_Phantom"
 
 
@@ -75,9 +65,8 @@ def exports(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """All formats, written once."""
     folder = tmp_path_factory.mktemp("exports")
     catalog = open_catalog(built)
-    export = select(catalog, run=catalog.runs[0], plan="three")
-    for kind, write in FORMATS.items():
-        write(export, folder / kind / NAME)
+    for kind in FORMATS:
+        write(kind, catalog, folder / kind / NAME, run=catalog.runs[0], plan="three")
     return folder
 
 
@@ -86,6 +75,35 @@ def spoiled(exports: Path, tmp_path: Path) -> Path:
     """A copy of all exports that a test may spoil."""
     shutil.copytree(exports, tmp_path / "exports", symlinks=True)
     return tmp_path / "exports"
+
+
+def write(kind: str, catalog: Catalog, out: Path, **more: Any) -> Written:
+    return export(str(catalog.home), out, kind, **more)
+
+
+def faults_of(out: Path, catalog: Catalog | None = None) -> list[str]:
+    """The findings as sentences, the case before the fault."""
+    return [" ".join((*finding.cases, finding.detail)) for finding in check_manifest(out, catalog)]
+
+
+def contents(folder: Path) -> dict[str, Any]:
+    """The bytes of every file of an export, and where a link leads."""
+    found = {path.relative_to(folder): path for path in folder.rglob("*") if path.is_symlink() or path.is_file()}
+    return {
+        str(name): path.readlink() if path.is_symlink() else path.read_bytes()
+        for name, path in sorted(found.items())
+        if name.parts[0][0] != "."
+    }
+
+
+def stop_after(units: int) -> Progress:
+    """A progress that ends the job after some units, as Ctrl-C does."""
+
+    def report(done: int, total: int, refused: int = 0) -> None:
+        if done >= units:
+            raise KeyboardInterrupt
+
+    return report
 
 
 def tiny(folder: Path, rows: list[dict[str, Any]], facts: list[dict[str, Any]]) -> Catalog:
@@ -105,7 +123,7 @@ def tiny(folder: Path, rows: list[dict[str, Any]], facts: list[dict[str, Any]]) 
 
 @pytest.mark.parametrize("kind", FORMATS)
 def test_check_manifest__a_fresh_export_has_no_fault(kind: str, exports: Path, built: Path) -> None:
-    assert check_manifest(exports / kind / NAME, open_catalog(built)) == []
+    assert faults_of(exports / kind / NAME, open_catalog(built)) == []
 
 
 @pytest.mark.parametrize("kind", FORMATS)
@@ -124,7 +142,7 @@ def test_read_record__says_what_the_export_was_made_from(kind: str, exports: Pat
 @pytest.mark.parametrize("kind", FORMATS)
 def test_write__the_same_catalog_gives_the_same_bytes(kind: str, exports: Path, built: Path, tmp_path: Path) -> None:
     catalog = open_catalog(built)
-    FORMATS[kind](select(catalog, run=catalog.runs[0], plan="three"), tmp_path / NAME)
+    write(kind, catalog, tmp_path / NAME, run=catalog.runs[0], plan="three")
     first, second = exports / kind / NAME, tmp_path / NAME
     names = sorted(path.relative_to(first) for path in first.rglob("*") if path.is_file())
     assert names == sorted(path.relative_to(second) for path in second.rglob("*") if path.is_file())
@@ -135,8 +153,8 @@ def test_write__the_same_catalog_gives_the_same_bytes(kind: str, exports: Path, 
 def test_write__a_folder_with_other_things_is_refused(kind: str, built: Path, tmp_path: Path) -> None:
     (tmp_path / NAME).mkdir()
     (tmp_path / NAME / "mine.txt").write_text("x")
-    with pytest.raises(CatalogError, match="is no export of clicksim"):
-        FORMATS[kind](select(open_catalog(built)), tmp_path / NAME)
+    with pytest.raises(CatalogError, match="is not an export of clicksim: it has mine"):
+        write(kind, open_catalog(built), tmp_path / NAME)
 
 
 @pytest.mark.parametrize(
@@ -147,16 +165,16 @@ def test_write__a_folder_with_other_things_is_refused(kind: str, built: Path, tm
         ("nnunet", "splits_final.json", "splits_final.json is missing"),
         ("monai", "datalist.json", "datalist.json is missing"),
         ("grand-challenge", "*/lesion-clicks.json", "lesion-clicks.json"),
-        ("grand-challenge", "*/images/pet/*.mha", "is not there"),
-        ("croissant", "lesions.parquet", "lesions.parquet is not there"),
-        ("huggingface", "train/pet/*.nii.gz", "is not there"),
+        ("grand-challenge", "*/images/pet/*.mha", "does not exist"),
+        ("croissant", "lesions.parquet", "lesions.parquet does not exist"),
+        ("huggingface", "train/pet/*.nii.gz", "does not exist"),
         ("huggingface", "train/metadata.parquet", "in neither"),
         ("csv", "cases.csv", "cannot be read"),
     ],
 )
 def test_check_manifest__a_lost_file_is_named(kind: str, pattern: str, words: str, spoiled: Path) -> None:
     sorted((spoiled / kind / NAME).glob(pattern))[0].unlink()
-    assert any(words in fault for fault in check_manifest(spoiled / kind / NAME))
+    assert any(words in fault for fault in faults_of(spoiled / kind / NAME))
 
 
 @pytest.mark.parametrize(
@@ -167,7 +185,7 @@ def test_check_manifest__a_lost_file_is_named(kind: str, pattern: str, words: st
         ("nnunet", "dataset.json", '"role": "image"', '"role": "prompt"', "call it noNorm"),
         ("nnunet", "splits_final.json", '"val": [', '"val": ["ghost", ', "names ghost"),
         ("monai", "datalist.json", '"numTraining": ', '"numTraining": 1', "numTraining"),
-        ("monai", "datalist.json", "_0001.nii.gz", "_0009.nii.gz", "is not there"),
+        ("monai", "datalist.json", "_0001.nii.gz", "_0009.nii.gz", "does not exist"),
         ("croissant", "croissant.json", '"column": "case_id"', '"column": "casus"', "column casus"),
         ("croissant", "croissant.json", '"license"', '"licence"', "no license"),
         ("croissant", "croissant.json", '"sha256": "', '"sha256": "0', "another SHA-256"),
@@ -180,7 +198,7 @@ def test_check_manifest__a_changed_file_is_named(
     path = spoiled / kind / NAME / file
     assert old in path.read_text(encoding="utf-8")
     path.write_text(path.read_text(encoding="utf-8").replace(old, new, 1), encoding="utf-8")
-    assert any(words in fault for fault in check_manifest(spoiled / kind / NAME))
+    assert any(words in fault for fault in faults_of(spoiled / kind / NAME))
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", "3", "[3]", '{"labels": 3, "cases": 3}', "[" * 100_000, "\0,\0\n1,2"])
@@ -194,9 +212,9 @@ def test_check_manifest__a_damaged_file_is_a_fault_or_a_refusal(
         (tmp_path / name / name).write_text(text)
         if name == "clicksim-manifest.json":
             with pytest.raises(CatalogError, match=r"damaged|cannot be read"):
-                check_manifest(tmp_path / name)
+                faults_of(tmp_path / name)
         elif name != "prompts.csv":  # whose rows are not looked at
-            assert check_manifest(tmp_path / name)
+            assert faults_of(tmp_path / name)
 
 
 def test_check_manifest__a_case_that_changed_in_the_catalog_is_named(exports: Path, catalog: Catalog) -> None:
@@ -205,11 +223,11 @@ def test_check_manifest__a_case_that_changed_in_the_catalog_is_named(exports: Pa
     rows[0]["suv_max"] = 1.0
     rows.append({**rows[1], "case_id": "new"})
     catalog.write_part("cases", "fdat", rows_to_table("cases", rows))
-    faults = check_manifest(exports / "csv" / NAME, catalog)
+    faults = faults_of(exports / "csv" / NAME, catalog)
     assert sorted(faults) == sorted(
         [
             f"{changed} has changed in the catalog since",
-            f"{lost} is not in the catalog any more",
+            f"{lost} is no longer in the catalog",
             "new is in the catalog and not in the export",
         ]
     )
@@ -217,9 +235,9 @@ def test_check_manifest__a_case_that_changed_in_the_catalog_is_named(exports: Pa
 
 def test_check_manifest__another_plan_or_run_of_the_catalog_does_not_matter(exports: Path, catalog: Catalog) -> None:
     write_folds(catalog, "other", make_folds(catalog, n_folds=2, official="ignore"))
-    assert check_manifest(exports / "csv" / NAME, catalog) == []
+    assert faults_of(exports / "csv" / NAME, catalog) == []
     write_folds(catalog, "three", make_folds(catalog, n_folds=3, official="ignore", seed=1))
-    assert check_manifest(exports / "csv" / NAME, catalog) == ["folds of three have changed in the catalog since"]
+    assert faults_of(exports / "csv" / NAME, catalog) == ["folds of three have changed in the catalog since"]
 
 
 def test_read_record__what_is_no_export_is_refused(tmp_path: Path) -> None:
@@ -263,7 +281,7 @@ def test_write_nnunet__images_labels_and_splits_are_what_nnunet_reads(exports: P
 def test_write_nnunet__links_by_default_and_copies_where_asked(exports: Path, built: Path, tmp_path: Path) -> None:
     linked = sorted((exports / "nnunet" / NAME / "imagesTr").glob("*_0001.nii.gz"))
     assert all(path.is_symlink() for path in linked)
-    write_nnunet(select(open_catalog(built)), tmp_path / NAME, copy=True)
+    write("nnunet", open_catalog(built), tmp_path / NAME, settings={"copy": True})
     copied = sorted((tmp_path / NAME / "imagesTr").glob("*_0001.nii.gz"))
     assert not any(path.is_symlink() for path in tmp_path.rglob("*"))
     assert [path.read_bytes() for path in copied] == [path.read_bytes() for path in linked]
@@ -271,9 +289,8 @@ def test_write_nnunet__links_by_default_and_copies_where_asked(exports: Path, bu
 
 def test_write_nnunet__guidance_channels_hold_the_prompts_and_are_not_normalised(built: Path, tmp_path: Path) -> None:
     catalog = open_catalog(built)
-    export = select(catalog, run=catalog.runs[0], plan="three")
-    write_nnunet(export, tmp_path / NAME, guidance="points")
-    assert check_manifest(tmp_path / NAME, catalog) == []
+    write("nnunet", catalog, tmp_path / NAME, settings={"guidance": "points"}, run=catalog.runs[0], plan="three")
+    assert faults_of(tmp_path / NAME, catalog) == []
     content = json.loads((tmp_path / NAME / "dataset.json").read_text())
     assert content["channel_names"] == {"0": "CT", "1": "PET", "2": "noNorm", "3": "noNorm"}
     roles = content["channel_roles"]
@@ -297,19 +314,19 @@ def test_write_nnunet__guidance_channels_hold_the_prompts_and_are_not_normalised
 def test_write_nnunet__of_one_patient_has_no_folds_and_no_fault(catalog: Catalog, tmp_path: Path) -> None:
     rows = [{k: v for k, v in row.items() if k != "source"} for row in catalog.table("cases", "fdat").to_pylist()]
     catalog.write_part("cases", "fdat", rows_to_table("cases", rows[:1]))
-    write_nnunet(select(catalog, sources=["fdat"]), tmp_path / NAME)
+    write("nnunet", catalog, tmp_path / NAME, sources=["fdat"])
     assert not (tmp_path / NAME / "splits_final.json").exists()
-    assert check_manifest(tmp_path / NAME, catalog) == []
+    assert faults_of(tmp_path / NAME, catalog) == []
 
 
 def test_write_nnunet__impossible_wishes_are_refused(built: Path, tmp_path: Path) -> None:
     catalog = open_catalog(built)
     with pytest.raises(SettingError, match="DatasetNNN_Name, got 'mine'"):
-        write_nnunet(select(catalog), tmp_path / "mine")
+        write("nnunet", catalog, tmp_path / "mine")
     with pytest.raises(SettingError, match="--run"):
-        write_nnunet(select(catalog), tmp_path / NAME, guidance="gaussian")
+        write("nnunet", catalog, tmp_path / NAME, settings={"guidance": "gaussian"})
     with pytest.raises(SettingError, match="gaussain"):
-        write_nnunet(select(catalog, run=catalog.runs[0]), tmp_path / NAME, guidance="gaussain")
+        write("nnunet", catalog, tmp_path / NAME, settings={"guidance": "gaussain"}, run=catalog.runs[0])
     assert not (tmp_path / NAME).exists()
 
 
@@ -317,10 +334,10 @@ def test_write_nnunet__a_case_on_two_grids_is_left_out_with_its_reason(catalog: 
     rows = [{k: v for k, v in row.items() if k != "source"} for row in catalog.table("cases", "deep_psma").to_pylist()]
     rows[0]["ct_path"] = next(row["ct_path"] for row in rows if row["shape_xyz"] != rows[0]["shape_xyz"])
     catalog.write_part("cases", "deep_psma", rows_to_table("cases", rows))
-    written = write_nnunet(select(catalog), tmp_path / NAME)
+    written = write("nnunet", catalog, tmp_path / NAME)
     assert list(written.refused) == [rows[0]["case_id"]]
     assert "different grids" in written.refused[rows[0]["case_id"]]
-    assert check_manifest(tmp_path / NAME, catalog) == []
+    assert faults_of(tmp_path / NAME, catalog) == []
 
 
 @pytest.mark.parametrize(("shift_mm", "taken"), [(0.0, True), (0.03, True), (25.0, False)])
@@ -335,7 +352,7 @@ def test_write_nnunet__headers_that_differ_by_rounding_become_one_grid(
     write_image(catalog.path / "images" / "shifted.nii.gz", image.array, Grid(image.grid.shape, affine=affine))
     rows[0]["ct_path"] = "catalog:images/shifted.nii.gz"
     catalog.write_part("cases", "deep_psma", rows_to_table("cases", rows))
-    written = write_nnunet(select(catalog), tmp_path / NAME)
+    written = write("nnunet", catalog, tmp_path / NAME)
     assert (rows[0]["case_id"] not in written.refused) == taken
     files = written.files.get(("deep_psma", rows[0]["case_id"]))
     if files is not None:
@@ -355,13 +372,12 @@ def test_write_nnunet__a_mask_of_other_values_is_written_anew_as_0_and_1(
     write_image(catalog.path / "images" / "own.nii.gz", mask * np.uint8(top), held.grid)
     row |= {"label_path": "catalog:images/own.nii.gz", "quality_flags": []}
     catalog.write_part("cases", "fdat", rows_to_table("cases", rows))
-    export = select(catalog, sources=["fdat"])
-    written = write_nnunet(export, tmp_path / NAME)
+    written = write("nnunet", catalog, tmp_path / NAME, sources=["fdat"])
     file = tmp_path / NAME / written.files["fdat", row["case_id"]]["label"]
     assert mask.any()
     assert np.array_equal(read_label(file).array, mask)
     assert file.is_symlink() == (top == 1)
-    notes = write_monai(export, tmp_path / "monai").notes
+    notes = write("monai", catalog, tmp_path / "monai", sources=["fdat"]).notes
     assert any(note.startswith("1 label with values above 1") for note in notes) == (top > 1)
 
 
@@ -369,13 +385,13 @@ def test_write_nnunet__instance_maps_become_masks(tmp_path: Path) -> None:
     tree = write_longitudinal_ct(tmp_path / "source")
     convert(LONGITUDINAL_CT, tree.folder, tmp_path / "catalog")
     catalog = open_catalog(tmp_path / "catalog")
-    write_nnunet(select(catalog), tmp_path / NAME)
+    write("nnunet", catalog, tmp_path / NAME)
     content = json.loads((tmp_path / NAME / "dataset.json").read_text())
     assert content["channel_names"] == {"0": "CT"}
     labels = [read_label(path).array for path in (tmp_path / NAME / "labelsTr").iterdir()]
     assert {int(label.max()) for label in labels} <= {0, 1}
     assert any(label.any() for label in labels)
-    assert check_manifest(tmp_path / NAME, catalog) == []
+    assert faults_of(tmp_path / NAME, catalog) == []
 
 
 def test_write_monai__items_have_channels_folds_and_prompts(exports: Path, built: Path) -> None:
@@ -393,8 +409,8 @@ def test_write_monai__patients_on_both_sides_of_a_plan_are_trained_on_in_no_list
     catalog: Catalog, tmp_path: Path
 ) -> None:
     write_folds(catalog, "tracers", make_folds(catalog, scheme="leave-one-tracer-out"))
-    write_monai(select(catalog, plan="tracers"), tmp_path / "out")
-    assert check_manifest(tmp_path / "out", catalog) == []
+    write("monai", catalog, tmp_path / "out", plan="tracers")
+    assert faults_of(tmp_path / "out", catalog) == []
     assert not (tmp_path / "out" / "datalist.json").exists()
     for n in range(2):
         path = tmp_path / "out" / f"datalist_fold{n}.json"
@@ -403,39 +419,149 @@ def test_write_monai__patients_on_both_sides_of_a_plan_are_trained_on_in_no_list
         assert judged & {"deep_psma:train_0001", "deep_psma:train_0002"}
         assert not judged & {item["patient_key"] for item in content["training"]}
         path.write_text(json.dumps({**content, "validation": [*content["validation"], content["training"][0]]}))
-    assert sum("who is judged" in fault for fault in check_manifest(tmp_path / "out")) == 2
+    assert sum("trains and validates on patient" in fault for fault in faults_of(tmp_path / "out")) == 2
 
 
-def test_prepare_folder__a_second_export_leaves_no_case_of_the_first(built: Path, tmp_path: Path) -> None:
+def test_export__a_second_one_replaces_the_first_where_it_is_asked_to(built: Path, tmp_path: Path) -> None:
     catalog, out = open_catalog(built), tmp_path / NAME
-    write_nnunet(select(catalog), out)
-    write_nnunet(select(catalog, sources=["deep_psma"]), out)
-    assert check_manifest(out, catalog) == []
+    write("nnunet", catalog, out)
+    assert len(list((out / "labelsTr").iterdir())) > 4
+    first = contents(out)
+    write("nnunet", catalog, out)
+    assert contents(out) == first, "the same export again changes nothing"
+    with pytest.raises(CatalogError, match=r"made in another way: .*sources.*replace it with --overwrite"):
+        write("nnunet", catalog, out, sources=["deep_psma"])
+    with pytest.raises(CatalogError, match=r"settings.copy is false there and true here"):
+        write("nnunet", catalog, out, settings={"copy": True})
+    with pytest.raises(CatalogError, match=r'format is "nnunet" there and "csv" here'):
+        write("csv", catalog, out)
+    assert contents(out) == first
+    write("nnunet", catalog, out, sources=["deep_psma"], overwrite=True)
+    assert faults_of(out, catalog) == []
     assert len(list((out / "labelsTr").iterdir())) == 4
+    write("csv", catalog, out, overwrite=True)
+    assert {path.name for path in out.iterdir() if path.name[0] != "."} == {
+        "cases.csv", "clicksim-manifest.json", "LICENCES.md", "CITATION.bib",
+    }  # fmt: skip
 
 
-def test_prepare_folder__an_interrupted_export_says_so_and_can_be_written_again(
-    built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_export__an_unrelated_change_of_the_catalog_is_not_another_way(catalog: Catalog, tmp_path: Path) -> None:
+    write("csv", catalog, tmp_path / "out", plan="three")
+    write_folds(catalog, "other", make_folds(catalog, n_folds=2, official="ignore"))
+    write("csv", catalog, tmp_path / "out", plan="three")
+    rows = [{k: v for k, v in row.items() if k != "source"} for row in catalog.table("cases", "fdat").to_pylist()]
+    catalog.write_part("cases", "fdat", rows_to_table("cases", rows[1:]))
+    with pytest.raises(CatalogError, match="cases/fdat"):
+        write("csv", catalog, tmp_path / "out", plan="three")
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_export__an_interrupted_one_goes_on_to_the_same_bytes(
+    kind: str, exports: Path, built: Path, tmp_path: Path
 ) -> None:
-    export, out = select(open_catalog(built)), tmp_path / NAME
-    with monkeypatch.context() as patched:
-        patched.setattr("clicksim.manifests.nnunet.dataset_json", lambda *args: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
-            write_nnunet(export, out)
-    with pytest.raises(CatalogError, match="was interrupted; write it again"):
+    catalog, out = open_catalog(built), tmp_path / NAME
+    how: dict[str, Any] = {"run": catalog.runs[0], "plan": "three"}
+    for after in (1, 2):
+        with pytest.raises(KeyboardInterrupt):
+            write(kind, catalog, out, **how, crew=Crew(progress=stop_after(after)), resume=after > 1)
+    assert {path.name for path in out.iterdir()} == {".lock", ".work"}
+    with pytest.raises(CatalogError, match="was interrupted; go on with --resume"):
         check_manifest(out)
-    write_nnunet(export, out)
-    assert check_manifest(out) == []
+    with pytest.raises(CatalogError, match="go on with --resume, or begin anew with --overwrite"):
+        write(kind, catalog, out, **how)
+    write(kind, catalog, out, **how, resume=True)
+    assert contents(out) == contents(exports / kind / NAME)
+    assert not (out / ".work").exists()
 
 
-def test_prepare_folder__a_record_cannot_delete_files_elsewhere(built: Path, tmp_path: Path) -> None:
+def test_export__one_that_ends_while_it_is_committed_is_completed_by_the_next(
+    exports: Path, built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    catalog, out = open_catalog(built), tmp_path / NAME
+    how: dict[str, Any] = {"run": catalog.runs[0], "plan": "three"}
+    moved, replace = [], Path.replace
+
+    def move(self: Path, target: Path) -> Path:
+        if "imagesTr" in target.parts and ".work" not in target.parts:
+            moved.append(target)
+            if len(moved) == 5:
+                raise KeyboardInterrupt
+        return replace(self, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "replace", move)
+        with pytest.raises(KeyboardInterrupt):
+            write("nnunet", catalog, out, **how)
+    assert (out / ".work/commit.json").is_file()
+    assert not (out / "clicksim-manifest.json").exists()
+    with pytest.raises(CatalogError, match="was interrupted"):
+        check_manifest(out)
+    write("nnunet", catalog, out, **how)
+    assert contents(out) == contents(exports / "nnunet" / NAME)
+
+
+def test_export__an_interrupted_one_leaves_the_earlier_one_as_it_was(built: Path, tmp_path: Path) -> None:
+    catalog, out = open_catalog(built), tmp_path / NAME
+    write("nnunet", catalog, out, sources=["deep_psma"])
+    before = contents(out)
+    with pytest.raises(KeyboardInterrupt):
+        write("nnunet", catalog, out, overwrite=True, crew=Crew(progress=stop_after(2)))
+    assert contents(out) == before
+    assert faults_of(out, catalog) == []
+    write("nnunet", catalog, out, overwrite=True, resume=True)
+    assert faults_of(out, catalog) == []
+    assert contents(out) != before
+
+
+def test_export__workers_give_the_same_bytes(exports: Path, built: Path, tmp_path: Path) -> None:
+    catalog = open_catalog(built)
+    crew = Crew(workers=2)
+    write("nnunet", catalog, tmp_path / NAME, run=catalog.runs[0], plan="three", crew=crew)
+    assert contents(tmp_path / NAME) == contents(exports / "nnunet" / NAME)
+
+
+def test_export__a_file_of_somebody_else_is_not_overwritten(built: Path, tmp_path: Path) -> None:
+    catalog, out = open_catalog(built), tmp_path / "out"
+    write("csv", catalog, out)
+    (out / "README.md").write_text("mine")
+    with pytest.raises(CatalogError, match=r"files that no export made.*README.md; move them away"):
+        write("huggingface", catalog, out, overwrite=True)
+    assert (out / "README.md").read_text() == "mine"
+    (out / "README.md").unlink()
+    write("huggingface", catalog, out, overwrite=True, resume=True)
+    assert faults_of(out, catalog) == []
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_export__a_name_that_no_file_can_have_costs_no_case(kind: str, catalog: Catalog, tmp_path: Path) -> None:
+    rows = [{k: v for k, v in row.items() if k != "source"} for row in catalog.table("cases", "fdat").to_pylist()]
+    names = ["x" * 300, "CON", "nul.v2", "dot.", "\u00e4" * 100, ".hidden", "LICENCES.md"]
+    for row, name in zip(rows, names, strict=False):
+        row["case_id"] = name
+    catalog.write_part("cases", "fdat", rows_to_table("cases", rows))
+    catalog.write_part("lesions", "fdat", rows_to_table("lesions", []))
+    written = write(kind, catalog, tmp_path / NAME, sources=["fdat"])
+    assert (len(written.files), written.refused) == (len(rows), {})
+    assert faults_of(tmp_path / NAME, catalog) == []
+    parts = {part for path in (tmp_path / NAME).rglob("*") for part in path.relative_to(tmp_path / NAME).parts}
+    assert max(len(part.encode()) for part in parts) < 200
+    assert not {part for part in parts if part.partition(".")[0].casefold() in ("con", "nul")}
+
+
+def test_export__the_latest_run_is_named_in_the_record(catalog: Catalog, tmp_path: Path) -> None:
+    write("csv", catalog, tmp_path / "out", run="latest")
+    assert read_record(tmp_path / "out")["prompts"]["run"] == catalog.runs[0]
+
+
+def test_export__a_record_cannot_delete_files_elsewhere(built: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("x")
     out = tmp_path / "out"
-    write_csv(select(open_catalog(built)), out)
+    write("csv", open_catalog(built), out)
     record = read_record(out)
     record["cases"][0]["files"] = {"a": "../mine.txt", "b": str(tmp_path / "mine.txt")}
+    record["files"] += ["../mine.txt", ".", ""]
     (out / "clicksim-manifest.json").write_text(json.dumps(record))
-    write_csv(select(open_catalog(built)), out)
+    write("csv", open_catalog(built), out)
     assert (tmp_path / "mine.txt").exists()
 
 
@@ -458,17 +584,17 @@ def test_write_grand_challenge__a_refused_case_leaves_nothing(catalog: Catalog, 
     rows = [{k: v for k, v in row.items() if k != "source"} for row in catalog.table("cases", "deep_psma").to_pylist()]
     rows[0]["pet_path"] = next(row["pet_path"] for row in rows if row["shape_xyz"] != rows[0]["shape_xyz"])
     catalog.write_part("cases", "deep_psma", rows_to_table("cases", rows))
-    written = write_grand_challenge(select(catalog, sources=["deep_psma"]), tmp_path / NAME)
+    written = write("grand-challenge", catalog, tmp_path / NAME, sources=["deep_psma"])
     assert list(written.refused) == [rows[0]["case_id"]]
     assert len([path for path in (tmp_path / NAME).iterdir() if path.is_dir()]) == len(rows) - 1
-    assert check_manifest(tmp_path / NAME) == []
+    assert faults_of(tmp_path / NAME) == []
 
 
 def test_write__says_which_cases_have_no_prompt(catalog: Catalog, tmp_path: Path) -> None:
     rows = catalog.table("cases", "fdat").to_pylist()
     grid = Grid(tuple(rows[0]["shape_xyz"]), tuple(rows[0]["spacing_xyz_mm"]))
     catalog.write_part("prompts", "one", Prompts((Click((1, 2, 3), True),), grid, rows[0]["case_id"]).to_table())
-    written = write_csv(select(catalog, sources=["fdat"], run="one"), tmp_path / "out")
+    written = write("csv", catalog, tmp_path / "out", sources=["fdat"], run="one")
     others = ", ".join(sorted(row["case_id"] for row in rows[1:]))
     assert written.notes == [f"run one has no prompt in {len(rows) - 1} cases: {others}"]
 
@@ -483,15 +609,15 @@ def test_prompts_of__keeps_the_strokes_of_two_people_apart(catalog: Catalog) -> 
         for n, person in enumerate(("ann", "bob"))
     }
     catalog.write_part("prompts", "people", pa.concat_tables([prompts.to_table() for prompts in made.values()]))
-    export = select(catalog, sources=["fdat"], run="people")
-    found = prompts_of(export, row, grid)
+    chosen = select(catalog, sources=["fdat"], run="people")
+    found = prompts_of(chosen.cases[0], grid)
     assert sorted(map(repr, found)) == sorted(repr(prompt) for prompts in made.values() for prompt in prompts)
 
 
 def test_write_monai__says_how_many_labels_are_not_0_and_1_alone(exports: Path, tmp_path: Path) -> None:
     tree = write_longitudinal_ct(tmp_path / "source")
     convert(LONGITUDINAL_CT, tree.folder, tmp_path / "catalog")
-    written = write_monai(select(open_catalog(tmp_path / "catalog")), tmp_path / "out")
+    written = write("monai", open_catalog(tmp_path / "catalog"), tmp_path / "out")
     assert [note.split(":")[0] for note in written.notes] == ["7 labels with values above 1"], "one holds 0 and 1 alone"
     content = json.loads((exports / "monai" / NAME / "datalist.json").read_text())
     assert {item["instances"] for item in content["training"]} == {"components"}
@@ -499,7 +625,7 @@ def test_write_monai__says_how_many_labels_are_not_0_and_1_alone(exports: Path, 
 
 def test_write_croissant__the_day_of_publication_is_a_day(built: Path, tmp_path: Path) -> None:
     with pytest.raises(SettingError, match="is written as 2026-12-01, got 'yesterday'"):
-        write_croissant(select(open_catalog(built)), tmp_path / NAME, published="yesterday")
+        write("croissant", open_catalog(built), tmp_path / NAME, settings={"published": "yesterday"})
     assert not (tmp_path / NAME).exists()
 
 
@@ -514,7 +640,7 @@ def test_write_croissant__fields_are_the_columns_and_the_tables_hold_no_run_fact
     expected = {"n_lesions": "sc:Integer", "suv_max": "sc:Float", "study_date": "sc:Date", "defaced": "sc:Boolean"}
     assert {name: kinds[name] for name in expected} == expected
     assert {path.name for path in folder.iterdir()} == {
-        "cases.parquet", "lesions.parquet", "prompts.parquet", "croissant.json", "clicksim-manifest.json",
+        "cases.parquet", "lesions.parquet", "prompts.parquet", "croissant.json", ".lock", "clicksim-manifest.json",
         "LICENCES.md", "CITATION.bib",
     }  # fmt: skip
 
@@ -537,7 +663,7 @@ def test_select__only_the_licences_of_what_is_inside_travel(built: Path, tmp_pat
     text = licence_text(export)
     assert "10.5281/zenodo.15281784" in text
     assert "PSMA-FDG-PET-CT-Lesions" not in text
-    write_csv(export, tmp_path / "csv")
+    write("csv", open_catalog(built), tmp_path / "csv", sources=["deep_psma"])
     assert "@misc{deep_psma" in (tmp_path / "csv" / "CITATION.bib").read_text()
     assert "psma_fdg_pet_ct_lesions" not in (tmp_path / "csv" / "CITATION.bib").read_text()
 
@@ -585,14 +711,14 @@ def test_select__names_that_do_not_exist_are_refused(built: Path) -> None:
 def test_select__a_plan_that_lacks_a_case_is_refused(catalog: Catalog) -> None:
     rows = [{k: v for k, v in row.items() if k != "source"} for row in catalog.table("cases", "fdat").to_pylist()]
     catalog.write_part("cases", "fdat", rows_to_table("cases", [*rows, {**rows[0], "case_id": "new"}]))
-    with pytest.raises(CatalogError, match="does not know 1 case: new"):
+    with pytest.raises(CatalogError, match="lacks 1 case: new"):
         select(catalog, plan="three")
 
 
 def test_select__without_a_plan_folds_are_of_whole_patients(built: Path) -> None:
-    export = select(open_catalog(built))
-    assert export.about["folds"]["scheme"] == "stratified"
-    patients = [{row["patient_key"] for row in export.cases if export.fold(row) == f.fold} for f in export.splits()]
+    chosen = select(open_catalog(built))
+    assert chosen.about["folds"]["scheme"] == "stratified"
+    patients = [{c.row["patient_key"] for c in chosen.cases if c.fold == f.fold} for f in chosen.splits()]
     assert len(set().union(*patients)) == sum(map(len, patients))
 
 

@@ -25,7 +25,7 @@ from clicksim.catalog.schema import TABLES, rows_to_table
 from clicksim.errors import CatalogError, PromptFormatError, SettingError
 from clicksim.geometry import Grid
 from clicksim.phantom.layouts import write_fdat
-from clicksim.pipeline import Crew, PromptRun, convert
+from clicksim.pipeline import Crew, PromptRun, convert, simulate_catalog
 from clicksim.pipeline.cases import catalog_units
 from clicksim.pipeline.prompt_import import import_prompts
 from clicksim.pipeline.verification import verify_run
@@ -237,6 +237,16 @@ def test_convert__refuses_units_and_cases_that_cannot_be_told_apart(folder, tmp_
 def test_source__refuses_a_name_that_is_no_root(name):
     with pytest.raises(CatalogError, match=r"cannot (be called|name a source)"):
         replace(NUMBERS, name=name)
+
+
+def test_simulate_catalog__refuses_to_replace_a_run_also_where_files_go_to_a_new_folder(catalog, tmp_path):
+    simulate_catalog(catalog, [PromptRun("autopet-iv@2")], source="fdat", name="mine")
+    other = [PromptRun("autopet-iv@2", seed=7)]
+    for out in (None, tmp_path / "out"):
+        with pytest.raises(CatalogError, match="called mine that was made in another way: seed is 42 there and 7 here"):
+            simulate_catalog(catalog, other, source="fdat", name="mine", out=out)
+    simulate_catalog(catalog, other, source="fdat", name="mine", out=tmp_path / "out", overwrite=True)
+    assert open_catalog(catalog).metadata("mine")["seed"] == 7
 
 
 def test_convert__resumes_the_same_job_only(folder, tmp_path):

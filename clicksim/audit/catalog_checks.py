@@ -1,12 +1,13 @@
-"""Whether a catalog holds what it says: cheap looks by default, every file opened on request.
+"""Whether a catalog holds what it says.
 
-Each check is one function from a catalog to findings. `check_cohort` holds a catalog against the publisher's
-figures, as far as they are known and with their errors mended.
+Each check is one function from a catalog to findings and reads the tables alone. `check_case_files` opens the images
+of one case. `check_cohort` compares a catalog with the figures of the publisher, as far as these are known, with
+their errors corrected.
 """
 
 import tomllib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
@@ -14,70 +15,49 @@ from typing import Any
 from numpy.typing import NDArray
 
 from clicksim.audit import leakage, outliers
-from clicksim.catalog.schema import FAILURES, FLAGS, REASONS
+from clicksim.audit.fingerprints import Fingerprint, take_fingerprint
+from clicksim.catalog.schema import FAILURES, FLAGS, REASONS, table_schema
 from clicksim.catalog.store import Catalog
 from clicksim.errors import CatalogError, ClicksimError, counted, unknown_name
+from clicksim.findings import Finding, sort_findings
+
+Check = Callable[[Catalog], Iterator[Finding]]
+READ = ("shape_xyz", "n_lesions", "lesion_volume_ml", "suv_max", "instances")
+"""The columns of a case that its images are compared with."""
 
 
-@dataclass(frozen=True)
-class CatalogFinding:
-    """Something that is not as it should be.
+def check_catalog(catalog: Catalog) -> list[Finding]:
+    """Check the tables of a catalog, and that the files exist to which they point.
 
-    Attributes:
-        check: The name of the check.
-        case_id: The case, or empty for the catalog as a whole.
-        detail: What is wrong, what came, what was expected.
+    Every finding is an error.
     """
-
-    check: str
-    case_id: str
-    detail: str
+    return sort_findings(finding for check in CHECKS for finding in check(catalog))
 
 
-Check = Callable[[Catalog], Iterator[CatalogFinding]]
-Row = dict[str, Any]
-Look = Callable[[Row, NDArray[Any]], None]
-READ = (
-    "case_id", "source", "patient_key", "label_path", "pet_path", "ct_path", "shape_xyz", "n_lesions",
-    "lesion_volume_ml", "suv_max", "instances",
-)  # fmt: skip
+def path_columns() -> list[str]:
+    """The columns of a case that name a file, the label first."""
+    names = [name for name in table_schema("cases").names if name.endswith("_path")]
+    return sorted(names, key=lambda name: name != "label_path")
 
 
-def check_catalog(
-    catalog: Catalog, *, read_data: bool = False, progress: Callable[[int, int], None] | None = None
-) -> list[CatalogFinding]:
-    """All findings, by check and case.
-
-    Args:
-        catalog: An open catalog.
-        read_data: Open every label and uptake and measure the lesions again.
-        progress: Told after each case that is read.
-    """
-    found = [finding for check in CHECKS for finding in check(catalog)]
-    found += check_data(catalog, progress) if read_data else ()
-    return sorted(found, key=lambda f: (f.check, f.case_id, f.detail))
-
-
-def check_keys(catalog: Catalog) -> Iterator[CatalogFinding]:
-    """Each case has a patient, and its id once in its source; each lesion, link and prompt belongs to a case."""
+def check_keys(catalog: Catalog) -> Iterator[Finding]:
+    """Each case has a patient and a unique id within its source; each lesion, link and prompt belongs to a case."""
     rows = catalog.cases.select(["case_id", "source", "patient_key"]).to_pylist()
     for row in rows:
         if row["patient_key"] is None:
-            yield CatalogFinding(
-                "keys", row["case_id"], "the row has no patient_key, without which no leak can be seen"
-            )
+            yield _fault("keys", row["case_id"], "the row has no patient_key, without which no leak can be found")
     for (source, case), count in Counter((row["source"], row["case_id"]) for row in rows).items():
         if count > 1:
-            yield CatalogFinding("keys", case, f"{count} rows in {source}")
+            yield _fault("keys", case, f"{count} rows in {source}")
     known = {row["case_id"] for row in rows}
     for table, columns in (("lesions", ["case_id"]), ("links", ["bl_case_id", "fu_case_id"]), ("prompts", ["case"])):
         for column in columns:
             for case in sorted(set(catalog.table(table)[column].to_pylist()) - known - {None}):
-                yield CatalogFinding("keys", case, f"{table}.{column} names a case that is not in cases")
+                yield _fault("keys", case, f"{table}.{column} names a case that is not in cases")
 
 
-def check_files(catalog: Catalog) -> Iterator[CatalogFinding]:
-    """Each path resolves below its root and is there."""
+def check_files(catalog: Catalog) -> Iterator[Finding]:
+    """Each path resolves below its root, and the file exists."""
     columns = [name for name in catalog.cases.schema.names if name.endswith("_path")]
     for row in catalog.cases.select(["case_id", *columns]).to_pylist():
         for column in columns:
@@ -86,35 +66,37 @@ def check_files(catalog: Catalog) -> Iterator[CatalogFinding]:
             try:
                 size = catalog.size_of(row[column])
             except CatalogError as error:
-                yield CatalogFinding("files", row["case_id"], f"{column}: {error}")
+                yield _fault("files", row["case_id"], f"{column}: {error}")
                 continue
             if size is None:
-                yield CatalogFinding(
-                    "files", row["case_id"], f"{column}: {row[column]} is not there; clicksim catalog relocate?"
+                yield _fault(
+                    "files",
+                    row["case_id"],
+                    f"{column}: {row[column]} does not exist; has it moved? See clicksim catalog relocate",
                 )
 
 
-def check_folds(catalog: Catalog) -> Iterator[CatalogFinding]:
+def check_folds(catalog: Catalog) -> Iterator[Finding]:
     """No patient in two official folds or two splits."""
     for found in leakage.check_official_folds(catalog):
-        yield CatalogFinding("folds", "", found.detail)
+        yield _fault("folds", "", found.detail)
 
 
-def check_codes(catalog: Catalog) -> Iterator[CatalogFinding]:
+def check_codes(catalog: Catalog) -> Iterator[Finding]:
     """Every flag, every reason and every failure of a round is a known one."""
     for row in catalog.cases.select(["case_id", "quality_flags"]).to_pylist():
         for flag in row["quality_flags"] or []:
             if flag not in FLAGS:
-                yield CatalogFinding("codes", row["case_id"], f"unknown quality flag {flag}")
+                yield _fault("codes", row["case_id"], f"unknown quality flag {flag}")
     for row in catalog.rejected.select(["case_id", "code"]).to_pylist():
         if row["code"] not in REASONS:
-            yield CatalogFinding("codes", row["case_id"] or "", f"unknown reason {row['code']}")
+            yield _fault("codes", row["case_id"], f"unknown reason {row['code']}")
     for row in catalog.table("rounds").select(["case_id", "failure"]).to_pylist():
         if row["failure"] is not None and row["failure"] not in FAILURES:
-            yield CatalogFinding("codes", row["case_id"], f"unknown failure {row['failure']}")
+            yield _fault("codes", row["case_id"], f"unknown failure {row['failure']}")
 
 
-def check_lesions(catalog: Catalog) -> Iterator[CatalogFinding]:
+def check_lesions(catalog: Catalog) -> Iterator[Finding]:
     """The number and volume of lesions in `cases` are those of the rows in `lesions`."""
     count: Counter[tuple[str, str]] = Counter()
     volume: dict[tuple[str, str], float] = defaultdict(float)
@@ -125,71 +107,82 @@ def check_lesions(catalog: Catalog) -> Iterator[CatalogFinding]:
     for row in catalog.cases.select(["source", "case_id", "n_lesions", "lesion_volume_ml"]).to_pylist():
         case, lesions, ml = row["case_id"], count[row["source"], row["case_id"]], volume[row["source"], row["case_id"]]
         if row["n_lesions"] != lesions:
-            yield CatalogFinding("lesions", case, f"n_lesions {row['n_lesions']}, rows {lesions}")
+            yield _fault("lesions", case, f"n_lesions {row['n_lesions']}, rows {lesions}")
         elif abs((row["lesion_volume_ml"] or 0) - ml) > 1e-3 * max(1.0, ml):
-            yield CatalogFinding("lesions", case, f"lesion_volume_ml {row['lesion_volume_ml']}, rows {ml:.6g}")
+            yield _fault("lesions", case, f"lesion_volume_ml {row['lesion_volume_ml']}, rows {ml:.6g}")
 
 
-def check_prompts(catalog: Catalog) -> Iterator[CatalogFinding]:
+def check_prompts(catalog: Catalog) -> Iterator[Finding]:
     """Every prompt voxel lies inside its case; one finding for each run and case."""
     for found in outliers.check_prompt_outliers(catalog):
-        yield CatalogFinding("prompts", found.cases[0], found.detail)
+        yield _fault("prompts", found.cases[0], found.detail)
 
 
-def check_data(
-    catalog: Catalog, progress: Callable[[int, int], None] | None = None, look: Look | None = None
-) -> Iterator[CatalogFinding]:
-    """Every label and uptake opens, on the grid and with the lesions that the row says.
+def check_case_files(
+    catalog: Catalog, row: Mapping[str, Any], *, fingerprint: bool = False
+) -> tuple[list[str], Fingerprint | None]:
+    """Open every image of a case, and compare the label and the PET with the row.
 
     Args:
         catalog: An open catalog.
-        progress: Told after each case.
-        look: Given each row with its uptake, or with its CT where it has none.
+        row: Of its cases; with `READ` and all columns that name a file.
+        fingerprint: Whether the fingerprint of the PET, or without a PET of the CT, is taken.
+
+    Returns:
+        A sentence for each fault, and the fingerprint.
     """
-    rows = catalog.cases.select(list(READ)).to_pylist()
-    for done, row in enumerate(rows, start=1):
-        for details in (_compare_label(catalog, row), _compare_image(catalog, row, look)):
-            try:
-                for detail in details:
-                    yield CatalogFinding("data", row["case_id"], detail)
-            except ClicksimError as error:
-                yield CatalogFinding("data", row["case_id"], str(error))
-        if progress:
-            progress(done, len(rows))
+    faults, taken = [] if row["label_path"] else ["the row has no label"], None
+    printed = "pet_path" if row["pet_path"] else "ct_path"
+    for column in path_columns():
+        if row[column] is None:
+            continue
+        try:
+            if column == "label_path":
+                faults += _compare_label(catalog, row)
+                continue
+            image = _read_array(catalog, row[column])
+            if fingerprint and column == printed:
+                taken = take_fingerprint(image)
+            if column == "pet_path":
+                faults += _compare_uptake(image, row)
+        except ClicksimError as error:
+            faults.append(f"{column}: {error}")
+    return faults, taken
 
 
-def _compare_label(catalog: Catalog, row: Row) -> Iterator[str]:
-    """What the label of a case and its row say differently."""
+def _read_array(catalog: Catalog, location: str) -> NDArray[Any]:
+    from clicksim.volumes import read_image
+
+    return read_image(catalog.resolve(location)).array
+
+
+def _compare_label(catalog: Catalog, row: Mapping[str, Any]) -> Iterator[str]:
+    """How the label of a case differs from its row."""
     from clicksim.lesions import find_lesions
     from clicksim.volumes import read_label
 
-    if row["label_path"] is None:
-        yield "the row has no label"
-        return
     label = read_label(catalog.resolve(row["label_path"]))
     lesions = find_lesions(label.array, instances=row["instances"])
     volume, said = float(lesions.sizes.sum()) * label.grid.voxel_ml, row["lesion_volume_ml"] or 0.0
     if list(label.grid.shape) != row["shape_xyz"]:
         yield f"label has shape {label.grid.shape}, the row says {row['shape_xyz']}"
     if len(lesions) != row["n_lesions"] or abs(volume - said) > 1e-3 * max(1.0, volume):
-        told = counted(row["n_lesions"], "lesion")
+        told = counted(row["n_lesions"] or 0, "lesion")
         yield f"{counted(len(lesions), 'lesion')} of {volume:.6g} ml, the row says {told} of {said:.6g} ml"
 
 
-def _compare_image(catalog: Catalog, row: Row, look: Look | None) -> Iterator[str]:
-    """What the uptake of a case and its row say differently."""
-    from clicksim.volumes import read_image
-
-    path = row["pet_path"] or (row["ct_path"] if look else None)
-    if path is None:
+def _compare_uptake(image: NDArray[Any], row: Mapping[str, Any]) -> Iterator[str]:
+    """How the PET of a case differs from its row."""
+    if row["suv_max"] is None:
         return
-    image = read_image(catalog.resolve(path)).array
-    if look:
-        look(row, image)
-    if row["pet_path"] and row["suv_max"] is not None:
-        top = float(image.max())
-        if abs(top - row["suv_max"]) > 1e-4 * max(1.0, abs(top)):
-            yield f"highest uptake {top:.6g}, the row says {row['suv_max']:.6g}"
+    top = float(image.max())
+    if abs(top - row["suv_max"]) > 1e-4 * max(1.0, abs(top)):
+        yield f"highest uptake {top:.6g}, the row says {row['suv_max']:.6g}"
+
+
+def _fault(check: str, case_id: str | None, detail: str) -> Finding:
+    """An error in one case, or without an id in the catalog as a whole."""
+    return Finding("error", check, (case_id,) if case_id else (), detail)
 
 
 CHECKS: tuple[Check, ...] = (check_keys, check_files, check_folds, check_codes, check_lesions, check_prompts)
@@ -197,7 +190,7 @@ CHECKS: tuple[Check, ...] = (check_keys, check_files, check_folds, check_codes, 
 
 @dataclass(frozen=True)
 class PublishedFigure:
-    """One figure of a cohort: what the publisher's data give, and what the catalog holds."""
+    """One figure of a cohort: as the complete download gives it, and as the catalog has it."""
 
     name: str
     expected: int
@@ -205,10 +198,9 @@ class PublishedFigure:
 
 
 def check_cohort(catalog: Catalog, cohort: str) -> list[PublishedFigure]:
-    """The catalog's figures beside those that the complete download gives.
+    """Compare the figures of a catalog with those of the complete download.
 
-    The expectations stand in `cohorts/<name>.toml`: each is a count of cases or of patients under conditions on
-    the columns.
+    `cohorts/<name>.toml` holds the expected figures: counts of cases or of patients under conditions on the columns.
 
     Raises:
         SettingError: No such cohort; the known ones are named.

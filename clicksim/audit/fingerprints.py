@@ -52,8 +52,16 @@ def take_fingerprint(volume: NDArray[Any]) -> Fingerprint:
     cells = np.maximum(_average(volume) - floor, 0.0)
     mean = cells.mean()
     scaled = np.log1p(4 * cells / mean) if mean > 0 else cells
-    kept = scaled.astype(np.float32)
-    return Fingerprint(kept, np.sort(kept, axis=None).reshape(STEPS, -1).mean(axis=1))
+    return fingerprint_of_cells(scaled.astype(np.float32))
+
+
+def fingerprint_of_cells(cells: NDArray[np.float32]) -> Fingerprint:
+    """The fingerprint whose cells are known.
+
+    Args:
+        cells: `(24, 24, 24)`.
+    """
+    return Fingerprint(cells, np.sort(cells, axis=None).reshape(STEPS, -1).mean(axis=1))
 
 
 def find_duplicates(prints: Sequence[Fingerprint]) -> list[tuple[int, int, float]]:

@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from clicksim.audit.audit_findings import AuditFinding
 from clicksim.audit.fingerprints import Fingerprint, find_duplicates
 from clicksim.catalog.folds import Key, read_folds
 from clicksim.catalog.store import Catalog
 from clicksim.errors import counted
+from clicksim.findings import Finding
 
 RELATIVE = 5e-3
 """Lesion volumes and uptakes of one image under two names agree to this."""
@@ -31,7 +31,7 @@ Fold = dict[Key, Any]
 Print = tuple[dict[str, Any], Fingerprint]
 
 
-def check_patient_split(catalog: Catalog) -> Iterator[AuditFinding]:
+def check_patient_split(catalog: Catalog) -> Iterator[Finding]:
     """No patient in two official folds or splits, and none on both sides of a plan."""
     yield from check_official_folds(catalog)
     rows = catalog.cases.select(["case_id", "source", "patient_key"]).to_pylist()
@@ -43,7 +43,7 @@ def check_patient_split(catalog: Catalog) -> Iterator[AuditFinding]:
                 {today[key]: key[1] for key in keys if today.get(key)} for keys in (split.train, split.validation)
             )
             for patient in sorted(train.keys() & validation.keys()):
-                yield AuditFinding(
+                yield Finding(
                     "error",
                     "patient-split",
                     (train[patient], validation[patient]),
@@ -55,10 +55,10 @@ def check_patient_split(catalog: Catalog) -> Iterator[AuditFinding]:
         for names, what in ((lost, "has cases that are not in the catalog"), (new, "knows nothing of these cases")):
             if names:
                 detail = f"plan {plan} {what}: {len(names)}; draw it again"
-                yield AuditFinding("warning", "patient-split", tuple(sorted(names)[:MOST_NAMES]), detail)
+                yield Finding("warning", "patient-split", tuple(sorted(names)[:MOST_NAMES]), detail)
 
 
-def check_official_folds(catalog: Catalog) -> Iterator[AuditFinding]:
+def check_official_folds(catalog: Catalog) -> Iterator[Finding]:
     """No patient in two official folds or splits."""
     rows = catalog.cases.select(["case_id", "patient_key", "official_fold", "official_split"]).to_pylist()
     for column in ("official_fold", "official_split"):
@@ -70,10 +70,10 @@ def check_official_folds(catalog: Catalog) -> Iterator[AuditFinding]:
             if len(values) > 1:
                 names = ", ".join(str(value) for value in sorted(values))
                 detail = f"patient {patient} is in {column.replace('_', ' ')} {names}"
-                yield AuditFinding("error", "patient-split", tuple(sorted(values.values())), detail)
+                yield Finding("error", "patient-split", tuple(sorted(values.values())), detail)
 
 
-def check_study_twice(catalog: Catalog) -> Iterator[AuditFinding]:
+def check_study_twice(catalog: Catalog) -> Iterator[Finding]:
     """No study under two names: an error in one source or in two folds, a warning across sources."""
     held: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in catalog.cases.select(["case_id", "source", "patient_key", "study_key"]).to_pylist():
@@ -88,13 +88,13 @@ def check_study_twice(catalog: Catalog) -> Iterator[AuditFinding]:
         if twice or torn:
             place = f", in different folds of {', '.join(torn)}" if torn else ""
             detail = f"study {study} has {len(rows)} cases ({_sources(rows)}){place}"
-            yield AuditFinding("error", "study-twice", _cases(rows), detail)
+            yield Finding("error", "study-twice", _cases(rows), detail)
         else:
             detail = f"study {study} is in {_sources(rows)}: it counts twice; leave one source out of training"
-            yield AuditFinding("warning", "study-twice", _cases(rows), detail)
+            yield Finding("warning", "study-twice", _cases(rows), detail)
 
 
-def check_same_label(catalog: Catalog) -> Iterator[AuditFinding]:
+def check_same_label(catalog: Catalog) -> Iterator[Finding]:
     """No two patients with one label file, empty ones aside."""
     columns = ["case_id", "source", "patient_key", "study_key", "sha256_in", "lesion_present"]
     held: dict[str, list[dict[str, Any]]] = defaultdict(list)
@@ -107,7 +107,7 @@ def check_same_label(catalog: Catalog) -> Iterator[AuditFinding]:
             yield _pair_finding("same-label", rows, f"label files are equal (SHA-256 {digest[:12]})", folds)
 
 
-def check_same_lesions(catalog: Catalog) -> Iterator[AuditFinding]:
+def check_same_lesions(catalog: Catalog) -> Iterator[Finding]:
     """No two patients with the same lesions: volumes, and uptakes where there are some, to half a percent.
 
     They do not change when a volume is mirrored or turned, and this check reads no image.
@@ -133,7 +133,7 @@ def check_same_lesions(catalog: Catalog) -> Iterator[AuditFinding]:
                 yield _pair_finding("same-lesions", rows, detail, folds)
 
 
-def check_near_duplicates(catalog: Catalog, prints: Sequence[Print]) -> Iterator[AuditFinding]:
+def check_near_duplicates(catalog: Catalog, prints: Sequence[Print]) -> Iterator[Finding]:
     """No two patients with one image; reads the uptake of every case, else its CT.
 
     Args:
@@ -160,14 +160,14 @@ def plan_folds(catalog: Catalog) -> dict[str, Fold]:
     return plans
 
 
-def _pair_finding(check: str, rows: list[dict[str, Any]], detail: str, folds: dict[str, Fold]) -> AuditFinding:
+def _pair_finding(check: str, rows: list[dict[str, Any]], detail: str, folds: dict[str, Fold]) -> Finding:
     """An error where a plan tears the cases apart, else a warning."""
     torn = _torn_plans([_key(row) for row in rows], folds)
     patients = " and ".join(sorted({row["patient_key"] or "unknown" for row in rows}))
     text = f"{detail}, yet patients are {patients}"
     if torn:
-        return AuditFinding("error", check, _cases(rows), f"{text}, in different folds of {', '.join(torn)}")
-    return AuditFinding("warning", check, _cases(rows), text)
+        return Finding("error", check, _cases(rows), f"{text}, in different folds of {', '.join(torn)}")
+    return Finding("warning", check, _cases(rows), text)
 
 
 def _torn_plans(keys: list[Key], folds: dict[str, Fold]) -> list[str]:

@@ -21,9 +21,9 @@ from typing import Any
 
 import numpy as np
 
-from clicksim.audit.audit_findings import AuditFinding
 from clicksim.catalog.store import Catalog
 from clicksim.errors import counted
+from clicksim.findings import Finding
 
 FEWEST = 20
 FAR, LEAST_SPREAD = 8.0, 0.05
@@ -38,7 +38,7 @@ Row = Mapping[str, Any]
 Values = Callable[[Row], float | None]
 
 
-def check_geometry(catalog: Catalog) -> Iterator[AuditFinding]:
+def check_geometry(catalog: Catalog) -> Iterator[Finding]:
     """Voxel sizes and extents within reason, affines that agree with them, even slices, CT that covers the PET."""
     columns = [
         "case_id", "source", "tracer_class", "shape_xyz", "spacing_xyz_mm", "affine_ras", "z_gap_min_mm",
@@ -47,27 +47,27 @@ def check_geometry(catalog: Catalog) -> Iterator[AuditFinding]:
     rows = catalog.cases.select(columns).to_pylist()
     for row in rows:
         for severity, detail in _grid_faults(row):
-            yield AuditFinding(severity, "geometry", (row["case_id"],), detail)
+            yield Finding(severity, "geometry", (row["case_id"],), detail)
     yield from _odd_ones(rows, "geometry", "slices of {:.4g} mm", lambda row: _at(row["spacing_xyz_mm"], 2))
     yield from _odd_ones(rows, "geometry", "voxels of {:.4g} mm in the slice", lambda r: _at(r["spacing_xyz_mm"], 0))
 
 
-def check_uptake_outliers(catalog: Catalog) -> Iterator[AuditFinding]:
+def check_uptake_outliers(catalog: Catalog) -> Iterator[Finding]:
     """Highest uptakes as SUV has them, and none in a lesion above that of the volume."""
     columns = ["case_id", "source", "tracer_class", "suv_max", "suv_max_in_lesion", "suv_warnings"]
     rows = catalog.cases.select(columns).to_pylist()
     for row in rows:
         name, top, inside = (row["case_id"],), row["suv_max"], row["suv_max_in_lesion"]
         if top is not None and not SUV_TOP[0] <= top <= SUV_TOP[1]:
-            yield AuditFinding("error", "uptake", name, f"highest SUV {top:.4g}; is the unit Bq/ml, or counts?")
+            yield Finding("error", "uptake", name, f"highest SUV {top:.4g}; is the unit Bq/ml, or counts?")
         if top is not None and inside is not None and inside > top * (1 + 1e-5):
-            yield AuditFinding("error", "uptake", name, f"SUV {inside:.4g} in a lesion, {top:.4g} in the volume")
+            yield Finding("error", "uptake", name, f"SUV {inside:.4g} in a lesion, {top:.4g} in the volume")
         for code in row["suv_warnings"] or []:
-            yield AuditFinding("note", "uptake", name, f"SUV conversion warned: {code}")
+            yield Finding("note", "uptake", name, f"SUV conversion warned: {code}")
     yield from _odd_ones(rows, "uptake", "highest SUV {:.4g}", lambda row: row["suv_max"])
 
 
-def check_lesion_outliers(catalog: Catalog) -> Iterator[AuditFinding]:
+def check_lesion_outliers(catalog: Catalog) -> Iterator[Finding]:
     """Lesions inside their volume, that do not fill it, and whose uptake is that of tissue."""
     columns = ["case_id", "source", "tracer_class", "shape_xyz", "spacing_xyz_mm", "lesion_volume_ml", "n_lesions"]
     rows = catalog.cases.select(columns).to_pylist()
@@ -76,19 +76,19 @@ def check_lesion_outliers(catalog: Catalog) -> Iterator[AuditFinding]:
         total, size = row["lesion_volume_ml"], _volume_ml(row)
         if total and size and total > FILLED * size:
             detail = f"lesions fill {100 * total / size:.0f} % of the volume; is the mask inverted?"
-            yield AuditFinding("error", "lesions", (row["case_id"],), detail)
+            yield Finding("error", "lesions", (row["case_id"],), detail)
     for row in catalog.lesions.select(["case_id", "source", "lesion_index", "bbox_ijk", "suv_max"]).to_pylist():
         name, shape, box = f"lesion {row['lesion_index']}", shapes.get((row["source"], row["case_id"])), row["bbox_ijk"]
         if shape and box and not all(0 <= a <= b < n for a, b, n in zip(box[:3], box[3:], shape, strict=True)):
             detail = f"{name} lies at {box}, outside {shape}"
-            yield AuditFinding("error", "lesions", (row["case_id"],), detail)
+            yield Finding("error", "lesions", (row["case_id"],), detail)
         if row["suv_max"] is not None and row["suv_max"] < 0:
-            yield AuditFinding("warning", "lesions", (row["case_id"],), f"{name}: highest SUV {row['suv_max']:.4g}")
+            yield Finding("warning", "lesions", (row["case_id"],), f"{name}: highest SUV {row['suv_max']:.4g}")
     yield from _odd_ones(rows, "lesions", "lesions of {:.4g} ml together", lambda row: row["lesion_volume_ml"] or None)
     yield from _odd_ones(rows, "lesions", "{:.0f} lesions", lambda row: row["n_lesions"] or None)
 
 
-def check_diagnosis(catalog: Catalog) -> Iterator[AuditFinding]:
+def check_diagnosis(catalog: Catalog) -> Iterator[Finding]:
     """A mask as the diagnosis of the study lets expect.
 
     Where the publisher gives one diagnosis to all, as of PSMA, it says nothing about a study.
@@ -99,13 +99,13 @@ def check_diagnosis(catalog: Catalog) -> Iterator[AuditFinding]:
             continue
         if row["diagnosis"] == "NEGATIVE" and row["lesion_present"]:
             detail = "the mask has lesions, the diagnosis is NEGATIVE"
-            yield AuditFinding("warning", "diagnosis", (row["case_id"],), detail)
+            yield Finding("warning", "diagnosis", (row["case_id"],), detail)
         if row["diagnosis"] != "NEGATIVE" and not row["lesion_present"]:
             detail = f"the mask is empty, the diagnosis is {row['diagnosis']}"
-            yield AuditFinding("warning", "diagnosis", (row["case_id"],), detail)
+            yield Finding("warning", "diagnosis", (row["case_id"],), detail)
 
 
-def check_threshold(catalog: Catalog) -> Iterator[AuditFinding]:
+def check_threshold(catalog: Catalog) -> Iterator[Finding]:
     """No lesion voxel below the threshold; more than one in a hundred is an error."""
     columns = ["case_id", "suv_threshold", "ttb_below_threshold_voxels", "lesion_volume_ml", "spacing_xyz_mm"]
     for row in catalog.cases.select(columns).to_pylist():
@@ -115,10 +115,10 @@ def check_threshold(catalog: Catalog) -> Iterator[AuditFinding]:
         voxel = math.prod(row["spacing_xyz_mm"] or [math.nan]) / 1000
         share = below * voxel / row["lesion_volume_ml"] if row["lesion_volume_ml"] else math.nan
         detail = f"{below} lesion voxels ({100 * share:.2g} %) below SUV {row['suv_threshold'] or math.nan:.3g}"
-        yield AuditFinding("error" if share > 0.01 else "warning", "threshold", (row["case_id"],), detail)
+        yield Finding("error" if share > 0.01 else "warning", "threshold", (row["case_id"],), detail)
 
 
-def check_defaced(catalog: Catalog) -> Iterator[AuditFinding]:
+def check_defaced(catalog: Catalog) -> Iterator[Finding]:
     """No lesion where de-facing has set the uptake to 0."""
     known: dict[str, str] = {}
     for row in catalog.lesions.select(["case_id", "lesion_index", "suv_max"]).to_pylist():
@@ -128,10 +128,10 @@ def check_defaced(catalog: Catalog) -> Iterator[AuditFinding]:
         if "LESION_IN_DEFACED" in (row["quality_flags"] or []):
             known.setdefault(row["case_id"], "lesion voxels with an uptake of exactly 0")
     for case, detail in known.items():
-        yield AuditFinding("warning", "defaced", (case,), f"{detail}: was the face removed there?")
+        yield Finding("warning", "defaced", (case,), f"{detail}: was the face removed there?")
 
 
-def check_points(catalog: Catalog) -> Iterator[AuditFinding]:
+def check_points(catalog: Catalog) -> Iterator[Finding]:
     """Published centroids inside the volume of their case."""
     columns = ["case_id", "source", "shape_xyz", "quality_flags"]
     rows = catalog.cases.select(columns).to_pylist()
@@ -149,10 +149,10 @@ def check_points(catalog: Catalog) -> Iterator[AuditFinding]:
         if "COG_OUTSIDE" in (row["quality_flags"] or []) and row["case_id"] not in found:
             found[row["case_id"]].append("the converter met a centroid outside")
     for case, faults in found.items():
-        yield AuditFinding("warning", "points", (case,), f"outside the volume: {'; '.join(faults[:10])}")
+        yield Finding("warning", "points", (case,), f"outside the volume: {'; '.join(faults[:10])}")
 
 
-def check_prompt_outliers(catalog: Catalog) -> Iterator[AuditFinding]:
+def check_prompt_outliers(catalog: Catalog) -> Iterator[Finding]:
     """Every prompt voxel inside the volume of its case; one finding for each run and case."""
     shapes = {row["case_id"]: row["shape_xyz"] for row in catalog.cases.select(["case_id", "shape_xyz"]).to_pylist()}
     for run in catalog.runs:
@@ -168,7 +168,7 @@ def check_prompt_outliers(catalog: Catalog) -> Iterator[AuditFinding]:
         for case, places in sorted(found.items()):
             told = ", ".join(map(str, places[:10]))
             detail = f"run {run}: {counted(len(places), 'voxel')} outside {shapes.get(case) or 'any volume'}: {told}"
-            yield AuditFinding("error", "prompts", (case,), detail)
+            yield Finding("error", "prompts", (case,), detail)
 
 
 def _grid_faults(row: Row) -> Iterator[tuple[str, str]]:
@@ -196,7 +196,7 @@ def _grid_faults(row: Row) -> Iterator[tuple[str, str]]:
         yield "warning", f"the CT covers {100 * covered:.0f} % of the PET"
 
 
-def _odd_ones(rows: list[dict[str, Any]], check: str, words: str, value: Values) -> Iterator[AuditFinding]:
+def _odd_ones(rows: list[dict[str, Any]], check: str, words: str, value: Values) -> Iterator[Finding]:
     """Cases far from the median of their source and tracer, on a logarithmic scale."""
     groups: dict[tuple[str, str], list[tuple[str, float]]] = defaultdict(list)
     for row in rows:
@@ -212,7 +212,7 @@ def _odd_ones(rows: list[dict[str, Any]], check: str, words: str, value: Values)
         for (case, number), log in zip(members, logs, strict=True):
             if abs(log - middle) > FAR * spread:
                 usual = f"the median of {source} {tracer} is {math.exp(middle):.4g}"
-                yield AuditFinding("warning", check, (case,), f"{words.format(number)}; {usual}")
+                yield Finding("warning", check, (case,), f"{words.format(number)}; {usual}")
 
 
 def _volume_ml(row: Row) -> float | None:

@@ -1,23 +1,23 @@
-"""The findings of an audit as one page that opens anywhere: no script, nothing loaded from elsewhere."""
+"""The findings of an audit as a table, or as one page that needs no script and loads nothing from elsewhere."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from clicksim import __version__
-from clicksim.audit.audit_findings import SEVERITIES, AuditFinding
-from clicksim.files import open_templates, write_text
+from clicksim.files import open_templates, replacing, write_text
+from clicksim.findings import SEVERITIES, Finding, findings_table
 
 
 def write_audit_page(
-    path: str | Path, findings: Sequence[AuditFinding], *, checks: Mapping[str, str], title: str, about: str = ""
+    path: str | Path, findings: Sequence[Finding], *, checks: Mapping[str, str], title: str, about: str = ""
 ) -> Path:
     """Write the page, complete or not at all. All text is escaped.
 
     Args:
-        path: The HTML file; replaced where it exists.
-        findings: In the order to show within their check.
-        checks: The checks that were made, with what each looks at; those without a finding are named too.
+        path: The HTML file; an existing one is replaced.
+        findings: In the order in which they are shown within their check.
+        checks: The checks that were made, each with what it looks at; those without a finding are named too.
         title: Heading and window title.
         about: One paragraph below it.
     """
@@ -31,7 +31,7 @@ def write_audit_page(
             title=title,
             about=about,
             version=__version__,
-            counts=[(severity, counts[severity]) for severity in SEVERITIES],
+            counts=[(severity, counts[severity]) for severity in SEVERITIES if severity != "good"],
             sections=[(name, checks.get(name, ""), rows) for name, rows in found.items() if rows],
             clean=[(name, checks.get(name, "")) for name, rows in found.items() if not rows],
         )
@@ -40,3 +40,12 @@ def write_audit_page(
     target.parent.mkdir(parents=True, exist_ok=True)
     write_text(target, text)
     return target
+
+
+def write_audit_table(path: Path, findings: Sequence[Finding]) -> None:
+    """Write the findings as Parquet, complete or not at all."""
+    import pyarrow.parquet as pq
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary:
+        pq.write_table(findings_table(findings), temporary, compression="zstd")

@@ -1,14 +1,14 @@
 """All checks of an audit, one after another."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 from clicksim.audit import leakage, outliers
-from clicksim.audit.audit_findings import AuditFinding, sort_findings
-from clicksim.audit.catalog_checks import check_catalog, check_data
-from clicksim.audit.fingerprints import take_fingerprint
+from clicksim.audit.catalog_checks import check_catalog
 from clicksim.catalog.store import Catalog
+from clicksim.findings import Finding, sort_findings
 
-AuditCheck = Callable[[Catalog], Iterator[AuditFinding]]
+AuditCheck = Callable[[Catalog], Iterator[Finding]]
 
 AUDIT_CHECKS: dict[str, AuditCheck] = {
     "patient-split": leakage.check_patient_split,
@@ -24,32 +24,23 @@ AUDIT_CHECKS: dict[str, AuditCheck] = {
     "points": outliers.check_points,
     "prompts": outliers.check_prompt_outliers,
 }
-SEEN_TWICE = {"folds", "prompts"}  # checks of `clicksim catalog check` that the audit makes itself, with cases
+SHARED = {"folds", "prompts"}
+"""Checks of `clicksim catalog check` that the audit makes itself."""
 
 
-def audit_catalog(
-    catalog: Catalog, *, read_data: bool = False, progress: Callable[[int, int], None] | None = None
-) -> list[AuditFinding]:
-    """Everything about a catalog that could spoil a result, worst first.
+def audit_catalog(catalog: Catalog) -> list[Finding]:
+    """Everything in the tables of a catalog that could spoil a result, worst first.
 
-    What `check_catalog` finds is in it, as errors of the check `catalog`.
-
-    Args:
-        catalog: An open catalog.
-        read_data: Read every image as well: near-duplicates, and labels that differ from their row.
-        progress: Told after each case that is read.
+    The findings of `check_catalog` are included, as errors of the check `catalog`.
     """
     found = [finding for check in AUDIT_CHECKS.values() for finding in check(catalog)]
-    faults = check_catalog(catalog)
-    if read_data:  # each image once, for both
-        prints: list[leakage.Print] = []
-        faults += check_data(catalog, progress, lambda row, image: prints.append((row, take_fingerprint(image))))
-        found += leakage.check_near_duplicates(catalog, prints)
-    for fault in faults:
-        if fault.check not in SEEN_TWICE:
-            cases = (fault.case_id,) if fault.case_id else ()
-            found.append(AuditFinding("error", "catalog", cases, f"{fault.check}: {fault.detail}"))
+    found += [as_audit_finding(fault) for fault in check_catalog(catalog) if fault.check not in SHARED]
     return sort_findings(found)
+
+
+def as_audit_finding(fault: Finding) -> Finding:
+    """A finding of `clicksim catalog check` as one of the audit's check `catalog`."""
+    return replace(fault, check="catalog", detail=f"{fault.check}: {fault.detail}")
 
 
 def checks_made(*, read_data: bool) -> dict[str, str]:
@@ -58,4 +49,4 @@ def checks_made(*, read_data: bool) -> dict[str, str]:
     if read_data:
         checks["near-duplicate"] = leakage.check_near_duplicates
     said = {name: (check.__doc__ or "").strip().split("\n")[0] for name, check in checks.items()}
-    return said | {"catalog": "Keys, files, codes and sums that `clicksim catalog check` looks at."}
+    return said | {"catalog": "The keys, files, codes and sums that `clicksim catalog check` looks at."}

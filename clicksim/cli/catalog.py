@@ -2,13 +2,13 @@
 
 import json
 import sys
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import click
 
 from clicksim.cli import Listing, compare, transfer
+from clicksim.cli.crew import batch_options, open_crew
 from clicksim.cli.options import OUTPUT, given_options
 from clicksim.cli.paths import CatalogPath
 from clicksim.errors import counted
@@ -60,29 +60,40 @@ def summary(catalog: str | Path, as_json: bool) -> None:
 
 @command.command()
 @CATALOG
-@click.option("--read-data", is_flag=True, help="Open every file and measure the lesions again.")
-@click.option("--expect", metavar="COHORT", help="Hold the figures against a complete download, such as autopet-v.")
+@click.option("--read-data", is_flag=True, help="Open every image, and measure the lesions again.")
+@click.option("--expect", metavar="COHORT", help="Compare with the figures of a complete download, such as autopet-v.")
+@batch_options("with --read-data, ")
 @JSON
-def check(catalog: str | Path, read_data: bool, expect: str | None, as_json: bool) -> None:
-    """Whether the catalog holds what it says; exit code 1 where it does not."""
-    from clicksim.audit import check_catalog, check_cohort
+def check(
+    catalog: str | Path,
+    read_data: bool,
+    expect: str | None,
+    as_json: bool,
+    workers: int | str,
+    scheduler: str | None,
+    resume: bool,
+    overwrite: bool,
+) -> None:
+    """Check that the catalog holds what it says; exit code 1 if it does not."""
+    from clicksim.audit import check_cohort
     from clicksim.catalog import open_catalog
-    from clicksim.cli.progress import progress
+    from clicksim.findings import format_findings, plain_findings
+    from clicksim.pipeline import auditing
 
-    opened = open_catalog(catalog)
-    with progress("cases") if read_data else nullcontext() as report:
-        findings = check_catalog(opened, read_data=read_data, progress=report)
-    figures = check_cohort(opened, expect) if expect else []
+    _need_data(read_data)
+    with open_crew("patients read", workers, scheduler) as crew:
+        findings = auditing.check(catalog, read_data=read_data, crew=crew, resume=resume, overwrite=overwrite)
+    figures = check_cohort(open_catalog(catalog), expect) if expect else []
+    short = [figure for figure in figures if figure.found != figure.expected]
     if as_json:
-        content: dict[str, Any] = {"findings": [vars(f) for f in findings], "figures": [vars(f) for f in figures]}
+        content = {"findings": plain_findings(findings), "figures": [vars(figure) for figure in figures]}
         click.echo(json.dumps(content))
     else:
-        for finding in findings:
-            click.echo(f"{finding.check:10}{finding.case_id or '-'}  {finding.detail}")
         for figure in figures:
             mark = "ok" if figure.found == figure.expected else "differs"
             click.echo(f"{mark:10}{figure.name}: {figure.found}, expected {figure.expected}")
-    short = [figure for figure in figures if figure.found != figure.expected]
+        if findings or not short:
+            click.echo(format_findings(findings) or "no findings")
     if findings or short:
         click.echo(
             f"clicksim: {counted(len(findings), 'finding')}, {counted(len(short), 'differing figure')}", err=True
@@ -90,8 +101,17 @@ def check(catalog: str | Path, read_data: bool, expect: str | None, as_json: boo
         if any(figure.found < figure.expected for figure in short):
             click.echo("clicksim: fewer cases than published: is the download complete?", err=True)
         raise click.exceptions.Exit(1)
-    if not as_json:
-        click.echo("no findings")
+
+
+def _need_data(read_data: bool) -> None:
+    """Refuse options of the job that reads images, where no image is read.
+
+    Raises:
+        click.UsageError: Some are given.
+    """
+    idle = sorted({"--workers", "--scheduler", "--resume", "--overwrite"}.intersection(given_options()))
+    if idle and not read_data:
+        raise click.UsageError(f"only with --read-data: {', '.join(idle)}")
 
 
 @command.command()
@@ -260,38 +280,45 @@ def folds(
 
 @command.command()
 @CATALOG
-@click.option("--read-data", is_flag=True, help="Read every image: near-duplicates, and labels against their rows.")
-@click.option("--out", type=OUTPUT, help="A page (.html) or the rows (.parquet); else text.")
+@click.option("--read-data", is_flag=True, help="Read every image: near-duplicates, and images that differ from rows.")
+@click.option("--out", type=OUTPUT, help="A page (.html) or the rows (.parquet); by default text.")
+@batch_options("with --read-data, ")
 @JSON
-def audit(catalog: str | Path, read_data: bool, out: Path | None, as_json: bool) -> None:
-    """Leakage, outliers and contradictions, with the cases named; exit code 1 where there are errors."""
-    from clicksim.audit import audit_catalog, checks_made, write_audit_page
-    from clicksim.audit.audit_findings import write_findings
+def audit(
+    catalog: str | Path,
+    read_data: bool,
+    out: Path | None,
+    as_json: bool,
+    workers: int | str,
+    scheduler: str | None,
+    resume: bool,
+    overwrite: bool,
+) -> None:
+    """Find leakage, outliers and contradictions, and name the cases; exit code 1 if there are errors."""
+    from clicksim.audit import checks_made, write_audit_page, write_audit_table
     from clicksim.catalog import open_catalog
-    from clicksim.cli.progress import progress
     from clicksim.errors import SettingError
+    from clicksim.findings import format_findings, plain_findings, worst_severity
+    from clicksim.pipeline import auditing
 
+    _need_data(read_data)
     if out is not None and out.suffix not in (".html", ".parquet"):
         raise SettingError(f"--out takes a name that ends in .html or .parquet, got {out.name!r}")
     if out is not None:
         make_folder(out.parent)  # before the work
-    opened = open_catalog(catalog)
-    with progress("cases") if read_data else nullcontext() as report:
-        findings = audit_catalog(opened, read_data=read_data, progress=report)
-    if out is not None:
+    with open_crew("patients read", workers, scheduler) as crew:
+        findings = auditing.audit(catalog, read_data=read_data, crew=crew, resume=resume, overwrite=overwrite)
+    if out is not None and out.suffix == ".parquet":
+        write_audit_table(out, findings)
+    elif out is not None:
         about = "" if read_data else "Images were not read: near-duplicates need --read-data."
-        title, checks = f"Audit of {opened.home.resolve().name}", checks_made(read_data=read_data)
-        if out.suffix == ".parquet":
-            write_findings(out, findings)
-        else:
-            write_audit_page(out, findings, checks=checks, title=title, about=about)
+        title = f"Audit of {open_catalog(catalog).home.resolve().name}"
+        write_audit_page(out, findings, checks=checks_made(read_data=read_data), title=title, about=about)
     if as_json:
-        click.echo(json.dumps([vars(finding) for finding in findings]))
+        click.echo(json.dumps(plain_findings(findings)))
     else:
-        for finding in findings:
-            click.echo(f"{finding.severity:8} {finding.check:15} {', '.join(finding.cases) or '-'}  {finding.detail}")
-        click.echo(counted(len(findings), "finding") if findings else "no findings")
-    if any(finding.severity == "error" for finding in findings):
+        click.echo(f"{format_findings(findings)}\n{counted(len(findings), 'finding')}" if findings else "no findings")
+    if worst_severity(findings) == "error":
         raise click.exceptions.Exit(1)
 
 

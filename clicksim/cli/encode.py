@@ -1,6 +1,5 @@
 """`clicksim encode`."""
 
-import dataclasses
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +12,6 @@ from clicksim.errors import ClicksimError
 from clicksim.files import make_folder
 
 if TYPE_CHECKING:
-    from clicksim.guidance import LintFinding
     from clicksim.prompts import Prompts
 
 
@@ -44,7 +42,7 @@ LIST = click.option(
 @click.option(
     "--first", type=click.IntRange(0, 9998), default=2, show_default=True, help="Number of the first channel."
 )
-@click.option("--lint", "linted", is_flag=True, help="Check the channels; exit code 1 where one is bad.")
+@click.option("--lint", "linted", is_flag=True, help="Check the channels; exit code 1 if a check finds an error.")
 @click.option(
     "--check", "checked", type=INPUT, multiple=True, help="With --lint: stored channels, foreground then background."
 )
@@ -136,15 +134,15 @@ def _write(prefix: str, channels: Any, grid: Any, first: int) -> None:
 
 
 def _report(channels: Any, prompts: "Prompts", *, as_json: bool) -> None:
-    from clicksim.guidance import format_findings, lint
-    from clicksim.guidance.lint_findings import worst
+    from clicksim.findings import plain_findings, worst_severity
+    from clicksim.guidance import format_lint, lint
 
-    findings: list[LintFinding] = lint(channels, prompts)
+    findings = lint(channels, prompts)
     if as_json:
-        click.echo(json.dumps([dataclasses.asdict(finding) for finding in findings]))
+        click.echo(json.dumps(plain_findings(findings)))
     else:
-        click.echo(format_findings(findings))
-    if worst(findings) == "bad":
+        click.echo(format_lint(findings))
+    if worst_severity(findings) == "error":
         raise click.exceptions.Exit(1)
 
 

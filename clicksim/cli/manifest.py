@@ -1,145 +1,151 @@
 """`clicksim manifest`."""
 
-from collections.abc import Callable
+import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from clicksim.cli import Listing
+from clicksim.cli.crew import batch_options, open_crew
 from clicksim.cli.pairs import read_settings
 from clicksim.cli.paths import CatalogPath
-from clicksim.errors import counted
+from clicksim.errors import ClicksimError, counted
 
 if TYPE_CHECKING:
-    from clicksim.manifests import Export, Written
-
-Function = TypeVar("Function", bound=Callable[..., Any])
-COPY = click.option("--copy", is_flag=True, help="Copy images instead of linking them.")
+    from clicksim.manifests import ExportFormat, Written
+    from clicksim.settings import Setting
 
 
-def _common(function: Function) -> Function:
-    """What every format takes."""
-    for option in reversed(
-        (
-            click.argument("catalog", type=CatalogPath()),
-            click.argument("out", type=click.Path(path_type=Path)),
-            click.option("--source", "sources", multiple=True, help="One source of the catalog; repeatable."),
-            click.option("--run", help="The prompt run to export."),
-            click.option("--folds", "plan", help="A fold plan of the catalog; else a stratified one is drawn."),
-            click.option("--include-controlled", is_flag=True, help="Also cases under controlled access."),
-        )
-    ):
-        function = option(function)
-    return function
+class ExportGroup(Listing):
+    """The group whose commands are `check` and one for each format, loaded on use."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names of all commands."""
+        from clicksim.manifests.export_format import EXPORTS
+
+        return sorted({*super().list_commands(ctx), *EXPORTS.names})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of a format, or `check`."""
+        from clicksim.manifests.export_format import EXPORTS
+
+        if cmd_name in self.commands or cmd_name not in EXPORTS:
+            return super().get_command(ctx, cmd_name)
+        return _export_command(EXPORTS.find(cmd_name))
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The list for `--help`; a format of another package that cannot be loaded is listed with the reason."""
+        rows = []
+        for name in self.list_commands(ctx):
+            try:
+                found = self.get_command(ctx, name)
+                rows.append((name, ((found and found.help) or "").split("\n\n")[0]))
+            except ClicksimError as error:
+                rows.append((name, str(error)))
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, " ".join(text.split())) for name, text in rows])
 
 
-@click.group("manifest", cls=Listing)
+@click.group("manifest", cls=ExportGroup)
 def command() -> None:
     """Write a catalog in the form that a trainer, a challenge or an archive reads.
 
-    Licences and citations of exactly the exported sources go along. Cases that cannot be exported are named, the
-    others are written, and the exit code is 1.
+    The licences and citations of exactly the exported sources are included. Cases that cannot be exported are named,
+    the others are written, and the exit code is 1.
 
     \b
     Examples:
-      clicksim manifest nnunet CATALOG nnUNet_raw/Dataset501_PETCT --run RUN
+      clicksim manifest nnunet CATALOG nnUNet_raw/Dataset501_PETCT --run latest
       clicksim manifest monai CATALOG out --folds five --run RUN
       clicksim manifest check out CATALOG
     """  # noqa: D301 - click wants the character itself
 
 
-@command.command()
-@_common
-@COPY
-@click.option("--guidance", default="", metavar="ENCODING", help="Prompts of the run as two further channels.")
-@click.option("--set", "pairs", multiple=True, metavar="NAME=VALUE", help="A setting of the encoding; repeatable.")
-def nnunet(out: Path, copy: bool, guidance: str, pairs: tuple[str, ...], **choice: Any) -> None:
-    """nnU-Net v2: OUT is the dataset's folder, DatasetNNN_Name, in nnUNet_raw."""
-    from clicksim.manifests import write_nnunet
+def _export_command(chosen: "ExportFormat") -> click.Command:
+    """The command of a format; its settings are options."""
 
-    settings = read_settings(pairs)
-    _say(write_nnunet(_select(**choice), out, copy=copy, guidance=guidance, settings=settings), out)
+    @click.argument("catalog", type=CatalogPath())
+    @click.argument("out", type=click.Path(path_type=Path))
+    @click.option("--source", "sources", multiple=True, help="One source of the catalog; repeatable.")
+    @click.option("--run", help="The prompt run to export; latest is the one that ended last.")
+    @click.option("--folds", "plan", help="A fold plan of the catalog; by default the one that training uses.")
+    @click.option("--include-controlled", is_flag=True, help="Include cases under controlled access.")
+    @click.option("--set", "pairs", multiple=True, metavar="NAME=VALUE", help="A setting; repeatable.")
+    @batch_options()
+    def write(
+        catalog: str | Path,
+        out: Path,
+        sources: tuple[str, ...],
+        run: str | None,
+        plan: str | None,
+        include_controlled: bool,
+        pairs: tuple[str, ...],
+        workers: int | str,
+        scheduler: str | None,
+        resume: bool,
+        overwrite: bool,
+        **options: Any,
+    ) -> None:
+        from clicksim.pipeline.exporting import export
 
+        given = {name: value for name, value in options.items() if value is not None}
+        settings = {**read_settings(pairs, list(given)), **given}
+        with open_crew("patients exported", workers, scheduler) as crew:
+            written = export(
+                catalog,
+                out,
+                chosen,
+                sources=list(sources) or None,
+                run=run,
+                plan=plan,
+                include_controlled=include_controlled,
+                settings=settings,
+                crew=crew,
+                resume=resume,
+                overwrite=overwrite,
+            )
+        _say(written, out)
 
-@command.command()
-@_common
-def monai(out: Path, **choice: Any) -> None:
-    """MONAI: OUT/datalist.json with folds and prompts."""
-    from clicksim.manifests import write_monai
-
-    _say(write_monai(_select(**choice), out), out)
-
-
-@command.command("grand-challenge")
-@_common
-def grand_challenge(out: Path, **choice: Any) -> None:
-    """Grand Challenge: an archive item per case, .mha images with lesion-clicks.json."""
-    from clicksim.manifests import write_grand_challenge
-
-    _say(write_grand_challenge(_select(**choice), out), out)
-
-
-@command.command()
-@_common
-@click.option("--name", default="clicksim-catalog", show_default=True, help="Of the dataset.")
-@click.option("--url", default="", help="Where it will be published.")
-@click.option("--published", default="", help="The day of publication, such as 2026-12-01.")
-def croissant(out: Path, name: str, url: str, published: str, **choice: Any) -> None:
-    """Croissant 1.0: JSON-LD with the tables beside it, ready to be published."""
-    from clicksim.manifests import write_croissant
-
-    _say(write_croissant(_select(**choice), out, name=name, url=url, published=published), out)
-
-
-@command.command()
-@_common
-@COPY
-def huggingface(out: Path, copy: bool, **choice: Any) -> None:
-    """Hugging Face: a niftifolder for load_dataset."""
-    from clicksim.manifests import write_huggingface
-
-    _say(write_huggingface(_select(**choice), out, copy=copy), out)
+    for name, setting in reversed(list(chosen.settings.items())):
+        write = _setting_option(name, setting)(write)
+    return click.command(chosen.name, help=chosen.meaning)(write)
 
 
-@command.command()
-@_common
-def csv(out: Path, **choice: Any) -> None:
-    """Plain tables: cases.csv and prompts.csv."""
-    from clicksim.manifests import write_csv
+def _setting_option(name: str, setting: "Setting") -> Any:
+    """The option of a setting; without it the setting has its default."""
+    option, text = f"--{name.replace('_', '-')}", f"{setting.text[0].upper()}{setting.text[1:]}."
+    if setting.kind == "bool":
+        return click.option(option, name, is_flag=True, default=None, help=text)
+    from clicksim.settings import parse_value
 
-    _say(write_csv(_select(**choice), out), out)
+    default = f"  [default: {setting.default}]" if setting.default not in (None, "") else ""
+    kind = str if setting.kind == "str" else parse_value
+    return click.option(option, name, type=kind, metavar=setting.kind.upper(), help=text + default)
 
 
 @command.command()
 @click.argument("out", type=click.Path(path_type=Path, exists=True))
 @click.argument("catalog", type=CatalogPath(), required=False)
-def check(out: Path, catalog: str | Path | None) -> None:
-    """Whether the export OUT is whole, and still what the CATALOG says; exit code 1 where it is not."""
+@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+def check(out: Path, catalog: str | Path | None, as_json: bool) -> None:
+    """Check that the export OUT is complete and agrees with the CATALOG; exit code 1 if not."""
     from clicksim.catalog import open_catalog
+    from clicksim.findings import format_findings, plain_findings
     from clicksim.manifests import check_manifest
 
     faults = check_manifest(out, None if catalog is None else open_catalog(catalog))
-    for fault in faults:
-        click.echo(fault)
+    if as_json:
+        click.echo(json.dumps(plain_findings(faults)))
+    else:
+        click.echo(format_findings(faults) or "no findings")
     if faults:
-        click.echo(f"clicksim: {counted(len(faults), 'fault')} in {out}", err=True)
+        click.echo(f"clicksim: {counted(len(faults), 'finding')} in {out}", err=True)
         raise click.exceptions.Exit(1)
-    click.echo("no faults")
-
-
-def _select(
-    catalog: str | Path, sources: tuple[str, ...], run: str | None, plan: str | None, include_controlled: bool
-) -> "Export":
-    from clicksim.catalog import open_catalog
-    from clicksim.manifests import select
-
-    chosen = list(sources) or None
-    return select(open_catalog(catalog), sources=chosen, run=run, plan=plan, include_controlled=include_controlled)
 
 
 def _say(written: "Written", out: Path) -> None:
-    """Say what was written and what was refused."""
+    """Print what was written and what was refused."""
     click.echo(f"{counted(len(written.files), 'case')} in {out}")
     for note in written.notes:
         click.echo(f"clicksim: {note}", err=True)

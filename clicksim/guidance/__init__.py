@@ -2,15 +2,14 @@
 
 encode              prompts to channels, on any patch, in any encoding, into the caller's buffer
 write_channels      channels as NIfTI files in nnU-Net's naming
-lint                what a channel shows and hides, as findings with a verdict and a reason
+lint                what a channel shows and hides, as findings
 lint_predictor      how a model reacts to its guidance
 ENCODINGS, PRESETS  the installed encodings, and the settings of published entries
 """
 
 from clicksim.guidance.drawing import encode
 from clicksim.guidance.encoding_settings import ENCODINGS, PRESETS, Encoding, Preset, plan_encoding
-from clicksim.guidance.lint_findings import LintFinding, format_findings
-from clicksim.guidance.linter import lint
+from clicksim.guidance.linter import format_lint, lint
 from clicksim.guidance.storing import write_channels
 from clicksim.guidance.trials import lint_predictor
 
@@ -18,10 +17,9 @@ __all__ = [
     "ENCODINGS",
     "PRESETS",
     "Encoding",
-    "LintFinding",
     "Preset",
     "encode",
-    "format_findings",
+    "format_lint",
     "lint",
     "lint_predictor",
     "plan_encoding",

@@ -12,10 +12,11 @@ it there: `clicksim.encode`, the command line, the linter, the adapters and trai
         half = [int(n + 1e-9) for n in plan.voxels("half", seeds.spacing)]
         canvas.stamp(np.ones([2 * n + 1 for n in half]), half, seeds)
 
-    CUBE = Encoding(
-        "cube", draw_cube, {"half_mm": Setting("length", "half of an edge", default=5.0, low=0, high=1000, unit="mm")},
-        stencil=True, reach=lambda plan, spacing: plan.voxels("half", spacing),
-    )
+    def reach_cube(plan, spacing):
+        return plan.voxels("half", spacing)
+
+    HALF = Setting("length", "half of an edge", default=5.0, low=0, high=1000, unit="mm")
+    CUBE = Encoding("cube", draw_cube, {"half_mm": HALF}, stencil=True, reach=reach_cube)
 
 `clicksim.testing.check_encoding` tests it. `clicksim.guidance.canvas` describes what a drawing function gets.
 

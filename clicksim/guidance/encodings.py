@@ -273,6 +273,10 @@ _COST: dict[str, Setting] = {
 }
 
 
+def _no_reach(plan: DrawingPlan, spacing: Spacing | None) -> list[float]:  # noqa: ARG001
+    return [0.0, 0.0, 0.0]
+
+
 def _gaussian_reach(plan: DrawingPlan, spacing: Spacing | None) -> list[float]:
     return [plan["truncate"] * sigma + 0.5 for sigma in plan.voxels("sigma", spacing)]
 
@@ -306,7 +310,7 @@ def _check_sigmas(settings: Mapping[str, Any]) -> None:
             raise SettingError(f"sigma_min{unit} must not be above sigma_max{unit}, got {low} and {high}")
 
 
-POINTS = Encoding("points", draw_points, {}, stencil=True, reach=lambda plan, spacing: (0, 0, 0))  # noqa: ARG005
+POINTS = Encoding("points", draw_points, {}, stencil=True, reach=_no_reach)
 GAUSSIAN = Encoding(
     "gaussian",
     draw_gaussian,

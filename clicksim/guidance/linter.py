@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from clicksim.errors import GeometryError, ImageError
+from clicksim.findings import Finding, format_findings, worst_severity
 from clicksim.geometry import Grid, Spacing, check_spacing
 from clicksim.guidance.canvas import whole_origin
-from clicksim.guidance.lint_findings import LintFinding
 from clicksim.prompts import Prompts
 
 LOW_PEAK, FAINT_PEAK = 0.1, 0.5
@@ -31,7 +31,7 @@ def lint(
     *,
     spacing: Sequence[float] | None = None,
     origin: Sequence[int] | None = None,
-) -> list[LintFinding]:
+) -> list[Finding]:
     """Check guidance channels against the prompts that they are to show.
 
     Checks of each polarity: `finite`, `storage`, `prompts` (lost and clipped), `peak`, `polarity` (inverted, or the
@@ -45,7 +45,7 @@ def lint(
         origin: The voxel of the prompts' grid at which the channels begin.
 
     Returns:
-        One finding per check and channel; `format_findings` makes text of them.
+        One finding per check and channel; `format_lint` makes text of them.
 
     Raises:
         GeometryError: Channels that are not on the prompts' grid.
@@ -69,6 +69,13 @@ def lint(
     ]  # fmt: skip
     findings = [finding for side in sides for finding in _check_side(side)]
     return [*findings, _overlap(*sides)]
+
+
+def format_lint(findings: Sequence[Finding]) -> str:
+    """The findings as text, one line each, and at the end the worst severity and the number of faults."""
+    faults = sum(finding.severity in ("error", "warning") for finding in findings)
+    end = f"{faults} of {len(findings)} checks found a fault" if faults else f"no fault in {len(findings)} checks"
+    return f"{format_findings(findings)}\nverdict: {worst_severity(findings)}; {end}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,46 +112,46 @@ class _Side:
         level = level if level > 0 else self.peak
         return self.channel >= 0.5 * level if level > 0 else np.zeros(self.channel.shape, dtype=bool)
 
-    def good(self, check: str, reason: str, value: float | None = None) -> LintFinding:
-        return LintFinding(check, self.name, "good", reason, value)
+    def good(self, check: str, reason: str, value: float | None = None) -> Finding:
+        return Finding("good", check, (), reason, self.name, value)
 
-    def note(self, check: str, reason: str, value: float | None = None) -> LintFinding:
-        return LintFinding(check, self.name, "note", reason, value)
+    def note(self, check: str, reason: str, value: float | None = None) -> Finding:
+        return Finding("note", check, (), reason, self.name, value)
 
-    def suspect(self, check: str, reason: str, value: float | None = None) -> LintFinding:
-        return LintFinding(check, self.name, "suspect", reason, value)
+    def warning(self, check: str, reason: str, value: float | None = None) -> Finding:
+        return Finding("warning", check, (), reason, self.name, value)
 
-    def bad(self, check: str, reason: str, value: float | None = None) -> LintFinding:
-        return LintFinding(check, self.name, "bad", reason, value)
+    def error(self, check: str, reason: str, value: float | None = None) -> Finding:
+        return Finding("error", check, (), reason, self.name, value)
 
 
-def _check_side(side: _Side) -> list[LintFinding]:
+def _check_side(side: _Side) -> list[Finding]:
     if not np.isfinite(side.channel).all():
         count = int(np.count_nonzero(~np.isfinite(side.channel)))
-        return [side.bad("finite", f"{count} values are NaN or infinite; nothing else was checked", float(count))]
+        return [side.error("finite", f"{count} values are NaN or infinite; nothing else was checked", float(count))]
     if not len(side.voxels):
         return [_without_prompts(side)]
     if not side.seen.any():
         return [side.note("prompts", f"all {len(side.voxels)} prompt voxels lie outside the channels")]
     if side.peak <= 0 and side.channel.min() >= 0:
-        return [side.bad("peak", f"the channel is empty, though {len(side.voxels)} prompt voxels belong in it", 0.0)]
+        return [side.error("peak", f"the channel is empty, though {len(side.voxels)} prompt voxels belong in it", 0.0)]
     return [check(side) for check in CHECKS]
 
 
-def _without_prompts(side: _Side) -> LintFinding:
+def _without_prompts(side: _Side) -> Finding:
     span = float(np.abs(side.channel).max())
     if span == 0:
         return side.good("prompts", "no prompts, and the channel is zero")
-    return side.bad("prompts", f"no prompts, and yet values up to {span:.3g}: a ramp or a leftover", span)
+    return side.error("prompts", f"no prompts, and yet values up to {span:.3g}: a ramp or a leftover", span)
 
 
-def _prompts(side: _Side) -> LintFinding:
+def _prompts(side: _Side) -> Finding:
     """Prompts outside the channel, without a value, or so near a face that their support is cut."""
     outside = len(side.voxels) - int(side.seen.sum())
     lost = int(np.count_nonzero(side.at_prompts <= 0))
     whole = len(side.voxels)
     if lost:
-        return side.bad("prompts", f"{lost} of {whole} prompt voxels have no value under them", float(lost))
+        return side.error("prompts", f"{lost} of {whole} prompt voxels have no value under them", float(lost))
     if outside:
         return side.note("prompts", f"{outside} of {whole} prompt voxels lie outside the channels", float(outside))
     faces = [s for axis in range(3) for s in (side.strong.take(0, axis), side.strong.take(-1, axis))]
@@ -153,49 +160,49 @@ def _prompts(side: _Side) -> LintFinding:
     return side.good("prompts", f"all {whole} prompt voxels have a value")
 
 
-def _storage(side: _Side) -> LintFinding:
+def _storage(side: _Side) -> Finding:
     """Values that went through 8 bits: a header of a label, taken over with its slope of 1/255."""
     levels = np.unique(side.channel.reshape(-1)[:: max(1, side.channel.size // 2_000_000)])
     levels = np.unique(np.concatenate([levels, side.at_prompts]))
     steps = levels * 255
     whole = (np.abs(steps - np.round(steps)) < 1e-3) & ((levels == 0) | (np.round(steps) != 0))
     if 1 < side.peak < 1 + 1e-6:
-        return side.bad("storage", f"the peak is {side.peak:.10f}: stored in 8 bits with a slope of 1/255", side.peak)
+        return side.error("storage", f"the peak is {side.peak:.10f}: stored in 8 bits with a slope of 1/255", side.peak)
     if 2 < len(levels) <= 256 and whole.all():
-        return side.suspect("storage", f"only {len(levels)} levels, all multiples of 1/255: stored in 8 bits")
+        return side.warning("storage", f"only {len(levels)} levels, all multiples of 1/255: stored in 8 bits")
     return side.good("storage", "no trace of 8-bit storage")
 
 
-def _peak(side: _Side) -> LintFinding:
+def _peak(side: _Side) -> Finding:
     peak = side.peak
     if peak < LOW_PEAK:
-        return side.bad(
+        return side.error(
             "peak", f"the peak is {peak:.2g}, not 1: normalised to a unit sum? Against images of unit variance it "
             "vanishes; scale by the peak", peak,
         )  # fmt: skip
     if peak < FAINT_PEAK or peak > 1.5:
-        return side.suspect("peak", f"the peak is {peak:.3g}; 1 is usual", peak)
+        return side.warning("peak", f"the peak is {peak:.3g}; 1 is usual", peak)
     return side.good("peak", f"the peak is {peak:.3g}", peak)
 
 
-def _polarity(side: _Side) -> LintFinding:
+def _polarity(side: _Side) -> Finding:
     """Low at its own prompts, or high at the others'."""
     own = float(np.median(side.at_prompts))
     around = float(side.channel.mean())
     if own < around and around > 0.25 * side.peak:
-        return side.bad(
+        return side.error(
             "polarity", f"inverted: {own:.3g} at the prompts and {around:.3g} on average; turn the distance round", own
         )
     others = side.others[Grid(side.channel.shape).holds(side.others)]
     theirs = float(np.median(_values(side.channel, others))) if len(others) else 0.0
     if theirs > own:
-        return side.bad(
+        return side.error(
             "polarity", f"{theirs:.3g} at the other polarity's prompts and {own:.3g} at its own: exchanged?"
         )
     return side.good("polarity", f"{own:.3g} at the prompts, {around:.2g} on average", own)
 
 
-def _place(side: _Side) -> LintFinding:
+def _place(side: _Side) -> Finding:
     """Whether another order of axes, a mirror or a shift would fit the prompts clearly better."""
     voxels = side.voxels[side.seen]
     here = float(side.at_prompts.mean())
@@ -220,10 +227,10 @@ def _place(side: _Side) -> LintFinding:
             best, reason = score, f"shifted by {shift} voxels"
     if not reason:
         return side.good("place", "no other order of axes, mirror or shift fits the prompts better", here)
-    return side.bad("place", f"the prompts fit better {reason}: {best:.3g} in place of {here:.3g}", here)
+    return side.error("place", f"the prompts fit better {reason}: {best:.3g} in place of {here:.3g}", here)
 
 
-def _support(side: _Side) -> LintFinding:
+def _support(side: _Side) -> Finding:
     """How far a prompt reaches: the radius of a ball of the volume at half height, per prompt."""
     voxels = np.unique(side.voxels[side.seen], axis=0)
     near = _neighbours(voxels, side.channel.shape)
@@ -232,21 +239,21 @@ def _support(side: _Side) -> LintFinding:
     count = int(side.strong.sum())
     if beside <= DELTA * side.peak and len(near):
         if share > 0.5:
-            return side.bad(
+            return side.error(
                 "support", f"a delta: {beside:.2g} one voxel from a prompt, though {share:.0%} of the voxels are not "
                 "zero; it is called a distance and holds none", beside,
             )  # fmt: skip
-        return side.suspect("support", "single voxels: a resampling or a pooling layer may lose them", 0.0)
+        return side.warning("support", "single voxels: a resampling or a pooling layer may lose them", 0.0)
     size = side.spacing or (1.0, 1.0, 1.0)
     radius = float((0.75 / np.pi * count * np.prod(size) / len(voxels)) ** (1 / 3))
     unit = "mm" if side.spacing else "voxels"
     text = f"{radius:.3g} {unit} at half height, {share:.2g} of the voxels are not zero"
     if count > 0.5 * side.channel.size:
-        return side.suspect("support", f"half height nearly everywhere: {text}", radius)
+        return side.warning("support", f"half height nearly everywhere: {text}", radius)
     return side.good("support", text, radius)
 
 
-def _energy(side: _Side) -> LintFinding:
+def _energy(side: _Side) -> Finding:
     """Sum of the values per prompt voxel."""
     energy = float(np.abs(side.channel).sum(dtype=np.float64)) / int(side.seen.sum())
     share = float(side.at_prompts.sum()) / max(float(side.channel.sum(dtype=np.float64)), 1e-300)
@@ -254,7 +261,7 @@ def _energy(side: _Side) -> LintFinding:
     return side.good("energy", text, energy)
 
 
-def _balance(side: _Side) -> LintFinding:
+def _balance(side: _Side) -> Finding:
     """Whether some prompts of a round outweigh others."""
     rounds = side.rounds[side.seen]
     ratio = 1.0
@@ -263,15 +270,15 @@ def _balance(side: _Side) -> LintFinding:
         ratio = min(ratio, float(values.min()) / max(float(values.max()), 1e-300))
     text = f"the weakest prompt of a round has {ratio:.2g} of the strongest"
     if ratio < 0.2:
-        return side.bad("balance", f"{text}: some prompts are next to invisible", ratio)
-    return side.suspect("balance", text, ratio) if ratio < 0.6 else side.good("balance", text, ratio)
+        return side.error("balance", f"{text}: some prompts are next to invisible", ratio)
+    return side.warning("balance", text, ratio) if ratio < 0.6 else side.good("balance", text, ratio)
 
 
-def _z_score(side: _Side) -> LintFinding:
+def _z_score(side: _Side) -> Finding:
     """What a pipeline that normalises every channel would make of this one."""
     spread = float(side.channel.std(dtype=np.float64))
     if spread == 0:
-        return side.bad("z-score", "the channel is constant", 0.0)
+        return side.error("z-score", "the channel is constant", 0.0)
     spike = (side.peak - float(side.channel.mean(dtype=np.float64))) / spread
     text = f"z-scoring would make the peak {spike:.3g} standard deviations"
     if spike > SPIKE:
@@ -279,25 +286,25 @@ def _z_score(side: _Side) -> LintFinding:
     return side.good("z-score", text, spike)
 
 
-CHECKS: tuple[Callable[[_Side], LintFinding], ...] = (
+CHECKS: tuple[Callable[[_Side], Finding], ...] = (
     _prompts, _storage, _peak, _polarity, _place, _support, _energy, _balance, _z_score,
 )  # fmt: skip
 
 
-def _overlap(first: _Side, second: _Side) -> LintFinding:
+def _overlap(first: _Side, second: _Side) -> Finding:
     """Voxels that both polarities claim."""
     both = {tuple(v) for v in first.voxels.tolist()} & {tuple(v) for v in second.voxels.tolist()}
     if both:
         names = ", ".join(map(str, sorted(both)[:10]))
-        return LintFinding("overlap", "both", "bad", f"{len(both)} voxels have prompts of both polarities: {names}")
+        return _both("error", f"{len(both)} voxels have prompts of both polarities: {names}")
     if not (len(first.voxels) and len(second.voxels)):
-        return LintFinding("overlap", "both", "good", "one polarity alone", 0.0)
+        return _both("good", "one polarity alone", 0.0)
     if not (np.isfinite(first.channel).all() and np.isfinite(second.channel).all()):
-        return LintFinding("overlap", "both", "bad", "not checked: values are not finite")
+        return _both("error", "not checked: values are not finite")
     shared = int(np.count_nonzero(first.strong & second.strong))
     share = shared / max(1, min(int(first.strong.sum()), int(second.strong.sum())))
     text = f"{shared} voxels at half height in both polarities, {share:.0%} of the smaller"
-    return LintFinding("overlap", "both", "suspect" if share > 0.1 else "good", text, share)
+    return _both("warning" if share > 0.1 else "good", text, share)
 
 
 def _channels(guidance: ArrayLike) -> NDArray[Any]:
@@ -339,3 +346,7 @@ def _neighbours(voxels: NDArray[np.int64], shape: Sequence[int]) -> NDArray[np.i
     around = around[np.all((around >= 0) & (around < shape), axis=1)]
     own = {tuple(v) for v in voxels.tolist()}
     return around[[tuple(v) not in own for v in around.tolist()]].reshape(-1, 3)
+
+
+def _both(severity: str, detail: str, value: float | None = None) -> Finding:
+    return Finding(severity, "overlap", (), detail, "both", value)

@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clicksim.errors import GeometryError, ImageError
+from clicksim.findings import Finding
 from clicksim.geometry import check_spacing
-from clicksim.guidance.lint_findings import LintFinding
 from clicksim.prompts import Box, Prompts
 from clicksim.prompts.records import check_inside
 from clicksim.streams import stream
@@ -26,7 +26,7 @@ def lint_predictor(
     shift_mm: float = 20.0,
     threshold: float = 0.5,
     seed: int = 42,
-) -> list[LintFinding]:
+) -> list[Finding]:
     """Ask a model again with its guidance spoiled, and compare.
 
     Trials: the same again (`repeat`), all channels zero (`zero`), their voxels in a random order (`shuffle`), moved by
@@ -84,25 +84,23 @@ def lint_predictor(
     return findings
 
 
-def _repeat(noise: float) -> LintFinding:
+def _repeat(noise: float) -> Finding:
     if noise:
-        return LintFinding("repeat", "model", "note", f"the same input changes {noise:.1%} of the mask", noise)
-    return LintFinding("repeat", "model", "good", "the same input gives the same mask", 0.0)
+        return _of_model("note", "repeat", f"the same input changes {noise:.1%} of the mask", noise)
+    return _of_model("good", "repeat", "the same input gives the same mask", 0.0)
 
 
-def _obeys(base: NDArray[np.bool_], prompts: Prompts) -> LintFinding:
+def _obeys(base: NDArray[np.bool_], prompts: Prompts) -> Finding:
     """Whether a prompt's own voxel is predicted as clicked; the corners of a box need not be."""
     right = [base[v] == prompt.foreground for prompt in prompts if not isinstance(prompt, Box) for v in prompt.voxels]
     if not right:
-        return LintFinding("obeys", "model", "note", "no clicks or scribbles to obey")
+        return _of_model("note", "obeys", "no clicks or scribbles to obey")
     share = sum(right) / len(right)
-    verdict = "good" if share >= LOW_OBEDIENCE else "suspect" if share >= 0.5 else "bad"
-    return LintFinding(
-        "obeys", "model", verdict, f"{sum(right)} of {len(right)} prompt voxels are predicted as clicked", share
-    )
+    severity = "good" if share >= LOW_OBEDIENCE else "warning" if share >= 0.5 else "error"
+    return _of_model(severity, "obeys", f"{sum(right)} of {len(right)} prompt voxels are predicted as clicked", share)
 
 
-def _trial(name: str, change: float, noise: float) -> LintFinding:
+def _trial(name: str, change: float, noise: float) -> Finding:
     words = {
         "zero": "without guidance",
         "shuffle": "with shuffled guidance",
@@ -111,20 +109,24 @@ def _trial(name: str, change: float, noise: float) -> LintFinding:
     }
     text = f"{words[name]} {change:.1%} of the mask changes"
     if change <= noise:
-        return LintFinding(name, "model", "bad", f"{text}: the model does not look at it", change)
-    return LintFinding(name, "model", "suspect" if change < noise + 0.001 else "good", text, change)
+        return _of_model("error", name, f"{text}: the model does not look at it", change)
+    return _of_model("warning" if change < noise + 0.001 else "good", name, text, change)
 
 
-def _monotone(name: str, base: NDArray[np.bool_], without: NDArray[np.bool_]) -> LintFinding:
+def _monotone(name: str, base: NDArray[np.bool_], without: NDArray[np.bool_]) -> Finding:
     """Foreground prompts may only add, background prompts only remove."""
     added, removed = int(np.count_nonzero(base & ~without)), int(np.count_nonzero(without & ~base))
     wrong, right = (removed, added) if name == "foreground" else (added, removed)
     text = f"the {name} prompts add {added} voxels and remove {removed}"
     if wrong > right:
-        return LintFinding(name, "model", "bad", f"{text}: against their polarity", float(wrong))
+        return _of_model("error", name, f"{text}: against their polarity", float(wrong))
     if wrong:
-        return LintFinding(name, "model", "note", text, float(wrong))
-    return LintFinding(name, "model", "good", text, 0.0)
+        return _of_model("note", name, text, float(wrong))
+    return _of_model("good", name, text, 0.0)
+
+
+def _of_model(severity: str, check: str, detail: str, value: float | None = None) -> Finding:
+    return Finding(severity, check, (), detail, "model", value)
 
 
 def _change(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> float:

@@ -1,23 +1,26 @@
-"""Croissant 1.0: JSON-LD that describes a catalog's tables, with the tables beside it, so that both can be published.
+"""Croissant 1.0: JSON-LD that describes the tables of a catalog, with the tables beside it, ready to be published.
 
-The folder holds `croissant.json` and one Parquet file per table, cut to the exported cases: rows only, no image,
-nothing of `runs/`. Each column becomes a field with its meaning.
+The folder holds `croissant.json` and one Parquet file per table, limited to the exported cases: rows without images,
+and nothing of `runs/`. Each column becomes a field with its meaning.
 
 Source: Croissant format specification 1.0, MLCommons.
 """
 
 import hashlib
 import json
+from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from clicksim.catalog.commit import Commit
 from clicksim.catalog.remote.places import inside
 from clicksim.catalog.schema import table_schema
 from clicksim.errors import CatalogError, SettingError
-from clicksim.files import replacing
-from clicksim.manifests.folder import Written, finish, prepare_folder, write_json
-from clicksim.manifests.selection import Export, key_of
+from clicksim.manifests.export_format import CaseFiles, ExportedCases, ExportFormat
+from clicksim.manifests.folder import write_json
+from clicksim.manifests.selection import Export, ExportCase, ExportSetup
+from clicksim.settings import Setting, Value, fill_settings
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -71,66 +74,74 @@ LICENCE_URLS = {
 }
 
 
-def write_croissant(
-    export: Export, out: Path, *, name: str = "clicksim-catalog", url: str = "", published: str = ""
-) -> Written:
-    """Write `croissant.json` and the tables of the exported cases.
+SETTINGS = {
+    "name": Setting("str", "name of the dataset", default="clicksim-catalog"),
+    "url": Setting("str", "where it will be published; empty if that is not known yet", default=""),
+    "published": Setting("str", "day of publication, such as 2026-12-01; empty if that is not known yet", default=""),
+}
 
-    Args:
-        export: What to write.
-        out: The folder.
-        name: Of the dataset.
-        url: Where it will be published; empty where it is not known yet.
-        published: The day, such as 2026-12-01; empty where it is not known yet.
+
+def check_day(given: Mapping[str, Value]) -> dict[str, Value]:
+    """The settings of the format.
 
     Raises:
-        SettingError: The day is none.
-        CatalogError: The folder holds other things.
+        SettingError: As `fill_settings`; the day of publication is not a date.
     """
+    settings = fill_settings(SETTINGS, given, "the export croissant")
+    try:
+        settings["published"] = date.fromisoformat(settings["published"]).isoformat() if settings["published"] else ""
+    except ValueError as error:
+        raise SettingError(f"the day of publication is written as 2026-12-01, got {settings['published']!r}") from error
+    return settings
+
+
+def describe_case(setup: ExportSetup, case: ExportCase, folder: Path) -> CaseFiles:  # noqa: ARG001 - of any format
+    """Nothing: the tables have a row for each case."""
+    return CaseFiles({})
+
+
+def finish_croissant(done: ExportedCases, commit: Commit) -> list[str]:
+    """Write `croissant.json` and the tables of the exported cases."""
     import pyarrow.parquet as pq
 
-    try:
-        published = date.fromisoformat(published).isoformat() if published else ""
-    except ValueError as error:
-        raise SettingError(f"the day of publication is written as 2026-12-01, got {published!r}") from error
-    prepare_folder(out)
-    written = Written({key_of(row): {"table": "cases.parquet"} for row in export.cases})
-    tables = _tables(export)
     files, records = [], []
-    for table_name, table in tables.items():
-        file = out / f"{table_name}.parquet"
-        with replacing(file) as temporary:
+    for name, table in _tables(done.export).items():
+        with commit.file(f"{name}.parquet") as temporary:
             pq.write_table(table, temporary, compression="zstd")
-        files.append(_file_object(file))
-        records.append(_record_set(table_name, table))
+            files.append(_file_object(f"{name}.parquet", temporary))
+        records.append(_record_set(name, table))
+    content, notes = _describe(done.export), []
+    content |= {"name": done.settings["name"], "distribution": files, "recordSet": records}
+    for key, setting in (("url", "url"), ("datePublished", "published")):
+        if done.settings[setting]:
+            content[key] = done.settings[setting]
+        else:
+            notes.append(f"croissant.json has no {key}; add it with --{setting} once it is known")
+    write_json(commit, FILE, content)
+    return notes
+
+
+def _describe(export: Export) -> dict[str, Any]:
+    """What Croissant says of the whole dataset."""
     sources = export.about["sources"]
-    content: dict[str, Any] = {
+    titles = [source["title"] or source["source"] for source in sources]
+    return {
         "@context": CONTEXT,
         "@type": "sc:Dataset",
         "conformsTo": CONFORMS,
-        "name": name,
-        "description": "Cases, lesions and prompts for interactive lesion segmentation, from "
-        f"{', '.join(source['title'] or source['source'] for source in sources)}. The tables name images; they do not "
-        "hold them.",
+        "name": "",
+        "description": f"Cases, lesions and prompts for interactive lesion segmentation, from {', '.join(titles)}. The "
+        "tables name images; they do not contain them.",
         "license": LICENCE_URLS.get(export.about["licence"], export.about["licence"]),
         "version": "1.0.0",
         "citeAs": "\n".join(source["citation"] or source["source"] for source in sources),
-        "creator": [{"@type": "sc:Organization", "name": source["title"] or source["source"]} for source in sources],
+        "creator": [{"@type": "sc:Organization", "name": title} for title in titles],
         "isBasedOn": [f"https://doi.org/{doi}" for source in sources for doi in _dois(source["doi"])],
-        "distribution": files,
-        "recordSet": records,
     }
-    for key, option, value in (("url", "--url", url), ("datePublished", "--published", published)):
-        if value:
-            content[key] = value
-        else:
-            written.notes.append(f"croissant.json has no {key}; add it with {option} once it is known")
-    write_json(out / FILE, content)
-    return finish(out, "croissant", export, written, {"name": name, "url": url, "published": published})
 
 
 def check_croissant(out: Path) -> list[str]:
-    """What is wrong: fields that Croissant wants, files and their hashes, fields that name no column."""
+    """The faults: missing fields of Croissant, files and hashes that differ, fields that name no column."""
     import pyarrow.parquet as pq
 
     try:
@@ -150,7 +161,7 @@ def check_croissant(out: Path) -> list[str]:
             faults.append(str(error))
             continue
         if not file.is_file():
-            faults.append(f"{entry['contentUrl']} is not there")
+            faults.append(f"{entry['contentUrl']} does not exist")
         elif _sha256(file) != entry["sha256"]:
             faults.append(f"{entry['contentUrl']} has another SHA-256")
         else:
@@ -165,15 +176,15 @@ def check_croissant(out: Path) -> list[str]:
 
 
 def _tables(export: Export) -> dict[str, "pa.Table"]:
-    """The tables, cut to the exported cases, with dictionaries as plain text."""
+    """The tables, limited to the exported cases, with dictionaries as plain text."""
     import pyarrow.compute as pc
 
     catalog = export.catalog
-    sources = sorted({row["source"] for row in export.cases})
+    sources = sorted({case.row["source"] for case in export.cases})
     tables = {name: catalog.table(name) for name in ("cases", "lesions", "links")}
     tables = {name: table.filter(pc.field("source").isin(sources)) for name, table in tables.items()}
     if export.run:
-        ids = [row["case_id"] for row in export.cases]
+        ids = [case.case_id for case in export.cases]
         tables["prompts"] = catalog.table("prompts", export.run).filter(pc.field("case").isin(ids))
     return {name: _plain(table) for name, table in tables.items() if len(table)}
 
@@ -187,12 +198,12 @@ def _plain(table: "pa.Table") -> "pa.Table":
     return pa.table(columns, names=table.column_names)
 
 
-def _file_object(file: Path) -> dict[str, Any]:
+def _file_object(name: str, file: Path) -> dict[str, Any]:
     return {
         "@type": "cr:FileObject",
-        "@id": file.name,
-        "name": file.name,
-        "contentUrl": file.name,
+        "@id": name,
+        "name": name,
+        "contentUrl": name,
         "encodingFormat": "application/x-parquet",
         "contentSize": f"{file.stat().st_size} B",
         "sha256": _sha256(file),
@@ -243,3 +254,14 @@ def _data_type(kind: "pa.DataType") -> str:
 
 def _dois(text: str | None) -> list[str]:
     return [part.strip() for part in (text or "").split(",") if part.strip().startswith("10.")]
+
+
+FORMAT = ExportFormat(
+    "croissant",
+    "Croissant 1.0: JSON-LD with the tables beside it, ready to be published.",
+    write_case=describe_case,
+    finish=finish_croissant,
+    check=check_croissant,
+    settings=SETTINGS,
+    complete=check_day,
+)

@@ -2,13 +2,14 @@
 
 import csv
 import io
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from clicksim.errors import CatalogError, ClicksimError
-from clicksim.files import write_text
-from clicksim.manifests.folder import Written, finish, prepare_folder
-from clicksim.manifests.selection import Export, key_of
+from clicksim.catalog.commit import Commit
+from clicksim.manifests.export_format import CaseFiles, ExportedCases, ExportFormat
+from clicksim.manifests.images import label_file
+from clicksim.manifests.selection import ExportCase, ExportSetup
 
 CASES, PROMPTS = "cases.csv", "prompts.csv"
 CASE_COLUMNS = (
@@ -18,32 +19,26 @@ CASE_COLUMNS = (
 PROMPT_COLUMNS = ("case", "lesion", "round", "order", "polarity", "kind", "stroke", "i", "j", "k", "x", "y", "z")
 
 
-def write_csv(export: Export, out: Path) -> Written:
-    """Write `cases.csv`, and `prompts.csv` where a run is exported; paths are absolute.
+def list_files(setup: ExportSetup, case: ExportCase, _folder: Path) -> CaseFiles:
+    """The images of a case, as absolute paths."""
+    label_file(setup, case)
+    columns = {name: f"{name}_path" for name in ("ct", "pet", "label")}
+    paths = {name: setup.listed(case, column) if case.row[column] else None for name, column in columns.items()}
+    return CaseFiles({}, paths)
 
-    Raises:
-        CatalogError: No case left.
-    """
-    prepare_folder(out)
-    written, rows = Written(), []
-    for row in export.cases:
-        try:
-            files = {name: _path(export, row, f"{name}_path") for name in ("ct", "pet", "label")}
-        except ClicksimError as error:
-            written.refused[row["case_id"]] = str(error)
-            continue
-        rows.append({**row, **files, "name": export.names[key_of(row)], "fold": export.fold(row)})
-        written.files[key_of(row)] = {"table": CASES}
-    write_text(out / CASES, _text(rows, CASE_COLUMNS))
-    if export.run:
-        taken = {row["case_id"] for row in rows}
-        prompts = [prompt for case in sorted(taken) for prompt in export.prompts.get(case, [])]
-        write_text(out / PROMPTS, _text(prompts, PROMPT_COLUMNS))
-    return finish(out, "csv", export, written, {})
+
+def finish_tables(done: ExportedCases, commit: Commit) -> list[str]:
+    """Write `cases.csv`, and `prompts.csv` if a run is exported."""
+    rows = [{**case.row, **done.item(case), "name": case.name, "fold": case.fold} for case in done.cases]
+    commit.text(CASES, _text(rows, CASE_COLUMNS))
+    if done.export.run:
+        prompts = [prompt for case in sorted(done.cases, key=lambda case: case.case_id) for prompt in case.prompts]
+        commit.text(PROMPTS, _text(prompts, PROMPT_COLUMNS))
+    return []
 
 
 def check_csv(out: Path) -> list[str]:
-    """What is wrong with the tables: columns, and files that are not there."""
+    """The faults of the tables: columns, and files that do not exist."""
     try:
         with (out / CASES).open(encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
@@ -52,18 +47,17 @@ def check_csv(out: Path) -> list[str]:
     if not rows or tuple(rows[0]) != CASE_COLUMNS:
         return [f"{CASES} has columns {list(rows[0]) if rows else []}, not {list(CASE_COLUMNS)}"]
     files = [(row["case_id"], row[name]) for row in rows for name in ("ct", "pet", "label") if row[name]]
-    return [f"{case}: {file} is not there" for case, file in files if not Path(file).is_file()]
+    return [f"{case}: {file} does not exist" for case, file in files if not Path(file).is_file()]
 
 
-def _path(export: Export, row: dict[str, Any], column: str) -> str | None:
-    if row[column] is None and column == "label_path":
-        raise CatalogError(f"case {row['case_id']} has no label")
-    return None if row[column] is None else export.listed(row, column)
-
-
-def _text(rows: list[dict[str, Any]], columns: tuple[str, ...]) -> str:
+def _text(rows: Sequence[Mapping[str, Any]], columns: tuple[str, ...]) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
+
+
+FORMAT = ExportFormat(
+    "csv", "Plain tables: cases.csv and prompts.csv.", write_case=list_files, finish=finish_tables, check=check_csv
+)

@@ -1,12 +1,13 @@
-"""The folder of an export: links and copies, licences and citations, and the record.
+"""The folder of an export: what may be in it, licences and citations, and the record.
 
-Every export leaves `clicksim-manifest.json` beside its own files: the catalog's digest, the prompt run, the fold
-plan, settings and versions, the sources with licence and citation, and for each case a hash of its row. With it an
-export can be held against a catalog later. Nothing in it depends on the hour or on the machine.
+Every export leaves `clicksim-manifest.json`: the digest of the catalog, the prompt run, the fold plan, settings and
+versions, the sources with licence and citation, and for each case a hash of its row. With it an export can be compared
+with a catalog later. Nothing in it depends on the time or on the machine.
 """
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from contextlib import suppress
@@ -15,16 +16,18 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from clicksim import __version__
+from clicksim.catalog.commit import WORK, Commit, is_settled
 from clicksim.catalog.folds import Key
+from clicksim.catalog.lock import HOLDER, LOCK
 from clicksim.errors import CatalogError, counted, up_to_ten
-from clicksim.files import check_space, write_text
-from clicksim.manifests.selection import Export, key_of
+from clicksim.files import check_space, read_bounded
+from clicksim.manifests.export_format import ExportedCases
+from clicksim.manifests.selection import Export
 
 RECORD = "clicksim-manifest.json"
 LICENCES = "LICENCES.md"
 BIBLIOGRAPHY = "CITATION.bib"
 RECORD_VERSION = 1
-UNFINISHED = "unfinished"
 
 
 @dataclass
@@ -32,8 +35,8 @@ class Written:
     """What an export wrote.
 
     Attributes:
-        files: By case, the files that belong to it, relative to the folder.
-        refused: By case id, why it was left out.
+        files: By case, its files, relative to the folder.
+        refused: By case id, why a case was left out.
         notes: Sentences for the user.
     """
 
@@ -42,110 +45,155 @@ class Written:
     notes: list[str] = field(default_factory=list)
 
 
-def prepare_folder(out: Path) -> Path:
-    """A folder to write to: new, empty, or one that an earlier export left, whose files of cases are deleted.
-
-    A record that says `unfinished` stands there until the export ends.
+def check_folder(out: Path) -> None:
+    """Refuse a folder that holds anything but an export, whole or interrupted.
 
     Raises:
-        CatalogError: It holds other things.
+        CatalogError: It does.
     """
-    record = out / RECORD
-    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not record.is_file())):
-        raise CatalogError(f"{out} exists and is no export of clicksim; name a new folder")
-    out.mkdir(parents=True, exist_ok=True)
-    for file in _files_of(record):
-        (out / file).unlink(missing_ok=True)
-    write_json(record, {"record_version": RECORD_VERSION, "format": UNFINISHED})
-    return out
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise CatalogError(f"{out} is a file; name a new folder")
+    others = sorted(path.name for path in out.iterdir() if path.name not in (LOCK, HOLDER, WORK))
+    if others and not (out / RECORD).is_file() and is_settled(out):
+        raise CatalogError(f"{out} is not an export of clicksim: it has {up_to_ten(others)}; name a new folder")
+
+
+def load_record(out: Path) -> dict[str, Any] | None:
+    """The record of an export; None if there is none.
+
+    Raises:
+        CatalogError: It is damaged.
+    """
+    file = out / RECORD
+    try:
+        record = json.loads(read_bounded(file))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError, RecursionError) as error:
+        raise CatalogError(f"{file} cannot be read: {error!r}; delete the export and write it again") from error
+    if not isinstance(record, dict):
+        raise CatalogError(f"{file} cannot be read: it is not a record; delete the export and write it again")
+    return record
+
+
+def recorded_files(record: Mapping[str, Any]) -> set[str]:
+    """All files that a record names, as far as they are below its folder."""
+    names: list[str] = [RECORD, LICENCES, BIBLIOGRAPHY]
+    with suppress(KeyError, TypeError, AttributeError):  # a record that somebody edited
+        names += [str(file) for case in record["cases"] for file in case["files"].values()]
+        names += [str(file) for file in record["files"]]
+    paths = {name: PurePosixPath(name) for name in names}
+    return {name for name, path in paths.items() if not path.is_absolute() and ".." not in path.parts and path.parts}
+
+
+def record_identity(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What made an export, of its record: all that changes its bytes.
+
+    Parts of the catalog count by their own hashes, so that another source or run of the catalog changes nothing.
+    """
+    names = ("format", "settings", "sources", "controlled_access", "prompts", "folds")
+    catalog = record.get("catalog")
+    return {
+        **{name: record.get(name) for name in names},
+        "catalog": catalog.get("parts") if isinstance(catalog, Mapping) else None,
+    }
 
 
 def check_copies(export: Export, out: Path) -> None:
-    """Refuse a disk that cannot hold copies of the images; those of an earlier export in the folder make way.
+    """Refuse to begin on a disk that cannot hold copies of the images.
 
     Raises:
         StorageError: Too little space is free.
     """
     need = 0
-    for row in export.cases:
+    for case in export.cases:
         for channel in export.channels:
+            location = case.row[channel.column]
             with suppress(CatalogError, OSError):  # the case itself will be refused
-                size = export.catalog.size_of(row[channel.column]) or 0
-                need += size if row[channel.column].endswith(".gz") else 0  # others are packed anew
-    for file in _files_of(out / RECORD):
-        with suppress(OSError):
-            need -= (out / file).lstat().st_size
+                size = export.catalog.size_of(location) or 0
+                need += size if location.endswith(".gz") else 0  # others are compressed
     check_space(out, need, "copies of the images")
 
 
 def place(source: Path, target: Path, *, copy: bool) -> None:
-    """Link a file, or copy it; an existing target is replaced.
+    """Link a file, or copy it, to a name that is free.
 
     Raises:
-        CatalogError: The system has no links here.
+        CatalogError: The file system has no links.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    with_name = target.with_name(f".writing-{target.name}")
-    with_name.unlink(missing_ok=True)
     if copy:
-        shutil.copyfile(source, with_name)
-    else:
-        try:
-            with_name.symlink_to(source.resolve())
-        except OSError as error:
-            raise CatalogError(f"cannot link {target}: {error.strerror or error}; use --copy") from error
-    with_name.replace(target)
+        shutil.copyfile(source, target)
+        return
+    try:
+        target.symlink_to(source.resolve())
+    except OSError as error:
+        raise CatalogError(f"cannot make a link in {target.parent}: {error.strerror or error}; use --copy") from error
 
 
-def write_json(file: Path, content: Any) -> None:
-    """Write JSON, complete or not at all; the same content gives the same bytes."""
-    write_text(file, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+def write_json(commit: Commit, name: str, content: Any) -> None:
+    """Write JSON; the same content gives the same bytes."""
+    commit.text(name, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
-def finish(out: Path, kind: str, export: Export, written: Written, settings: Mapping[str, Any]) -> Written:
-    """Write the licences and, last, the record.
+def write_manifest(
+    commit: Commit, kind: str, done: ExportedCases, refused: Mapping[str, str], earlier: Mapping[str, Any] | None
+) -> None:
+    """Write licences, citations and, last, the record; remove what an earlier export has and this one has not.
 
     Raises:
-        CatalogError: Every case was refused.
+        CatalogError: A file of somebody else has the name of one that is to be written.
     """
-    if not written.files:
-        first = next(iter(written.refused.items()), ("-", "-"))
-        raise CatalogError(f"no case could be exported; the first: {first[0]}: {first[1]}")
-    bare = [key[1] for key in sorted(written.files) if export.run and key[1] not in export.prompts]
-    if bare:
-        written.notes.append(f"run {export.run} has no prompt in {counted(len(bare), 'case')}: {up_to_ten(bare)}")
-    rows = {key_of(row): row for row in export.cases}
+    about = done.export.about
+    commit.text(LICENCES, licence_text(done.export))
+    commit.text(BIBLIOGRAPHY, "\n\n".join(s["bibtex"] for s in about["sources"] if s["bibtex"]) + "\n")
     cases = [
         {
-            "source": key[0],
-            "case_id": key[1],
-            "name": export.names[key],
-            "patient_key": rows[key]["patient_key"],
-            "fold": export.fold(rows[key]),
-            "licence": rows[key]["licence"],
-            "row": row_hash(rows[key]),
-            "files": files,
+            "source": case.row["source"],
+            "case_id": case.case_id,
+            "name": case.name,
+            "patient_key": case.row["patient_key"],
+            "fold": case.fold,
+            "licence": case.row["licence"],
+            "row": row_hash(case.row),
+            "files": dict(done.written[case.key].files),
         }
-        for key, files in sorted(written.files.items())
+        for case in done.cases
     ]
-    write_text(out / LICENCES, licence_text(export))
-    write_text(out / BIBLIOGRAPHY, "\n\n".join(s["bibtex"] for s in export.about["sources"] if s["bibtex"]) + "\n")
+    own = {file for case in done.written.values() for file in case.files.values()}
     record = {
         "record_version": RECORD_VERSION,
         "format": kind,
         "versions": _versions(),
-        **export.about,
-        "settings": dict(settings),
+        **about,
+        "settings": dict(done.settings),
         "cases": cases,
-        "refused": dict(sorted(written.refused.items())),
+        "files": sorted({*commit.names} - own),
+        "refused": dict(sorted(refused.items())),
     }
-    write_json(out / RECORD, record)
-    return written
+    write_json(commit, RECORD, record)
+    before = recorded_files(earlier) if earlier else set()
+    foreign = [name for name in commit.names if name not in before and os.path.lexists(commit.home / name)]
+    if foreign:
+        raise CatalogError(
+            f"{commit.home} has files that no export made, under names that this one needs: {up_to_ten(foreign)}; move "
+            "them away, and go on with --resume"
+        )
+    for name in sorted(before):
+        commit.remove(name)
+
+
+def bare_cases(done: ExportedCases) -> list[str]:
+    """A note about the cases without a prompt, if a run is exported."""
+    bare = [case.case_id for case in done.cases if done.export.run and not case.prompts]
+    return [f"run {done.export.run} has no prompt in {counted(len(bare), 'case')}: {up_to_ten(bare)}"] if bare else []
 
 
 def licence_text(export: Export) -> str:
     """The licences and citations of exactly the sources in the export."""
-    lines = ["# Licences", "", f"Strictest: **{export.about['licence']}**. It binds whatever is made of all cases."]
+    lines = ["# Licences", "", f"Strictest: **{export.about['licence']}**. It applies to anything made of all cases."]
     for source in export.about["sources"]:
         lines += [
             "",
@@ -155,9 +203,7 @@ def licence_text(export: Export) -> str:
             f"release {source['release'] or 'unknown'}.",
             f"Licence: {', '.join(source['licences'])}.",
         ]
-        lines += (
-            ["Under controlled access: the terms of the publisher bind you."] if source["controlled_access"] else []
-        )
+        lines += ["Under controlled access: the publisher's terms apply."] if source["controlled_access"] else []
         lines += ["", f"Cite: {source['citation'] or 'unknown; ask the publisher'}"]
         lines += [f"DOI: {source['doi']}"] if source["doi"] else []
     return "\n".join(lines) + "\n"
@@ -166,16 +212,6 @@ def licence_text(export: Export) -> str:
 def row_hash(row: Mapping[str, Any]) -> str:
     """A hash of everything that the catalog says of a case."""
     return hashlib.blake2b(json.dumps(row, sort_keys=True, default=str).encode(), digest_size=8).hexdigest()
-
-
-def _files_of(record: Path) -> list[PurePosixPath]:
-    """The files of cases in a record, as far as they are below its folder."""
-    try:
-        cases = json.loads(record.read_text(encoding="utf-8")).get("cases", [])
-        files = [PurePosixPath(file) for case in cases for file in case["files"].values()]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return []
-    return [file for file in files if not file.is_absolute() and ".." not in file.parts]
 
 
 def _versions() -> dict[str, str]:

@@ -4,51 +4,46 @@
     <case>/images/pet/<uuid>.mha
     <case>/lesion-clicks.json        "Multiple points", named tumor and background, in voxels of the stored array
 
-Source: the interface of the autoPET IV and V algorithms. The uuid is a hash of the case and tells nothing else.
+Source: the interface of the autoPET IV and V algorithms. The uuid is a hash of the case id.
 """
 
-import shutil
 import uuid
 from pathlib import Path
-from typing import Any
 
-from clicksim.errors import CatalogError, ClicksimError
+from clicksim.catalog.commit import Commit
+from clicksim.errors import ClicksimError
 from clicksim.files import LESION_CLICKS
-from clicksim.manifests.folder import Written, finish, prepare_folder
-from clicksim.manifests.images import label_grid, place_export_image
-from clicksim.manifests.selection import Export, key_of, prompts_of
+from clicksim.manifests.export_format import CaseFiles, ExportedCases, ExportFormat
+from clicksim.manifests.images import label_grid, need_channels, place_export_image
+from clicksim.manifests.selection import ExportCase, ExportSetup, prompts_of
 
 
-def write_grand_challenge(export: Export, out: Path) -> Written:
-    """Write one folder per case; without a prompt run the points are empty, as in round 0.
+def write_archive_item(setup: ExportSetup, case: ExportCase, folder: Path) -> CaseFiles:
+    """Write the folder of a case; without a prompt run the points are empty, as in round 0."""
+    from clicksim.prompts.prompt_files import write_prompts
 
-    Args:
-        export: What to write.
-        out: The folder.
+    grid = label_grid(setup, case)
+    stem = str(uuid.uuid5(uuid.NAMESPACE_URL, f"clicksim:{case.case_id}"))
+    files = {channel.name: f"{case.name}/images/{channel.name.lower()}/{stem}.mha" for channel in setup.channels}
+    for channel in setup.channels:
+        place_export_image(setup, case, channel.column, folder / files[channel.name], copy=True)
+    files["clicks"] = f"{case.name}/{LESION_CLICKS}"
+    write_prompts(folder / files["clicks"], prompts_of(case, grid), "grand-challenge")
+    return CaseFiles(files)
 
-    Raises:
-        CatalogError: The cases have no image in common; no case left.
-    """
-    if not export.channels:
-        raise CatalogError("the cases have no image in common; choose sources with --source")
-    prepare_folder(out)
-    written = Written()
-    for row in export.cases:
-        try:
-            written.files[key_of(row)] = _write_case(export, row, out)
-        except ClicksimError as error:
-            written.refused[row["case_id"]] = str(error)
-            shutil.rmtree(out / export.names[key_of(row)], ignore_errors=True)
-    return finish(out, "grand-challenge", export, written, {})
+
+def finish_archive(done: ExportedCases, commit: Commit) -> list[str]:  # noqa: ARG001 - of any format
+    """The folders of the cases are all that there is."""
+    return []
 
 
 def check_grand_challenge(out: Path) -> list[str]:
-    """What is wrong with the items: images on one grid, points that can be read and lie inside."""
+    """The faults of the items: images on different grids, points that cannot be read or are outside."""
     from clicksim.prompts.prompt_files import read_prompts
     from clicksim.volumes import read_grid
 
     faults = []
-    for folder in sorted(path for path in out.iterdir() if path.is_dir()):
+    for folder in sorted(path for path in out.iterdir() if path.is_dir() and not path.name.startswith(".")):
         files = sorted(folder.glob("images/*/*.mha"))
         if not files:
             faults.append(f"{folder.name} has no image")
@@ -65,15 +60,11 @@ def check_grand_challenge(out: Path) -> list[str]:
     return faults
 
 
-def _write_case(export: Export, row: dict[str, Any], out: Path) -> dict[str, str]:
-    """The files of one item, relative to the folder."""
-    from clicksim.prompts.prompt_files import write_prompts
-
-    name, grid = export.names[key_of(row)], label_grid(export, row)
-    stem = str(uuid.uuid5(uuid.NAMESPACE_URL, f"clicksim:{row['case_id']}"))
-    files = {channel.name: f"{name}/images/{channel.name.lower()}/{stem}.mha" for channel in export.channels}
-    for channel in export.channels:
-        place_export_image(export, row, channel.column, out / files[channel.name], copy=True)
-    files["clicks"] = f"{name}/{LESION_CLICKS}"
-    write_prompts(out / files["clicks"], prompts_of(export, row, grid), "grand-challenge")
-    return files
+FORMAT = ExportFormat(
+    "grand-challenge",
+    "Grand Challenge: an archive item per case, .mha images with lesion-clicks.json.",
+    write_case=write_archive_item,
+    finish=finish_archive,
+    check=check_grand_challenge,
+    prepare=need_channels,
+)

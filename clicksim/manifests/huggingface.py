@@ -2,10 +2,10 @@
 
     train/metadata.parquet      a row per case; its columns `<channel>_file_name` and `label_file_name` become images
     train/ct, pet, label/...
-    test/...                    the same for cases that the publisher holds out, where there are some
+    test/...                    the same for cases that the publisher holds out
 
-Folders name the splits because file names would do so too: without them a case called `train_0001` makes the loader
-take files of that name and no other.
+Folders name the splits, since the loader looks at file names too: without folders, a case called `train_0001` would
+make it ignore all files of other names.
 Prompts are lists of voxels `{i, j, k, polarity, kind, round}`. `README.md` is the card of the dataset, with the
 licence in its head.
 
@@ -15,11 +15,12 @@ Source: documentation of Hugging Face Datasets, create a dataset from a folder o
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clicksim.errors import CatalogError, ClicksimError
-from clicksim.files import replacing, write_text
-from clicksim.manifests.folder import Written, check_copies, finish, licence_text, prepare_folder
-from clicksim.manifests.images import SUFFIX, place_export_image, place_label
-from clicksim.manifests.selection import Export, key_of
+from clicksim.catalog.commit import Commit
+from clicksim.manifests.export_format import CaseFiles, ExportedCases, ExportFormat
+from clicksim.manifests.folder import licence_text
+from clicksim.manifests.images import SUFFIX, need_channels, place_export_image, place_label
+from clicksim.manifests.nnunet import COPY
+from clicksim.manifests.selection import Export, ExportCase, ExportSetup
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -31,51 +32,39 @@ PROMPT_FIELDS = ("i", "j", "k", "polarity", "kind", "round")
 CARD_LICENCES = {"CC0-1.0", "CC-BY-4.0", "CC-BY-SA-4.0", "CC-BY-NC-4.0", "CC-BY-NC-SA-4.0", "CC-BY-NC-ND-4.0"}
 
 
-def write_huggingface(export: Export, out: Path, *, copy: bool = False) -> Written:
-    """Write images, `metadata.parquet` and the card.
+def write_split_case(setup: ExportSetup, case: ExportCase, folder: Path) -> CaseFiles:
+    """Write label and images of a case into the folder of its split."""
+    split, copy = split_of(case), setup.settings["copy"]
+    files = {channel.name.lower(): f"{channel.name.lower()}/{case.name}{SUFFIX}" for channel in setup.channels}
+    files["label"] = f"label/{case.name}{SUFFIX}"
+    place_label(setup, case, folder / split / files["label"], copy=copy)
+    for channel in setup.channels:
+        place_export_image(setup, case, channel.column, folder / split / files[channel.name.lower()], copy=copy)
+    return CaseFiles({name: f"{split}/{file}" for name, file in files.items()})
 
-    Args:
-        export: What to write.
-        out: The folder.
-        copy: Copy images instead of linking them; an upload needs copies.
 
-    Raises:
-        CatalogError: The cases have no image in common; no case left.
-    """
+def finish_splits(done: ExportedCases, commit: Commit) -> list[str]:
+    """Write `metadata.parquet` of each split, and the card."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    if not export.channels:
-        raise CatalogError("the cases have no image in common; choose sources with --source")
-    if copy:
-        check_copies(export, out)
-    prepare_folder(out)
-    written = Written()
     rows: dict[str, list[dict[str, Any]]] = {}
-    for row in export.cases:
-        name, split = export.names[key_of(row)], _split(export, row)
-        files = {c.name.lower(): f"{c.name.lower()}/{name}{SUFFIX}" for c in export.channels}
-        files["label"] = f"label/{name}{SUFFIX}"
-        try:
-            place_label(export, row, out / split / files["label"], copy=copy)
-            for channel in export.channels:
-                place_export_image(export, row, channel.column, out / split / files[channel.name.lower()], copy=copy)
-        except ClicksimError as error:
-            written.refused[row["case_id"]] = str(error)
-            for file in files.values():
-                (out / split / file).unlink(missing_ok=True)
-            continue
-        written.files[key_of(row)] = {name: f"{split}/{file}" for name, file in files.items()}
-        rows.setdefault(split, []).append(_metadata(export, row, files))
+    for case in done.cases:
+        rows.setdefault(split_of(case), []).append(_metadata(done, case))
     for split, listed in rows.items():
-        with replacing(out / split / METADATA) as temporary:
-            pq.write_table(pa.Table.from_pylist(listed, _schema(export)), temporary)
-    write_text(out / "README.md", _card(export))
-    return finish(out, "huggingface", export, written, {"copy": copy})
+        with commit.file(f"{split}/{METADATA}") as temporary:
+            pq.write_table(pa.Table.from_pylist(listed, _schema(done.export)), temporary)
+    commit.text("README.md", _card(done.export))
+    return []
+
+
+def split_of(case: ExportCase) -> str:
+    """The split of a case: `train` or `test`."""
+    return "test" if case.held_out else "train"
 
 
 def check_huggingface(out: Path) -> list[str]:
-    """What is wrong with the folder: the columns that name files, and files that are not there."""
+    """The faults of the folder: missing columns that name files, and files that do not exist."""
     faults = []
     found = [out / split / METADATA for split in ("train", "test") if (out / split / METADATA).exists()]
     for file in found:
@@ -99,20 +88,17 @@ def _check_split(metadata: Path) -> list[str]:
         if Path(file).is_absolute() or ".." in Path(file).parts:
             faults.append(f"{file} leaves the folder")
         elif not (metadata.parent / file).is_file():
-            faults.append(f"{metadata.parent.name}/{file} is not there")
+            faults.append(f"{metadata.parent.name}/{file} does not exist")
     return faults
 
 
-def _split(export: Export, row: dict[str, Any]) -> str:
-    return "test" if export.fold(row) is None and row["official_split"] == "test" else "train"
-
-
-def _metadata(export: Export, row: dict[str, Any], files: dict[str, str]) -> dict[str, Any]:
-    content: dict[str, Any] = {f"{name}_file_name": file for name, file in files.items()}
-    content |= {name: row[name] for name in KEPT} | {"fold": export.fold(row)}
-    if export.run:
-        prompts = export.prompts.get(row["case_id"], [])
-        content["prompts"] = [{name: prompt[name] for name in PROMPT_FIELDS} for prompt in prompts]
+def _metadata(done: ExportedCases, case: ExportCase) -> dict[str, Any]:
+    content: dict[str, Any] = {
+        f"{name}_file_name": file.partition("/")[2] for name, file in done.written[case.key].files.items()
+    }
+    content |= {name: case.row[name] for name in KEPT} | {"fold": case.fold}
+    if done.export.run:
+        content["prompts"] = [{name: prompt[name] for name in PROMPT_FIELDS} for prompt in case.prompts]
     return content
 
 
@@ -132,10 +118,21 @@ def _schema(export: Export) -> "pa.Schema":
 
 
 def _card(export: Export) -> str:
-    """The card; a licence that the hub has no word for is `other`."""
+    """The card; a licence without a name on the hub is `other`."""
     licence = export.about["licence"]
     word = licence.lower() if licence in CARD_LICENCES else "other"
     head = ["---", f"license: {word}"]
     head += [] if word != "other" else [f"license_name: {licence.lower().replace(' ', '-').replace(':', '')}"]
     head += ["task_categories:", "- image-segmentation", "tags:", "- medical", "---", ""]
     return "\n".join(head) + licence_text(export)
+
+
+FORMAT = ExportFormat(
+    "huggingface",
+    "Hugging Face: a niftifolder for load_dataset.",
+    write_case=write_split_case,
+    finish=finish_splits,
+    check=check_huggingface,
+    settings={"copy": COPY},
+    prepare=need_channels,
+)

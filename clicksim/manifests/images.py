@@ -1,4 +1,4 @@
-"""Images of a case as an export wants them: linked where they are right as they are, else written anew."""
+"""Images of a case as an export wants them: linked if they are right as they are, otherwise written anew."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,39 +9,48 @@ import numpy as np
 from clicksim.errors import CatalogError, GeometryError
 from clicksim.geometry import Grid
 from clicksim.manifests.folder import place
-from clicksim.manifests.selection import Export
+from clicksim.manifests.selection import Export, ExportCase, ExportSetup
 
 TIGHT_MM, LOOSE_MM = 1e-4, 0.1
-"""Readers compare lattices with a tolerance of their own; within the first an image is linked, within the second
-(headers of one study disagree by rounding) it is written with the header of the label, beyond it is refused."""
+"""Readers compare grids with a tolerance. Within the first an image is linked, beyond the second it is refused.
+In between, as where headers of one study differ by rounding, it is written with the header of the label."""
 SUFFIX = ".nii.gz"
 
 
-def place_export_image(export: Export, row: Mapping[str, Any], column: str, target: Path, *, copy: bool) -> None:
-    """Put an image at `target`, on the lattice of the case's label.
+def need_channels(export: Export, out: Path, settings: Mapping[str, Any]) -> None:  # noqa: ARG001 - of any format
+    """Refuse cases that have no image in common; `prepare` of formats that have images.
 
     Raises:
-        GeometryError: It lies on another lattice.
+        CatalogError: They have none.
+    """
+    if not export.channels:
+        raise CatalogError("the cases have no image in common; choose sources with --source")
+
+
+def place_export_image(setup: ExportSetup, case: ExportCase, column: str, target: Path, *, copy: bool) -> None:
+    """Put an image at `target`, on the grid of the case's label.
+
+    Raises:
+        GeometryError: It is on another grid.
         ImageError: It cannot be read.
-        CatalogError: It is not there.
+        CatalogError: It does not exist.
     """
     from clicksim.volumes import read_grid, read_image, write_image
 
-    source, grid = export.file(row, column), label_grid(export, row)
+    source, grid = setup.file(case, column), label_grid(setup, case)
     own = read_grid(source)
     if source.name.endswith(SUFFIX) and target.name.endswith(SUFFIX) and _fits(own, grid, TIGHT_MM):
-        place(source, target, copy=copy or export.catalog.is_remote(row[column]))
+        place(source, target, copy=copy or setup.catalog.is_remote(case.row[column]))
         return
     if not _fits(own, grid, LOOSE_MM):
-        own.check_same(grid, (column.removesuffix("_path"), "label"), where=f"case {row['case_id']}")
-        raise GeometryError(f"{column} of {row['case_id']} lies on another grid than the label; convert it again")
+        own.check_same(grid, (column.removesuffix("_path"), "label"), where=f"case {case.case_id}")
+        raise GeometryError(f"{column} of case {case.case_id} is on another grid than the label; convert it again")
     target.parent.mkdir(parents=True, exist_ok=True)
-    target.unlink(missing_ok=True)  # a link of an earlier export must not be written through
     write_image(target, read_image(source).array, grid)
 
 
-def place_label(export: Export, row: Mapping[str, Any], target: Path, *, copy: bool) -> None:
-    """Put the label at `target` as 0 and 1, stored as whole numbers: linked where it is so already.
+def place_label(setup: ExportSetup, case: ExportCase, target: Path, *, copy: bool) -> None:
+    """Put the label at `target` as 0 and 1, stored as whole numbers; it is linked if it is so already.
 
     No catalog says which values a file holds, and a mask may be 0 and 255: each label is read, once.
 
@@ -50,32 +59,40 @@ def place_label(export: Export, row: Mapping[str, Any], target: Path, *, copy: b
     """
     from clicksim.volumes import read_label, write_image
 
-    source = export.file(row, "label_path")
+    source = label_file(setup, case)
     label = read_label(source)
-    odd = {"LABEL_FLOAT", "QFORM_ONLY", "AFFINE_GUESSED"}.intersection(row["quality_flags"] or ())
+    odd = {"LABEL_FLOAT", "QFORM_ONLY", "AFFINE_GUESSED"}.intersection(case.row["quality_flags"] or ())
     if source.name.endswith(SUFFIX) and target.name.endswith(SUFFIX) and not odd and label.array.max() <= 1:
-        place(source, target, copy=copy or export.catalog.is_remote(row["label_path"]))
+        place(source, target, copy=copy or setup.catalog.is_remote(case.row["label_path"]))
         return
     target.parent.mkdir(parents=True, exist_ok=True)
-    target.unlink(missing_ok=True)
     write_image(target, (label.array > 0).astype(np.uint8), label.grid)
 
 
-def label_grid(export: Export, row: Mapping[str, Any]) -> Grid:
-    """The lattice of a case, from the header of its label.
+def label_file(setup: ExportSetup, case: ExportCase) -> Path:
+    """The file of the label.
 
     Raises:
-        CatalogError: The case has no label.
+        CatalogError: The case has no label, or its file does not exist.
+    """
+    if case.row["label_path"] is None:
+        raise CatalogError(f"case {case.case_id} has no label")
+    return setup.file(case, "label_path")
+
+
+def label_grid(setup: ExportSetup, case: ExportCase) -> Grid:
+    """The grid of a case, from the header of its label.
+
+    Raises:
+        CatalogError: As `label_file`.
     """
     from clicksim.volumes import read_grid
 
-    if row["label_path"] is None:
-        raise CatalogError(f"case {row['case_id']} has no label")
-    return read_grid(export.file(row, "label_path"))
+    return read_grid(label_file(setup, case))
 
 
 def _fits(one: Grid, other: Grid, tolerance_mm: float) -> bool:
-    """The same lattice, in its spacing too: some readers compare that to one part in 100,000."""
+    """Whether two grids are the same, in their spacing too: some readers compare it to one part in 100,000."""
     if one.spacing is None or other.spacing is None or not one.same_as(other, tolerance_mm=tolerance_mm):
         return False
     return tolerance_mm > TIGHT_MM or np.allclose(one.spacing, other.spacing, rtol=1e-6, atol=0)

@@ -1,113 +1,113 @@
-"""Whether an export is whole, and still what the catalog says."""
+"""Whether an export is complete, and still agrees with the catalog."""
 
 import csv
-import json
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from clicksim.catalog.commit import WORK, is_settled
 from clicksim.catalog.store import Catalog
 from clicksim.errors import CatalogError
-from clicksim.manifests.croissant import check_croissant
-from clicksim.manifests.csv_export import check_csv
-from clicksim.manifests.folder import RECORD, RECORD_VERSION, UNFINISHED, row_hash
-from clicksim.manifests.grand_challenge import check_grand_challenge
-from clicksim.manifests.huggingface import check_huggingface
-from clicksim.manifests.monai_datalist import check_monai
-from clicksim.manifests.nnunet import check_nnunet
+from clicksim.findings import Finding
+from clicksim.manifests.export_format import EXPORTS
+from clicksim.manifests.folder import RECORD, RECORD_VERSION, load_record, row_hash
 from clicksim.manifests.selection import key_of
 
 DAMAGE = (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError, csv.Error)
-"""What reading a file of another form than the export's own ends in."""
-FORMATS: dict[str, Callable[[Path], list[str]]] = {
-    "nnunet": check_nnunet,
-    "monai": check_monai,
-    "grand-challenge": check_grand_challenge,
-    "croissant": check_croissant,
-    "huggingface": check_huggingface,
-    "csv": check_csv,
-}
+"""What reading a file raises that has not the form of the export's own."""
 
 
 def read_record(out: str | Path) -> dict[str, Any]:
     """The record of an export.
 
     Raises:
-        CatalogError: There is none, or one of a newer clicksim.
+        CatalogError: There is none, it is damaged or of a newer clicksim, or the export was interrupted.
     """
-    file = Path(out) / RECORD
+    folder = Path(out)
+    record = load_record(folder) if is_settled(folder) else None
+    if record is None and (folder / WORK).is_dir():
+        raise CatalogError(f"the export in {out} was interrupted; go on with --resume")
+    if record is None:
+        raise CatalogError(f"{out} is not an export of clicksim: {RECORD} is missing")
     try:
-        record: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         kind, version = str(record["format"]), int(record["record_version"])
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise CatalogError(f"{out} is no export of clicksim: {RECORD} is missing") from error
-    except (OSError, *DAMAGE) as error:
-        raise CatalogError(f"{file} cannot be read: {error!r}") from error
-    if kind == UNFINISHED:
-        raise CatalogError(f"the export in {out} was interrupted; write it again")
-    if version > RECORD_VERSION or kind not in FORMATS:
-        raise CatalogError(f"{file} is of a newer clicksim (format {kind}, version {version})")
+    except DAMAGE as error:
+        raise CatalogError(f"{folder / RECORD} cannot be read: {error!r}; write the export again") from error
+    if version > RECORD_VERSION:
+        raise CatalogError(f"{folder / RECORD} is of a newer clicksim (version {version})")
+    if kind not in EXPORTS:
+        raise CatalogError(
+            f"{folder / RECORD} is of the format {kind}, which is not installed; there is: {', '.join(EXPORTS.names)}"
+        )
     return record
 
 
-def check_manifest(out: str | Path, catalog: Catalog | None = None) -> list[str]:
-    """What is wrong with an export; nothing where it is whole and agrees with the catalog.
+def check_manifest(out: str | Path, catalog: Catalog | None = None) -> list[Finding]:
+    """The faults of an export; none if it is complete and agrees with the catalog.
 
-    A catalog that has grown (another source, another run) does not matter; a case, run or plan that the export was
-    made from and that changed since does.
+    A catalog that has grown by another source or run does not matter. A case, run or plan of the export that changed
+    does.
 
     Args:
         out: The folder of the export.
-        catalog: The catalog to hold it against, or None to look at the export alone.
+        catalog: The catalog to compare it with; None looks at the export alone.
 
     Raises:
-        CatalogError: The folder is no export, or its record is damaged.
+        CatalogError: As `read_record`.
     """
     folder, record = Path(out), read_record(out)
     try:
         faults = _compare_record(record, folder, catalog)
     except DAMAGE as error:
         raise CatalogError(f"{folder / RECORD} is damaged: {error!r}; write the export again") from error
+    kind = record["format"]
     try:
-        return faults + FORMATS[record["format"]](folder)
+        return faults + [Finding("error", kind, (), fault) for fault in EXPORTS.find(kind).check(folder)]
     except DAMAGE as error:
-        return [*faults, f"a file of the export is damaged: {error!r}; write it again"]
+        return [*faults, Finding("error", kind, (), f"a file of the export is damaged: {error!r}; write it again")]
 
 
-def _compare_record(record: dict[str, Any], folder: Path, catalog: Catalog | None) -> list[str]:
-    """What the record says, held against the files, against itself and against the catalog."""
+def _compare_record(record: Mapping[str, Any], folder: Path, catalog: Catalog | None) -> list[Finding]:
+    """How the record differs from the files, from itself and from the catalog."""
     faults = [
-        f"{case['case_id']}: {name} is not there: {file}"
+        _fault("files", case["case_id"], f"{name} does not exist: {file}")
         for case in record["cases"]
         for name, file in case["files"].items()
         if not (folder / file).is_file()
     ]
+    faults += [_fault("files", "", f"{name} is missing") for name in record["files"] if not (folder / name).is_file()]
     patients: dict[str, set[Any]] = {}
     stratified = (record["folds"] or {}).get("scheme") == "stratified"
     for case in record["cases"] if stratified else []:
         patients.setdefault(case["patient_key"], set()).add(case["fold"])
-    faults += [f"patient {name} is in several folds" for name, folds in sorted(patients.items()) if len(folds) > 1]
+    torn = sorted(name for name, folds in patients.items() if len(folds) > 1)
+    faults += [_fault("folds", "", f"patient {name} is in several folds") for name in torn]
     if catalog is not None and catalog.digest() != record["catalog"]["digest"]:
-        faults += _differences(record, catalog)
+        faults += _compare_catalog(record, catalog)
     return faults
 
 
-def _differences(record: dict[str, Any], catalog: Catalog) -> list[str]:
-    """How the catalog differs from the one that was exported, in the parts that were used."""
+def _compare_catalog(record: Mapping[str, Any], catalog: Catalog) -> list[Finding]:
+    """How the catalog differs from the exported one, in the parts that were used."""
     faults = []
     for part, digest in record["catalog"]["parts"].items():
         table, _, name = part.partition("/")
         if name not in catalog.parts(table):
-            faults.append(f"the catalog has no {table} of {name} any more")
+            faults.append(_fault("catalog", "", f"the catalog no longer has {table} of {name}"))
         elif catalog.part_digest(table, name) != digest and table != "cases":
-            faults.append(f"{table} of {name} have changed in the catalog since")
+            faults.append(_fault("catalog", "", f"{table} of {name} have changed in the catalog since"))
     rows = {key_of(row): row for row in catalog.cases.to_pylist()}
     exported = {(case["source"], case["case_id"]): case for case in record["cases"]}
     sources = {source["source"] for source in record["sources"]}
     for key, case in exported.items():
         if key not in rows:
-            faults.append(f"{key[1]} is not in the catalog any more")
+            faults.append(_fault("catalog", key[1], "is no longer in the catalog"))
         elif row_hash(rows[key]) != case["row"]:
-            faults.append(f"{key[1]} has changed in the catalog since")
-    new = sorted(key[1] for key in rows if key[0] in sources and key not in exported)
-    return faults + [f"{name} is in the catalog and not in the export" for name in new if name not in record["refused"]]
+            faults.append(_fault("catalog", key[1], "has changed in the catalog since"))
+    known = {*exported, *((source, name) for source in sources for name in record["refused"])}
+    new = sorted(name for source, name in rows.keys() - known if source in sources)
+    return faults + [_fault("catalog", name, "is in the catalog and not in the export") for name in new]
+
+
+def _fault(check: str, case_id: str, detail: str) -> Finding:
+    return Finding("error", check, (case_id,) if case_id else (), detail)

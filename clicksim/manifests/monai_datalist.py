@@ -1,12 +1,12 @@
-"""MONAI: a datalist in the manner of the Medical Segmentation Decathlon, with folds and prompts.
+"""MONAI: a datalist in the form of the Medical Segmentation Decathlon, with folds and prompts.
 
-`load_decathlon_datalist(OUT/datalist.json)` reads it: `training` has the cases of all folds with their `fold`,
-`test` those that the publisher holds out. Where a plan leaves one scanner or tracer out and a patient has studies on
-both sides, training on every other fold would train on patients that are judged: each fold then has a list of its
-own, `datalist_fold0.json` and so on, with `training` and `validation`. Paths are absolute, as the images stay where
-they are; a label whose `instances` is `labels` holds the numbers of its lesions, and a note counts the labels that
-hold more than 0 and 1. `prompts` are voxels `[i, j, k]` of the stored array; a transform that re-orients or crops the
-image must move them too.
+`load_decathlon_datalist(OUT/datalist.json)` reads it: `training` has the cases of all folds with their `fold`, `test`
+those that the publisher holds out. If a plan leaves one scanner or tracer out and a patient has studies on both sides,
+training on all other folds would train on patients of the validation. Each fold then has a list of its own,
+`datalist_fold0.json` and so on, with `training` and `validation`. Paths are absolute, as the images stay where they
+are. A label whose `instances` is `labels` holds the numbers of its lesions; a note counts the labels that hold more
+than 0 and 1. `prompts` are voxels `[i, j, k]` of the stored array; a transform that reorients or crops the image must
+move them too.
 
 Source: MONAI, `monai.data.load_decathlon_datalist`.
 """
@@ -15,67 +15,62 @@ import json
 from pathlib import Path
 from typing import Any
 
-from clicksim.errors import CatalogError, ClicksimError, counted
-from clicksim.manifests.folder import Written, finish, prepare_folder, write_json
+from clicksim.catalog.commit import Commit
+from clicksim.errors import counted
+from clicksim.manifests.export_format import CaseFiles, ExportedCases, ExportFormat
+from clicksim.manifests.folder import write_json
+from clicksim.manifests.images import label_file, need_channels
 from clicksim.manifests.nnunet import channel_roles
-from clicksim.manifests.selection import Export, key_of, voxels_of
+from clicksim.manifests.selection import Export, ExportCase, ExportSetup, voxels_of
 
 FILE = "datalist.json"
 
 
-def write_monai(export: Export, out: Path) -> Written:
-    """Write `datalist.json`.
-
-    Args:
-        export: What to write.
-        out: The folder.
-
-    Raises:
-        CatalogError: No channel that all cases have; no case left.
-    """
-    if not export.channels:
-        raise CatalogError("the cases have no image in common; choose sources with --source")
+def list_case(setup: ExportSetup, case: ExportCase, _folder: Path) -> CaseFiles:
+    """The entry of a case, and whether its label holds more than 0 and 1."""
     from clicksim.volumes import read_label
 
-    prepare_folder(out)
-    written, items, numbered = Written(), {}, 0
-    for row in export.cases:
-        try:
-            items[key_of(row)] = item = _item(export, row)
-            numbered += bool(read_label(item["label"]).array.max() > 1)
-        except ClicksimError as error:
-            written.refused[row["case_id"]] = str(error)
-    rows = {key_of(row): row for row in export.cases}
-    held_out = [key for key in items if export.fold(rows[key]) is None and rows[key]["official_split"] == "test"]
-    test = [items[key] for key in held_out]
-    if _patients_span_folds(export):
-        for split in export.splits():
+    numbered = bool(read_label(label_file(setup, case)).array.max() > 1)
+    item = {
+        "image": [setup.listed(case, channel.column) for channel in setup.channels],
+        "label": setup.listed(case, "label_path"),
+        **{name: case.row[name] for name in ("instances", "case_id", "source", "patient_key")},
+        "tracer": case.row["tracer_class"],
+        "licence": case.row["licence"],
+    }
+    if setup.run:
+        item["prompts"] = voxels_of(case.prompts)
+    return CaseFiles({}, {"entry": item, "numbered": numbered})
+
+
+def finish_datalists(done: ExportedCases, commit: Commit) -> list[str]:
+    """Write `datalist.json`, or one list for each fold."""
+    entries = {case.key: done.item(case)["entry"] for case in done.cases}
+    test = [entries[case.key] for case in done.cases if case.held_out]
+    if _patients_span_folds(done.export):
+        for split in done.export.splits():
             lists = {
-                "training": [items[key] for key in split.train if key in items],
-                "validation": [items[key] for key in split.validation if key in items],
+                "training": [entries[key] for key in split.train if key in entries],
+                "validation": [entries[key] for key in split.validation if key in entries],
             }
-            write_json(out / f"datalist_fold{split.fold}.json", _content(export, {**lists, "test": test}))
-            for key in {*split.train, *split.validation} & items.keys():
-                written.files.setdefault(key, {})[f"fold {split.fold}"] = f"datalist_fold{split.fold}.json"
+            write_json(commit, f"datalist_fold{split.fold}.json", _content(done.export, {**lists, "test": test}))
     else:
-        training = [{**items[key], "fold": export.fold(rows[key]) or 0} for key in items if key not in held_out]
-        write_json(out / FILE, _content(export, {"training": training, "test": test}))
-        written.files = {key: {"datalist": FILE} for key in items}
-    if numbered:
-        written.notes.append(f"{counted(numbered, 'label')} with values above 1: make masks of them in a transform")
-    return finish(out, "monai", export, written, {})
+        training = [{**entries[case.key], "fold": case.fold or 0} for case in done.cases if not case.held_out]
+        write_json(commit, FILE, _content(done.export, {"training": training, "test": test}))
+    numbered = sum(done.item(case)["numbered"] for case in done.cases)
+    return [f"{counted(numbered, 'label')} with values above 1: make masks of them in a transform"] if numbered else []
 
 
 def _patients_span_folds(export: Export) -> bool:
-    """Whether `fold` alone cannot say whom a fold must not train on."""
+    """Whether a patient has studies in several folds, so that `fold` alone does not say whom to train on."""
     folds: dict[str, set[int | None]] = {}
-    for row in export.cases:
-        folds.setdefault(row["patient_key"], set()).add(export.fold(row))
+    for case in export.cases:
+        folds.setdefault(case.row["patient_key"], set()).add(case.fold)
     return any(len(held) > 1 for held in folds.values())
 
 
 def _content(export: Export, lists: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
-    """A datalist with its head."""
+    """A datalist."""
     return {
         "name": "clicksim",
         "description": "; ".join(source["citation"] or source["source"] for source in export.about["sources"]),
@@ -92,7 +87,7 @@ def _content(export: Export, lists: dict[str, list[dict[str, Any]]]) -> dict[str
 
 
 def check_monai(out: Path) -> list[str]:
-    """What is wrong with the datalists; no image is read."""
+    """The faults of the datalists; no image is read."""
     files = sorted(out.glob("datalist*.json"))
     return [fault for file in files for fault in _check_list(file)] if files else [f"{FILE} is missing"]
 
@@ -114,24 +109,18 @@ def _check_list(file: Path) -> list[str]:
         name, paths = item.get("case_id", "?"), [*item["image"], item["label"]]
         if len(item["image"]) != len(content["modality"]):
             faults.append(f"{name} has {len(item['image'])} images, {len(content['modality'])} channels are named")
-        faults += [f"{name}: {path} is not there" for path in paths if not Path(path).is_file()]
+        faults += [f"{name}: {path} does not exist" for path in paths if not Path(path).is_file()]
     trained = {item["patient_key"] for item in lists["training"]}
-    judged = {item["patient_key"] for key in ("validation", "test") for item in lists[key]}
-    return faults + [f"{file.name} trains on patient {name}, who is judged" for name in sorted(trained & judged)]
+    validated = {item["patient_key"] for key in ("validation", "test") for item in lists[key]}
+    faults += [f"{file.name} trains and validates on patient {name}" for name in sorted(trained & validated)]
+    return faults
 
 
-def _item(export: Export, row: dict[str, Any]) -> dict[str, Any]:
-    """One case of the list."""
-    if row["label_path"] is None:
-        raise CatalogError(f"case {row['case_id']} has no label")
-    item = {
-        "image": [export.listed(row, channel.column) for channel in export.channels],
-        "label": export.listed(row, "label_path"),
-        "instances": row["instances"],
-        "case_id": row["case_id"],
-        "source": row["source"],
-        "patient_key": row["patient_key"],
-        "tracer": row["tracer_class"],
-        "licence": row["licence"],
-    }
-    return item | ({"prompts": voxels_of(export.prompts.get(row["case_id"], []))} if export.run else {})
+FORMAT = ExportFormat(
+    "monai",
+    "MONAI: OUT/datalist.json with folds and prompts.",
+    write_case=list_case,
+    finish=finish_datalists,
+    check=check_monai,
+    prepare=need_channels,
+)

@@ -1,10 +1,10 @@
 """nnU-Net v2: a dataset folder with `dataset.json`, `imagesTr`, `labelsTr` and `splits_final.json`.
 
-nnU-Net chooses the normalisation of a channel by its name: `CT` gets that of CT, `noNorm` none, any other a
-z-score. Guidance channels are therefore all called `noNorm`: a map of a few bright voxels would be scaled to
-hundreds of standard deviations. What each channel is stands in `channel_roles`, which nnU-Net does not read.
+nnU-Net chooses the normalisation of a channel by its name: `CT` gets that of CT, `noNorm` none, any other name a
+z-score. Guidance channels are therefore all called `noNorm`: a z-score would scale a map of a few bright voxels to
+hundreds of standard deviations. `channel_roles`, which nnU-Net does not read, says what each channel is.
 `splits_final.json` belongs in the folder of the preprocessed dataset before training begins; without it nnU-Net
-draws folds by case, which tears patients apart.
+draws folds by case, which separates the studies of a patient.
 
 Source: documentation of nnU-Net v2, dataset format and manual data splits.
 """
@@ -15,71 +15,84 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from clicksim.errors import CatalogError, ClicksimError, SettingError
+from clicksim.catalog.commit import Commit
+from clicksim.errors import SettingError
 from clicksim.geometry import Grid
-from clicksim.manifests.folder import RECORD, Written, check_copies, finish, prepare_folder, write_json
-from clicksim.manifests.images import SUFFIX, label_grid, place_export_image, place_label
-from clicksim.manifests.selection import PROMPT_CHANNELS, Channel, Export, key_of, prompts_of
+from clicksim.manifests.export_format import CaseFiles, ExportedCases, ExportFormat
+from clicksim.manifests.folder import RECORD, write_json
+from clicksim.manifests.images import SUFFIX, label_grid, need_channels, place_export_image, place_label
+from clicksim.manifests.selection import PROMPT_CHANNELS, Channel, Export, ExportCase, ExportSetup, prompts_of
 from clicksim.prompts import Click, Prompts
+from clicksim.settings import Setting, Value, fill_settings
 
 SPLITS = "splits_final.json"
 NAME = re.compile(r"Dataset[0-9]{3}_[A-Za-z0-9._-]+")
+COPY = Setting("bool", "copy images instead of linking them", default=False)
+SETTINGS = {
+    "copy": COPY,
+    "guidance": Setting("str", "an encoding, which draws the prompts of the run as two further channels", default=""),
+}
 
 
-def write_nnunet(
-    export: Export, out: Path, *, copy: bool = False, guidance: str = "", settings: Mapping[str, Any] | None = None
-) -> Written:
-    """Write the dataset; cases whose images do not fit together are left out, with the reason.
-
-    Args:
-        export: What to write.
-        out: The folder of the dataset, `DatasetNNN_Name`, inside `nnUNet_raw`.
-        copy: Copy images instead of linking them.
-        guidance: An encoding of `clicksim.encode`; the prompts of the run become two channels after the images.
-        settings: Settings of the encoding.
+def complete_settings(given: Mapping[str, Value]) -> dict[str, Value]:
+    """The settings of the format; further ones are those of the encoding.
 
     Raises:
-        SettingError: A folder of another name; guidance without a prompt run, or settings without guidance; an
-            unknown encoding.
-        CatalogError: No channel that all cases have; no case left.
+        SettingError: An unknown encoding or setting; settings of an encoding, and none is named.
+    """
+    own = {name: value for name, value in given.items() if name in SETTINGS}
+    drawing = {name: value for name, value in given.items() if name not in SETTINGS}
+    filled = fill_settings(SETTINGS, own, "the export nnunet")
+    if drawing and not filled["guidance"]:
+        raise SettingError(f"{', '.join(drawing)} has no effect without guidance; name an encoding with --guidance")
+    if filled["guidance"]:
+        _check_encoding(filled["guidance"], drawing)
+    return {**filled, "guidance_settings": drawing}
+
+
+def check_dataset(export: Export, out: Path, settings: Mapping[str, Any]) -> None:
+    """Refuse what is not a dataset.
+
+    Raises:
+        SettingError: A folder that is not called `DatasetNNN_Name`; guidance without a prompt run.
+        CatalogError: The cases have no image in common.
     """
     if not NAME.fullmatch(out.name):
         raise SettingError(f"nnU-Net finds a dataset by its folder, DatasetNNN_Name, got {out.name!r}")
-    if not export.channels:
-        raise CatalogError("the cases have no image in common; choose sources with --source")
-    if guidance and not export.run:
+    need_channels(export, out, settings)
+    if settings["guidance"] and not export.run:
         raise SettingError("guidance is drawn from prompts; name their run with --run")
-    if settings and not guidance:
-        raise SettingError(f"{', '.join(settings)} has no effect without guidance; name an encoding with --guidance")
-    if guidance:
-        _check_encoding(guidance, settings or {})
-    if copy:
-        check_copies(export, out)
-    prepare_folder(out)
-    written = Written()
-    channels = (*export.channels, *(PROMPT_CHANNELS if guidance else ()))
-    for row in export.cases:
-        try:
-            files = _write_case(export, row, out, copy=copy)
-            if guidance:
-                files |= _write_guidance(export, row, out, guidance, settings or {})
-            written.files[key_of(row)] = files
-        except ClicksimError as error:
-            written.refused[row["case_id"]] = str(error)
-            _remove(export, row, out)
-    write_json(out / "dataset.json", dataset_json(export, channels, len(written.files)))
+
+
+def write_training_case(setup: ExportSetup, case: ExportCase, folder: Path) -> CaseFiles:
+    """Write label, images and guidance of a case."""
+    copy = setup.settings["copy"]
+    files = {"label": f"labelsTr/{case.name}{SUFFIX}"}
+    place_label(setup, case, folder / files["label"], copy=copy)
+    for n, channel in enumerate(setup.channels):
+        files[channel.name] = f"imagesTr/{case.name}_{n:04d}{SUFFIX}"
+        place_export_image(setup, case, channel.column, folder / files[channel.name], copy=copy)
+    if setup.settings["guidance"]:
+        files |= _write_guidance(setup, case, folder)
+    return CaseFiles(files)
+
+
+def finish_dataset(done: ExportedCases, commit: Commit) -> list[str]:
+    """Write `dataset.json` and the splits."""
+    channels = (*done.export.channels, *(PROMPT_CHANNELS if done.settings["guidance"] else ()))
+    write_json(commit, "dataset.json", dataset_json(done.export, channels, len(done.written)))
+    names = {case.key: case.name for case in done.cases}
     splits = [
         {
-            "train": [export.names[key] for key in split.train if key in written.files],
-            "val": [export.names[key] for key in split.validation if key in written.files],
+            "train": [names[key] for key in split.train if key in names],
+            "val": [names[key] for key in split.validation if key in names],
         }
-        for split in export.splits()
+        for split in done.export.splits()
     ]
-    if splits:
-        write_json(out / SPLITS, splits)
-        written.notes.append(f"copy {SPLITS} to the dataset's folder in nnUNet_preprocessed before training")
-    about = {"copy": copy, "guidance": guidance or None, "guidance_settings": dict(settings or {})}
-    return finish(out, "nnunet", export, written, about)
+    if not splits:
+        return []
+    write_json(commit, SPLITS, splits)
+    return [f"copy {SPLITS} to the dataset's folder in nnUNet_preprocessed before training"]
 
 
 def dataset_json(export: Export, channels: tuple[Channel, ...], count: int) -> dict[str, Any]:
@@ -111,7 +124,7 @@ def channel_roles(channels: tuple[Channel, ...]) -> dict[str, dict[str, Any]]:
 
 
 def check_nnunet(out: Path) -> list[str]:
-    """What is wrong with a dataset, as nnU-Net's own check would say it; reads no image."""
+    """The faults of a dataset that the check of nnU-Net would find; no image is read."""
     try:
         folds = json.loads((out / RECORD).read_text(encoding="utf-8"))["folds"]
         content = json.loads((out / "dataset.json").read_text(encoding="utf-8"))
@@ -154,19 +167,8 @@ def _norm_name(channel: Channel) -> str:
     return channel.name if channel.normalise else "noNorm"
 
 
-def _write_case(export: Export, row: dict[str, Any], out: Path, *, copy: bool) -> dict[str, str]:
-    """The files of one case, relative to the folder."""
-    name = export.names[key_of(row)]
-    files = {"label": f"labelsTr/{name}{SUFFIX}"}
-    place_label(export, row, out / files["label"], copy=copy)
-    for n, channel in enumerate(export.channels):
-        files[channel.name] = f"imagesTr/{name}_{n:04d}{SUFFIX}"
-        place_export_image(export, row, channel.column, out / files[channel.name], copy=copy)
-    return files
-
-
 def _check_encoding(guidance: str, settings: Mapping[str, Any]) -> None:
-    """Refuse an encoding that cannot be drawn, before any file is written."""
+    """Refuse an encoding that cannot be drawn as two channels."""
     from clicksim.guidance import encode
 
     one = Prompts((Click((1, 1, 1), True),), Grid.from_spacing((3, 3, 3), (1, 1, 1)))
@@ -174,22 +176,24 @@ def _check_encoding(guidance: str, settings: Mapping[str, Any]) -> None:
         raise SettingError("guidance of a manifest has two channels, foreground and background")
 
 
-def _write_guidance(
-    export: Export, row: dict[str, Any], out: Path, guidance: str, settings: Mapping[str, Any]
-) -> dict[str, str]:
+def _write_guidance(setup: ExportSetup, case: ExportCase, folder: Path) -> dict[str, str]:
     """The two channels of a case's prompts; zero where there are none."""
     from clicksim.guidance import encode, write_channels
 
-    grid, name = label_grid(export, row), export.names[key_of(row)]
-    channels = encode(prompts_of(export, row, grid), grid.shape, encoding=guidance, **settings)
-    first = len(export.channels)
-    write_channels(out / "imagesTr" / name, channels, grid, first=first)
-    return {channel.name: f"imagesTr/{name}_{first + n:04d}{SUFFIX}" for n, channel in enumerate(PROMPT_CHANNELS)}
+    grid, first = label_grid(setup, case), len(setup.channels)
+    drawing = setup.settings["guidance_settings"]
+    channels = encode(prompts_of(case, grid), grid.shape, encoding=setup.settings["guidance"], **drawing)
+    write_channels(folder / "imagesTr" / case.name, channels, grid, first=first)
+    return {channel.name: f"imagesTr/{case.name}_{first + n:04d}{SUFFIX}" for n, channel in enumerate(PROMPT_CHANNELS)}
 
 
-def _remove(export: Export, row: dict[str, Any], out: Path) -> None:
-    """The files of a case that was refused half-way."""
-    name = export.names[key_of(row)]
-    (out / f"labelsTr/{name}{SUFFIX}").unlink(missing_ok=True)
-    for n in range(len(export.channels) + len(PROMPT_CHANNELS)):
-        (out / f"imagesTr/{name}_{n:04d}{SUFFIX}").unlink(missing_ok=True)
+FORMAT = ExportFormat(
+    "nnunet",
+    "nnU-Net v2: OUT is the folder of the dataset, DatasetNNN_Name, in nnUNet_raw.",
+    write_case=write_training_case,
+    finish=finish_dataset,
+    check=check_nnunet,
+    settings=SETTINGS,
+    prepare=check_dataset,
+    complete=complete_settings,
+)

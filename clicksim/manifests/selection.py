@@ -2,11 +2,12 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from clicksim.catalog.folds import Folds, Key, Split, make_folds, read_folds
+from clicksim.catalog.folds import ChosenFolds, Folds, Key, Split, choose_folds
+from clicksim.catalog.run_names import find_run
 from clicksim.catalog.store import Catalog
 from clicksim.errors import CatalogError, counted, unknown_name, up_to_ten
 from clicksim.files import slug
@@ -18,10 +19,15 @@ STRICTNESS = (
     "CC0-1.0", "CC-BY-3.0", "CC-BY-4.0", "CC-BY-SA-4.0", "CC-BY-NC-3.0", "CC-BY-NC-4.0", "CC-BY-NC-SA-4.0",
     "CC-BY-NC-ND-4.0",
 )  # fmt: skip
-"""Licences from the least to the most strict; one that is not among them counts as stricter than all."""
+"""Licences from the least to the most strict; any other licence counts as stricter than all of them."""
 STROKE = ("annotator", "round", "stroke", "polarity")
-"""The columns whose values the voxels of one stroke share; each person's strokes are counted from 0."""
+"""The columns that the voxels of one stroke share; the strokes of each person are counted from 0."""
 UNSAFE = frozenset('/\\:*?"<>|') | {chr(n) for n in range(32)}
+LONGEST = 150
+"""Bytes of a file name before its endings; a name has at most 255 with them, and while it is written a prefix too."""
+RESERVED = {"con", "prn", "aux", "nul", *(f"{name}{n}" for name in ("com", "lpt") for n in range(10)),
+            "clicksim-manifest", "licences", "citation", "readme"}  # fmt: skip
+"""Names that Windows reserves for devices, whatever their ending, and names of the export's own files."""
 
 
 @dataclass(frozen=True)
@@ -31,11 +37,11 @@ class Channel:
     Attributes:
         name: Such as `CT`.
         role: `image` or `prompt`.
-        column: The catalog's column with its path; empty for what is drawn.
-        normalise: Its intensities may be normalised. Not those of prompts: a map of a few bright voxels has a
-            standard deviation near 0.
-        augment_intensity: Noise, brightness and the like may be put on it. Not on prompts. Whatever moves voxels
-            (flips, turns, crops, scaling) must move all channels alike.
+        column: The column of the catalog that has its path; empty for a channel that is drawn.
+        normalise: Whether its intensities may be normalised. Those of prompts may not: a map of a few bright voxels
+            has a standard deviation near 0.
+        augment_intensity: Whether noise, brightness and the like may be changed. Those of prompts may not. Flips,
+            rotations, crops and scaling must be the same for all channels.
     """
 
     name: str
@@ -58,58 +64,101 @@ PROMPT_CHANNELS = (
 
 
 @dataclass(frozen=True)
+class ExportCase:
+    """A case to export, as plain data: it travels to another process.
+
+    Attributes:
+        row: Its row in the table of cases.
+        name: Its file name, without an ending.
+        fold: Its validation fold; None if it belongs to none.
+        prompts: Rows of its prompts, in the order in which they were made.
+    """
+
+    row: Mapping[str, Any]
+    name: str
+    fold: int | None
+    prompts: Sequence[Mapping[str, Any]]
+
+    @property
+    def case_id(self) -> str:
+        """Its id."""
+        return str(self.row["case_id"])
+
+    @property
+    def key(self) -> Key:
+        """Source and case id."""
+        return key_of(self.row)
+
+    @property
+    def held_out(self) -> bool:
+        """Whether the publisher holds it out, and it belongs to no fold."""
+        return self.fold is None and self.row["official_split"] == "test"
+
+
+@dataclass(frozen=True)
+class ExportSetup:
+    """What all cases of an export have in common; it travels to other processes.
+
+    Attributes:
+        catalog: The catalog.
+        channels: The images that every case has.
+        run: The prompt run; empty without one.
+        settings: All settings of the format.
+    """
+
+    catalog: Catalog
+    channels: tuple[Channel, ...]
+    run: str
+    settings: Mapping[str, Any]
+
+    def file(self, case: ExportCase, column: str) -> Path:
+        """The file behind a path of a case.
+
+        Raises:
+            CatalogError: It does not exist.
+        """
+        location = case.row[column]
+        path = self.catalog.resolve(location)
+        if not path.is_file():
+            raise CatalogError(
+                f"{column} of case {case.case_id} does not exist: {location}; has it moved? See clicksim "
+                "catalog relocate"
+            )
+        return path
+
+    def listed(self, case: ExportCase, column: str) -> str:
+        """The file behind a path of a case, for a list that is read later.
+
+        Raises:
+            CatalogError: It does not exist, or is on object storage, from where it is only fetched for a while.
+        """
+        if self.catalog.is_remote(case.row[column]):
+            raise CatalogError(
+                f"{column} of case {case.case_id} is on object storage, and a list needs files that stay: run clicksim "
+                "catalog pull first, or choose a format that copies images"
+            )
+        return self.file(case, column).as_posix()
+
+
+@dataclass(frozen=True)
 class Export:
     """What is exported.
 
     Attributes:
         catalog: The catalog.
-        cases: Rows of `cases`, by source and case id.
-        names: A file name for each case, without an ending.
+        cases: The cases, by source and case id.
         channels: The images that every case has.
-        folds: The plan, or None where too few patients are there for one.
-        plan: The name of the plan in the catalog; empty where it was drawn for this export.
+        folds: The plan; None if there are too few patients for one.
         run: The prompt run; empty without one.
-        prompts: By case id, rows of the prompts.
-        about: What the record says, without the files.
+        about: What the record of the export says of the catalog, licences, prompts and folds.
     """
 
     catalog: Catalog
-    cases: tuple[dict[str, Any], ...]
-    names: Mapping[Key, str]
+    cases: tuple[ExportCase, ...]
     channels: tuple[Channel, ...]
     folds: Folds | None
-    plan: str
     run: str
-    prompts: Mapping[str, list[dict[str, Any]]]
     about: Mapping[str, Any]
-
-    def file(self, row: Mapping[str, Any], column: str) -> Path:
-        """The file behind a path of a case.
-
-        Raises:
-            CatalogError: It is not there.
-        """
-        path = self.catalog.resolve(row[column])
-        if not path.is_file():
-            raise CatalogError(f"{column} of {row['case_id']} is not there: {row[column]}; clicksim catalog relocate?")
-        return path
-
-    def listed(self, row: Mapping[str, Any], column: str) -> str:
-        """The file behind a path of a case, for a list that will be read later.
-
-        Raises:
-            CatalogError: It is not there, or lies on object storage, from where it is fetched for a while only.
-        """
-        if self.catalog.is_remote(row[column]):
-            raise CatalogError(
-                f"{column} of {row['case_id']} lies on object storage, and a list of files needs them to stay: "
-                "clicksim catalog pull first, or take an export that copies"
-            )
-        return self.file(row, column).as_posix()
-
-    def fold(self, row: Mapping[str, Any]) -> int | None:
-        """The validation fold of a case; None where it belongs to none."""
-        return None if self.folds is None else self.folds.fold_of[key_of(row)]
 
     def splits(self) -> list[Split]:
         """All folds."""
@@ -129,15 +178,13 @@ def select(
     Args:
         catalog: An open catalog.
         sources: Names in the tables, or all.
-        run: A prompt run, or none.
-        plan: A fold plan of the catalog. Without one a stratified plan is drawn: official folds stay, five folds,
-            seed 42, fewer where there are fewer patients.
-        include_controlled: Take cases whose publisher wants an agreement.
+        run: A prompt run, of which `latest` is the one that ended last; or none.
+        plan: A fold plan of the catalog; by default as `clicksim.catalog.folds.choose_folds` chooses it.
+        include_controlled: Include cases for which the publisher demands an agreement.
 
     Raises:
         SettingError: An unknown source, run or plan.
-        CatalogError: No cases; cases under controlled access that were not asked for; a plan that does not know
-            them all.
+        CatalogError: No cases; cases under controlled access without `include_controlled`; a plan that lacks a case.
     """
     known = catalog.parts("cases")
     for source in sources or ():
@@ -151,12 +198,15 @@ def select(
     controlled = [row["case_id"] for row in cases if is_controlled(row, facts.get(row["source"], {}))]
     if controlled and not include_controlled:
         raise CatalogError(
-            f"{counted(len(controlled), 'case')} under controlled access, whose terms bind whoever gets such data: "
-            f"{up_to_ten(controlled)}; name other sources with --source, or give --include-controlled"
+            f"{counted(len(controlled), 'case')} under controlled access, whose terms bind everyone who receives them: "
+            f"{up_to_ten(controlled)}; choose other sources with --source, or add --include-controlled"
         )
+    run = find_run(catalog, "prompts", run) if run else None
     if run and run not in catalog.runs:
         raise unknown_name("prompt run", run, catalog.runs)
-    folds = _folds(catalog, cases, plan, sources)
+    chosen = _choose_plan(catalog, cases, plan, sources)
+    folds, plan = (chosen.folds, chosen.name) if chosen else (None, "")
+    fold_of = folds.fold_of if folds else {}
     about = {
         "catalog": {"digest": catalog.digest(), "parts": _part_digests(catalog, cases, run, plan)},
         "licence": strictest([_licence(row, facts) for row in cases]),
@@ -166,8 +216,17 @@ def select(
         "folds": {"plan": plan or None, **folds.about} if folds else None,
     }
     channels = tuple(c for c in CHANNELS.values() if all(row[c.column] for row in cases))
-    prompts = _prompts(catalog, run) if run else {}
-    return Export(catalog, tuple(cases), file_names(cases), channels, folds, plan or "", run or "", prompts, about)
+    prompts, names = _prompts(catalog, run) if run else {}, file_names(cases)
+    entries = [
+        ExportCase(
+            row,
+            names[key_of(row)],
+            fold_of.get(key_of(row)),
+            prompts.get(row["case_id"], ()),
+        )
+        for row in cases
+    ]
+    return Export(catalog, tuple(entries), channels, folds, run or "", about)
 
 
 def is_controlled(case: Mapping[str, Any], facts: Mapping[str, Any]) -> bool:
@@ -187,16 +246,29 @@ def strictest(licences: Sequence[str]) -> str:
 
 
 def file_names(cases: Sequence[Mapping[str, Any]]) -> dict[Key, str]:
-    """A file name for each case: its id where any system takes it and no other case has it, else a slug with a hash.
+    """A file name for each case: its id if every system accepts it and no other case has it, else a slug with a hash.
 
-    A slash, as in `train_0001/PSMA`, becomes an underscore. A name that is empty or of dots alone is no file's.
+    A slash, as in `train_0001/PSMA`, becomes an underscore. Names that differ only in upper and lower case count as
+    the same.
     """
     plain = {key_of(row): row["case_id"].replace("/", "_") for row in cases}
     count = Counter(name.casefold() for name in plain.values())
     return {
-        key: name if name.strip(".") and not set(name) & UNSAFE and count[name.casefold()] == 1 else slug("/".join(key))
+        key: name if _is_portable(name) and count[name.casefold()] == 1 else slug("/".join(key))
         for key, name in plain.items()
     }
+
+
+def _is_portable(name: str) -> bool:
+    """Whether a name with an ending behind it can be the name of a file or folder on any system."""
+    return (
+        bool(name)
+        and len(name.encode()) <= LONGEST
+        and not name.startswith(".")
+        and not name.endswith((".", " "))
+        and not set(name) & UNSAFE
+        and name.partition(".")[0].rstrip().casefold() not in RESERVED
+    )
 
 
 def key_of(row: Mapping[str, Any]) -> Key:
@@ -204,12 +276,12 @@ def key_of(row: Mapping[str, Any]) -> Key:
     return (row["source"], row["case_id"])
 
 
-def prompts_of(export: Export, row: Mapping[str, Any], grid: Grid) -> Prompts:
+def prompts_of(case: ExportCase, grid: Grid) -> Prompts:
     """The prompts of a case as records: one for each stroke of each person, clicks and boxes as they were made."""
     strokes: dict[tuple[Any, ...], list[Mapping[str, Any]]] = defaultdict(list)
-    for prompt in export.prompts.get(row["case_id"], []):
+    for prompt in case.prompts:
         strokes[tuple(prompt[name] for name in STROKE)].append(prompt)
-    return Prompts(tuple(prompt_of(rows) for rows in strokes.values()), grid, row["case_id"])
+    return Prompts(tuple(prompt_of(rows) for rows in strokes.values()), grid, case.case_id)
 
 
 def voxels_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[list[int]]]:
@@ -238,30 +310,31 @@ def _source_facts(
     }
 
 
-def _folds(
+def _choose_plan(
     catalog: Catalog, cases: Sequence[Mapping[str, Any]], plan: str | None, sources: Sequence[str] | None
-) -> Folds | None:
-    """The plan that was named, cut to the cases; or one drawn now."""
-    if not plan:
-        drawable = {row["patient_key"] for row in cases if row["official_split"] != "test"}
-        official = [row["official_fold"] for row in cases if row["official_fold"] is not None]
-        n_folds = max([min(5, len(drawable)), *(fold + 1 for fold in official)])
-        return make_folds(catalog, n_folds=n_folds, sources=sources) if len(drawable) > 1 else None
-    folds = read_folds(catalog, plan)
-    missing = [row["case_id"] for row in cases if key_of(row) not in folds.fold_of]
+) -> ChosenFolds | None:
+    """The plan of the export, limited to its cases; None if there are too few patients for one."""
+    if plan is None and len({row["patient_key"] for row in cases if row["official_split"] != "test"}) < 2:
+        return None
+    chosen = choose_folds(catalog, plan, sources=sources)
+    fold_of = chosen.folds.fold_of
+    missing = [row["case_id"] for row in cases if key_of(row) not in fold_of]
     if missing:
         raise CatalogError(
-            f"fold plan {plan} does not know {counted(len(missing), 'case')}: {up_to_ten(missing)}; draw it again"
+            f"fold plan {chosen.name} lacks {counted(len(missing), 'case')}: {up_to_ten(missing)}; draw it again with "
+            "clicksim catalog folds"
         )
     wanted = {key_of(row) for row in cases}
-    return Folds(tuple(row for row in folds.rows if key_of(row) in wanted), folds.about)
+    rows = tuple(row for row in chosen.folds.rows if key_of(row) in wanted)
+    return replace(chosen, folds=replace(chosen.folds, rows=rows))
 
 
 def _part_digests(
     catalog: Catalog, cases: Sequence[Mapping[str, Any]], run: str | None, plan: str | None
 ) -> dict[str, str]:
-    """The hashes of the parts of the catalog that the export was made from."""
-    used = [(table, source) for source in sorted({row["source"] for row in cases}) for table in ("cases", "lesions")]
+    """The hashes of the parts of the catalog from which the export is made."""
+    sources = sorted({row["source"] for row in cases})
+    used = [(table, source) for source in sources for table in ("cases", "lesions", "links")]
     used += [("prompts", run)] if run else []
     used += [("folds", plan)] if plan else []
     return {f"{t}/{part}": catalog.part_digest(t, part) for t, part in used if part in catalog.parts(t)}

@@ -1,7 +1,9 @@
 """The cases that a job goes through: those of a catalog by patient, or files."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -172,6 +174,19 @@ def reason_of(error: ClicksimError) -> str:
         (CatalogError, "UnreadableFile"),
     )
     return next((code for kind, code in kinds if isinstance(error, kind)), "SettingRefused")
+
+
+@contextmanager
+def work_home(catalog: Catalog) -> Iterator[Path]:
+    """Where a job that only reads a catalog keeps its finished work: in the catalog, so that it can be resumed.
+
+    For a catalog that cannot be written it is a temporary folder, and an interrupted job begins anew.
+    """
+    if catalog.read_only or not os.access(catalog.path, os.W_OK):
+        with tempfile.TemporaryDirectory(prefix="clicksim-job-") as home:
+            yield Path(home)
+    else:
+        yield catalog.path
 
 
 def _entry_of(row: Mapping[str, Any], roles: Sequence[str]) -> CaseEntry:

@@ -52,6 +52,7 @@ BEGUN = ".begun-"
 GATHERED = 64  # units whose tables are read before they are joined
 LONGEST_VALUE = 80
 REMEDY = "name another folder, or replace it with --overwrite"
+RENAME = "give the run another name, or replace it with --overwrite"
 TRIES = 3  # parts that are altered while the job runs are done again, not for ever
 Result = TypeVar("Result")
 Simple = Callable[[Unit, Path], Tables]
@@ -73,9 +74,10 @@ class Job(Generic[Result]):
         tables: Empty tables to start from, so that `finish` finds each of them.
         commit: Opens the commit; by default one of plain files.
         records: The records that `finish` leaves by name, each with the identity of what it is about; by default one
-            with the name and the identity of the job.
+            with the name and the identity of the job. Empty for a job that leaves none.
         remedy: How to replace a result that was made in another way.
         anew: The option that drops what an interrupted run left.
+        begin: Called with the units that are left before the first of them is done; refuses a disk that is too small.
     """
 
     name: str
@@ -86,14 +88,20 @@ class Job(Generic[Result]):
     finish: Callable[[Tables, Any, dict[str, Any]], Result]
     tables: Tables = field(default_factory=dict)
     commit: Callable[[Path], Commit] = Commit
-    records: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    records: Mapping[str, Mapping[str, Any]] | None = None
     remedy: str = REMEDY
     anew: str = "--overwrite"
+    begin: Callable[[Sequence[Unit]], None] | None = None
 
     @property
     def folder(self) -> Path:
         """The work folder."""
         return self.home / WORK / slug(self.name)
+
+    @property
+    def expected_records(self) -> Mapping[str, Mapping[str, Any]]:
+        """The identities that earlier records must have, by name."""
+        return {self.name: self.identity} if self.records is None else self.records
 
     @property
     def about(self) -> dict[str, Any]:
@@ -127,7 +135,7 @@ def run_job(job: Job[Result], crew: Crew | None = None, *, resume: bool = False,
     with writing(job.home):
         settle(job.home)
         if not overwrite:
-            for name, identity in (job.records or {job.name: job.identity}).items():
+            for name, identity in job.expected_records.items():
                 check_record(job.home, name, identity, job.remedy)
         _open_work(job, resume=resume, overwrite=overwrite)
         parts = _do_units(job, crew, _Origin(job))
@@ -298,6 +306,8 @@ def _do_units(job: Job[Any], crew: Crew, origin: _Origin) -> list[Part]:
             stale.append(unit.key)
     if stale:
         crew.say(f"done again, since the finished work or its inputs have changed: {up_to_ten(stale)}")
+    if job.begin:
+        job.begin(left)
     for _ in range(TRIES):
         rejected = sum(part.rejected for part in parts.values())
         for unit in crew.do(_work_of(job, crew, origin), left, partial(give_up, job.folder, origin)):

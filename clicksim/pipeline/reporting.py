@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,15 @@ from clicksim.audit import audit_catalog
 from clicksim.catalog import open_catalog
 from clicksim.catalog.commit import Commit
 from clicksim.files import make_folder
+from clicksim.pipeline.cases import local_files
 from clicksim.pipeline.job import Job, run_job
 from clicksim.pipeline.parts import Tables
 from clicksim.pipeline.workers import Crew
-from clicksim.report.catalog import ReportFinding, Selection, select_cases, write_report
+from clicksim.report.catalog import Selection, select_cases, write_report
 from clicksim.report.thumbnails import ThumbnailJob, draw_unit, plan_thumbnails
+
+DRAWN = ("label_path", "pet_path", "ct_path")
+"""The columns that name the images of a picture."""
 
 
 def report(
@@ -58,9 +63,13 @@ def report(
             name="report",
             home=home,
             identity={"catalog": opened.digest(), "show_head": show_head, "cases": cases},
-            units=plan_thumbnails(opened, selection.keys, selection.runs),
+            units=[
+                replace(unit, inputs=local_files(opened, filter(None, (unit.content[name] for name in DRAWN))))
+                for unit in plan_thumbnails(opened, selection.keys, selection.runs)
+            ],
             work=partial(draw_unit, ThumbnailJob(str(opened.home), show_head)),
             finish=partial(_write_page, out, selection, title),
+            records={},
         )
         return run_job(job, crew, resume=resume, overwrite=overwrite)
 
@@ -78,6 +87,4 @@ def _write_page(
 ) -> Path:
     rows = tables["thumbnails"].to_pylist() if "thumbnails" in tables else []
     pictures = {(row["source"], row["case_id"]): (row["webp"], row["overlay"]) for row in rows}
-    found = audit_catalog(selection.catalog)
-    findings = [ReportFinding(f.severity, f.check, f.cases, f.detail) for f in found]
-    return write_report(out, selection, pictures, findings, title=title)
+    return write_report(out, selection, pictures, audit_catalog(selection.catalog), title=title)

@@ -3,8 +3,7 @@
 import tempfile
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,7 +14,7 @@ from clicksim.catalog.commit import Commit
 from clicksim.catalog.schema import rows_to_table
 from clicksim.errors import CatalogError, ClicksimError
 from clicksim.files import PROMPT_ENDINGS
-from clicksim.pipeline.cases import CaseEntry, catalog_units, folder_units, with_entries
+from clicksim.pipeline.cases import CaseEntry, catalog_units, folder_units, with_entries, work_home
 from clicksim.pipeline.job import Job, run_job
 from clicksim.pipeline.parts import DIED, Tables
 from clicksim.pipeline.simulation import PromptRun
@@ -80,7 +79,7 @@ def verify_run(catalog_path: str | Path, run: str, *, crew: Crew | None = None, 
     told = {case: "several sources of the catalog have such a case" for case in covered if counts[case] > 1}
     told |= {case: "the catalog has no such case" for case in covered if not counts[case]}
     listed = rule.table == "scribbles" and about.get("version") == "published"
-    with _work_home(catalog) as home:
+    with work_home(catalog) as home:
         job = Job(
             name=f"verify-{run}",
             home=home,
@@ -135,16 +134,6 @@ def verify_folder(
         )
         found = run_job(job, crew)
     return [found[case] for case in sorted(found)]
-
-
-@contextmanager
-def _work_home(catalog: Catalog) -> Iterator[Path]:
-    """Where finished work is kept: in the catalog, or for one that is read only in a folder that goes away."""
-    if catalog.read_only:
-        with tempfile.TemporaryDirectory(prefix="clicksim-verify-") as home:
-            yield Path(home)
-    else:
-        yield catalog.path
 
 
 def _recorded_voxels(table: "pa.Table") -> dict[str, dict[str, list[list[int]]]]:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from clicksim.catalog.schema import FLAGS, REASONS
 from clicksim.errors import CatalogError
 from clicksim.files import open_templates, write_text
+from clicksim.findings import Finding
 from clicksim.prompts.table import METADATA_KEY
 from clicksim.report.figures import SERIES, cohort_figures, fold_balance, show_tracer
 from clicksim.report.privacy import OTHER, Released, name_runs, release_cases
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from clicksim.catalog import Catalog
 
 MOST_FINDINGS = 2_000
-SEVERITIES = ("error", "warning", "note")
 SCORES = ("dice", "dmm", "fpv_ml", "fnv_ml")
 COLUMNS = (
     "name", "source", "patient", "pair", "tracer", "nuclide", "timepoint", "sex", "age", "diagnosis", "scanner",
@@ -35,23 +35,6 @@ COLUMNS = (
 )  # fmt: skip
 Picture = tuple[bytes, str]
 """WebP, and the overlay as JSON."""
-
-
-@dataclass(frozen=True)
-class ReportFinding:
-    """What a check found.
-
-    Attributes:
-        severity: `error`, `warning` or `note`.
-        check: The name of the check.
-        cases: The cases it is about; empty for the catalog as a whole.
-        detail: A sentence.
-    """
-
-    severity: str
-    check: str
-    cases: Sequence[str]
-    detail: str
 
 
 @dataclass(frozen=True)
@@ -102,7 +85,7 @@ def write_report(
     path: str | Path,
     selection: Selection,
     pictures: Mapping[tuple[str, str], Picture],
-    findings: Sequence[ReportFinding] = (),
+    findings: Sequence[Finding] = (),
     *,
     title: str = "Catalog report",
 ) -> Path:
@@ -211,7 +194,7 @@ def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-def _list_findings(selection: Selection, findings: Sequence[ReportFinding]) -> list[dict[str, Any]]:
+def _list_findings(selection: Selection, findings: Sequence[Finding]) -> list[dict[str, Any]]:
     """Findings as the page shows them, with the place of the case in its list, or -1."""
     released = selection.released
     places = {place: n for n, place in enumerate(selection.shown)}
@@ -224,7 +207,7 @@ def _list_findings(selection: Selection, findings: Sequence[ReportFinding]) -> l
 
     return [
         {
-            "severity": finding.severity if finding.severity in SEVERITIES else "note",
+            "severity": finding.severity,
             "check": finding.check,
             "cases": [about(case_id) for case_id in finding.cases],
             "detail": "" if selection.public else released.scrub(finding.detail),
