@@ -92,8 +92,8 @@ def import_prompts(
         home=catalog.path,
         identity=identity,
         units=[Unit("files", str(files), (files,))],
-        work=partial(_read_files, _case_rows(catalog), files, kind),
-        finish=partial(_commit_import, catalog, files, run, about),
+        work=partial(_read_files, catalog.path, _case_rows(catalog), files, kind),
+        finish=partial(_commit_import, catalog, run, about),
         tables={"prompts": table_schema("prompts").empty_table(), "files": _file_schema().empty_table()},
         commit=CatalogCommit,
         records={run: identity},
@@ -113,8 +113,12 @@ def _file_schema() -> "pa.Schema":
     return pa.schema([("name", pa.string()), ("case_id", pa.string()), ("refused", pa.string())])
 
 
-def _read_files(rows: list[dict[str, Any]], files: Path, kind: str, _unit: Unit, _folder: Path) -> Tables:
-    """The prompts of all files, and what became of each file."""
+def _read_files(home: Path, rows: list[dict[str, Any]], files: Path, kind: str, _unit: Unit, _folder: Path) -> Tables:
+    """The prompts of all files, and what became of each file.
+
+    Raises:
+        CatalogError: No file could be taken.
+    """
     import pyarrow as pa
 
     cases = {row["case_id"]: row for row in rows}
@@ -135,12 +139,17 @@ def _read_files(rows: list[dict[str, Any]], files: Path, kind: str, _unit: Unit,
             except ClicksimError as error:
                 refused = f"{name}: {error}"
         listed.append({"name": name, "case_id": case, "refused": refused})
+    if not taken:
+        refusals = [row["refused"] for row in listed if row["refused"]]
+        if refusals:
+            raise CatalogError(f"no file in {files} could be taken: {'; '.join(refusals[:10])}")
+        there = ", ".join(row["name"] for row in listed[:10]) or "no .json file"
+        raise CatalogError(f"no file in {files} has the name of a case of {home}; there is: {there}")
     return {"prompts": pa.concat_tables(tables), "files": pa.Table.from_pylist(listed, _file_schema())}
 
 
 def _commit_import(
     catalog: Catalog,
-    files: Path,
     run: str,
     about: Mapping[str, Any],
     tables: Tables,
@@ -151,11 +160,6 @@ def _commit_import(
     refused = [row["refused"] for row in listed if row["refused"]]
     unmatched = [row["name"] for row in listed if row["case_id"] is None]
     taken = {row["case_id"] for row in listed if row["case_id"] is not None and not row["refused"]}
-    if refused and not taken:
-        raise CatalogError(f"no file in {files} could be taken: {'; '.join(refused[:10])}")
-    if not taken:
-        there = ", ".join(unmatched[:10]) or "no .json file"
-        raise CatalogError(f"no file in {files} has the name of a case of {catalog.path}; there is: {there}")
     commit_prompts(commit, run, tables["prompts"], {**about, "cases": sorted(taken)})
     write_record(commit, run, {**facts, "cases": len(taken), "unmatched": unmatched, "refused": refused})
     missing = set(catalog.cases["case_id"].to_pylist()) - taken
