@@ -253,7 +253,7 @@ def test_import_and_verify__round_trip_and_one_changed_voxel(here):
     assert answer["total"] == {"equal": 6, "unequal": 1}
     assert [c["case_id"] for c in answer["cases"] if c["outcome"] == "unequal"] == [file.name[: -len("_clicks.json")]]
     assert "no 'nothing' in table prompts" in refused("verify", "catalog", "--against", "nothing")
-    assert "has a run 'back' already" in refused("catalog", "import-prompts", "catalog", "out", "--run", "back")
+    assert "made in another way: protocol" in refused("catalog", "import-prompts", "catalog", "out", "--run", "back")
 
 
 # looking at a catalog
