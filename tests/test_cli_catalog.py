@@ -269,8 +269,8 @@ def test_check__read_data_measures_again(here):
     assert done("catalog", "check", "catalog") == "no findings\n"
     result = run("catalog", "check", "catalog", "--read-data")
     assert result.exit_code == 1
-    assert re.search(r"^data +train_0001/FDG  highest uptake", result.stdout, re.MULTILINE)
-    assert re.search(r"^data +train_0001/PSMA  label has shape", result.stdout, re.MULTILINE)
+    assert re.search(r"^error +data +train_0001/FDG  highest uptake", result.stdout, re.MULTILINE)
+    assert re.search(r"^error +data +train_0001/PSMA  label has shape", result.stdout, re.MULTILINE)
 
 
 def test_check__sees_prompts_and_lesions_without_a_case(here):
