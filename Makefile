@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/$(if $(WINDOWS),Scripts,bin)
 STAMP := $(VENV)/.installed
 
-.PHONY: help install demo test slow soak fuzz atheris faults rivals gpu datapath learning lint structure coverage bench bench-full scale docs tutorial planning wheel clean
+.PHONY: help install demo test slow soak fuzz atheris faults crash rivals gpu datapath learning lint structure coverage bench bench-full scale docs tutorial planning wheel clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -67,6 +67,9 @@ rivals: install  ## manifests read by nnU-Net, MONAI, mlcroissant, Datasets; gig
 
 faults: install  ## disks, rights, memory, kills, damage, a second writer: made for real; writes docs/failures.md
 	$(BIN)/python -m studies.faults
+
+crash: install  ## every job stopped at every file operation (an hour or two); the other half of docs/failures.md
+	$(BIN)/python -m tests.crash --page
 
 gpu: install  ## the tests that need a GPU, and what one does; writes docs/gpu.md, 'not run' without one
 	$(BIN)/python -m studies.gpu

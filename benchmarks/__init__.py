@@ -1,1 +1,1 @@
-"""Speed and memory, each beside a rival of the same run; `python -m benchmarks` writes docs/benchmarks.md."""
+"""Speed and memory, each compared with a rival in the same run. `python -m benchmarks` writes docs/benchmarks.md."""

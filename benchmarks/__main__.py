@@ -23,12 +23,12 @@ GROUPS = (
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the groups, and write the page or, for a part of them, print it."""
+    """Run the groups and write the page; if only some groups run, print it."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--full", action="store_true", help="run the published approach to its end: many minutes")
+    parser.add_argument("--full", action="store_true", help="run the published approach to its end (many minutes)")
     parser.add_argument("--quick", action="store_true", help="tiny cases; the numbers mean nothing")
-    parser.add_argument("--only", action="append", choices=GROUPS, metavar="GROUP", help=f"of {', '.join(GROUPS)}")
-    parser.add_argument("--out", type=Path, help="file; by default docs/benchmarks.md, stdout with --only or --quick")
+    parser.add_argument("--only", action="append", choices=GROUPS, metavar="GROUP", help=f"one of {', '.join(GROUPS)}")
+    parser.add_argument("--out", type=Path, help="file; docs/benchmarks.md by default, stdout with --only or --quick")
     given = parser.parse_args(arguments)
 
     from benchmarks.cases import ROOT

@@ -1,4 +1,4 @@
-"""Foreground and background clicks, arrays in memory, against the published approach and the plain assembly."""
+"""Foreground and background clicks on arrays in memory, compared with the published approach and a plain assembly."""
 
 from typing import Any
 
@@ -12,15 +12,15 @@ from clicksim import simulate_clicks
 from clicksim.lesions import find_lesions
 from clicksim.prompts import Prompts
 
-TEXT = """Foreground and background clicks of one case, ten each, from arrays in memory. "published approach" computes a
-distance transform of the whole volume for each click. {how} "plain assembly" is cc3d for components, scipy for
-their boxes, `edt` or scipy (the faster of the two here) for distances in the box plus one voxel, and a partition for
-the percentile. {equal}"""
+TEXT = """Ten foreground and ten background clicks of one case, from arrays in memory. "published approach" computes a
+distance transform of the whole volume for each click. {how} "plain assembly" uses cc3d for components, scipy for their
+boxes, `edt` or scipy (the faster of the two) for distances in the box plus one voxel, and a partition for the
+percentile. {equal}"""
 ESTIMATE = (
-    "Here its labelling and percentile were run, and one distance transform; the row multiplies that one by the "
-    "number of clicks and says so."
+    "This run executed its labelling, its percentile and one distance transform; the row multiplies the time of the "
+    "transform by the number of clicks."
 )
-FULL = "Here it was run to its end, once."
+FULL = "This run executed it once to its end."
 
 
 def run(*, full: bool, quick: bool) -> list[Section]:
@@ -43,7 +43,7 @@ def as_plain(prompts: Prompts) -> rivals.Clicks:
 
 
 def _rows(case: BenchCase, *, full: bool, rounds: int) -> tuple[list[list[str]], str]:
-    """The rows of one case, and what was found equal."""
+    """The rows of one case, and a sentence about what was equal."""
 
     def clicksim(protocol: str) -> Prompts:
         return simulate_clicks(case.labels, uptake=case.uptake, spacing=case.spacing, protocol=protocol)
@@ -83,15 +83,15 @@ def _rows(case: BenchCase, *, full: bool, rounds: int) -> tuple[list[list[str]],
 
 
 def _facts(case: BenchCase, ours: rivals.Clicks, time: Time, *, full: bool) -> str:
-    """What was equal, how many components there were, and the rate."""
+    """A sentence: the numbers of components, what was equal, and the rate."""
     lesions = len(find_lesions(case.labels, instances="touching"))
     hot = int(rivals.label(rivals.hot_by_partition(case.labels, case.uptake)).max())
     clicks = sum(len(places) for places in ours.values())
-    which = "of all three" if full else "of clicksim and the assembly, and the first click of the published approach,"
+    which = "of all three" if full else "of clicksim and the assembly and the first click of the published approach"
     rate = case.voxels / time.best / 1e6
     return (
-        f"Case {case.name}: {lesions} lesions, {hot} hot components; the {clicks} clicks {which} were equal in this "
-        f"run; {rate:,.0f} million voxels a second."
+        f"Case {case.name}: {lesions} lesions, {hot} hot components, {rate:,.0f} million voxels per second. "
+        f"The {clicks} clicks {which} were equal in this run."
     )
 
 
@@ -102,7 +102,7 @@ def _run_published(case: BenchCase, ours: rivals.Clicks) -> tuple[float, str]:
 
 
 def _estimate_published(case: BenchCase, ours: rivals.Clicks) -> tuple[float, str]:
-    """Labelling and percentile as they are, and one whole-volume distance transform for each click."""
+    """Labelling and percentile as they are, plus one whole-volume distance transform per click."""
     labelling, numbers = once(lambda: rivals.label(case.labels))
     hot_seconds, _ = once(lambda: rivals.label(rivals.hot_by_percentile(case.labels, case.uptake)))
     first = int(np.random.RandomState(42).permutation(int(numbers.max()))[0]) + 1

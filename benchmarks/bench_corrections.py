@@ -1,4 +1,4 @@
-"""Corrections, scribbles, metrics and a round's own cost, against plain assemblies of scipy and cc3d."""
+"""Corrections, scribbles, metrics and the own cost of a round, compared with plain assemblies of scipy and cc3d."""
 
 import math
 from dataclasses import replace
@@ -18,22 +18,22 @@ from clicksim.prompts import Prompts
 from clicksim.rounds import RoundsCase as Played
 from clicksim.rounds import play
 
-TEXT = """One prompt from the errors of a prediction: the truth moved by one voxel, with a lesion left out and a block
-added. "plain click" is `scipy.ndimage.label` of both error maps, a distance transform of the largest part over the
-whole patch, and its maximum. "plain stroke" looks for the largest 8-connected part of both error maps slice by slice
-with scipy, as the published loop does; the stroke in that slice is drawn by the same code on both sides, so that the
-row compares the way to it. The rivals gave the same voxels in this run. The last row asks for a click in one solid
-region of {voxels} wrong voxels whose deepest ones were clicked before and which nobody mended, with what earlier rounds
-measured of it kept, and without."""
-SCRIBBLES = """Strokes in and around the lesions of a label. "plain assembly" is cc3d for the components, two steps of
-scipy's dilation of the whole volume for the shell, and a sum over slices for the fullest one; the strokes in the slices
-are drawn by the same code on both sides. The voxels were equal in this run."""
+TEXT = """One prompt from the errors of a prediction. The prediction is the truth moved by one voxel, with a lesion
+removed and a block added. "plain click" is `scipy.ndimage.label` of both error maps, a distance transform of the
+largest part over the whole patch, and its maximum. "plain stroke" uses scipy to search both error maps slice by slice
+for the largest 8-connected part, as the published loop does. Both sides draw the stroke in that slice with the same
+code, so the row compares only the search. The rivals gave the same voxels in this run. The last row requests a click in
+one solid region of {voxels} wrong voxels. Earlier rounds have clicked its deepest voxels, but the prediction has not
+changed there. The row compares keeping the earlier measurements with measuring again."""
+SCRIBBLES = """Strokes in and around the lesions of a label. "plain assembly" uses cc3d for the components, two steps of
+scipy's dilation of the whole volume for the shell, and a sum per slice to find the slice with most voxels. Both sides
+draw the strokes in the slices with the same code. The voxels were equal in this run."""
 METRICS = """Dice, false-positive and false-negative volume, and lesion F1 of a prediction on the grid of case A, from
-masks in memory. "IV with cc3d" makes Dice and both volumes, "V with cc3d" lesion F1 by a table of overlaps as well, in
-the joint box of both masks; all numbers were equal in this run."""
-ROUND = """All that a round costs beside the predictor: the prompts from the errors of the last prediction, the score of
-the new one, and the row, with arrays in memory, on {shape} voxels. The rival is the plain stroke and "V with cc3d" one
-after the other. The bar is an absolute time."""
+masks in memory. "IV with cc3d" computes Dice and both volumes. "V with cc3d" also computes lesion F1, by a table of
+overlaps, in the joint box of both masks. All numbers were equal in this run."""
+ROUND = """The cost of a round without the predictor: the prompts from the errors of the last prediction, the score of
+the new one, and the row. Arrays are in memory, with {shape} voxels. The rival is the plain stroke followed by "V with
+cc3d". The bar is an absolute time."""
 
 
 def run(*, full: bool, quick: bool) -> list[Section]:  # noqa: ARG001
@@ -48,7 +48,7 @@ def run(*, full: bool, quick: bool) -> list[Section]:  # noqa: ARG001
 
 
 def wrong(labels: Mask) -> Mask:
-    """A prediction with all kinds of error: moved by one voxel, its first lesion gone, a block too much."""
+    """A prediction with all kinds of error: it is moved by one voxel, its first lesion is removed, a block is added."""
     moved = np.asfortranarray(np.roll(labels != 0, 1, axis=0).astype(np.uint8))
     where = np.argwhere(labels)
     if len(where):
@@ -87,7 +87,7 @@ def _click(*, quick: bool, rounds: int) -> list[list[str]]:
 
 
 def _balls(side: int) -> Mask:
-    """A patch with twelve balls; three in a small one."""
+    """A patch with twelve balls, or with three if it is small."""
     draws = np.random.default_rng(3)
     grid = np.ogrid[tuple(slice(0, side) for _ in range(3))]
     truth = np.zeros((side,) * 3, np.uint8, order="F")
@@ -109,7 +109,7 @@ def _stroke(case: BenchCase, *, rounds: int) -> list[str]:
 
 
 def _kept(case: BenchCase, *, rounds: int) -> tuple[list[str], int]:
-    """A later click in an error that stays as it is, and the voxels of the error."""
+    """A later click in an error that does not change, and the number of voxels of the error."""
     truth: Mask = np.zeros(case.labels.shape, np.uint8, order="F")
     truth[tuple(slice(n // 4, n // 4 + int(0.46 * n)) for n in truth.shape)] = 1
     prediction = np.zeros_like(truth)
@@ -119,10 +119,10 @@ def _kept(case: BenchCase, *, rounds: int) -> tuple[list[str], int]:
         so_far = replace(so_far, items=so_far.items + found.items)
     ask = partial(correct, prediction, truth, spacing=case.spacing, kind="click", round=3, previous=so_far)
     if ask(kept=kept) != ask():
-        raise RuntimeError("what is kept changed a click")
-    found_times = measure({"kept": partial(ask, kept=kept), "anew": ask}, rounds=max(rounds // 3, 2))
-    work = "a later click in a large error that stays"
-    return faster(work, found_times["kept"], "measured anew", found_times["anew"]), int(truth.sum())
+        raise RuntimeError("the kept measurements changed a click")
+    found_times = measure({"kept": partial(ask, kept=kept), "again": ask}, rounds=max(rounds // 3, 2))
+    work = "a later click in a large unchanged error"
+    return faster(work, found_times["kept"], "measured again", found_times["again"]), int(truth.sum())
 
 
 # scribbles from a label
@@ -191,7 +191,7 @@ def _round(*, quick: bool, rounds: int) -> Section:
 
 
 def _own_cost(case: Played, prediction: Mask, protocol: str, rounds: int) -> Time:
-    """What the loop says of all but the predictor, over the rounds with prompts."""
+    """The time that the loop reports for everything but the predictor, over the rounds with prompts."""
 
     def predict(case: Scan, prompts: Prompts) -> Mask:  # noqa: ARG001 - the same wrong answer in every round
         return prediction
@@ -201,6 +201,6 @@ def _own_cost(case: Played, prediction: Mask, protocol: str, rounds: int) -> Tim
     for _ in range(max(rounds // 3, 1)):
         game = play(case, predict, protocol=protocol)
         if not all(row["inferred"] for row in game.rows):
-            raise RuntimeError("the rounds ended before their time")
+            raise RuntimeError("the rounds ended too early")
         seconds += [own for _, own in game.seconds[1:]]
     return Time.of(seconds)

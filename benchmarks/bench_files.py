@@ -1,4 +1,4 @@
-"""Reading and writing compressed NIfTI, in CPU time, against nibabel, SimpleITK and the bare inflate."""
+"""Reading and writing compressed NIfTI, in CPU time, compared with nibabel, SimpleITK and the bare decompression."""
 
 import tempfile
 import time
@@ -18,8 +18,8 @@ from clicksim.phantom import Phantom
 from clicksim.volumes import read_image, read_label, write_image
 
 TEXT = """CPU time; {voxels:.1f} million voxels, float32 PET and uint8 label, files in the page cache. "bare inflate"
-only decompresses the same file into one small buffer, by isal: no reader on that library can be faster. All readers
-gave equal voxels in this run."""
+only decompresses the same file into one small buffer, with isal; no reader that uses this library can be faster. All
+readers gave equal voxels in this run."""
 INFLATE = "bare inflate by isal"
 BLOCK = 1 << 20
 

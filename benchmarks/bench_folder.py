@@ -1,4 +1,4 @@
-"""`clicksim clicks` over a folder, against only reading the same files with the same reader."""
+"""`clicksim clicks` over a folder, compared with only reading the same files with the same reader."""
 
 import contextlib
 import io
@@ -15,9 +15,9 @@ from clicksim.volumes import read_image, read_label, write_image
 from clicksim.volumes.case import find_companion
 
 TEXT = """`clicksim clicks --label DIR --pet DIR --out DIR` over {count} cases of {voxels:.1f} million voxels (four
-phantoms under {count} names), in one process, warm, files in the page cache. "only reading" reads the same labels and
-PETs with clicksim's own reader and does nothing else. CPU time stands beside wall time, since the latter suffers more
-from whatever else runs."""
+phantoms under {count} names), in one process, warm, files in the page cache. "reading only" reads the same labels and
+PETs with clicksim's own reader and does nothing else. The table shows CPU time as well as wall time, because other
+processes disturb wall time more."""
 
 
 PROTOCOLS = ("autopet-iv@2", "autopet-iv@1")
@@ -30,7 +30,7 @@ def run(*, full: bool, quick: bool) -> list[Section]:  # noqa: ARG001
         cases, one = Path(name, "cases"), Path(name, "one")
         _write_cases(cases, count, quick=quick)
         _link_cases(cases, one, 1)
-        works = {"only reading": lambda: _read_all(cases)}
+        works = {"reading only": lambda: _read_all(cases)}
         for protocol in PROTOCOLS:
             _click_all(one, protocol)  # loads and compiles
             works[protocol] = partial(_click_all, cases, protocol)
@@ -43,11 +43,11 @@ def run(*, full: bool, quick: bool) -> list[Section]:  # noqa: ARG001
 
 def _row(times: dict[str, Time], protocol: str, clock: str) -> list[str]:
     work = f"`clicksim clicks`, {protocol}, {clock} time"
-    return at_most(work, times[protocol], "only reading", times["only reading"], bar=1.5, aim=1.2)
+    return at_most(work, times[protocol], "reading only", times["reading only"], bar=1.5, aim=1.2)
 
 
 def _write_cases(folder: Path, count: int, *, quick: bool) -> None:
-    """A few phantoms under many names: hard links cost neither time nor disk."""
+    """Write a few phantoms under many names: hard links cost neither time nor disk."""
     source = folder.with_name("phantoms")
     for kind in ("labels", "images"):
         (source / kind).mkdir(parents=True)
@@ -73,10 +73,10 @@ def _read_all(folder: Path) -> None:
 
 
 def _click_all(folder: Path, protocol: str) -> None:
-    """The command as a user calls it, its progress thrown away.
+    """Run the command as a user does, and discard its progress.
 
     Raises:
-        RuntimeError: It refused a case, or did not write all files.
+        RuntimeError: The command refused a case or did not write all files.
     """
     out = folder / "out" / protocol
     arguments = ["--label", str(folder / "labels"), "--pet", str(folder / "images"), "--out", str(out)]

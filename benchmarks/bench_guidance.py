@@ -1,4 +1,4 @@
-"""Guidance channels: two of them from 20 prompts, and the geodesic one, each on a training patch."""
+"""Guidance channels on a training patch: two channels from 20 prompts, and the geodesic one."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -14,14 +14,14 @@ from clicksim.guidance.geodesic_maps import geodesic_distance
 
 Floats = NDArray[np.float64]
 
-TEXT = """Two channels of 20 prompts, ten of each polarity, drawn into a float32 buffer of {shape} voxels that is there
-already. "two Gaussian filters" are those of `scipy.ndimage` on the points, sigma 3 voxels, as the autoPET IV baseline
-makes its channels; `autopet-iv` equals them to {gap:.1g} of their peak in this run. "the memory write" sets the buffer
-to zero and does nothing else."""
-GEODESIC = """The geodesic distance to ten prompts on a patch of {shape} voxels of smoothed noise, half of a step's cost
-from the image, everywhere or up to 30 mm. "raster scan in NumPy" is the plain one: planes swept along each axis in both
-directions, a plane at a time in vector operations, until nothing changes. Both give the same distances, to {gap:.1g} mm
-in this run; clicksim does {rate} million voxels a second everywhere."""
+TEXT = """Two channels of 20 prompts, ten of each polarity, drawn into an existing float32 buffer of {shape} voxels.
+"two Gaussian filters" applies those of `scipy.ndimage` to the points, with a sigma of 3 voxels, as the autoPET IV
+baseline does; `autopet-iv` equals them to {gap:.1g} of their peak in this run. "the memory write" sets the buffer to
+zero and does nothing else."""
+GEODESIC = """The geodesic distance to ten prompts on a patch of {shape} voxels of smoothed noise, everywhere or up to
+30 mm. Half of the cost of a step comes from the image. "raster scan in NumPy" is the simple method: it sweeps planes
+along each axis in both directions, one plane at a time with vector operations, until nothing changes. In this run both
+give the same distances to {gap:.1g} mm, and clicksim processes {rate} million voxels per second everywhere."""
 SPACING = (2.0, 2.0, 3.0)
 
 
@@ -92,7 +92,7 @@ def _geodesic(side: int, *, quick: bool) -> Section:
 def scan_planes(
     image: Floats, seeds: NDArray[np.int64], spacing: Sequence[float], mix: float, contrast: float, reach: float
 ) -> Floats:
-    """The plain raster scan: each plane from the one before, nine shifts, along all axes until nothing changes."""
+    """The simple raster scan: compute each plane from the one before with nine shifts, until nothing changes."""
     distance = np.full(image.shape, np.inf)
     distance[tuple(seeds.T)] = 0.0
     changed = True
@@ -126,7 +126,7 @@ def _sweep(
 
 
 def _prompts(side: int) -> Prompts:
-    """Twenty clicks, polarities in turn."""
+    """Twenty clicks with alternating polarities."""
     voxels = np.random.default_rng(1).integers(0, side, (20, 3)).tolist()
     clicks = tuple(Click((i, j, k), n % 2 == 0) for n, (i, j, k) in enumerate(voxels))
     return Prompts(clicks, Grid.from_spacing((side, side, side), SPACING))

@@ -6,8 +6,9 @@ from benchmarks.cases import all_cases
 from benchmarks.result_table import Section, absent, share
 from benchmarks.timing import peak_above_inputs
 
-TEXT = """The highest resident memory (`VmHWM`) of a fresh process while it makes the clicks of one case, less what was
-resident (`VmRSS`) with the inputs loaded and everything compiled and warmed on a tiny case."""
+TEXT = """The highest resident memory (`VmHWM`) of a fresh process while it simulates the clicks of one case, minus the
+resident memory (`VmRSS`) before that, when the inputs are loaded and everything has been compiled and run on a tiny
+case."""
 
 
 def run(*, full: bool, quick: bool) -> list[Section]:  # noqa: ARG001
@@ -18,7 +19,7 @@ def run(*, full: bool, quick: bool) -> list[Section]:  # noqa: ARG001
             work = f"{who}, case {case.name}"
             peak = peak_above_inputs(case, who)
             if peak is None:
-                rows.append(absent(work, "not run: this system does not say how much memory a process took"))
+                rows.append(absent(work, "not run: this system does not report the memory of a process"))
                 continue
             rows.append(share(work, peak, "bytes of the uptake", case.uptake.nbytes, bar=bar, aim=aim))
     if missing:

@@ -1,4 +1,4 @@
-"""Where the time of `autopet-iv@1` goes: each step of one case, beside one plain streaming pass."""
+"""Where `autopet-iv@1` spends its time: each step of one case, compared with a plain streaming pass."""
 
 import contextlib
 import time
@@ -19,20 +19,20 @@ from clicksim.lesions import find as lesions_module
 from clicksim.simulate.clicks import published
 
 HEADER = ("step", "time", "share", "reads", "GB/s", "share of the floor's rate")
-TEXT = """`autopet-iv@1` on case {case}: the steps of one call, each without the steps inside it, the fastest
-of {rounds} calls. The floors are the plainest loops over the same memory; no pass can be much faster than those. All
-steps together need {passes:.2f} passes of `uptake.max()`."""
+TEXT = """`autopet-iv@1` on case {case}: the steps of one call, each without the steps inside it, from the fastest of
+{rounds} calls. The floors are the simplest loops over the same memory; no pass can be much faster. All steps together
+take as long as {passes:.2f} passes of `uptake.max()`."""
 
-# what is timed: where it is looked up, its name there, what the table calls it
+# what is timed: the module or class, the attribute, its name in the table
 Steps = Sequence[tuple[Any, str, str]]
 STEPS: Steps = [
     (lesions_module, "scan_labels", "scan of the labels"),
     (lesions_module, "connect", "connecting lesions"),
     (hot, "_bracket", "bracket from a sample"),
     (uptake_kernels, "collect_above", "collecting pass"),
-    (hot, "_collect", "values of the collected"),
+    (hot, "_collect", "values of the collected voxels"),
     (hot, "lesion_indices", "lesion voxels"),
-    (hot, "without", "leaving out lesion voxels"),
+    (hot, "without", "removing lesion voxels"),
     (hot, "_select", "partition"),
     (published, "hot_voxels", "voxels above the threshold"),
     (published, "join_voxels", "hot components"),
@@ -54,7 +54,7 @@ def run(*, full: bool, quick: bool) -> list[Section]:  # noqa: ARG001
 
 
 class Stopwatch:
-    """Adds up the time of each step by some clock, without the time of the steps inside it."""
+    """Adds up the time of each step, without the time of the steps inside it."""
 
     def __init__(self, clock: Clock = time.perf_counter) -> None:
         self.seconds: dict[str, float] = {}
@@ -62,7 +62,7 @@ class Stopwatch:
         self._inner = [0.0]
 
     def wrap(self, function: Callable[..., Any], name: str) -> Callable[..., Any]:
-        """The function, its time added to a step."""
+        """Return the function with its time added to a step."""
 
         def timed(*args: Any, **kwargs: Any) -> Any:
             self._inner.append(0.0)
@@ -79,7 +79,7 @@ class Stopwatch:
 
 @contextlib.contextmanager
 def watched(steps: Steps = STEPS, clock: Clock = time.perf_counter) -> Iterator[Stopwatch]:
-    """All steps timed while the block runs."""
+    """Time all steps while the block runs."""
     watch = Stopwatch(clock)
     with contextlib.ExitStack() as stack:
         for place, attribute, name in steps:
@@ -98,7 +98,7 @@ def _profile(case: BenchCase, *, rounds: int) -> Section:
     volumes = {"labels": case.labels, "uptake": case.uptake}
     floors = measure(_floors(case), rounds=rounds)
     best, parts = _fastest_call(clicks, rounds)
-    parts["all else"] = best - sum(parts.values())
+    parts["everything else"] = best - sum(parts.values())
     rows = []
     quickest = dict.fromkeys(volumes, np.inf)
     for name, time_taken in floors.items():
@@ -132,7 +132,7 @@ def _fastest_call(clicks: Callable[[], None], rounds: int) -> tuple[float, dict[
 
 
 def _floors(case: BenchCase) -> dict[str, Callable[[], Any]]:
-    """The plainest passes over labels and uptake, by the names in `FLOORS`."""
+    """The simplest passes over labels and uptake, by the names in `FLOORS`."""
     uptake = case.uptake.ravel(order="K")
     labels = case.labels.ravel(order="K")
     words = labels[: labels.size // 8 * 8].view(np.uint64)
@@ -141,7 +141,7 @@ def _floors(case: BenchCase) -> dict[str, Callable[[], Any]]:
 
 @njit(fastmath=True)
 def _sum(values):  # type: ignore[no-untyped-def]
-    """A sum in any order, so that it becomes vector instructions."""
+    """Sum in any order, so that the compiler can use vector instructions."""
     total = values[0] - values[0]
     for n in range(values.size):
         total += values[n]

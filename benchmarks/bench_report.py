@@ -1,4 +1,4 @@
-"""The report of a catalog as large as the published one: how big it is, and how quick in a browser."""
+"""The report of a catalog of the published size: how large it is, and how fast in a browser."""
 
 import json
 import statistics
@@ -24,9 +24,9 @@ from clicksim.report.catalog import Picture, select_cases, write_report
 from clicksim.report.thumbnails import draw_thumbnail
 
 TEXT = """`clicksim report` of a catalog of {count:,} synthetic rows: {distinct} phantoms of {voxels:.1f} million voxels
-under as many names, with the clicks of one run and two runs of rounds. "drawing" is one case without reading its
-files. Headless Chromium opens the page from disk; "first paint" is its first-contentful-paint in a fresh process,
-"filter" the slowest of {filters} filters from the input to the painted answer."""
+under {count:,} names, with the clicks of one run and two runs of rounds. "drawing" is one case without reading its
+files. Headless Chromium opens the page from disk. "first paint" is the first-contentful-paint in a fresh process.
+"filter" is the slowest of {filters} filters, from the input to the painted result."""
 HEADER = ("work", "measured", "bar", "reached")
 COUNT, DISTINCT, LESIONS, ROUNDS = 1611, 4, 12, 6
 MOST_BYTES, MOST_PAINT_S, MOST_FILTER_S = 30e6, 2.0, 0.1
@@ -86,7 +86,7 @@ def make_catalog(folder: Path, count: int, *, quick: bool) -> Catalog:
     catalog.write_part("cases", "fdat", rows_to_table("cases", cases))
     catalog.write_part("lesions", "fdat", rows_to_table("lesions", lesions))
     made = phantom(1, quick=quick, n_lesions=LESIONS)
-    no_clicks = to_table(Prompts((), made.grid, "none", "autopet-iv@2", 42))  # the pictures bring their own
+    no_clicks = to_table(Prompts((), made.grid, "none", "autopet-iv@2", 42))  # the pictures have their own
     catalog.write_part("prompts", "autopet-iv", no_clicks)
     for run_name, start in (("network", 0.6), ("threshold", 0.35)):
         rounds = [row for case in cases for row in _rounds(case, start, rng)]
@@ -95,7 +95,7 @@ def make_catalog(folder: Path, count: int, *, quick: bool) -> Catalog:
 
 
 def make_pictures(catalog: Catalog, *, quick: bool) -> dict[tuple[str, str], Picture]:
-    """The pictures of a few phantoms, in turn, for all cases."""
+    """Pictures for all cases: those of a few phantoms, repeated in turn."""
     drawn = [draw(n, quick=quick) for n in range(DISTINCT)]
     return {("fdat", case): drawn[n % DISTINCT] for n, case in enumerate(catalog.cases["case_id"].to_pylist())}
 
@@ -108,7 +108,7 @@ def _strokes(number: int, *, quick: bool) -> list[dict[str, Any]]:
 
 
 def draw(number: int, *, quick: bool) -> Picture:
-    """The picture of a phantom with its clicks; the head is shown, which makes it larger."""
+    """The picture of a phantom with its clicks. The head is shown, which makes the picture larger."""
     made = phantom(number + 1, quick=quick, n_lesions=LESIONS)
     strokes = {0: _strokes(number, quick=quick)}
     drawn = draw_thumbnail(made.pet, made.label, strokes, grid=made.grid, hide_head=False)
@@ -160,7 +160,7 @@ def _rounds(case: dict[str, Any], start: float, rng: np.random.Generator) -> lis
 
 
 def _in_browser(file: Path) -> list[list[str]]:
-    """First paint and filters; a row that says so where there is no browser."""
+    """First paint and filters; without a browser, a row that says so."""
     if find_browser() is None:
         return [["first paint and filter", "not run: no Chromium is installed", "", ""]]
     paints = []

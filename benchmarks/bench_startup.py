@@ -1,4 +1,4 @@
-"""How long a user waits for the first word: fresh processes, from start to exit."""
+"""How long a user waits for a command: fresh processes, from start to exit."""
 
 import os
 import sys
@@ -10,8 +10,8 @@ from benchmarks.result_table import Section, at_most, within
 from benchmarks.timing import time_process
 from clicksim.volumes import write_image
 
-TEXT = """Fresh processes on a case of {shape} voxels. "first ever" starts with an empty `NUMBA_CACHE_DIR` and compiles;
-"second" finds the compiled code there."""
+TEXT = """Fresh processes on a case of {shape} voxels. "first ever" starts with an empty `NUMBA_CACHE_DIR` and compiles.
+"second" uses the compiled code from there."""
 
 
 def run(*, full: bool, quick: bool) -> list[Section]:  # noqa: ARG001

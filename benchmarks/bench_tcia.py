@@ -1,4 +1,4 @@
-"""A full-size DICOM study, stage by stage, against only reading its pixels with pydicom; and its peak memory."""
+"""A full-size DICOM study, stage by stage, compared with only reading its pixels with pydicom; and its peak memory."""
 
 import subprocess
 import sys
@@ -29,14 +29,15 @@ from converters.suv import suv_factor
 from converters.tcia.series_choice import choose_series
 from converters.tcia.tcia_source import CT_FILL_HU, CT_RANGE_HU, FDG, read_suv
 
-TEXT = """A PET of {pet}, a CT of {ct} and a SEG with a frame for every slice, {files} uncompressed files, {size:.0f}
-MB, in the page cache; CPU time. The floor is `pydicom.dcmread(file).pixel_array` for each file, which keeps nothing
-and computes nothing. The CT stage reads the CT and brings it to the PET's grid; SimpleITK's filter does the same from
-the volume in memory. The last row is all of it, with three compressed images written."""
-MEMORY = """The highest resident memory (`VmHWM`) of a fresh process during the conversion, less what was resident with
-everything imported and warmed on a tiny case. The floor is the same for pydicom reading file by file; the output is
-what must be held: SUV, CT and mask on the PET's grid."""
-FLOOR = "only reading the pixels, pydicom"
+TEXT = """CPU time. A PET of {pet} voxels, a CT of {ct} voxels and a SEG with one frame per slice: {files} uncompressed
+files, {size:.0f} MB, in the page cache. The rival only calls `pydicom.dcmread(file).pixel_array` for each file; it
+keeps nothing and computes nothing. The CT stage reads the CT and resamples it to the PET's grid. SimpleITK's filter
+resamples the volume from memory. The last row is the whole conversion, including three compressed images that it
+writes."""
+MEMORY = """The highest resident memory (`VmHWM`) of a fresh process during the conversion, minus the resident memory
+before it, when everything has been imported and run on a tiny case. The rivals are pydicom, which reads file by file,
+and the output, which must be in memory: SUV, CT and mask on the PET's grid."""
+FLOOR = "reading the pixels only, pydicom"
 
 
 def run(*, full: bool, quick: bool) -> list[Section]:  # noqa: ARG001
@@ -54,7 +55,7 @@ def run(*, full: bool, quick: bool) -> list[Section]:  # noqa: ARG001
         )
         found = measure(_stages(folder, files), rounds=1 if quick else 3, clock=time.process_time)
         rows = [
-            at_most(stage, taken, FLOOR, found[FLOOR], bar=None if stage.startswith(("all", "SimpleITK")) else 3)
+            at_most(stage, taken, FLOOR, found[FLOOR], bar=None if stage.startswith(("the whole", "SimpleITK")) else 3)
             for stage, taken in found.items()
             if stage != FLOOR
         ]
@@ -84,7 +85,7 @@ def _stages(folder: Path, files: list[Path]) -> dict[str, Callable[[], Any]]:
     return {
         FLOOR: lambda: [pydicom.dcmread(path).pixel_array for path in files] and None,
         "headers of all files, series grouped and chosen": lambda: choose_series(scan_folder(folder / "tree").series),
-        "factor of SUV, from whole PET headers": lambda: suv_factor(pet.headers()),
+        "SUV factor, from whole PET headers": lambda: suv_factor(pet.headers()),
         "PET to SUV": lambda: read_suv(pet, geometry, grid, suv),
         "CT to the PET's grid": lambda: resample_series(ct, ct_geometry, grid, fill=CT_FILL_HU, limits=CT_RANGE_HU),
         "SimpleITK: CT to the PET's grid, from memory": lambda: bring_onto(volume, grid, fill=CT_FILL_HU),
@@ -93,23 +94,23 @@ def _stages(folder: Path, files: list[Path]) -> dict[str, Callable[[], Any]]:
         "write SUV": lambda: write_image(folder / "pet.nii.gz", uptake, grid),
         "write CT": lambda: write_image(folder / "ct.nii.gz", moved, grid),
         "write mask": lambda: write_image(folder / "label.nii.gz", labels, grid),
-        "all of `clicksim convert`": lambda: _convert(folder),
+        "the whole of `clicksim convert`": lambda: _convert(folder),
     }
 
 
 def _convert(folder: Path) -> None:
-    """One patient, as a worker does it."""
+    """Convert one patient, as a worker does."""
     (folder / "catalog").mkdir(exist_ok=True)
     context = Context(folder / "tree", folder / "catalog", "tcia_fdg", {})
     units, _ = FDG.plan(context)
     outcome = FDG.convert(context, units[0])
     if len(outcome.cases) != 1:
-        raise RuntimeError(f"the study was refused: {outcome.rejected}")
+        raise RuntimeError(f"the study was rejected: {outcome.rejected}")
 
 
 def _memory_rows(folder: Path, output: int) -> list[list[str]]:
     if not Path("/proc/self/status").exists():
-        return [absent("conversion", "not run: this system does not say how much memory a process took")]
+        return [absent("conversion", "not run: this system does not report the memory of a process")]
     peaks = {}
     for who in ("convert", "floor"):
         command = [sys.executable, "-m", "benchmarks.bench_tcia", str(folder), who]
@@ -122,8 +123,8 @@ def _memory_rows(folder: Path, output: int) -> list[list[str]]:
 
 
 def _probe(folder: Path, who: str) -> None:
-    """Print the peak of one conversion, or of the floor, in this fresh process."""
-    import highdicom  # noqa: F401 - part of what is resident before
+    """Print the peak of one conversion, or of only reading, in this fresh process."""
+    import highdicom  # noqa: F401 - so that it counts as resident before the conversion
     import SimpleITK  # noqa: F401
 
     with tempfile.TemporaryDirectory() as name:

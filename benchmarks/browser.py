@@ -1,7 +1,7 @@
 """Headless Chromium over its debugging pipe, for the benchmark and the tests of the report.
 
-The protocol is JSON messages with a zero byte after each, on the browser's file descriptors 3 and 4: no driver, no
-port and no package is needed, and every error that the page writes to its console is seen.
+The protocol consists of JSON messages, each followed by a zero byte, on the browser's file descriptors 3 and 4. It
+needs no driver, no port and no package, and it reports every error that the page writes to its console.
 """
 
 import base64
@@ -37,11 +37,11 @@ ends = [fcntl.fcntl(int(end), fcntl.F_DUPFD, 10) for end in sys.argv[1:3]]
 os.dup2(ends[0], 3), os.dup2(ends[1], 4)
 os.execv(sys.argv[3], sys.argv[3:])
 """
-"""A process that puts the pipes where the browser looks for them, and becomes the browser."""
+"""A process that moves the pipes to the descriptors that the browser expects, and then becomes the browser."""
 
 
 def find_browser() -> str | None:
-    """The program, where one is installed."""
+    """The path of an installed browser, or None."""
     return next((found for name in NAMES if (found := shutil.which(name))), None)
 
 
@@ -49,8 +49,8 @@ class BrowserPage:
     """One page of a browser.
 
     Attributes:
-        complaints: What the page said on its console as warning or error, exceptions, and refusals of the browser.
-        requests: Addresses that the page asked for, without those embedded in it.
+        complaints: Warnings and errors on the console of the page, exceptions, and errors of the browser.
+        requests: Addresses that the page requested, without data embedded in it.
     """
 
     def __init__(self, to_browser: int, from_browser: int) -> None:
@@ -70,11 +70,11 @@ class BrowserPage:
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[scheme])
         before = self._loaded
-        self.call("BrowserPage.navigate", url=file.resolve().as_uri())
+        self.call("Page.navigate", url=file.resolve().as_uri())
         self._read_until(lambda _: self._loaded > before)
 
     def run(self, script: str) -> Any:
-        """The value of an expression; a promise is waited for.
+        """The value of an expression; a promise is awaited.
 
         Raises:
             RuntimeError: The expression raised.
@@ -91,7 +91,7 @@ class BrowserPage:
 
     def picture(self, *, whole: bool = False) -> bytes:
         """The window, or the whole page, as PNG."""
-        return base64.b64decode(self.call("BrowserPage.captureScreenshot", captureBeyondViewport=whole)["data"])
+        return base64.b64decode(self.call("Page.captureScreenshot", captureBeyondViewport=whole)["data"])
 
     def call(self, method: str, **arguments: Any) -> dict[str, Any]:
         """Send a command and wait for its answer.
@@ -131,10 +131,10 @@ class BrowserPage:
             self._rest += data
 
     def _note(self, message: dict[str, Any]) -> None:
-        """Keep what the page complains of and asks for."""
+        """Record the complaints and requests of the page."""
         about = message.get("params", {})
         match message.get("method"):
-            case "BrowserPage.loadEventFired":
+            case "Page.loadEventFired":
                 self._loaded += 1
             case "Runtime.exceptionThrown":
                 self.complaints.append(json.dumps(about["exceptionDetails"]))
@@ -148,10 +148,10 @@ class BrowserPage:
 
 @contextmanager
 def open_browser() -> Iterator[BrowserPage]:
-    """A browser with one page, in a profile of its own; gone afterwards.
+    """Open a browser with one page in a temporary profile, and close it afterwards.
 
     Raises:
-        RuntimeError: There is none, or it does not start.
+        RuntimeError: No browser is installed, or it does not start.
     """
     program = find_browser()
     if program is None:

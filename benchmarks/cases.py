@@ -1,4 +1,4 @@
-"""The two cases that everything is timed on, and small ones for the smoke test."""
+"""The two cases that all benchmarks use, and small ones for the smoke test."""
 
 import os
 from collections.abc import Sequence
@@ -33,20 +33,20 @@ class BenchCase:
 
     @property
     def voxels(self) -> int:
-        """How many there are."""
+        """The number of voxels."""
         return int(self.uptake.size)
 
 
 def show_shape(shape: Sequence[int]) -> str:
-    """Lengths along the axes, in words."""
+    """The lengths along the axes, such as `4 x 5 x 6`."""
     return " x ".join(map(str, shape))
 
 
 def case_spacing(grid: Grid) -> Spacing:
-    """The voxel size, which every phantom and every real image here has.
+    """The voxel size; every phantom and every real image here has one.
 
     Raises:
-        ValueError: It has none.
+        ValueError: The grid has no voxel size.
     """
     if grid.spacing is None:
         raise ValueError(f"this benchmark needs a voxel size in mm: {grid}")
@@ -62,7 +62,7 @@ def phantom(seed: int, *, quick: bool, n_lesions: int | None = None) -> Phantom:
 
 @cache
 def case_a(*, quick: bool) -> BenchCase:
-    """A phantom with twelve lesions; tiny, with three, for the smoke test."""
+    """A phantom with twelve lesions; for the smoke test, a tiny one with three."""
     shape, spacing = (SHAPE_TINY, SPACING_TINY) if quick else (SHAPE_A, SPACING_A)
     made = make_phantom(7, shape=shape, spacing=spacing, n_lesions=3 if quick else 12)
     return BenchCase(f"A, phantom {show_shape(shape)}", made.label, made.pet, case_spacing(made.grid))
@@ -70,7 +70,7 @@ def case_a(*, quick: bool) -> BenchCase:
 
 @cache
 def case_b() -> BenchCase | None:
-    """A real FDG mask on the PET of a phantom on the same grid; None where there is no real data."""
+    """A real FDG mask with the PET of a phantom on the same grid; None without real data."""
     files = sorted((REALDATA / REAL_CASE).glob("*.nii.gz"))
     if not files:
         return None
@@ -81,7 +81,7 @@ def case_b() -> BenchCase | None:
 
 
 def all_cases(*, quick: bool) -> tuple[list[BenchCase], str]:
-    """The cases there are, and a sentence on the one that is missing."""
+    """The available cases, and a sentence about the missing one."""
     if quick:
         return [case_a(quick=True)], ""
     found = [case for case in (case_a(quick=False), case_b()) if case is not None]

@@ -1,7 +1,7 @@
-"""What corrections, scribbles and scores are measured against: plain assemblies of scipy and cc3d.
+"""The rivals of corrections, scribbles and scores: plain assemblies of scipy and cc3d.
 
-All of them give the same voxels and numbers as clicksim. The strokes in a slice are drawn by clicksim's own code, so
-that a row compares the way to the slice.
+All of them give the same voxels and numbers as clicksim. They draw the strokes in a slice with clicksim's own code, so
+a row compares only the search for the slice.
 """
 
 import math
@@ -47,7 +47,7 @@ def plain_stroke(prediction: Mask, truth: Mask) -> tuple[bool, list[list[int]]]:
 
 
 def _errors(prediction: Mask, truth: Mask) -> tuple[tuple[bool, NDArray[np.bool_]], ...]:
-    """What is missed, as foreground, and what is too much."""
+    """The missed voxels, as foreground, and the superfluous ones."""
     return (True, (truth != 0) & (prediction == 0)), (False, (prediction != 0) & (truth == 0))
 
 

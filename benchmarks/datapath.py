@@ -1,7 +1,7 @@
-"""`python -m benchmarks.datapath`: what training waits for, and what a sample costs; docs/datapath.md.
+"""`python -m benchmarks.datapath`: how long training waits for data, and the cost of a sample; writes docs/datapath.md.
 
-Whole-body phantoms on the grid of a real case go through `clickseg prepare`; the loader that `clickseg train` uses
-gives batches of two patches of 128^3; a step is a pause.
+`clickseg prepare` processes whole-body phantoms on the grid of a real case. The loader of `clickseg train` then gives
+batches of two patches of 128^3 voxels. A pause simulates the training step.
 """
 
 import argparse
@@ -27,9 +27,9 @@ from clickseg.training_settings import ModelSettings, StoreRules, TrainSettings
 PAGE = ROOT / "docs" / "datapath.md"
 PACKAGES = ("clicksim", "torch", "numpy", "numba", "edt")
 STEP_MS = 100.0
-SHORT_MS = 5.0  # a batch that takes longer to come counts as waited for
+SHORT_MS = 5.0  # a batch that takes longer counts as waited for
 WORKERS = (0, 1, 2)
-HEADER = ("stage", "samples with it", "median", "of one in ten, more than")
+HEADER = ("stage", "samples with it", "median", "90th percentile")
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,9 @@ class DatapathSize:
     Attributes:
         cases, shape, spacing: Phantoms.
         patch: Voxels.
-        warm, timed: Batches that are not counted, and that are.
-        samples: In the profile.
-        step_ms: How long a step takes.
+        warm, timed: Numbers of batches before and during the measurement.
+        samples: Number of samples in the profile.
+        step_ms: Duration of a step.
     """
 
     cases: int
@@ -60,23 +60,23 @@ SMOKE = DatapathSize(2, SHAPE_TINY, SPACING_TINY, (16, 16, 16), warm=1, timed=3,
 
 @dataclass(frozen=True)
 class Wait:
-    """How long the consumer waited for each batch, in ms, over and above what was ready."""
+    """How long the consumer waited for each batch, in ms."""
 
     workers: int
     each: tuple[float, ...]
 
     @property
     def share(self) -> float:
-        """Of the batches that were waited for."""
+        """The share of batches that the consumer waited for."""
         return float(np.mean(np.asarray(self.each) > SHORT_MS))
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run it and write the page."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.datapath", description=__doc__)
-    parser.add_argument("--smoke", action="store_true", help="as small as can be; the numbers mean nothing")
-    parser.add_argument("--store", type=Path, help="a store to use, or to make there; else a temporary one")
-    parser.add_argument("--device", default="auto", help="cpu, cuda, or auto: a GPU where there is one")
+    parser.add_argument("--smoke", action="store_true", help="the smallest possible run; the numbers mean nothing")
+    parser.add_argument("--store", type=Path, help="a store to use or create; a temporary one by default")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, or auto: a GPU if there is one")
     parser.add_argument("--out", type=Path, default=PAGE, help="the page to write")
     given = parser.parse_args(arguments)
     from clickseg.predict import choose_device
@@ -103,7 +103,7 @@ def run(store: Path, size: DatapathSize, device: Any) -> list[Section]:
 
 
 def make_store(path: Path, size: DatapathSize) -> tuple[Any, ...]:
-    """The cases of the store; it is made where it is not there."""
+    """The cases of the store, which is created if it does not exist."""
     from clickseg.data.patch_store import open_store
     from clickseg.data.prepare import prepare_store
     from tests.clickseg_phantoms import write_catalog
@@ -118,14 +118,14 @@ def make_store(path: Path, size: DatapathSize) -> tuple[Any, ...]:
 
 
 def dataset(cases: Sequence[Any], size: DatapathSize) -> Any:
-    """Samples as at the end of a curriculum, at all defaults."""
+    """Samples as at the end of a curriculum, with all defaults."""
     from clickseg.data.dataset import PatchDataset
 
     return PatchDataset(cases, size.patch, TrainSettings(steps=1))
 
 
 def measure_wait(cases: Sequence[Any], size: DatapathSize, workers: int, device: Any) -> Wait:
-    """Take batches as the training loop does, with a pause for a step, and time the taking."""
+    """Take batches like the training loop, with a pause in place of each step, and time how long each one takes."""
     from clickseg.data.dataset import Batches, make_loader
 
     numbers = Batches(0, size.warm + size.timed, 2)
@@ -137,19 +137,19 @@ def measure_wait(cases: Sequence[Any], size: DatapathSize, workers: int, device:
         came = time.perf_counter()
         each.append((came - start) * 1000)
         batch.to(device)
-        del batch  # in the step, as in the training loop: the host lets go of a batch while the device works
+        del batch  # within the step, as in the training loop: the host frees a batch while the device works
         time.sleep(max(0.0, size.step_ms / 1000 - (time.perf_counter() - came)))
     print(f"{workers} workers: median wait {statistics.median(each[size.warm :]):.1f} ms", file=sys.stderr)
     return Wait(workers, tuple(each[size.warm :]))
 
 
 def wait_section(waits: Sequence[Wait], size: DatapathSize) -> Section:
-    """Waits by the number of workers."""
+    """The waits by number of workers."""
     rows = []
     for wait in waits:
         cells = [f"{value:.1f} ms" for value in (statistics.median(wait.each), *_tail(wait.each))]
         rows.append([str(wait.workers), *cells, f"{wait.share:.0%}"])
-    header = ("workers", "median wait", "of one in ten, more than", "longest", "batches waited for")
+    header = ("workers", "median wait", "90th percentile", "longest", "batches waited for")
     text = WAIT_TEXT.format(step=f"{size.step_ms:g}", timed=size.timed, warm=size.warm, short=f"{SHORT_MS:g}")
     return Section("Waiting for a batch", text, header, rows)
 
@@ -159,7 +159,7 @@ def profile_section(cases: Sequence[Any], size: DatapathSize) -> Section:
     parts, whole = profile(cases, size)
     names = ["read and crop", "flip", "grey values of the CT", "grey values of the PET"]
     names += sorted(name for name in parts if name.startswith("prompts"))
-    names += ["the rest of a sample", "collate"]
+    names += ["rest of a sample", "collate"]
     rows = [_row(name, parts[name]) for name in names if name in parts]
     return Section("Profile", PROFILE_TEXT, HEADER, [*rows, _row("a sample, collated", whole)])
 
@@ -188,7 +188,7 @@ def profile(cases: Sequence[Any], size: DatapathSize) -> tuple[dict[str, list[fl
                 start = time.process_time()
                 pair.append(data[n])
                 elapsed = time.process_time() - start
-            found = {**watch.seconds, "the rest of a sample": elapsed - sum(watch.seconds.values())}
+            found = {**watch.seconds, "rest of a sample": elapsed - sum(watch.seconds.values())}
             found[_kind(pair[-1].plan)] = found.pop("prompts")
             for name, seconds in found.items():
                 parts.setdefault(name, []).append(seconds * 1000)
@@ -202,17 +202,19 @@ def profile(cases: Sequence[Any], size: DatapathSize) -> tuple[dict[str, list[fl
 
 
 def device_section(cases: Sequence[Any], size: DatapathSize, device: Any) -> Section:
-    """What is left to the device."""
+    """The work of the device."""
     import torch
 
     turned, drawn = time_device(cases, size, device)
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "a CPU, one thread; no GPU was at hand"
+    name = (
+        torch.cuda.get_device_name(device) if device.type == "cuda" else "a CPU with one thread; no GPU was available"
+    )
     rows = [_row("rotation and scaling of a batch", turned), _row("guidance of a batch", drawn)]
     return Section("On the device", DEVICE_TEXT.format(device=name), ("work", "batches", *HEADER[2:]), rows)
 
 
 def time_device(cases: Sequence[Any], size: DatapathSize, device: Any) -> tuple[list[float], list[float]]:
-    """Milliseconds of turning a batch, and of drawing its guidance, for some batches in which a sample is turned."""
+    """Milliseconds of rotating a batch and of drawing its guidance, for batches that contain a rotated sample."""
     from clickseg.data.dataset import collate
     from clickseg.data.prompt_channels import draw_channels
     from clickseg.train import augment
@@ -232,9 +234,7 @@ def time_device(cases: Sequence[Any], size: DatapathSize, device: Any) -> tuple[
         batch = augment(batch)
         wait_for_device(device)
         middle = clock()
-        draw_channels(
-            batch.points, 2, size.patch, encoding=model.encoding, size_mm=model.encoding_mm, spacing=batch.spacing
-        )
+        draw_channels(batch.points, 2, size.patch, plan=model.plan, spacing=batch.spacing)
         wait_for_device(device)
         turned.append((middle - start) * 1000)
         drawn.append((clock() - middle) * 1000)
@@ -250,11 +250,11 @@ def page(sections: Sequence[Section], size: DatapathSize) -> str:
 
 
 def _load() -> list[str]:
-    """How busy the machine was, where the system says."""
+    """How busy the machine was, if the system reports it."""
     if not hasattr(os, "getloadavg"):
         return []
     mean = os.getloadavg()[1]
-    return [f"Processes that wanted a core, in the mean of the last minutes: {mean:.1f}; this run needs two."]
+    return [f"Mean number of processes that wanted a core in the last minutes: {mean:.1f}. This run needs two cores."]
 
 
 def _kind(plan: Any) -> str:
@@ -270,18 +270,18 @@ def _row(name: str, values: Sequence[float]) -> list[str]:
     return [name, str(len(values)), f"{statistics.median(values):.2f} ms", f"{_tail(values)[0]:.2f} ms"]
 
 
-INTRO = """Written by `make datapath`. A patch store is made by `clickseg prepare` of {cases} whole-body phantoms of
-{shape} voxels; patches have {patch} voxels, a batch two of them, and all settings are the defaults of `clickseg train`.
-The files are in the page cache; a cold disk is not measured."""
-WAIT_TEXT = """How long a consumer waits for a batch from the loader of `clickseg train`, when each step takes {step} ms
-(a pause, as a GPU gives the CPU), over {timed} batches after {warm}. With 0 workers the batch is made while the
-consumer waits; with more, a thread of the consumer's process fetches the next one while the step runs. A batch that
-comes within {short} ms counts as not waited for."""
-PROFILE_TEXT = """CPU time of one sample in one process, one thread, over the samples that have the stage; on a busy
-machine it is steadier than the waits above. Two workers keep up with a step as long as a sample takes less than it.
-"read and crop" copies three parts of files that are mapped into memory. A flip is a change of strides, and is paid
-when the arrays are copied into the batch (collate). Prompts are all first prompts of a sample, up to ten of each
-polarity. The way from a worker to the consumer is not part of it."""
+INTRO = """Written by `make datapath`. `clickseg prepare` makes the patch store from {cases} whole-body phantoms of
+{shape} voxels. A batch has two patches of {patch} voxels. All settings are the defaults of `clickseg train`. The files
+are in the page cache; a cold disk is not measured."""
+WAIT_TEXT = """How long a consumer waits for a batch from the loader of `clickseg train` if each step takes {step} ms.
+The step is a pause, because a GPU leaves the CPU free. {timed} batches are measured after {warm} others. With 0
+workers, the batch is made while the consumer waits. With more workers, a thread of the consumer's process fetches the
+next batch while the step runs. A batch that arrives within {short} ms counts as not waited for."""
+PROFILE_TEXT = """CPU time of one sample, in one process with one thread, over the samples that have the stage. On a
+busy machine, CPU time is more stable than the waits above. Two workers keep up with the steps as long as a sample takes
+less time than a step. "read and crop" copies three parts of memory-mapped files. A flip only changes strides; its cost
+appears when the arrays are copied into the batch (collate). Prompts are all first prompts of a sample, up to ten of
+each polarity. The transfer from a worker to the consumer is not included."""
 DEVICE_TEXT = """Rotation, scaling and guidance run on the device, outside the loader. Measured on {device}."""
 
 

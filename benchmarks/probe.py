@@ -26,7 +26,7 @@ WHO: dict[str, Callable[..., Any]] = {
 
 
 def _warm(work: Callable[..., Any]) -> None:
-    """Load and compile everything on a case of no size; arrays of the dtype and layout of the real one."""
+    """Load and compile everything on a tiny case with the dtypes and memory layout of the real one."""
     labels = np.zeros((24, 24, 24), np.uint8, order="F")
     labels[4:8, 4:7, 4:9] = labels[12:15, 12:15, 12:15] = 1
     uptake = np.asfortranarray(np.random.default_rng(0).random(labels.shape, dtype=np.float32))
@@ -34,7 +34,7 @@ def _warm(work: Callable[..., Any]) -> None:
 
 
 def main(folder: Path, who: str) -> int:
-    """Bytes at the peak of one run above what was resident with the inputs loaded."""
+    """The peak of one run in bytes, above what was resident when the inputs were loaded."""
     work = WHO[who]
     _warm(work)
     labels, uptake = np.load(folder / "labels.npy"), np.load(folder / "uptake.npy")

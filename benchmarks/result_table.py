@@ -1,4 +1,4 @@
-"""The page: Markdown from what was measured. Nobody types a number that stands in it."""
+"""The benchmark page: Markdown tables of measured values. Nobody types a number in it."""
 
 import datetime
 import os
@@ -24,21 +24,21 @@ PACKAGES = (  # as their distributions are called
     "pydicom",
     "connected-components-3d",
 )
-HEADER = ("work", "clicksim", "rival", "of the rival", "ratio", "bar", "aim", "reached")
+HEADER = ("work", "clicksim", "rival", "rival's result", "ratio", "bar", "aim", "reached")
 
 INTRO = """# Benchmarks
 
 Written by `make bench`; `make bench-full` also runs the published approach to its end.
 
-A time is the best of some rounds after a warm-up, with the median in brackets; rivals take turns within a round.
-A ratio compares the best times of one run. "reached" says whether the ratio meets the bar or the aim that the
-project has set for itself. One process, one thread.
+A time is the best of several rounds after a warm-up, with the median in brackets. Rivals take turns within a round.
+A ratio compares the best times of one run. "reached" says whether the ratio meets the bar or the aim that the project
+has set itself. Everything runs in one process with one thread.
 """
 
 
 @dataclass
 class Section:
-    """One table with its heading and what a reader must know."""
+    """A table with its heading and an explanation."""
 
     title: str
     text: str = ""
@@ -60,7 +60,7 @@ class Section:
 def faster(
     work: str, ours: Time, rival: str, theirs: Time | float, *, bar: float | None = None, aim: float | None = None
 ) -> list[str]:
-    """A row whose ratio says how many times faster than the rival; the bar is a least ratio."""
+    """A row whose ratio says how many times faster clicksim is; the bar is the smallest allowed ratio."""
     best = theirs.best if isinstance(theirs, Time) else theirs
     ratio = best / ours.best
     return [work, show_time(ours), rival, show_time(theirs), times(ratio), *_goals(ratio, bar, aim, more=True)]
@@ -69,13 +69,13 @@ def faster(
 def at_most(
     work: str, ours: Time, rival: str, theirs: Time, *, bar: float | None = None, aim: float | None = None
 ) -> list[str]:
-    """A row whose ratio says how much of the rival's time is needed; the bar is a greatest ratio."""
+    """A row whose ratio is the share of the rival's time that clicksim needs; the bar is the largest allowed ratio."""
     ratio = ours.best / theirs.best
     return [work, show_time(ours), rival, show_time(theirs), times(ratio), *_goals(ratio, bar, aim, more=False)]
 
 
 def within(work: str, ours: Time, rival: str, theirs: Time, *, bar_s: float) -> list[str]:
-    """A row whose bar is an absolute time, beside its ratio to a rival."""
+    """A row whose bar is an absolute time; the ratio to a rival is shown too."""
     reached = "bar" if ours.best <= bar_s else "no"
     ratio = times(ours.best / theirs.best)
     return [work, show_time(ours), rival, show_time(theirs), ratio, f"{bar_s:g} s", "", reached]
@@ -84,19 +84,19 @@ def within(work: str, ours: Time, rival: str, theirs: Time, *, bar_s: float) -> 
 def share(
     work: str, ours: float, rival: str, theirs: float, *, bar: float | None = None, aim: float | None = None
 ) -> list[str]:
-    """A row of bytes, as a share of the rival's bytes; the bar is a greatest share."""
+    """A row of bytes, as a share of the rival's bytes; the bar is the largest allowed share."""
     ratio = ours / theirs
     goals = _goals(ratio, bar, aim, more=False)
     return [work, f"{ours / 1e6:.1f} MB", rival, f"{theirs / 1e6:.1f} MB", times(ratio), *goals]
 
 
 def absent(work: str, reason: str) -> list[str]:
-    """A row that could not be measured, and why."""
+    """A row that could not be measured, with the reason."""
     return [work, reason, "", "", "", "", "", ""]
 
 
 def show_time(value: Time | float) -> str:
-    """Three figures with a unit; the median of more than one round in brackets."""
+    """Three figures with a unit; after several rounds, the median in brackets."""
     if isinstance(value, float):
         return _seconds(value)
     return _seconds(value.best) + (f" ({_seconds(value.median)})" if value.rounds > 1 else "")
@@ -118,7 +118,7 @@ def render(sections: Sequence[Section]) -> str:
 
 
 def machine(names: Sequence[str] = PACKAGES) -> str:
-    """What it ran on, with the versions of some distributions."""
+    """The machine and the versions of some distributions."""
     day = datetime.datetime.now(datetime.UTC).date().isoformat()
     packages = ", ".join(f"{name} {version(name)}" for name in names)
     system = f"{platform.system()} {platform.machine()}, CPython {platform.python_version()}"
@@ -135,7 +135,7 @@ def _cpu() -> str:
 
 
 def _goals(ratio: float, bar: float | None, aim: float | None, *, more: bool) -> list[str]:
-    """Bar, aim, and which of them is reached."""
+    """The bar, the aim, and which of them is reached."""
 
     def met(goal: float | None) -> bool:
         return goal is not None and (ratio >= goal if more else ratio <= goal)

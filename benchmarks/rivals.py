@@ -1,9 +1,9 @@
-"""What clicksim is measured against: the published approach, and the best plain assembly of known libraries.
+"""The rivals of clicksim: the published approach, and the best plain assembly of well-known libraries.
 
-Both place the clicks of `autopet-iv@1` and give the same voxels. The published approach works on whole volumes:
-one distance transform of the whole volume for each component, and one more for each extra click. The plain
-assembly is what a good engineer writes with the libraries at hand: fast labelling, boxes, distances in the box
-plus one voxel, a partition in place of a sort. Of several ways the fastest was taken.
+Both place the clicks of `autopet-iv@1` and give the same voxels. The published approach works on whole volumes. It
+computes one distance transform of the whole volume for each component, and one more for each extra click. The plain
+assembly is what a good engineer writes with the available libraries: fast labelling, boxes, distances in the box plus
+one voxel, and a partition instead of a sort. It uses the fastest of several ways.
 """
 
 from collections.abc import Callable
@@ -47,7 +47,7 @@ def plain_assembly(labels: Array, uptake: Array, *, distance: Distance | None = 
 
 
 def check_equal(ours: Any, theirs: Any, what: str) -> None:
-    """Refuse a rival that gives other prompts: it is none.
+    """Check that a rival gives the same prompts.
 
     Raises:
         RuntimeError: They differ.

@@ -1,4 +1,4 @@
-"""Time and memory: rivals in turn, round by round, so that noise falls on all of them alike."""
+"""Time and memory. Rivals take turns in each round, so noise affects all of them in the same way."""
 
 import contextlib
 import gc
@@ -25,7 +25,7 @@ Clock = Callable[[], float]
 
 @dataclass(frozen=True)
 class Time:
-    """Seconds of one piece of work over some rounds."""
+    """Seconds of one piece of work over several rounds."""
 
     best: float
     median: float
@@ -33,26 +33,26 @@ class Time:
 
     @classmethod
     def of(cls, seconds: list[float]) -> "Time":
-        """Best and median of some rounds."""
+        """Best and median of several rounds."""
         return cls(min(seconds), statistics.median(seconds), len(seconds))
 
 
 def measure(
     works: Mapping[str, Callable[[], Any]], *, rounds: int, warm_up: int = 1, clock: Clock = time.perf_counter
 ) -> dict[str, Time]:
-    """Time some works in turn, by one clock; see `measure_clocks`."""
+    """Time several works in turn with one clock; see `measure_clocks`."""
     return measure_clocks(works, rounds=rounds, warm_up=warm_up, clocks={"": clock})[""]
 
 
 def measure_clocks(
     works: Mapping[str, Callable[[], Any]], *, rounds: int, warm_up: int, clocks: Mapping[str, Clock]
 ) -> dict[str, dict[str, Time]]:
-    """Time some works in turn, by several clocks at once.
+    """Time several works in turn, with several clocks at once.
 
     Args:
         works: What to call, by name.
-        rounds: How often each is timed.
-        warm_up: How often each is called before, untimed.
+        rounds: How many times each is timed.
+        warm_up: How many times each is called before that, untimed.
         clocks: `time.perf_counter`, and `time.process_time` for CPU time, by name.
 
     Returns:
@@ -73,7 +73,7 @@ def measure_clocks(
 
 
 def once(work: Callable[[], Any]) -> tuple[float, Any]:
-    """Seconds and result of one call, for what is too slow for rounds."""
+    """Seconds and result of one call, for work that is too slow for rounds."""
     start = time.perf_counter()
     result = work()
     return time.perf_counter() - start, result
@@ -94,11 +94,11 @@ def time_process(command: list[str], *, rounds: int, env: dict[str, str] | None 
 
 
 def peak_above_inputs(case: BenchCase, who: str) -> int | None:
-    """Bytes that a fresh, warmed process takes at its peak above the inputs; None where the system cannot say.
+    """The peak memory of a fresh, warmed process in bytes above its inputs; None if the system does not report it.
 
     Args:
         case: Saved to a temporary folder and loaded by the process.
-        who: A name that `benchmarks.probe` knows.
+        who: A key of `benchmarks.probe.WHO`.
     """
     if not Path("/proc/self/status").exists():
         return None
@@ -112,7 +112,7 @@ def peak_above_inputs(case: BenchCase, who: str) -> int | None:
 
 
 def read_status(field: str, process: str = "self") -> int:
-    """A size of a process in bytes, from the kernel's own account; of this one without its number."""
+    """A memory size of a process in bytes, as the kernel reports it; by default of this process."""
     for line in Path(f"/proc/{process}/status").read_text(encoding="utf-8").splitlines():
         if line.startswith(f"{field}:"):
             return int(line.split()[1]) * 1024
@@ -120,13 +120,13 @@ def read_status(field: str, process: str = "self") -> int:
 
 
 def forget_peak() -> None:
-    """Let the peak start again from what is resident now; where that is refused, the old peak stays."""
+    """Reset the peak to what is resident now; if the system refuses, the old peak stays."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
 
 
 def wait_for_device(device: "torch.device", *, forget_peak: bool = False) -> None:
-    """Wait for the device; let its peak of memory start anew."""
+    """Wait for the device, and optionally reset its memory peak."""
     import torch
 
     if device.type == "cuda":

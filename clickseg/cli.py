@@ -69,7 +69,7 @@ def prepare(
       clickseg prepare catalog store --source fdat --set spacing_mm=4,4,4 --set pet_type=float16
     """  # noqa: D301
     if list_only:
-        click.echo(groups.describe_settings(groups.StoreRules))
+        click.echo(groups.describe_groups(groups.StoreRules))
         return
     if catalog is None or store is None:
         raise click.UsageError("give CATALOG STORE, or --list")
@@ -118,7 +118,7 @@ def train(
       torchrun --nproc-per-node 4 -m clickseg train store runs/four
     """  # noqa: D301
     if list_only:
-        click.echo(groups.describe_settings(groups.ModelSettings, groups.TrainSettings))
+        click.echo(groups.describe_groups(groups.ModelSettings, groups.TrainSettings))
         return
     if store is None or run is None:
         raise click.UsageError("give STORE RUN, or --list")
@@ -128,12 +128,13 @@ def train(
 
     given = gather_settings(pairs, config)
     of_model, of_training = groups.split(given, groups.ModelSettings, groups.TrainSettings)
-    inherited = read_about(init)["model"] if init is not None else {}
+    if init is not None:
+        of_model = groups.ModelSettings.of(read_about(init)["model"]).inherit(of_model)
     with progress("steps") as report:
         made = train_model(
             store,
             run,
-            groups.ModelSettings.of({**inherited, **of_model}),
+            groups.ModelSettings.of(of_model),
             groups.TrainSettings.of(of_training),
             init=init,
             resume=resume,

@@ -19,6 +19,7 @@ from clickseg.data.prompt_channels import channel_rows
 from clickseg.data.training_prompts import next_prompts
 from clickseg.model.losses import dice
 from clickseg.model.network import Segmenter, finest
+from clicksim.protocols import ProtocolName
 
 THRESHOLD = 0.0  # of a logit: a probability of one half
 
@@ -45,7 +46,7 @@ def play_corrections(
     predict: Callable[[Tensor], Tensor],
     model: Segmenter,
     batch: Batch,
-    protocol: str,
+    protocol: ProtocolName,
     rounds: Sequence[int] | None = None,
 ) -> Turn:
     """Play the corrections of a batch; only samples that have rounds left are predicted.
@@ -76,7 +77,7 @@ def play_corrections(
 
 
 def score_rounds(
-    predict: Callable[[Tensor], Tensor], model: Segmenter, batch: Batch, protocol: str, rounds: int
+    predict: Callable[[Tensor], Tensor], model: Segmenter, batch: Batch, protocol: ProtocolName, rounds: int
 ) -> NDArray[np.float32]:
     """`(rounds + 1, B)` Dice of a batch with 0, 1, ... corrections, each from the errors before it."""
     truth, rows = to_host(batch.label)[:, 0], to_host(batch.points)
@@ -105,7 +106,7 @@ def prompt_errors(
     truth: NDArray[np.generic],
     rows: NDArray[np.int64],
     number: int,
-    protocol: str,
+    protocol: ProtocolName,
 ) -> NDArray[np.int64]:
     """The table of prompts with one more for each of the samples whose mask has an error left."""
     new = []
@@ -119,7 +120,7 @@ def prompt_errors(
 def channels_of(model: Segmenter, batch: Batch, turn: Turn) -> Tensor:
     """What the network takes for a turn."""
     shape = (int(batch.label.shape[2]), int(batch.label.shape[3]), int(batch.label.shape[4]))
-    guidance = model.guidance(turn.points, len(batch), shape, batch.spacing)
+    guidance = model.guidance(turn.points, len(batch), shape, batch.spacing, batch.images[:, 1:], batch.has_pet)
     return model.channels(
         batch.images[:, :1], batch.images[:, 1:], guidance, previous=turn.previous, has_pet=batch.has_pet
     )

@@ -49,6 +49,7 @@ from clicksim.pipeline.playing import (
 )
 from clicksim.pipeline.workers import Crew
 from clicksim.predictors.recorded import check_case_folder
+from clicksim.protocols import load_protocol
 from clicksim.rounds.statistics import summarise
 from clicksim.rounds.texts import failure_lines, mean_text, summary_lines, ten_lines
 
@@ -125,7 +126,8 @@ def evaluate_model(
     pages = [cohort.sentence, *dict.fromkeys(note for run in runs for note in run.rules.notes)]
     for run in runs:
         evaluation = _Evaluation(run, catalog, cohort, about, keep_predictions)
-        pages.append(evaluation.play(out / slug_of(run.protocol), crew, resume=resume, overwrite=overwrite))
+        folder = out / slug_of(load_protocol(run.protocol).id)
+        pages.append(evaluation.play(folder, crew, resume=resume, overwrite=overwrite))
     if lint:
         findings = lint_model(open_session(model, chosen)[0], catalog, cohort.units, lint, seed)
         write_text(out / "lint.txt", findings + "\n")
@@ -178,7 +180,7 @@ def choose_cohort(
 
 def slug_of(protocol: str) -> str:
     """The folder of a protocol: `autopet-v@2` gives `autopet-v-2`."""
-    return protocol.replace("@", "-")
+    return protocol.replace("@", "-").replace("#", "-")
 
 
 def play_patient(run: RoundsRun, catalog: Catalog, keep: bool, unit: Unit, folder: Path) -> Tables:

@@ -1,34 +1,44 @@
-"""Every setting of the store, the model and the training, declared once: value, range, meaning.
+"""Every setting of the store, the model and the training, declared once: default, range, meaning.
 
 Three frozen groups. They are written into the store and into each checkpoint, so that a model always knows how its
 data were made. On the command line a setting is `--set name=value` or a line of a TOML file.
+
+The settings of the encoding follow its name: `encoding = "ball"` with `encoding_radius_mm = 4`. Any encoding that is
+installed can be used; `clicksim encode --list` shows all of them.
 """
 
-import math
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Self
 
-from clicksim.errors import SettingError, unknown_name
+from clicksim.errors import SettingError
+from clicksim.guidance import ENCODINGS, PRESETS, plan_encoding
+from clicksim.guidance.encoding_settings import COMMON, DrawingPlan
+from clicksim.protocols import ProtocolName, load_protocol
+from clicksim.protocols.registry import FILE_ENDING
+from clicksim.protocols.strategy_registry import STROKE_STRATEGIES
+from clicksim.settings import Setting, check_value, unknown_setting
 
 SIZES = ("tiny", "small", "medium", "large")
-ENCODINGS = ("gaussian", "gaussian-sum", "ball", "edt-ball", "distance")
 LAWS = ("uniform", "log", "u-shape")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
+STROKES = ("centerline", "random", "boundary")
+PREFIX = "encoding_"
+"""What the names of the encoding's own settings begin with."""
+FIXED = ("channels", "decay", "decay_by")
+"""Settings of encodings that a model does not have: it takes two channels and does not know the age of a prompt."""
+KINDS = {bool: "bool", int: "int", float: "float", str: "str"}
 
 
-def _setting(
-    default: Any,
-    meaning: str,
-    *,
-    low: float = -math.inf,
-    high: float = math.inf,
-    choices: Any = (),
-    optional: bool = False,
-) -> Any:
-    """A field with its meaning and what it may be; a tuple has the default's length, its entries lie in the range."""
-    about = {"meaning": meaning, "low": low, "high": high, "choices": tuple(choices), "optional": optional}
-    return field(default=default, metadata=about)
+def _setting(default: Any, meaning: str, **limits: Any) -> Any:
+    """A field that is declared as a `Setting`; the default of a list gives its length, unless it is of words."""
+    if isinstance(default, tuple):
+        kind = "words" if isinstance(default[0], str) else "ints" if isinstance(default[0], int) else "floats"
+        length = None if kind == "words" else len(default)
+        declared = Setting(kind, meaning, default=list(default), length=length, **limits)
+    else:
+        declared = Setting(KINDS[type(default)], meaning, default=default, **limits)
+    return field(default=default, metadata={"setting": declared})
 
 
 @dataclass(frozen=True)
@@ -36,25 +46,33 @@ class _Group:
     """Settings that belong together; checked when made."""
 
     def __post_init__(self) -> None:
-        for item in fields(self):
-            value = _checked(item, getattr(self, item.name))
-            object.__setattr__(self, item.name, value)
+        for name, setting in self.declared().items():
+            value = check_value(name, setting, getattr(self, name))
+            object.__setattr__(self, name, tuple(value) if isinstance(value, list) else value)
 
     @classmethod
-    def names(cls) -> list[str]:
-        """The names of the settings."""
-        return [item.name for item in fields(cls)]
+    def declared(cls) -> dict[str, Setting]:
+        """The declarations by name."""
+        return {item.name: item.metadata["setting"] for item in fields(cls) if "setting" in item.metadata}
+
+    @classmethod
+    def listed(cls) -> dict[str, Setting]:
+        """The settings to show to a user."""
+        return cls.declared()
+
+    @classmethod
+    def takes(cls, name: str) -> bool:
+        """Whether the group has a setting of this name."""
+        return name in cls.declared()
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Self:
-        """The group with these values and else the defaults.
+        """The group with these values, and the defaults of the others.
 
         Raises:
-            SettingError: An unknown name, or a value that is not allowed.
+            SettingError: A name is unknown, or a value is not allowed.
         """
-        for name in values:
-            if name not in cls.names():
-                raise unknown_name("setting", name, cls.names())
+        _refuse_unknown(values, cls)
         return cls(**values)
 
     def but(self, **values: Any) -> Self:
@@ -63,7 +81,8 @@ class _Group:
 
     def plain(self) -> dict[str, Any]:
         """The values as JSON holds them."""
-        return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}
+        values = {name: getattr(self, name) for name in self.declared()}
+        return {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()}
 
 
 @dataclass(frozen=True)
@@ -71,41 +90,115 @@ class StoreRules(_Group):
     """How cases become arrays of the patch store. A change of any of them makes all arrays anew."""
 
     spacing_mm: tuple[float, ...] = _setting(
-        (2.0, 2.0, 3.0),
-        "voxel size along R, A, S in mm; empty keeps that of each case",
-        low=0.1,
-        high=100,
-        optional=True,
-    )
-    pet_type: str = _setting("float32", "type of stored uptake", choices=("float32", "float16"))
-    compressed: bool = _setting(False, "zip the arrays: smaller, but a case is read whole for each patch")
+        (2.0, 2.0, 3.0), "voxel size along R, A, S; empty keeps that of each case", low=0.1, high=100,
+        may_be_empty=True, unit="mm",
+    )  # fmt: skip
+    pet_type: str = _setting("float32", "type of the stored uptake", choices=("float32", "float16"))
+    compressed: bool = _setting(False, "compress the arrays: they are smaller, but each patch reads the whole case")
     spots: int = _setting(
-        256, "places kept for sampling, of each lesion, of hot uptake and of the body", low=1, high=100_000
+        256, "places kept for sampling in each lesion, in hot uptake and in the body", low=1, high=100_000
     )
     hot_percentile: float = _setting(
-        99.75, "hot lies above this percentile of the uptake outside lesions", low=0, high=100
+        99.75, "hot uptake is above this percentile of the uptake outside lesions", low=0, high=100
     )
-    body_hu: float = _setting(-500.0, "the body lies above this CT value")
-    seed: int = _setting(42, "of the places kept for sampling")
+    body_hu: float = _setting(-500.0, "the body is where the CT is above this value, HU")
+    seed: int = _setting(42, "seed of the places kept for sampling")
+
+
+def _encoding_names() -> list[str]:
+    return [*ENCODINGS.names, *PRESETS]
+
+
+def _plan_for_model(name: str, given: Mapping[str, Any]) -> DrawingPlan:
+    """Check an encoding and its settings for a model.
+
+    Raises:
+        SettingError: The encoding or a setting is unknown, a value is not allowed, or a model cannot use it.
+    """
+    for setting in FIXED:
+        if setting in given:
+            raise SettingError(
+                f"{PREFIX}{setting} cannot be set: a model takes two channels and prompts of equal weight"
+            )
+    plan = plan_encoding(name, given)
+    for setting in FIXED[:2]:
+        if plan[setting] != COMMON[setting].default:
+            own = {key: value for key, value in PRESETS[name].settings.items() if key not in FIXED}
+            instead = " ".join(f"{PREFIX}{key}={value}" for key, value in own.items())
+            raise SettingError(
+                f"the preset {name} has {setting}={plan[setting]}, but a model takes two channels and prompts of equal "
+                f"weight; give encoding={plan.encoding.name} {instead}"
+            )
+    return plan
 
 
 @dataclass(frozen=True)
 class ModelSettings(_Group):
-    """What a network is and what it expects; stands in every checkpoint."""
+    """What a network is and what it expects; part of every checkpoint.
 
-    size: str = _setting("medium", "of the network", choices=SIZES)
+    Attributes:
+        encoding_settings: The settings of the encoding, by their own names.
+    """
+
+    size: str = _setting("medium", "size of the network", choices=SIZES)
     patch: tuple[int, ...] = _setting((128, 128, 96), "voxels of a patch along R, A, S", low=8, high=512)
     deep_supervision: int = _setting(
-        0, "coarser outputs that also bear a loss; a tiny network has 1, each larger size one more", low=0, high=4
+        0, "coarser outputs with a loss of their own; a tiny network has 1, each larger size one more", low=0, high=4
     )
-    encoding: str = _setting("edt-ball", "of prompts; see clickseg.data.prompt_channels", choices=ENCODINGS)
-    encoding_mm: float = _setting(
-        5.0, "radius of a ball, sigma of a Gaussian, reach of a distance, mm", low=0.1, high=100
+    encoding: str = _setting(
+        "edt-ball",
+        "encoding or preset of the prompts; its own settings are encoding_<name>, see clicksim encode --list",
+        choices=_encoding_names,
     )
-    ct_window: tuple[float, ...] = _setting((-1000.0, 1000.0), "CT is cut to this range of HU ...")
+    ct_window: tuple[float, ...] = _setting((-1000.0, 1000.0), "CT is clipped to this range of HU ...")
     ct_scale: float = _setting(300.0, "... and divided by this", low=1)
-    suv_limit: float = _setting(100.0, "uptake is cut to 0 and this, then log(1 + SUV) is taken", low=1)
-    head_bias: float = _setting(-2.0, "of the last layer at the start: lesions are rare")
+    suv_limit: float = _setting(100.0, "SUV is clipped to 0 and this, then log(1 + SUV) is taken", low=1)
+    head_bias: float = _setting(-2.0, "bias of the last layer at the start: lesions are rare")
+    encoding_settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        plan = _plan_for_model(self.encoding, self.encoding_settings)
+        kept = {name: value for name, value in plan.settings.items() if name not in FIXED}
+        object.__setattr__(self, "encoding", plan.encoding.name)
+        object.__setattr__(self, "encoding_settings", kept)
+
+    @classmethod
+    def listed(cls) -> dict[str, Setting]:
+        """The settings to show to a user, with those of the default encoding."""
+        declared = cls.declared()
+        drawn = ENCODINGS.find(declared["encoding"].default).settings
+        return declared | {f"{PREFIX}{name}": setting for name, setting in drawn.items()}
+
+    @classmethod
+    def takes(cls, name: str) -> bool:
+        """Whether it is a setting of the model, or may be one of its encoding."""
+        return super().takes(name) or name.startswith(PREFIX)
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Self:
+        """The settings with these values, those of the encoding as `encoding_<setting>`; see `_Group.of`."""
+        _refuse_unknown(values, cls)
+        own = {name: value for name, value in values.items() if name in cls.declared()}
+        drawn = {name.removeprefix(PREFIX): value for name, value in values.items() if name not in own}
+        return cls(**own, encoding_settings=drawn)
+
+    def plain(self) -> dict[str, Any]:
+        """The values as JSON holds them; those of the encoding as `encoding_<setting>`."""
+        drawn = {name: list(v) if isinstance(v, tuple) else v for name, v in self.encoding_settings.items()}
+        return super().plain() | {f"{PREFIX}{name}": value for name, value in drawn.items()}
+
+    def inherit(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """These settings as plain data, with other values on top; a new encoding brings its own defaults."""
+        kept = self.plain()
+        if values.get("encoding", self.encoding) != self.encoding:
+            kept = {name: value for name, value in kept.items() if not name.startswith(PREFIX)}
+        return {**kept, **values}
+
+    @property
+    def plan(self) -> DrawingPlan:
+        """How prompts are drawn."""
+        return plan_encoding(self.encoding, self.encoding_settings)
 
 
 @dataclass(frozen=True)
@@ -115,40 +208,47 @@ class TrainSettings(_Group):
     # data
     fold: int = _setting(0, "cases of this fold are held out; -1 trains on all", low=-1, high=4)
     odds: tuple[float, ...] = _setting(
-        (0.5, 0.25, 0.25), "of a patch on a lesion, on hot uptake, in the body", low=0, high=1
+        (0.5, 0.25, 0.25), "odds of a patch on a lesion, on hot uptake, in the body", low=0, high=1
     )
     workers: int = _setting(
         4,
-        "loader processes, no more than there are cores; 0 loads in this one; the result is the same",
+        "loader processes, at most one for each core; 0 loads in the main process; the result is the same",
         low=0,
         high=256,
     )
     # augmentation
-    flips: bool = _setting(True, "mirror along each axis at even odds")
-    affine: float = _setting(0.3, "odds of a rotation and scaling, on the device", low=0, high=1)
+    flips: bool = _setting(True, "mirror along each axis with probability 1/2")
+    affine: float = _setting(0.3, "probability of a rotation and scaling, on the device", low=0, high=1)
     rotation_deg: float = _setting(15.0, "largest rotation about each axis", low=0, high=180)
-    scaling: float = _setting(0.2, "largest change of size, as a share", low=0, high=0.9)
-    intensity: float = _setting(0.5, "odds of a change of the grey values, of CT and PET each", low=0, high=1)
+    scaling: float = _setting(0.2, "largest relative change of size", low=0, high=0.9)
+    intensity: float = _setting(0.5, "probability of a change of the grey values, for CT and PET each", low=0, high=1)
     # prompts
     scribbles: float = _setting(0.5, "share of samples with scribbles; the others have clicks", low=0, high=1)
     law: str = _setting(
-        "uniform", "of the number of prompts of each polarity before the first prediction", choices=LAWS
+        "uniform", "distribution of the number of prompts of each polarity before the first prediction", choices=LAWS
     )
     max_prompts: int = _setting(10, "largest number of them", low=0, high=100)
     silent: float = _setting(
-        0.15, "share of samples that never get a prompt; a model must work without", low=0.01, high=1
+        0.15, "share of samples without any prompt; a model must work without prompts", low=0.01, high=1
     )
     corrections: int = _setting(3, "rounds of correction at the end of the curriculum", low=0, high=20)
     corrections_from: float = _setting(0.2, "share of the steps before the first correction", low=0, high=1)
     corrections_full: float = _setting(0.6, "share of the steps after which all rounds are played", low=0, high=1)
-    click_protocol: str = _setting("autopet-iv@2", "rule of clicks")
-    correction_protocol: str = _setting("autopet-v@2", "rule of scribbles and corrections")
+    strokes: tuple[str, ...] = _setting(
+        STROKES, "strategies of scribbles, in equal parts", choices=lambda: STROKE_STRATEGIES.names
+    )
+    click_protocol: ProtocolName = _setting("autopet-iv@2", "rule of clicks: a protocol, or a TOML file")  # noqa: RUF009
+    correction_protocol: ProtocolName = _setting("autopet-v@2", "rule of scribbles and corrections")  # noqa: RUF009
     # channels that may be missing
-    drop_previous: float = _setting(0.3, "odds that the previous mask is withheld", low=0, high=1)
-    spoil_previous: float = _setting(0.2, "odds that it is grown, shrunk or has a box cut out or filled", low=0, high=1)
-    drop_pet: float = _setting(0.05, "odds that a PET is withheld, as if the case had only a CT", low=0, high=1)
+    drop_previous: float = _setting(0.3, "probability that the previous mask is withheld", low=0, high=1)
+    spoil_previous: float = _setting(
+        0.2, "probability that the previous mask is grown or shrunk, or has a box erased or filled", low=0, high=1
+    )
+    drop_pet: float = _setting(
+        0.05, "probability that the PET is withheld, as if the case had only a CT", low=0, high=1
+    )
     # optimisation
-    steps: int = _setting(100_000, "of the optimiser", low=1)
+    steps: int = _setting(100_000, "steps of the optimiser", low=1)
     batch: int = _setting(2, "patches in one pass, on each device", low=1, high=1024)
     accumulate: int = _setting(1, "passes in one step", low=1, high=1024)
     rate: float = _setting(3e-4, "highest learning rate (AdamW)", low=0)
@@ -160,22 +260,32 @@ class TrainSettings(_Group):
     average: float = _setting(
         0.0, "decay of a running mean of the weights (EMA), such as 0.999; 0 for none", low=0, high=0.99999
     )
-    precision: str = _setting("auto", "auto is bfloat16 where a GPU has it, else float32", choices=PRECISIONS)
-    compiled: bool = _setting(False, "torch.compile the network")
+    precision: str = _setting("auto", "auto takes bfloat16 if the GPU supports it, else float32", choices=PRECISIONS)
+    compiled: bool = _setting(False, "compile the network with torch.compile")
     deterministic: bool = _setting(
         False,
-        "the same weights to the last bit in every run on one machine; on a GPU slower, and not with deep_supervision",
+        "the same weights, bit for bit, in every run on one machine; slower on a GPU, and not with deep_supervision",
     )
-    seed: int = _setting(42, "of everything")
+    seed: int = _setting(42, "seed of all draws")
     # record
-    log_every: int = _setting(20, "steps between rows of loss, for each of which the device is waited for", low=1)
+    log_every: int = _setting(20, "steps between rows of the loss; each row waits for the device", low=1)
     save_every: int = _setting(500, "steps between checkpoints", low=1)
     validate_every: int = _setting(2000, "steps between scores on held-out patches; 0 for never", low=0)
     validation_patches: int = _setting(32, "held-out patches that are scored", low=1)
     validation_rounds: int = _setting(3, "prompts that each of them gets, one at a time", low=0, high=20)
 
     def __post_init__(self) -> None:
+        protocols = {name: getattr(self, name) for name in ("click_protocol", "correction_protocol")}
+        for name, value in protocols.items():
+            # a file is kept as its content, since it may change while the training runs
+            if isinstance(value, Mapping) or str(value).endswith(FILE_ENDING):
+                protocols[name] = load_protocol(value).content
+                object.__setattr__(self, name, TrainSettings.declared()[name].default)
         super().__post_init__()
+        for name, value in protocols.items():
+            object.__setattr__(self, name, value)
+        if not self.strokes:
+            raise SettingError("strokes needs at least one strategy")
         if sum(self.odds) <= 0:
             raise SettingError(f"odds are those of lesion, hot uptake and body, not all 0; got {self.odds}")
         if self.corrections_full < self.corrections_from:
@@ -187,63 +297,38 @@ FREE_TO_CHANGE = ("workers", "save_every", "compiled")
 
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any], *, free: Collection[str] = ()) -> list[str]:
-    """What differs between the values of two groups, a phrase for each setting that is not free to change."""
+    """Describe what differs between the values of two groups, one phrase for each setting that must not change."""
     return [
-        f"{name} was {before.get(name)!r}, is {value!r}"
-        for name, value in now.items()
-        if before.get(name) != value and name not in free
+        f"{name} was {before.get(name)!r}, is {now.get(name)!r}"
+        for name in {**now, **before}
+        if before.get(name) != now.get(name) and name not in free
     ]
 
 
 def split(values: Mapping[str, Any], *groups: type[_Group]) -> list[dict[str, Any]]:
-    """Values by the group that knows them.
+    """Split values by the group that takes them.
 
     Raises:
-        SettingError: A name that no group knows.
+        SettingError: No group takes a name.
     """
-    known = [name for group in groups for name in group.names()]
-    for name in values:
-        if name not in known:
-            raise unknown_name("setting", name, known)
-    return [{name: value for name, value in values.items() if name in group.names()} for group in groups]
+    _refuse_unknown(values, *groups)
+    return [{name: value for name, value in values.items() if group.takes(name)} for group in groups]
 
 
-def describe_settings(*groups: type[_Group]) -> str:
+def describe_groups(*groups: type[_Group]) -> str:
     """All settings of some groups with default and meaning, one to a line."""
-    lines = []
-    for group in groups:
-        lines.append(f"{group.__name__}: {(group.__doc__ or '').strip()}")
-        for item in fields(group):
-            choices = item.metadata["choices"]
-            allowed = f" ({', '.join(choices)})" if choices else ""
-            lines.append(f"  {item.name} = {item.default!r}: {item.metadata['meaning']}{allowed}")
-    return "\n".join(lines)
+    return "\n".join(line for group in groups for line in _describe_group(group))
 
 
-def _checked(item: Any, value: Any) -> Any:
-    about, kind = item.metadata, type(item.default)
-    if kind is tuple:
-        entries = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
-        if len(entries) != len(item.default) and (len(entries) or not about["optional"]):
-            form = ",".join(f"{entry:g}" for entry in item.default)
-            raise SettingError(f"{item.name} takes {len(item.default)} numbers, as {item.name}={form}, got {value!r}")
-        like = type(item.default[0])
-        return tuple(_number(item.name, entry, like, about) for entry in entries)
-    if kind is bool:
-        if not isinstance(value, bool):
-            raise SettingError(f"{item.name} must be true or false, got {value!r}")
-        return value
-    if kind is str:
-        if about["choices"] and value not in about["choices"]:
-            raise unknown_name(item.name, str(value), about["choices"])
-        return str(value)
-    return _number(item.name, value, kind, about)
+def _describe_group(group: type[_Group]) -> Iterator[str]:
+    yield f"{group.__name__}: {(group.__doc__ or '').strip().splitlines()[0]}"
+    for name, setting in group.listed().items():
+        allowed = f" ({', '.join(setting.words)})" if setting.words else ""
+        default = tuple(setting.default) if isinstance(setting.default, list) else setting.default
+        yield f"  {name} = {default!r}: {setting.text}{allowed}"
 
 
-def _number(name: str, value: Any, kind: type, about: Mapping[str, Any]) -> float | int:
-    good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if not good or (kind is int and value != int(value)):
-        raise SettingError(f"{name} must be a {'whole ' if kind is int else ''}number, got {value!r}")
-    if not about["low"] <= value <= about["high"]:
-        raise SettingError(f"{name} must lie between {about['low']:g} and {about['high']:g}, got {value}")
-    return kind(value)
+def _refuse_unknown(values: Mapping[str, Any], *groups: type[_Group]) -> None:
+    for name in values:
+        if not any(group.takes(name) for group in groups):
+            raise unknown_setting("clickseg", name, {group.__name__: list(group.listed()) for group in groups})

@@ -4,16 +4,17 @@
     ├── GeometryError                 shapes, spacings, affines, grids that differ, points outside a volume
     ├── ImageError                    a file or an array that is not a usable image
     │   ├── TruncatedError            the file ends before its header says
-    │   ├── LabelError                a label with values that are none
-    │   └── UptakeError               an uptake that is none: not finite, a CT, a label
+    │   ├── LabelError                a label with invalid values
+    │   └── UptakeError               not an uptake: not finite, a CT, a label
     ├── PromptFormatError             a prompt file that cannot be read or written
     ├── SettingError                  an unknown or impossible setting or protocol
     ├── EmptyMaskError                no lesion where one is needed
     ├── ReferenceAbortError           the published rule has no answer here: its own script stops
     └── CatalogError                  a catalog that cannot be opened, written or trusted
+        └── LockedError               another process or thread writes to the folder
     StorageError(OSError)             the disk is full, read-only, not ours or failing: no input is at fault
 
-A message says what is wrong, what came, what is allowed or how to mend it, and where. A wrong type stays a
+A message says what is wrong, what was found, what is allowed or how to fix it, and where. A wrong type stays a
 `TypeError`.
 """
 
@@ -38,11 +39,11 @@ class TruncatedError(ImageError):
 
 
 class LabelError(ImageError):
-    """A label with values that are no labels."""
+    """A label with values that cannot be labels."""
 
 
 class UptakeError(ImageError):
-    """An uptake that is none: NaN, infinite or no numbers; a CT or a label in its place."""
+    """An image that is not an uptake: NaN, infinite or not numbers; a CT or a label."""
 
 
 class PromptFormatError(ClicksimError):
@@ -63,6 +64,10 @@ class ReferenceAbortError(ClicksimError):
 
 class CatalogError(ClicksimError):
     """A catalog that cannot be opened, written or trusted."""
+
+
+class LockedError(CatalogError):
+    """A folder that another process or thread writes to."""
 
 
 class StorageError(OSError):
@@ -96,7 +101,7 @@ def up_to_ten(names: Iterable[object]) -> str:
 
 
 def in_case(case_id: str) -> str:
-    """The case as it stands in a message, behind what it is about; empty for a case without a name.
+    """The case as a message names it, after its subject; empty for a case without a name.
 
     >>> f"a mask has three axes, got shape (3, 3){in_case('psma_0017')}"
     'a mask has three axes, got shape (3, 3) (case psma_0017)'
@@ -105,7 +110,7 @@ def in_case(case_id: str) -> str:
 
 
 def counted(number: int, name: str) -> str:
-    """A number of things, as it stands in a sentence.
+    """A number of things, in words that fit a sentence.
 
     >>> counted(1, "case"), counted(0, "case")
     ('1 case', '0 cases')

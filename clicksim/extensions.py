@@ -100,10 +100,10 @@ def _read_group(group: str, path: tuple[str, ...]) -> Mapping[str, EntryPoint]: 
     for entry in entry_points(group=group):
         other = found.setdefault(entry.name, entry)
         if other.value != entry.value:
-            owners = " and ".join(
-                sorted(f"{one.dist.name if one.dist else '?'} ({one.value})" for one in (other, entry))
+            owners = sorted(f"{one.dist.name if one.dist else 'a package'} ({one.value})" for one in (other, entry))
+            raise SettingError(
+                f"{entry.name!r} is the name of two entries of {group}, in {' and in '.join(owners)}; uninstall one"
             )
-            raise SettingError(f"two packages call an entry of {group} {entry.name!r}: {owners}; uninstall one of them")
     if not any(entry.dist is not None and entry.dist.name == "clicksim" for entry in found.values()):
         raise ClicksimError(
             f"clicksim is not installed, or its installation is older than its source: it has no entry of {group}; "

@@ -35,7 +35,7 @@ REMEDIES = {
 }
 """What to do, by the number of the system's error; other numbers say that a path is wrong, not the disk."""
 WRONG_PATHS = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)
-"""What the system says of a path that cannot be: no bug, and mended by another path alone."""
+"""What the system says of an impossible path: it is no bug, and only another path helps."""
 LESION_CLICKS = "lesion-clicks.json"
 """The prompts beside the images that an algorithm of Grand Challenge is given."""
 PROMPT_ENDINGS = {"plain": "_{}.json", "grand-challenge": f"_{LESION_CLICKS}", "rows": "_{}.parquet"}
@@ -57,7 +57,7 @@ def replacing(file: Path) -> Iterator[Path]:
 
     The new content is flushed to the disk before the rename, and the folder after it: a crash leaves the old file
     or the new one, and when the block has ended it is the new one.
-    The temporary name keeps the ending, which some writers go by.
+    The temporary name keeps the ending, because some writers choose the format by it.
 
     Raises:
         StorageError: The disk is full, cannot be written, or fails.
@@ -112,7 +112,7 @@ def flush_file(file: Path) -> None:
 
 
 def flush_folder(folder: Path) -> None:
-    """Wait until the names in a folder are on the disk; Windows does that by itself."""
+    """Wait until the names in a folder are on the disk. Windows needs no such call."""
     if os.name == "nt":
         return
     number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)

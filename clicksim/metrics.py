@@ -22,7 +22,7 @@ from clicksim.geometry import Spacing, check_spacing
 from clicksim.geometry.arrays import Memory, check_pair, flat_view
 from clicksim.kernels.overlaps import overlap_runs
 from clicksim.lesions import CONNECTIVITIES, connect, flat_in, scan_labels
-from clicksim.protocols import effective_settings, load_protocol
+from clicksim.protocols import ProtocolName, effective_settings, load_protocol
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -63,7 +63,7 @@ class Scores:
     common_voxels: int
     truth_ml: float
     predicted_ml: float
-    protocol: str
+    protocol: ProtocolName
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON: undefined scores are None."""
@@ -75,7 +75,7 @@ def score(
     truth: ArrayLike,
     *,
     spacing: Sequence[float] | None = None,
-    protocol: str = "autopet-v@1",
+    protocol: ProtocolName = "autopet-v@1",
     where: str = "",
     **settings: Any,
 ) -> Scores:
@@ -83,7 +83,7 @@ def score(
 
     Under the published rules (`autopet-iv@1`, `autopet-v@1`) raw values enter the Dice as they are, so an instance
     map gives the published number and not the Dice of its mask; under `autopet-v@1` a truth with values above 1 is
-    an instance map with as many lesions as its highest value. Mended rules take masks as masks, and every distinct
+    an instance map with as many lesions as its highest value. Revised rules take masks as masks, and every distinct
     value of an instance map as a lesion. What an empty truth gives is a setting of the protocol.
 
     Args:
@@ -114,7 +114,7 @@ def compare(
     truth: ArrayLike,
     *,
     spacing: Sequence[float] | None = None,
-    protocol: str = "autopet-v@1",
+    protocol: ProtocolName = "autopet-v@1",
     where: str = "",
     **settings: Any,
 ) -> "MaskComparison":
@@ -200,7 +200,7 @@ class MaskComparison:
     true: _Side
     spacing: Spacing | None
     settings: Mapping[str, Any]
-    protocol: str
+    protocol: ProtocolName
 
     @cached_property
     def _shared_runs(self) -> Ints:

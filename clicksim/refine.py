@@ -71,7 +71,7 @@ def refine_prediction(
         uint8 `(I, J, K)`, 1 in lesions, with `i` fastest in memory.
 
     Raises:
-        SettingError: A threshold or a dilation that is none; an unknown organ.
+        SettingError: An invalid threshold or dilation; an unknown organ.
         GeometryError: Shapes that differ.
         ImageError: Values that are no labels; an uptake that is not real, or NaN where it counts.
         TypeError: An organ that is neither a name nor a whole number.
@@ -102,7 +102,7 @@ def refine_prediction(
     for box, near in _dilated(predicted, size, dilation_mm, where):
         found = hot[box]
         if np.isnan(found[near]).any():
-            raise UptakeError(f"uptake is NaN beside the prediction{place}; mend the image first")
+            raise UptakeError(f"uptake is NaN beside the prediction{place}; repair the image first")
         refined[box][near & (found >= float(threshold))] = 1  # in the precision of the uptake
     if organs is not None and values:
         alone = np.isin(as_labels(organs, where=where), values)

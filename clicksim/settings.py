@@ -26,7 +26,7 @@ from clicksim.errors import SettingError, unknown_name
 
 Value = Any  # bool, int, float, str or a list of these, as in TOML
 SettingsTable = Mapping[str, "Setting"]
-KINDS = ("int", "float", "bool", "str", "ints", "floats", "words", "axes")
+KINDS = ("int", "float", "length", "axes", "bool", "str", "ints", "floats", "words")
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,8 @@ class Setting:
     """The declaration of one setting.
 
     Attributes:
-        kind: `int`, `float`, `bool` or `str`; `ints`, `floats` or `words` for a list; `axes` for one number, or three
-            along `i, j, k`.
+        kind: `int`, `float`, `bool` or `str`; `ints`, `floats` or `words` for a list; `length` for a number of mm that
+            may be given in voxels instead; `axes` for one number, or three along `i, j, k`.
         meaning: One line. `text` adds the unit.
         choices: The allowed words, or a function that returns them; empty allows any text.
         default: The value of a setting that is not given. None means that the table has no defaults of its own.
@@ -93,8 +93,8 @@ def check_value(name: str, setting: Setting, value: Value) -> Value:
         return value
     if setting.kind == "str":
         return _check_word(name, setting, value)
-    if setting.kind in ("int", "float"):
-        return _check_number(name, setting, setting.kind, value)
+    if setting.kind in ("int", "float", "length"):
+        return _check_number(name, setting, "int" if setting.kind == "int" else "float", value)
     entries = list(value) if isinstance(value, list | tuple) else [value]
     if setting.kind == "words":
         return [_check_word(name, setting, entry) for entry in entries]
@@ -291,6 +291,8 @@ def _check_number(name: str, setting: Setting, kind: str, value: Value) -> float
     whole = kind == "int"
     good = isinstance(value, int | float) and not isinstance(value, bool)
     endless = good and setting.endless and value == math.inf
+    if good and not endless and value in (math.inf, -math.inf):
+        raise SettingError(f"{name} must be a finite number, got {value}")
     good = good and (endless or abs(value) <= sys.float_info.max)
     if not good or (whole and value != int(value)):
         raise SettingError(f"{name} must be a {'whole ' if whole else ''}number, got {reprlib.repr(value)}")

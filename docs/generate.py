@@ -225,6 +225,7 @@ MODULES = {
     "clicksim.adapters.monai": "In a pipeline of MONAI",
     "clicksim.adapters.torchio": "In a pipeline of TorchIO",
     "clicksim.streams": "Random streams",
+    "clicksim.testing": "Tests for packages that extend clicksim",
     "clicksim.errors": "Errors",
     "converters.suv": "SUV from DICOM headers",
 }

@@ -6,16 +6,15 @@ types them.
 
 import inspect
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from clicksim import Click, Grid, Prompts, Scribble, encode
 from clicksim.findings import worst_severity
-from clicksim.guidance import DEFAULTS, MEANING, PRESETS, format_lint, lint
-from clicksim.guidance.encoding_settings import ALL
-from clicksim.guidance.encodings import ENCODINGS, IMAGE_ENCODINGS
+from clicksim.guidance import ENCODINGS, PRESETS, format_lint, lint
+from clicksim.guidance.encoding_settings import COMMON
+from clicksim.settings import SettingsTable
 
 DOCS = Path(__file__).resolve().parent
 PICTURES = DOCS / "pictures"
@@ -66,7 +65,7 @@ def main() -> None:
     from PIL import Image
 
     PICTURES.mkdir(exist_ok=True)
-    for name in (*DEFAULTS, *PRESETS):
+    for name in (*ENCODINGS.names, *PRESETS):
         Image.fromarray(picture(name)).quantize(64).save(PICTURES / file_of(name), optimize=True)
     (DOCS / "guidance.md").write_text(page(), encoding="utf-8")
 
@@ -75,10 +74,10 @@ def page() -> str:
     """The text of docs/guidance.md."""
     shape, spacing = (" x ".join(f"{n:g}" for n in numbers) for numbers in (SHAPE, SPACING))
     parts = [INTRO.format(shape=shape, spacing=spacing), "## Encodings\n"]
-    parts += [f"Settings of all of them:\n\n{settings_table(ALL)}"]
-    for name, draw in (ENCODINGS | IMAGE_ENCODINGS).items():
-        parts += [f"### {name}\n", f"{inspect.getdoc(draw)}\n", f"![{name}](pictures/{file_of(name)})\n"]
-        parts += [settings_table(DEFAULTS[name])] if DEFAULTS[name] else []
+    parts += [f"Settings of all of them:\n\n{settings_table(COMMON)}"]
+    for name, found in ENCODINGS.load_all().items():
+        parts += [f"### {name}\n", f"{inspect.getdoc(found.draw)}\n", f"![{name}](pictures/{file_of(name)})\n"]
+        parts += [settings_table(found.settings)] if found.settings else []
     parts += ["## Presets\n", "What published entries used, and what the linter says of it on the prompts above.\n"]
     parts += [presets_table()]
     parts += [f"`{name}`:\n\n![{name}](pictures/{file_of(name)})\n" for name in PRESETS]
@@ -91,12 +90,12 @@ def file_of(name: str) -> str:
     return f"guidance-{name.replace('@', '-')}.png"
 
 
-def settings_table(settings: dict[str, Any]) -> str:
+def settings_table(settings: SettingsTable) -> str:
     """Name, default and meaning."""
     rows = ["| setting | default | meaning |", "| --- | --- | --- |"]
-    for key, value in settings.items():
-        meaning = MEANING[key.removesuffix("_mm").removesuffix("_vx")]
-        rows.append(f"| `{key}` | `{str(value).lower() if isinstance(value, bool) else value}` | {meaning} |")
+    for key, setting in settings.items():
+        value = str(setting.default).lower() if isinstance(setting.default, bool) else setting.default
+        rows.append(f"| `{key}` | `{value}` | {setting.text} |")
     return "\n".join(rows) + "\n"
 
 

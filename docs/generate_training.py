@@ -39,7 +39,7 @@ write_fdat("download", patients=30, seed=1, shape=(56, 48, 112), spacing=(4, 4, 
 SETTINGS = """# the model
 size = "tiny"
 patch = [24, 24, 24]
-encoding_mm = 8.0
+encoding_radius_mm = 8.0
 
 # the training
 steps = 800

@@ -1,11 +1,12 @@
-"""Manifests held against the programs that they are for, each in an environment of its own.
+"""Exports checked by the programs that read them, each in a separate environment.
 
     make rivals
 
-Phantoms are converted, clicked and exported; nnU-Net checks its dataset with and without guidance channels, MONAI
-reads the datalist, mlcroissant validates, Hugging Face Datasets loads the folder. The outcome is written to
-`docs/rivals.md`. It takes minutes and gigabytes, as nnU-Net and MONAI bring Torch along; the test suite has checks
-of its own instead. The environments stay in `.rivals`, or where the variable CLICKSIM_RIVALS says.
+The script converts phantoms, simulates clicks and exports them. nnU-Net checks its dataset with and without guidance
+channels, MONAI reads the datalist, mlcroissant validates its file, and Hugging Face Datasets loads the folder. The
+script writes the results to `docs/rivals.md`. It needs minutes and gigabytes, because nnU-Net and MONAI install Torch;
+the test suite has its own checks instead. The environments stay in `.rivals`, or in the folder that CLICKSIM_RIVALS
+names.
 """
 
 import os
@@ -36,11 +37,11 @@ class Rival:
     """A program that reads an export.
 
     Attributes:
-        name: In the report.
-        environment: Where it is installed; several share one.
-        package: Whose version is reported.
-        script: Run with the environment's Python, with the export as its argument.
-        export: The folder below the work folder.
+        name: Its name on the page.
+        environment: The environment in which it is installed; several programs share one.
+        package: The package whose version is reported.
+        script: Runs with the environment's Python and takes the export as its argument.
+        export: The folder of the export, below the work folder.
     """
 
     name: str
@@ -61,7 +62,7 @@ RIVALS = (
 
 
 def main() -> int:
-    """Make everything, run everything, write the report; the number of rivals that refused."""
+    """Export, run all programs and write the page; returns the number of programs that refused."""
     with tempfile.TemporaryDirectory(prefix="clicksim-rivals-") as name:
         work = Path(name)
         cases = write_exports(work)
@@ -71,7 +72,7 @@ def main() -> int:
 
 
 def write_exports(work: Path) -> int:
-    """Phantoms of two sources, converted, clicked, split and exported; how many cases."""
+    """Convert phantoms of two sources, simulate clicks, draw folds and export; returns the number of cases."""
     catalog_path = work / "catalog"
     for seed, (source, write) in enumerate((("fdat", write_fdat), ("deep-psma", write_deep_psma))):
         tree = write(work / source, seed=seed)
@@ -89,7 +90,7 @@ def write_exports(work: Path) -> int:
 
 
 def run_rival(rival: Rival, work: Path) -> tuple[str, bool, str]:
-    """Its version, whether it accepted the export, and what it said."""
+    """The version of a program, whether it accepted the export, and its output."""
     python = environment(rival.environment)
     asked = f"from importlib.metadata import version; print(version({rival.package!r}))"
     version = subprocess.run([python, "-c", asked], capture_output=True, text=True, check=True).stdout.strip()
@@ -98,12 +99,12 @@ def run_rival(rival: Rival, work: Path) -> tuple[str, bool, str]:
     done = subprocess.run(command, capture_output=True, text=True, env=quiet, cwd=work, check=False)
     said = [line.removeprefix("RESULT ") for line in done.stdout.splitlines() if line.startswith("RESULT ")]
     print(f"{rival.name} {version}: {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}", file=sys.stderr)
-    last = (done.stderr.strip() or done.stdout.strip() or "it said nothing").splitlines()[-1]
+    last = (done.stderr.strip() or done.stdout.strip() or "no output").splitlines()[-1]
     return version, done.returncode == 0 and bool(said), said[0] if said else last
 
 
 def environment(name: str) -> str:
-    """The Python of an environment, made on first use. Torch comes first, so that nothing replaces it."""
+    """The Python of an environment, created on first use. Torch is installed first, so that nothing replaces it."""
     python = HOME / name / "bin" / "python"
     if not python.exists():
         subprocess.run([sys.executable, "-m", "venv", str(HOME / name)], check=True)
@@ -118,15 +119,15 @@ def environment(name: str) -> str:
 
 
 def write_rivals_page(rows: list[tuple[Rival, str, bool, str]], cases: int) -> None:
-    """The page of the documentation."""
+    """Write the page."""
     lines = [
-        "# Manifests, read by the programs that they are for",
+        "# Exports, checked by other programs",
         "",
         f"Written by `make rivals` with clicksim {__version__} on {platform.system()} {platform.machine()}, Python "
-        f"{platform.python_version()}. {cases} phantoms of two sources, with clicks of `autopet-iv@2` and a plan of "
-        "three folds.",
+        f"{platform.python_version()}. The exports contain {cases} phantoms of two sources, with clicks of "
+        "`autopet-iv@2` and a plan of three folds.",
         "",
-        "| program | version | accepted | what it says |",
+        "| program | version | accepted | output |",
         "| --- | --- | --- | --- |",
     ]
     lines += [f"| {r.name} | {version} | {'yes' if ok else 'no'} | {said} |" for r, version, ok, said in rows]

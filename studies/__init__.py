@@ -1,1 +1,1 @@
-"""Studies: what is learnt, planned and measured beside speed. Each module writes a page of `docs/`."""
+"""Studies of learning, planning, scale, faults, GPU and structure. Each module writes a page of `docs/`."""

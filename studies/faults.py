@@ -1,4 +1,7 @@
-"""`python -m studies.faults`: the tests that make things go wrong, and what they lost; docs/failures.md."""
+"""`python -m studies.faults`: the page docs/failures.md, from the tests of faults and from the crash tests.
+
+It runs the tests of faults; `python -m tests.crash --page` writes the other part.
+"""
 
 import argparse
 import json
@@ -14,58 +17,78 @@ PAGE = ROOT / "docs" / "failures.md"
 HEAD = """\
 # When something goes wrong
 
-The table is written by `make faults`, from a run of `tests/test_faults.py`: {system}. Each fault was made for real,
-unless it says "simulated": there the system's answer was put in its place, since none such could be had.
+Every file gets its final name when it is complete, so a reader sees the old table or the new one. If the disk fails or
+a right is missing, the command stops with one line and exit code 1; no case is blamed for it or listed as rejected.
+Finished patients of an interrupted run are kept below `.work`, and the same command with `--resume` continues from
+there and ends with the same bytes.
 
-Files get their final name when they are complete, so a reader sees the old table or the new one. A fault of the disk or
-of rights stops a command with one line and exit code 1, and no case is blamed for it: it never ends in the table of
-rejections. The finished patients of an interrupted run stay below `.work`, and the same command with `--resume` goes on
-from there to the same bytes. `files lost` counts the files that stood there before the fault, or should stand there
-once the command has gone on, and were gone or different.
+## Faults around a command
 
-| fault | what met it | times | files lost | what it says, for example |
-| --- | --- | --- | --- | --- |
+`make faults` writes this table from a run of `tests/test_faults.py`. Each fault is real unless the table says
+"simulated": in that case the answer of the system was replaced. `files lost` counts the files that existed before the
+fault, or should exist after the command has continued, and were missing or different.
+
+"""
+CRASH_HEAD = """
+## A crash at every file operation
+
+`make crash` runs each job on a small tree and stops it at its first file operation, then at its second, and so on until
+the job passes. Operations are counted at the C library, in all processes, so the writes of PyArrow, SimpleITK and the
+workers are included. After each crash the job must end with the bytes of an undisturbed run, with `--resume` and,
+separately, as a plain new start; or it refuses in one line that says what to do, and doing it works. Directly after the
+crash everything that was committed before must still be there, and a reader must see all tables of before the job or
+all tables of after it.
+
+- `kill`: SIGKILL to all processes, in the middle of the operation if it is a write. `kill-one`: only to the process
+  that performs the operation.
+- `power`: a power cut; what was not flushed is gone, names as well as contents. `power-names`: the same on a disk that
+  stores names before contents.
+- `error`: the operation fails once with ENOSPC, EIO or ESTALE.
+- SIGINT, SIGTERM and SIGHUP at 20 instants each: exit code 130, 143 or 129; no process and no temporary file is left.
+
+Each cell is the number of failed points, of the points that were run{before}.
+
 """
 TAIL = """
 ## One writer at a time
 
-What writes to a catalog (`convert`, `clicks`, `scribbles` and `rounds` with `--catalog`, `import-prompts`, `folds`,
-`merge`, `relocate`, `push` and `pull`), and `clickseg prepare` in its store, holds a lock on the folder as long as it
-works. A second writer is refused at once, and told which process holds the lock, on which machine, since when, with
-which command. Readers are never refused, and see what was last committed.
+Every command that writes to a catalog (`convert`, `clicks`, `scribbles` and `rounds` with `--catalog`,
+`import-prompts`, `folds`, `merge`, `relocate`, `push` and `pull`) holds a lock on the folder while it works; so does
+`clickseg prepare` on its store. A second writer is refused at once. The message names the process that holds the lock,
+its machine, its command and the time it started. Readers are never refused and see what was last committed.
 
-The operating system holds the lock for an open file, `.lock`, so it ends with its process, also after a crash or
-`kill -9`: there is nothing to clean up. The file stays and is empty; `.lock-holder.json` beside it says who writes.
-They are no part of the catalog.
+The operating system ties the lock to an open file, `.lock`. The lock ends with its process, also after a crash or
+`kill -9`, so there is nothing to clean up. The file stays and is empty; `.lock-holder.json` beside it says who writes.
+Neither is part of the catalog.
 
 Network file systems differ. Most hold the lock across machines; NFS mounted with `nolock` and Lustre mounted with
-`localflock` hold it on one machine only. Where a file system knows no locks at all, a warning says so, and the file
-`.lock` is itself the sign: after a crash the next command on the same machine takes it away, while on another one you
-delete it. Object storage has no lock: write locally and push.
+`localflock` hold it on one machine only. If a file system has no locks at all, a warning says so, and the existence of
+`.lock` is the lock: after a crash the next command on the same machine removes it; on another machine you delete it.
+Object storage has no lock: write locally and push.
 
-Several machines that work on one download need no lock: each shard writes a catalog of its own, see [SLURM](slurm.md).
+Several machines that work on one download need no lock: each shard writes its own catalog, see [SLURM](slurm.md).
 
 ## Space
 
-`convert` where it writes images, `clicks` and `scribbles` with `--out`, `manifest --copy`, `clickseg prepare` and
-`clickseg train` ask first how much is free, and refuse with what they need, what is there, and where. The need is a
-lower bound from headers and tables, without a voxel read: stored arrays by shape and type, packed images by a tenth of
-that, copies by the size of their files. So a refusal is right, but more may be needed in the end.
+`convert` if it writes images, `clicks` and `scribbles` with `--out`, `manifest --copy`, `clickseg prepare` and
+`clickseg train` check the free space first. A refusal says how much is needed, how much is free, and where. The need is
+a lower bound computed from headers and tables without reading voxels: arrays by shape and type, compressed images by a
+tenth of that, copies by the size of their files. A refusal is therefore right, but the job may need more.
 
 ## Memory
 
-A patient whose process is killed by the system, twice, or that gets no more memory, ends in the table of rejections as
-`WorkerDied`, and the others go on. Take fewer `--workers`, or a machine with more memory, and run the command again.
+If the system kills the process of a patient twice, or the process gets no more memory, the patient is rejected as
+`WorkerDied` and the others continue. Use fewer `--workers` or a machine with more memory, and run the command again.
 Workers end by themselves when the process that started them is gone.
 
 ## A damaged file
 
-Each page of a table carries a checksum, so a flipped bit is refused and not read as another value. The line names the
-file; running the command that made it makes it anew. `clicksim catalog check CATALOG --read-data` opens every file.
+Each page of a table has a checksum, so a flipped bit is refused and never read as another value. The message names the
+file; the command that made it makes it again. `clicksim catalog check CATALOG --read-data` opens every file.
 
 ## Clocks
 
-Times stand in `runs/` and in no table. A clock that is set back, or stands in another century, changes no result and no
+Times are in `runs/` and in no table. A clock that is set back, or is in another century, changes no result and no
 `--resume`.
 """
 
@@ -82,27 +105,82 @@ def main(arguments: list[str] | None = None) -> None:
         if done.returncode:
             raise SystemExit("a test of faults failed: the page stays as it was")
         found = [json.loads(line) for line in rows.read_text(encoding="utf-8").splitlines()]
-    given.out.write_text(page(found), encoding="utf-8")
+    write_page(given.out, faults=fault_table(found))
     print(f"written: {given.out}", file=sys.stderr)
 
 
-def page(found: list[dict[str, Any]]) -> str:
-    """The page, with one row for each fault.
+def write_page(out: Path, **parts: str) -> None:
+    """Write the page; a part that is not given stays as the page has it.
 
     Args:
-        found: What the tests kept: `fault`, `met`, `times`, `lost`, `says`.
+        out: The page.
+        parts: `faults`, from `fault_table`, and `crash`, from `crash_table`.
+    """
+    before = out.read_text(encoding="utf-8") if out.exists() else ""
+    whole = {name: parts.get(name) or _find_part(before, name) for name in ("faults", "crash")}
+    text = HEAD + _mark_part("faults", whole["faults"]) + _mark_part("crash", whole["crash"]) + TAIL
+    out.write_text(text, encoding="utf-8")
+
+
+def _mark_part(name: str, text: str) -> str:
+    return f"<!-- {name} -->\n{text}<!-- end of {name} -->\n"
+
+
+def _find_part(page: str, name: str) -> str:
+    """A part of a page that was written before; empty if it has none."""
+    _, begins, rest = page.partition(f"<!-- {name} -->\n")
+    part, ends, _ = rest.partition(f"<!-- end of {name} -->\n")
+    return part if begins and ends else ""
+
+
+def fault_table(found: list[dict[str, Any]]) -> str:
+    """One row for each fault.
+
+    Args:
+        found: What the tests recorded: `fault`, `met`, `times`, `lost`, `says`.
     """
     faults: dict[str, list[dict[str, Any]]] = {}
     for row in found:
         faults.setdefault(row["fault"], []).append(row)
-    lines = []
+    lines = [
+        f"Run on {sys.platform}, Python {sys.version_info.major}.{sys.version_info.minor}.\n",
+        "| fault | command | times | files lost | message, for example |",
+        "| --- | --- | --- | --- | --- |",
+    ]
     for fault, rows in faults.items():
         met = ", ".join(dict.fromkeys(row["met"] for row in rows))
         times, counted = sum(row["times"] for row in rows), [row["lost"] for row in rows if row["lost"] is not None]
         lost = sum(counted) if counted else "none at stake"
         lines.append(f"| {fault} | {met} | {times} | {lost} | {rows[0]['says'].replace('|', '/')} |")
-    system = f"{sys.platform}, Python {sys.version_info.major}.{sys.version_info.minor}"
-    return HEAD.format(system=system) + "\n".join(lines) + "\n" + TAIL
+    return "\n".join(lines) + "\n"
+
+
+def crash_table(results: dict[str, Any], before: dict[str, Any] | None = None) -> str:
+    """One row for each job with its failed points by mode.
+
+    Args:
+        results: From `python -m tests.crash`.
+        before: The same from an earlier state of the code, to compare with.
+    """
+    jobs = {name: job for name, job in results["jobs"].items() if "modes" in job}
+    old = {} if before is None else before["jobs"]
+    modes = list(dict.fromkeys(mode for job in jobs.values() for mode in job["modes"]))
+    lines = [f"| job | operations | {' | '.join(modes)} |", f"| --- | --- |{' --- |' * len(modes)}"]
+    for name, job in jobs.items():
+        cells = [_crash_cell(job["modes"].get(mode), old.get(name, {}).get("modes", {}).get(mode)) for mode in modes]
+        lines.append(f"| {name} | {job['operations']} | {' | '.join(cells)} |")
+    counts = [mode for job in jobs.values() for mode in job["modes"].values()]
+    ran, points, failed = (sum(mode[key] for mode in counts) for key in ("ran", "points", "failures"))
+    lines.append(f"\n{ran:,} of {points:,} points were run; {failed:,} failed.")
+    told = "" if before is None else "; in brackets, what failed before the job runner was rebuilt"
+    return CRASH_HEAD.format(before=told) + "\n".join(lines) + "\n"
+
+
+def _crash_cell(now: dict[str, int] | None, before: dict[str, int] | None) -> str:
+    if now is None:
+        return "-"
+    was = "" if before is None else f" ({before['failures']} of {before['ran']})"
+    return f"{now['failures']} of {now['ran']}{was}"
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""`python -m studies.gpu`: the tests that need a GPU, and what one does in training and prediction; docs/gpu.md.
+"""`python -m studies.gpu`: the tests that need a GPU, and training and prediction on it; writes docs/gpu.md.
 
-Without a GPU nothing is measured, and the page says so. `--device cpu --small` runs every part on a CPU, as small as
-can be, to try the script itself. What a part has found stays in `--work`, so that parts may be run one by one.
+Without a GPU nothing is measured, and the page says so. `--device cpu --small` tries the script itself: it runs every
+part on a CPU at the smallest possible size. The results of a part stay in `--work`, so parts can run one by one.
 """
 
 import argparse
@@ -35,7 +35,7 @@ PAGE = ROOT / "docs" / "gpu.md"
 NOT_RUN = "not run: no GPU that Torch can use"
 ROUNDS = 3  # of correction
 LOOPS = ("training loop without corrections", f"training loop with up to {ROUNDS} rounds of correction")
-OF_A_LOOP = ("samples a second", "use of the GPU", "peak memory", "wait for the loader, median")
+OF_A_LOOP = ("samples per second", "use of the GPU", "peak memory", "wait for the loader, median")
 ROWS: dict[str, tuple[str, ...]] = {
     "tests": ("tests marked `gpu`",),
     "network": (
@@ -45,14 +45,14 @@ ROWS: dict[str, tuple[str, ...]] = {
     ),
     "training": (
         *(f"{loop}: {what}" for loop in LOOPS for what in OF_A_LOOP),
-        "the correction rounds, a step",
-        "of it in the simulator",
-        "of it waiting for masks",
+        "the correction rounds, per step",
+        "of which in the simulator",
+        "of which waiting for masks",
     ),
     "datapath": (
         "rotation and scaling of a batch of two patches",
         "guidance of a batch of two patches",
-        f"wait in the queue against a step of {datapath.STEP_MS:g} ms, 2 workers",
+        f"wait for a batch if a step takes {datapath.STEP_MS:g} ms, 2 workers",
     ),
     "encodings": ("ablation of encodings",),
 }
@@ -60,13 +60,13 @@ ROWS: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class GpuSize:
-    """How large a run is.
+    """The size of a run.
 
     Attributes:
         model: Network and patch.
-        warm, timed: Steps that are not counted, and that are.
+        warm, timed: Numbers of steps before and during the measurement.
         data: Phantoms and batches of the data path.
-        learning: Of the ablation.
+        learning: Size of the ablation.
     """
 
     model: ModelSettings
@@ -84,7 +84,7 @@ SMALL = GpuSize(
 
 @dataclass(frozen=True)
 class Bench:
-    """What every part needs."""
+    """The device, the size and the folder of a run."""
 
     device: torch.device
     size: GpuSize
@@ -95,10 +95,10 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the parts and write the page."""
     parser = argparse.ArgumentParser(prog="python -m studies.gpu", description=__doc__)
     parser.add_argument("--out", type=Path, default=PAGE, help="the page to write")
-    parser.add_argument("--only", action="append", choices=ROWS, metavar="PART", help=f"of {', '.join(ROWS)}")
-    parser.add_argument("--work", type=Path, help="folder for stores, runs and results; else a temporary one")
+    parser.add_argument("--only", action="append", choices=ROWS, metavar="PART", help=f"one of {', '.join(ROWS)}")
+    parser.add_argument("--work", type=Path, help="folder for stores, runs and results; a temporary one by default")
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"), help="cpu tries the script itself")
-    parser.add_argument("--small", action="store_true", help="as small as can be; the numbers mean nothing")
+    parser.add_argument("--small", action="store_true", help="the smallest possible run; the numbers mean nothing")
     given = parser.parse_args(arguments)
     results: dict[str, Any] = {}
     if given.device == "cpu" or torch.cuda.is_available():
@@ -126,14 +126,14 @@ def describe_device(device: torch.device, *, small: bool) -> str:
         name = f"{torch.cuda.get_device_name(device)}, Torch {torch.__version__}, CUDA {torch.version.cuda}"
     else:
         name = f"a CPU ({platform.machine()}), Torch {torch.__version__}"
-    return f"{name}, {os.cpu_count()} cores{'; as small as can be, the numbers mean nothing' if small else ''}"
+    return f"{name}, {os.cpu_count()} cores{'; the smallest possible run, its numbers mean nothing' if small else ''}"
 
 
 # --- parts ---------------------------------------------------------------------------------------
 
 
 def run_part(bench: Bench, part: str, about: str) -> None:
-    """Run a part and keep what it found; one that fails says so, and the others go on."""
+    """Run a part and store its results; if it fails, its rows say so and the other parts still run."""
     start = time.perf_counter()
     try:
         rows, text = PARTS[part](bench)
@@ -148,7 +148,7 @@ def run_part(bench: Bench, part: str, about: str) -> None:
 
 
 def read_parts(work: Path, about: str) -> dict[str, Any]:
-    """What parts found on this device, now or in an earlier run."""
+    """The results of all parts on this device, from this run or an earlier one."""
     found = {}
     for part in ROWS:
         file = work / f"{part}.json"
@@ -160,7 +160,7 @@ def read_parts(work: Path, about: str) -> dict[str, Any]:
 
 
 def tests_part(bench: Bench) -> tuple[list[str], str]:
-    """All tests marked `gpu`, as pytest sums them up."""
+    """Run all tests marked `gpu`; the result is the summary of pytest."""
     command = [sys.executable, "-m", "pytest", "-m", "gpu", "-q", "-p", "no:cacheprovider"]
     if bench.device.type == "cpu":
         command.append("--collect-only")
@@ -168,12 +168,12 @@ def tests_part(bench: Bench) -> tuple[list[str], str]:
     print(told.stdout, file=sys.stderr)
     lines = [line for line in told.stdout.splitlines() if re.search(r"\d+ (passed|failed|skipped|deselected)", line)]
     lines += [line for line in told.stdout.splitlines() if re.search(r"\d+ tests collected", line)]
-    summary = lines[-1].strip("= ") if lines else (told.stderr.strip().splitlines() or ["pytest says nothing"])[-1]
+    summary = lines[-1].strip("= ") if lines else (told.stderr.strip().splitlines() or ["no output of pytest"])[-1]
     return [summary if told.returncode == 0 else f"failed: {summary}"], ""
 
 
 def network_part(bench: Bench) -> tuple[list[str], str]:
-    """The network alone, on random inputs."""
+    """Time the network alone, on random inputs."""
     from clickseg.model.losses import make_loss
     from clickseg.model.network import CHANNELS, make_model
     from clickseg.train import choose_precision
@@ -202,7 +202,7 @@ def network_part(bench: Bench) -> tuple[list[str], str]:
 
 
 def training_part(bench: Bench) -> tuple[list[str], str]:
-    """The loop of `clickseg train` on a store of whole-body phantoms, without and with corrections."""
+    """Time the loop of `clickseg train` on a store of whole-body phantoms, without and with corrections."""
     store = bench.work / "store"
     datapath.make_store(store, bench.size.data)
     size = bench.size
@@ -216,7 +216,7 @@ def training_part(bench: Bench) -> tuple[list[str], str]:
 
 
 def datapath_part(bench: Bench) -> tuple[list[str], str]:
-    """What the device does of the data path, and whether a loader keeps up."""
+    """Time the device's share of the data path, and check whether a loader keeps up."""
     size = bench.size.data
     cases = datapath.make_store(bench.work / "store", size)
     turned, drawn = datapath.time_device(cases, size, bench.device)
@@ -226,7 +226,7 @@ def datapath_part(bench: Bench) -> tuple[list[str], str]:
 
 
 def encodings_part(bench: Bench) -> tuple[list[str], str]:
-    """The ablation, as a table of its own."""
+    """Run the ablation; it has its own table."""
     with mock.patch.object(torch.cuda, "is_available", return_value=bench.device.type == "cuda"):
         section = learning.ablation_section(bench.work / "learning", bench.size.learning, run=True)
     return ["see below"], section.markdown()
@@ -242,7 +242,7 @@ PARTS: dict[str, Callable[[Bench], tuple[list[str], str]]] = {
 
 
 def timed(bench: Bench, work: Callable[[], None]) -> str:
-    """Milliseconds and peak memory of some work on the device, warm."""
+    """Milliseconds and peak memory of some work on the device, after a warm-up."""
     warm, times = (1, 2) if bench.size is SMALL else (3, 10)
     for _ in range(warm):
         work()
@@ -258,7 +258,7 @@ def timed(bench: Bench, work: Callable[[], None]) -> str:
 
 
 def page(about: str, results: dict[str, Any], size: GpuSize) -> str:
-    """The page; parts without a result say so."""
+    """The page; it names parts without a result."""
     rows = [
         f"| {name} | {result} |"
         for part, names in ROWS.items()
@@ -276,12 +276,11 @@ def page(about: str, results: dict[str, Any], size: GpuSize) -> str:
     return "\n\n".join([head, table, text, *sections]).strip() + "\n"
 
 
-TEXT = """Windows and patches have {patch} voxels, those of the data path {data}; the network is the {network} one and
-untrained. The training loop is that of `clickseg train` with its defaults, over {timed} steps, on a store
-of whole-body phantoms: read, augment, simulate prompts, predict, correct, learn. Corrections are those of
-the end of a curriculum: each sample has 0 to {rounds} rounds. "of it waiting for masks" is the time in
-which the host waits for the predictions that it corrects. Use by nvidia-smi is the share of time in which
-any kernel ran."""
+TEXT = """Windows and patches have {patch} voxels; those of the data path have {data}. The network is the {network} one,
+untrained. The training loop is that of `clickseg train` with its defaults, over {timed} steps, on a store of whole-body
+phantoms: read, augment, simulate prompts, predict, correct, learn. Corrections are those at the end of a curriculum:
+each sample has 0 to {rounds} rounds. "of which waiting for masks" is the time that the host waits for the predictions
+that it corrects. The use of the GPU, from nvidia-smi, is the share of time in which any kernel ran."""
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""`python -m studies.learning`: whether models learn to listen to prompts, over several seeds; docs/learning.md.
+"""`python -m studies.learning`: do models learn to follow prompts, over several seeds? Writes docs/learning.md.
 
-Bodies of lesions and hot spots that look alike: without a prompt a model can at best find all spots. Each seed trains
-a model with prompts and one without, and both play clicksim's rounds on held-out bodies. `--ablation` adds models
-with other encodings of the same prompts. What a run has finished stays in `--work` and is not made again.
+The bodies contain lesions and hot spots that look alike, so a model without prompts can at best find all spots. Each
+seed trains one model with prompts and one without, and both play clicksim's rounds on held-out bodies. `--ablation`
+adds models with other encodings of the same prompts. Finished work stays in `--work` and is not repeated.
 """
 
 import argparse
@@ -33,24 +33,24 @@ PACKAGES = ("clicksim", "torch", "monai", "numpy")
 FIRST_HELD = 2000  # number of the first held-out body
 PROMPTED, UNPROMPTED = "prompted", "unprompted"
 ENCODINGS = {
-    "peak-1 Gaussian": ModelSettings(encoding="gaussian", encoding_mm=4.0),
-    "sum-normalised Gaussian": ModelSettings(encoding="gaussian-sum", encoding_mm=4.0),
-    "ball": ModelSettings(encoding="ball", encoding_mm=8.0),
+    "peak-1 Gaussian, 4 mm": ("gaussian", {"sigma_mm": 4.0}),
+    "sum-normalised Gaussian, 4 mm": ("gaussian", {"sigma_mm": 4.0, "scale": "sum", "merge": "add"}),
+    "ball, 8 mm": ("ball", {"radius_mm": 8.0}),
 }
-USE = ("zero", "shuffle", "shift", "flip")  # the linter's trials that tell whether guidance is looked at
-LEAST_GAIN, MOST_LOSS = 0.1, 0.1  # of Dice: what three prompts must add, and what zero prompts may lose
+USE = ("zero", "shuffle", "shift", "flip")  # the linter's trials that show whether a model uses its guidance
+LEAST_GAIN, MOST_LOSS = 0.1, 0.1  # in Dice: the least gain of three prompts, and the largest loss without prompts
 
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class LearningSize:
-    """How large an experiment is.
+    """The size of an experiment.
 
     Attributes:
-        seeds: Models of each kind.
-        kept, held: Bodies to train on, and held-out ones.
-        lint: Held-out bodies on which the linter tries each model.
+        seeds: Number of models of each kind.
+        kept, held: Numbers of bodies to train on, and of held-out ones.
+        lint: Number of held-out bodies on which the linter tries each model.
         model, train: Settings; the seed of `train` is replaced.
     """
 
@@ -67,7 +67,7 @@ LEARN = TrainSettings(
     corrections=3, corrections_from=0.2, corrections_full=0.5, drop_pet=0.01, log_every=10, save_every=10**6,
     validate_every=0,
 )  # fmt: skip
-TINY = ModelSettings(size="tiny", patch=(24, 24, 24), encoding_mm=8.0)
+TINY = ModelSettings(size="tiny", patch=(24, 24, 24), encoding_settings={"radius_mm": 8.0})
 ON_CPU = LearningSize(seeds=5, kept=20, held=12, lint=3, model=TINY, train=LEARN)
 ON_GPU = LearningSize(
     seeds=5, kept=80, held=30, lint=1, model=TINY.but(size="small", patch=(32, 32, 32)),
@@ -84,10 +84,10 @@ class StudyOutcome:
 
     Attributes:
         dice: `(cases, prompts + 1)`.
-        used: Whether the linter says, on every body, that the model looks at its guidance.
-        change: Per cent of the mask that change without guidance, in the mean.
-        faults: The linter's other findings, by check and severity, with the bodies on which they came.
-        seconds: Of training.
+        used: Whether the linter says, on every body, that the model uses its guidance.
+        change: Mean percentage of the mask that changes without guidance.
+        faults: The linter's other findings: the number of bodies by check and severity.
+        seconds: Duration of the training.
     """
 
     dice: Floats
@@ -98,11 +98,11 @@ class StudyOutcome:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run it and write the page."""
+    """Run the study and write the page."""
     parser = argparse.ArgumentParser(prog="python -m studies.learning", description=__doc__)
-    parser.add_argument("--ablation", action="store_true", help="the encodings too")
-    parser.add_argument("--smoke", action="store_true", help="as small as can be; the numbers mean nothing")
-    parser.add_argument("--work", type=Path, help="folder for stores, runs and their scores; else a temporary one")
+    parser.add_argument("--ablation", action="store_true", help="compare encodings too")
+    parser.add_argument("--smoke", action="store_true", help="the smallest possible run; the numbers mean nothing")
+    parser.add_argument("--work", type=Path, help="folder for stores, runs and scores; a temporary one by default")
     parser.add_argument("--out", type=Path, default=PAGE, help="the page to write")
     given = parser.parse_args(arguments)
     import torch
@@ -127,13 +127,14 @@ def variants(size: LearningSize, names: Sequence[str]) -> dict[str, tuple[ModelS
         if name == UNPROMPTED:
             settings = settings.but(max_prompts=0, corrections=0)
         elif name != PROMPTED:
-            model = model.but(encoding=ENCODINGS[name].encoding, encoding_mm=ENCODINGS[name].encoding_mm)
+            encoding, given = ENCODINGS[name]
+            model = model.but(encoding=encoding, encoding_settings=given)
         found[name] = (model, settings)
     return found
 
 
 def run_all(work: Path, size: LearningSize, names: Sequence[str]) -> dict[str, list[StudyOutcome]]:
-    """The outcomes of all seeds of some variants; what is in the folder is not made again."""
+    """The outcomes of all seeds of some variants; finished work in the folder is not repeated."""
     make_data(work, size)
     outcomes: dict[str, list[StudyOutcome]] = {name: [] for name in names}
     for name, (model, settings) in variants(size, names).items():
@@ -153,7 +154,7 @@ def make_data(work: Path, size: LearningSize) -> None:
     sizes = {"kept": size.kept, "held": size.held, "lint": size.lint}
     said = json.dumps({**sizes, "model": size.model.plain(), "train": size.train.plain()}, indent=1)
     if about.exists() and about.read_text(encoding="utf-8") != said:
-        raise SystemExit(f"{work} holds a run of another size or with other settings; name another folder")
+        raise SystemExit(f"{work} contains a run of another size or with other settings; use another folder")
     if (work / "held" / "catalog.json").exists():
         return
     work.mkdir(parents=True, exist_ok=True)
@@ -164,7 +165,7 @@ def make_data(work: Path, size: LearningSize) -> None:
 
 
 def run_one(work: Path, name: str, model: ModelSettings, settings: TrainSettings, lint: int) -> StudyOutcome:
-    """Train a model, let it play, and keep what came of it."""
+    """Train a model, play rounds with it, and store the outcome."""
     from clickseg.train import train_model
 
     kept = work / f"{name}.json"
@@ -179,7 +180,7 @@ def run_one(work: Path, name: str, model: ModelSettings, settings: TrainSettings
 
 
 def play_model(model: Path, catalog: Path, out: Path, lint: int) -> dict[str, Any]:
-    """Rounds of one prompt each on all cases of a catalog, and the linter on some."""
+    """Play rounds of one prompt each on all cases of a catalog, and run the linter on some."""
     import pyarrow.parquet as pq
 
     from clickseg.evaluate import evaluate_model, slug_of
@@ -202,7 +203,7 @@ def play_model(model: Path, catalog: Path, out: Path, lint: int) -> dict[str, An
 
 
 def read_lint(text: str) -> dict[str, Any]:
-    """What the linter's page says of the model: whether it looks at its guidance, how much that does, and faults."""
+    """Read from the linter's page whether the model uses its guidance, how much that changes, and the faults."""
     lines = re.findall(r"^(good|note|warning|error) +(\S+) +(\S+) +(.*)$", text, flags=re.MULTILINE)
     trials = [severity for severity, check, channel, _ in lines if channel == "model" and check in USE]
     shares = [float(share) for share in re.findall(r"without guidance ([\d.]+)% of the mask changes", text)]
@@ -217,10 +218,10 @@ def read_lint(text: str) -> dict[str, Any]:
 
 
 def interval(values: Floats) -> tuple[float, float, float]:
-    """Mean of `(seeds, cases)`, and the middle 95 % of the means when seeds and cases are drawn anew.
+    """The mean of `(seeds, cases)`, and the middle 95 % of the means of bootstrap samples.
 
-    All seeds are scored on the same cases, so the two are crossed: seeds are drawn, cases are drawn, and a draw's
-    mean is that over all their pairs (the pigeonhole bootstrap). One seed, or one case, is drawn as it is.
+    All seeds are scored on the same cases, so the two are crossed. Each sample draws seeds and cases, and takes the
+    mean over all their pairs (the pigeonhole bootstrap). If there is only one seed or one case, it is not drawn.
     """
     from clicksim.rounds.statistics import draw_clusters
 
@@ -245,7 +246,7 @@ def show(values: Floats, *, sign: str = "") -> str:
 
 
 def seeds_section(work: Path, size: LearningSize) -> list[Section]:
-    """What the seeds gave, one by one, and what holds over all."""
+    """The results of each seed, and the claims over all seeds."""
     outcomes = run_all(work, size, [PROMPTED, UNPROMPTED])
     dice, plain = dice_of(outcomes[PROMPTED]), dice_of(outcomes[UNPROMPTED])
     gain, change = dice[..., -1] - dice[..., 0], dice[..., 0] - plain[..., 0]
@@ -266,17 +267,17 @@ def seeds_section(work: Path, size: LearningSize) -> list[Section]:
 
 
 def _claims(dice: Floats, gain: Floats, change: Floats, used: int, linted: str) -> Section:
-    """What the project claims, and whether this run bears it out."""
+    """The claims of the project, and whether this run supports them."""
     worst_gain, worst_zero = gain.mean(axis=1).min(), change.mean(axis=1).min()
     rows = [
         [f"three prompts add more than {LEAST_GAIN:g}", show(gain, sign="+"), _holds(interval(gain)[1] > LEAST_GAIN)],
-        ["... with every seed", f"least {worst_gain:+.3f}", _holds(worst_gain > LEAST_GAIN)],
+        ["... with every seed", f"lowest {worst_gain:+.3f}", _holds(worst_gain > LEAST_GAIN)],
         [
-            f"without prompts, at most {MOST_LOSS:g} less than a model trained without",
+            f"without prompts, at most {MOST_LOSS:g} less than a model that was trained without",
             show(change, sign="+"),
             _holds(interval(change)[1] > -MOST_LOSS),
         ],
-        ["... with every seed", f"least {worst_zero:+.3f}", _holds(worst_zero > -MOST_LOSS)],
+        ["... with every seed", f"lowest {worst_zero:+.3f}", _holds(worst_zero > -MOST_LOSS)],
         ["the linter says that guidance is used", f"{used} of {len(dice)} seeds", _holds(used == len(dice))],
     ]
     return Section("Claims", f"{CLAIMS_TEXT} {linted}", ("claim", "measured", "holds"), rows)
@@ -285,7 +286,7 @@ def _claims(dice: Floats, gain: Floats, change: Floats, used: int, linted: str) 
 def ablation_section(work: Path, size: LearningSize, *, run: bool) -> Section:
     """The encodings side by side."""
     text = ABLATION_TEXT.format(**facts_of(size))
-    header = ("encoding", *COUNTS, "gain of three", "three prompts, against the first", "linter")
+    header = ("encoding", *COUNTS, "gain of three", "three prompts, compared with the first row", "linter")
     if not run:
         rows = [[name, "not run", *[""] * (len(header) - 2)] for name in ENCODINGS]
         return Section("Encodings", text, header, rows)
@@ -296,18 +297,17 @@ def ablation_section(work: Path, size: LearningSize, *, run: bool) -> Section:
         dice = dice_of(found)
         against = "" if dice is first or np.array_equal(dice, first) else show(dice[..., -1] - first[..., -1], sign="+")
         gain = show(dice[..., -1] - dice[..., 0], sign="+")
-        about = f"{name}, {ENCODINGS[name].encoding_mm:g} mm"
         scores = [show(dice[..., number]) for number in range(PROMPTS + 1)]
-        rows.append([about, *scores, gain, against, _verdict_of_all(found)])
+        rows.append([name, *scores, gain, against, _verdict_of_all(found)])
     return Section("Encodings", text, header, rows)
 
 
 def facts_of(size: LearningSize) -> dict[str, Any]:
-    """What the texts say of an experiment."""
+    """The facts of an experiment that the texts contain."""
     return {
         "seeds": size.seeds, "kept": size.kept, "held": size.held, "steps": size.train.steps,
         "batch": size.train.batch, "model": size.model.size, "patch": show_shape(size.model.patch),
-        "encoding": f"{size.model.encoding} of {size.model.encoding_mm:g} mm", "protocol": PROTOCOL,
+        "encoding": f"{size.model.encoding} of {size.model.plan['radius_mm']:g} mm", "protocol": PROTOCOL,
         "rate": f"{size.train.rate:g}", "corrections": size.train.corrections, "lint": size.lint,
     }  # fmt: skip
 
@@ -319,14 +319,14 @@ def page(sections: Sequence[Section], size: LearningSize) -> str:
 
 
 def _verdict(outcome: StudyOutcome) -> str:
-    """What the linter says of one model, in a cell."""
+    """The linter's verdict on one model, as a cell."""
     faults = [f"{name} on {count}" for name, count in sorted(outcome.faults.items())]
-    used = f"guidance is {'used' if outcome.used else 'not used everywhere'}: without it {outcome.change:.0f} % change"
+    used = f"guidance is {'used' if outcome.used else 'not used everywhere'}: without it {outcome.change:.0f} % changes"
     return "; ".join([used, *faults])
 
 
 def _verdict_of_all(outcomes: Sequence[StudyOutcome]) -> str:
-    """What the linter says of all seeds, in a cell."""
+    """The linter's verdict on all seeds, as a cell."""
     used = f"guidance is used with {sum(outcome.used for outcome in outcomes)} of {len(outcomes)} seeds"
     dim = sum(outcome.faults.get("peak bad", 0) > 0 for outcome in outcomes)
     return f"{used}; its peak is bad with {dim}" if dim else used
@@ -338,30 +338,31 @@ def _holds(yes: Any) -> str:
 
 INTRO = """# Learning
 
-Written by `make learning`. Everything here is small and synthetic: it shows that the loop teaches a model to listen to
-prompts, and says nothing of Dice on patients.
+Written by `make learning`. Everything here is small and synthetic. It shows that the loop teaches a model to follow
+prompts; it does not predict the Dice on patients.
 
-The bodies hold three lesions and three hot spots that look alike, so that only prompts tell which is which; a model
-without prompts can at best find all six, which is a Dice near 0.67. {seeds} seeds; each seed trains two {model}
-networks by the loop of `clickseg train` ({steps} steps of {batch} patches of {patch} voxels, learning rate {rate}, up
-to {corrections} rounds of correction, encoding {encoding}) on the same {kept} bodies, one with prompts and one without.
-Both then play the rounds of `{protocol}` on the same {held} held-out bodies, one prompt a round. One thread of a CPU.
+The bodies contain three lesions and three hot spots that look alike, so only prompts show which is which. A model
+without prompts can at best find all six, which gives a Dice near 0.67. There are {seeds} seeds. Each seed trains two
+{model} networks with the loop of `clickseg train` ({steps} steps of {batch} patches of {patch} voxels, learning rate
+{rate}, up to {corrections} rounds of correction, encoding {encoding}) on the same {kept} bodies, one with prompts and
+one without. Both then play the rounds of `{protocol}` on the same {held} held-out bodies, with one prompt per round.
+Everything runs on one thread of a CPU.
 """
-SEEDS_TEXT = """Mean Dice after 0 to 3 prompts. In brackets the middle 95 % of a bootstrap: over cases in the row of a
-seed; in the last row over seeds and cases, which are crossed, so both are drawn. The linter tries each model on {lint}
-held-out bodies with guidance that is absent, shuffled, shifted or exchanged, and says whether the model uses it. What
-else it finds stands behind: `foreground` and `background` are prompts that move the mask against their polarity. In
-these bodies three of six spots are lesions, so that one that is known to be a lesion makes the others less likely, and
-a model may have learnt that."""
-CLAIMS_TEXT = """An interval bears a claim out when all of it does."""
-LINTED_TEXT = """The linter's word is a weak one: it says the same of {idle} of {seeds} models that never saw a prompt
-in training, whose mask changes by {changes[1]:.1f} % in the mean without guidance; of the others it is {changes[0]:.1f}
-%."""
-ABLATION_TEXT = """Other encodings of the same prompts on the same bodies: {seeds} seeds, each of which trains a {model}
+SEEDS_TEXT = """Mean Dice after 0 to 3 prompts. The brackets contain the middle 95 % of a bootstrap: over cases in the
+row of a seed, over seeds and cases, which are crossed, in the last row. The linter tries each model on {lint} held-out
+bodies with guidance that is absent, shuffled, shifted or swapped, and says whether the model uses it. Its other
+findings follow: `foreground` and `background` mean that prompts change the mask against their polarity. In these bodies
+three of six spots are lesions. A spot that is known to be a lesion makes the others less likely to be one, and a model
+may have learnt this."""
+CLAIMS_TEXT = """A claim holds if it holds for the whole interval."""
+LINTED_TEXT = """The linter's verdict is weak evidence: it says the same about {idle} of {seeds} models that never saw a
+prompt in training. Without guidance, the mask of these models changes by {changes[1]:.1f} % on average; that of the
+models with prompts changes by {changes[0]:.1f} %."""
+ABLATION_TEXT = """Other encodings of the same prompts on the same bodies. Each of {seeds} seeds trains a {model}
 network with each encoding ({steps} steps of {batch} patches of {patch} voxels, {kept} bodies); {held} bodies are held
-out. The Gaussians have a sigma of 4 mm, which is one voxel; the ball has twice that as radius. Differences are paired
-by seed and case, and intervals are over seeds and cases. The size is a toy's: an order that the intervals do not show
-is not shown."""
+out. The Gaussians have a sigma of 4 mm, which is one voxel; the radius of the ball is twice that. Differences are
+paired by seed and case, and intervals are over seeds and cases. This is a toy problem: if the intervals do not separate
+two encodings, the study does not rank them."""
 
 
 if __name__ == "__main__":

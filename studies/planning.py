@@ -1,8 +1,8 @@
-"""`python -m studies.planning`: what each source costs in space and hours; writes docs/planning.md.
+"""`python -m studies.planning`: the space and hours that each source needs; writes docs/planning.md.
 
-One phantom patient of each source, on voxels of the size that the source has, goes through `clicksim convert`,
-`clicksim clicks` and `clickseg prepare` in this process. The rates that come out, times the published numbers of cases
-and voxels, are estimates for the whole source.
+One phantom patient of each source, with the voxel size of the source, goes through `clicksim convert`,
+`clicksim clicks` and `clickseg prepare` in this process. The measured rates, multiplied by the published numbers of
+cases and voxels, give estimates for the whole source.
 """
 
 import argparse
@@ -19,21 +19,20 @@ from benchmarks.result_table import Section, machine
 from clicksim.catalog import find_source, open_catalog
 from clicksim.phantom import layouts
 from clicksim.phantom.phantom_trees import SMALL_SHAPE, SMALL_SPACING
-from clicksim.pipeline.conversion import convert
-from clicksim.pipeline.simulation import PromptRun, simulate_catalog
+from clicksim.pipeline import PromptRun, convert, simulate_catalog
 
 PAGE = ROOT / "docs" / "planning.md"
 CORES = 8
 DISK = 200e6
-"""Bytes a second of a plain disk or a shared folder."""
+"""Bytes per second of an ordinary disk or a shared folder."""
 ZIP_BYTES = 150_293_961_309
-"""Of psma-fdg-pet-ct-lesions_v2.zip, as its record at fdat says (rdkqd-wdh87)."""
+"""The size of psma-fdg-pet-ct-lesions_v2.zip, from its record at fdat (rdkqd-wdh87)."""
 STEPS = ("convert", "clicks", "prepare")
 
 
 @dataclass(frozen=True)
 class Grids:
-    """Cases of one lattice: how many, `(I, J, K)` with the mean number of slices, voxel size in mm."""
+    """Cases with one lattice: their number, `(I, J, K)` with the mean number of slices, and the voxel size in mm."""
 
     cases: int
     shape: tuple[int, int, float]
@@ -41,13 +40,13 @@ class Grids:
 
     @property
     def voxels(self) -> float:
-        """Millions in all cases."""
+        """Millions of voxels in all cases."""
         i, j, k = self.shape
         return self.cases * i * j * k / 1e6
 
     @property
     def stored(self) -> float:
-        """Millions in all cases after `clickseg prepare`, on its own voxel size."""
+        """Millions of voxels in all cases after `clickseg prepare`, with its voxel size."""
         from clickseg.training_settings import StoreRules
 
         x, y, z = self.spacing
@@ -57,18 +56,18 @@ class Grids:
 
 @dataclass(frozen=True)
 class DownloadPlan:
-    """A source: what is published of it, and the phantom that stands for it.
+    """A source: its published numbers, and the phantom that represents it.
 
     Attributes:
-        title: In the tables.
+        title: Its name in the tables.
         command: Its name for `clicksim convert`.
         grids: Cases and voxels, from the headers of the published files or from their papers.
-        download: Published bytes; else `share` of the zip of fdat by voxels, `phantom` for the files of the phantom,
-            scaled by voxels, or `unknown`.
+        download: The published size in bytes; or `share` (its share of the zip of fdat, by voxels), `phantom` (the
+            files of the phantom, scaled by voxels) or `unknown`.
         write: Writes a phantom patient to a folder.
-        shape: Of the phantom.
-        spacing: Of the phantom, in mm; thick slices, so that the whole body is in it.
-        protocol: Of the clicks.
+        shape: The shape of the phantom.
+        spacing: The voxel size of the phantom, in mm; its slices are thick, so that it contains the whole body.
+        protocol: The rule of the clicks.
     """
 
     title: str
@@ -87,15 +86,15 @@ PSMA = (
     Grids(230, (256, 256, 269.6), (2.73438, 2.73438, 3.27)),
     Grids(116, (168, 168, 182.8), (4.07283, 4.07283, 5.0)),
 )
-"""The means of the slices are those of the 1,611 published label headers."""
+"""The mean numbers of slices are those of the 1,611 published label headers."""
 DEEP = Grids(200, (192, 192, 403.5), (3.019, 3.019, 4.0))
-"""The sums of voxels and of volume are those of the 200 published headers; the lattices differ from case to case."""
+"""The sums of voxels and volume are those of the 200 published headers; the lattices differ between cases."""
 CT = Grids(670, (512, 512, 172), (0.7, 0.7, 3.0))
-"""Published: 670 volumes of 512 x 512 x 70 to 274, 0.518 to 0.89 mm; the middle of both ranges."""
+"""Published: 670 volumes of 512 x 512 x 70 to 274 voxels of 0.518 to 0.89 mm; these are the middles of both ranges."""
 
 
 def write_large_tcia(folder: Path, *, shape: Sequence[int], spacing: Sequence[float], **_: Any) -> None:
-    """A study with as many files as a real one: the patient of `layouts.write_tcia` has a CT on the PET's grid."""
+    """Write a study with as many files as a real one; `layouts.write_tcia` gives its patient a CT on the PET's grid."""
     from benchmarks.bench_tcia import ct_grid
     from clicksim.phantom import make_phantom
     from clicksim.phantom.dicom import StudyFacts, write_study
@@ -125,16 +124,16 @@ PLANS = (
 
 @dataclass(frozen=True)
 class Rates:
-    """What one phantom patient took.
+    """What one phantom patient needs.
 
     Attributes:
-        cases: In the catalog.
-        voxels: Millions in all of them.
+        cases: Number of cases in the catalog.
+        voxels: Millions of voxels in all cases.
         stored: Millions of voxels in the store.
         seconds: CPU time by step.
         source: Bytes of the phantom's files.
         tables: Bytes of the catalog without its images.
-        images: Bytes of the images that the catalog holds; 0 where the source is used in place.
+        images: Bytes of the images in the catalog; 0 if the source is used in place.
         store: Bytes of the store.
     """
 
@@ -192,7 +191,7 @@ def measure_source(plan: DownloadPlan, shape: Sequence[int], spacing: Sequence[f
 
 
 def _cpu(work: Callable[[], Any]) -> float:
-    """Seconds of CPU time: what else runs on the machine does not count."""
+    """Seconds of CPU time; other processes on the machine do not count."""
     start = time.process_time()
     work()
     return time.process_time() - start
@@ -238,7 +237,7 @@ def space(plan: DownloadPlan, rate: Rates) -> list[str]:
 
 
 def sizes(plan: DownloadPlan, rate: Rates) -> tuple[float, float, float]:
-    """Bytes of the download, 0 where they are not known, of the catalog, and of the store."""
+    """Bytes of the download (0 if unknown), of the catalog and of the store."""
     cases, voxels, stored = totals(plan)
     by_rule = {"share": PER_VOXEL * voxels * 1e6, "phantom": rate.source / rate.voxels * voxels, "unknown": 0.0}
     download = plan.download if isinstance(plan.download, int) else by_rule[plan.download]
@@ -258,7 +257,7 @@ def hours(plan: DownloadPlan, rate: Rates) -> list[str]:
 
 
 def rates(plan: DownloadPlan, rate: Rates) -> list[str]:
-    """A row of what the phantom took."""
+    """A row of what the phantom needed."""
     by_voxel = [rate.seconds[step] / rate.voxels * 1e3 for step in ("convert", "clicks")]
     return [
         plan.title,
@@ -287,7 +286,7 @@ def _gb(size: float) -> str:
 
 
 PER_VOXEL = ZIP_BYTES / sum(g.voxels * 1e6 for g in (FDG, *PSMA))
-"""Compressed bytes of CT, PET and label together, for each voxel of the fdat release."""
+"""Compressed bytes of CT, PET and label together, per voxel of the fdat release."""
 UNKNOWN = "see its record"
 SPACE_COLUMNS = ("download", "unpacked", "catalog", "patch store")
 RATE_COLUMNS = ("source", "cases, million voxels", *STEPS, "tables of a case", "images", "bytes in the store")
@@ -295,24 +294,24 @@ INTRO = """# What to plan
 
 Written by `make planning`.
 
-All figures are estimates, but for a download that its publisher states: the rates of one phantom patient a source,
-times the published numbers of cases and voxels. A patient is not a phantom: leave a quarter of room. Nothing here
-counts the training itself.
+All figures are estimates, except the size of a download if its publisher states it. They are the rates of one phantom
+patient per source, multiplied by the published numbers of cases and voxels. A patient is not a phantom, so add a
+quarter. Training itself is not included.
 """
-SPACE = f"""GB are 10^9 bytes. "download" and "unpacked" are both there until the archive is deleted; images are
-compressed already, so that unpacking does not make them larger. The zip of fdat, {ZIP_BYTES:,} bytes by its record,
-holds FDG and PSMA; it is shared out by voxels, {PER_VOXEL:.2f} bytes for each voxel with its CT, PET and label. The
-DICOM download is that of a phantom study with as many files as a real one, by voxels. "catalog" is the tables, cases x
-bytes of a case's tables, which is too much, since the tables of two cases are mostly headers; and where images are
-written besides, voxels x the bytes of fdat, which is too much where the CT alone is written. "patch store" is what
-`clickseg prepare` writes by its default rules: the field of view in voxels of the store x bytes of such a voxel;
-`compressed=true` and a coarser `spacing_mm` make it smaller."""
-HOURS = """CPU seconds of the phantom / its voxels x the voxels of the source / {cores} / 3600; for `prepare` voxels of
-the store. Where the last column is larger, the disk decides: `convert` reads the source, `clicks` and `prepare` each
-read the images of the catalog, or those of the source where they are used in place (`clicks` reads no CT: for it that
-is too much), and catalog and store are written once."""
-MEASURED = """CPU milliseconds for each million voxels, of the store for `prepare`; one process, after a warm-up on a
-tiny patient."""
+SPACE = f"""GB are 10^9 bytes. You need space for "download" and "unpacked" until you delete the archive. Images are
+already compressed, so unpacking does not make them larger. The zip of fdat, {ZIP_BYTES:,} bytes by its record, contains
+FDG and PSMA; it is divided by voxels, {PER_VOXEL:.2f} bytes per voxel with its CT, PET and label. The DICOM download is
+that of a phantom study with as many files as a real one, scaled by voxels. "catalog" is cases x bytes of a case's
+tables. This is too high, because the tables of two cases consist mostly of headers. If images are written too, voxels x
+the bytes of fdat are added. This is too high if only the CT is written. "patch store" is what `clickseg prepare` writes
+by its default rules: the field of view in voxels of the store x bytes of such a voxel. `compressed=true` and a coarser
+`spacing_mm` make it smaller."""
+HOURS = """CPU seconds of the phantom / its voxels x the voxels of the source / {cores} / 3600; for `prepare`, voxels of
+the store. If the last column is larger, the disk is the limit. `convert` reads the source. `clicks` and `prepare` each
+read the images of the catalog, or those of the source if they are used in place. (`clicks` reads no CT, so its figure
+is too high.) Catalog and store are written once."""
+MEASURED = """CPU milliseconds per million voxels; for `prepare`, per million voxels of the store. One process, after a
+warm-up on a tiny patient."""
 
 
 if __name__ == "__main__":

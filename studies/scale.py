@@ -1,7 +1,8 @@
-"""`python -m studies.scale`: many small cases through convert and clicks, in four ways; docs/scale.md.
+"""`python -m studies.scale`: convert many small cases and simulate clicks, in four ways; writes docs/scale.md.
 
-The catalogs of all ways are compared byte by byte. Each step of each way runs in a fresh process, which notes the
-peak memory of itself and of its workers after a tenth of the patients, after all, and when the catalog is written.
+The study compares the catalogs of all ways byte by byte. Each step of each way runs in a fresh process. It records the
+peak memory of itself and of its workers after a tenth of the patients, after all of them, and when the catalog is
+written.
 """
 
 import argparse
@@ -14,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,14 +32,14 @@ PROTOCOL = "autopet-iv@2"
 PROCESSES, SHARDS = 2, 3
 STEPS = ("convert", "clicks")
 BAR = 1.05
-THROUGHPUT = """Cases a second, from the start of a step to the written catalog, without the start of Python. The shards
-ran one after the other; their seconds are added up. All ran on one machine, so that the cluster shows what it costs
-and not what it brings."""
-MEMORY = """The highest resident memory (`VmHWM`) of each process since its start, read when about {tenth} cases were
-done, when {cases} were, and when the catalog was written. "ratio" is the second by the first; the last column holds
-the tables too, put together, sorted and written. Of a shard it is a tenth and all of its own cases. Dask's profiler
-is off: what it keeps grows with time."""
-MEMORY_HEADER = ("way", "step", "process", "after a tenth", "after all", "ratio", "bar", "held", "catalog written")
+THROUGHPUT = """Cases per second, from the start of a step to the written catalog, without the start of Python. The
+shards ran one after the other, and their seconds are added. Everything ran on one machine, so the cluster shows its
+overhead and not its benefit."""
+MEMORY = """The highest resident memory (`VmHWM`) of each process since its start, after about {tenth} cases, after
+{cases} cases, and when the catalog was written. For a shard, it is after a tenth and after all of its own cases.
+"ratio" is the second value divided by the first. The last column includes the tables, which are joined, sorted and
+written. Dask's profiler is off, because the memory that it uses grows with time."""
+MEMORY_HEADER = ("way", "step", "process", "after a tenth", "after all", "ratio", "bar", "met", "catalog written")
 WAYS = {
     "here": "in-process",
     "processes": f"{PROCESSES} processes",
@@ -53,8 +54,8 @@ class Step:
 
     Attributes:
         seconds: From its start to the written catalog, without the start of Python.
-        own, workers: Peak resident bytes of the process, and of the largest of its workers: after a tenth of the
-            patients, after all, and (`own` alone) when the catalog was written. Empty where the system does not say.
+        own, workers: Peak resident bytes of the process, and of its largest worker: after a tenth of the patients,
+            after all of them, and (only `own`) when the catalog was written. Empty if the system does not report it.
     """
 
     seconds: float = 0.0
@@ -64,7 +65,7 @@ class Step:
 
 @dataclass
 class Way:
-    """What became of one way: its catalog, and its steps by name; a shard is a step."""
+    """The result of one way: its catalog, and its steps by name; a shard is a step."""
 
     catalog: Path
     steps: dict[str, Step]
@@ -75,10 +76,10 @@ def main(arguments: list[str] | None = None) -> None:
     """Run everything and write the page.
 
     Raises:
-        SystemExit: The catalogs differ, or memory grew over the bar.
+        SystemExit: The catalogs differ, or memory exceeded the bar.
     """
     parser = argparse.ArgumentParser(prog="python -m studies.scale", description=__doc__)
-    parser.add_argument("--cases", type=int, default=CASES, help="how many")
+    parser.add_argument("--cases", type=int, default=CASES, help="number of cases")
     parser.add_argument("--out", type=Path, default=PAGE, help="the page to write")
     parser.add_argument("--work", type=Path, help="an empty folder that is kept; by default a temporary one")
     given = parser.parse_args(arguments)
@@ -92,7 +93,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def run_ways(folder: Path, cases: int) -> dict[str, Way]:
-    """Make the cases below a folder, and bring them through all ways."""
+    """Write the cases below a folder, and process them in all ways."""
     source = write_cases(folder / "source", cases)
     ways = {}
     for name in WAYS:
@@ -103,10 +104,10 @@ def run_ways(folder: Path, cases: int) -> dict[str, Way]:
 
 
 def write_cases(folder: Path, cases: int) -> Path:
-    """Phantoms on tiny grids in the layout of fdat, where six patients have seven cases.
+    """Write phantoms on tiny grids in the layout of fdat; six patients have seven cases.
 
     Raises:
-        ValueError: No number of patients has so many cases.
+        ValueError: No number of patients has this number of cases.
     """
     from clicksim.phantom.layouts import write_fdat
 
@@ -114,12 +115,12 @@ def write_cases(folder: Path, cases: int) -> Path:
     patients -= patients + -(-patients // 6) > cases
     tree = write_fdat(folder, patients=patients, shape=SHAPE, spacing=SPACING, lesions=LESIONS)
     if len(tree.cases) != cases:
-        raise ValueError(f"{patients} patients have {len(tree.cases)} cases, not {cases}; take one more")
+        raise ValueError(f"{patients} patients have {len(tree.cases)} cases, not {cases}; use one more case")
     return folder
 
 
 def run_way(name: str, source: Path, folder: Path) -> Way:
-    """Convert and click, each step in a fresh process."""
+    """Convert and simulate clicks, each step in a fresh process."""
     if name == "shards":
         steps, parts = {}, [folder / str(n) for n in range(SHARDS)]
         for n, part in enumerate(parts):
@@ -146,11 +147,10 @@ def run_step(
     scheduler: str | None = None,
     shard: tuple[int, int] = (0, 1),
 ) -> Step:
-    """Convert, or click, and note time and memory."""
+    """Convert or simulate clicks, and record time and memory."""
     from clicksim.catalog import find_source
-    from clicksim.cli.crew import open_crew
-    from clicksim.pipeline.conversion import convert
-    from clicksim.pipeline.simulation import PromptRun, simulate_catalog
+    from clicksim.pipeline import Crew, PromptRun, convert, simulate_catalog
+    from clicksim.pipeline.cluster import dask_executor
 
     noted, started = Step(), time.perf_counter()
 
@@ -159,8 +159,8 @@ def run_step(
             noted.own += own_peak()
             noted.workers += workers_peak(on_cluster=scheduler is not None)
 
-    with open_crew(step, workers, scheduler) as shown:
-        crew = replace(shown, progress=note)
+    with dask_executor(scheduler) if scheduler else nullcontext() as executor:
+        crew = Crew(workers, executor, note)
         if step == "convert":
             convert(find_source("fdat"), source, catalog, shard=shard, crew=crew)
         else:
@@ -171,18 +171,18 @@ def run_step(
 
 
 def in_fresh_process(work: Callable[..., Step], *arguments: Any, **named: Any) -> Step:
-    """What some work returns in a process that did nothing before."""
+    """Run some work in a fresh process and return its result."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(work, *arguments, **named).result()
 
 
 def own_peak() -> list[int]:
-    """Peak resident bytes of this process (`VmHWM`), where the system says."""
+    """Peak resident bytes of this process (`VmHWM`); empty if the system does not report it."""
     return [read_status("VmHWM")] if Path("/proc/self/status").exists() else []
 
 
 def workers_peak(*, on_cluster: bool) -> list[int]:
-    """Peak resident bytes of the largest worker of this process or of the cluster; none where there are none."""
+    """Peak resident bytes of the largest worker of this process or of the cluster; empty without workers."""
     if on_cluster:
         from distributed import Client
 
@@ -225,7 +225,7 @@ def read_tables(catalog: Path) -> dict[str, bytes]:
 
 
 def growth(ways: Mapping[str, Way]) -> list[float]:
-    """Peak memory after all patients, as a share of that after a tenth; of every step and its workers."""
+    """Peak memory after all patients divided by that after a tenth, for every step and its workers."""
     noted = [peaks for way in ways.values() for step in way.steps.values() for peaks in (step.own, step.workers)]
     return [peaks[1] / peaks[0] for peaks in noted if peaks]
 
@@ -237,18 +237,18 @@ def page(ways: Mapping[str, Way], differing: Sequence[str], cases: int) -> str:
     tables = {name: getattr(opened, name) for name in ("cases", "lesions", "prompts", "rejected")}
     counts = ", ".join(f"{len(table)} rows of {name}" for name, table in tables.items())
     megabytes = sum(table.nbytes for table in tables.values()) / 1e6
-    verdict = "; ".join(differing) or "none differs"
+    verdict = "; ".join(differing) or "there is no difference"
     intro = f"""# Many cases
 
-Written by `make scale`. {cases} phantoms on grids of {show_shape(SHAPE)} voxels in the layout of fdat go
-through `convert` and `clicks` ({PROTOCOL}) in {len(ways)} ways. Machine: {platform.machine()}, {os.cpu_count()} cores,
+Written by `make scale`. `convert` and `clicks` ({PROTOCOL}) process {cases} phantoms in {len(ways)} ways. The phantoms
+have grids of {show_shape(SHAPE)} voxels and the layout of fdat. Machine: {platform.machine()}, {os.cpu_count()} cores,
 Python {platform.python_version()}.
 
 The catalog has {counts}: {megabytes:.1f} MB in memory, {sum(map(len, files.values())) / 1e6:.1f} MB
 on disk.
 
-**Compared byte by byte**, {len(files)} Parquet files of each way with those of the first, and the digests: {verdict}.
-Digest: `{opened.digest()}`.
+**Byte comparison** of the {len(files)} Parquet files of each way with those of the first way, and of the digests:
+{verdict}. Digest: `{opened.digest()}`.
 """
     sections = [
         Section("Throughput", THROUGHPUT, ("way", *STEPS, "merge"), [_rates(n, w, cases) for n, w in ways.items()]),
@@ -258,7 +258,7 @@ Digest: `{opened.digest()}`.
 
 
 def _rates(name: str, way: Way, cases: int) -> list[str]:
-    """Cases a second of each step, those of the shards one after the other."""
+    """Cases per second of each step; the times of the shards are added."""
     seconds = [sum(step.seconds for n, step in way.steps.items() if n.startswith(kind)) for kind in STEPS]
     merge = f"{way.merge_s:.1f} s" if way.merge_s else "-"
     return [WAYS[name], *(f"{cases / spent:.0f} cases/s" for spent in seconds), merge]
@@ -268,13 +268,13 @@ def _memory_rows(ways: Mapping[str, Way]) -> list[list[str]]:
     rows = []
     for name, way in ways.items():
         for step, noted in way.steps.items():
-            for who, peaks in (("the process itself", noted.own), ("its largest worker", noted.workers)):
+            for who, peaks in (("the process", noted.own), ("its largest worker", noted.workers)):
                 if peaks:
                     shown = [f"{peak / 2**20:.1f} MiB" for peak in peaks]
                     ratio = peaks[1] / peaks[0]
                     end = shown[2] if len(shown) == 3 else "-"
-                    held = "yes" if ratio <= BAR else "no"
-                    rows.append([WAYS[name], step, who, *shown[:2], f"{ratio:.3f}", f"{BAR}", held, end])
+                    met = "yes" if ratio <= BAR else "no"
+                    rows.append([WAYS[name], step, who, *shown[:2], f"{ratio:.3f}", f"{BAR}", met, end])
     return rows
 
 

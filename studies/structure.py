@@ -1,12 +1,12 @@
-"""How the source is built: sizes, import circles, and names that are not unique. Writes docs/structure.md.
+"""The structure of the source: sizes, import circles, and names that are not unique. Writes docs/structure.md.
 
-Every fact comes from the syntax trees alone; nothing is imported. Tests are left out.
+Every fact comes from the syntax trees; nothing is imported. Tests are not counted.
 
-Import circles are sought twice: among the modules, and among the members of each package, where a subpackage counts as
-one member. An import inside a function counts; one for type checkers alone does not.
+The study looks for import circles among the modules, and among the members of each package, where a subpackage counts
+as one member. An import inside a function counts; an import for type checkers only does not.
 
-A public name is a class or function at the top of a module without a leading underscore. Some names belong to a
-protocol by which other code finds them, and may occur once in each place:
+A public name is a class or function at the top of a module without a leading underscore. Other code finds some names by
+a protocol; these may occur once in each place:
 
 - commands: functions that click registers, and the files of `clicksim/cli/`, which are named after their command;
 - `plan`, `convert` and `least_bytes` of a source in `converters/`;
@@ -36,7 +36,7 @@ PROTOCOLS = {
     "clicksim/": {"main"},
     "clickseg/": {"main"},
 }
-"""Names that a protocol asks for, by the folder in which it holds."""
+"""Names that a protocol requires, by the folder in which it applies."""
 COMMANDS = "clicksim/cli/"
 
 
@@ -45,9 +45,9 @@ class SourceFile:
     """One file of Python.
 
     Attributes:
-        path: Below the root, with slashes.
-        lines: How many it has.
-        tree: What it says.
+        path: Path relative to the root, with slashes.
+        lines: Number of lines.
+        tree: Syntax tree.
     """
 
     path: str
@@ -56,7 +56,7 @@ class SourceFile:
 
     @property
     def module(self) -> str:
-        """Its dotted name."""
+        """The dotted name of the module."""
         return self.path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
 
 
@@ -68,7 +68,7 @@ def read_sources(root: Path = ROOT) -> list[SourceFile]:
 
 
 def imports_of(file: SourceFile, modules: Iterable[str]) -> set[str]:
-    """The modules of ours that a file imports, at any depth, but for type checkers alone."""
+    """The modules of this project that a file imports, at any depth, except for type checkers only."""
     known = set(modules)
     found: set[str] = set()
     for node in _nodes(file.tree):
@@ -88,7 +88,7 @@ def find_circles(edges: Mapping[str, set[str]]) -> list[list[str]]:
 
 
 def package_edges(edges: Mapping[str, set[str]]) -> dict[str, dict[str, set[str]]]:
-    """For each package, which of its members imports which other one."""
+    """For each package, the imports between its members."""
     levels: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
     for module, found in edges.items():
         for other in found:
@@ -138,8 +138,8 @@ def describe_structure(files: list[SourceFile]) -> str:
         [
             "# Structure",
             "",
-            "Written by `make structure`, from the source without the tests. What is counted, and which names may",
-            "repeat, is described in `studies/structure.py`.",
+            "Written by `make structure` from the source without the tests. `studies/structure.py` explains what is",
+            "counted and which names may repeat.",
             "",
             "| package | files | lines |",
             "| --- | ---: | ---: |",
@@ -165,7 +165,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _nodes(node: ast.AST) -> Iterator[ast.AST]:
-    """All nodes below one, but for what only type checkers read."""
+    """All nodes below a node, except what only type checkers read."""
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING":
             continue
@@ -185,7 +185,7 @@ def _reachable(start: str, edges: Mapping[str, set[str]]) -> set[str]:
 
 
 def _is_exempt(file: SourceFile, node: ast.stmt) -> bool:
-    """Whether a definition is private, a command, or asked for by a protocol."""
+    """Whether a definition is private, a command, or required by a protocol."""
     name = str(getattr(node, "name", ""))
     if name.startswith("_"):
         return True

@@ -1,4 +1,4 @@
-"""A stretch of the real training loop, with a watch on the loader, the simulator and the GPU."""
+"""Some steps of the real training loop, with timers on the loader, the simulator and the GPU."""
 
 import os
 import shutil
@@ -21,15 +21,16 @@ from clickseg.training_settings import ModelSettings, TrainSettings
 
 @dataclass(frozen=True)
 class Loop:
-    """What a stretch of the training loop took; times are those of a step.
+    """Measurements of some steps of the training loop; times are per step.
 
     Attributes:
-        rate: Samples a second.
+        rate: Samples per second.
         step_ms: Wall time.
         wait_ms: Median wait for the loader.
-        simulator_ms, host_ms: In the simulator of corrections, and in copies to the host, which wait for the device.
-        use: Of the GPU in words.
-        peak: Memory in words.
+        simulator_ms, host_ms: Time in the simulator of corrections, and in copies to the host, which wait for the
+            device.
+        use: Use of the GPU, as text.
+        peak: Peak memory, as text.
     """
 
     rate: float
@@ -42,18 +43,18 @@ class Loop:
 
     def cells(self) -> list[str]:
         """The rows of the page."""
-        return [f"{self.rate:.2f} ({self.step_ms:.0f} ms a step)", self.use, self.peak, f"{self.wait_ms:.1f} ms"]
+        return [f"{self.rate:.2f} ({self.step_ms:.0f} ms per step)", self.use, self.peak, f"{self.wait_ms:.1f} ms"]
 
 
 def run_loop(store: Path, model: ModelSettings, device: Any, *, rounds: int, warm: int, timed: int) -> Loop:
-    """Some steps of the real loop, all settings at their defaults, as at the end of a curriculum.
+    """Run some steps of the real loop with default settings, as at the end of a curriculum.
 
     Args:
         store: From `clickseg prepare`.
-        model: What is trained.
-        device: Where.
-        rounds: Of correction, at most.
-        warm, timed: Steps that are not counted, and that are.
+        model: The settings of the model.
+        device: The device to train on.
+        rounds: Largest number of correction rounds.
+        warm, timed: Numbers of steps before and during the measurement.
     """
     from clickseg import correction_rounds as rounds_module
     from clickseg import train
@@ -61,7 +62,7 @@ def run_loop(store: Path, model: ModelSettings, device: Any, *, rounds: int, war
     from clickseg.data.patch_store import open_store
     from clickseg.process_group import ProcessGroup
 
-    many = 10**6  # the run is left long before its end
+    many = 10**6  # the run is stopped long before its end
     settings = TrainSettings(
         steps=many, fold=-1, corrections=rounds, corrections_from=0.0, corrections_full=0.0, log_every=many,
         save_every=many, validate_every=0, workers=min(12, max(1, (os.cpu_count() or 1) - 1)),
@@ -83,19 +84,19 @@ def run_loop(store: Path, model: ModelSettings, device: Any, *, rounds: int, war
                 next(loop)
             wait_for_device(device)
             spent = (time.perf_counter() - start) * 1000 / timed
-        del loop  # and with it the processes of its loader
+        del loop  # and the processes of its loader
     simulator, host = (watch.seconds.get(name, 0.0) * 1000 / timed for name in ("simulator", "host"))
     busy = 1 - (statistics.mean(waits) + simulator) / spent
     use = (
         f"{used.mean:.0f} %, by nvidia-smi"
         if used.mean is not None
-        else f"at most {busy:.0%}: all but waits and simulator"
+        else f"at most {busy:.0%}: everything except waits and simulator"
     )
     return Loop(settings.batch * 1000 / spent, spent, statistics.median(waits), simulator, host, use, peak_of(device))
 
 
 def waited(batches: Iterator[Any], waits: list[float]) -> Iterator[Any]:
-    """Batches of a loader; notes how long each was waited for, in ms."""
+    """Yield the batches of a loader, and record the wait for each, in ms."""
     while True:
         start = time.perf_counter()
         batch = next(batches, None)
@@ -106,14 +107,14 @@ def waited(batches: Iterator[Any], waits: list[float]) -> Iterator[Any]:
 
 
 class Utilisation:
-    """The share of time in which a GPU computed, by `nvidia-smi`, five times a second while the block runs.
+    """The share of time in which a GPU computes, sampled five times per second by `nvidia-smi` while the block runs.
 
     Attributes:
-        mean: In per cent; None where nobody says.
+        mean: The mean in per cent; None if it is unknown.
     """
 
     def __init__(self, device: torch.device) -> None:
-        """Of a device; nothing is started yet."""
+        """Create the sampler of a device; nothing is started yet."""
         self.mean: float | None = None
         self._device = device
         self._process: subprocess.Popen[str] | None = None
@@ -146,7 +147,7 @@ class Utilisation:
 
 
 def peak_of(device: torch.device) -> str:
-    """The most memory that tensors took on the device."""
+    """The peak memory of tensors on the device."""
     return (
         f"{torch.cuda.max_memory_allocated(device) / 2**30:.1f} GiB" if device.type == "cuda" else "not known on a CPU"
     )

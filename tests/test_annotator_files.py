@@ -28,7 +28,8 @@ from clicksim.simulate.annotators.annotator_files import (
 )
 from clicksim.simulate.annotators.annotator_fit import record_case
 from clicksim.simulate.annotators.people import PRESETS, Annotator, Person, annotate, place_of
-from clicksim.simulate.from_files import simulate_case
+from clicksim.simulate.from_files import click_case
+from clicksim.volumes.case import CaseImages
 
 SPACING = (1.0, 1.0, 1.0)
 GRID = Grid.from_spacing((72, 72, 72), SPACING)
@@ -198,15 +199,14 @@ def test_person__strokes_lose_what_they_have_in_missed_lesions() -> None:
     assert mask[:8].sum() == 8
 
 
-def test_simulate_case__a_person_sees_the_lesions_that_the_rule_had(tmp_path: Path) -> None:
+def test_click_case__a_person_sees_the_lesions_that_the_rule_had(tmp_path: Path) -> None:
     mask = np.zeros((20, 8, 8), np.uint8)
     mask[2:4, 2:4, 2:4] = mask[12:18, 2:7, 2:7] = 5  # one instance in two parts
     write_image(tmp_path / "a.nii.gz", mask, Grid.from_spacing(mask.shape, (2, 2, 2)))
     blind = Annotator("blind", miss_intercept=50.0)
     for per_lesion, lesions in ((True, 1), (False, 2)):
-        prompts = simulate_case(
-            tmp_path / "a.nii.gz", protocol="longitudinal-ct@1", per_lesion=per_lesion, annotator=blind
-        )
+        case = CaseImages({"label": tmp_path / "a.nii.gz"})
+        prompts = click_case(case, protocol="longitudinal-ct@1", per_lesion=per_lesion, annotator=blind)
         assert prompts.notes[-1] == f"blind misses {lesions} of {lesions} lesions"
 
 

@@ -20,14 +20,13 @@ from clicksim.findings import Finding, findings_table
 from clicksim.geometry import Grid
 from clicksim.phantom import make_phantom
 from clicksim.phantom.layouts import write_deep_psma, write_fdat, write_longitudinal_ct
-from clicksim.pipeline import audit, check
+from clicksim.pipeline import audit, check, convert
 from clicksim.pipeline.workers import Crew
 from clicksim.prompts import Click, Prompts
 from clicksim.volumes import Volume, read_image, write_image
 from converters.deep_psma.deep_psma_source import SOURCE as DEEP_PSMA
 from converters.fdat.fdat_source import SOURCE as FDAT
 from converters.longitudinal_ct.longitudinal_source import SOURCE as LONGITUDINAL_CT
-from tests.simulating import convert_source
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +40,7 @@ def clean(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     for seed, (write, source) in enumerate(writers):  # one seed would give the sources the same patients
         tree = write(folder / source.name, seed=seed)
-        convert_source(source, tree.folder, folder / "catalog")
+        convert(source, tree.folder, folder / "catalog")
     catalog = open_catalog(folder / "catalog")
     write_folds(catalog, "two", make_folds(catalog, n_folds=2, official="ignore"))
     return folder / "catalog"

@@ -28,9 +28,9 @@ from clicksim.catalog.schema import (
     table_schema,
 )
 from clicksim.errors import CatalogError, SettingError
+from clicksim.pipeline import convert
 from clicksim.pipeline.simulation import commit_prompts
 from tests.conftest import WRITERS
-from tests.simulating import convert_source
 
 
 def case(name, patient="p1", **columns):
@@ -346,7 +346,7 @@ def test_sql__refuses_in_our_words(catalog, query):
 
 def shards(phantoms, tmp_path, name, count):
     for n in range(count):
-        convert_source(find_source(name), phantoms / name, tmp_path / f"shard{n}", shard=(n, count))
+        convert(find_source(name), phantoms / name, tmp_path / f"shard{n}", shard=(n, count))
     return [tmp_path / f"shard{n}" for n in range(count)]
 
 
@@ -362,7 +362,7 @@ def same_files(one, other):
 
 @pytest.mark.parametrize("name", WRITERS)
 def test_merge_catalogs__of_shards_is_the_whole(phantoms, tmp_path, name):
-    convert_source(find_source(name), phantoms / name, tmp_path / "whole")
+    convert(find_source(name), phantoms / name, tmp_path / "whole")
     parts = shards(phantoms, tmp_path, name, 3)
     merged = merge_catalogs(tmp_path / "merged", list(reversed(parts)))
     assert merged.cases.num_rows > 3
@@ -374,7 +374,7 @@ def test_merge_catalogs__of_shards_is_the_whole(phantoms, tmp_path, name):
 def test_merge_catalogs__of_sources_is_the_catalog_of_all(phantoms, tmp_path):
     parts = []
     for name in WRITERS:
-        convert_source(find_source(name), phantoms / name, tmp_path / name)
+        convert(find_source(name), phantoms / name, tmp_path / name)
         parts.append(tmp_path / name)
     merged = merge_catalogs(tmp_path / "merged", parts)
     assert merged.digest() == open_catalog(phantoms / "catalog").digest()
@@ -389,7 +389,8 @@ def test_join_runs__over_catalogs_of_different_sources_is_one_run(tmp_path):
         catalog = create_catalog(tmp_path / source)
         catalog.write_part("cases", source, rows_to_table("cases", [case(f"{source}_a")]))
         run = hash_run(about, {f"{source}/p1": [f"{source}_a"]})
-        commit_prompts(catalog, run, table_schema("prompts").empty_table(), about | {"cases": [f"{source}_a"]})
+        with catalog.commit() as commit:
+            commit_prompts(commit, run, table_schema("prompts").empty_table(), about | {"cases": [f"{source}_a"]})
         opened.append(catalog)
     whole = hash_run(about, {"fdat/p1": ["fdat_a"], "mine/p1": ["mine_a"]})
     assert join_runs(opened) == {whole: [(0, opened[0].runs[0]), (1, opened[1].runs[0])]}
@@ -422,7 +423,7 @@ def test_merge_catalogs__refuses_itself_and_what_is_none(catalog, tmp_path):
 
 
 def test_merge_catalogs__links_images_and_leaves_half_files_out(phantoms, tmp_path):
-    convert_source(find_source("deep-psma"), phantoms / "deep-psma", tmp_path / "one")
+    convert(find_source("deep-psma"), phantoms / "deep-psma", tmp_path / "one")
     image = next((tmp_path / "one/images").rglob("*.nii.gz"))
     image.with_name(".writing-77-ct.nii.gz").write_bytes(b"half")
     merged = merge_catalogs(tmp_path / "merged", [tmp_path / "one"])
@@ -459,7 +460,7 @@ def test_cite__names_what_is_used_and_nothing_else(phantoms, tmp_path):
     for doi in ("10.7937/gkr0-xv29", "10.5281/zenodo.15281784", "10.57754/FDAT.qe950-g4h94"):
         assert doi in text
     assert text.count("CC-BY-NC-4.0") == 3
-    convert_source(find_source("deep-psma"), phantoms / "deep-psma", tmp_path / "one")
+    convert(find_source("deep-psma"), phantoms / "deep-psma", tmp_path / "one")
     assert "longitudinal" not in cite_sources(open_catalog(tmp_path / "one"), bibtex=True)
     bibtex = cite_sources(open_catalog(phantoms / "catalog"), bibtex=True)
     assert bibtex.count("{") == bibtex.count("}")

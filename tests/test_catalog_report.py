@@ -19,7 +19,7 @@ from clicksim.catalog.schema import TABLES, rows_to_table
 from clicksim.errors import CatalogError, GeometryError
 from clicksim.findings import Finding
 from clicksim.geometry import Grid
-from clicksim.pipeline.reporting import report as make_report
+from clicksim.pipeline import Crew, report
 from clicksim.prompts.table import METADATA_KEY
 from clicksim.report.catalog import as_json, select_cases, write_report
 from clicksim.report.figures import AGES, LESIONS, VOLUMES_ML, by_range, by_word, fold_balance, make_scale
@@ -210,17 +210,17 @@ def plant(folder: Path, *, keep: tuple[str, ...]) -> Catalog:
 
 
 @pytest.mark.parametrize("public", [True, False])
-def test_make_report__a_planted_patient_name_reaches_no_output(tmp_path: Path, public: bool) -> None:
+def test_report__a_planted_patient_name_reaches_no_output(tmp_path: Path, public: bool) -> None:
     keep = () if public else ("case_id", "paired_case_id")  # names of cases are what a page of one's own is for
     plant(tmp_path / "catalog", keep=keep)
-    page = make_report(tmp_path / "catalog", tmp_path / "page.html", public=public, show_head=True)
+    page = report(tmp_path / "catalog", tmp_path / "page.html", public=public, show_head=True)
     text = html.unescape(page.read_text(encoding="utf-8"))
     assert "DOE" not in text
     assert "JOHN" not in text
     assert len(page_data(page)["cases"]) == 3
 
 
-def test_make_report__a_public_page_has_no_uid_date_path_or_name(tmp_path: Path) -> None:
+def test_report__a_public_page_has_no_uid_date_path_or_name(tmp_path: Path) -> None:
     uid, day = "1.3.6.1.4.1.14519.5.2.1.4219.6651", "2017-03-10"
     rows = [
         {
@@ -234,7 +234,7 @@ def test_make_report__a_public_page_has_no_uid_date_path_or_name(tmp_path: Path)
     catalog = make_catalog(tmp_path / "catalog", rows)
     write_rounds(catalog, f"network-{day}", [f"fdg_{uid}"], annotator="Jane Roe")
     for public in (True, False):
-        page = make_report(catalog.path, tmp_path / f"{public}.html", public=public)
+        page = report(catalog.path, tmp_path / f"{public}.html", public=public)
         text = page.read_text(encoding="utf-8")
         secrets = [uid, day, str(tmp_path), "images/pet", "abcdef", f"network-{day}"]
         assert [secret in text for secret in secrets] == (
@@ -322,7 +322,7 @@ def test_write_report__a_name_is_text_and_never_markup(tmp_path: Path) -> None:
 
 def test_write_report__loads_nothing_and_lets_only_its_own_script_run(tmp_path: Path) -> None:
     catalog = make_catalog(tmp_path / "catalog", [{}])
-    page = make_report(catalog.path, tmp_path / "page.html")
+    page = report(catalog.path, tmp_path / "page.html")
     text = page.read_text(encoding="utf-8")
     assert not re.search(r"""(src|href)\s*=\s*["']?(https?:|//)""", text)
     assert "url(" not in text
@@ -340,7 +340,7 @@ def test_write_report__loads_nothing_and_lets_only_its_own_script_run(tmp_path: 
 def test_write_report__lists_as_many_cases_as_asked_and_counts_all(tmp_path: Path) -> None:
     catalog = make_catalog(tmp_path / "catalog", [{}] * 10)
     write_rounds(catalog, "threshold", [f"case{n:03d}" for n in range(10)])
-    page = make_report(catalog.path, tmp_path / "page.html", cases=3)
+    page = report(catalog.path, tmp_path / "page.html", cases=3)
     data = page_data(page)
     assert column(data, "name") == ["case000", "case003", "case006"]
     assert data["rounds"][0]["cases"] == [0, 1, 2]
@@ -355,7 +355,7 @@ def test_write_report__a_run_of_rounds_is_named_with_its_protocol(tmp_path: Path
     table = catalog.table("rounds", "mine").drop_columns(["run"])
     catalog.write_part("rounds", "mine", table.replace_schema_metadata({METADATA_KEY: '{"protocol": "autopet-v@1"}'}))
     for public, name in ((False, "mine (autopet-v@1)"), (True, "run 1 (autopet-v@1)")):
-        page = make_report(catalog.path, tmp_path / "page.html", public=public)
+        page = report(catalog.path, tmp_path / "page.html", public=public)
         assert page_data(page)["rounds"][0]["name"] == name
 
 
@@ -369,7 +369,7 @@ def test_write_report__lesions_that_no_mask_holds_are_in_no_figure(tmp_path: Pat
 
 
 def test_write_report__a_catalog_without_rounds_has_no_curves(tmp_path: Path) -> None:
-    page = make_report(make_catalog(tmp_path / "catalog", [{}]).path, tmp_path / "page.html")
+    page = report(make_catalog(tmp_path / "catalog", [{}]).path, tmp_path / "page.html")
     assert page_data(page)["rounds"] == []
     assert 'id="curves"' not in page.read_text(encoding="utf-8")
 
@@ -379,29 +379,29 @@ def test_select_cases__refuses_an_empty_catalog(tmp_path: Path) -> None:
         select_cases(make_catalog(tmp_path / "catalog", [], runs=0))
 
 
-def test_make_report__numbers_that_are_not_finite_are_unknown(tmp_path: Path) -> None:
+def test_report__numbers_that_are_not_finite_are_unknown(tmp_path: Path) -> None:
     nothing = {"suv_max_in_lesion": float("nan"), "lesion_volume_ml": float("inf"), "age_years": float("nan")}
-    page = make_report(make_catalog(tmp_path / "catalog", [nothing]).path, tmp_path / "page.html")
+    page = report(make_catalog(tmp_path / "catalog", [nothing]).path, tmp_path / "page.html")
     assert [column(page_data(page), name) for name in ("suv", "volume", "age")] == [[None]] * 3
 
 
-def test_make_report__the_same_bytes_twice_and_in_processes(tmp_path: Path) -> None:
+def test_report__the_same_bytes_twice_and_in_processes(tmp_path: Path) -> None:
     catalog = make_catalog(tmp_path / "catalog", [{}] * 3)
-    pages = [make_report(catalog.path, tmp_path / f"{n}.html", workers=workers) for n, workers in enumerate((0, 0, 2))]
+    pages = [report(catalog.path, tmp_path / f"{n}.html", crew=Crew(workers)) for n, workers in enumerate((0, 0, 2))]
     assert len({page.read_bytes() for page in pages}) == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0.html", "1.html", "2.html", "catalog"]
 
 
-def test_make_report__a_case_that_cannot_be_read_is_listed_without_a_picture(tmp_path: Path) -> None:
+def test_report__a_case_that_cannot_be_read_is_listed_without_a_picture(tmp_path: Path) -> None:
     catalog = make_catalog(tmp_path / "catalog", [{}, {"pet_path": "catalog:images/none.nii.gz"}, {"label_path": None}])
-    pictures = page_pictures(make_report(catalog.path, tmp_path / "page.html"))
+    pictures = page_pictures(report(catalog.path, tmp_path / "page.html"))
     assert ["src" in picture for picture in pictures] == [True, False, True]
     assert pictures[1]["note"] == "its images cannot be read"
 
 
-def test_make_report__prompts_of_each_run_are_drawn_and_those_in_the_head_counted(tmp_path: Path) -> None:
+def test_report__prompts_of_each_run_are_drawn_and_those_in_the_head_counted(tmp_path: Path) -> None:
     catalog = make_catalog(tmp_path / "catalog", [{}], runs=6)
-    page = make_report(catalog.path, tmp_path / "page.html")
+    page = report(catalog.path, tmp_path / "page.html")
     picture = page_pictures(page)[0]
     assert list(picture["runs"]) == ["0", "1", "2", "3"]
     assert picture["more_runs"] == 2
@@ -410,19 +410,19 @@ def test_make_report__prompts_of_each_run_are_drawn_and_those_in_the_head_counte
     assert page_data(page)["runs"][0] == "run0 (autopet-iv@2)"
 
 
-def test_make_report__goes_on_where_it_was_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_report__goes_on_where_it_was_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     catalog = make_catalog(tmp_path / "catalog", [{}] * 4)
     seen: list[str] = []
     with monkeypatch.context() as patched:
         patched.setattr("clicksim.report.thumbnails.draw_case", _stop_after(2, seen))
         with pytest.raises(KeyboardInterrupt):
-            make_report(catalog.path, tmp_path / "page.html")
+            report(catalog.path, tmp_path / "page.html")
     assert not (tmp_path / "page.html").exists()
     with pytest.raises(CatalogError, match="--resume"):
-        make_report(catalog.path, tmp_path / "page.html")
+        report(catalog.path, tmp_path / "page.html")
     with monkeypatch.context() as patched:
         patched.setattr("clicksim.report.thumbnails.draw_case", _stop_after(9, seen))
-        make_report(catalog.path, tmp_path / "page.html", resume=True)
+        report(catalog.path, tmp_path / "page.html", resume=True)
     assert seen == ["case000", "case001", "case002", "case003"]
     assert all("src" in picture for picture in page_pictures(tmp_path / "page.html"))
 
@@ -511,10 +511,10 @@ def test_fold_balance__counts_cases_and_patients_of_folds_and_plans() -> None:
 def test_report__of_a_phantom_source_from_the_command_line(tmp_path: Path) -> None:
     from clicksim.catalog import find_source
     from clicksim.phantom.layouts import write_fdat
-    from tests.simulating import convert_source
+    from clicksim.pipeline import convert
 
     tree = write_fdat(tmp_path / "fdat", patients=3)
-    convert_source(find_source("fdat"), tree.folder, tmp_path / "catalog")
+    convert(find_source("fdat"), tree.folder, tmp_path / "catalog")
     commands.done("report", tmp_path / "catalog", tmp_path / "page.html")
     assert sorted(column(page_data(tmp_path / "page.html"), "name")) == sorted(tree.cases)
     assert all("src" in picture and picture["hidden"] for picture in page_pictures(tmp_path / "page.html"))

@@ -67,7 +67,8 @@ class CatalogMachine(RuleBasedStateMachine):
 
     @rule(run=st.sampled_from(["r1", "r2"]), voxels=VOXELS)
     def write_prompts(self, run, voxels):
-        commit_prompts(self.catalog, run, prompt_table(voxels), about_run(voxels))
+        with self.catalog.commit() as commit:
+            commit_prompts(commit, run, prompt_table(voxels), about_run(voxels))
         self.prompts[run] = voxels
 
     @rule(names=st.lists(NAMES, unique=True), title=st.text(max_size=3), early=st.booleans())
@@ -165,7 +166,8 @@ class CatalogMachine(RuleBasedStateMachine):
         """The same content gives the same bytes, however it came about."""
         anew = create_catalog(self.folder / "anew")
         for run in sorted(self.prompts, reverse=True):
-            commit_prompts(anew, run, prompt_table(self.prompts[run]), about_run(self.prompts[run]))
+            with anew.commit() as commit:
+                commit_prompts(commit, run, prompt_table(self.prompts[run]), about_run(self.prompts[run]))
         for name in sorted(self.sources, reverse=True):
             anew.write_sources(rows_to_table("sources", [{"source": name, "title": self.sources[name]}]))
         for source in sorted(self.cases, reverse=True):

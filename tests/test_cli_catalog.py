@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from clicksim.catalog import list_sources, open_catalog
 from clicksim.catalog.schema import rows_to_table
 from clicksim.cli.demo import make_demo
 from clicksim.phantom.layouts import write_deep_psma, write_fdat, write_longitudinal_ct
+from converters.fdat import fdat_source
 from tests.commands import done, run
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -120,12 +122,40 @@ def test_convert__takes_the_published_zip(here, phantoms):
     assert done("catalog", "check", "zipped", "--read-data") == "no findings\n"
 
 
-def test_convert__goes_on_only_with_resume(here, phantoms):
-    work = here / "catalog/.work/convert-fdat"
-    work.mkdir(parents=True)
-    (work / "job.json").write_text("{}")
-    assert "go on with --resume" in refused("convert", "fdat", phantoms / "fdat", "catalog")
-    assert "other inputs or settings" in refused("convert", "fdat", phantoms / "fdat", "catalog", "--resume")
+def test_convert__that_was_interrupted_goes_on_with_resume_alone(here, phantoms, monkeypatch):
+    done("convert", "fdat", phantoms / "fdat", "whole")
+    started = []
+
+    def stops(context, unit):
+        started.append(unit.key)
+        if len(started) == 3:
+            raise KeyboardInterrupt
+        return fdat_source.convert_patient(context, unit)
+
+    monkeypatch.setattr(fdat_source, "SOURCE", replace(fdat_source.SOURCE, convert=stops))
+    result = run("convert", "fdat", phantoms / "fdat", "new")
+    monkeypatch.undo()
+    monkeypatch.chdir(here)
+    assert result.exit_code == 130
+    assert "clicksim: ended by SIGINT; what is finished is kept; go on with --resume" in result.stderr
+    assert "go on with --resume, or begin anew with --replace" in refused("convert", "fdat", phantoms / "fdat", "new")
+    other = refused("convert", "fdat", phantoms / "fdat", "new", "--resume", "--option", "labels_only=true")
+    assert 'made in another way: options.labels_only is absent there and "true" here; drop it with --replace' in other
+    done("convert", "fdat", phantoms / "fdat", "new", "--resume")
+    assert open_catalog("new").digest() == open_catalog("whole").digest()
+
+
+def test_convert__of_another_folder_asks_whether_to_add_or_replace(here):
+    names = {name: [case.case_id for case in write_fdat(here / name, patients=1, seed=n).cases]
+             for n, name in enumerate(("first", "second"))}  # fmt: skip
+    done("convert", "fdat", "first", "new")
+    line = refused("convert", "fdat", "second", "new")
+    assert re.search(r"made in another way: source is \S+first. there and \S+second. here", line)
+    assert "keep its cases with --add, or replace them with --replace" in line
+    assert "ask for one of both" in refused("convert", "fdat", "second", "new", "--add", "--replace")
+    both = len({*names["first"], *names["second"]})
+    assert f"{both} cases in new" in done("convert", "fdat", "second", "new", "--add")
+    assert f"{len(names['second'])} cases in new" in done("convert", "fdat", "second", "new", "--replace")
 
 
 def test_convert__where_nothing_can_be_written_is_a_refusal(here, phantoms):
@@ -170,7 +200,7 @@ def test_clicks__over_a_catalog_take_the_annotator_of_the_settings_and_count_not
     opened = open_catalog("catalog")
     assert opened.metadata(name)["annotator_model"]["name"] == "careful"
     cases = opened.table("cases", "longitudinal_ct").num_rows  # none has a PET
-    said = f"clicksim: notes on {cases} of {cases} cases stand in catalog/runs/{name}.json"
+    said = f"clicksim: notes on {cases} of {cases} cases are in catalog/runs/{name}.json"
     assert (result.exit_code, [said]) == (0, [line for line in result.stderr.splitlines() if "notes on" in line])
 
 
@@ -189,14 +219,13 @@ def test_clicks__over_a_catalog_refuse_cases_with_exit_code_1(here):
     result = run("clicks", "--catalog", "catalog", "--protocol", "deep-psma@1")
     assert result.exit_code == 1
     assert re.fullmatch(r"run \w+: 12 cases, 7 refused\n", result.stdout)
-    assert "the reasons stand in catalog/runs" in result.stderr
+    assert "the reasons are in catalog/runs" in result.stderr
     assert "no cases of nothing" in refused("clicks", "--catalog", "catalog", "--source", "nothing")
     assert "no catalog in" in refused("clicks", "--catalog", ".")
     assert "unknown setting" in refused("clicks", "--catalog", "catalog", "--set", "n_foregroun=3")
     assert "leave --instances at auto" in refused("clicks", "--catalog", "catalog", "--instances", "labels")
     assert "--label or --catalog" in misused("clicks", "--catalog", "catalog", "--label", "catalog")
     assert "only --out DIR writes some" in misused("clicks", "--catalog", "catalog", "--format", "rows")
-    assert "only with --catalog" in misused("clicks", "--label", "catalog", "--workers", "2")
 
 
 # verify and import-prompts
@@ -210,7 +239,7 @@ def test_import_and_verify__round_trip_and_one_changed_voxel(here):
     assert imported.stderr.count("no file: ") == 12
     text = done("verify", "catalog", "--against", "back")
     assert text.splitlines()[-1] == "back: 7 equal, 0 unequal, 0 not reproducible, of 7"
-    file = next(f for f in sorted((here / "out").iterdir()) if json.loads(f.read_text())["tumor"])
+    file = next(f for f in sorted((here / "out").glob("*_clicks.json")) if json.loads(f.read_text())["tumor"])
     clicks = json.loads(file.read_text())
     clicks["tumor"][0][0] -= 1
     file.write_text(json.dumps(clicks))
@@ -253,7 +282,7 @@ def test_check__finds_what_was_broken(here, phantoms):
     catalog.write_part("cases", "fdat", rows_to_table("cases", rows))
     result = run("catalog", "check", "catalog", "--json")
     assert result.exit_code == 1
-    found = {(finding["check"], finding["case_id"]) for finding in json.loads(result.stdout)["findings"]}
+    found = {(finding["check"], " ".join(finding["cases"])) for finding in json.loads(result.stdout)["findings"]}
     assert {("lesions", rows[0]["case_id"]), ("files", rows[1]["case_id"]), ("codes", rows[2]["case_id"])} < found
     assert ("files", rows[3]["case_id"]) in found
     assert ("folds", "") in found
@@ -348,7 +377,7 @@ def test_relocate__moves_a_root_that_is_there(here, phantoms, monkeypatch):
     assert open_catalog("catalog").resolve("fdat:labelsTr/x") == here / "moved/labelsTr/x"
     assert done("catalog", "check", "catalog", "--read-data") == "no findings\n"
     shutil.rmtree(here / "moved")
-    assert "clicksim catalog relocate?" in run("catalog", "check", "catalog").stdout
+    assert "See clicksim catalog relocate" in run("catalog", "check", "catalog").stdout
     monkeypatch.setenv("CLICKSIM_ROOT_FDAT", str(phantoms / "fdat"))
     assert done("catalog", "check", "catalog") == "no findings\n"
     assert "did you mean 'fdat'" in refused("catalog", "relocate", "catalog", "fda=moved")
@@ -404,7 +433,7 @@ def test_demo__goes_from_sources_to_a_page(tmp_path):
     assert done("catalog", "check", out / "catalog") == "no findings\n"
     names = {case.replace("/", "_") for case in catalog.cases["case_id"].to_pylist()}
     assert len(names) == 8
-    assert {file.name.removesuffix("_clicks.json") for file in (out / "clicks").iterdir()} == names
+    assert {file.name.removesuffix("_clicks.json") for file in (out / "clicks").glob("*.json")} == names
     assert {file.stem for file in (out / "pictures").iterdir()} == names
     page = (out / "index.html").read_text()
     for told in ("clicksim demo", "autopet-iv@2", "deep-psma@1", "longitudinal-ct@1", "autopet-v@2"):

@@ -10,16 +10,17 @@ from clicksim.catalog import open_catalog
 from clicksim.catalog.schema import rows_to_table
 from clicksim.manifests import EXPORTS
 from clicksim.phantom.layouts import write_fdat
+from clicksim.pipeline import convert
 from converters.fdat.fdat_source import SOURCE as FDAT
 from tests.commands import run
-from tests.simulating import Asked, convert_source, simulate
+from tests.simulated import simulate_run
 
 
 @pytest.fixture(scope="module")
 def catalog(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cli")
-    convert_source(FDAT, write_fdat(folder / "fdat").folder, folder / "catalog")
-    simulate(Asked(str(folder / "catalog"), "autopet-iv@2", 42, {}))
+    convert(FDAT, write_fdat(folder / "fdat").folder, folder / "catalog")
+    simulate_run(folder / "catalog")
     return folder / "catalog"
 
 

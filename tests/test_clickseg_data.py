@@ -21,8 +21,8 @@ from clickseg.data.model_grid import GridTransform  # noqa: E402
 from clickseg.data.patch_store import AIR_HU, Places, Store, StoreCase, open_store  # noqa: E402
 from clickseg.data.prepare import find_places, prepare_store  # noqa: E402
 from clickseg.data.prompt_channels import channel_rows  # noqa: E402
-from clickseg.data.training_prompts import STROKES, U_SHAPE, corrections_at, count_law, draw_plan, next_prompts  # noqa: E402
-from clickseg.training_settings import ModelSettings, StoreRules, TrainSettings, describe_settings  # noqa: E402
+from clickseg.data.training_prompts import U_SHAPE, corrections_at, count_law, draw_plan, next_prompts  # noqa: E402
+from clickseg.training_settings import STROKES, ModelSettings, StoreRules, TrainSettings, describe_groups  # noqa: E402
 from clicksim.catalog.folds import make_folds, read_folds, write_folds  # noqa: E402
 from clicksim.catalog.schema import rows_to_table  # noqa: E402
 from clicksim.errors import CatalogError, ClicksimError, GeometryError, SettingError  # noqa: E402
@@ -620,7 +620,7 @@ def test_settings__refuse_what_cannot_be():
             TrainSettings(**bad)
     with pytest.raises(SettingError, match="did you mean 'steps'"):
         TrainSettings.of({"stesp": 3})
-    assert "silent = 0.15" in describe_settings(TrainSettings)
+    assert "silent = 0.15" in describe_groups(TrainSettings)
     assert StoreRules.of(RULES.plain()) == RULES
 
 

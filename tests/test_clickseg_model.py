@@ -102,7 +102,7 @@ def test_make_model__refuses_a_patch_that_it_cannot_halve():
 
 
 def test_model__says_how_far_a_prompt_reaches():
-    model = make_model(TINY.but(encoding="ball", encoding_mm=6.0), 0)
+    model = make_model(TINY.but(encoding="ball", encoding_settings={"radius_mm": 6.0}), 0)
     assert model.margin_vx((2.0, 3.0, 4.0)) == (3, 2, 1)
 
 

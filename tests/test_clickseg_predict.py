@@ -20,6 +20,7 @@ from clickseg.predict import Options, RoundsPredictor, Session, open_session  # 
 from clickseg.training_settings import ModelSettings, StoreRules  # noqa: E402
 from clicksim.errors import ClicksimError, GeometryError, ImageError, SettingError  # noqa: E402
 from clicksim.geometry import Grid  # noqa: E402
+from clicksim.guidance import ENCODINGS  # noqa: E402
 from clicksim.phantom import make_phantom  # noqa: E402
 from clicksim.predictors import Scan  # noqa: E402
 from clicksim.prompts import Box, Click, Prompts, Scribble  # noqa: E402
@@ -30,7 +31,7 @@ from tests.clickseg_models import write_model  # noqa: E402
 
 pytestmark = pytest.mark.torch
 RULES = StoreRules(spacing_mm=(8.0, 8.0, 8.0))
-SETTINGS = ModelSettings(size="tiny", patch=(16, 16, 16), head_bias=0.0, encoding_mm=9.0)
+SETTINGS = ModelSettings(size="tiny", patch=(16, 16, 16), head_bias=0.0, encoding_settings={"radius_mm": 9.0})
 
 
 @pytest.fixture(scope="module")
@@ -179,9 +180,9 @@ def test_session__touched_windows_are_needed(phantom, faint, monkeypatch):
     assert not np.array_equal(session._case.logits(), whole(model, phantom, session.items, previous))
 
 
-@pytest.mark.parametrize("encoding", ["gaussian", "gaussian-sum", "ball"])
+@pytest.mark.parametrize("encoding", [*ENCODINGS.names, "tutorial-gaussian@1"])
 def test_session__is_exact_for_every_encoding(phantom, encoding):
-    model = make_model(SETTINGS.but(encoding=encoding, encoding_mm=6.0), 3).eval()
+    model = make_model(SETTINGS.but(encoding=encoding, encoding_settings={}), 3).eval()
     session = session_on(model, phantom)
     stroke = Scribble(tuple((20 + n, 20, 40) for n in range(6)), True)
     session.prompt(prompts_on(phantom))

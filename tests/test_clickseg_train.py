@@ -34,7 +34,7 @@ from tests.clickseg_phantoms import SPACING, write_toys  # noqa: E402
 
 pytestmark = pytest.mark.torch
 
-MODEL = ModelSettings(size="tiny", patch=(16, 16, 16), encoding_mm=8.0)
+MODEL = ModelSettings(size="tiny", patch=(16, 16, 16), encoding_settings={"radius_mm": 8.0})
 QUICK = TrainSettings(
     steps=4, batch=2, workers=0, rate=3e-3, corrections=2, corrections_from=0.0, corrections_full=0.5, average=0.9,
     affine=0.5, silent=0.1, log_every=1, save_every=2, validate_every=2, validation_patches=3, validation_rounds=1,
@@ -173,8 +173,10 @@ def test_train__killed_and_resumed_gives_the_weights_of_an_undisturbed_run(folde
 def test_train__resumed_with_other_settings_is_refused(folder, reference):
     with pytest.raises(SettingError, match=r"rate was 0.003, is 0.01"):
         train.train_model(folder / "store", reference, MODEL, QUICK.but(rate=0.01), resume=True)
-    with pytest.raises(SettingError, match="encoding_mm"):
-        train.train_model(folder / "store", reference, MODEL.but(encoding_mm=4.0), QUICK, resume=True)
+    with pytest.raises(SettingError, match="encoding_radius_mm"):
+        train.train_model(
+            folder / "store", reference, MODEL.but(encoding_settings={"radius_mm": 4.0}), QUICK, resume=True
+        )
 
 
 def test_begin__keeps_the_sources_of_a_parent_that_is_not_named_again(folder, tmp_path):
@@ -377,7 +379,7 @@ def test_forward__copies_to_the_host_what_the_simulator_needs_and_nothing_else(f
     assert seen == []
 
 
-@pytest.mark.parametrize("encoding", ["edt-ball", "gaussian-sum"])
+@pytest.mark.parametrize("encoding", ["edt-ball", "tutorial-gaussian@1"])
 def test_forward__without_corrections_runs_on_a_device_from_which_nothing_can_be_copied(folder, tmp_path, encoding):
     from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -396,7 +398,7 @@ def test_forward__without_corrections_runs_on_a_device_from_which_nothing_can_be
     batch = make_batch(run, range(4))
     assert len(batch.points)
     nowhere = torch.device("meta")
-    model = make_model(MODEL.but(encoding=encoding), 1, nowhere)
+    model = make_model(MODEL.but(encoding=encoding, encoding_settings={}), 1, nowhere)
     with Blocking():
         moved = train.augment(batch.to(nowhere))
         turn = play_corrections(model, model, moved, "autopet-v@2", [0] * 4)

@@ -14,10 +14,11 @@ from clicksim.cli import main
 from clicksim.errors import CatalogError
 from clicksim.lesions import find_lesions
 from clicksim.phantom.layouts import write_fdat
+from clicksim.pipeline import Crew, convert
 from clicksim.pipeline.cluster import dask_executor
 from clicksim.simulate.annotators.people import PRESETS, Annotator, contrast_of
 from clicksim.volumes import read_image
-from tests.simulating import Asked, convert_source, simulate
+from tests.simulated import simulate_run
 
 distributed = pytest.importorskip("distributed", reason="needs clicksim[cluster]")
 dask = pytest.importorskip("dask")
@@ -42,7 +43,7 @@ def phantoms(tmp_path_factory):
     """A source of four patients, and its catalog; not to be changed."""
     root = tmp_path_factory.mktemp("phantoms")
     tree = write_fdat(root / "source", patients=4, shape=(24, 20, 30), spacing=(18, 18, 20), lesions=(1, 6)).folder
-    convert_source(find_source("fdat"), tree, root / "catalog")
+    convert(find_source("fdat"), tree, root / "catalog")
     return root
 
 
@@ -51,7 +52,7 @@ def here(phantoms, tmp_path, monkeypatch):
     """A folder with two catalogs of the phantoms, `here` and `there`."""
     monkeypatch.chdir(tmp_path)
     for name in ("here", "there"):
-        convert_source(find_source("fdat"), phantoms / "source", tmp_path / name)
+        convert(find_source("fdat"), phantoms / "source", tmp_path / name)
     return tmp_path
 
 
@@ -63,9 +64,9 @@ def run(*arguments):
     return CliRunner().invoke(main, [str(argument) for argument in arguments], catch_exceptions=False)
 
 
-def test_convert_source__gives_the_same_bytes_on_a_cluster(cluster, phantoms, tmp_path):
+def test_convert__gives_the_same_bytes_on_a_cluster(cluster, phantoms, tmp_path):
     with dask_executor(cluster) as executor:
-        summary = convert_source(find_source("fdat"), phantoms / "source", tmp_path / "there", executor=executor)
+        summary = convert(find_source("fdat"), phantoms / "source", tmp_path / "there", crew=Crew(executor=executor))
     assert (summary.cases, summary.rejected) == (5, 0)
     assert content(phantoms / "catalog") == content(tmp_path / "there")
 
@@ -152,10 +153,10 @@ LETTERS = Source("letters", "Letters", "any folder", plan_letters, convert_lette
 
 @pytest.mark.parametrize("patience", [0, 3], ids="allowed-failures={}".format)
 @pytest.mark.slow  # each worker that died starts Python anew
-def test_convert_source__a_worker_that_dies_on_a_cluster_costs_one_retry_and_its_patient_alone(tmp_path, patience):
+def test_convert__a_worker_that_dies_on_a_cluster_costs_one_retry_and_its_patient_alone(tmp_path, patience):
     folder = tmp_path / "letters"
     folder.mkdir()
-    convert_source(LETTERS, folder, tmp_path / "sound")
+    convert(LETTERS, folder, tmp_path / "sound")
     for file in folder.iterdir():
         file.unlink()
     (folder / "b").write_text("always")
@@ -166,7 +167,7 @@ def test_convert_source__a_worker_that_dies_on_a_cluster_costs_one_retry_and_its
         start_cluster() as cluster,
         dask_executor(cluster.scheduler_address) as executor,
     ):
-        summary = convert_source(LETTERS, folder, tmp_path / "c", executor=executor)
+        summary = convert(LETTERS, folder, tmp_path / "c", crew=Crew(executor=executor))
     assert (summary.cases, summary.rejected) == (6, 2)
     opened, sound = open_catalog(tmp_path / "c"), open_catalog(tmp_path / "sound")
     assert [(row["code"], row["path"]) for row in opened.rejected.to_pylist()] == [
@@ -201,12 +202,12 @@ def test_simulate_catalog__a_worker_that_dies_refuses_the_cases_of_its_patient(h
     lesion = find_lesions(label.array)[0]
     contrast = contrast_of(lesion, pet.array, label.grid.spacing)
     values = dataclasses.asdict(PRESETS["careful"]) | {"name": "careful"}
-    job = Asked(str(here / "here"), "autopet-iv@2", 42, {}, annotator=Deadly(**values, contrast=contrast))
+    person = Deadly(**values, contrast=contrast)
     if where == "cluster":
         with start_cluster() as cluster, dask_executor(cluster.scheduler_address) as executor:
-            name, summary = simulate(job, executor=executor)
+            name, summary = simulate_run(here / "here", annotator=person, crew=Crew(executor=executor))
     else:
-        name, summary = simulate(job, workers=2)
+        name, summary = simulate_run(here / "here", annotator=person, crew=Crew(2))
     assert (summary.cases, summary.rejected) == (5 - len(dead), len(dead))
     assert opened.metadata(name)["cases"] == sorted(set(patients) - dead)
     assert not dead & set(opened.table("prompts", name)["case"].to_pylist())

@@ -12,14 +12,16 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
+from studies.faults import crash_table, fault_table, write_page
 from tests.crash.declared import JOBS
+from tests.crash.durable import MODELS, Disk, Operation, mark_states
 from tests.crash.preload import missing, preloaded
 from tests.crash.twins import SPOILED
 
 ROOT = Path(__file__).resolve().parents[1]
 KNOWN = dict.fromkeys(
     (job.name for job in JOBS),
-    "rows are lost while the parts are deleted, tables are committed one by one, folders are not flushed, half-written "
+    "rows are lost while the parts are deleted, tables are committed one by one, folders are never flushed, temporary "
     "files stay, ESTALE and damaged parts end in a traceback, and signals leave processes and files",
 )
 """Why a job fails; an entry goes when its job is safe."""
@@ -200,3 +202,93 @@ def test_shim__sees_every_byte(name, tmp_path):
     assert {row[2] for row in rows} >= {"create"}
     own = {row[1] for row in rows}
     assert len(own) == 1, "all by one process"
+
+
+# --- what a power cut leaves -----------------------------------------------------------------------------------------
+
+
+def cut(tmp_path, before, steps):
+    """The files that a power cut leaves in both models after some operations on a tree."""
+    root, snaps = Path("/watched"), tmp_path / "snaps"
+    snaps.mkdir()
+    (tmp_path / "before").mkdir()
+    for name, text in before.items():
+        (tmp_path / "before" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "before" / name).write_text(text)
+    disk, found = Disk(root, tmp_path / "before", snaps), []
+    for number, (kind, path, *rest) in enumerate(steps, start=1):
+        extra, other = (rest[0], "") if rest and isinstance(rest[0], int) else (0, rest[0] if rest else "")
+        if kind == "fsync" and len(rest) == 1:  # of a file, with what it holds
+            (snaps / str(number)).write_text(other)
+            extra, other = 1, ""
+        disk.apply(Operation(number, 1, kind, 0, extra, str(root / path), str(root / other) if other else ""))
+    for model in MODELS:
+        disk.write(tmp_path / model, model)
+        files = sorted(file for file in (tmp_path / model).rglob("*") if file.is_file())
+        found.append({file.relative_to(tmp_path / model).as_posix(): file.read_text() for file in files})
+    return found
+
+
+NEW = 1
+CUTS = {
+    "nothing flushed": ({}, [("create", "a", NEW), ("write", "a")], {}, {"a": ""}),
+    "file flushed, folder not": ({}, [("create", "a", NEW), ("fsync", "a", "text")], {}, {"a": "text"}),
+    "file and folder flushed": (
+        {}, [("create", "a", NEW), ("fsync", "a", "text"), ("fsync", "")], {"a": "text"}, {"a": "text"},
+    ),
+    "renamed, folder not flushed": (
+        {"b": "old"}, [("create", "a", NEW), ("fsync", "a", "new"), ("rename", "a", "b")], {"b": "old"}, {"b": "new"},
+    ),
+    "renamed without fsync": (
+        {"b": "old"}, [("create", "a", NEW), ("rename", "a", "b"), ("fsync", "")], {"b": ""}, {"b": ""},
+    ),
+    "deleted, folder not flushed": ({"b": "old"}, [("unlink", "b")], {"b": "old"}, {}),
+    "folder never flushed": (
+        {}, [("mkdir", "d"), ("create", "d/a", NEW), ("fsync", "d/a", "text"), ("fsync", "")], {}, {"d/a": "text"},
+    ),
+    "folder flushed, the one above not": (
+        {}, [("mkdir", "d"), ("create", "d/a", NEW), ("fsync", "d/a", "text"), ("fsync", "d")], {}, {"d/a": "text"},
+    ),
+    "moved to another folder, one of them flushed": (
+        {"d/a": "text", "e/b": ""}, [("rename", "d/a", "e/a"), ("fsync", "e")],
+        {"e/a": "text", "e/b": ""}, {"e/a": "text", "e/b": ""},
+    ),
+    "folder renamed aside": (
+        {"d/a": "text"}, [("rename", "d", "old"), ("fsync", ""), ("unlink", "old/a")], {"old/a": "text"}, {},
+    ),
+    "opened anew": ({"b": "old"}, [("create", "b", 2), ("write", "b")], {"b": "old"}, {"b": ""}),
+    "linked": ({"b": "old"}, [("link", "b", "c"), ("fsync", "")], {"b": "old", "c": "old"}, {"b": "old", "c": "old"}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CUTS)
+def test_disk__keeps_what_was_flushed(name, tmp_path):
+    before, steps, strict, names = CUTS[name]
+    assert cut(tmp_path, before, steps) == [strict, names]
+
+
+def test_mark_states__names_equal_trees_alike(tmp_path):
+    (tmp_path / "before").mkdir()
+    kinds = (("create", 1, "a"), ("write", 0, "a"), ("fsync", 1, "a"), ("fsync", 0, ""))
+    rows = [(kind, extra, f"/w/{path}".rstrip("/")) for kind, extra, path in kinds]
+    operations = [Operation(n, 1, kind, 0, extra, path, "") for n, (kind, extra, path) in enumerate(rows, 1)]
+    marks = {m: mark_states(Path("/w"), tmp_path / "before", tmp_path, operations, m) for m in MODELS}
+    assert [len(set(marks["strict"][: n + 1])) for n in range(5)] == [1, 1, 1, 1, 2]
+    assert [len(set(marks["names"][: n + 1])) for n in range(5)] == [1, 2, 2, 3, 3]
+
+
+# --- the page --------------------------------------------------------------------------------------------------------
+
+
+def test_write_page__keeps_the_other_part(tmp_path):
+    counts = {"points": 9, "ran": 7, "trees": 3, "failures": 2}
+    results = {"jobs": {"convert": {"operations": 5, "modes": {"kill": counts}}, "odd": {"unsound": "it fails"}}}
+    fault = {"fault": "disk full", "met": "convert", "times": 1, "lost": 0, "says": "a|b"}
+    write_page(tmp_path / "page.md", faults=fault_table([fault]))
+    write_page(tmp_path / "page.md", crash=crash_table(results, results))
+    write_page(tmp_path / "page.md", faults=fault_table([fault | {"fault": "no rights"}]))
+    text = (tmp_path / "page.md").read_text()
+    assert "| convert | 5 | 2 of 7 (2 of 7) |" in text
+    assert "7 of 9 points" in text
+    assert "| no rights | convert | 1 | 0 | a/b |" in text
+    assert "disk full" not in text

@@ -18,12 +18,12 @@ from clicksim.catalog import open_catalog
 from clicksim.catalog.schema import FLAGS, REASONS
 from clicksim.errors import CatalogError
 from clicksim.geometry import Grid
+from clicksim.pipeline import Crew, convert
 from clicksim.volumes import read_image, write_image
 from converters.deep_psma import deep_psma_source
 from converters.deep_psma.deep_psma_source import SOURCE, organ_names, read_threshold
 from converters.shared.registration import bring_onto
 from converters.shared.tables import Rejection
-from tests.simulating import convert_source
 
 sitk: Any = SimpleITK
 
@@ -94,7 +94,7 @@ def converted(sound: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def run(source: Path, catalog: Path, **settings: Any) -> Any:
-    convert_source(SOURCE, source, catalog, **settings)
+    convert(SOURCE, source, catalog, **settings)
     return open_catalog(catalog)
 
 
@@ -253,7 +253,7 @@ def test_convert__the_registration_leads_to_the_other_tracer(sound: Path, conver
 def test_convert__a_second_run_and_other_workers_give_the_same_bytes(sound: Path, tmp_path: Path) -> None:
     digests = []
     for name, workers in (("a", 0), ("a", 0), ("b", 2)):
-        catalog = run(sound, tmp_path / name, workers=workers)
+        catalog = run(sound, tmp_path / name, crew=Crew(workers))
         images = sorted((tmp_path / name / "images").rglob("*.nii.gz"))
         digests.append((catalog.digest(), [(f.name, f.read_bytes()) for f in images]))
         assert len(images) == 4 * 3

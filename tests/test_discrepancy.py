@@ -20,11 +20,11 @@ from clicksim.errors import CatalogError
 from clicksim.geometry import Grid
 from clicksim.phantom import make_phantom
 from clicksim.phantom.dicom import StudyFacts, write_study
+from clicksim.pipeline import convert
 from clicksim.volumes import write_image
 from converters.fdat.fdat_source import SOURCE as FDAT
 from converters.tcia.tcia_source import FDG
 from tests.commands import done
-from tests.simulating import convert_source
 
 LIFE, UPTAKE = 6586.2, 3623.0
 ROW: dict[str, Any] = {
@@ -52,10 +52,10 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[Catalog, Catalog]:
     write_image(root / "fdat" / "imagesTr" / f"{name}_0000.nii.gz", made.ct, made.grid)
     write_image(root / "fdat" / "imagesTr" / f"{name}_0001.nii.gz", made.pet * factor, made.grid)
     write_image(root / "fdat" / "labelsTr" / f"{name}.nii.gz", label, made.grid)
-    convert_source(FDG, root / "dicom", root / "a")
-    convert_source(FDAT, root / "fdat", root / "b")
-    convert_source(FDG, root / "dicom", root / "one")
-    convert_source(FDAT, root / "fdat", root / "one")
+    convert(FDG, root / "dicom", root / "a")
+    convert(FDAT, root / "fdat", root / "b")
+    convert(FDG, root / "dicom", root / "one")
+    convert(FDAT, root / "fdat", root / "one")
     return open_catalog(root / "a"), open_catalog(root / "b")
 
 

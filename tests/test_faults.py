@@ -36,8 +36,9 @@ from clicksim.catalog.schema import rows_to_table
 from clicksim.errors import CatalogError, StorageError
 from clicksim.files import check_space, one_line, storing
 from clicksim.phantom.layouts import write_deep_psma, write_fdat, write_tcia
+from clicksim.pipeline import Crew, convert
 from tests.faulty_source import PATIENTS
-from tests.simulating import Asked, convert_source, simulate
+from tests.simulated import simulate_run
 
 CAP_DAC_OVERRIDE = 1
 CASES = {"fdat": 3, "deep_psma": 2}
@@ -45,7 +46,7 @@ ROOT = os.geteuid() == 0
 DISK_BYTES = 24 << 20
 FACTS = ("runs", "run.json", LOCK, HOLDER)
 """What holds wall-clock facts or the lock: the only files that may differ between two runs."""
-SMALL = ("size=tiny", "patch=16,16,16", "encoding_mm=8", "steps=2", "batch=1", "workers=0", "validate_every=0")
+SMALL = ("size=tiny", "patch=16,16,16", "encoding_radius_mm=8", "steps=2", "batch=1", "workers=0", "validate_every=0")
 WRITERS = {
     "convert": ("convert", "deep-psma", "{source}/deep-psma", "catalog"),
     "clicks": ("clicks", "--catalog", "catalog", "--source", "fdat", "--out", "clicks"),
@@ -138,8 +139,8 @@ def source(tmp_path_factory):
     write_fdat(made / "fdat", patients=2, seed=3)
     write_deep_psma(made / "deep-psma", patients=1)
     for name in ("fdat", "deep-psma"):
-        convert_source(find_source(name), made / name, made / "base/catalog")
-    simulate(Asked(str(made / "base/catalog"), "autopet-iv@2", 1, {}, str(made / "clicks")), source="fdat")
+        convert(find_source(name), made / name, made / "base/catalog")
+    simulate_run(made / "base/catalog", seed=1, source="fdat", out=made / "clicks")
     from clickseg.data.prepare import prepare_store
     from clickseg.training_settings import StoreRules
 
@@ -408,7 +409,7 @@ def test_least_bytes__is_never_more_than_what_is_written(name, source, tmp_path)
     place = next(place for place in places if place.exists())
     context = Context(place, tmp_path / "catalog", found.name, options)
     need = sum(found.least_bytes(context, unit) for unit in found.plan(context)[0])
-    convert_source(found, place, context.catalog, options=options)
+    convert(found, place, context.catalog, options=options)
     written = sum(file.stat().st_size for file in (context.catalog / "images").rglob("*.nii.gz"))
     assert 0 < need <= written
 
@@ -555,7 +556,7 @@ def test_worker__that_dies_costs_its_patient_alone(action, fault, reason, tmp_pa
         pytest.skip("this system does not tell how much address space is in use")
     (tmp_path / "source").mkdir()
     (tmp_path / "source/p02").write_text(action)
-    summary = convert_source(PATIENTS, tmp_path / "source", tmp_path / "c", workers=1)
+    summary = convert(PATIENTS, tmp_path / "source", tmp_path / "c", crew=Crew(1))
     assert (summary.cases, summary.rejected) == (5, 1)
     row = open_catalog(tmp_path / "c").rejected.to_pylist()[0]
     assert (row["code"], row["path"]) == ("WorkerDied", "p02")
@@ -583,9 +584,9 @@ def test_workers__end_with_the_process_that_started_them(tmp_path, record):
     for n in range(6):
         (tmp_path / f"source/p{n:02d}").write_text("slow")
     code = (
-        "import sys; from pathlib import Path; from clicksim.pipeline import convert_source; "
+        "import sys; from pathlib import Path; from clicksim.pipeline import Crew, convert; "
         "from tests.faulty_source import PATIENTS; "
-        "convert_source(PATIENTS, Path(sys.argv[1]), Path(sys.argv[2]), workers=2)"
+        "convert(PATIENTS, Path(sys.argv[1]), Path(sys.argv[2]), crew=Crew(2))"
     )
     parent = subprocess.Popen(
         [sys.executable, "-c", code, tmp_path / "source", tmp_path / "c"],

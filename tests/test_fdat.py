@@ -17,13 +17,13 @@ from clicksim.errors import CatalogError, SettingError
 from clicksim.files import unpack
 from clicksim.geometry import Grid
 from clicksim.lesions import find_lesions, measure_lesions
+from clicksim.pipeline import Crew, convert
 from clicksim.volumes import read_image, write_image
 from converters.fdat.fdat_source import SOURCE, parse_name
 from converters.shared import trees
 from converters.shared.clinical_tables import fits_print
 from converters.shared.nifti_images import read_facts
 from converters.shared.tables import Rejection, common_value, parse_table
-from tests.simulating import convert_source
 
 FDG = "fdg_0011f3deaf_03-23-2003-NA-PET-CT Ganzkoerper  primaer mit KM-10445"
 FDG_AGAIN = "fdg_0011f3deaf_04-01-2003-NA-PET-CT Ganzkoerper nativ u. mit KM-00001"
@@ -68,7 +68,7 @@ def brought_in(source: Path, catalog: Path | None = None, **options):
     """Cases and rejections by case id, and the catalog."""
     where = catalog or source.parent / "catalog"
     shutil.rmtree(where, ignore_errors=True)
-    convert_source(SOURCE, source, where, options=options)
+    convert(SOURCE, source, where, options=options)
     opened = open_catalog(where)
     cases = {row["case_id"]: row for row in opened.cases.to_pylist()}
     return cases, opened.rejected.to_pylist(), opened
@@ -143,7 +143,7 @@ def test_convert__gives_the_same_bytes_with_workers_and_from_another_place(tree,
     digest = brought_in(tree)[2].digest()
     moved = tmp_path / "elsewhere" / tree.name
     shutil.copytree(tree, moved)
-    convert_source(SOURCE, moved, tmp_path / "second", workers=2)
+    convert(SOURCE, moved, tmp_path / "second", crew=Crew(2))
     assert open_catalog(tmp_path / "second").digest() == digest
 
 

@@ -20,16 +20,18 @@ from scipy.sparse import csgraph
 import clicksim
 from clicksim import Box, Click, Grid, Prompts, Scribble, encode
 from clicksim.errors import GeometryError, ImageError, SettingError
-from clicksim.guidance import DEFAULTS, MEANING, PRESETS, encodings, write_channels
-from clicksim.guidance.encoding_settings import NEEDS_IMAGE, plan_encoding
+from clicksim.guidance import ENCODINGS, PRESETS, plan_encoding, write_channels
+from clicksim.guidance.encoding_settings import COMMON
 from clicksim.guidance.geodesic_maps import geodesic_distance
 from clicksim.guidance.templates import edt_ball_template, resized_ball
+from clicksim.settings import check_value
 from tests import strategies
 
 pytestmark = pytest.mark.kernel
 
 few = settings(max_examples=25)
-LOCAL = [name for name in (*DEFAULTS, *PRESETS) if plan_encoding(name, {})["normalise"] == "none"]
+READING = [name for name, encoding in ENCODINGS.load_all().items() if encoding.needs_image]
+LOCAL = [name for name in (*ENCODINGS.names, *PRESETS) if plan_encoding(name, {})["normalise"] == "none"]
 
 UNBOUNDED = [n for n in LOCAL if not plan_encoding(n, {}).needs_image and n not in ("autopet-iv", "iv-z")]
 
@@ -176,7 +178,7 @@ def test_distance__by_stamps_and_by_one_transform_agree(case):
     expected = np.maximum(0, 1 - distances(prompts) / 9)
     for much in (0.0, np.inf):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(encodings, "MUCH", much)
+            patch.setattr("clicksim.guidance.encodings.MOST_STAMPED", much)
             np.testing.assert_allclose(drawn(prompts, "distance", reach_mm=9)[0], expected, atol=2e-6)
 
 
@@ -364,7 +366,7 @@ def test_encode__neither_order_nor_repetition_matters(case, random):
             )
 
 
-@pytest.mark.parametrize("encoding", [*DEFAULTS, *PRESETS])
+@pytest.mark.parametrize("encoding", [*ENCODINGS.names, *PRESETS])
 def test_encode__no_prompts_give_zero_and_full_volumes_are_finite(encoding):
     grid = Grid.from_spacing((4, 3, 5), (1, 2, 8))
     image = np.ones(grid.shape)
@@ -499,20 +501,21 @@ PROMPTS = click((1, 1, 1), (4, 4, 4), (2, 2, 3))
     ("given", "message"),
     [
         ({"encoding": "gausian"}, "did you mean 'gaussian'"),
-        ({"radius_mm": 3}, "unknown setting of gaussian 'radius_mm'"),
+        ({"radius_mm": 3}, "unknown setting 'radius_mm' of gaussian"),
         ({"sigma_mm": 3, "sigma_vx": 3}, "one length in two units"),
         ({"sigma_mm": 0}, "above 0"),
         ({"sigma_mm": float("nan")}, "must be a number"),
         ({"sigma_mm": True}, "must be a number"),
-        ({"sigma_mm": 10**400}, "at most 1e.09, got 1000"),
-        ({"encoding": "disk", "axis": True}, "0, 1 or 2, got True"),
+        ({"sigma_mm": 10**400}, "must be a number, got 1000"),
+        ({"sigma_mm": 1e10}, "at most 1e.09, got 10000000000.0"),
+        ({"encoding": "disk", "axis": True}, "whole number, got True"),
         ({"sigma_vx": (1, 2)}, "one number or three"),
         ({"sigma_vx": (1, 2, 0)}, "above 0"),
         ({"truncate": np.inf}, "finite"),
         ({"scale": "unit"}, "Allowed: peak, sum"),
         ({"decay": 1.1}, "at most 1"),
         ({"background": "no"}, "true or false"),
-        ({"encoding": "disk", "axis": 3}, "0, 1 or 2"),
+        ({"encoding": "disk", "axis": 3}, "at least 0 and at most 2, got 3"),
         ({"encoding": "geodesic"}, "give image="),
         ({"encoding": "geodesic", "mix": 1}, "at most 0.999"),
         ({"encoding": "adaptive", "sigma_min_mm": 9, "image": np.ones((4, 4, 4))}, "must not be above"),
@@ -588,7 +591,7 @@ def test_encode__refuses_images_without_meaning_and_prompts_outside():
     for image in (np.full((4, 4, 4), np.nan), np.ones((4, 4)), np.ones((4, 4, 4), complex)):
         with pytest.raises(ImageError, match="the image"):
             encode(PROMPTS, (4, 4, 4), encoding="masked", image=image)
-    for encoding in encodings.IMAGE_ENCODINGS:
+    for encoding in READING:
         with pytest.raises(ImageError, match="NaN or infinite values"):
             encode(PROMPTS, (4, 4, 4), encoding=encoding, image=np.full((4, 4, 4), np.inf))
     with pytest.raises(GeometryError, match=r"outside the volume .*\(4, 0, 0\)"):
@@ -597,7 +600,7 @@ def test_encode__refuses_images_without_meaning_and_prompts_outside():
         encode(PROMPTS, (4, 4, 4), out=np.zeros((2, 4, 4, 4)))
 
 
-@pytest.mark.parametrize("encoding", encodings.IMAGE_ENCODINGS)
+@pytest.mark.parametrize("encoding", READING)
 def test_encode__looks_at_an_image_only_where_it_reads_it(encoding):
     length = {"geodesic": {"reach_mm": 3}, "exp-geodesic": {"fall_mm": 1, "truncate": 3}}.get(encoding, {})
     prompts = click((2, 2, 2), (40, 5, 5))
@@ -612,13 +615,11 @@ def test_encode__looks_at_an_image_only_where_it_reads_it(encoding):
 
 
 def test_settings__each_has_a_meaning_and_each_encoding_a_formula():
-    names = {key.removesuffix("_mm").removesuffix("_vx") for table in DEFAULTS.values() for key in table}
-    assert names | set(plan_encoding("points", {}).settings) == set(MEANING)
-    every = encodings.ENCODINGS | encodings.IMAGE_ENCODINGS
-    assert set(every) == set(DEFAULTS)
-    assert tuple(encodings.IMAGE_ENCODINGS) == NEEDS_IMAGE
-    for draw in every.values():
-        assert "Source" in inspect.getdoc(draw)
+    for encoding in ENCODINGS.load_all().values():
+        assert "Source" in inspect.getdoc(encoding.draw)
+        for name, setting in (*COMMON.items(), *encoding.settings.items()):
+            assert setting.meaning
+            assert check_value(name, setting, setting.default) == setting.default
     assert clicksim.encode is encode
 
 
@@ -647,6 +648,6 @@ def test_docs__the_page_is_what_the_generator_writes():
     spec.loader.exec_module(generator)
     written = (docs / "guidance.md").read_text(encoding="utf-8")
     assert written == generator.page(), "run python docs/generate_guidance.py"
-    for name in (*DEFAULTS, *PRESETS):
+    for name in (*ENCODINGS.names, *PRESETS):
         assert f"pictures/{generator.file_of(name)}" in written
         assert (docs / "pictures" / generator.file_of(name)).is_file()

@@ -22,7 +22,7 @@ from clicksim.errors import CatalogError, ClicksimError
 from clicksim.files import MOST_BOUNDED, read_bounded
 from clicksim.geometry import Grid
 from clicksim.manifests.croissant import check_croissant
-from clicksim.pipeline.reporting import report as make_report
+from clicksim.pipeline import report
 from clicksim.prompts.prompt_files import read_prompts
 from clicksim.simulate.annotators.annotator_files import load_annotator
 from clicksim.volumes import read_image
@@ -244,10 +244,10 @@ def test_fdat_name__is_no_path_whatever_the_study_uid_says() -> None:
 
 
 @pytest.mark.parametrize("public", [False, True])
-def test_make_report__markup_in_any_text_of_the_catalog_stays_text(tmp_path: Path, public: bool) -> None:
+def test_report__markup_in_any_text_of_the_catalog_stays_text(tmp_path: Path, public: bool) -> None:
     words = {c.name: EVIL for c in TABLES["cases"] if c.kind in ("text", "word") and not c.name.endswith("_path")}
     catalog = make_catalog(tmp_path / "catalog", [words | {"case_id": f"{EVIL}{n}"} for n in range(2)])
-    text = make_report(catalog.path, tmp_path / "page.html", public=public).read_text(encoding="utf-8")
+    text = report(catalog.path, tmp_path / "page.html", public=public).read_text(encoding="utf-8")
     assert "<img" not in text
     # what the script and the figures are made of, escaped in the way of either
     assert public or ("\\u003cimg" in text and "&lt;img" in text)

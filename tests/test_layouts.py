@@ -10,9 +10,9 @@ from scipy import ndimage
 from clicksim.catalog import find_source, open_catalog
 from clicksim.errors import SettingError
 from clicksim.phantom.layouts import write_deep_psma, write_fdat, write_longitudinal_ct
+from clicksim.pipeline import convert
 from clicksim.volumes import read_image, read_label
 from tests.conftest import WRITERS
-from tests.simulating import convert_source
 
 EXPECTED_FLAGS = {
     "fdat": {"AXES_NOT_LAS": 1, "LABEL_FLOAT": 1, "QFORM_ONLY": 1},
@@ -23,7 +23,7 @@ EXPECTED_FLAGS = {
 
 def converted(name, folder, catalog, **settings):
     tree = WRITERS[name](folder, **settings)
-    convert_source(find_source(name), tree.folder, catalog)
+    convert(find_source(name), tree.folder, catalog)
     return tree, open_catalog(catalog)
 
 

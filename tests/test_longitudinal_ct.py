@@ -18,6 +18,7 @@ from clicksim.catalog.schema import FLAGS, REASONS
 from clicksim.catalog.store import open_catalog
 from clicksim.errors import CatalogError, PromptFormatError, SettingError
 from clicksim.geometry import Grid
+from clicksim.pipeline import Crew, convert
 from clicksim.prompts.formats import LesionPoint, dump_lesion_points
 from clicksim.prompts.table import prompt_schema
 from clicksim.volumes import write_image
@@ -32,7 +33,6 @@ from converters.longitudinal_ct.lesion_csv import (
 )
 from converters.longitudinal_ct.lesion_points import lesion_points, point_tables, read_published_points
 from converters.longitudinal_ct.longitudinal_source import SOURCE
-from tests.simulating import convert_source
 
 PID, OTHER = "0123456789", "abcdef0123"
 SHAPE = (24, 20, 30)
@@ -122,7 +122,7 @@ def write_tree(root: Path, *, release: str = "v2") -> Path:
 def converted(root: Path, **options: str) -> dict[str, list[dict[str, Any]]]:
     """The tables of a tree, as rows."""
     target = root.with_name(f"{root.name}-catalog")
-    convert_source(SOURCE, root, target, options=options)
+    convert(SOURCE, root, target, options=options)
     catalog = open_catalog(target)
     return {name: catalog.table(name).to_pylist() for name in ("cases", "lesions", "links", "rejected")}
 
@@ -491,7 +491,7 @@ def test_convert__same_bytes_for_any_workers(tmp_path: Path) -> None:
     root = write_tree(tmp_path / "tree")
     write_scan(root, "BL", {1: BL[1]}, pid="ffffffffff")
     for workers in (0, 2):
-        convert_source(SOURCE, root, tmp_path / str(workers), workers=workers)
+        convert(SOURCE, root, tmp_path / str(workers), crew=Crew(workers))
     assert open_catalog(tmp_path / "0").digest() == open_catalog(tmp_path / "2").digest()
 
 

@@ -25,7 +25,7 @@ from clicksim.manifests import (
 from clicksim.manifests.folder import licence_text
 from clicksim.manifests.selection import file_names, prompts_of, strictest
 from clicksim.phantom.layouts import write_deep_psma, write_fdat, write_longitudinal_ct
-from clicksim.pipeline import export
+from clicksim.pipeline import convert, export
 from clicksim.pipeline.workers import Crew, Progress
 from clicksim.predictors.command import predict_folder
 from clicksim.predictors.threshold import ThresholdPredictor
@@ -34,7 +34,7 @@ from clicksim.volumes import read_grid, read_image, read_label, write_image
 from converters.deep_psma.deep_psma_source import SOURCE as DEEP_PSMA
 from converters.fdat.fdat_source import SOURCE as FDAT
 from converters.longitudinal_ct.longitudinal_source import SOURCE as LONGITUDINAL_CT
-from tests.simulating import Asked, convert_source, simulate
+from tests.simulated import simulate_run
 
 FORMATS = EXPORTS.names
 NAME = "Dataset501_Phantom"
@@ -46,8 +46,8 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("built")
     for seed, (write, source) in enumerate(((write_fdat, FDAT), (write_deep_psma, DEEP_PSMA))):
         tree = write(folder / source.name, seed=seed)  # type: ignore[operator]
-        convert_source(source, tree.folder, folder / "catalog")
-    simulate(Asked(str(folder / "catalog"), "autopet-iv@2", 42, {}))
+        convert(source, tree.folder, folder / "catalog")
+    simulate_run(folder / "catalog")
     catalog = open_catalog(folder / "catalog")
     write_folds(catalog, "three", make_folds(catalog, n_folds=3, official="ignore"))
     return folder / "catalog"
@@ -383,7 +383,7 @@ def test_write_nnunet__a_mask_of_other_values_is_written_anew_as_0_and_1(
 
 def test_write_nnunet__instance_maps_become_masks(tmp_path: Path) -> None:
     tree = write_longitudinal_ct(tmp_path / "source")
-    convert_source(LONGITUDINAL_CT, tree.folder, tmp_path / "catalog")
+    convert(LONGITUDINAL_CT, tree.folder, tmp_path / "catalog")
     catalog = open_catalog(tmp_path / "catalog")
     write("nnunet", catalog, tmp_path / NAME)
     content = json.loads((tmp_path / NAME / "dataset.json").read_text())
@@ -617,7 +617,7 @@ def test_prompts_of__keeps_the_strokes_of_two_people_apart(catalog: Catalog) -> 
 
 def test_write_monai__says_how_many_labels_are_not_0_and_1_alone(exports: Path, tmp_path: Path) -> None:
     tree = write_longitudinal_ct(tmp_path / "source")
-    convert_source(LONGITUDINAL_CT, tree.folder, tmp_path / "catalog")
+    convert(LONGITUDINAL_CT, tree.folder, tmp_path / "catalog")
     written = write("monai", open_catalog(tmp_path / "catalog"), tmp_path / "out")
     assert [note.split(":")[0] for note in written.notes] == ["7 labels with values above 1"], "one holds 0 and 1 alone"
     content = json.loads((exports / "monai" / NAME / "datalist.json").read_text())

@@ -25,16 +25,14 @@ from clicksim.catalog.schema import TABLES, rows_to_table
 from clicksim.errors import CatalogError, PromptFormatError, SettingError
 from clicksim.geometry import Grid
 from clicksim.phantom.layouts import write_fdat
+from clicksim.pipeline import Crew, PromptRun, convert, simulate_catalog
 from clicksim.pipeline.cases import catalog_units
 from clicksim.pipeline.prompt_import import import_prompts
-from clicksim.pipeline.simulation import PromptRun, simulate_catalog
 from clicksim.pipeline.verification import verify_run
-from clicksim.pipeline.workers import Crew
 from clicksim.volumes import read_image, write_image
 from tests.conftest import WRITERS
-from tests.simulating import Asked, convert_source, simulate
+from tests.simulated import simulate_run
 
-ROLES = ("label", "pet", "organs")
 NAMES = {"fdat": "fdat", "deep-psma": "deep_psma", "longitudinal-ct": "longitudinal_ct"}
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -57,62 +55,63 @@ def content(catalog):
 
 
 @pytest.mark.parametrize("name", WRITERS)
-def test_convert_source__gives_the_same_bytes_for_any_number_of_workers(name, phantoms, tmp_path):
+def test_convert__gives_the_same_bytes_for_any_number_of_workers(name, phantoms, tmp_path):
     for workers in (1, 4):
-        convert_source(find_source(name), phantoms / name, tmp_path / f"w{workers}", workers=workers)
-    convert_source(find_source(name), phantoms / name, tmp_path / "here")
+        convert(find_source(name), phantoms / name, tmp_path / f"w{workers}", crew=Crew(workers))
+    convert(find_source(name), phantoms / name, tmp_path / "here")
     expected = content(tmp_path / "here")
     assert len(expected) >= 5
     assert content(tmp_path / "w1") == content(tmp_path / "w4") == expected
 
 
-def test_convert_source__replaces_its_rows_and_no_others(catalog, phantoms, tmp_path):
+def test_convert__replaces_its_rows_and_no_others(catalog, phantoms, tmp_path):
     before = content(catalog)
     smaller = write_fdat(tmp_path / "smaller", patients=1)
-    with pytest.raises(CatalogError, match=r"convert-fdat .* source is .*; keep its cases with --add, or replace them"):
-        convert_source(find_source("fdat"), smaller.folder, catalog)
-    assert content(catalog) == before
-    convert_source(find_source("fdat"), smaller.folder, catalog, replace_rows=True)
+    convert(find_source("fdat"), smaller.folder, catalog, replace_rows=True)
     opened = open_catalog(catalog)
     assert opened.table("cases", "fdat")["case_id"].to_pylist() == sorted(smaller.cases)
     after = content(catalog)
     changed = {name for name in before if after[name] != before[name]}
     assert changed <= {f"{table}/source=fdat/part-0.parquet" for table in TABLES}
-    convert_source(find_source("fdat"), phantoms / "fdat", catalog, replace_rows=True)
+    convert(find_source("fdat"), phantoms / "fdat", catalog, replace_rows=True)
     assert content(catalog) == before
+    convert(find_source("fdat"), phantoms / "fdat", catalog)
+    assert content(catalog) == before, "the same folder again needs no option"
 
 
-def test_convert_source__adds_patients_and_keeps_those_that_the_folder_has_not(catalog, phantoms, tmp_path):
+def test_convert__adds_patients_and_keeps_those_that_the_folder_has_not(catalog, tmp_path):
     before = open_catalog(catalog).table("cases", "fdat").to_pylist()
     other = write_fdat(tmp_path / "other", patients=2, seed=77)
-    convert_source(find_source("fdat"), other.folder, catalog, add=True)
+    with pytest.raises(CatalogError, match=r"convert-fdat .* source is .*; keep its cases with --add, or replace them"):
+        convert(find_source("fdat"), other.folder, catalog)
+    convert(find_source("fdat"), other.folder, catalog, add=True)
     opened = open_catalog(catalog)
     names = opened.table("cases", "fdat")["case_id"].to_pylist()
     assert sorted(names) == sorted([*other.cases, *(row["case_id"] for row in before)])
     assert set(opened.table("lesions", "fdat")["case_id"].to_pylist()) <= set(names)
 
 
-def test_convert_source__refuses_to_lose_cases_that_the_folder_no_longer_has(phantoms, tmp_path):
+def test_convert__refuses_to_lose_cases_that_the_folder_no_longer_has(phantoms, tmp_path):
     source = Path(shutil.copytree(phantoms / "fdat", tmp_path / "source"))
-    convert_source(find_source("fdat"), source, tmp_path / "c")
+    convert(find_source("fdat"), source, tmp_path / "c")
     before = content(tmp_path / "c")
     gone = sorted((source / "labelsTr").iterdir())[0].name.removesuffix(".nii.gz")
     for file in [*source.glob(f"labelsTr/{gone}*"), *source.glob(f"imagesTr/{gone}*")]:
         file.unlink()
     with pytest.raises(CatalogError, match=f"1 case of fdat in .* are not in .*{re.escape(gone)}; keep its cases"):
-        convert_source(find_source("fdat"), source, tmp_path / "c")
+        convert(find_source("fdat"), source, tmp_path / "c")
     assert content(tmp_path / "c") == before
-    convert_source(find_source("fdat"), source, tmp_path / "c", resume=True, replace_rows=True)
+    convert(find_source("fdat"), source, tmp_path / "c", resume=True, replace_rows=True)
     assert gone not in open_catalog(tmp_path / "c").cases["case_id"].to_pylist()
 
 
-def test_convert_source__reports_each_patient(phantoms, tmp_path):
+def test_convert__reports_each_patient(phantoms, tmp_path):
     seen = []
-    convert_source(
+    convert(
         find_source("fdat"),
         phantoms / "fdat",
         tmp_path / "c",
-        progress=lambda done, total, refused=0: seen.append((done, total)),
+        crew=Crew(progress=lambda done, total, refused=0: seen.append((done, total))),
     )
     assert seen == [(n, 6) for n in range(1, 7)]
     run = json.loads((tmp_path / "c/runs/convert-fdat.json").read_text())
@@ -120,26 +119,37 @@ def test_convert_source__reports_each_patient(phantoms, tmp_path):
     assert not (tmp_path / "c" / WORK).exists()
 
 
-def test_convert_source__of_a_wrong_folder_leaves_the_catalog_as_it_was(catalog, phantoms, tmp_path):
+def test_convert__of_a_wrong_folder_leaves_the_catalog_as_it_was(catalog, phantoms, tmp_path):
     before, head = content(catalog), (catalog / "catalog.json").read_bytes()
     (tmp_path / "wrong").mkdir()
     for folder in (tmp_path / "wrong", tmp_path / "nowhere"):
         for name in WRITERS:
             with pytest.raises(CatalogError):
-                convert_source(find_source(name), folder, catalog)
+                convert(find_source(name), folder, catalog)
     assert content(catalog) == before
     assert (catalog / "catalog.json").read_bytes() == head
     with pytest.raises(CatalogError):
-        convert_source(find_source("fdat"), tmp_path / "wrong", tmp_path / "new")
+        convert(find_source("fdat"), tmp_path / "wrong", tmp_path / "new")
     assert not (tmp_path / "new").exists()
+
+
+def test_convert__leaves_no_half_written_file_of_an_earlier_kill(catalog, phantoms):
+    stale = [
+        catalog / "cases/source=deep_psma/.writing-1-part-0.parquet",
+        catalog / "images/deep_psma/.writing-2-ct.nii.gz",
+    ]
+    for file in stale:
+        file.write_bytes(b"half")
+    convert(find_source("deep-psma"), phantoms / "deep-psma", catalog)
+    assert not any(file.exists() for file in stale)
 
 
 # a source of the tests' own; its functions must be importable by worker processes
 
 
 def plan_numbers(context):
-    numbers = range(context.options.get("patients", 8))
-    return [Unit(f"p{n:02d}", n, (context.source / f"p{n:02d}",)) for n in numbers], Outcome()
+    patients = [(f"p{n:02d}", n) for n in range(context.options.get("patients", 8))]
+    return [Unit(name, n, (context.source / name,)) for name, n in patients], Outcome()
 
 
 def convert_number(context, unit):
@@ -180,11 +190,11 @@ def folder(tmp_path):
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-def test_convert_source__a_worker_that_dies_costs_its_patient_alone(folder, tmp_path, workers):
-    convert_source(NUMBERS, folder, tmp_path / "sound")
+def test_convert__a_worker_that_dies_costs_its_patient_alone(folder, tmp_path, workers):
+    convert(NUMBERS, folder, tmp_path / "sound")
     for patient in ("p01", "p06"):
         (folder / patient).write_text("die")
-    summary = convert_source(NUMBERS, folder, tmp_path / "c", workers=workers)
+    summary = convert(NUMBERS, folder, tmp_path / "c", crew=Crew(workers))
     assert (summary.cases, summary.rejected) == (5, 3)
     opened, sound = open_catalog(tmp_path / "c"), open_catalog(tmp_path / "sound")
     dead = [row for row in opened.rejected.to_pylist() if row["code"] == "WorkerDied"]
@@ -193,33 +203,33 @@ def test_convert_source__a_worker_that_dies_costs_its_patient_alone(folder, tmp_
     assert [row for row in sound.cases.to_pylist() if row["case_id"] not in ("p01", "p06")] == opened.cases.to_pylist()
 
 
-def test_convert_source__a_worker_that_dies_once_costs_nothing(folder, tmp_path):
-    convert_source(NUMBERS, folder, tmp_path / "sound")
+def test_convert__a_worker_that_dies_once_costs_nothing(folder, tmp_path):
+    convert(NUMBERS, folder, tmp_path / "sound")
     (folder / "p05").write_text("once")
-    convert_source(NUMBERS, folder, tmp_path / "c", workers=2)
+    convert(NUMBERS, folder, tmp_path / "c", crew=Crew(2))
     assert content(tmp_path / "c") == content(tmp_path / "sound")
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_convert_source__a_bug_keeps_its_name_and_the_rest_resumes(folder, tmp_path, workers):
-    convert_source(NUMBERS, folder, tmp_path / "sound")
+def test_convert__a_bug_keeps_its_name_and_the_rest_resumes(folder, tmp_path, workers):
+    convert(NUMBERS, folder, tmp_path / "sound")
     (folder / "p04").write_text("bug")
     with pytest.raises(ZeroDivisionError, match="a bug of the converter"):
-        convert_source(NUMBERS, folder, tmp_path / "c", workers=workers)
+        convert(NUMBERS, folder, tmp_path / "c", crew=Crew(workers))
     assert open_catalog(tmp_path / "c").cases.num_rows == 0
     (folder / "p04").unlink()
     with pytest.raises(CatalogError, match="go on with --resume"):
-        convert_source(NUMBERS, folder, tmp_path / "c")
-    convert_source(NUMBERS, folder, tmp_path / "c", resume=True)
+        convert(NUMBERS, folder, tmp_path / "c")
+    convert(NUMBERS, folder, tmp_path / "c", resume=True)
     assert content(tmp_path / "c") == content(tmp_path / "sound")
 
 
-def test_convert_source__refuses_units_and_cases_that_cannot_be_told_apart(folder, tmp_path):
-    with pytest.raises(CatalogError, match="convert-numbers plans several units with the key p0"):
-        convert_source(replace(NUMBERS, plan=plan_twice), folder, tmp_path / "c")
+def test_convert__refuses_units_and_cases_that_cannot_be_told_apart(folder, tmp_path):
+    with pytest.raises(CatalogError, match="numbers plans several units with the key p0"):
+        convert(replace(NUMBERS, plan=plan_twice), folder, tmp_path / "c")
     assert not (tmp_path / "c").exists()
     with pytest.raises(CatalogError, match="cases of numbers has differing rows for one; convert them again"):
-        convert_source(replace(NUMBERS, convert=convert_to_one_name), folder, tmp_path / "c")
+        convert(replace(NUMBERS, convert=convert_to_one_name), folder, tmp_path / "c")
     assert open_catalog(tmp_path / "c").cases.num_rows == 0
 
 
@@ -229,33 +239,44 @@ def test_source__refuses_a_name_that_is_no_root(name):
         replace(NUMBERS, name=name)
 
 
-def test_convert_source__resumes_the_same_job_only(folder, tmp_path):
+def test_simulate_catalog__refuses_to_replace_a_run_also_where_files_go_to_a_new_folder(catalog, tmp_path):
+    simulate_catalog(catalog, [PromptRun("autopet-iv@2")], source="fdat", name="mine")
+    other = [PromptRun("autopet-iv@2", seed=7)]
+    for out in (None, tmp_path / "out"):
+        with pytest.raises(CatalogError, match="called mine that was made in another way: seed is 42 there and 7 here"):
+            simulate_catalog(catalog, other, source="fdat", name="mine", out=out)
+    simulate_catalog(catalog, other, source="fdat", name="mine", out=tmp_path / "out", overwrite=True)
+    assert open_catalog(catalog).metadata("mine")["seed"] == 7
+
+
+def test_convert__resumes_the_same_job_only(folder, tmp_path):
     (folder / "p04").write_text("bug")
     with pytest.raises(ZeroDivisionError):
-        convert_source(NUMBERS, folder, tmp_path / "c")
+        convert(NUMBERS, folder, tmp_path / "c")
     (folder / "p04").unlink()
     (tmp_path / "other").mkdir()
-    others = (
-        ({"folder": tmp_path / "other"}, "source is"),
-        ({"options": {"patients": 6}}, 'options.patients is absent there and "6" here'),
-        ({"shard": (0, 2)}, "shard is"),
-    )
-    for other, told in others:
+    names = {"folder": "source is", "options": r"options\.patients is absent there", "shard": "shard is"}
+    for other in ({"folder": tmp_path / "other"}, {"options": {"patients": 6}}, {"shard": (0, 2)}):
         arguments = {"folder": folder} | other
-        with pytest.raises(CatalogError, match=f"made in another way: .*{re.escape(told)}.*; drop it with --replace"):
-            convert_source(NUMBERS, catalog=tmp_path / "c", resume=True, **arguments)
+        (name,) = other
+        with pytest.raises(CatalogError, match=f"made in another way: {names[name]}"):
+            convert(NUMBERS, catalog_path=tmp_path / "c", resume=True, **arguments)
     told = []
-    convert_source(
-        NUMBERS, folder, tmp_path / "c", resume=True, progress=lambda n, _, refused=0: told.append((n, refused))
+    convert(
+        NUMBERS,
+        folder,
+        tmp_path / "c",
+        resume=True,
+        crew=Crew(progress=lambda n, _, refused=0: told.append((n, refused))),
     )
     assert [n for n, _ in told] == [5, 6, 7, 8], "the finished ones are not done again"
     assert {refused for _, refused in told} == {1}, "what was refused before counts"
 
 
-def test_convert_source__shards_hold_each_patient_once(folder, tmp_path):
+def test_convert__shards_hold_each_patient_once(folder, tmp_path):
     seen = []
     for n in range(3):
-        convert_source(NUMBERS, folder, tmp_path / f"s{n}", shard=(n, 3))
+        convert(NUMBERS, folder, tmp_path / f"s{n}", shard=(n, 3))
         seen += open_catalog(tmp_path / f"s{n}").cases["case_id"].to_pylist()
     assert sorted(seen) == [f"p{n:02d}" for n in range(8) if n != 3]
 
@@ -265,10 +286,10 @@ def test_convert_source__shards_hold_each_patient_once(folder, tmp_path):
 
 def click_all(catalog, *, extra=True):
     """A run over all sources, and one over fdat alone with the same settings; their ids."""
-    ids = [simulate(job(catalog))[0]]
+    ids = [simulate_run(catalog)[0]]
     if extra:
-        ids += [simulate(job(catalog), source="fdat")[0]]
-        ids += [simulate(job(catalog, "autopet-v@2", table="scribbles"), source="deep_psma")[0]]
+        ids += [simulate_run(catalog, source="fdat")[0]]
+        ids += [simulate_run(catalog, "autopet-v@2", table="scribbles", source="deep_psma")[0]]
     return ids
 
 
@@ -277,9 +298,9 @@ def shards(phantoms, tmp_path_factory):
     """Two sources whole and in three shards, all with the same runs; not to be changed. The last has one source."""
     root = tmp_path_factory.mktemp("shards")
     for name in ("fdat", "deep-psma"):
-        convert_source(find_source(name), phantoms / name, root / "whole")
+        convert(find_source(name), phantoms / name, root / "whole")
         for n in range(3 if name == "fdat" else 2):
-            convert_source(find_source(name), phantoms / name, root / str(n), shard=(n, 3 if name == "fdat" else 2))
+            convert(find_source(name), phantoms / name, root / str(n), shard=(n, 3 if name == "fdat" else 2))
     for catalog in (root / "whole", root / "0", root / "1"):
         click_all(catalog)
     click_all(root / "2", extra=False)
@@ -329,9 +350,9 @@ def test_merge_catalogs__leaves_runs_alone_that_one_shard_lacks(shards, tmp_path
 def test_merge_catalogs__leaves_imported_and_outgrown_runs_their_names(shards, phantoms, tmp_path):
     for n in "01":
         shutil.copytree(shards / n, tmp_path / n)
-        run, _ = simulate(job(tmp_path / n, out=str(tmp_path / f"out{n}")))
+        run, _ = simulate_run(tmp_path / n, out=tmp_path / f"out{n}")
         import_prompts(tmp_path / n, tmp_path / f"out{n}", run="published", protocol="autopet-iv@2")
-    convert_source(find_source("longitudinal-ct"), phantoms / "longitudinal-ct", tmp_path / "1")
+    convert(find_source("longitudinal-ct"), phantoms / "longitudinal-ct", tmp_path / "1")
     merged = merge_catalogs(tmp_path / "merged", [tmp_path / "0", tmp_path / "1"])
     assert {"published", run} <= set(merged.runs), "the second catalog has grown since its run"
     cases = merged.metadata("published")["cases"]
@@ -342,9 +363,9 @@ def test_merge_catalogs__refused_cases_of_a_shard_are_those_of_the_whole(phantom
     source = Path(shutil.copytree(phantoms / "fdat", tmp_path / "source"))
     catalogs = [tmp_path / name for name in ("whole", "0", "1")]
     for catalog, shard in zip(catalogs, ((0, 1), (0, 2), (1, 2)), strict=True):
-        convert_source(find_source("fdat"), source, catalog, shard=shard)
+        convert(find_source("fdat"), source, catalog, shard=shard)
     sorted((source / "labelsTr").iterdir())[2].write_bytes(b"")
-    whole, *_ = [simulate(job(catalog))[1] for catalog in catalogs]
+    whole, *_ = [simulate_run(catalog)[1] for catalog in catalogs]
     assert (whole.cases, whole.rejected) == (6, 1)
     merged = merge_catalogs(tmp_path / "merged", catalogs[1:])
     assert content(merged.path) == content(tmp_path / "whole")
@@ -405,37 +426,33 @@ def kill_and_resume(many, tmp_path, draw, attempts=1):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_convert_source__killed_at_any_instant_resumes_to_the_same_bytes(many, tmp_path, seed):
+def test_convert__killed_at_any_instant_resumes_to_the_same_bytes(many, tmp_path, seed):
     assert content(many[0] / "sound")
     kill_and_resume(many, tmp_path, random.Random(seed))
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("seed", range(20))
-def test_convert_source__killed_at_twenty_instants_resumes_to_the_same_bytes(many, tmp_path, seed):
+def test_convert__killed_at_twenty_instants_resumes_to_the_same_bytes(many, tmp_path, seed):
     kill_and_resume(many, tmp_path, random.Random(1000 + seed), attempts=3)
 
 
 # prompts
 
 
-def job(catalog, protocol="autopet-iv@2", **more):
-    return Asked(str(catalog), protocol, 42, more.pop("settings", {}), **more)
-
-
 def test_simulate_catalog__gives_the_same_run_for_any_number_of_workers(catalog, phantoms, tmp_path):
-    run, summary = simulate(job(catalog), source="fdat")
+    run, summary = simulate_run(catalog, source="fdat")
     assert (summary.cases, summary.rejected) == (7, 0)
     first = (catalog / f"prompts/run={run}/part-0.parquet").read_bytes()
     other = Path(shutil.copytree(phantoms / "catalog", tmp_path / "other"))
-    assert simulate(job(other), source="fdat", workers=3)[0] == run
+    assert simulate_run(other, source="fdat", crew=Crew(3))[0] == run
     assert (other / f"prompts/run={run}/part-0.parquet").read_bytes() == first
 
 
 def test_simulate_catalog__clicks_are_those_of_each_case_alone(catalog):
     from clicksim import simulate_clicks
 
-    run, _ = simulate(job(catalog, settings={"n_foreground": 4}), source="fdat")
+    run, _ = simulate_run(catalog, settings={"n_foreground": 4}, source="fdat")
     opened = open_catalog(catalog)
     rows = opened.table("prompts", run).to_pylist()
     for case in opened.table("cases", "fdat").to_pylist():
@@ -450,7 +467,7 @@ def test_simulate_catalog__clicks_are_those_of_each_case_alone(catalog):
 
 
 def test_simulate_catalog__takes_the_threshold_of_each_case(catalog):
-    run, summary = simulate(job(catalog, "deep-psma@1"), source="deep_psma")
+    run, summary = simulate_run(catalog, "deep-psma@1", source="deep_psma")
     assert (summary.cases, summary.rejected) == (4, 0)
     opened = open_catalog(catalog)
     rows = opened.table("prompts", run).to_pylist()
@@ -467,11 +484,11 @@ def test_simulate_catalog__takes_the_threshold_of_each_case(catalog):
 
 
 def test_simulate_catalog__of_instances_names_the_publishers_ids(catalog):
-    run, summary = simulate(job(catalog, "longitudinal-ct@1"), source="longitudinal_ct")
+    run, summary = simulate_run(catalog, "longitudinal-ct@1", source="longitudinal_ct")
     assert (summary.cases, summary.rejected) == (8, 0)
     opened = open_catalog(catalog)
     assert {row["polarity"] for row in opened.table("prompts", run).to_pylist()} == {"foreground"}
-    run, _ = simulate(job(catalog, settings={"n_background": 0}), source="longitudinal_ct")
+    run, _ = simulate_run(catalog, settings={"n_background": 0}, source="longitudinal_ct")
     labels = {row["case_id"]: opened.resolve(row["label_path"]) for row in opened.cases.to_pylist()}
     rows = opened.table("prompts", run).to_pylist()
     assert rows
@@ -480,7 +497,7 @@ def test_simulate_catalog__of_instances_names_the_publishers_ids(catalog):
 
 
 def test_simulate_catalog__reports_what_it_refuses_and_goes_on(catalog):
-    run, summary = simulate(job(catalog, "deep-psma@1"))
+    run, summary = simulate_run(catalog, "deep-psma@1")
     refused = json.loads((catalog / f"runs/{run}.json").read_text())["refused"]
     assert (summary.cases, summary.rejected, len(refused)) == (12, 7, 7), "fdat has uptake and no threshold"
     assert {row["code"] for row in refused} == {"SettingRefused"}
@@ -491,12 +508,11 @@ def test_simulate_catalog__reports_what_it_refuses_and_goes_on(catalog):
 
 
 def test_simulate_catalog__keeps_the_notes_of_each_case(catalog, monkeypatch):
-    run, summary = simulate(job(catalog), workers=2)
+    run, summary = simulate_run(catalog, crew=Crew(2))
     facts = json.loads((catalog / f"runs/{run}.json").read_text())
     opened = open_catalog(catalog)
-    entries = [entry for unit in catalog_units(opened, roles=ROLES) for entry in unit.content]
-    run_of = job(catalog).run
-    expected = {e.case_id: list(run_of.make(e.open(opened, ROLES), e).notes) for e in entries}
+    entries = [entry for unit in catalog_units(opened) for entry in unit.content]
+    expected = {entry.case_id: list(prompts_of(opened, entry).notes) for entry in entries}
     expected = {case: notes for case, notes in expected.items() if notes}
     assert facts["notes"] == expected
     assert summary.noted == facts["noted"] == len(expected)
@@ -504,21 +520,24 @@ def test_simulate_catalog__keeps_the_notes_of_each_case(catalog, monkeypatch):
     assert 0 < len(without_pet) < len(entries)
     assert without_pet <= {case for case, notes in expected.items() if any("no uptake" in note for note in notes)}
     monkeypatch.setattr("clicksim.pipeline.simulation.MOST_NOTES", 3)
-    simulate(job(catalog))
+    simulate_run(catalog)
     facts = json.loads((catalog / f"runs/{run}.json").read_text())
     assert facts["noted"] == len(expected)
     first = [(case, note) for case, notes in expected.items() for note in notes][:3]
     assert sorted((case, note) for case, notes in facts["notes"].items() for note in notes) == sorted(first)
 
 
+def prompts_of(opened, entry, protocol="autopet-iv@2", **settings):
+    return PromptRun(protocol, settings=settings).make(entry.open(opened, ("label", "pet", "organs")), entry)
+
+
 def test_prompt_run__reads_the_pet_where_a_setting_asks_for_background(catalog):
     opened = open_catalog(catalog)
-    entry = catalog_units(opened, "fdat", roles=ROLES)[0].content[0]
-    asked = job(catalog, "longitudinal-ct@1", settings={"n_background": 3}).run.make(entry.open(opened, ROLES), entry)
+    entry = catalog_units(opened, "fdat")[0].content[0]
+    asked = prompts_of(opened, entry, "longitudinal-ct@1", n_background=3)
     assert (len(asked.background), asked.notes) == (3, ())
-    case = entry.open(opened, ROLES)
-    case.files["pet"] = Path("gone.nii.gz")
-    assert len(job(catalog, settings={"n_background": 0}).run.make(case, entry).background) == 0
+    gone = replace(entry, files={**entry.files, "pet": "fdat:gone.nii.gz"})
+    assert len(prompts_of(opened, gone, n_background=0).background) == 0
 
 
 def test_simulate_catalog__names_the_reason_of_each_refusal(catalog):
@@ -531,7 +550,7 @@ def test_simulate_catalog__names_the_reason_of_each_refusal(catalog):
     full[3]["label_path"] = "fdat:gone.nii.gz"
     full[4]["label_path"] = "nowhere:gone.nii.gz"
     opened.write_part("cases", "fdat", rows_to_table("cases", rows))
-    run, _ = simulate(job(catalog), source="fdat")
+    run, _ = simulate_run(catalog, source="fdat")
     refused = json.loads((catalog / f"runs/{run}.json").read_text())["refused"]
     codes = {row["case_id"]: row["code"] for row in refused}
     expected = ["BadUptake", "BadUptake", "BadLabel", "UnreadableFile", "UnreadableFile"]
@@ -544,8 +563,8 @@ def test_simulate_catalog__refuses_cases_that_it_could_not_tell_apart(catalog, t
     twin = {"case_id": name, "patient_key": "p", "instances": "components"}
     opened.write_part("cases", "mine", rows_to_table("cases", [twin]))
     with pytest.raises(CatalogError, match=f"several cases are called {re.escape(name)}, .*--source"):
-        simulate(job(catalog))
-    run, summary = simulate(job(catalog, out=str(tmp_path / "out")), source="fdat")
+        simulate_run(catalog)
+    run, summary = simulate_run(catalog, out=tmp_path / "out", source="fdat")
     assert summary.cases == 7
     details = {verdict.case_id: (verdict.outcome, verdict.detail) for verdict in verify_run(catalog, run)}
     assert details.pop(name) == ("not reproducible", "several sources of the catalog have such a case")
@@ -554,73 +573,54 @@ def test_simulate_catalog__refuses_cases_that_it_could_not_tell_apart(catalog, t
     assert (brought.cases, brought.refused) == (6, [f"{name}_clicks.json: several sources have a case {name}"])
     opened.write_part("cases", "mine", rows_to_table("cases", [twin | {"case_id": case} for case in ("a/b", "a_b")]))
     with pytest.raises(CatalogError, match="several cases are called a_b"):
-        simulate(job(catalog, out=str(tmp_path / "out")), source="mine")
-    assert simulate(job(catalog), source="mine")[1].rejected == 2, "without files they differ"
+        simulate_run(catalog, out=tmp_path / "out", source="mine")
+    assert simulate_run(catalog, source="mine")[1].rejected == 2, "without files they differ"
 
 
 def test_simulate_catalog__has_no_notes_where_there_are_none(catalog):
-    run, summary = simulate(job(catalog, settings={"n_background": 0}), source="longitudinal_ct")
+    run, summary = simulate_run(catalog, settings={"n_background": 0}, source="longitudinal_ct")
     facts = json.loads((catalog / f"runs/{run}.json").read_text())
     assert (summary.noted, facts["noted"], facts["notes"]) == (0, 0, {})
 
 
 def test_simulate_catalog__names_a_run_by_what_was_asked(catalog):
     runs = [
-        simulate(wanted, source=source)[0]
-        for wanted, source in (
-            (job(catalog), "fdat"), (job(catalog), "deep_psma"), (job(catalog, settings={"n_foreground": 3}), "fdat"),
-            (Asked(str(catalog), "autopet-iv@2", 43, {}), "fdat"), (job(catalog, "autopet-iv@1"), "fdat"),
+        simulate_run(catalog, *asked, source=source)[0]
+        for asked, source in (
+            ((), "fdat"), ((), "deep_psma"), (("autopet-iv@2", 42, {"n_foreground": 3}), "fdat"),
+            (("autopet-iv@2", 43), "fdat"), (("autopet-iv@1",), "fdat"),
         )
     ]  # fmt: skip
     assert len(set(runs)) == 5
     assert set(runs) <= set(open_catalog(catalog).runs)
 
 
-def test_simulate_catalog__resumes_wherever_its_files_go(catalog, tmp_path, monkeypatch):
-    whole, _ = simulate(job(catalog), source="fdat")
+def test_simulate_catalog__goes_on_with_resume_alone(catalog, monkeypatch):
+    whole, _ = simulate_run(catalog, source="fdat")
     expected = (catalog / f"prompts/run={whole}/part-0.parquet").read_bytes()
     shutil.rmtree(catalog / "prompts")
     calls, real = [], PromptRun.make
 
-    def stops(self, case, entry):
+    def stops(run, case, entry):
         calls.append(entry.case_id)
         if len(calls) == 4:
             raise KeyboardInterrupt
-        return real(self, case, entry)
+        return real(run, case, entry)
 
     monkeypatch.setattr(PromptRun, "make", stops)
     with pytest.raises(KeyboardInterrupt):
-        simulate(job(catalog), source="fdat")
+        simulate_run(catalog, source="fdat")
     monkeypatch.undo()
     assert open_catalog(catalog).runs == []
     with pytest.raises(CatalogError, match="go on with --resume"):
-        simulate(job(catalog), source="fdat")
-    assert simulate(job(catalog), source="fdat", resume=True)[0] == whole
+        simulate_run(catalog, source="fdat")
+    assert simulate_run(catalog, source="fdat", resume=True)[0] == whole
     assert (catalog / f"prompts/run={whole}/part-0.parquet").read_bytes() == expected
-
-
-def test_simulate_catalog__a_named_run_is_not_replaced_by_another(catalog):
-    simulate(job(catalog), source="fdat", name="mine")
-    assert simulate(job(catalog), source="fdat", name="mine")[0] == "mine", "the same again is no other run"
-    with pytest.raises(CatalogError, match=r"result called mine .*protocol is .*replace it with --overwrite"):
-        simulate(job(catalog, "autopet-iv@1"), source="fdat", name="mine")
-    simulate(job(catalog, "autopet-iv@1"), source="fdat", name="mine", overwrite=True)
-    assert open_catalog(catalog).metadata("mine")["protocol"] == "autopet-iv@1"
-
-
-def test_simulate_catalog__a_sweep_gives_the_runs_that_each_would_be_alone(catalog, tmp_path, phantoms):
-    other = Path(shutil.copytree(phantoms / "catalog", tmp_path / "other"))
-    wanted = [job(catalog, settings={"n_foreground": n}) for n in (1, 4)]
-    found = simulate_catalog(catalog, [asked.run for asked in wanted], source="fdat")
-    for asked, run in zip(wanted, found, strict=True):
-        assert simulate(replace(asked, catalog=other), source="fdat")[0] == run
-        assert simulate(asked, source="fdat")[0] == run, "one of them may be made again alone"
-    assert content(catalog) == content(other)
 
 
 def test_simulate_catalog__refuses_a_source_without_cases(catalog):
     with pytest.raises(CatalogError, match="no cases of tcia_fdg"):
-        simulate(job(catalog), source="tcia_fdg")
+        simulate_run(catalog, source="tcia_fdg")
 
 
 # prompts of others, and what verification says of them
@@ -637,7 +637,7 @@ def outcomes(verdicts):
 )  # fmt: skip
 @pytest.mark.parametrize("layout", ["plain", "grand-challenge"])
 def test_verify_run__of_an_exported_and_imported_run_is_equal(catalog, tmp_path, source, protocol, layout):
-    run, summary = simulate(job(catalog, protocol, out=str(tmp_path / "out"), layout=layout), source=source)
+    run, summary = simulate_run(catalog, protocol, out=tmp_path / "out", layout=layout, source=source)
     assert outcomes(verify_run(catalog, run)) == {"equal": summary.cases}
     brought = import_prompts(catalog, tmp_path / "out", run="back", protocol=protocol)
     assert (brought.cases, brought.unmatched, brought.refused) == (summary.cases, [], [])
@@ -646,17 +646,16 @@ def test_verify_run__of_an_exported_and_imported_run_is_equal(catalog, tmp_path,
 
 
 def test_verify_run__sees_one_voxel(catalog, tmp_path):
-    simulate(job(catalog, "autopet-iv@1", out=str(tmp_path / "out")), source="fdat")
-    file = sorted((tmp_path / "out").glob("*.json"))[1]
+    simulate_run(catalog, "autopet-iv@1", out=tmp_path / "out", source="fdat")
+    file = sorted((tmp_path / "out").glob("*_clicks.json"))[1]
     clicks = json.loads(file.read_text())
     clicks["tumor"][1][2] += 1
     file.write_text(json.dumps(clicks))
-    gone = sorted((tmp_path / "out").glob("*.json"))[2]
+    gone = sorted((tmp_path / "out").glob("*_clicks.json"))[2]
     gone.write_text(json.dumps(json.loads(gone.read_text()) | {"background": []}))
     import_prompts(catalog, tmp_path / "out", run="changed", protocol="autopet-iv@1")
     seen = []
-    crew = Crew(progress=lambda done, total, refused=0: seen.append(refused))
-    verdicts = verify_run(catalog, "changed", crew=crew)
+    verdicts = verify_run(catalog, "changed", crew=Crew(progress=lambda done, total, refused=0: seen.append(refused)))
     assert outcomes(verdicts) == {"equal": 5, "unequal": 2}
     details = {verdict.case_id: verdict.detail for verdict in verdicts if verdict.outcome == "unequal"}
     assert re.match(
@@ -667,7 +666,7 @@ def test_verify_run__sees_one_voxel(catalog, tmp_path):
 
 
 def test_verify_run__says_what_cannot_be_reproduced(catalog, tmp_path, monkeypatch):
-    simulate(job(catalog, out=str(tmp_path / "out")), source="fdat")
+    simulate_run(catalog, out=tmp_path / "out", source="fdat")
     import_prompts(catalog, tmp_path / "out", run="back", protocol="autopet-iv@2")
     monkeypatch.setenv("CLICKSIM_ROOT_FDAT", str(tmp_path))
     verdicts = verify_run(catalog, "back")
@@ -686,8 +685,8 @@ def test_verify_run__says_what_cannot_be_reproduced(catalog, tmp_path, monkeypat
 
 
 def test_import_prompts__reads_a_zip_and_lists_what_it_cannot_use(catalog, tmp_path):
-    simulate(job(catalog, out=str(tmp_path / "out")), source="fdat")
-    files = sorted((tmp_path / "out").glob("*.json"))
+    simulate_run(catalog, out=tmp_path / "out", source="fdat")
+    files = sorted((tmp_path / "out").glob("*_clicks.json"))
     with zipfile.ZipFile(tmp_path / "clicks.zip", "w") as archive:
         for file in files[:3]:
             archive.write(file, f"clicks/{file.name}")
@@ -702,18 +701,13 @@ def test_import_prompts__reads_a_zip_and_lists_what_it_cannot_use(catalog, tmp_p
     assert brought.unmatched == ["stranger_clicks.json"]
     assert len(brought.refused) == 3
     assert any("has a file already" in text for text in brought.refused)
-    assert import_prompts(catalog, tmp_path / "clicks.zip", run="zip") == brought, "the same again is no other run"
-    with pytest.raises(CatalogError, match=r"result called zip .*choose another name, or replace it with --overwrite"):
-        import_prompts(catalog, tmp_path / "out", run="zip")
-    opened = open_catalog(catalog)
-    opened.write_part("prompts", "bare", opened.table("prompts", "zip").drop_columns("run"))
-    with pytest.raises(CatalogError, match="has a run 'bare' already"):
-        import_prompts(catalog, tmp_path / "clicks.zip", run="bare")
+    with pytest.raises(CatalogError, match="has a run 'zip' already"):
+        import_prompts(catalog, tmp_path / "clicks.zip", run="zip")
 
 
 def test_import_prompts__a_damaged_member_costs_its_case_alone(catalog, tmp_path):
-    simulate(job(catalog, out=str(tmp_path / "out")), source="fdat")
-    files = sorted((tmp_path / "out").glob("*.json"))
+    simulate_run(catalog, out=tmp_path / "out", source="fdat")
+    files = sorted((tmp_path / "out").glob("*_clicks.json"))
     with zipfile.ZipFile(tmp_path / "clicks.zip", "w") as archive:
         for file in files[:2]:
             archive.write(file, file.name)
@@ -773,7 +767,7 @@ def test_verify_run__the_published_clicks_of_the_real_mask_are_met(realdata, tmp
     source = tmp_path / "source"
     write_fdat(source, patients=2, shape=(24, 20, 30), spacing=(18, 18, 20))
     shutil.copy(realdata / f"autopet/fdg_0b57b247b6/{REAL}.nii.gz", source / f"labelsTr/{REAL}.nii.gz")
-    convert_source(find_source("fdat"), source, tmp_path / "catalog", options={"labels_only": "true"})
+    convert(find_source("fdat"), source, tmp_path / "catalog", options={"labels_only": "true"})
     brought = import_prompts(
         tmp_path / "catalog", realdata / "autopet" / archive, run="published", protocol="autopet-iv@1"
     )
@@ -790,7 +784,7 @@ def test_verify_run__one_published_voxel_changed_is_unequal(realdata, tmp_path):
     source = tmp_path / "source"
     write_fdat(source, patients=1, shape=(24, 20, 30), spacing=(18, 18, 20))
     shutil.copy(realdata / f"autopet/fdg_0b57b247b6/{REAL}.nii.gz", source / f"labelsTr/{REAL}.nii.gz")
-    convert_source(find_source("fdat"), source, tmp_path / "catalog", options={"labels_only": "true"})
+    convert(find_source("fdat"), source, tmp_path / "catalog", options={"labels_only": "true"})
     clicks = json.loads((realdata / f"autopet/fdg_0b57b247b6/{REAL}_clicks.json").read_text())
     clicks["tumor"][-1][0] += 1
     (tmp_path / "files").mkdir()
@@ -867,7 +861,7 @@ def test_template__of_the_documents_converts_when_it_is_installed(tmp_path, monk
     source = find_source("our-lab")
     digests = set()
     for workers in (0, 2):
-        summary = convert_source(source, scans, tmp_path / f"c{workers}", workers=workers, options={"tracer": "PSMA"})
+        summary = convert(source, scans, tmp_path / f"c{workers}", crew=Crew(workers), options={"tracer": "PSMA"})
         assert (summary.cases, summary.rejected) == (2, 3)
         digests.add(open_catalog(tmp_path / f"c{workers}").digest())
     assert len(digests) == 1
@@ -877,7 +871,7 @@ def test_template__of_the_documents_converts_when_it_is_installed(tmp_path, monk
     from clicksim.pipeline import check
 
     assert check(tmp_path / "c0", read_data=True) == []
-    assert simulate(job(tmp_path / "c0"))[1].cases == 2
+    assert simulate_run(tmp_path / "c0")[1].cases == 2
 
 
 def test_prompt_format_error__is_a_refusal_like_all_others():

@@ -13,11 +13,12 @@ from clicksim.catalog import find_source, open_catalog
 from clicksim.cli import main
 from clicksim.errors import SettingError
 from clicksim.phantom.layouts import write_fdat
+from clicksim.pipeline import Crew, PromptRun, convert
+from clicksim.pipeline.cases import catalog_units
 from clicksim.pipeline.prompt_import import import_prompts
-from clicksim.pipeline.simulation import patient_units, run_id
 from clicksim.pipeline.verification import verify_run
 from clicksim.simulate.annotators.people import PRESETS
-from tests.simulating import Asked, convert_source, simulate
+from tests.simulated import simulate_run
 
 REAL = "fdg_0b57b247b6_05-02-2002-NA-PET-CT Ganzkoerper  primaer mit KM-42966"
 SMALL = {"shape": (40, 36, 50), "spacing": (10, 10, 12)}
@@ -28,7 +29,7 @@ def phantom(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A catalog of three patients; not to be changed."""
     root = tmp_path_factory.mktemp("phantom")
     write_fdat(root / "fdat", patients=3, **SMALL)
-    convert_source(find_source("fdat"), root / "fdat", root / "catalog")
+    convert(find_source("fdat"), root / "fdat", root / "catalog")
     return root / "catalog"
 
 
@@ -43,15 +44,12 @@ def outcomes(verdicts):
 
 @pytest.mark.parametrize("protocol", ["autopet-v@1", "autopet-v@2"])
 def test_simulate_catalog__scribbles_verify_and_come_back_from_files(catalog, tmp_path, protocol):
-    job = Asked(str(catalog), protocol, 42, {}, str(tmp_path / "out"), table="scribbles")
-    run, summary = simulate(job)
+    run, summary = simulate_run(catalog, protocol, out=tmp_path / "out", table="scribbles")
     opened = open_catalog(catalog)
     assert opened.metadata(run)["table"] == "scribbles"
     assert {row["kind"] for row in opened.table("prompts", run).to_pylist()} == {"scribble"}
     assert outcomes(verify_run(catalog, run)) == {"equal": summary.cases}
-    names = sorted(path.name for path in (tmp_path / "out").iterdir())
-    assert len(names) == summary.cases
-    assert all(name.endswith("_scribbles.json") for name in names)
+    assert len(list((tmp_path / "out").glob("*_scribbles.json"))) == summary.cases
     import_prompts(catalog, tmp_path / "out", run="back", kind="scribble", protocol=protocol)
     assert outcomes(verify_run(catalog, "back")) == {"equal": summary.cases}
 
@@ -60,7 +58,7 @@ def test_simulate_catalog__scribbles_are_the_same_for_any_number_of_workers(cata
     other = Path(shutil.copytree(phantom, tmp_path / "other"))
     wish = {"strategy": "random"}
     runs = [
-        simulate(Asked(str(home), "autopet-v@2", 7, wish, table="scribbles"), workers=n)[0]
+        simulate_run(home, "autopet-v@2", 7, wish, table="scribbles", crew=Crew(n))[0]
         for home, n in ((catalog, 0), (other, 2))
     ]
     assert runs[0] == runs[1]
@@ -69,8 +67,8 @@ def test_simulate_catalog__scribbles_are_the_same_for_any_number_of_workers(cata
 
 
 def test_verify_run__sees_one_scribble_voxel(catalog, tmp_path):
-    simulate(Asked(str(catalog), "autopet-v@1", 42, {}, str(tmp_path / "out"), table="scribbles"))
-    file = next(f for f in sorted((tmp_path / "out").iterdir()) if json.loads(f.read_text())["tumor"])
+    simulate_run(catalog, "autopet-v@1", out=tmp_path / "out", table="scribbles")
+    file = next(f for f in sorted((tmp_path / "out").glob("*_scribbles.json")) if json.loads(f.read_text())["tumor"])
     strokes = json.loads(file.read_text())
     strokes["tumor"].reverse()  # files that were published hold no order
     file.write_text(json.dumps(strokes))
@@ -86,22 +84,19 @@ def test_verify_run__sees_one_scribble_voxel(catalog, tmp_path):
         import_prompts(catalog, tmp_path / "out", run="x", protocol="autopet-v@1")
 
 
-def test_run_id__of_clicks_is_the_hash_that_it_always_was(catalog):
-    job = Asked(str(catalog), "autopet-iv@1", 42, {})
-    units = patient_units(open_catalog(catalog))
-    about = {"protocol": "autopet-iv@1", "seed": 42, "settings": job.about()["settings"]}
-    cases = [[unit.key, [row["case_id"] for row in unit.content]] for unit in units]
+def test_simulate_catalog__names_a_run_of_clicks_as_it_always_did(catalog):
+    units = catalog_units(open_catalog(catalog))
+    about = {"protocol": "autopet-iv@1", "seed": 42, "settings": PromptRun("autopet-iv@1").about()["settings"]}
+    cases = [[unit.key, [entry.case_id for entry in unit.content]] for unit in units]
     text = json.dumps([about, cases], sort_keys=True)
-    assert run_id(job, units) == hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+    assert simulate_run(catalog, "autopet-iv@1")[0] == hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
 @pytest.mark.parametrize(("table", "protocol"), [("clicks", "autopet-iv@2"), ("scribbles", "autopet-v@2")])
 def test_simulate_catalog__an_annotator_stands_in_rows_and_metadata_and_verifies(catalog, table, protocol):
-    plain = Asked(str(catalog), protocol, 42, {}, table=table)
-    person = Asked(str(catalog), protocol, 42, {}, table=table, annotator=PRESETS["careful"])
-    units = patient_units(open_catalog(catalog))
-    assert run_id(plain, units) != run_id(person, units)
-    run, summary = simulate(person)
+    plain, _ = simulate_run(catalog, protocol, table=table)
+    run, summary = simulate_run(catalog, protocol, table=table, annotator=PRESETS["careful"])
+    assert run != plain
     opened = open_catalog(catalog)
     assert opened.metadata(run)["annotator_model"]["name"] == "careful"
     assert {(r["annotator"], r["effort_s"]) for r in opened.table("prompts", run).to_pylist()} == {("careful", 4.0)}
@@ -130,7 +125,7 @@ def test_verify_run__the_published_scribbles_of_the_real_mask_are_met(realdata, 
     source = tmp_path / "source"
     write_fdat(source, patients=1, shape=(24, 20, 30), spacing=(18, 18, 20))
     shutil.copy(realdata / f"autopet/fdg_0b57b247b6/{REAL}.nii.gz", source / f"labelsTr/{REAL}.nii.gz")
-    convert_source(find_source("fdat"), source, tmp_path / "catalog", options={"labels_only": "true"})
+    convert(find_source("fdat"), source, tmp_path / "catalog", options={"labels_only": "true"})
     archive = realdata / "autopet/lesion-scribbles.zip"
     brought = import_prompts(tmp_path / "catalog", archive, run="published", kind="scribble", protocol="autopet-v@1")
     assert brought.cases == 1

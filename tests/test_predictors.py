@@ -4,17 +4,15 @@ import pickle
 import signal
 import subprocess
 import sys
-from importlib.metadata import entry_points
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from clicksim import Grid, Prompts, open_predictor
-from clicksim.errors import SettingError
+from clicksim.errors import ClicksimError, SettingError
 from clicksim.interruption import Terminated, ending_in_order, holding_signals
-from clicksim.predictors import Scan, ThresholdPredictor, parse_spec, predictor_kinds
-from clicksim.predictors.spec import GROUP
+from clicksim.predictors import PREDICTOR_KINDS, Scan, ThresholdPredictor, parse_spec
 
 GRID = Grid.from_spacing((4, 4, 4), (4, 4, 4))
 
@@ -49,14 +47,14 @@ def outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     about.mkdir()
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: outside-model\nVersion: 1.0\n")
     points = "outside = outside_model:KIND\nwrong = outside_model:WRONG\ngone = no_such_module_:KIND\n"
-    (about / "entry_points.txt").write_text(f"[{GROUP}]\n{points}")
+    (about / "entry_points.txt").write_text(f"[{PREDICTOR_KINDS.group}]\n{points}")
     monkeypatch.syspath_prepend(str(tmp_path))
     return tmp_path
 
 
-@pytest.mark.parametrize("name", [entry.name for entry in entry_points(group=GROUP)])
+@pytest.mark.parametrize("name", PREDICTOR_KINDS.names)
 def test_predictor_kinds__are_loaded_and_say_how_they_are_written(name: str) -> None:
-    kind = predictor_kinds()[name]
+    kind = PREDICTOR_KINDS.find(name)
     assert kind.usage.startswith(f"{name}:")
     assert kind.summary
 
@@ -115,9 +113,9 @@ def test_open_predictor__takes_a_kind_of_an_outside_package(outside: Path) -> No
     assert np.array_equal(mask, np.ones(GRID.shape))
     with pytest.raises(SettingError, match="unknown option of outside:NAME 'valu'; did you mean 'value'"):
         parse_spec("outside:net?valu=1")
-    with pytest.raises(SettingError, match=r"wrong of clicksim.predictors is int, not a PredictorKind"):
+    with pytest.raises(ClicksimError, match=r"kind of predictor 'wrong' .*: it is int, not a PredictorKind"):
         parse_spec("wrong:x")
-    with pytest.raises(SettingError, match=r"the kind gone cannot be loaded from no_such_module_:KIND.*reinstall"):
+    with pytest.raises(ClicksimError, match=r"kind of predictor 'gone' cannot be loaded from no_such_module_:KIND"):
         parse_spec("gone:x")
     with pytest.raises(SettingError, match="unknown kind of predictor 'outsid'; did you mean 'outside'"):
         parse_spec("outsid:x")

@@ -1,6 +1,7 @@
 """Protocols: every file is sound, wrong names and values are refused, and settings come back from TOML."""
 
 import json
+import re
 import tomllib
 from importlib.resources import files
 
@@ -9,8 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import clicksim
 from clicksim.errors import SettingError
-from clicksim.protocols import effective_settings, list_presets, list_protocols, load_protocol
+from clicksim.protocols import (
+    effective_settings,
+    freeze_protocol,
+    list_presets,
+    list_protocols,
+    load_protocol,
+    protocol_facts,
+    protocol_of,
+)
 from clicksim.protocols.protocol_settings import CLICKS, TABLES
 from clicksim.settings import check_value, conditions_of, dump_table, parse_value
 
@@ -126,7 +136,7 @@ def test_effective_settings__says_which_protocols_have_a_rule():
         ("n_foreground", float("nan"), "whole number"),
         ("n_foreground", 10**400, "whole number"),
         ("percentile", 100.5, "at most 100"),
-        ("percentile", float("inf"), "must be a number"),
+        ("percentile", float("inf"), "must be a finite number"),
         ("suv", 10**400, "must be a number"),
         ("strategy", 3, "one of deepest"),
         ("strategy", "", "unknown strategy"),
@@ -287,3 +297,119 @@ def test_parse_value__reads_what_toml_writes(value):
 )
 def test_parse_value__takes_bare_words_and_lists(text, value):
     assert parse_value(text) == value
+
+
+# files of one's own
+
+
+OWN = """
+based_on = "autopet-iv@2"
+title = "three clicks on the rim"
+
+[clicks]
+n_foreground = 3
+strategy = "rim"
+"""
+
+
+@pytest.fixture
+def own(tmp_path):
+    file = tmp_path / "mine.toml"
+    file.write_text(OWN, encoding="utf-8")
+    return file
+
+
+def test_load_protocol__takes_a_file_on_top_of_a_protocol(own):
+    protocol, base = load_protocol(str(own)), load_protocol("autopet-iv@2")
+    assert protocol == load_protocol(own)
+    assert protocol.tables["clicks"] == {**base.tables["clicks"], "n_foreground": 3, "strategy": "rim"}
+    assert protocol.tables["score"] == base.tables["score"]
+    assert protocol.title == "three clicks on the rim"
+    assert re.fullmatch(r"mine\.toml#[0-9a-f]{12}", protocol.id)
+
+
+def test_load_protocol__a_record_of_a_file_stands_for_the_file(own):
+    protocol = load_protocol(own)
+    facts = json.loads(json.dumps(protocol_facts(own)))
+    own.write_text(OWN.replace("3", "4"), encoding="utf-8")
+    assert protocol_of(facts) == protocol
+    assert protocol_of(facts).id == protocol.id
+    assert load_protocol(own).id != protocol.id
+    assert freeze_protocol(protocol) is protocol
+    assert protocol_facts("ritm") == {"protocol": "ritm"}
+    assert protocol_of({"protocol": "autopet-v@1"}) == "autopet-v@1"
+    back = tomllib.loads(dump_table("protocol", protocol.content))["protocol"]
+    assert load_protocol(back) == protocol
+
+
+def test_load_protocol__the_id_of_a_file_follows_its_settings_alone(own):
+    before = load_protocol(own).id
+    own.write_text("# a remark\n" + OWN.replace("three", "some"), encoding="utf-8")
+    assert load_protocol(own).id == before
+    copy = own.with_name("copy.toml")
+    copy.write_text(OWN, encoding="utf-8")
+    assert load_protocol(copy).id == before.replace("mine", "copy")
+
+
+@pytest.mark.parametrize("protocol", [*PROTOCOLS, *list_presets()], ids=lambda p: p.id)
+def test_load_protocol__takes_a_copy_of_every_file(protocol, tmp_path):
+    folder = files("clicksim.protocols")
+    name = f"{protocol.name}-{protocol.version}.toml" if protocol.version else f"presets/{protocol.name}.toml"
+    file = tmp_path / "copy.toml"
+    file.write_text(folder.joinpath(name).read_text(encoding="utf-8"), encoding="utf-8")
+    assert load_protocol(file).tables == protocol.tables
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "needs a table of settings: [clicks], [scribbles], [score], [rounds]"),
+        ("clicks = 3", "clicks of a protocol must be a table, got 3"),
+        ("notes = 'one'", "notes of a protocol must be a list of texts"),
+        ("[click]", "did you mean 'clicks'"),
+        ("based_on = 'autopet-iv'", "needs a version"),
+        ("based_on = 'other.toml'", "not a file"),
+        ("[clicks]\nn_foreground = 3", "[clicks] needs rule (published, revised), or the file needs based_on"),
+        ("[clicks]\nrule = 'revised'\nn_foreground = 3", "lacks n_background, lesions"),
+        ("based_on = 'autopet-iv@2'\n[clicks]\nrule = 'published'", "leave it out"),
+        ("[score]\nrule = 'revised'\nconnectivity = 18\niou = 0.1\nempty_truth = 'undefined'\n[clicks]", "needs rule"),
+        (
+            "[clicks]\nrule = 'published'\nn_foreground = 2\nn_background = 0\npercentile = 99\ncenter_offset = 0\n"
+            "edge_offset = 0\nmargin_mm = 5",
+            "has margin_mm, which the published rule does not read",
+        ),
+        ("based_on = 'autopet-iv@2'\n[clicks]\nn_forground = 3", "did you mean 'n_foreground'"),
+        ("based_on = 'autopet-iv@2'\n[clicks]\nn_foreground = -3", "at least 0"),
+        ("based_on = 'autopet-iv@2'\n[scribbles]\nn_components = 3", "[scribbles] needs rule"),
+        ("clicks", "is not TOML"),
+    ],
+)
+def test_load_protocol__refuses_a_file_and_names_it(text, words, tmp_path):
+    file = tmp_path / "odd.toml"
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(SettingError) as caught:
+        load_protocol(file)
+    assert words in str(caught.value)
+    assert str(file) in str(caught.value)
+
+
+def test_load_protocol__refuses_a_file_that_is_not_there(tmp_path):
+    with pytest.raises(SettingError, match="cannot read the protocol"):
+        load_protocol(tmp_path / "none.toml")
+
+
+def test_simulate_clicks__by_a_file_names_it(own):
+    mask = np.zeros((9, 9, 9), np.uint8)
+    mask[2:7, 2:7, 2:7] = 1
+    prompts = clicksim.simulate_clicks(mask, spacing=(1, 1, 1), protocol=own)
+    again = clicksim.simulate_clicks(mask, spacing=(1, 1, 1), n_foreground=3, strategy="rim")
+    assert prompts.items == again.items
+    assert prompts.protocol == load_protocol(own).id
+
+
+def test_effective_settings__names_the_table_of_a_setting_and_lists_every_table():
+    rule = load_protocol("autopet-v@2")
+    with pytest.raises(SettingError, match=r"n_rounds is a setting of \[rounds\] of autopet-v@2"):
+        effective_settings(rule, "scribbles", {"n_rounds": 3})
+    with pytest.raises(SettingError, match=r"did you mean 'n_rounds'\? Allowed: \[scribbles\] strategy, .*\[rounds\]"):
+        effective_settings(rule, "scribbles", {"n_round": 3})

@@ -30,11 +30,12 @@ from clicksim.catalog.remote.files_index import index_bytes, read_index, stored_
 from clicksim.catalog.remote.places import as_place
 from clicksim.catalog.schema import TABLES, rows_to_table
 from clicksim.errors import CatalogError, SettingError, StorageError
-from clicksim.pipeline.simulation import simulate_row
+from clicksim.pipeline import PromptRun
+from clicksim.pipeline.cases import catalog_units
 from clicksim.volumes import read_image
 from tests.commands import done, run
 from tests.report_catalog import make_catalog, plain_case
-from tests.simulating import Asked, simulate
+from tests.simulated import simulate_run
 
 BUCKET, SECRET = "clicksim-tests", "s3cret-of-the-tests"
 PET = "catalog:images/pet.nii.gz"
@@ -89,7 +90,7 @@ def original(tmp_path_factory):
     catalog = make_catalog(tmp_path_factory.mktemp("original") / "catalog", [{} for _ in range(6)], runs=1)
     facts = {name: f"the {name}" for name in ("title", "release", "licence", "citation", "doi")}
     catalog.write_sources(rows_to_table("sources", [facts | {"source": "fdat"}]))
-    simulate(Asked(str(catalog.path), "autopet-iv@2", 42, {}))
+    simulate_run(catalog.path)
     return catalog
 
 
@@ -222,11 +223,14 @@ def test_open_catalog__takes_a_file_system_of_fsspec_and_pyarrow(kind, original,
     assert pull_catalog("some/place", tmp_path / "back", filesystem=system).moved == len(remote.files)
 
 
-def test_simulate_row__on_object_storage_gives_the_same_prompts(original, s3):
+def test_prompt_run__on_object_storage_gives_the_same_prompts(original, s3):
     push_catalog(original.path, s3)
-    remote, job = open_catalog(s3), Asked("", "autopet-iv@2", 7, {})
-    for row in original.cases.to_pylist():
-        ours, theirs = (simulate_row(catalog, row, job).to_table() for catalog in (original, remote))
+    run, found = PromptRun("autopet-iv@2", 7), []
+    for catalog in (original, open_catalog(s3)):
+        entries = [entry for unit in catalog_units(catalog) for entry in unit.content]
+        found.append([run.make(entry.open(catalog, ("label", "pet")), entry).to_table() for entry in entries])
+    assert len(found[0]) == len(original.cases)
+    for ours, theirs in zip(*found, strict=True):
         assert len(ours)
         assert ours.equals(theirs, check_metadata=True)
 

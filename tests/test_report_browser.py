@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.browser import BrowserPage, find_browser, open_browser
-from clicksim.pipeline.reporting import report as make_report
+from clicksim.pipeline import reporting
 from tests.report_catalog import make_catalog, write_rounds
 
 pytestmark = pytest.mark.skipif(find_browser() is None, reason="no Chromium is installed: apt-get install chromium")
@@ -46,7 +46,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     catalog = make_catalog(folder / "catalog", rows, runs=2)
     for run, scale in (("network", 0.5), ("threshold", 0.3)):
         write_rounds(catalog, run, [f"case{n:03d}" for n in range(4, COUNT)], fpv_ml=scale)
-    return make_report(catalog.path, folder / "page.html")
+    return reporting.report(catalog.path, folder / "page.html")
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,8 @@ import shutil
 import pytest
 
 from clicksim.catalog import find_source
+from clicksim.pipeline import convert
 from studies import scale
-from tests.simulating import convert_source
 
 pytest.importorskip("distributed", reason="needs clicksim[cluster]")
 
@@ -32,7 +32,7 @@ def test_run_step__notes_time_and_memory(source, tmp_path):
 
 
 def test_compare_catalogs__sees_one_byte_and_a_file_too_many(source, tmp_path):
-    convert_source(find_source("fdat"), source, tmp_path / "one")
+    convert(find_source("fdat"), source, tmp_path / "one")
     catalogs = {name: tmp_path / name for name in ("one", "other")}
     shutil.copytree(tmp_path / "one", tmp_path / "other")
     assert scale.find_differences(catalogs) == []
@@ -56,5 +56,5 @@ def test_growth__is_of_every_process():
 def test_main__finds_the_same_bytes_in_all_ways(tmp_path):
     scale.main(["--cases", "40", "--out", str(tmp_path / "scale.md"), "--work", str(tmp_path / "work")])
     page = (tmp_path / "scale.md").read_text()
-    assert "the digests: none differs." in page
+    assert "there is no difference." in page
     assert all(f"| {way} |" in page for way in scale.WAYS.values())

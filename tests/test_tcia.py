@@ -26,7 +26,8 @@ from clicksim.phantom import Phantom, make_phantom
 from clicksim.phantom.dicom import SCANNERS, StudyFacts, WrittenStudy, write_study
 from clicksim.phantom.layout_tcia import write_tcia
 from clicksim.phantom.phantom_trees import to_lps
-from clicksim.pipeline import check
+from clicksim.pipeline import Crew, check
+from clicksim.pipeline import convert as convert_into
 from clicksim.volumes import Volume, read_image
 from converters.dicom.segmentation import read_seg
 from converters.dicom.series import find_series
@@ -37,7 +38,6 @@ from converters.tcia.series_choice import choose_series
 from converters.tcia.tcia_plan import files_of, plan
 from converters.tcia.tcia_source import FDG, PSMA, clean_description, code_of, fdat_name, has_contrast, reconstruction
 from tests.dicom_writer import rtstruct_dataset, save
-from tests.simulating import convert_source
 
 PATIENT = "PETCT_0123456789"
 
@@ -69,7 +69,7 @@ def small_phantom(seed: int = 0) -> Phantom:
 
 
 def convert(source: Any, folder: Path, catalog: Path, **options: str) -> Catalog:
-    convert_source(source, folder, catalog, options=options)
+    convert_into(source, folder, catalog, options=options)
     return open_catalog(catalog)
 
 
@@ -195,7 +195,7 @@ def test_convert__gives_equal_rows_for_every_layout_and_worker_count(tmp_path: P
     for layout, workers in (("descriptive", 0), ("classic", 2), ("uids", 0)):
         write_tcia(tmp_path / layout, collection="psma", patients=2, layout=layout, shape=(24, 20, 30),
                    spacing=(18.0, 18.0, 20.0))  # fmt: skip
-        convert_source(PSMA, tmp_path / layout, tmp_path / f"{layout}.catalog", workers=workers)
+        convert_into(PSMA, tmp_path / layout, tmp_path / f"{layout}.catalog", crew=Crew(workers))
         # which file comes first by name is the one thing that the layout decides
         cases = open_catalog(tmp_path / f"{layout}.catalog").cases.to_pylist()
         rows.append([{k: v for k, v in row.items() if k != "pet_first_file_s"} for row in cases])

@@ -11,13 +11,12 @@ from clickseg.training_settings import TrainSettings
 from clicksim.errors import SettingError, unknown_name
 from clicksim.geometry import Grid, Spacing
 from clicksim.prompts import Prompts, Scribble
-from clicksim.protocols import effective_settings, load_protocol
+from clicksim.protocols import ProtocolName, effective_settings, load_protocol
 from clicksim.simulate.clicks.click_rules import simulate_clicks
 from clicksim.simulate.corrections import correct
 from clicksim.simulate.scribbles.scribble_rules import simulate_scribbles
 
 U_SHAPE = (0.10, 0.10, 0.10, 0.08, 0.04, 0.04, 0.04, 0.04, 0.08, 0.08, 0.30)  # of 0 to 10 prompts, as published
-STROKES = ("centerline", "random", "boundary")  # in equal parts
 
 
 @dataclass(frozen=True)
@@ -79,7 +78,7 @@ def draw_plan(draws: np.random.Generator, step: int, name: str, settings: TrainS
     silent = draws.random() < settings.silent
     count = int(draws.choice(settings.max_prompts + 1, p=count_law(settings.law, settings.max_prompts)))
     corrections = int(draws.integers(corrections_at(step, settings) + 1))
-    stroke = STROKES[draws.integers(len(STROKES))] if draws.random() < settings.scribbles else ""
+    stroke = settings.strokes[draws.integers(len(settings.strokes))] if draws.random() < settings.scribbles else ""
     seed = int(draws.integers(2**31))
     return PromptPlan(0 if silent else count, 0 if silent else corrections, stroke, seed, name)
 
@@ -90,7 +89,7 @@ def first_prompts(
     pet: NDArray[np.float32] | None,
     spacing: Spacing,
     instances: Any,
-    protocol: tuple[str, str],
+    protocol: tuple[ProtocolName, ProtocolName],
 ) -> Prompts:
     """The prompts of a patch before the first prediction.
 
@@ -126,7 +125,7 @@ def next_prompts(
     spacing: Spacing,
     number: int,
     rows: NDArray[np.int64],
-    protocol: str,
+    protocol: ProtocolName,
 ) -> Prompts:
     """The correction of a prediction: one prompt in its largest error.
 
@@ -146,13 +145,14 @@ def next_prompts(
 
 
 def check_protocols(settings: TrainSettings) -> None:
-    """Raise a `SettingError` unless both protocols are mended ones: published rules work on whole cases only."""
+    """Raise a `SettingError` unless both protocols have revised rules: published rules work on whole cases only."""
     for name, table in ((settings.click_protocol, "clicks"), (settings.correction_protocol, "scribbles")):
-        rule, _ = effective_settings(load_protocol(name), table, {})
-        if rule["rule"] != "revised":
+        rule = load_protocol(name)
+        chosen, _ = effective_settings(rule, table, {})
+        if chosen["rule"] != "revised":
             raise SettingError(
-                f"{name} is a published rule for whole cases; training simulates on patches and takes a mended one, "
-                "such as autopet-iv@2 for clicks and autopet-v@2 for corrections"
+                f"{rule.id} is a published rule for whole cases; training simulates on patches and takes a revised "
+                "one, such as autopet-iv@2 for clicks and autopet-v@2 for corrections"
             )
 
 

@@ -200,9 +200,9 @@ class Inference:
         reaching = np.all((local[:, 2:] >= -margin) & (local[:, 2:] < np.asarray(shape) + margin), axis=1)
         points = torch.from_numpy(local[reaching]).to(self.device)
         with torch.inference_mode(), precision(self.device):
-            guidance = self.model.guidance(points, 1, shape, self.spacing)
             inside = self.windows.inside(number)
             ct, pet = self.images(inside)
+            guidance = self.model.guidance(points, 1, shape, self.spacing, pet)
             x = self.model.channels(ct, pet, guidance, previous=self._window(previous, inside, False))
             total = torch.zeros((1, 1, *shape), device=self.device)
             for flip in self.options.flips:

@@ -17,7 +17,7 @@ How to use a trained one:
     model, about = load_model("run/model.safetensors")            # clickseg.model.checkpoint
     grids = GridTransform.of(grid, about["rules"]["spacing_mm"])  # clickseg.data.model_grid
     points = torch.from_numpy(channel_rows(grids.prompts(prompts)))  # clickseg.data.prompt_channels
-    guidance = model.guidance(points, 1, shape, spacing)          # (1, 2, I, J, K)
+    guidance = model.guidance(points, 1, shape, spacing, pet)     # (1, 2, I, J, K)
     x = model.channels(ct, pet, guidance, previous=mask)          # (1, 6, I, J, K): cut windows from this
     probability = torch.sigmoid(model(x))                         # (1, 1, I, J, K)
 
@@ -31,7 +31,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from clickseg.data.prompt_channels import draw_channels, stencil
+from clickseg.data.prompt_channels import draw_channels, reach_vx
 from clickseg.training_settings import ModelSettings
 from clicksim.errors import SettingError
 from clicksim.geometry import Shape, Spacing
@@ -51,6 +51,7 @@ class Segmenter(nn.Module):
 
     Attributes:
         settings: What it is.
+        plan: How its prompts are drawn.
         network: `(B, 6, I, J, K)` to logits `(B, 1, I, J, K)`, or `(B, n, 1, I, J, K)` in training with deep
             supervision, the finest first.
     """
@@ -59,6 +60,7 @@ class Segmenter(nn.Module):
         """A fresh network; its weights come from Torch's global generator."""
         super().__init__()
         self.settings = settings
+        self.plan = settings.plan
         self.network = build_network(settings)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -98,10 +100,23 @@ class Segmenter(nn.Module):
         mask = one * 0 if previous is None else previous.float()
         return torch.cat([density, uptake, missing, mask, guidance], dim=1)
 
-    def guidance(self, points: Tensor, batch: int, shape: Shape, spacing: Sequence[Spacing] | Spacing) -> Tensor:
-        """Prompts as this model takes them, `(batch, 2, I, J, K)`; see `prompt_channels.draw_channels`."""
-        s = self.settings
-        return draw_channels(points, batch, shape, encoding=s.encoding, size_mm=s.encoding_mm, spacing=spacing)
+    def guidance(
+        self,
+        points: Tensor,
+        batch: int,
+        shape: Shape,
+        spacing: Sequence[Spacing] | Spacing,
+        pet: Tensor | None = None,
+        has_pet: Tensor | None = None,
+    ) -> Tensor:
+        """Prompts as this model takes them, `(batch, 2, I, J, K)`; see `prompt_channels.draw_channels`.
+
+        Encodings that read the image read the PET, `(batch, 1, I, J, K)` SUV; where there is none it is 0.
+        """
+        image = None
+        if self.plan.needs_image and pet is not None:
+            image = pet if has_pet is None else pet * has_pet.view(-1, 1, 1, 1, 1)
+        return draw_channels(points, batch, shape, plan=self.plan, spacing=spacing, image=image)
 
     def weights(self) -> dict[str, Tensor]:
         """All weights by name, each once (the network reaches some by two paths), without gradient.
@@ -111,10 +126,8 @@ class Segmenter(nn.Module):
         return {name: weight.detach() for name, weight in self.named_parameters()}
 
     def margin_vx(self, spacing: Spacing) -> tuple[int, int, int]:
-        """How many voxels along each axis a prompt reaches."""
-        offsets, _ = stencil(self.settings.encoding, self.settings.encoding_mm, spacing)
-        i, j, k = np.abs(offsets).max(axis=0)
-        return (int(i), int(j), int(k))
+        """How many voxels along each axis a prompt reaches; see `prompt_channels.reach_vx`."""
+        return reach_vx(self.plan, spacing)
 
 
 def build_network(settings: ModelSettings) -> nn.Module:

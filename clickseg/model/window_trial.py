@@ -40,8 +40,8 @@ def make_trial(case: Inference, prompts: Prompts) -> Trial:
     i, j, k = (slice(int(a), int(min(a + n, end))) for a, n, end in zip(start, size, shape, strict=True))
     shown = moved.crop(start.tolist(), case.windows.size)
     rows = torch.from_numpy(channel_rows(shown)).to(case.device)
-    guidance = case.model.guidance(rows, 1, case.windows.size, case.spacing)[0].cpu().numpy()
     ct, pet = case.images((i, j, k))
+    guidance = case.model.guidance(rows, 1, case.windows.size, case.spacing, pet)[0].cpu().numpy()
 
     def predict(channels: NDArray[np.float32]) -> NDArray[np.float32]:
         with torch.inference_mode(), precision(case.device):

@@ -12,7 +12,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from clicksim.catalog.remote.places import inside
@@ -217,7 +217,7 @@ def _read_record(file: Path) -> dict[str, Any]:
         told = f"{file}, the record of a commit, is damaged ({error!r})"
         raise CatalogError(f"{told}; delete it, and run again what was interrupted") from error
     for source, _ in moves:
-        if not source.startswith(f"{WORK}/"):
+        if not source.startswith(f"{WORK}/") or ".." in PurePosixPath(source).parts:
             raise CatalogError(f"{file} names {source!r}, which is not in {WORK}; delete it, and run again")
     if done_with is not None and (done_with in ("", ".", "..") or Path(str(done_with)).name != done_with):
         raise CatalogError(f"{file} names {done_with!r}, which is no folder of {WORK}; delete it, and run again")
@@ -227,6 +227,6 @@ def _read_record(file: Path) -> dict[str, Any]:
 def _target(home: Path, name: str) -> Path:
     """The file of a name; the file itself may be a link, no folder above it may lead out of `home`."""
     parent, _, last = name.rpartition("/")
-    if last in ("", ".", ".."):
+    if last in ("", ".", "..") or name.startswith("/"):
         raise CatalogError(f"{name!r} names no file of {home}")
     return inside(home, parent or ".") / last

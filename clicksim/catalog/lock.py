@@ -22,7 +22,7 @@ from functools import wraps
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
-from clicksim.errors import CatalogError
+from clicksim.errors import LockedError
 from clicksim.files import storing
 
 LOCK, HOLDER = ".lock", ".lock-holder.json"
@@ -48,7 +48,7 @@ def writing(folder: Path) -> Iterator[None]:
     A thread that holds it may take it again; whoever may write to the folder may take it.
 
     Raises:
-        CatalogError: Another process, or another thread of this one, holds it; the message says which.
+        LockedError: Another process, or another thread of this one, holds it; the message says which.
         StorageError: The folder cannot be written.
     """
     from filelock import FileLock, Timeout
@@ -61,7 +61,7 @@ def writing(folder: Path) -> Iterator[None]:
         try:
             lock.acquire()
         except Timeout as error:
-            raise CatalogError(
+            raise LockedError(
                 f"{folder} is being written by {_holder(place)}; wait for its end, or stop it, and try again"
             ) from error
     try:

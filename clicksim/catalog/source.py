@@ -27,7 +27,8 @@ class Unit:
     Attributes:
         key: Unique within the source; names the unit in progress and in its part files.
         content: What the converter needs, as plain data: it travels to another process.
-        inputs: The files and folders that it reads. Where one of them changes, an interrupted run does it again.
+        inputs: Absolute paths of the files and folders that the converter reads for it. Where one of them or `content`
+            changes, an interrupted run does it again. Without any, all files of the source count.
     """
 
     key: str

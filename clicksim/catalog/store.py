@@ -24,7 +24,7 @@ from clicksim.catalog.remote.cache import fetch
 from clicksim.catalog.remote.files_index import Files, Stored, read_index
 from clicksim.catalog.remote.places import Place, RemotePath, as_place, inside, is_url, read_only
 from clicksim.catalog.schema import TABLES, UNIQUE, table_schema
-from clicksim.errors import CatalogError, StorageError
+from clicksim.errors import CatalogError, LockedError, StorageError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -315,6 +315,8 @@ class Catalog:
         else:
             found_here = [file for file in self.home.glob(f"{start}*{end}") if file.is_file()]
             names = [file.relative_to(self.home).as_posix() for file in found_here]
+            for file in names:
+                inside(self.home, file)  # a link may not bring in tables of another folder
         values = [file[len(start) : -len(end)] for file in names]
         return sorted((value, file) for value, file in zip(values, names, strict=True) if "/" not in value)
 
@@ -425,8 +427,8 @@ def _settle(home: Path) -> None:
     """Complete a commit that was interrupted, so that all tables are read from one side of it.
 
     Raises:
-        CatalogError: It cannot be completed: another process holds the right to write and does not end it, or this
-            one may not write.
+        CatalogError: It cannot be completed: another process holds the right to write and does not end it, this one
+            may not write, or its record is damaged.
     """
     if is_settled(home):
         return
@@ -438,7 +440,7 @@ def _settle(home: Path) -> None:
             f"{home} holds a commit that was interrupted, and it cannot be completed: {error.strerror}; open the "
             "catalog once as somebody who may write to it"
         ) from error
-    except CatalogError:
+    except LockedError:
         if not wait_until_settled(home):
             raise
 

@@ -13,6 +13,7 @@ from clicksim.cli.pairs import read_settings, split_pair
 from clicksim.errors import SettingError, unknown_name
 from clicksim.files import read_toml
 from clicksim.protocols import effective_settings, load_protocol
+from clicksim.protocols.registry import FILE_ENDING
 from clicksim.settings import dump_table, parse_value
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ class AskedRun:
 
     Attributes:
         keys: Protocol, seed and instances.
+        protocol: The protocol itself.
         settings: All settings of the protocol's table.
         given: Those that a simulation needs to be told.
         slug: The folder of this run in a sweep; empty without one.
@@ -55,7 +57,7 @@ class AskedRun:
             name: values[name] for values in (config, options, combination) for name in RUN_KEYS if name in values
         }
         _check_keys(self.keys)
-        protocol = load_protocol(self.keys["protocol"])
+        self.protocol = protocol = load_protocol(self.keys["protocol"])
         standard = protocol.tables.get(table, {})
         stored = config.get(table, {})
         self.settings, _ = effective_settings(protocol, table, {**stored, **pairs, **swept})
@@ -69,7 +71,11 @@ class AskedRun:
     def toml(self) -> str:
         """The effective settings; run again with `--config`, they give the same bytes."""
         settings = {name: value for name, value in self.settings.items() if name != "rule"}
-        tables = [dump_table("", self.keys), dump_table(self.table, settings)]
+        keys = self.keys | {"protocol": self.protocol.content or self.protocol.id}
+        # a protocol from a file is written as a table, all of it: a file of that name may change
+        rule = {name: value for name, value in keys.items() if name == "protocol" and isinstance(value, dict)}
+        plain = {name: value for name, value in keys.items() if name not in rule}
+        tables = [dump_table("", plain), dump_table(self.table, settings), *([dump_table("", rule)] if rule else [])]
         if self.annotator is not None:
             from clicksim.simulate.annotators.annotator_files import annotator_toml
 
@@ -101,6 +107,8 @@ def plan_runs(
         click.UsageError: A text that is not NAME=VALUE; a name that is given twice in ways that contradict.
     """
     stored = read_config(config, table) if config else {}
+    if config and isinstance(stored.get("protocol"), str) and stored["protocol"].endswith(FILE_ENDING):
+        stored["protocol"] = str(config.parent / stored["protocol"])
     given = {name: value for name, value in options.items() if value is not None}
     settings = read_settings(pairs, RUN_KEYS)
     axes = [_axis(text) for text in sweeps]
@@ -169,8 +177,8 @@ def _check_keys(keys: Mapping[str, Any]) -> None:
     seed, protocol, instances = keys["seed"], keys["protocol"], keys["instances"]
     if not isinstance(seed, int) or isinstance(seed, bool):
         raise SettingError(f"seed must be a whole number, got {seed!r}")
-    if not isinstance(protocol, str):
-        raise SettingError(f"protocol must be a name with a version, such as autopet-iv@2, got {protocol!r}")
+    if not isinstance(protocol, str | dict):
+        raise SettingError(f"protocol must be a name with a version, a TOML file or a table, got {protocol!r}")
     if instances != "auto":
         from clicksim.lesions import INSTANCE_RULES
 
@@ -195,4 +203,4 @@ def _word(value: Any) -> str:
     """A value as part of a folder's name."""
     if isinstance(value, list):
         return "-".join(_word(entry) for entry in value) or "none"
-    return value if isinstance(value, str) else json.dumps(value, default=str)
+    return value.replace("/", "-") if isinstance(value, str) else json.dumps(value, default=str)

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 def _list(context: click.Context, _: click.Parameter, wanted: bool) -> None:
     if not wanted or context.resilient_parsing:
         return
-    from clicksim.guidance.encoding_settings import DEFAULTS, PRESETS
+    from clicksim.guidance import ENCODINGS, PRESETS
 
-    for name, settings in DEFAULTS.items():
-        click.echo(f"{name}: {_pairs(settings)}".rstrip(": "))
+    for name, found in ENCODINGS.load_all().items():
+        click.echo(f"{name}: {_pairs(found.defaults)}".rstrip(": "))
     for name, preset in PRESETS.items():
         click.echo(f"{name}: {preset.encoding} {_pairs(dict(preset.settings))}".rstrip() + f" ({preset.source})")
     context.exit()
@@ -91,8 +91,7 @@ def command(
 def _draw(prompts: "Prompts", like: Path, image: Path | None, encoding: str, settings: dict[str, Any]) -> Any:
     import warnings
 
-    from clicksim.guidance import encode
-    from clicksim.guidance.encoding_settings import plan_encoding
+    from clicksim.guidance import encode, plan_encoding
     from clicksim.volumes import read_image
 
     with warnings.catch_warnings(record=True) as caught:
@@ -106,7 +105,7 @@ def _draw(prompts: "Prompts", like: Path, image: Path | None, encoding: str, set
         prompts.grid.check_same(volume.grid, ("--like", "--image"))
         uptake = volume.array
     elif image:
-        click.echo(f"--image has no effect: the encoding {plan.encoding} reads none", err=True)
+        click.echo(f"--image has no effect: the encoding {plan.encoding.name} reads none", err=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # said above
         return encode(prompts, prompts.grid.shape, encoding=encoding, image=uptake, **settings)

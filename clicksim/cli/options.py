@@ -94,7 +94,9 @@ def given_options(*, but: Sequence[str] = ()) -> list[str]:
 def which_rule(defaults: Mapping[str, Any]) -> Decorator:
     """The options `--protocol`, `--seed` and `--instances`, which are None where they are not given."""
     return together(
-        click.option("--protocol", help=f"Name and version of the rule.  [default: {defaults['protocol']}]"),
+        click.option(
+            "--protocol", help=f"Name and version of the rule, or a TOML file.  [default: {defaults['protocol']}]"
+        ),
         click.option("--seed", type=int, help=f"Of all draws.  [default: {defaults['seed']}]"),
         click.option(
             "--instances", help="How values become lesions: auto, labels, components or touching.  [default: auto]"

@@ -264,9 +264,10 @@ class Request:
         """No file is written over another one of the same command."""
         out = None if self.out is None or self.many else Path(self.out)
         images = {f"--{role}": path for role, path in self.companions.items()}
-        person = Path(self.annotator) if self.annotator is not None and self.annotator.endswith(".toml") else None
+        named = {"--annotator": self.annotator, "--protocol": self.protocol}
+        files = {name: Path(text) for name, text in named.items() if text is not None and text.endswith(".toml")}
         check_distinct(
-            {"--label": self.label, **images, "--annotator": person, "--config": self.config},
+            {"--label": self.label, **images, **files, "--config": self.config},
             {"--save-config": self.save_config, "--preview": self.preview, "--out": out},
         )
 
@@ -277,7 +278,7 @@ def as_prompt_run(run: AskedRun) -> "PromptRun":
 
     keys = run.keys
     return PromptRun(
-        keys["protocol"],
+        run.protocol,
         keys["seed"],
         run.given,
         table=run.table,

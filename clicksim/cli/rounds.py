@@ -29,7 +29,9 @@ KINDS = "py:module:function, 'cmd:<shell with {input} {output}>', dir:PATH, buil
 @click.option("--ct", type=IMAGE, help="CT on the label's grid; for a folder, the folder of <case>_0000 or <case>.")
 @CASE_ID
 @click.option("--predictor", metavar="SPEC", help=f"{KINDS}; some take options, ?name=value&...")
-@click.option("--protocol", default="autopet-v@2", show_default=True, help="Name and version of the rule.")
+@click.option(
+    "--protocol", default="autopet-v@2", show_default=True, help="Name and version of the rule, or a TOML file."
+)
 @click.option("--seed", type=int, default=42, show_default=True, help="Seed of all draws, and of the bootstrap.")
 @SETTINGS
 @click.option(

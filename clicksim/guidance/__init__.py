@@ -1,26 +1,27 @@
-"""Guidance: dense maps drawn from prompts when they are needed, and a linter for maps that lie.
+"""Guidance: dense maps drawn from prompts when they are needed, and a linter that finds faulty maps.
 
 encode              prompts to channels, on any patch, in any encoding, into the caller's buffer
-write_channels      channels as NIfTI files in nnU-Net's naming, where a user wants files
+write_channels      channels as NIfTI files in nnU-Net's naming
 lint                what a channel shows and hides, as findings
-lint_predictor      what a model makes of its guidance
-DEFAULTS, PRESETS   every encoding with its settings, and what published entries used
+lint_predictor      how a model reacts to its guidance
+ENCODINGS, PRESETS  the installed encodings, and the settings of published entries
 """
 
 from clicksim.guidance.drawing import encode
-from clicksim.guidance.encoding_settings import DEFAULTS, MEANING, PRESETS, Preset
+from clicksim.guidance.encoding_settings import ENCODINGS, PRESETS, Encoding, Preset, plan_encoding
 from clicksim.guidance.linter import format_lint, lint
 from clicksim.guidance.storing import write_channels
 from clicksim.guidance.trials import lint_predictor
 
 __all__ = [
-    "DEFAULTS",
-    "MEANING",
+    "ENCODINGS",
     "PRESETS",
+    "Encoding",
     "Preset",
     "encode",
     "format_lint",
     "lint",
     "lint_predictor",
+    "plan_encoding",
     "write_channels",
 ]

@@ -10,7 +10,6 @@ from clicksim.errors import GeometryError, SettingError
 from clicksim.geometry import Grid, Shape, Spacing, check_shape, check_spacing
 from clicksim.guidance.canvas import ChannelCanvas, Seeds, crop_image, dense_buffer, find_seeds, whole_origin
 from clicksim.guidance.encoding_settings import DrawingPlan, plan_encoding
-from clicksim.guidance.encodings import ENCODINGS, IMAGE_ENCODINGS
 from clicksim.prompts import Prompts
 from clicksim.prompts.records import check_inside
 
@@ -41,12 +40,12 @@ def encode(
         prompts: What is drawn.
         shape: Of the patch; without `origin` that of the prompts' grid.
         spacing: In mm, needed where the grid has none; a different one than the grid's is refused.
-        encoding: A name of `clicksim.guidance.DEFAULTS` or `PRESETS`; formulas in `clicksim.guidance.encodings`.
+        encoding: A name of `clicksim.guidance.ENCODINGS` or `PRESETS`; formulas in `clicksim.guidance.encodings`.
         out: float32 `(2, I, J, K)`, any dense memory; overwritten and returned.
         origin: The voxel of the prompts' grid at which the patch begins; it may be negative.
         image: The uptake, for encodings that read one: of the whole volume or of the patch, by its shape.
         **settings: Settings of the encoding; those of all encodings are `channels`, `decay`, `decay_by`,
-            `background`, `normalise` and `threshold`: see `clicksim.guidance.MEANING`.
+            `background`, `normalise` and `threshold`: see `clicksim.guidance.encoding_settings.COMMON`.
 
     Returns:
         float32 `(2, I, J, K)`; `(1, I, J, K)` where `channels` asks for one signed channel.
@@ -74,8 +73,7 @@ def encode(
         channels += ChannelCanvas.channels(np.zeros((1, *size), dtype=np.float32), start)
     weights = _weights(prompts, plan)
     # where values add up a box is all its voxels; elsewhere its surface does, and the inside is filled
-    summed = plan.settings.get("scale") == "sum" or plan.settings.get("merge") == "add"
-    solid = summed or plan.encoding in ("masked", "inverse-distance")
+    solid = plan.encoding.solid or plan.adds or plan.settings.get("scale") == "sum"
     for canvas, foreground in zip(channels, (True, False), strict=True):
         seeds = find_seeds(prompts, foreground=foreground, weights=weights, spacing=known, solid=solid)
         if not len(seeds.voxels) or not (foreground or plan["background"]):
@@ -140,11 +138,11 @@ def _check_spacing(grid: Grid, spacing: Sequence[float] | None) -> Spacing | Non
 def _find_encoder(
     plan: DrawingPlan, image: Any, volume: Shape, shape: Shape, origin: NDArray[np.int64]
 ) -> Callable[[ChannelCanvas, Seeds], None]:
-    """How the encoding draws, with the image where it reads one; what is not read is not checked."""
+    """The drawing function with its plan, and the image if it reads one; an unread image is not checked."""
+    draw = plan.encoding.draw
     if not plan.needs_image:
-        plain = ENCODINGS[plan.encoding]
-        return lambda canvas, seeds: plain(canvas, seeds, plan)
+        return lambda canvas, seeds: draw(canvas, seeds, plan)
     if image is None:
-        raise SettingError(f"the encoding {plan.encoding} reads the image; give image=")
-    placed, reading = crop_image(image, volume, shape, origin), IMAGE_ENCODINGS[plan.encoding]
-    return lambda canvas, seeds: reading(canvas, seeds, plan, placed)
+        raise SettingError(f"the encoding {plan.encoding.name} reads the image; give image=")
+    placed = crop_image(image, volume, shape, origin)
+    return lambda canvas, seeds: draw(canvas, seeds, plan, placed)

@@ -1,89 +1,124 @@
-"""Every encoding with its settings, and the presets for what published entries used.
+"""Encodings: how one is declared and found, its settings, and the presets for what published entries used.
 
-A length is given in mm or, by name, in voxels: `radius_mm=5` or `radius_vx=2`; in voxels also as three numbers along
-`i, j, k`. Giving one of the two puts the other one's default aside.
+An encoding is an `Encoding`, named in the entry-point group `clicksim.encodings`. Everything that draws guidance finds
+it there: `clicksim.encode`, the command line, the linter, the adapters and training. A package adds one in its
+`pyproject.toml`, without changing clicksim:
+
+    [project.entry-points."clicksim.encodings"]
+    cube = "my_package:CUBE"
+
+    def draw_cube(canvas, seeds, plan):
+        "1 within `half` of a prompt along every axis, else 0."
+        half = [int(n + 1e-9) for n in plan.voxels("half", seeds.spacing)]
+        canvas.stamp(np.ones([2 * n + 1 for n in half]), half, seeds)
+
+    def reach_cube(plan, spacing):
+        return plan.voxels("half", spacing)
+
+    HALF = Setting("length", "half of an edge", default=5.0, low=0, high=1000, unit="mm")
+    CUBE = Encoding("cube", draw_cube, {"half_mm": HALF}, stencil=True, reach=reach_cube)
+
+`clicksim.testing.check_encoding` tests it. `clicksim.guidance.canvas` describes what a drawing function gets.
+
+A length is given in mm or, by name, in voxels: `half_mm=5` or `half_vx=2`; in voxels also as three numbers along
+`i, j, k`. Giving one of the two replaces the other one's default.
 """
 
-import math
-import reprlib
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from clicksim.errors import GeometryError, SettingError, unknown_name
+from clicksim.extensions import ExtensionRegistry
 from clicksim.geometry import Spacing
+from clicksim.settings import Setting, SettingsTable, check_value, unknown_setting
 
-ALL = {"channels": "two", "decay": 1.0, "decay_by": "round", "background": True, "normalise": "none", "threshold": -1.0}
-GAUSSIAN = {
-    "sigma_mm": 3.0, "truncate": 4.0, "profile": "sampled", "scale": "peak", "border": "zero", "merge": "max",
+COMMON: SettingsTable = {
+    "channels": Setting(
+        "str",
+        "two channels, or one: foreground minus background (signed), or background only where there is no foreground "
+        "(foreground-first)",
+        ("two", "signed", "foreground-first"),
+        default="two",
+    ),
+    "decay": Setting("float", "factor of a prompt's weight for each later round", default=1.0, low=0, high=1),
+    "decay_by": Setting(
+        "str", "one step of the decay: a round, or a prompt in the order of the rounds", ("round", "prompt"),
+        default="round",
+    ),
+    "background": Setting("bool", "whether background prompts are drawn", default=True),
+    "normalise": Setting(
+        "str", "none, or minmax: scale each channel to 0 to 1 over the buffer", ("none", "minmax"), default="none"
+    ),
+    "threshold": Setting(
+        "float", "1 where the finished channel is above this value, else 0; -1 for no threshold", default=-1.0, low=-1,
+        high=1e9,
+    ),
 }  # fmt: skip
-COST = {"mix": 0.5, "contrast_mm": 5.0}
+"""The settings that every encoding has."""
 
-DEFAULTS: dict[str, dict[str, Any]] = {
-    "points": {},
-    "gaussian": GAUSSIAN,
-    "ball": {"radius_mm": 5.0},
-    "disk": {"radius_mm": 5.0, "axis": 2, "scale": "peak", "merge": "max"},
-    "edt-ball": {"radius_mm": 5.0},
-    "distance": {"reach_mm": 30.0},
-    "exp-distance": {"fall_mm": 10.0, "truncate": 6.0},
-    "inverse-distance": {"offset_vx": 1e-6, "inverted": False},
-    "geodesic": {"reach_mm": 30.0, **COST},
-    "exp-geodesic": {"fall_mm": 10.0, "truncate": 3.0, **COST},
-    "adaptive": {"sigma_min_mm": 2.0, "sigma_max_mm": 6.0, "window_mm": 8.0, "contrast": 2.0, "truncate": 4.0},
-    "masked": {"sigma_mm": 3.0, "truncate": 4.0, "suv": 3.0},
-}
-NEEDS_IMAGE = ("geodesic", "exp-geodesic", "adaptive", "masked")
-CHOICES: dict[str, tuple[str, ...]] = {
-    "channels": ("two", "signed", "foreground-first"),
-    "decay_by": ("round", "prompt"),
-    "normalise": ("none", "minmax"),
-    "profile": ("sampled", "integrated"),
-    "scale": ("peak", "sum"),
-    "border": ("zero", "reflect"),
-    "merge": ("max", "add"),
-}
-MEANING = {
-    "channels": "two of them, or one: foreground less background (signed), or background only where no foreground is "
-    "(foreground-first)",
-    "decay": "what a prompt keeps of its weight with each later round",
-    "decay_by": "what a step of the decay is: a round, or a prompt in the order of the rounds",
-    "background": "whether background prompts are drawn",
-    "normalise": "none, or minmax: each channel to 0 to 1 over the buffer",
-    "threshold": "above it 1, else 0, after all else; -1 for none",
-    "sigma": "standard deviation of the Gaussian",
-    "truncate": "where the support ends, in standard deviations, or in lengths of the fall",
-    "profile": "the Gaussian at voxel centres (sampled), or its integral over each voxel (integrated)",
-    "scale": "peak: 1 at the prompt; sum: the voxels of one prompt sum to 1",
-    "border": "zero: what leaves the volume is lost; reflect: it is mirrored at the outer face",
-    "merge": "where prompts meet: the largest value, or the sum",
-    "radius": "of the ball or disk",
-    "axis": "stored axis across which disks lie",
-    "reach": "distance at which the value is 0",
-    "fall": "distance over which the value falls by the factor e",
-    "offset": "what is added to the distance before its inverse is taken",
-    "inverted": "the distance inside the prompts in place of that to them",
-    "mix": "share of the image in a step's cost, 0 to below 1; the rest is its length",
-    "contrast": "geodesic: the mm that a difference of 1 in the image counts as; adaptive: the standard deviation of "
-    "the image around a prompt at which sigma is smallest",
-    "sigma_min": "smallest standard deviation",
-    "sigma_max": "largest standard deviation",
-    "window": "half the side of the box around a prompt in which the image is looked at",
-    "suv": "voxels are zeroed below this uptake, or below that of the prompt where it is lower",
-}
+
+@dataclass(frozen=True)
+class Encoding:
+    """An encoding of prompts.
+
+    Attributes:
+        name: That of its entry point.
+        draw: Draws the prompts of one polarity into one channel: `draw(canvas, seeds, plan)`, or with
+            `draw(canvas, seeds, plan, image)` where it reads the image. Its docstring gives the formula.
+        settings: Its own settings with their defaults, without `COMMON`. The name of a `length` ends in `_mm`.
+        needs_image: Whether it reads the image beside the prompts.
+        solid: Whether a box is drawn from all of its voxels. Otherwise `draw` gets its surface, and the inside is
+            filled with 1.
+        stencil: Whether the values around a prompt depend on the offset from it alone, and the largest value is kept
+            where prompts meet, or their sum where the setting `merge` is `add`. Training draws stencils on the GPU;
+            other encodings are drawn on the CPU.
+        reach: `reach(plan, spacing)` gives the distance along `i, j, k`, in voxels, beyond which a prompt changes
+            nothing; infinite, or no function, where there is no such distance. A stencil needs a finite one.
+        check: Raises a `SettingError` for settings that do not fit together.
+    """
+
+    name: str
+    draw: Callable[..., None]
+    settings: SettingsTable
+    needs_image: bool = False
+    solid: bool = False
+    stencil: bool = False
+    reach: "Callable[[DrawingPlan, Spacing | None], Sequence[float]] | None" = None
+    check: Callable[[Mapping[str, Any]], None] | None = None
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """Its own settings with their default values."""
+        return {name: setting.default for name, setting in self.settings.items()}
+
+    @property
+    def allowed(self) -> dict[str, Setting]:
+        """All settings that can be given: `COMMON`, its own, and each length in voxels too."""
+        lengths = {
+            in_voxels(name): replace(setting, kind="axes", unit="voxels", default=None)
+            for name, setting in self.settings.items()
+            if setting.kind == "length"
+        }
+        return {**COMMON, **self.settings, **lengths}
+
+
+def in_voxels(name: str) -> str:
+    """The name of a length in voxels."""
+    return f"{name.removesuffix('_mm')}_vx"
 
 
 @dataclass(frozen=True)
 class Preset:
-    """An encoding with the settings that somebody published.
+    """An encoding with settings that somebody published.
 
     Attributes:
         encoding: The name of the encoding.
         settings: What differs from its defaults.
-        source: Who used it, and what is wrong with it where something is.
+        source: Who used it, and what is wrong with it, if anything.
     """
 
     encoding: str
@@ -137,17 +172,22 @@ class DrawingPlan:
     """An encoding with all its settings, checked.
 
     Attributes:
-        encoding: Its name.
+        encoding: The encoding.
         settings: Every setting, defaults included; of each length one of `_mm` and `_vx`.
     """
 
-    encoding: str
+    encoding: Encoding
     settings: Mapping[str, Any]
 
     @property
     def needs_image(self) -> bool:
-        """Whether it reads the image."""
-        return self.encoding in NEEDS_IMAGE
+        """Whether the encoding reads the image."""
+        return self.encoding.needs_image
+
+    @property
+    def adds(self) -> bool:
+        """Whether values add up where prompts meet."""
+        return bool(self.settings.get("merge") == "add")
 
     def __getitem__(self, name: str) -> Any:
         return self.settings[name]
@@ -156,20 +196,20 @@ class DrawingPlan:
         """A length along `i, j, k` in voxels.
 
         Raises:
-            GeometryError: A length in mm on a grid without a spacing.
+            GeometryError: The length is in mm, and the grid has no spacing.
         """
         if f"{name}_vx" in self.settings:
             a, b, c = np.broadcast_to(self.settings[f"{name}_vx"], 3).tolist()
             return (a, b, c)
         length = self.settings[f"{name}_mm"]
-        s = _known(spacing, name, self.encoding)
+        s = self._known(spacing, name)
         return (length / s[0], length / s[1], length / s[2])
 
     def length(self, name: str, spacing: Spacing | None) -> tuple[float, Spacing]:
-        """A length for distances, with the voxel size in the same unit: mm, or voxels that count as cubes of 1.
+        """A length, and the voxel size in the same unit: mm, or voxels, which then count as cubes of 1.
 
         Raises:
-            GeometryError: A length in mm on a grid without a spacing.
+            GeometryError: The length is in mm, and the grid has no spacing.
         """
         if f"{name}_vx" in self.settings:
             value = self.settings[f"{name}_vx"]
@@ -177,102 +217,77 @@ class DrawingPlan:
                 # an ellipsoid: the unit is its half-axis
                 return 1.0, (1 / value[0], 1 / value[1], 1 / value[2])
             return value, (1.0, 1.0, 1.0)
-        return self.settings[f"{name}_mm"], _known(spacing, name, self.encoding)
+        return self.settings[f"{name}_mm"], self._known(spacing, name)
+
+    def reach(self, spacing: Spacing | None) -> tuple[float, float, float]:
+        """The distance along `i, j, k`, in voxels, beyond which a prompt changes nothing; infinite for none."""
+        if self.encoding.reach is None:
+            return (np.inf, np.inf, np.inf)
+        a, b, c = self.encoding.reach(self, spacing)
+        return (float(a), float(b), float(c))
+
+    def _known(self, spacing: Spacing | None, name: str) -> Spacing:
+        if spacing is None:
+            raise GeometryError(
+                f"{name}_mm needs a spacing and the prompts' grid has none; give spacing=, or {name}_vx for voxels "
+                f"(encoding {self.encoding.name})"
+            )
+        return spacing
+
+
+def _check_encoding(name: str, found: Any) -> Encoding:
+    if not isinstance(found, Encoding):
+        raise TypeError(f"an encoding is a clicksim.guidance.Encoding, got {type(found).__name__}")
+    if found.name != name:
+        raise TypeError(f"it calls itself {found.name!r}; let its entry point have the same name")
+    if name in PRESETS:
+        raise TypeError("a preset of clicksim has the same name; give it another")
+    if found.stencil and found.reach is None:
+        raise TypeError("a stencil needs reach")
+    return found
+
+
+ENCODINGS = ExtensionRegistry("clicksim.encodings", "encoding", _check_encoding)
+"""Every encoding that is installed."""
 
 
 def plan_encoding(name: str, given: Mapping[str, Any]) -> DrawingPlan:
-    """An encoding or preset by its name, with settings of one's own.
+    """Find an encoding or preset by its name and check settings for it.
 
     >>> plan_encoding("ball", {"radius_vx": 2}).settings["radius_vx"]
     2.0
 
     Warns:
-        UserWarning: A setting without effect.
+        UserWarning: A setting has no effect.
 
     Raises:
-        SettingError: An unknown name or an impossible value; a length in mm and in voxels at once.
+        SettingError: The name is unknown, a value is not allowed, or a length is given in mm and in voxels at once.
     """
     preset = PRESETS.get(name)
     kind = preset.encoding if preset else name
-    if kind not in DEFAULTS:
-        raise unknown_name("encoding", name, [*DEFAULTS, *PRESETS])
-    settings = {**ALL, **DEFAULTS[kind]}
-    allowed = {both for one in settings for both in (one, _other(one)) if both}
+    if kind not in ENCODINGS:
+        raise unknown_name("encoding", name, [*ENCODINGS.names, *PRESETS])
+    encoding = ENCODINGS.find(kind)
+    allowed = encoding.allowed
+    settings = {key: setting.default for key, setting in {**COMMON, **encoding.settings}.items()}
     for changes in (dict(preset.settings) if preset else {}, dict(given)):
         for key, value in changes.items():
             if key not in allowed:
-                raise unknown_name(f"setting of {name}", key, allowed)
-            twin = _other(key)
-            if twin and twin in changes:
+                raise unknown_setting(name, key, {"": allowed})
+            twin = _twin(key, allowed)
+            if twin in changes:
                 raise SettingError(f"{key} and {twin} are one length in two units; give one of them (encoding {name})")
             settings.pop(twin, None)
-            settings[key] = _checked(key, value)
-    _check_together(settings, given)
-    return DrawingPlan(kind, settings)
-
-
-def _other(key: str) -> str:
-    """The same length in the other unit; empty for what is no length. `contrast_mm` is no length in space."""
-    if key == "contrast_mm":
-        return ""
-    for mine, twin in (("_mm", "_vx"), ("_vx", "_mm")):
-        if key.endswith(mine):
-            return key.removesuffix(mine) + twin
-    return ""
-
-
-def _checked(key: str, value: Any) -> Any:
-    value = value.tolist() if hasattr(value, "tolist") else value
-    if key in CHOICES:
-        if value not in CHOICES[key]:
-            raise unknown_name(key, str(value), CHOICES[key])
-        return value
-    if key in ("background", "inverted"):
-        if not isinstance(value, bool):
-            raise SettingError(f"{key} must be true or false, got {value!r}")
-        return value
-    if key == "axis":
-        if isinstance(value, bool) or value not in (0, 1, 2):
-            raise SettingError(f"axis must be 0, 1 or 2, got {value!r}")
-        return int(value)
-    if key.endswith("_vx") and isinstance(value, list | tuple):
-        if len(value) != 3:
-            raise SettingError(f"{key} is one number or three along i, j, k, got {value!r}")
-        numbers = tuple(_number(key, one) for one in value)
-        if min(numbers) == 0:
-            raise SettingError(f"the three numbers of {key} must be above 0, got {numbers}")
-        return numbers
-    return _number(key, value)
-
-
-def _number(key: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
-        raise SettingError(f"{key} must be a number, got {value!r}")
-    low, high = {"decay": (0.0, 1.0), "mix": (0.0, 0.999), "threshold": (-1.0, 1e9)}.get(key, (0.0, 1e9))
-    endless = key == "truncate" and value == math.inf
-    positive = key.split("_")[0] in ("sigma", "reach", "fall", "truncate", "offset", "contrast")
-    if not (endless or low <= value <= high) or (positive and value == 0 and key != "contrast_mm"):
-        above = "above 0" if positive else f"at least {low:g}"
-        raise SettingError(f"{key} must be {above} and at most {high:g}, got {reprlib.repr(value)}")
-    return float(value)
-
-
-def _check_together(settings: Mapping[str, Any], given: Mapping[str, Any]) -> None:
-    """What single values cannot show."""
+            settings[key] = check_value(key, allowed[key], value)
     if "decay_by" in given and settings["decay"] == 1.0:
-        warnings.warn("decay_by has no effect while decay is 1", UserWarning, stacklevel=4)
-    if settings.get("truncate") == math.inf and "fall_mm" not in settings and "fall_vx" not in settings:
-        raise SettingError("truncate must be finite for a Gaussian")
-    for unit in ("_mm", "_vx"):
-        low, high = settings.get(f"sigma_min{unit}"), settings.get(f"sigma_max{unit}")
-        if low is not None and high is not None and np.any(np.greater(low, high)):
-            raise SettingError(f"sigma_min{unit} must not be above sigma_max{unit}, got {low} and {high}")
+        warnings.warn("decay_by has no effect while decay is 1", UserWarning, stacklevel=3)
+    if encoding.check is not None:
+        encoding.check(settings)
+    return DrawingPlan(encoding, settings)
 
 
-def _known(spacing: Spacing | None, name: str, encoding: str) -> Spacing:
-    if spacing is None:
-        raise GeometryError(
-            f"{name}_mm needs a spacing and the prompts' grid has none; give spacing=, or {name}_vx for voxels "
-            f"(encoding {encoding})"
-        )
-    return spacing
+def _twin(key: str, allowed: SettingsTable) -> str:
+    """The name of the same length in the other unit; empty for a setting that is not a length."""
+    if allowed[key].kind == "length":
+        return in_voxels(key)
+    return f"{key.removesuffix('_vx')}_mm" if allowed[key].kind == "axes" else ""

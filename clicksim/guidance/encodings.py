@@ -5,18 +5,22 @@ voxels where the length is given as `_vx`; `w` is the weight of a prompt, 1 with
 largest `w * value` unless `merge` is `add`. Where a support ends, the cost follows the prompts, not the volume.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from clicksim.errors import SettingError
+from clicksim.geometry import Spacing
 from clicksim.guidance.canvas import ChannelCanvas, Floats, Image, Ints, Seeds
-from clicksim.guidance.encoding_settings import DrawingPlan
+from clicksim.guidance.encoding_settings import DrawingPlan, Encoding
 from clicksim.guidance.geodesic_maps import draw_exp_geodesic, draw_geodesic
 from clicksim.guidance.templates import distance_template, edt_ball_template, resized_ball
+from clicksim.settings import Setting
 
-MUCH = 8.0  # values to stamp per voxel of the patch from which one distance transform costs less
+MOST_STAMPED = 8.0
+"""Values to stamp per voxel of the patch, above which one distance transform is cheaper."""
 
 
 def draw_points(canvas: ChannelCanvas, seeds: Seeds, plan: DrawingPlan) -> None:  # noqa: ARG001
@@ -54,7 +58,7 @@ def draw_disk(canvas: ChannelCanvas, seeds: Seeds, plan: DrawingPlan) -> None:
     template = distance_template(radius, spacing, lambda d: d <= radius, flat=plan["axis"])
     if plan["scale"] == "sum":
         template = template / template.sum()
-    canvas.stamp(template, _middle(template), seeds, add=plan["merge"] == "add")
+    canvas.stamp(template, _middle(template), seeds, add=plan.adds)
 
 
 def draw_edt_ball(canvas: ChannelCanvas, seeds: Seeds, plan: DrawingPlan) -> None:
@@ -102,7 +106,7 @@ def draw_inverse_distance(canvas: ChannelCanvas, seeds: Seeds, plan: DrawingPlan
     With `inverted` the distance is that of a prompt voxel to the nearest voxel without a prompt, and 0 elsewhere.
     Source: autoPET V guidance tutorial, on CPU and on GPU. Kept to be recognised; use `distance` or `exp-distance`.
     """
-    offset = plan.voxels("offset", None)[0]
+    offset = plan["offset_vx"]
     if plan["inverted"]:
         _raise(canvas, 1.0 / (_distance_inside(canvas, seeds) + offset))
         return
@@ -155,7 +159,7 @@ def _middle(template: NDArray[np.float64]) -> list[int]:
 def _paint_gaussians(canvas: ChannelCanvas, seeds: Seeds, sigma: Floats, plan: DrawingPlan) -> None:
     """Gaussians of `(n, 3)` sigmas in voxels."""
     starts, counts, profiles = _profiles(seeds, sigma, plan)
-    canvas.paint(starts, counts, profiles, seeds.weights, add=plan.settings.get("merge") == "add")
+    canvas.paint(starts, counts, profiles, seeds.weights, add=plan.adds)
 
 
 def _profiles(seeds: Seeds, sigma: Floats, plan: DrawingPlan) -> tuple[Ints, Ints, Floats]:
@@ -211,7 +215,7 @@ def _draw_fall(
 ) -> None:
     """A value that falls with the distance and ends at `end`: by stamps, or by one distance transform."""
     cells = np.prod(2.0 * (end / np.array(spacing)) + 1.0) if np.isfinite(end) else np.inf
-    if cells * len(seeds.voxels) <= MUCH * canvas.view.size:
+    if cells * len(seeds.voxels) <= MOST_STAMPED * canvas.view.size:
         template = distance_template(end, spacing, value)
         canvas.stamp(template, _middle(template), seeds)
         return
@@ -246,20 +250,174 @@ def _raise(canvas: ChannelCanvas, values: Floats) -> None:
     canvas.raise_to(values.astype(np.float32), canvas.origin)
 
 
-ENCODINGS: dict[str, Callable[[ChannelCanvas, Seeds, DrawingPlan], None]] = {
-    "points": draw_points,
-    "gaussian": draw_gaussian,
-    "ball": draw_ball,
-    "disk": draw_disk,
-    "edt-ball": draw_edt_ball,
-    "distance": draw_distance,
-    "exp-distance": draw_exp_distance,
-    "inverse-distance": draw_inverse_distance,
+def _length(meaning: str, default: float, *, above: bool = True) -> Setting:
+    return Setting("length", meaning, default=default, low=0, high=1e9, above=above, unit="mm")
+
+
+def _share(meaning: str, default: float, *, endless: bool = False) -> Setting:
+    return Setting("float", meaning, default=default, low=0, high=1e9, above=True, endless=endless)
+
+
+_SUPPORT = "where the support ends, in standard deviations"
+_SCALE = Setting(
+    "str", "peak: 1 at the prompt; sum: the voxels of one prompt sum to 1", ("peak", "sum"), default="peak"
+)
+_MERGE = Setting("str", "where prompts meet: the largest value, or the sum", ("max", "add"), default="max")
+_COST: dict[str, Setting] = {
+    "mix": Setting(
+        "float", "share of the image in the cost of a step; the rest is its length", default=0.5, low=0, high=0.999
+    ),
+    "contrast_mm": Setting(
+        "float", "the length that a difference of 1 in the image counts as", default=5.0, low=0, high=1e9, unit="mm"
+    ),
 }
-IMAGE_ENCODINGS: dict[str, Callable[[ChannelCanvas, Seeds, DrawingPlan, Image], None]] = {
-    "geodesic": draw_geodesic,
-    "exp-geodesic": draw_exp_geodesic,
-    "adaptive": draw_adaptive,
-    "masked": draw_masked,
-}
-"""Those that read the image beside the prompts."""
+
+
+def _no_reach(plan: DrawingPlan, spacing: Spacing | None) -> list[float]:  # noqa: ARG001
+    return [0.0, 0.0, 0.0]
+
+
+def _gaussian_reach(plan: DrawingPlan, spacing: Spacing | None) -> list[float]:
+    return [plan["truncate"] * sigma + 0.5 for sigma in plan.voxels("sigma", spacing)]
+
+
+def _radius_reach(plan: DrawingPlan, spacing: Spacing | None) -> list[float]:
+    return [radius + 0.5 for radius in plan.voxels("radius", spacing)]
+
+
+def _distance_reach(plan: DrawingPlan, spacing: Spacing | None) -> list[float]:
+    return list(plan.voxels("reach", spacing))
+
+
+def _fall_reach(plan: DrawingPlan, spacing: Spacing | None) -> list[float]:
+    return [plan["truncate"] * fall for fall in plan.voxels("fall", spacing)]
+
+
+def _path_reach(plan: DrawingPlan, spacing: Spacing | None) -> list[float]:
+    """A path that costs `reach` is at most `reach / (1 - mix)` long."""
+    ends = _fall_reach(plan, spacing) if "truncate" in plan.settings else _distance_reach(plan, spacing)
+    return [end / (1.0 - plan["mix"]) for end in ends]
+
+
+def _adaptive_reach(plan: DrawingPlan, spacing: Spacing | None) -> list[float]:
+    return [plan["truncate"] * sigma + 0.5 for sigma in plan.voxels("sigma_max", spacing)]
+
+
+def _check_sigmas(settings: Mapping[str, Any]) -> None:
+    for unit in ("_mm", "_vx"):
+        low, high = settings.get(f"sigma_min{unit}"), settings.get(f"sigma_max{unit}")
+        if low is not None and high is not None and np.any(np.greater(low, high)):
+            raise SettingError(f"sigma_min{unit} must not be above sigma_max{unit}, got {low} and {high}")
+
+
+POINTS = Encoding("points", draw_points, {}, stencil=True, reach=_no_reach)
+GAUSSIAN = Encoding(
+    "gaussian",
+    draw_gaussian,
+    {
+        "sigma_mm": _length("standard deviation of the Gaussian", 3.0),
+        "truncate": _share(_SUPPORT, 4.0),
+        "profile": Setting(
+            "str", "the Gaussian at voxel centres (sampled), or its integral over each voxel (integrated)",
+            ("sampled", "integrated"), default="sampled",
+        ),
+        "scale": _SCALE,
+        "border": Setting(
+            "str", "zero: what leaves the volume is lost; reflect: it is mirrored at the outer face",
+            ("zero", "reflect"), default="zero",
+        ),
+        "merge": _MERGE,
+    },
+    stencil=True,
+    reach=_gaussian_reach,
+)  # fmt: skip
+BALL = Encoding(
+    "ball", draw_ball, {"radius_mm": _length("radius of the ball", 5.0, above=False)}, stencil=True,
+    reach=_radius_reach,
+)  # fmt: skip
+DISK = Encoding(
+    "disk",
+    draw_disk,
+    {
+        "radius_mm": _length("radius of the disk", 5.0, above=False),
+        "axis": Setting("int", "stored axis perpendicular to the disk, from 0", default=2, low=0, high=2),
+        "scale": _SCALE,
+        "merge": _MERGE,
+    },
+    stencil=True,
+    reach=_radius_reach,
+)
+EDT_BALL = Encoding(
+    "edt-ball", draw_edt_ball, {"radius_mm": _length("radius of the ball", 5.0, above=False)}, stencil=True,
+    reach=_radius_reach,
+)  # fmt: skip
+DISTANCE = Encoding(
+    "distance", draw_distance, {"reach_mm": _length("distance at which the value is 0", 30.0)}, stencil=True,
+    reach=_distance_reach,
+)  # fmt: skip
+EXP_DISTANCE = Encoding(
+    "exp-distance",
+    draw_exp_distance,
+    {
+        "fall_mm": _length("distance over which the value falls by the factor e", 10.0),
+        "truncate": _share("where the support ends, in lengths of `fall`; infinite for no end", 6.0, endless=True),
+    },
+    stencil=True,
+    reach=_fall_reach,
+)
+INVERSE_DISTANCE = Encoding(
+    "inverse-distance",
+    draw_inverse_distance,
+    {
+        "offset_vx": Setting(
+            "float", "what is added to the distance before its inverse is taken", default=1e-6, low=0, high=1e9,
+            above=True, unit="voxels",
+        ),
+        "inverted": Setting("bool", "whether the distance is that inside the prompts, not that to them", default=False),
+    },
+    solid=True,
+)  # fmt: skip
+GEODESIC = Encoding(
+    "geodesic", draw_geodesic, {"reach_mm": _length("distance at which the value is 0", 30.0), **_COST},
+    needs_image=True, reach=_path_reach,
+)  # fmt: skip
+EXP_GEODESIC = Encoding(
+    "exp-geodesic",
+    draw_exp_geodesic,
+    {
+        "fall_mm": _length("distance over which the value falls by the factor e", 10.0),
+        "truncate": _share("where the support ends, in lengths of `fall`; infinite for no end", 3.0, endless=True),
+        **_COST,
+    },
+    needs_image=True,
+    reach=_path_reach,
+)
+ADAPTIVE = Encoding(
+    "adaptive",
+    draw_adaptive,
+    {
+        "sigma_min_mm": _length("smallest standard deviation", 2.0),
+        "sigma_max_mm": _length("largest standard deviation", 6.0),
+        "window_mm": _length("half the side of the box around a prompt in which the image is read", 8.0, above=False),
+        "contrast": _share("standard deviation of the image around a prompt at which sigma is smallest", 2.0),
+        "truncate": _share(_SUPPORT, 4.0),
+    },
+    needs_image=True,
+    reach=_adaptive_reach,
+    check=_check_sigmas,
+)
+MASKED = Encoding(
+    "masked",
+    draw_masked,
+    {
+        "sigma_mm": _length("standard deviation of the Gaussian", 3.0),
+        "truncate": _share(_SUPPORT, 4.0),
+        "suv": Setting(
+            "float", "voxels are zero below this uptake, or below that of the prompt if it is lower", default=3.0,
+            low=0, high=1e9,
+        ),
+    },
+    needs_image=True,
+    solid=True,
+    reach=_gaussian_reach,
+)  # fmt: skip

@@ -4,7 +4,7 @@ A step between neighbours p and q costs `length(p, q) + contrast * |image(p) - i
 the cheapest path to any seed. Forward and backward sweeps (Toivanen, 1996) alternate until nothing changes, so the
 result is that of Dijkstra's algorithm and not that of a fixed number of scans. A row is visited only where a row
 beside it has changed since it was last looked at: the cost follows the reached part of the box, and late sweeps,
-which mend a few detours, are cheap.
+which shorten a few detours, are cheap.
 """
 
 import numpy as np

@@ -125,7 +125,7 @@ def _collect(flat: NDArray[Any], memory: Memory, floor: float, inside: Ints, whe
     if len(bad):
         places = ", ".join(str(tuple(v)) for v in memory.coordinates(bad[:10]).tolist())
         raise UptakeError(
-            f"uptake has {len(bad)} voxels that are not finite, at {places}{in_case(where)}; mend or mask them first"
+            f"uptake has {len(bad)} voxels that are not finite, at {places}{in_case(where)}; repair or mask them first"
         )
     return without(found[values.astype(np.float64) > floor], inside)
 

@@ -81,7 +81,7 @@ def _measure_uptake(
         mean.append(float(values.mean()))
         peak.append(float(table_kernels.highest_mean(uptake, lesion.voxels, sphere)))
         if not (np.all(np.isfinite(values)) and np.isfinite(peak[-1])):
-            raise UptakeError(f"uptake is not finite in or near lesion {lesion.id}; mend or mask it first")
+            raise UptakeError(f"uptake is not finite in or near lesion {lesion.id}; repair or mask it first")
     return top, mean, peak
 
 

@@ -12,8 +12,8 @@ from clicksim.manifests.folder import place
 from clicksim.manifests.selection import Export, ExportCase, ExportSetup
 
 TIGHT_MM, LOOSE_MM = 1e-4, 0.1
-"""Readers compare grids with a tolerance of their own. Within the first an image is linked, beyond the
-second it is refused. In between, as where headers differ by rounding, it is written with the header of the label."""
+"""Readers compare grids with a tolerance. Within the first an image is linked, beyond the second it is refused.
+In between, as where headers of one study differ by rounding, it is written with the header of the label."""
 SUFFIX = ".nii.gz"
 
 

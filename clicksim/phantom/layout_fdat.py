@@ -220,7 +220,7 @@ def _psma_row(study: Study) -> dict[str, str]:
 
 
 def _write_spoiled(tree: SourceTree, seed: int) -> None:
-    """One broken case of each kind, and a name that is none."""
+    """One broken case of each kind, and one invalid name."""
     phantom = make_phantom(seed, shape=SMALL_SHAPE, spacing=SMALL_SPACING, n_lesions=2)
     images: dict[str, NDArray[Any]] = {
         "imagesTr/{}_0000.nii.gz": phantom.ct,

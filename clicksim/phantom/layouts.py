@@ -5,7 +5,7 @@
     write_longitudinal_ct    baseline and follow-up CT, instance masks, lesion tables, points
     write_tcia               DICOM of two collections: PET, CT and SEG, a file per slice
 
-They stand in for downloads of hundreds of gigabytes in tests and in the demo. Each converts without a rejection;
+They replace downloads of hundreds of gigabytes in tests and in the demo. Each converts without a rejection;
 with `spoil` one broken case of each kind is added, and `SourceTree.spoiled` says what must become of it.
 """
 

@@ -82,7 +82,7 @@ def cut_file(path: Path) -> None:
 
 
 def write_prose(path: Path) -> None:
-    """What a portal serves to whoever is not logged in."""
+    """What a portal serves to visitors who are not logged in."""
     path.write_bytes(b"<html>Please log in.</html>")
 
 

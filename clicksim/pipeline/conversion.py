@@ -1,6 +1,6 @@
 """From a publisher's folder to the catalog's tables."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -69,14 +69,12 @@ def convert(
         raise SettingError("a conversion either adds to the cases of a source or replaces them; ask for one of both")
     context = Context(folder.resolve(), catalog_path.resolve(), source.name, dict(options or {}))
     units, found = source.plan(context)  # before anything is written: it refuses a folder of another kind
+    check_keys(source.name, units)
     chosen = sorted(units, key=lambda unit: unit.key)[shard[0] :: shard[1]]
     if shard[0] > 0:
         found = Outcome()  # what the plan rejected belongs to the first shard
     check_keys(f"convert-{source.name}", chosen)
     catalog = create_catalog(catalog_path)
-    if source.least_bytes is not None and not resume:
-        need = sum(source.least_bytes(context, unit) for unit in chosen)
-        check_space(catalog.path, need, f"the images of {source.name}")
     job = Job(
         name=f"convert-{source.name}",
         home=catalog.path,
@@ -92,6 +90,7 @@ def convert(
         commit=CatalogCommit,
         remedy=REMEDY,
         anew="--replace",
+        begin=partial(_check_space, source, context, catalog),
     )
     return run_job(job, crew, resume=resume, overwrite=add or replace_rows)
 
@@ -101,6 +100,17 @@ def _with_inputs(units: list[Unit], source: Path) -> list[Unit]:
     if all(unit.inputs for unit in units):
         return units
     return [unit if unit.inputs else replace(unit, inputs=(source,)) for unit in units]
+
+
+def _check_space(source: Source, context: Context, catalog: Catalog, units: Sequence[Unit]) -> None:
+    """Refuse a disk that cannot hold the images of the units that are left.
+
+    Raises:
+        StorageError: Too little space is free.
+    """
+    if source.least_bytes is not None:
+        need = sum(source.least_bytes(context, unit) for unit in units)
+        check_space(catalog.path, need, f"the images of {source.name}")
 
 
 def _convert_patient(convert_unit: ConvertUnit, context: Context, unit: Unit, folder: Path) -> Tables:

@@ -29,7 +29,18 @@ from clicksim.catalog.lock import writing
 from clicksim.catalog.schema import rows_to_table
 from clicksim.errors import CatalogError, up_to_ten
 from clicksim.files import make_folder, read_bounded, slug, storing, write_text
-from clicksim.pipeline.parts import DIED, FILES, Part, PartWriter, Tables, discard, fingerprint, part_folder, read_part
+from clicksim.pipeline.parts import (
+    DIED,
+    FILES,
+    Part,
+    PartWriter,
+    Tables,
+    digest_content,
+    discard,
+    fingerprint,
+    part_folder,
+    read_part,
+)
 from clicksim.pipeline.workers import STARTS, Crew
 
 if TYPE_CHECKING:
@@ -41,6 +52,7 @@ BEGUN = ".begun-"
 GATHERED = 64  # units whose tables are read before they are joined
 LONGEST_VALUE = 80
 REMEDY = "name another folder, or replace it with --overwrite"
+RENAME = "give the run another name, or replace it with --overwrite"
 TRIES = 3  # parts that are altered while the job runs are done again, not for ever
 Result = TypeVar("Result")
 Simple = Callable[[Unit, Path], Tables]
@@ -65,6 +77,7 @@ class Job(Generic[Result]):
             with the name and the identity of the job. Empty for a job that leaves none.
         remedy: How to replace a result that was made in another way.
         anew: The option that drops what an interrupted run left.
+        begin: Called with the units that are left before the first of them is done; refuses a disk that is too small.
     """
 
     name: str
@@ -78,6 +91,7 @@ class Job(Generic[Result]):
     records: Mapping[str, Mapping[str, Any]] | None = None
     remedy: str = REMEDY
     anew: str = "--overwrite"
+    begin: Callable[[Sequence[Unit]], None] | None = None
 
     @property
     def folder(self) -> Path:
@@ -228,20 +242,21 @@ def tables_of(outcome: Outcome) -> Tables:
 
 
 class _Origin:
-    """What a part is made from: the job, and the files that its unit reads."""
+    """What a part is made from: the job, what its unit carries, and the files that this reads."""
 
     def __init__(self, job: Job[Any]) -> None:
         self.identity = json.dumps(job.about, sort_keys=True)
 
     def __call__(self, unit: Unit) -> dict[str, str]:
-        return {"job": self.identity, "unit": unit.key, "inputs": fingerprint(unit.inputs)}
+        content, inputs = digest_content(unit.content), fingerprint(unit.inputs)
+        return {"job": self.identity, "unit": unit.key, "content": content, "inputs": inputs}
 
 
 def check_keys(name: str, units: Sequence[Unit]) -> None:
     """Refuse units that share a key: of two, one would be lost.
 
     Raises:
-        CatalogError: Two do.
+        CatalogError: Two units of the job or source called `name` do.
     """
     twice = [key for key, count in Counter(unit.key for unit in units).items() if count > 1]
     if twice:
@@ -279,14 +294,20 @@ def _identity_of(head: Path) -> Any:
 def _do_units(job: Job[Any], crew: Crew, origin: _Origin) -> list[Part]:
     """The parts of all units, in their order. A part that cannot be believed is made again, with a note."""
     parts: dict[str, Part] = {}
+    left, stale = [], []
     for unit in job.units:
-        part = read_part(job.folder, unit, origin(unit))
+        is_there = part_folder(job.folder, unit).exists()
+        part = read_part(job.folder, unit, origin(unit)) if is_there else None
         if part is not None and not part.died:  # there may be more memory now
             parts[unit.key] = part
-    left = [unit for unit in job.units if unit.key not in parts]
-    stale = [unit.key for unit in left if part_folder(job.folder, unit).exists()]
+            continue
+        left.append(unit)
+        if is_there and part is None:
+            stale.append(unit.key)
     if stale:
         crew.say(f"done again, since the finished work or its inputs have changed: {up_to_ten(stale)}")
+    if job.begin:
+        job.begin(left)
     for _ in range(TRIES):
         rejected = sum(part.rejected for part in parts.values())
         for unit in crew.do(_work_of(job, crew, origin), left, partial(give_up, job.folder, origin)):

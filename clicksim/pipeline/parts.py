@@ -11,12 +11,13 @@ part that is missing, short, altered, or made from other inputs is done again.
 import hashlib
 import json
 import os
+import pickle
 import secrets
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, fields, is_dataclass
+from datetime import date
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from clicksim.files import FLUSHABLE, flush_file, flush_folder, flush_tree, read_bounded, slug
@@ -66,17 +67,39 @@ def part_folder(folder: Path, unit: "Unit") -> Path:
 
 
 def fingerprint(files: Iterable[Path]) -> str:
-    """A hash of the path, size and time of change of every input; a folder counts with all that is below it."""
+    """A hash of the path, size and time of change of every input; a folder counts with all files below it."""
     total = hashlib.blake2b(digest_size=16)
     for file in sorted(set(files)):
-        for path in _with_contents(file):
+        for path in _files_at(str(file)):
             try:
-                status = path.stat()
-                about = [str(path), status.st_size, status.st_mtime_ns]
+                status = os.stat(path)  # noqa: PTH116 - as below
+                about = [path, status.st_size, status.st_mtime_ns]
             except OSError as error:
-                about = [str(path), error.errno]
+                about = [path, error.errno]
             total.update(json.dumps(about).encode())
     return total.hexdigest()
+
+
+def digest_content(content: Any) -> str:
+    """A hash of what a unit carries, such as rows of a table; the same in every process."""
+    return _digest(json.dumps(_plain(content)).encode())
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON can hold it, without the order of sets and mappings."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if is_dataclass(value) and not isinstance(value, type):
+        return [type(value).__qualname__, [_plain(getattr(value, part.name)) for part in fields(value)]]
+    if isinstance(value, Mapping):
+        return ["mapping", sorted(([_plain(key), _plain(value[key])] for key in value), key=repr)]
+    if isinstance(value, (list, tuple)):
+        return [_plain(entry) for entry in value]
+    if isinstance(value, (set, frozenset)):
+        return ["set", *sorted((_plain(entry) for entry in value), key=repr)]
+    if isinstance(value, (PurePath, date)):
+        return str(value)
+    return _digest(pickle.dumps(value, protocol=4))
 
 
 class PartWriter:
@@ -216,11 +239,17 @@ def _digest(content: bytes) -> str:
     return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
-def _with_contents(file: Path) -> Iterator[Path]:
-    yield file
-    if file.is_dir():
-        with suppress(OSError):
-            for above, below, names in os.walk(file):
-                below.sort()
-                for name in sorted(names):
-                    yield Path(above) / name
+def _files_at(path: str) -> Iterator[str]:
+    """A file, or the files below a folder, in order; also a path where nothing is or that cannot be listed."""
+    try:
+        with os.scandir(path) as entries:
+            found = sorted((entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries)
+    except OSError:
+        yield path
+        return
+    for name, is_folder in found:
+        below = os.path.join(path, name)  # noqa: PTH118 - a tree of DICOM has hundreds of thousands of files
+        if is_folder:
+            yield from _files_at(below)
+        else:
+            yield below

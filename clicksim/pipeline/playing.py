@@ -33,6 +33,7 @@ from clicksim.errors import CatalogError, ClicksimError, SettingError, counted, 
 from clicksim.pipeline.cases import CaseEntry, catalog_units, reason_of, refused_cases, with_entries
 from clicksim.pipeline.job import (
     REMEDY,
+    RENAME,
     Job,
     check_record,
     result_folder,
@@ -47,6 +48,7 @@ from clicksim.predictors.interface import Predictor, RoundFailure, placed
 from clicksim.predictors.recorded import check_case_folder, prediction_file
 from clicksim.predictors.spec import TIME_LIMIT_S, PredictorSpec, open_predictor
 from clicksim.prompts.table import METADATA_KEY
+from clicksim.protocols import ProtocolName, freeze_protocol, protocol_facts
 from clicksim.rounds.case_curves import curves_of, metric_scores
 from clicksim.rounds.loop import Keep, Mask, failed_rows, play
 from clicksim.rounds.prompters import Recording, Rules
@@ -71,7 +73,6 @@ if TYPE_CHECKING:
 ROLES = ("label", "pet", "ct")
 JOB = "rounds"
 PREDICTIONS = "predictions"
-RENAME = "give the run another name, or replace it with --overwrite"
 OWN = "own_rounds"
 """The table of the rounds that a predictor plays beside a replay; it is compared, not kept."""
 
@@ -90,13 +91,16 @@ class RoundsRun:
     """
 
     predictor: PredictorSpec
-    protocol: str = "autopet-v@2"
+    protocol: ProtocolName = "autopet-v@2"
     seed: int = 42
     settings: Mapping[str, Any] = field(default_factory=dict)
     time_limit_s: float = TIME_LIMIT_S
     annotator: Annotator | None = None
     gap: bool = False
     keep: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "protocol", freeze_protocol(self.protocol))
 
     @property
     def rules(self) -> Rules:
@@ -118,7 +122,7 @@ class RoundsRun:
         return {
             "version": __version__,
             "made_by": JOB,
-            "protocol": self.protocol,
+            **protocol_facts(self.protocol),
             "seed": self.seed,
             "settings": dict(rules.prompts),
             "rounds": dict(rules.rounds),

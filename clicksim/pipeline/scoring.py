@@ -22,7 +22,7 @@ from clicksim.pipeline.cases import CaseEntry, folder_units, reason_of, refused_
 from clicksim.pipeline.job import Job, result_folder, run_job, tables_of, write_record
 from clicksim.pipeline.parts import Tables
 from clicksim.pipeline.workers import Crew
-from clicksim.protocols import effective_settings, load_protocol
+from clicksim.protocols import ProtocolName, effective_settings, freeze_protocol, load_protocol, protocol_facts
 from clicksim.volumes.case import CaseImages
 
 if TYPE_CHECKING:
@@ -43,9 +43,12 @@ class ScoreRule:
         surface_mm: The tolerance of the surface Dice; None leaves it out.
     """
 
-    protocol: str = "autopet-v@1"
+    protocol: ProtocolName = "autopet-v@1"
     settings: Mapping[str, Any] = field(default_factory=dict)
     surface_mm: float | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "protocol", freeze_protocol(self.protocol))
 
     def about(self) -> Row:
         """The rule as plain data.
@@ -54,7 +57,7 @@ class ScoreRule:
             SettingError: The protocol or a setting is unknown.
         """
         settings, _ = effective_settings(load_protocol(self.protocol), "score", self.settings)
-        return {"protocol": self.protocol, "settings": settings, "surface_mm": self.surface_mm}
+        return {**protocol_facts(self.protocol), "settings": settings, "surface_mm": self.surface_mm}
 
     @property
     def schema(self) -> "pa.Schema":

@@ -20,12 +20,19 @@ from clicksim.errors import ClicksimError
 from clicksim.files import PROMPT_ENDINGS, check_space
 from clicksim.pipeline.cases import CaseEntry, catalog_units, folder_units, reason_of
 from clicksim.pipeline.conversion import Summary
-from clicksim.pipeline.job import Job, run_job, with_version, write_record
+from clicksim.pipeline.job import REMEDY, RENAME, Job, check_record, run_job, with_version, write_record
 from clicksim.pipeline.parts import DIED, Tables
 from clicksim.pipeline.workers import Crew
 from clicksim.prompts import Prompts
 from clicksim.prompts.table import METADATA_KEY
-from clicksim.protocols import effective_settings, load_protocol
+from clicksim.protocols import (
+    ProtocolName,
+    effective_settings,
+    freeze_protocol,
+    load_protocol,
+    protocol_facts,
+    protocol_of,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -56,7 +63,7 @@ class PromptRun:
         text: The effective settings as TOML, written beside the files of a folder.
     """
 
-    protocol: str
+    protocol: ProtocolName
     seed: int = 42
     settings: Mapping[str, Any] = field(default_factory=dict)
     table: str = "clicks"
@@ -66,10 +73,13 @@ class PromptRun:
     folder: str = ""
     text: str = ""
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "protocol", freeze_protocol(self.protocol))
+
     def about(self) -> dict[str, Any]:
         """What the run's metadata say: `table` for scribbles, `annotator_model` for those of a person, as well."""
         settings, _ = effective_settings(load_protocol(self.protocol), self.table, self.settings)
-        about = {"version": __version__, "protocol": self.protocol, "seed": self.seed, "settings": settings}
+        about = {"version": __version__, **protocol_facts(self.protocol), "seed": self.seed, "settings": settings}
         if self.table != "clicks":
             about["table"] = self.table
         if self.annotator is not None:
@@ -87,8 +97,7 @@ class PromptRun:
             from clicksim.simulate.annotators.annotator_files import annotator_of
 
             person = annotator_of(person)
-        protocol = load_protocol(about["protocol"]).id
-        return cls(protocol, about["seed"], own, table=about.get("table", "clicks"), annotator=person)
+        return cls(protocol_of(about), about["seed"], own, table=about.get("table", "clicks"), annotator=person)
 
     def make(self, case: "CaseImages", entry: CaseEntry) -> Prompts:
         """The prompts of one case.
@@ -161,8 +170,6 @@ def simulate_catalog(
     ids = [name] if name is not None else [_run_id(run, units) for run in runs]
     for run_id in ids:
         check_part("prompts", run_id)
-    if out is not None:
-        check_space(out, BLOCK * sum(len(unit.content) for unit in units) * len(runs), "a file for each case")
     files = replace(opened, home=opened.path.resolve())  # another machine may do it, from another folder
     named = dict(zip(ids, runs, strict=True))
     identities = {run_id: _identity(run) for run_id, run in named.items()}
@@ -177,7 +184,12 @@ def simulate_catalog(
         tables=_empty_tables(),
         commit=CatalogCommit if out is None else Commit,
         records=identities if out is None else {kind: {**identities, "layout": layout}},
+        remedy=RENAME if out is None else REMEDY,
+        begin=None if out is None else partial(_check_space, out, len(runs)),
     )
+    if out is not None and not overwrite:  # `run_job` checks the folder alone
+        for run_id, identity in identities.items():
+            check_record(opened.path, run_id, identity, RENAME)
     with writing(opened.path):
         return run_job(job, crew, resume=resume, overwrite=overwrite)
 
@@ -238,6 +250,7 @@ def simulate_cases(
         work=partial(simulate_unit, None, named, roles, layout),
         finish=partial(_finish_folder, units, named),
         tables=_empty_tables(),
+        begin=partial(_check_space, out, len(runs)),
     )
     return run_job(job, crew, resume=resume, overwrite=overwrite)
 
@@ -281,6 +294,11 @@ def simulate_unit(
             outcome.reject(row["code"], row["message"], case_id=row["case_id"])
         found["rejected"] = rows_to_table("rejected", outcome.rejected)
     return found
+
+
+def _check_space(out: Path, runs: int, units: Sequence[Unit]) -> None:
+    """Refuse a disk that cannot hold the files of the units that are left."""
+    check_space(out, BLOCK * sum(len(unit.content) for unit in units) * runs, "a file for each case")
 
 
 def write_prompt_file(folder: Path, prompts: Prompts, layout: str, table: str) -> Path:

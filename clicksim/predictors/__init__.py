@@ -8,10 +8,11 @@ predict_folder(source, target, predictor)  answer one round of a Grand Challenge
 from clicksim.predictors.command import CommandPredictor, predict_folder
 from clicksim.predictors.interface import Predictor, RoundFailure, Scan
 from clicksim.predictors.recorded import RecordedPredictor
-from clicksim.predictors.spec import PredictorKind, PredictorSpec, open_predictor, parse_spec, predictor_kinds
+from clicksim.predictors.spec import PREDICTOR_KINDS, PredictorKind, PredictorSpec, open_predictor, parse_spec
 from clicksim.predictors.threshold import ThresholdPredictor
 
 __all__ = [
+    "PREDICTOR_KINDS",
     "CommandPredictor",
     "Predictor",
     "PredictorKind",
@@ -23,5 +24,4 @@ __all__ = [
     "open_predictor",
     "parse_spec",
     "predict_folder",
-    "predictor_kinds",
 ]

@@ -6,15 +6,14 @@ A kind is an entry point of the group `clicksim.predictors` that names a `Predic
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
 
 from clicksim.errors import SettingError, unknown_name
+from clicksim.extensions import ExtensionRegistry
 from clicksim.predictors.interface import Predictor
 
-GROUP = "clicksim.predictors"
 TIME_LIMIT_S = 600.0
 
 
@@ -40,11 +39,11 @@ class PredictorSpec:
     @property
     def title(self) -> str:
         """What a person calls the predictor."""
-        return find_predictor_kind(self.kind).title(self)
+        return PREDICTOR_KINDS.find(self.kind).title(self)
 
     def absolute(self) -> "PredictorSpec":
         """The same for a process that was started in another folder."""
-        kind = find_predictor_kind(self.kind)
+        kind = PREDICTOR_KINDS.find(self.kind)
         return replace(self, argument=str(Path(self.argument).absolute())) if kind.is_path else self
 
     def check(self) -> None:
@@ -53,11 +52,11 @@ class PredictorSpec:
         Raises:
             ClicksimError: The reason.
         """
-        find_predictor_kind(self.kind).check(self)
+        PREDICTOR_KINDS.find(self.kind).check(self)
 
     def inputs(self, case_id: str, rounds: int) -> tuple[Path, ...]:
         """The files that the predictions of a case depend on; a changed one makes finished work invalid."""
-        return find_predictor_kind(self.kind).inputs(self, case_id, rounds)
+        return PREDICTOR_KINDS.find(self.kind).inputs(self, case_id, rounds)
 
 
 def _no_check(_spec: PredictorSpec) -> None:
@@ -109,7 +108,7 @@ def open_predictor(spec: str | PredictorSpec, *, time_limit_s: float = TIME_LIMI
         ThresholdPredictor(suv=4.0, share=0.41, reach_mm=30.0)
     """
     parsed = parse_spec(spec) if isinstance(spec, str) else spec
-    return find_predictor_kind(parsed.kind).open(parsed, time_limit_s)
+    return PREDICTOR_KINDS.find(parsed.kind).open(parsed, time_limit_s)
 
 
 def parse_spec(text: str) -> PredictorSpec:
@@ -125,8 +124,10 @@ def parse_spec(text: str) -> PredictorSpec:
     """
     name, colon, rest = text.partition(":")
     if not colon:
-        raise SettingError(f"{text!r} is not a predictor; write KIND:ARGUMENT. Kinds: {', '.join(_entries())}")
-    kind = find_predictor_kind(name)
+        raise SettingError(
+            f"{text!r} is not a predictor; write KIND:ARGUMENT. Kinds: {', '.join(PREDICTOR_KINDS.names)}"
+        )
+    kind = PREDICTOR_KINDS.find(name)
     argument, listed = rest, ""
     if kind.options is None or kind.options:  # a shell command may have a question mark of its own
         before, mark, after = rest.rpartition("?")
@@ -137,38 +138,13 @@ def parse_spec(text: str) -> PredictorSpec:
     return PredictorSpec(name, argument, tuple(sorted(_parse_options(kind, listed, text).items())))
 
 
-def predictor_kinds() -> dict[str, PredictorKind]:
-    """All installed kinds of predictors by name.
-
-    Raises:
-        SettingError: One cannot be loaded.
-    """
-    return {name: find_predictor_kind(name) for name in _entries()}
+def _check_kind(_name: str, found: Any) -> PredictorKind:
+    if not isinstance(found, PredictorKind):
+        raise TypeError(f"it is {type(found).__name__}, not a PredictorKind")
+    return found
 
 
-def find_predictor_kind(name: str) -> PredictorKind:
-    """A kind of predictor by name.
-
-    Raises:
-        SettingError: There is none, or it cannot be loaded.
-    """
-    entries = _entries()
-    if name not in entries:
-        raise unknown_name("kind of predictor", name, entries)
-    try:
-        kind = entries[name].load()
-    except Exception as error:  # the code of another package may do anything when it is imported
-        raise SettingError(
-            f"predictors of the kind {name} cannot be loaded from {entries[name].value}: {error}; reinstall the "
-            "package that provides them"
-        ) from error
-    if not isinstance(kind, PredictorKind):
-        raise SettingError(f"entry point {name} of {GROUP} is {type(kind).__name__}, not a PredictorKind")
-    return kind
-
-
-def _entries() -> dict[str, Any]:
-    return {entry.name: entry for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name)}
+PREDICTOR_KINDS = ExtensionRegistry("clicksim.predictors", "kind of predictor", _check_kind)
 
 
 def _parse_options(kind: PredictorKind, listed: str, text: str) -> dict[str, Any]:

@@ -111,6 +111,34 @@ def load_protocol(name: ProtocolName) -> Protocol:
     raise unknown_name("protocol", name, known)
 
 
+def freeze_protocol(name: ProtocolName) -> str | Protocol:
+    """A protocol for a job that takes time: its name, or the content of a file, which may change meanwhile.
+
+    Raises:
+        SettingError: As `load_protocol`, for a file.
+    """
+    if isinstance(name, str) and not name.endswith(FILE_ENDING):
+        return name
+    protocol = load_protocol(name)
+    return protocol if protocol.file else protocol.id
+
+
+def protocol_facts(name: ProtocolName) -> dict[str, Any]:
+    """What a record says of a protocol: `protocol`, its id, and for a file `protocol_content` too."""
+    protocol = load_protocol(name)
+    content = {"protocol_content": protocol.content} if protocol.file else {}
+    return {"protocol": protocol.id, **content}
+
+
+def protocol_of(record: Mapping[str, Any]) -> str | Protocol:
+    """The protocol of a record that `protocol_facts` made.
+
+    Raises:
+        SettingError: This version of clicksim does not have it.
+    """
+    return freeze_protocol(load_protocol(record.get("protocol_content") or record["protocol"]))
+
+
 def effective_settings(protocol: Protocol, table: str, given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """Put the user's settings on top of one table of a protocol.
 
@@ -193,8 +221,11 @@ def _parse(content: Mapping[str, Any], file: str, where: str) -> Protocol:
         _check_facts(content, file)
         made = {"title": f"rule of {file}", "source": f"the file {file}", "notes": [], **content}
         base = load_protocol(content["based_on"]).tables if "based_on" in content else {}
-        for table in base:
-            made[table] = {**base[table], **content.get(table, {})}
+        for table, defaults in base.items():
+            own = content.get(table, {})
+            if own.get("rule", defaults["rule"]) != defaults["rule"]:
+                raise SettingError(f"rule of [{table}] is that of {content['based_on']}; leave it out")
+            made[table] = {**defaults, **own}
         protocol = _make({**made, "name": Path(file).stem, "version": 0}, file)
         for table, settings in protocol.tables.items():
             _check_complete(table, settings)

@@ -30,6 +30,7 @@ from clicksim.predictors.interface import Predictor, RoundFailure
 from clicksim.predictors.spec import TIME_LIMIT_S
 from clicksim.prompts import Prompts
 from clicksim.prompts.records import check_inside
+from clicksim.protocols import ProtocolName
 from clicksim.rounds.prompters import Finished, Prompter, Recording, Rules, make_prompter
 from clicksim.rounds.round_records import PlayedCase, RoundsCase, Row
 from clicksim.simulate.annotators.people import Annotator
@@ -43,7 +44,7 @@ def play(
     case: RoundsCase,
     predictor: Predictor,
     *,
-    protocol: str = "autopet-v@2",
+    protocol: ProtocolName = "autopet-v@2",
     seed: int = 42,
     time_limit_s: float = TIME_LIMIT_S,
     recording: Recording | None = None,

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from clicksim.predictors.interface import RoundFailure
 from clicksim.prompts import Prompts
 from clicksim.prompts.kinds import Prompt
-from clicksim.protocols import effective_settings, load_protocol
+from clicksim.protocols import Protocol as Rule
+from clicksim.protocols import ProtocolName, effective_settings, load_protocol
 from clicksim.rounds.round_records import RoundsCase
 from clicksim.simulate.annotators.people import Annotator, Person
 from clicksim.simulate.clicks.click_rules import simulate_clicks
@@ -73,21 +74,21 @@ class Rules:
     """The rules of a protocol for rounds, with the user's settings split by table.
 
     Attributes:
-        protocol: Name and version.
+        protocol: The protocol.
         rounds: All settings of `[rounds]`.
         given: The settings of `[clicks]` or `[scribbles]` that the user gave.
         prompts: All settings of that table.
         notes: Sentences about settings without effect.
     """
 
-    protocol: str
+    protocol: Rule
     rounds: Mapping[str, Any]
     given: Mapping[str, Any]
     prompts: Mapping[str, Any]
     notes: tuple[str, ...]
 
     @classmethod
-    def of(cls, protocol: str, settings: Mapping[str, Any]) -> "Rules":
+    def of(cls, protocol: ProtocolName, settings: Mapping[str, Any]) -> "Rules":
         """The rules of a protocol.
 
         Raises:
@@ -99,7 +100,7 @@ class Rules:
         rest = {name: value for name, value in settings.items() if name not in own}
         rounds, idle = effective_settings(rule, "rounds", own)
         prompts, more = effective_settings(rule, PROMPT_TABLES[rounds["prompts"]], rest)
-        return cls(protocol, rounds, rest, prompts, (*idle, *more))
+        return cls(rule, rounds, rest, prompts, (*idle, *more))
 
     @property
     def published(self) -> bool:
@@ -168,7 +169,7 @@ class _Revealed:
         if person is not None:
             clicks = replace(clicks, items=person.act(clicks.items), notes=clicks.notes + person.notes)
         lists = [tuple(prompt for prompt in clicks if prompt.foreground == polarity) for polarity in (True, False)]
-        made = cls(rules.protocol, seed, clicks.settings, (lists[0], lists[1]), clicks.notes)
+        made = cls(rules.protocol.id, seed, clicks.settings, (lists[0], lists[1]), clicks.notes)
         return made if person is None else replace(made, annotator=person.model.name, seconds=person.model.seconds)
 
     def prompts(self, number: int, prediction: Mask | None, so_far: Prompts) -> tuple[Prompt, ...]:  # noqa: ARG002
@@ -182,7 +183,7 @@ class _Revealed:
 class _Corrections:
     """Prompts in the errors of the previous prediction. A case keeps its strategy over all rounds."""
 
-    protocol: str
+    rule: Rule
     seed: int
     settings: Mapping[str, Any]
     given: Mapping[str, Any]
@@ -199,6 +200,11 @@ class _Corrections:
             draw = stream(seed, case.scan.case_id, "rounds", "strategy").integers(len(shared))
             given["strategy"] = settings["strategy"] = shared[int(draw)]
         return cls(rules.protocol, seed, settings, given, case, rules.published, person)
+
+    @property
+    def protocol(self) -> str:
+        """The id of the rule."""
+        return self.rule.id
 
     @property
     def annotator(self) -> str:
@@ -234,7 +240,7 @@ class _Corrections:
                 prediction,
                 seen,
                 spacing=self.case.scan.grid.spacing,
-                protocol=self.protocol,
+                protocol=self.rule,
                 seed=self.seed,
                 case_id=self.case.scan.case_id,
                 round=number,

@@ -6,11 +6,11 @@ from typing import Any
 
 from clicksim.errors import GeometryError, SettingError
 from clicksim.geometry import Grid, Spacing
-from clicksim.protocols import Protocol, effective_settings, load_protocol
+from clicksim.protocols import Protocol, ProtocolName, effective_settings, load_protocol
 
 
 def open_rule(
-    protocol: str, table: str, given: Mapping[str, Any], *, elsewhere: Sequence[str] = (), work: str = ""
+    protocol: ProtocolName, table: str, given: Mapping[str, Any], *, elsewhere: Sequence[str] = (), work: str = ""
 ) -> tuple[Protocol, dict[str, Any]]:
     """A protocol, and its settings with the given ones on top; one without effect warns where the simulator was called.
 

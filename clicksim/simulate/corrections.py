@@ -17,6 +17,7 @@ from clicksim.errors import GeometryError, SettingError, in_case
 from clicksim.geometry import Grid, Spacing
 from clicksim.prompts import Click, Prompts, Scribble
 from clicksim.prompts.kinds import Voxel
+from clicksim.protocols import ProtocolName
 from clicksim.simulate.arguments import open_rule, spacing_of
 from clicksim.simulate.clicks.placing import CLASS_CHOICES, ClickPlacer, choose_class
 from clicksim.simulate.error_regions import KeptRegions, Region, find_errors, find_regions
@@ -33,7 +34,7 @@ def correct(
     *,
     uptake: ArrayLike | None = None,  # noqa: ARG001 - so that a rule that looks at it needs no other call
     spacing: Sequence[float] | None = None,
-    protocol: str = "autopet-v@2",
+    protocol: ProtocolName = "autopet-v@2",
     seed: int = 42,
     case_id: str = "",
     round: int = 0,  # noqa: A002 - the field's word

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from clicksim.errors import SettingError
 from clicksim.lesions import Instances
 from clicksim.prompts import Prompts
-from clicksim.protocols import effective_settings, load_protocol
+from clicksim.protocols import ProtocolName, effective_settings, load_protocol
 from clicksim.simulate.annotators.people import Annotator, Person, annotate
 from clicksim.simulate.clicks.click_rules import simulate_clicks
 from clicksim.simulate.corrections import correct
@@ -21,7 +21,7 @@ def click_case(
     case: CaseImages,
     *,
     instances: Instances = "auto",
-    protocol: str = "autopet-iv@2",
+    protocol: ProtocolName = "autopet-iv@2",
     seed: int = 42,
     annotator: Annotator | None = None,
     **settings: Any,
@@ -64,7 +64,7 @@ def scribble_case(
     case: CaseImages,
     *,
     instances: Instances = "auto",
-    protocol: str = "autopet-v@2",
+    protocol: ProtocolName = "autopet-v@2",
     seed: int = 42,
     round: int = 0,  # noqa: A002 - the field's word
     annotator: Annotator | None = None,

@@ -7,6 +7,8 @@ Each function takes what the package registers and a folder to work in, tries it
         check_source("my-source", write_tree, tmp_path)
 """
 
+from clicksim.testing.encoding_checks import check_encoding
 from clicksim.testing.sources import check_source
+from clicksim.testing.strategy_checks import check_click_strategy, check_stroke_strategy
 
-__all__ = ["check_source"]
+__all__ = ["check_click_strategy", "check_encoding", "check_source", "check_stroke_strategy"]

@@ -95,17 +95,17 @@ def three_axes(shape: tuple[int, ...]) -> tuple[int, int, int]:
     if any(n < 1 for n in shape):
         raise ImageError(f"impossible shape in the header: {shape}")
     if len(shape) < 3 or any(n != 1 for n in shape[3:]):
-        mend = "take one frame of it" if len(shape) > 3 else "stack its slices"
-        raise ImageError(f"the image is {len(shape)}-D, of shape {shape}; allowed: three axes: {mend}")
+        remedy = "take one frame of it" if len(shape) > 3 else "stack its slices"
+        raise ImageError(f"the image is {len(shape)}-D, of shape {shape}; allowed: three axes: {remedy}")
     return (shape[0], shape[1], shape[2])
 
 
 def check_lengths(spacing: Any) -> None:
-    """Refuse voxel sizes that are none."""
+    """Reject invalid voxel sizes."""
     values = tuple(float(s) for s in spacing)
     if not all(np.isfinite(s) and s > 0 for s in values):
         raise GeometryError(
-            f"spacing in the header must be three positive lengths in mm, got {values}: mend the header"
+            f"spacing in the header must be three positive lengths in mm, got {values}: correct the header"
         )
 
 

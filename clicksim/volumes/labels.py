@@ -8,11 +8,11 @@ from numpy.typing import NDArray
 from clicksim.errors import LabelError
 from clicksim.geometry.arrays import WHOLE
 
-NAMED = 10  # values that are none
+NAMED = 10  # invalid values that a message lists
 
 
 def whole_labels(array: NDArray[Any], where: str) -> NDArray[Any]:
-    """The same labels as integers, or a `LabelError` that names up to ten values that are none."""
+    """The same labels as integers, or a `LabelError` that names up to ten invalid values."""
     if array.dtype.kind == "u":
         return array
     if array.dtype.kind == "i":

@@ -33,7 +33,7 @@ MET_TYPES = {
 
 
 LONGEST_LINE = 4096
-"""Bytes; what stands in the header must be the same to us and to SimpleITK, which reads it after us."""
+"""Bytes; this reader and SimpleITK, which reads the header after it, must understand the header alike."""
 
 
 def read_mha_header(file: Path, raw: BinaryIO, size: int) -> ImageHeader:
@@ -118,7 +118,7 @@ def _mha_fields(raw: BinaryIO) -> tuple[dict[str, str], int]:
 
 def _check_mha_fields(fields: dict[str, str]) -> None:
     if fields["ElementDataFile"].upper() != "LOCAL":
-        raise ImageError(f"the voxels stand in another file, {fields['ElementDataFile']!r}: write one .mha file")
+        raise ImageError(f"the voxels are in another file, {fields['ElementDataFile']!r}: write one .mha file")
     if not _is_true(fields, "BinaryData", default="True") or int(fields.get("HeaderSize", "0")) > 0:
         raise ImageError("voxels as text, or behind a foreign header, are not read: write a binary .mha")
 

@@ -38,7 +38,7 @@ def read_nifti(file: Path) -> Any:
 
 
 def checked_nifti(block: bytes) -> Any:
-    """The header by nibabel, with its own mending of codes and of `qfac`, but without its log lines."""
+    """The header as nibabel reads it, with its repairs of codes and of `qfac`, but without its log lines."""
     import logging
 
     from nibabel.nifti1 import Nifti1Header

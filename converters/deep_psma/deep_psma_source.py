@@ -283,7 +283,7 @@ def plan(context: Context) -> tuple[list[Unit], Outcome]:
     units, found = [], Outcome()
     for folder in _folders(top):
         if PATIENT.fullmatch(folder.name):
-            units.append(Unit(folder.name, {"folder": folder.relative_to(context.source).as_posix()}))
+            units.append(Unit(folder.name, {"folder": folder.relative_to(context.source).as_posix()}, (folder,)))
         else:
             found.reject("BadName", f"{folder.name!r} is no patient; they are train_NNNN", path=_path(context, folder))
     if not units:
@@ -345,7 +345,7 @@ def _register(case: Row, own: Matrix | None, other: Matrix | None) -> None:
 
 
 def _pair(cases: list[Row], patient: str) -> None:
-    """Name each case's pair; a case that stands alone is flagged."""
+    """Name the pair of each case; a case without one is flagged."""
     taken = {case["tracer_class"] for case in cases}
     for case in cases:
         other = _other(case["tracer_class"])

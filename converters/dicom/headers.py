@@ -2,7 +2,7 @@
 
 DicomError      every refusal of DICOM input; its `code` names the rule
 read_dataset    a file, whole, without pixels, or only some of its elements; read_open, one that is open
-quietly         the door that all looks into a data set go through
+quietly         every access to a data set goes through it
 words, word, numbers, whole    an element as text or numbers, absent ones as nothing
 """
 

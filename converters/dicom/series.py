@@ -248,7 +248,7 @@ def _files(folder: Path) -> Iterator[Path]:
             path = Path(parent) / name
             try:
                 regular = stat.S_ISREG(path.stat().st_mode)
-            except OSError:  # a link that leads nowhere: whoever opens it will say so
+            except OSError:  # a link that leads nowhere: opening it will say so
                 regular = True
             if regular and not name.startswith("."):
                 yield path

@@ -1,7 +1,7 @@
 """Where the slices of a series lie, and whether they make a regular volume.
 
     slice_geometry    the exact positions of a series, before any averaging
-    SliceGeometry     faults, and the grid where there are none
+    SliceGeometry     the faults, and the grid if there are none
 
 Positions are taken along the normal row x column, from ImagePositionPatient and ImageOrientationPatient alone;
 SliceThickness and SpacingBetweenSlices say how thick slices are or were meant to lie. Source: DICOM PS3.3 C.7.6.2.
@@ -120,7 +120,7 @@ class SliceGeometry:
                     f"interpolated ({self.series})",
                 )
         step = (self.origins[-1] - self.origins[0]) / (count - 1)
-        # along the normal, as what is left of a lean is below the tolerance and a sheared grid is none
+        # along the normal, since the remaining tilt is below the tolerance and a sheared grid is not allowed
         step = self.normal * float(step @ self.normal)
         axes = np.column_stack([self.row * self.pixel_mm[0], self.column * self.pixel_mm[1], step])
         affine = np.eye(4)

@@ -25,14 +25,14 @@ StudyDate is the same for FDG, and 6,247 days earlier for PSMA.
 What would need a pass over the CT is left out: `ct_coverage_fraction` is null, and of the CT only the header is
 read. A PET of a folder is read as a whole, as its uptake is measured. Two files of a case on different grids are
 a `GridMismatch`: the publisher promises one grid, so one of them belongs to another case or was changed, and
-nobody can tell which. Whoever knows that the label is right sets `resample_labels`.
+it is unknown which. If you know that the label is right, set `resample_labels`.
 
 From the names and small tables of the fdat release to units of work.
 """
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import KW_ONLY, dataclass, field, replace
 from datetime import date
@@ -221,7 +221,14 @@ def plan(context: Context) -> tuple[list[Unit], Outcome]:
         columns |= {"official_fold": folds.get(name.case_id), "uptake_time_s": times.get(name.case_id)}
         case = FdatCase(name, *paths, columns=columns, flags=tuple(flags), fingerprint=prints.get(name.case_id))
         patients[name.patient_key].append(case)
-    return [Unit(key, tuple(patients[key])) for key in sorted(patients)], found
+    return [Unit(key, tuple(patients[key]), _inputs(tree, patients[key])) for key in sorted(patients)], found
+
+
+def _inputs(tree: Tree, cases: Iterable[FdatCase]) -> tuple[Path, ...]:
+    """The images of a patient, or the archive that holds them; what the tables say is in the cases."""
+    if tree.is_archive:
+        return (tree.source,)
+    return tuple(tree.source / path for case in cases for path in (case.label, case.ct, case.pet) if path is not None)
 
 
 Files = dict[str, list[str]]  # by role: `label`, CT, PET
@@ -428,7 +435,7 @@ def _measure_uptake(
     flags: set[str] = set()
     if resample and not labels.grid.same_as(pet.grid):
         labels, flags = _resampled(labels, pet.grid), {"LABEL_RESAMPLED"}
-    check_grids(labels.grid, pet.grid, ("label", "PET"), mend=", or set resample_labels where the label is right")
+    check_grids(labels.grid, pet.grid, ("label", "PET"), remedy=", or set resample_labels if the label is right")
     with rejecting(*pet_file, "BadUptake"):
         measured, lesions = measure_case(labels.array, labels.grid, pet.array, instances="components")
     return labels, measured, lesions, flags | uptake_flags(pet.array, labels.array, lesions)

@@ -4,14 +4,14 @@
     cog_bl, cog_fu                     centre of gravity, `x y z` in voxels plus 0.5 along each axis; empty if none
     cog_propagated                     cog_bl carried to the follow-up image by registration; may lie outside it
     cog_backpropagated                 cog_fu of a new lesion carried to the baseline image (v2, v3)
-    img_id_bl, img_id_fu               number of the image of the time point; empty or NaN where there is none
+    img_id_bl, img_id_fu               number of the image of the time point; empty or NaN if there is none
     lesion_type                        site
     topology_class, merged_into        what became of the lesion (v2, v3)
     volume_bl, volume_fu               mm³ (v2, v3); every row of a merge repeats the volume of the merged lesion
     target_lesion, use_for_challenge   as published (v2, v3)
     linking_unclear                    as published (v2, v3); two patients have no such column
 
-A value that cannot be read is None, and its column stands in `LesionRow.unreadable`.
+A value that cannot be read is None, and its column is listed in `LesionRow.unreadable`.
 """
 
 import math
@@ -60,7 +60,7 @@ class Cog:
 
     @property
     def is_unreadable(self) -> bool:
-        """Whether something stands there that is no point."""
+        """Whether the cell has a value that is not a point."""
         return self.point is None and self.reason != "empty"
 
     @property
@@ -254,7 +254,7 @@ class Topology:
 def find_topology(rows: Iterable[LesionRow], bl: Presence, fu: Presence) -> dict[int, Topology]:
     """What became of each lesion of the table and of the masks.
 
-    A published class is taken as it is. Where there is none: a lesion of both time points is UNCHANGED, which
+    A published class is kept. Without one, a lesion of both time points is UNCHANGED, which
     means the same identity, not the same size; one of the baseline alone is MERGING where another row has the
     same text in `cog_fu` and its id is in the follow-up's masks, else DISAPPEARING; one of the follow-up alone is
     SPLITTING where another row has the same text in `cog_bl` and its id is in the baseline's masks, else

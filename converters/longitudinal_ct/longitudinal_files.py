@@ -106,7 +106,13 @@ def plan(context: Context) -> tuple[list[Unit], Outcome]:
         patient.release = release
         patient.official_split = (splits or {}).get(pid)
         patient.demographics = (demographics or {}).get(pid, {})
-    return [Unit(pid, patient) for pid, patient in sorted(patients.items())], found
+    return [Unit(pid, patient, _inputs(context, patient)) for pid, patient in sorted(patients.items())], found
+
+
+def _inputs(context: Context, patient: LongitudinalPatient) -> tuple[Path, ...]:
+    """The files of a patient; what the shared tables say is in the patient."""
+    scans = [path for scan in patient.scans.values() for path in (*scan.img, *scan.mask, *scan.points)]
+    return tuple(context.source / path for path in (*patient.tables, *scans))
 
 
 def _find_files(context: Context, found: Outcome) -> tuple[dict[str, LongitudinalPatient], bool]:
@@ -122,7 +128,7 @@ def _find_files(context: Context, found: Outcome) -> tuple[dict[str, Longitudina
             match = _IMAGE.fullmatch(name) or _POINTS.fullmatch(name) or _TABLE.fullmatch(name)
             if match is None:
                 expected = "<pid>_<BL|FU>_<img|mask>_<NN>.nii.gz, <pid>_<BL|FU>_<NN>.json or <pid>.csv"
-                found.reject("BadName", f"{name} is none of {expected}; a pid has 10 digits of 0-9a-f", path=relative)
+                found.reject("BadName", f"{name} is not {expected}; a pid has 10 digits of 0-9a-f", path=relative)
                 continue
             parts = match.groupdict()
             patient = patients.setdefault(parts["pid"], LongitudinalPatient(parts["pid"]))

@@ -15,7 +15,7 @@ Paper: 10.1038/s41597-026-07466-y. Licence CC BY-NC 4.0; the paper names CC BY, 
 
 `NN` is the image of a time point, a body region, and not the time point. Images are used in place, and read to
 their end: a case that is taken has a whole CT and a whole mask. The stored ids stay. An empty mask is a valid
-case: a complete responder. The demographics of v3 and real masks were not at hand when this was written: columns
+case: a complete responder. The demographics of v3 and real masks were not available when this was written: columns
 of the former are known by their names, and none is invented.
 
 A lesion has a row at each time point of which the masks or the table say anything. One that the mask does not
@@ -104,7 +104,7 @@ def convert(context: Context, unit: Unit) -> Outcome:
 
 
 def _read_table(context: Context, patient: LongitudinalPatient, outcome: Outcome) -> LesionTable | None:
-    """The lesion table; None where there is none to read. Rows that cannot be used are rejected one by one."""
+    """The lesion table; None if there is none to read. Rows that cannot be used are rejected one by one."""
     path = patient.tables[0] if patient.tables else f"inputsTr/{patient.pid}.csv"
     try:
         table = read_lesion_csv(only_file(context, patient.tables, "lesion table"))

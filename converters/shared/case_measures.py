@@ -29,7 +29,7 @@ def measure_case(
         uptake give.
 
     Raises:
-        ImageError: Labels that are none; an uptake that is not finite.
+        ImageError: Invalid labels; an uptake that is not finite.
         GeometryError: A grid without an affine.
     """
     lesions = find_lesions(labels, instances=instances)

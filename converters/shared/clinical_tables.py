@@ -86,7 +86,7 @@ def parse_clinical(content: bytes, name: str, *, tracer: str) -> Clinical:
 def diagnosis_flags(tracer: str, diagnosis: str | None, *, is_present: bool) -> set[str]:
     """Flags where the diagnosis and the mask contradict each other.
 
-    Of PSMA nothing is said: every patient has the diagnosis, whether a lesion was found or not.
+    PSMA gives no flag: every patient has the diagnosis, whether a lesion was found or not.
 
     Args:
         tracer: `FDG` or `PSMA`.
@@ -109,7 +109,7 @@ def _by_study(rows: Rows, date_of: Callable[[dict[str, str]], date | None]) -> d
 
 
 def _fdg_date(row: dict[str, str]) -> date | None:
-    """The date that the study's folder begins with; it stands behind the patient's in the path of the series."""
+    """The date at the start of the study's folder name, which follows the patient's in the path of the series."""
     parts = PurePosixPath(row.get("File Location", "").replace("\\", "/")).parts
     for patient, study in pairwise(parts):
         if patient == row["Subject ID"] and (day := date_or_none(study[:10])):
@@ -263,7 +263,7 @@ def check_times_used(path: str | None, names: Iterable[str], *, used: bool) -> N
 
 
 def parse_option(option: str, path: str, parse: Callable[[bytes, str], T]) -> T:
-    """What stands in a file that the user names by an option.
+    """The content of a file that the user names by an option.
 
     Raises:
         SettingError: The file cannot be read, or `parse` refuses it.

@@ -75,7 +75,7 @@ def rejecting(file: Path, root: Path, code: str = "UnreadableFile") -> Iterator[
     Args:
         file: What is being read; a file of 0 bytes is `TruncatedFile` whatever the reader says.
         root: The folder that the message's paths become relative to, so that equal trees give equal rows.
-        code: For an image that is none, or not what it should be; values that are no labels are `BadLabel`.
+        code: For an unreadable or unsuitable image; invalid label values are `BadLabel`.
     """
     try:
         yield
@@ -161,14 +161,14 @@ def read_uptake(file: Path, root: Path) -> Volume:
         return read_image(file)
 
 
-def check_grids(grid: Grid, other: Grid, names: tuple[str, str], *, mend: str = "") -> None:
+def check_grids(grid: Grid, other: Grid, names: tuple[str, str], *, remedy: str = "") -> None:
     """Refuse two images on different lattices: no corner may be further apart than 0.01 mm.
 
     Args:
         grid: The lattice of one image.
         other: That of the other.
         names: What the refusal calls the two.
-        mend: What the refusal ends in, such as the option that resamples.
+        remedy: The end of the refusal, such as the option that resamples.
 
     Raises:
         Rejection: `GridMismatch`.
@@ -176,7 +176,7 @@ def check_grids(grid: Grid, other: Grid, names: tuple[str, str], *, mend: str = 
     try:
         grid.check_same(other, names)
     except GeometryError as error:
-        raise Rejection("GridMismatch", f"{error}{mend}") from error
+        raise Rejection("GridMismatch", f"{error}{remedy}") from error
 
 
 def sha256_of(file: Path) -> str:

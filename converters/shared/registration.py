@@ -45,7 +45,7 @@ def read_rigid(path: str | Path) -> Matrix:
     """Read a rigid transform in ITK's text format (`.tfm`), as SimpleITK writes it.
 
     The text is checked before SimpleITK sees a number of it: given fewer parameters than a transform has, its own
-    reader goes on with whatever stands in memory, or takes the whole process down.
+    reader continues with whatever is in memory, or crashes the process.
 
     Args:
         path: A file with one Euler3DTransform or VersorRigid3DTransform, alone or inside a CompositeTransform.
@@ -74,7 +74,7 @@ def read_rigid(path: str | Path) -> Matrix:
 def read_challenge_affine(path: str | Path) -> Matrix:
     """Read a registration in the JSON of the Grand Challenge platform.
 
-    `{"3d_affine_transform": 4 x 4}` is not a homogeneous matrix: the rotation R stands in the upper 3 x 3 block, the
+    `{"3d_affine_transform": 4 x 4}` is not a homogeneous matrix: the rotation R is in the upper 3 x 3 block, the
     translation t in the last column and the centre c in the bottom row, all in LPS+ mm, and a point x of the fixed
     scan maps to R (x - c) + c + t. The file `psma-to-fdg-registration.json` has FDG fixed and PSMA moving.
 
@@ -129,7 +129,7 @@ def bring_onto(
         grid: The fixed lattice, with an affine.
         fill: Value outside the moving image.
         labels: The nearest voxel's value in the type of the image, instead of linear interpolation to float32.
-        fixed_to_moving_ras: `(4, 4)`, RAS+ mm of `grid` to RAS+ mm of `volume`; None where both stand in one room, as
+        fixed_to_moving_ras: `(4, 4)`, RAS+ mm of `grid` to RAS+ mm of `volume`; None if both are in one space, as
             CT and PET of one study do.
 
     Returns:

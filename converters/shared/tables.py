@@ -182,7 +182,7 @@ def date_or_none(value: str | None) -> date | None:
 def common_value(rows: Iterable[dict[str, str]], column: str) -> tuple[str | None, bool]:
     """What the rows of one study say in a column, and whether they contradict each other.
 
-    Rows without a value say nothing. Where two values differ there is none.
+    Rows without a value do not count. If two values differ, there is no value.
     """
     values = {value for row in rows if (value := word_or_none(row.get(column))) is not None}
     return (values.pop(), False) if len(values) == 1 else (None, len(values) > 1)

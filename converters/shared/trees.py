@@ -1,7 +1,7 @@
 """A publisher's tree of files: a folder, or a zip archive that is read without being unpacked.
 
 `open_tree` finds where the tree begins. Its methods give the paths in a folder of it, relative to the source, the
-bytes of a small file, and any file as one on this disk. `inside_source` is the door to the files of a folder: no
+bytes of a small file, and any file as one on this disk. `inside_source` gives access to the files of a folder: no
 link leads out of it.
 """
 
@@ -199,7 +199,7 @@ def _open_archive(source: Path, marks: tuple[str, ...], layout: str, _size: int,
 
 
 def _check_members(members: list[zipfile.ZipInfo], source: Path) -> None:
-    """Nobody who means well packs such names: the whole archive is refused."""
+    """Such names suggest an attack: the whole archive is refused."""
     names = [member.orig_filename.rstrip("\0") for member in members]
     leaving = [name for name in names if _leaves(name)]
     if leaving:

@@ -1,9 +1,9 @@
-"""What the SUV rules read: tags of a series' headers, and the refusal and provenance records they end in.
+"""What the SUV rules read: the tags of a series, and the records of refusals and provenance.
 
-Values come as the file holds them: text with trailing blanks, bytes, several values, numbers written as text or
-text where a number belongs. Nothing here raises for such a value; it is None, and the rule that needs it refuses.
+Values are as the file has them: text with trailing blanks, bytes, several values, numbers written as text, or text in
+place of a number. Nothing here raises for such a value; it becomes None, and the rule that needs it refuses.
 
-What must hold of a PET series before its SUV is computed, and the patient's weight, dose and half-life.
+The file also checks the series before an SUV is computed, and finds weight, dose and half-life.
 """
 
 import base64
@@ -52,7 +52,7 @@ class PrivateTag:
     creator: str
     offset: int
     keywords: tuple[str, str]
-    fixed: bool = False  # also read from block 0x10 when nobody claims that block
+    fixed: bool = False  # also read from block 0x10 if no creator claims that block
 
     def __str__(self) -> str:
         return f"({self.group:04x},xx{self.offset:02X})"
@@ -99,9 +99,9 @@ class SuvRule:
 
 @dataclass
 class Notes:
-    """What a conversion gathers on its way: rules by subject, the instant of the rule `reference_time`, and warnings.
+    """What a conversion collects: rules by subject, the instant of the rule `reference_time`, and warnings.
 
-    Warnings stand in the order in which they arose.
+    Warnings are in the order in which they arose.
     """
 
     rules: dict[str, SuvRule] = field(default_factory=dict)
@@ -113,7 +113,7 @@ class Notes:
         self.warnings.append(f"{code}: {text}")
 
     def add(self, other: "Notes") -> None:
-        """Append what another run of rules gathered."""
+        """Append the notes of another run of rules."""
         self.rules.update(other.rules)
         self.warnings.extend(other.warnings)
         if other.reference_s is not None:
@@ -122,7 +122,7 @@ class Notes:
 
 @dataclass(frozen=True)
 class Amounts:
-    """What was injected, and into whom; None where not given and not needed."""
+    """The injected amount and the patient's weight; None if neither given nor needed."""
 
     weight_kg: float | None
     dose_bq: float | None
@@ -132,7 +132,7 @@ class Amounts:
 class SuvHeader:
     """One slice's header: a pydicom `Dataset`, the DICOM JSON model, or a plain mapping of keywords.
 
-    A mapping of keywords is an excerpt: what it leaves out is not held against it (see `is_excerpt`).
+    A mapping of keywords is an excerpt: it may leave tags out (see `is_excerpt`).
     """
 
     def __init__(self, source: Any) -> None:
@@ -140,7 +140,7 @@ class SuvHeader:
         self.is_excerpt = isinstance(source, Mapping) and any(keyword in source for keyword in TAGS)
 
     def __getitem__(self, keyword: str) -> Any:
-        """The value as it is stored, None where the tag is absent."""
+        """The stored value; None if the tag is absent."""
         if self.is_excerpt:
             return self.source.get(keyword)
         return _value_at(self.source, TAGS[keyword])
@@ -246,13 +246,13 @@ def number(value: Any) -> float | None:
 
 
 def suv_numbers(value: Any) -> tuple[float, ...] | None:
-    """All numbers of a multi-valued tag; None if one of them is none, or none is there."""
+    """All numbers of a multi-valued tag; None if the tag is absent or one of its values is not a number."""
     found = [number(part) for part in text(value).split("\\")]
     return None if any(item is None for item in found) else tuple(item for item in found if item is not None)
 
 
 def show_value(value: Any) -> str:
-    """A value for a message: quoted, cut to 60 characters, `absent` where there is none; commas between several."""
+    """A value for a message: quoted, cut to 60 characters, with commas between several; `absent` if there is none."""
     if value is None:
         return "absent"
     words = repr(text(value).replace("\\", ", "))
@@ -283,7 +283,7 @@ def injections(header: SuvHeader) -> list[SuvHeader]:
 
 
 def injected(header: SuvHeader, keyword: str) -> Any:
-    """A tag of the (first) injection; None where there is no injection."""
+    """A tag of the (first) injection; None if there is no injection."""
     items = injections(header)
     return items[0][keyword] if items else None
 
@@ -436,7 +436,7 @@ def _position(header: SuvHeader) -> float | None:
 
 
 def check_injections(headers: list[SuvHeader], *, needed: bool) -> None:
-    """One injection per series; none at all only where the values are SUV already."""
+    """One injection per series; none is allowed only if the values are SUV already."""
     count = max(len(injections(header)) for header in headers)
     if count > 1:
         raise SuvError("MultipleInjections", f"RadiopharmaceuticalInformationSequence has {count} items; 1 is allowed")
@@ -481,7 +481,7 @@ def find_dose(header: SuvHeader, notes: Notes) -> float:
 
 
 def find_nuclide(header: SuvHeader) -> str | None:
-    """The nuclide that the code of the injection names; only the code value counts, schemes vary."""
+    """The nuclide that the code of the injection names. Only the code value counts, because coding schemes vary."""
     for injection in injections(header)[:1]:
         for code in injection.items("RadionuclideCodeSequence"):
             if text(code["CodeValue"]).upper() in NUCLIDE_CODES:

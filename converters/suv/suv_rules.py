@@ -1,10 +1,10 @@
-"""From the headers of a PET series to the factor that turns its rescaled values into SUV by body weight.
+"""The factor that turns the rescaled values of a PET series into SUV by body weight.
 
-`SUV = RescaleSlope * stored value * factor`. The door is `suv_factor`; each rule below is one function. A series
-that breaks a rule is refused with a `SuvError`, never estimated. Here are the decay correction and the order of the
-rules; the tags, the series, weight, dose and half-life are in `suv_headers`, instants in `suv_times`.
+`SUV = RescaleSlope * stored value * factor`. The entry point is `suv_factor`; each rule below is one function. A series
+that breaks a rule is refused with a `SuvError`, never estimated. This file has the decay correction and the order of
+the rules; tags, series checks, weight, dose and half-life are in `suv_headers`, instants in `suv_times`.
 
-What the rescaled values of a PET series are, from Units, SUV Type and the private factors of Philips.
+It also finds the unit of the rescaled values, from Units, SUV Type and the private factors of Philips.
 """
 
 import math
@@ -68,7 +68,7 @@ MASSES: dict[str, tuple[Callable[[float, float], float], Callable[[float, float]
 
 @dataclass(frozen=True)
 class Units:
-    """What Units asks for: `factor` to Bq/ml, or to SUV where `direct`; `kind` is the mass or area it is over."""
+    """What Units means: `factor` to Bq/ml, or to SUV if `direct`; `kind` is the mass or area that SUV refers to."""
 
     name: str
     factor: float = 1.0
@@ -165,7 +165,7 @@ def find_mass(kind: str, header: SuvHeader, weight: float, height: float) -> flo
 def check_philips(
     header: SuvHeader, units: Units, amounts: Amounts, decay: str | None, uptake: float | None, notes: Notes
 ) -> None:
-    """Warn where the two factors of Philips give SUVs more than 5 % apart."""
+    """Warn if the two factors of Philips give SUVs more than 5 % apart."""
     if units.name != "CNTS" or decay not in ("START", "ADMIN"):
         return
     weight, dose, half_life = amounts.weight_kg, amounts.dose_bq, amounts.half_life_s
@@ -194,17 +194,17 @@ class Suv:
     """How the values of one series become SUV by body weight.
 
     Attributes:
-        factor: Multiplies the rescaled value; g/Bq for Bq/ml, 1 for g/ml. NaN where `per_slice` holds different
-            values, so that no one can use it by mistake.
+        factor: Multiplies the rescaled value; g/Bq for Bq/ml, 1 for g/ml. NaN if `per_slice` has different values,
+            so that it cannot be used by mistake.
         per_slice: One factor per header, in their order, for DecayCorrection NONE; else None.
         rules: Of `units`, `decay`, `reference_time`, `injection_time`, `weight`, `dose`, `half_life`: the rule that
             gave it, the tag and the value. A subject that nothing needed and nothing gave has the code `NONE`.
         warnings: `CODE: text`, in the order in which the rules are tried.
-        weight_kg, dose_bq, half_life_s, uptake_time_s: None where neither given nor needed.
+        weight_kg, dose_bq, half_life_s, uptake_time_s: None if neither given nor needed.
         radionuclide: `F18`, `Ga68`, or None for any other.
-        decay_correction: `START`, `ADMIN`, `NONE`, or None where Units needed none and none was given.
+        decay_correction: `START`, `ADMIN`, `NONE`, or None if Units needed none and none was given.
         units: As in the header: `BQML`, `CNTS`, `GML` or `CM2ML`.
-        reference_s: The instant of the rule `reference_time`, in seconds since 1970 of the scanner's clock; None where
+        reference_s: The instant of the rule `reference_time`, in seconds since 1970 of the scanner's clock; None if
             nothing gave it.
     """
 
@@ -229,7 +229,7 @@ class Suv:
 
 @dataclass
 class _Refusals:
-    """Tries every rule, so that one refusal can name all that is wrong; the first found is the one raised."""
+    """Tries every rule, so that one refusal names everything that is wrong; the first one found is raised."""
 
     errors: list[SuvError] = field(default_factory=list)
 
@@ -265,7 +265,7 @@ def suv_factor(headers: Any, *, injection_seconds: float | None = None, interpol
 
     Raises:
         SuvError: With `code`, the broken rule; `also` names what else is wrong.
-        TypeError: If a header is no header, or `injection_seconds` no number.
+        TypeError: If a header is not a header, or `injection_seconds` is not a number.
     """
     if injection_seconds is not None and not hasattr(injection_seconds, "__float__"):
         raise TypeError(f"injection_seconds must be a number of seconds; got {injection_seconds!r}")
@@ -316,7 +316,7 @@ def _convert(headers: list[SuvHeader], injection_seconds: float | None, interpol
 def _check_headers(
     headers: list[SuvHeader], interpolated: int, refusals: _Refusals, notes: Notes
 ) -> tuple[Units, str | None]:
-    """What must hold before anything is computed; the units and the decay correction, as far as they are known."""
+    """Check what must hold before anything is computed; returns the units and the decay correction, as far as known."""
     refusals.attempt(lambda: check_series(headers))
     units = refusals.attempt(lambda: find_units(headers, notes)) or Units("")
     for check in (check_slopes, check_intercepts, check_attenuation):
@@ -332,7 +332,7 @@ def _check_headers(
 
 
 def find_decay(headers: list[SuvHeader], direct: bool, notes: Notes) -> str | None:
-    """Decay Correction, which must not contradict Corrected Image; may be absent where Units gave SUV."""
+    """Decay Correction, which must not contradict Corrected Image; it may be absent if Units gave SUV."""
     value = headers[0]["DecayCorrection"]
     decay = text(value).upper()
     if decay not in ("START", "ADMIN", "NONE"):
@@ -361,7 +361,7 @@ def _needs(units: Units, decay: str | None) -> set[str]:
 
 @dataclass(frozen=True)
 class _Times:
-    """Seconds from injection to the reference, and the instant of injection (None where the user gave seconds)."""
+    """Seconds from injection to the reference, and the instant of injection (None if the user gave seconds)."""
 
     uptake: float | None = None
     injection: float | None = None
@@ -375,7 +375,7 @@ def _find_times(
     needed: bool,
     notes: Notes,
 ) -> _Times:
-    """The uptake time; where the factor does not need it, times that cannot be used are a warning at most."""
+    """The uptake time. If the factor does not need it, unusable times are at most a warning."""
     found = Notes()
     try:
         times = _try_times(headers, decay, half_life, injection_seconds, found)
@@ -408,7 +408,7 @@ def _try_times(
 def _times_by_table(
     headers: list[SuvHeader], decay: str | None, half_life: float | None, seconds: float, notes: Notes
 ) -> _Times:
-    """The user's seconds are the uptake time as they stand; only factors by slice need the header's times too."""
+    """The user's seconds are the uptake time; only factors by slice also need the times of the header."""
     reference = None
     if decay == "NONE":
         reference = earliest_acquisition(headers)
@@ -442,7 +442,7 @@ def _factors(
 
 
 def _quantity(find: Callable[[Notes], float], needed: bool, refusals: _Refusals, notes: Notes) -> float | None:
-    """A quantity; where the factor does not need it, an odd one is a warning and a missing one None."""
+    """A quantity. If the factor does not need it, an invalid one is a warning and a missing one None."""
     found = Notes()
     try:
         value = find(found)

@@ -1,7 +1,7 @@
 """The instants of a PET series: acquisition, decay reference and injection, each by the first rule that applies.
 
-An instant is a float: seconds of the scanner's own clock since 1970-01-01 00:00. A time without a date is placed
-on the day of the instant that it belongs to.
+An instant is a float: seconds of the scanner's own clock since 1970-01-01 00:00. A time without a date gets
+the day of the instant that it belongs to.
 """
 
 import math
@@ -43,7 +43,7 @@ _OFFSET = re.compile(r"([+-])(\d\d)(\d\d)", re.ASCII)
 
 
 def parse_date(value: Any) -> float | None:
-    """Midnight of a DICOM date (`YYYYMMDD`, also `YYYY.MM.DD`); None where it is none."""
+    """Midnight of a DICOM date (`YYYYMMDD`, also `YYYY.MM.DD`); None if it is not a date."""
     match = _DATE.fullmatch(text(value))
     try:
         return (date(*map(int, match.groups())).toordinal() - date(1970, 1, 1).toordinal()) * DAY if match else None
@@ -52,7 +52,7 @@ def parse_date(value: Any) -> float | None:
 
 
 def parse_time(value: Any) -> float | None:
-    """Seconds after midnight of a DICOM time that has hours and minutes; None where it is none.
+    """Seconds after midnight of a DICOM time with hours and minutes; None if it is not a time.
 
     >>> parse_time("083000.250 "), parse_time("0830"), parse_time("08"), parse_time("2400")
     (30600.25, 30600.0, None, None)
@@ -67,7 +67,7 @@ def parse_time(value: Any) -> float | None:
 
 
 def parse_offset(value: Any) -> float | None:
-    """Seconds east of UTC of a DICOM offset such as `+0100`; None where it is none."""
+    """Seconds east of UTC of a DICOM offset such as `+0100`; None if it is not an offset."""
     match = _OFFSET.fullmatch(text(value))
     if not match or int(match.group(2)) > 14 or int(match.group(3)) > 59:
         return None
@@ -76,10 +76,10 @@ def parse_offset(value: Any) -> float | None:
 
 
 def parse_datetime(value: Any, zone: float | None = None) -> float | None:
-    """A DICOM date and time on the scanner's clock; None where it has no date, hours or minutes.
+    """A DICOM date and time on the scanner's clock; None if it has no date, hours or minutes.
 
-    A UTC offset is dropped, because it nearly always names the scanner's own zone; only where the header states
-    its zone (Timezone Offset From UTC) and the two differ is the instant moved into that zone.
+    A UTC offset is dropped, because it nearly always names the scanner's own zone. The instant is moved only if the
+    header states a zone (Timezone Offset From UTC) and the two differ.
 
     >>> parse_datetime("19700102000000.5+0100"), parse_datetime("197001020000+0100", zone=0.0)
     (86400.5, 82800.0)
@@ -95,7 +95,7 @@ def parse_datetime(value: Any, zone: float | None = None) -> float | None:
 
 
 def iso(instant: float) -> str:
-    """An instant as text, `2000-09-07T11:20:11`; the bare number where no calendar reaches."""
+    """An instant as text, `2000-09-07T11:20:11`; the bare number if it is outside the calendar."""
     try:
         return (datetime(1970, 1, 1) + timedelta(seconds=instant)).isoformat()
     except (OverflowError, ValueError):
@@ -121,11 +121,11 @@ def acquisition(header: SuvHeader) -> float | None:
 
 
 def earliest_acquisition(headers: list[SuvHeader]) -> float | None:
-    """The first acquisition start of the series; None where no slice has one.
+    """The first acquisition start of the series; None if no slice has one.
 
     Raises:
         SuvError: `SeriesInconsistent` if the starts span more than 12 h: then a scan over midnight has the date of
-            one day in all slices, and which of them came first cannot be told.
+            one day in all slices, and it is unknown which came first.
     """
     starts = _starts(headers)
     return _first_of(starts) if starts else None
@@ -177,7 +177,7 @@ def reference_time(headers: list[SuvHeader], half_life: float | None, notes: Not
 
     Raises:
         SuvError: `MissingReferenceTime` without any acquisition time; `SeriesInconsistent` as
-            `earliest_acquisition`, unless rule 1 applies; `REF_TIME_CONFLICT` where Decay Factor implies an instant
+            `earliest_acquisition`, unless rule 1 applies; `REF_TIME_CONFLICT` if Decay Factor implies an instant
             more than 300 s away.
     """
     starts = _starts(headers)
@@ -246,7 +246,7 @@ def _check_decay_factor(headers: list[SuvHeader], instant: float, half_life: flo
         factor, start, frame = number(header["DecayFactor"]), acquisition(header), frame_seconds(header)
         if factor is not None and factor > 0 and factor != 1 and start is not None and frame is not None:
             factors.append((factor, start + average_time(frame, half_life)))
-    if not factors:  # 1 everywhere means that nobody filled it in
+    if not factors:  # 1 everywhere means that it was not filled in
         return
     factor, centre = min(factors)
     implied = centre - half_life * math.log2(factor)
@@ -264,11 +264,11 @@ def _check_decay_factor(headers: list[SuvHeader], instant: float, half_life: flo
 def injection_time(headers: list[SuvHeader], reference: float, notes: Notes) -> float:
     """The instant of injection: its date and time, its time alone, or GE's private tag, whichever works first.
 
-    A date more than a day from the reference is taken to have escaped the shift of dates: only its clock counts.
+    A date more than a day from the reference was probably missed when dates were shifted: only its clock time counts.
     A time without a date that would lie after the reference belongs to the day before.
 
     Raises:
-        SuvError: `MissingInjectionTime` where no source can be read.
+        SuvError: `MissingInjectionTime` if no source can be read.
     """
     header = headers[0]
     dated = _dated(
@@ -340,7 +340,7 @@ def _prefer_dated(dated: float, timed: float | None, reference: float, notes: No
 
 
 def check_uptake_time(uptake: float, half_life: float | None, notes: Notes) -> None:
-    """Refuse an uptake time that cannot be, and warn of an unusual one.
+    """Refuse an impossible uptake time, and warn of an unusual one.
 
     Raises:
         SuvError: `NegativeUptakeTime` below 0 s; `ImplausibleUptakeTime` above 12 h or 6 half-lives.
@@ -371,7 +371,7 @@ def _refuse_uptake(uptake: float, half_life: float | None, where: str) -> None:
 
 
 def frame_factors(headers: list[SuvHeader], injection: float, half_life: float) -> list[float]:
-    """For values that no one corrected for decay: activity at injection over the frame's mean, slice by slice.
+    """For values without decay correction: activity at injection over the frame's mean, slice by slice.
 
     `lambda T / (1 - e^(-lambda T)) * e^(lambda (t_acq - t_adm))`.
 

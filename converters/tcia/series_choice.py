@@ -3,7 +3,7 @@
     choose_series    the choice, with the reason of each step, or a refusal that lists what is left
     Rule             what a user says where headers alone do not decide
 
-No folder name, no series number and no order of files takes part. What cannot be told apart is refused.
+No folder name, no series number and no order of files takes part. What cannot be distinguished is refused.
 """
 
 import re
@@ -109,7 +109,7 @@ def choose_series(series: Iterable[Series], *, rule: SeriesRule | None = None) -
 
     Raises:
         DicomError: `NoUsablePet`, `NoUsableCt`, `NoUsableSeg` with a reason for each series that was left out;
-            `AmbiguousSeries` with the list of those that cannot be told apart; `SeveralStudies`.
+            `AmbiguousSeries` with the list of the candidates; `SeveralStudies`.
     """
     own = list(series)
     if len({s.study_uid for s in own}) > 1:
@@ -264,7 +264,7 @@ def _area(one: Series) -> float:
 
 
 def _gap(one: Series) -> float:
-    """The median step along the normal in mm, to 0.01 mm; infinite where there is none."""
+    """The median step along the normal in mm, to 0.01 mm; infinite if there is none."""
     offsets = _offsets(one, one)
     return float("inf") if offsets is None or offsets.size < 2 else round(float(np.median(np.diff(offsets))), 2)
 

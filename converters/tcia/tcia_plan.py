@@ -143,9 +143,17 @@ def plan(context: Context) -> tuple[list[Unit], Outcome]:
         raise CatalogError(f"{context.source} holds no DICOM file; expected is\n{LAYOUT}")
     clinical = _clinical(context, settings)
     times = read_injection_times(settings.injection_times)
-    units = [Unit(key, _patient(key, found, clinical, times)) for key, found in sorted(patients.items())]
+    units = [
+        Unit(key, _patient(key, found, clinical, times), _inputs(context, found))
+        for key, found in sorted(patients.items())
+    ]
     check_times_used(settings.injection_times, times, used=any(unit.content.times for unit in units))
     return units, outcome
+
+
+def _inputs(context: Context, found: _Found) -> tuple[Path, ...]:
+    """The folders and files of a patient; what the tables say is in the patient."""
+    return tuple(context.source / path for path in (*found.folders, *found.files))
 
 
 def _patient(key: str, found: _Found, clinical: Clinical, times: Mapping[str, float]) -> TciaPatient:

@@ -96,7 +96,7 @@ def study_day(header: Any, tracer: str) -> tuple[str, date | None, date | None]:
 
 
 def fdat_name(patient: str, study_uid: str, header: Any, tracer: str) -> str | None:
-    """The name of the same study in fdat; None where the PatientID is none of the collection's."""
+    """The name of the same study in fdat; None if the PatientID is not one of the collection."""
     found = _HEX.fullmatch(patient)
     _, day, fdat_day = study_day(header, tracer)
     # a UID is digits and dots; the end of anything else could name another file
@@ -336,7 +336,7 @@ def code_of(error: ClicksimError) -> str:
 
 
 def told(error: ClicksimError) -> str:
-    """The message of a refusal without its code, which stands in a column of its own."""
+    """The message of a refusal without its code, which has its own column."""
     text: str = error.args[1] if isinstance(error, DicomError) else str(error)
     return text.removeprefix(f"{code_of(error)}: ")
 

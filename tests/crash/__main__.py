@@ -19,6 +19,8 @@ from tests.crash.preload import missing, preloaded
 from tests.crash.twins import TWINS
 
 ROOT = Path(__file__).resolve().parents[2]
+RESULTS, BEFORE = (Path(__file__).with_name(name) for name in ("results.json", "before.json"))
+"""The results of the last complete run, and those of the code before the job runner was rebuilt."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -40,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--by-job", action="store_true", help="each process plays jobs of its own, for small shares")
     parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--out", type=Path, help="write the results as JSON")
+    parser.add_argument("--page", action="store_true", help="write the results, and the table of docs/failures.md")
     given = parser.parse_args(arguments)
     if reason := missing():
         print(f"nothing was run: {reason}", file=sys.stderr)
@@ -49,9 +52,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     order |= {"sparse": given.sparse, "by_job": given.by_job}
     results = run_parts(order, given.processes)
     print(show(results))
+    if given.page:
+        write_results(results)
     if given.out:
         given.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     return 1 if any(job.get("unsound") or failures(job) for job in results["jobs"].values()) else 0
+
+
+def write_results(results: dict[str, Any]) -> None:
+    """Keep the results beside this file, and write the page."""
+    from studies.faults import PAGE, crash_table, write_page
+
+    RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    write_page(PAGE, crash=crash_table(results, json.loads(BEFORE.read_text(encoding="utf-8"))))
 
 
 def run_parts(order: dict[str, Any], processes: int) -> dict[str, Any]:

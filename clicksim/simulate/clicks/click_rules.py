@@ -13,6 +13,7 @@ from clicksim.geometry import Grid
 from clicksim.geometry.arrays import as_mask
 from clicksim.lesions import Instances
 from clicksim.prompts import Prompts
+from clicksim.protocols import ProtocolName
 from clicksim.simulate.arguments import open_rule, refuse_instances, spacing_of
 from clicksim.simulate.clicks.published import published_clicks
 from clicksim.simulate.clicks.revised import RevisedCase
@@ -24,7 +25,7 @@ def simulate_clicks(
     uptake: ArrayLike | None = None,
     spacing: Sequence[float] | None = None,
     instances: Instances = "auto",
-    protocol: str = "autopet-iv@2",
+    protocol: ProtocolName = "autopet-iv@2",
     seed: int = 42,
     case_id: str = "",
     organs: ArrayLike | None = None,

@@ -13,6 +13,7 @@ from clicksim.geometry.arrays import Memory, as_labels, as_mask
 from clicksim.lesions import Component, Instances, find_lesions
 from clicksim.lesions.hot import join_voxels
 from clicksim.prompts import Prompts, Scribble
+from clicksim.protocols import ProtocolName
 from clicksim.simulate.arguments import open_rule, refuse_instances, spacing_of
 from clicksim.simulate.scribbles.published_scribbles import published_scribbles
 from clicksim.simulate.scribbles.revised_strokes import draw_stroke
@@ -27,7 +28,7 @@ def simulate_scribbles(
     *,
     spacing: Sequence[float] | None = None,
     instances: Instances = "auto",
-    protocol: str = "autopet-v@2",
+    protocol: ProtocolName = "autopet-v@2",
     seed: int = 42,
     case_id: str = "",
     **settings: Any,
