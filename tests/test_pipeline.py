@@ -864,9 +864,9 @@ def test_template__of_the_documents_converts_when_it_is_installed(tmp_path, monk
     opened = open_catalog(tmp_path / "c0")
     assert {row["tracer_class"] for row in opened.cases.to_pylist()} == {"PSMA"}
     assert Counter(row["code"] for row in opened.rejected.to_pylist()) == {"MissingChannel": 1, "BadName": 2}
-    from clicksim.audit import check_catalog
+    from clicksim.pipeline import check
 
-    assert check_catalog(opened, read_data=True) == []
+    assert check(tmp_path / "c0", read_data=True) == []
     assert simulate_run(tmp_path / "c0")[1].cases == 2
 
 
