@@ -1,4 +1,4 @@
-"""Writes docs/training-tutorial.md and its pictures by running what stands on it, which takes minutes: `make tutorial`.
+"""Writes docs/training-tutorial.md and its pictures by running its commands (minutes): `make tutorial`.
 
 Commands, files, output, numbers and pictures of the page come from one run in an empty folder. Nobody types them.
 """
@@ -27,7 +27,7 @@ DOCS = Path(__file__).resolve().parent
 PICTURES = DOCS / "pictures"
 PROTOCOL = "autopet-v@2"
 GAIN = 0.1
-"""The page is not written unless prompts add so much to the mean Dice."""
+"""The page is written only if prompts raise the mean Dice by at least this much."""
 SCALE = 5
 GAP, HEAD, FOOT = 14, 24, 30
 TRUTH, FOUND, FOREGROUND, BACKGROUND = (30, 110, 235), (240, 150, 30), (0, 130, 60), (210, 30, 30)
@@ -60,23 +60,23 @@ validation_patches = 24
 
 
 class PageWriter:
-    """The page as it grows, and the folder in which it is played."""
+    """The page so far, and the folder in which its commands run."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.parts = folder, []
 
     def say(self, text: str) -> None:
-        """Paragraphs and headings."""
+        """Add paragraphs and headings."""
         for part in text.strip().split("\n\n"):
             self.parts.append(textwrap.fill(" ".join(part.split()), 120, break_on_hyphens=False) + "\n")
 
     def file(self, name: str, language: str, body: str) -> None:
-        """A file that the reader writes."""
+        """Write a file, and show it to the reader."""
         (self.folder / name).write_text(body, encoding="utf-8")
         self.parts.append(f'```{language} title="{name}"\n{body}```\n')
 
     def run(self, command: str, *, show: str = "") -> str:
-        """A command, with those lines of its output that a pattern finds; gives all of stdout."""
+        """Run a command, show the lines of its output that match a pattern, and return its stdout."""
         started = time.monotonic()
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         surroundings = os.environ | {"PATH": path, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
@@ -93,26 +93,26 @@ class PageWriter:
 
     @property
     def minutes(self) -> float:
-        """Of processor time that all commands took."""
-        import resource  # Windows has none, and the tests read this file there too
+        """Processor time of all commands."""
+        import resource  # Windows does not have it, and the tests import this file there too
 
         usage = resource.getrusage(resource.RUSAGE_CHILDREN)
         return (usage.ru_utime + usage.ru_stime) / 60
 
     def picture(self, name: str, image: Image.Image, alt: str) -> None:
-        """A picture beside the page."""
+        """Save a picture and add it to the page."""
         image.save(PICTURES / name, optimize=True)
         self.parts.append(f"![{alt}](pictures/{name})\n")
 
 
 def shorten(text: str, show: str) -> str:
-    """The lines of a text that a pattern finds, with `...` wherever others were left out."""
+    """The lines of a text that match a pattern, with `...` for the others."""
     lines = [line if re.search(show, line) else "..." for line in text.splitlines()]
     return "\n".join(line for n, line in enumerate(lines) if line != "..." or n == 0 or lines[n - 1] != "...")
 
 
 def main() -> None:
-    """Play the page from top to bottom, and write it where the model learnt what it should."""
+    """Run the page from top to bottom, and write it if the model learnt enough."""
     PICTURES.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="clickseg-tutorial-") as name:
         page = PageWriter(Path(name))
@@ -126,13 +126,13 @@ def main() -> None:
 def _data(page: PageWriter) -> None:
     page.say("# Tutorial: train a model")
     page.say("""
-From nothing to a model that listens to prompts, and the curve that shows it. The patients are synthetic and small, the
-network is tiny, and a laptop without a GPU is enough; the same commands train on real data. Everything on this page,
-numbers and pictures too, comes from one run of `make tutorial`; in an output, `...` stands for lines that were left
-out. What the settings mean stands in [Training](training.md).
+This tutorial trains a model that follows prompts, and draws the curve that shows it. The patients are synthetic and
+small, the network is tiny, and a laptop without a GPU is enough. The same commands train on real data. Everything on
+this page, including numbers and pictures, comes from one run of `make tutorial`. In an output, `...` marks omitted
+lines. [Training](training.md) explains the settings.
 """)
     page.say("## Patients")
-    page.say("Synthetic PET/CT in the file layout of fdat, with voxels of 4 mm; some patients have no lesion:")
+    page.say("Write synthetic PET/CT in the file layout of fdat, with voxels of 4 mm. Some patients have no lesion:")
     page.file("phantoms.py", "python", PHANTOMS)
     page.run("python phantoms.py")
     page.run("clicksim convert fdat download catalog", show=".")
@@ -140,18 +140,20 @@ out. What the settings mean stands in [Training](training.md).
         "clicksim catalog summary catalog", show=r"^fdat|cases|patients|without|lesions|median|tracers|folds|rejected"
     )
     page.say("""
-The folds are those of the publisher. A patient is in one fold, with all studies.
+The folds are those of the publisher. All studies of a patient are in one fold.
 
 ## A store
 
-The catalog's files are made for keeping; training reads patches from plain arrays:
+The files of the catalog are made for storage. Training reads patches from plain arrays:
 """)
     page.run("clickseg prepare catalog store --set spacing_mm=4,4,4", show=".")
 
 
 def _training(page: PageWriter) -> None:
     page.say("## Training")
-    page.say("A file holds what differs from the defaults; `clickseg train --list` shows all settings.")
+    page.say(
+        "The file contains the settings that differ from the defaults. `clickseg train --list` shows all settings."
+    )
     page.file("tiny.toml", "toml", SETTINGS)
     page.run("clickseg train store run --config tiny.toml", show=".")
     facts = json.loads((page.folder / "run" / "run.json").read_text(encoding="utf-8"))
@@ -160,17 +162,17 @@ def _training(page: PageWriter) -> None:
     last = max(step for step, _ in scores)
     most = max(prompts for _, prompts in scores)
     page.say(f"""
-Fold 0 is held out. This run made {facts["steps"]} steps with Torch {facts["torch"].partition("+")[0]} on one core of a
-CPU; more cores or a GPU are taken where they are. `run` now holds the model, what `--resume` would start from, and
-`metrics.parquet`, which this picture draws:
+Fold 0 is held out. This run made {facts["steps"]} steps with Torch {facts["torch"].partition("+")[0]} on one CPU core;
+training uses more cores or a GPU if they are available. `run` now contains the model, the state from which `--resume`
+continues, and `metrics.parquet`. This picture shows the metrics:
 """)
     with Image.open(page.folder / "run" / "curve.png") as image:
         page.picture("training-curve.png", image, "loss and Dice over the steps")
     page.say(f"""
-Above, the loss; it does not fall smoothly, since the patches differ and corrections begin on the way. Below, Dice on
-held-out patches with 0 to {most} prompts, each placed where the model was most wrong: at the end {scores[last, 0]:.2f}
-without prompts and {scores[last, most]:.2f} with {most}. A patch without lesion counts 1 where nothing is predicted and
-else 0.
+The upper part is the loss. It does not fall smoothly, because the patches differ and corrections start during the run.
+The lower part is the Dice on held-out patches with 0 to {most} prompts, each placed in the largest error of the model.
+At the end it is {scores[last, 0]:.2f} without prompts and {scores[last, most]:.2f} with {most}. A patch without a
+lesion counts as 1 if nothing is predicted, and as 0 otherwise.
 """)
 
 
@@ -178,8 +180,9 @@ def _evaluation(page: PageWriter) -> None:
     page.say("""
 ## The interactive curve
 
-Whole patients instead of patches, with the rounds of autoPET V: a prediction without prompts, then corrections, each a
-scribble in the largest error of the mask before. Patients of the held-out fold are taken by themselves:
+Now evaluate whole patients instead of patches, with the rounds of autoPET V: a prediction without prompts, then
+corrections, each a scribble in the largest error of the previous mask. `evaluate` selects the patients of the held-out
+fold:
 """)
     page.run(
         f"clickseg evaluate run/model.safetensors catalog results --protocol {PROTOCOL} --keep-predictions --lint 1",
@@ -192,12 +195,13 @@ scribble in the largest error of the mask before. Patients of the held-out fold 
     if dice[-1] < dice[0] + GAIN:
         raise SystemExit(f"the page is not written: Dice went from {dice[0]:.3f} to {dice[-1]:.3f}")
     page.say(f"""
-The mean Dice rises from {dice[0]:.2f} without prompts to {dice[1]:.2f} after one and {dice[-1]:.2f} after
-{len(dice) - 1}; the share of lesions that are found goes from {found[0]:.2f} to {found[-1]:.2f}. The intervals are
-wide, since {summary["all"]["patients"]} patients are few. The lines with `model` are the linter's: it asks the model
-again without guidance, with guidance shifted, shuffled and exchanged, and says whether the mask follows.
+The mean Dice rises from {dice[0]:.2f} without prompts to {dice[1]:.2f} after one prompt and {dice[-1]:.2f} after
+{len(dice) - 1}. The share of lesions that are found rises from {found[0]:.2f} to {found[-1]:.2f}. The intervals are
+wide, because there are only {summary["all"]["patients"]} patients. The lines with `model` come from the linter. It runs
+the model again without guidance, and with guidance that is shifted, shuffled and swapped, and says whether the mask
+follows.
 
-`results/{folder.name}` holds one row per round and per lesion, all prompts, the summary, and the curve:
+`results/{folder.name}` contains one row per round and per lesion, all prompts, the summary, and the curve:
 """)
     with Image.open(folder / "curve.png") as image:
         page.picture("training-rounds.png", image, "Dice and lesion F1 over the rounds, with intervals")
@@ -205,19 +209,19 @@ again without guidance, with guidance shifted, shuffled and exchanged, and says 
     page.say(f"""
 ## One patient
 
-With `--keep-predictions` the masks stay. The patient who gained most, from the front, in rounds
-{", ".join(map(str, rounds[:-1]))} and {rounds[-1]}; darker is hotter. Blue lines are the true lesions, orange is
-what the model says, green dots are foreground and red dots background scribbles so far:
+`--keep-predictions` stores the masks. The picture shows the patient whose Dice rose most, from the front, in rounds
+{", ".join(map(str, rounds[:-1]))} and {rounds[-1]}. Darker is hotter. Blue lines are the true lesions, and orange is
+the prediction. Green dots are the foreground scribbles so far, and red dots the background scribbles:
 """)
     image = draw_rounds(page.folder / "catalog", folder, case_id, rounds)
     page.picture("training-patient.png", image, "maximum projections of one patient over the rounds")
 
 
 def _use(page: PageWriter) -> None:
-    page.say("## Using it")
+    page.say("## Use the model")
     page.say("""
-The model is one file. It predicts a case of files, with prompts or without; here one of the patients that it never saw,
-with three simulated clicks of each polarity:
+The model is one file. It predicts a case from image files, with or without prompts. In this example, the model has
+never seen the patient, and there are three simulated clicks of each polarity:
 """)
     cases = open_catalog(page.folder / "catalog").cases.to_pylist()
     case = next(r for r in cases if r["lesion_present"] and r["official_fold"] == 0 and r["tracer_class"] == "PSMA")
@@ -234,9 +238,9 @@ with three simulated clicks of each polarity:
     )
     page.run(f"clicksim score --label {label} --prediction mask.nii.gz", show="^(dice|dmm|tp|fp|fn)")
     page.say(f"""
-All commands of this page together took {page.minutes:.1f} minutes of one core. How to play rounds in Python, and how
-the model becomes an algorithm of Grand Challenge: [Prediction, evaluation and the container](container.md). Real data
-need more of everything: leave `tiny.toml` away and see [Training](training.md).
+All commands of this page took {page.minutes:.1f} minutes of one core. [Prediction, evaluation and the
+container](container.md) explains how to use the model in Python and how to turn it into an algorithm of Grand
+Challenge. Real data need more of everything: omit `tiny.toml`, and see [Training](training.md).
 """)
 
 
@@ -284,7 +288,7 @@ def draw_rounds(catalog_path: Path, folder: Path, case_id: str, rounds: list[int
 
 
 def _panel(grey: Image.Image, view: View, truth: NDArray[Any], mask: NDArray[Any]) -> Image.Image:
-    """The uptake, with the prediction as a shade and the truth as a line."""
+    """The uptake, with the prediction as an area and the truth as a line."""
     panel = grey.copy()
     found, real = (_enlarged(255 * np.uint8(view.lay((a != 0).max(axis=view.project)))) for a in (mask, truth))
     panel.paste(Image.new("RGB", grey.size, FOUND), mask=found.point(lambda value: value * 3 // 4))

@@ -17,16 +17,16 @@ PAGE = ROOT / "docs" / "failures.md"
 HEAD = """\
 # When something goes wrong
 
-Every file gets its final name when it is complete, so a reader sees the old table or the new one. If the disk fails or
-a right is missing, the command stops with one line and exit code 1; no case is blamed for it or listed as rejected.
-Finished patients of an interrupted run are kept below `.work`, and the same command with `--resume` continues from
-there and ends with the same bytes.
+Every file gets its final name when it is complete, so a reader sees either the old table or the new one. If the disk
+fails or a permission is missing, the command stops with one line and exit code 1; no case is listed as rejected for it.
+The finished patients of an interrupted run stay below `.work`. The same command with `--resume` continues from there
+and gives the same bytes.
 
 ## Faults around a command
 
-`make faults` writes this table from a run of `tests/test_faults.py`. Each fault is real unless the table says
-"simulated": in that case the answer of the system was replaced. `files lost` counts the files that existed before the
-fault, or should exist after the command has continued, and were missing or different.
+`make faults` writes this table from a run of `tests/test_faults.py`. Each fault is real, unless the table says
+"simulated": then the test replaced an answer of the system. `files lost` counts files that were missing or different:
+those that existed before the fault, and those that should exist after the command was resumed.
 
 """
 CRASH_HEAD = """
@@ -34,61 +34,63 @@ CRASH_HEAD = """
 
 `make crash` runs each job on a small tree and stops it at its first file operation, then at its second, and so on until
 the job passes. Operations are counted at the C library, in all processes, so the writes of PyArrow, SimpleITK and the
-workers are included. After each crash the job must end with the bytes of an undisturbed run, with `--resume` and,
-separately, as a plain new start; or it refuses in one line that says what to do, and doing it works. Directly after the
-crash everything that was committed before must still be there, and a reader must see all tables of before the job or
-all tables of after it.
+workers are included. After each crash, the job runs again: once with `--resume` and, separately, as a new start. It
+must end with the bytes of an undisturbed run, or refuse in one line that says what to do; doing this must work.
+Directly after the crash, everything that was committed before must still exist. A reader must see either all tables
+from before the job or all tables from after it.
 
 - `kill`: SIGKILL to all processes, in the middle of the operation if it is a write. `kill-one`: only to the process
   that performs the operation.
-- `power`: a power cut; what was not flushed is gone, names as well as contents. `power-names`: the same on a disk that
+- `power`: a power cut. What was not flushed is lost, names as well as contents. `power-names`: the same on a disk that
   stores names before contents.
 - `error`: the operation fails once with ENOSPC, EIO or ESTALE.
 - SIGINT, SIGTERM and SIGHUP at 20 instants each: exit code 130, 143 or 129; no process and no temporary file is left.
 
-Each cell is the number of failed points, of the points that were run{before}.
+Each cell gives the number of failed points and of all points that were run{before}.
 
 """
 TAIL = """
 ## One writer at a time
 
 Every command that writes to a catalog (`convert`, `clicks`, `scribbles` and `rounds` with `--catalog`,
-`import-prompts`, `folds`, `merge`, `relocate`, `push` and `pull`) holds a lock on the folder while it works; so does
+`import-prompts`, `folds`, `merge`, `relocate`, `push` and `pull`) holds a lock on the folder while it works. So does
 `clickseg prepare` on its store. A second writer is refused at once. The message names the process that holds the lock,
-its machine, its command and the time it started. Readers are never refused and see what was last committed.
+its machine, its command and the time when it started. Readers are never refused; they see the last committed state.
 
-The operating system ties the lock to an open file, `.lock`. The lock ends with its process, also after a crash or
-`kill -9`, so there is nothing to clean up. The file stays and is empty; `.lock-holder.json` beside it says who writes.
-Neither is part of the catalog.
+The operating system ties the lock to an open file, `.lock`. The lock ends with its process, even after a crash or
+`kill -9`, so there is nothing to clean up. The empty file stays; `.lock-holder.json` in the same folder says who is
+writing. Neither file is part of the catalog.
 
 Network file systems differ. Most hold the lock across machines; NFS mounted with `nolock` and Lustre mounted with
-`localflock` hold it on one machine only. If a file system has no locks at all, a warning says so, and the existence of
-`.lock` is the lock: after a crash the next command on the same machine removes it; on another machine you delete it.
-Object storage has no lock: write locally and push.
+`localflock` hold it on one machine only. If a file system has no locks, a warning says so, and the file `.lock` itself
+is the lock. After a crash, the next command on the same machine removes it; on another machine, delete it yourself.
+Object storage has no lock: write locally, then push.
 
-Several machines that work on one download need no lock: each shard writes its own catalog, see [SLURM](slurm.md).
+Several machines that work on one download need no lock, because each shard writes its own catalog: see
+[SLURM](slurm.md).
 
 ## Space
 
-`convert` if it writes images, `clicks` and `scribbles` with `--out`, `manifest --copy`, `clickseg prepare` and
+`convert` (if it writes images), `clicks` and `scribbles` with `--out`, `manifest --copy`, `clickseg prepare` and
 `clickseg train` check the free space first. A refusal says how much is needed, how much is free, and where. The need is
-a lower bound computed from headers and tables without reading voxels: arrays by shape and type, compressed images by a
-tenth of that, copies by the size of their files. A refusal is therefore right, but the job may need more.
+a lower bound that is computed from headers and tables, without reading voxels. Arrays count by shape and type,
+compressed images as a tenth of that, and copies by the size of their files. A refusal is therefore always right, but a
+job that starts may still need more.
 
 ## Memory
 
 If the system kills the process of a patient twice, or the process gets no more memory, the patient is rejected as
 `WorkerDied` and the others continue. Use fewer `--workers` or a machine with more memory, and run the command again.
-Workers end by themselves when the process that started them is gone.
+Workers end when the process that started them ends.
 
 ## A damaged file
 
-Each page of a table has a checksum, so a flipped bit is refused and never read as another value. The message names the
-file; the command that made it makes it again. `clicksim catalog check CATALOG --read-data` opens every file.
+Each page of a table has a checksum, so a flipped bit is reported and never read as another value. The message names the
+file. To restore it, repeat the command that made it. `clicksim catalog check CATALOG --read-data` opens every file.
 
 ## Clocks
 
-Times are in `runs/` and in no table. A clock that is set back, or is in another century, changes no result and no
+Times are in `runs/` and in no table. A clock that is set back, or wrong by a century, affects neither a result nor
 `--resume`.
 """
 
@@ -103,7 +105,7 @@ def main(arguments: list[str] | None = None) -> None:
         command = [sys.executable, "-m", "pytest", "tests/test_faults.py", "-m", "", "-q", "-p", "no:cacheprovider"]
         done = subprocess.run(command, cwd=ROOT, env={**os.environ, "CLICKSIM_FAULTS": str(rows)}, check=False)
         if done.returncode:
-            raise SystemExit("a test of faults failed: the page stays as it was")
+            raise SystemExit("a test of faults failed; the page is not changed")
         found = [json.loads(line) for line in rows.read_text(encoding="utf-8").splitlines()]
     write_page(given.out, faults=fault_table(found))
     print(f"written: {given.out}", file=sys.stderr)
