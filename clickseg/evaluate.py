@@ -39,7 +39,7 @@ from clicksim.pipeline.playing import (
     ROLES,
     RoundsRun,
     empty_tables,
-    finish_tables,
+    finish_round_tables,
     play_unit,
     rounds_identity,
     rounds_run_id,
@@ -230,7 +230,7 @@ class _Evaluation:
 
     def finish(self, tables: Tables, commit: Commit, facts: Mapping[str, Any]) -> str:
         """Sum up, and write the folder."""
-        found = finish_tables(self.run, self.units, tables)
+        found = finish_round_tables(self.run, self.units, tables)
         rows, lesions = found["rounds"].to_pylist(), found["lesions"].to_pylist()
         run_id = rounds_run_id(self.run, self.units)
         summary = {**rounds_summary(self.run, run_id, self.units, found), "trained": self.model}

@@ -61,10 +61,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def write_results(results: dict[str, Any]) -> None:
     """Keep the results beside this file, and write the page."""
-    from studies.faults import PAGE, crash_table, write_page
+    from studies.faults import PAGE, crash_table, write_failures_page
 
     RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    write_page(PAGE, crash=crash_table(results, json.loads(BEFORE.read_text(encoding="utf-8"))))
+    write_failures_page(PAGE, crash=crash_table(results, json.loads(BEFORE.read_text(encoding="utf-8"))))
 
 
 def run_parts(order: dict[str, Any], processes: int) -> dict[str, Any]:
