@@ -71,6 +71,20 @@ class Commit:
         with self.file(name) as temporary:
             temporary.write_text(content, encoding="utf-8", newline="\n")
 
+    def link(self, source: Path, name: str) -> None:
+        """Give a file that lies elsewhere on the same disk a second name; its content is not copied.
+
+        Raises:
+            StorageError: The disk is full, cannot be written, or fails.
+            CatalogError: The name leaves the folder.
+        """
+        _target(self.home, name)
+        staged = self._stage / name
+        make_folder(staged.parent)
+        with storing(staged):
+            os.link(source, staged)
+        self._moves[name] = staged.relative_to(self.home).as_posix()
+
     def move(self, source: Path, name: str) -> None:
         """Give a flushed file of the work folder its final name."""
         _target(self.home, name)

@@ -136,18 +136,37 @@ def rejected(catalog: str | Path, as_json: bool) -> None:
 
 
 @command.command()
+@CATALOG
+@JSON
+def runs(catalog: str | Path, as_json: bool) -> None:
+    """Runs of prompts and rounds with protocol, settings and cases, and jobs that were interrupted.
+
+    A command that takes the name of a run takes `latest` as well.
+    """
+    import pyarrow as pa
+
+    from clicksim.catalog import open_catalog
+    from clicksim.catalog.run_names import RUN_COLUMNS, list_runs
+
+    rows = list_runs(open_catalog(catalog))
+    _print_table(pa.table({name: [row[name] for row in rows] for name in RUN_COLUMNS}), as_json)
+
+
+@command.command()
 @click.argument("out", type=click.Path(path_type=Path))
 @click.argument("catalogs", nargs=-1, required=True, type=CatalogPath(writes=True))
-def merge(out: Path, catalogs: tuple[Path, ...]) -> None:
+@batch_options(cluster=False)
+def merge(out: Path, catalogs: tuple[Path, ...], workers: int | str, resume: bool, overwrite: bool) -> None:
     """Make OUT of several catalogs, such as the shards of a SLURM array."""
-    from clicksim.catalog.manage import merge_catalogs
     from clicksim.errors import CatalogError
+    from clicksim.pipeline.merging import merge_catalogs
 
     folders = [catalog.resolve() for catalog in catalogs]
     twice = [str(path) for path, folder in zip(catalogs, folders, strict=True) if folders.count(folder) > 1]
     if twice:
         raise CatalogError(f"the same catalog is given several times, as {', '.join(twice[:10])}; name each once")
-    merged = merge_catalogs(out, catalogs)
+    with open_crew("folders of images", workers) as crew:
+        merged = merge_catalogs(out, catalogs, crew=crew, resume=resume, overwrite=overwrite)
     click.echo(f"{counted(merged.cases.num_rows, 'case')} in {out}")
 
 
@@ -186,9 +205,12 @@ def relocate(catalog: Path, moves: tuple[str, ...]) -> None:
         if not as_place(folder).exists():
             raise CatalogError(f"{folder} does not exist; root {name} stays {opened.roots[name]}")
         places[name] = folder
-    for name, folder in places.items():
-        opened = opened.with_root(name, folder)
-        click.echo(f"{name} = {opened.roots[name]}")
+    with opened.commit() as commit:
+        for name, folder in places.items():
+            commit.set_root(name, folder)
+    roots = open_catalog(catalog).roots
+    for name in places:
+        click.echo(f"{name} = {roots[name]}")
 
 
 @command.command("import-prompts")
@@ -200,11 +222,15 @@ def relocate(catalog: Path, moves: tuple[str, ...]) -> None:
 )
 @click.option("--protocol", default="", help="The rule that the files follow, for `clicksim verify`.")
 @click.option("--seed", type=int, default=42, show_default=True, help="The seed of that rule.")
-def import_prompts(catalog: Path, files: Path, run: str, kind: str, protocol: str, seed: int) -> None:
+@click.option("--resume", is_flag=True, help="Go on with an import that was interrupted.")
+@click.option("--overwrite", is_flag=True, help="Replace a run of this name.")
+def import_prompts(
+    catalog: Path, files: Path, run: str, kind: str, protocol: str, seed: int, resume: bool, overwrite: bool
+) -> None:
     """Bring a ZIP or folder of published prompt FILES in as a run, by case name."""
     from clicksim.pipeline.prompt_import import import_prompts as bring
 
-    result = bring(catalog, files, run=run, kind=kind, protocol=protocol, seed=seed)
+    result = bring(catalog, files, run=run, kind=kind, protocol=protocol, seed=seed, resume=resume, overwrite=overwrite)
     click.echo(f"{counted(result.cases, 'case')} in run {run}")
     for title, names in (("no such case", result.unmatched), ("refused", result.refused), ("no file", result.missing)):
         for name in names:
