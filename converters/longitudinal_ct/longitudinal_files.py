@@ -1,7 +1,7 @@
-"""The files of the longitudinal CT data: names, `data_split.json`, demographics; the patients that they make.
+"""The files of the longitudinal CT data: names, `data_split.json` and demographics, grouped by patient.
 
-Both forms of names are read side by side, in either folder. A name that fits neither is rejected, as is a file that
-a link leads out of the source folder to.
+Both forms of names are read together, in either folder. A file is rejected if its name has neither form, or if it is
+a link to a place outside the source folder.
 """
 
 import re
@@ -44,7 +44,7 @@ _OURS = (".nii", ".nii.gz", ".csv", ".json")
 
 @dataclass
 class LongitudinalScan:
-    """The files of one image of a time point, relative to the source; more than one of a kind is refused later."""
+    """The files of one image of a time point, relative to the source; duplicates are refused later."""
 
     img: list[str] = field(default_factory=list)
     mask: list[str] = field(default_factory=list)
@@ -53,15 +53,15 @@ class LongitudinalScan:
 
 @dataclass
 class LongitudinalPatient:
-    """What the names and small tables say of a patient.
+    """What file names and small tables say about a patient.
 
     Attributes:
         pid: Ten hexadecimal digits.
         scans: By time point and region.
-        tables: Lesion tables; one, as a rule.
+        tables: Lesion tables; normally one.
         release: A key of `RELEASES`.
         official_split: `train`, `val` or `test`.
-        demographics: Columns of the case by time point.
+        demographics: Columns of the case, by time point.
     """
 
     pid: str
@@ -73,23 +73,23 @@ class LongitudinalPatient:
 
     @property
     def key(self) -> str:
-        """The pseudonym with the source before it."""
+        """The pseudonym, prefixed with the source."""
         return f"longitudinal_ct:{self.pid}"
 
     def case_id(self, timepoint: str, region: int) -> str:
-        """Such as `0a09c8844b_BL_00`."""
+        """The case id, such as `0a09c8844b_BL_00`."""
         return f"{self.pid}_{timepoint}_{region:02d}"
 
 
 def plan(context: Context) -> tuple[list[Unit], Outcome]:
-    """Patients by the names of their files.
+    """Group files into patients by name.
 
-    The release is the one of the options, else v3 with demographics, v2 with `data_split.json` or a name of the
-    short form, v1 without any of them.
+    The option `release` decides the release. Without it, a source with demographics is v3, one with `data_split.json`
+    or a short name is v2, and any other is v1.
 
     Raises:
         CatalogError: The folder is not this source.
-        SettingError: An unknown release.
+        SettingError: The release is unknown.
     """
     if not (context.source / "inputsTr").is_dir():
         raise CatalogError(f"{context.source} has no folder inputsTr; longitudinal CT is expected as\n{LAYOUT}")
@@ -110,13 +110,13 @@ def plan(context: Context) -> tuple[list[Unit], Outcome]:
 
 
 def _inputs(context: Context, patient: LongitudinalPatient) -> tuple[Path, ...]:
-    """The files of a patient; what the shared tables say is in the patient."""
+    """The files of a patient. What the shared tables say is already in `patient`."""
     scans = [path for scan in patient.scans.values() for path in (*scan.img, *scan.mask, *scan.points)]
     return tuple(context.source / path for path in (*patient.tables, *scans))
 
 
 def _find_files(context: Context, found: Outcome) -> tuple[dict[str, LongitudinalPatient], bool]:
-    """Patients, and whether any name is of the short form of v2 and v3."""
+    """Patients, and whether any name has the short form of v2 and v3."""
     patients: dict[str, LongitudinalPatient] = {}
     is_short = False
     for folder in FOLDERS:
@@ -209,7 +209,7 @@ def _read_demographics(context: Context, found: Outcome) -> dict[str, dict[str, 
 
 
 def _demographics(row: Mapping[str, str], timepoint: str) -> Row:
-    """Age, sex and interval of a row; each only where one column alone can be meant."""
+    """Age, sex and interval of a row; a value is used only if exactly one column can hold it."""
 
     def value(*names: str) -> str | None:
         other = {"BL": {"fu", "followup"}, "FU": {"bl", "baseline"}}[timepoint]
@@ -226,10 +226,10 @@ def _demographics(row: Mapping[str, str], timepoint: str) -> Row:
 
 
 def only_file(context: Context, files: list[str], what: str) -> Path:
-    """The one file of a kind.
+    """Return the only file of a kind.
 
     Raises:
-        Rejection: `MissingChannel`, `DuplicateCase`; as `inside_source`.
+        Rejection: `MissingChannel`, `DuplicateCase`; also as `inside_source`.
     """
     if not files:
         raise Rejection("MissingChannel", f"there is no {what}; complete the download")
