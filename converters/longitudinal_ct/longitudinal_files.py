@@ -110,7 +110,7 @@ def plan(context: Context) -> tuple[list[Unit], Outcome]:
 
 
 def _inputs(context: Context, patient: LongitudinalPatient) -> tuple[Path, ...]:
-    """The files of a patient. What the shared tables say is already in `patient`."""
+    """The files of a patient. What the shared tables say is in `patient`."""
     scans = [path for scan in patient.scans.values() for path in (*scan.img, *scan.mask, *scan.points)]
     return tuple(context.source / path for path in (*patient.tables, *scans))
 

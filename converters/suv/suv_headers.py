@@ -252,7 +252,7 @@ def suv_numbers(value: Any) -> tuple[float, ...] | None:
 
 
 def show_value(value: Any) -> str:
-    """Format a value for a message: quoted, at most 60 characters, several joined by commas; `absent` if there is none."""
+    """Format a value for a message: quoted, cut to 60 characters, several joined by commas; `absent` if None."""
     if value is None:
         return "absent"
     words = repr(text(value).replace("\\", ", "))
@@ -466,7 +466,7 @@ def find_weight(header: SuvHeader, notes: Notes) -> float:
 
 
 def find_dose(header: SuvHeader, notes: Notes) -> float:
-    """Radionuclide Total Dose in Bq, decay-corrected to the injection; a value below 1e5 is taken as MBq."""
+    """Radionuclide Total Dose in Bq; below 1e5 it is taken as MBq. Vendors give the net dose at the injection."""
     value = injected(header, "RadionuclideTotalDose")
     dose, code = number(value) or 0.0, "BQ"
     if dose == 0:

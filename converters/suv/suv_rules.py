@@ -67,7 +67,7 @@ MASSES: dict[str, tuple[Callable[[float, float], float], Callable[[float, float]
 
 @dataclass(frozen=True)
 class Units:
-    """The meaning of Units: `factor` converts to Bq/ml, or to SUV if `direct`; `kind` is the mass or area of the SUV."""
+    """The meaning of Units: `factor` gives Bq/ml, or SUV if `direct`; `kind` is the mass or area of the SUV."""
 
     name: str
     factor: float = 1.0
@@ -269,7 +269,7 @@ def suv_factor(headers: Any, *, injection_seconds: float | None = None, interpol
     if injection_seconds is not None and not hasattr(injection_seconds, "__float__"):
         raise TypeError(f"injection_seconds must be a number of seconds; got {injection_seconds!r}")
     with python_warnings.catch_warnings():
-        python_warnings.simplefilter("ignore")  # pydicom warns of values that the rules check anyway
+        python_warnings.simplefilter("ignore")  # pydicom warns about values that the rules check anyway
         return _convert(read_headers(headers), injection_seconds, interpolated)
 
 
