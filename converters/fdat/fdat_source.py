@@ -498,7 +498,7 @@ def _named_columns(name: CaseName, tree: Tree) -> Row:
 
 
 def _release(tree: Tree) -> str | None:
-    """The release or archive that the file names identify; None if both were renamed."""
+    """The release, from the name of the tree or of its source; None if both were renamed."""
     names = (tree.top, tree.source.name.removesuffix(".zip"))
     return next((RELEASES[name.lower()] for name in names if name.lower() in RELEASES), None)
 
