@@ -75,7 +75,7 @@ def select_cases(catalog: "Catalog", *, public: bool = False, cases: int | None 
     released = release_cases(catalog, public=public)
     count = len(released.rows)
     if not count:
-        raise CatalogError(f"{catalog.home} has no cases to report on; clicksim convert brings some in")
+        raise CatalogError(f"{catalog.home} has no cases to report on; add cases with clicksim convert")
     wanted = count if cases is None else min(cases, count)
     shown = [n * count // wanted for n in range(wanted)]
     return Selection(catalog, released, shown, catalog.runs, public)

@@ -157,7 +157,7 @@ def save_picture(image: "Image", path: str | Path) -> Path:
     """
     target = Path(path)
     if target.suffix.lower() not in PICTURE_ENDINGS:
-        raise SettingError(f"a picture is written as .png or .webp, got {target.name!r}")
+        raise SettingError(f"a picture must be .png or .webp, got {target.name!r}")
     data = encode_picture(image, target.suffix[1:].lower())
     with replacing(target) as temporary:
         temporary.write_bytes(data)
@@ -187,7 +187,7 @@ def _check_shapes(uptake: NDArray[Any] | None, labels: NDArray[Any] | None, prom
                 f"{name} has shape {array.shape}, its grid {grid.shape}; pass the grid it was read with"
             )
     if prompts.grid.shape != grid.shape:
-        raise GeometryError(f"the prompts live on a grid of shape {prompts.grid.shape}, the image on {grid.shape}")
+        raise GeometryError(f"the prompts have a grid of shape {prompts.grid.shape}, the image on {grid.shape}")
 
 
 def show_bone(ct: NDArray[Any]) -> NDArray[Any]:

@@ -283,9 +283,9 @@ def plan(context: Context) -> tuple[list[Unit], Outcome]:
         if PATIENT.fullmatch(folder.name):
             units.append(Unit(folder.name, {"folder": folder.relative_to(context.source).as_posix()}, (folder,)))
         else:
-            found.reject("BadName", f"{folder.name!r} is no patient; they are train_NNNN", path=_path(context, folder))
+            found.reject("BadName", f"{folder.name!r} is not a patient (train_NNNN)", path=_path(context, folder))
     if not units:
-        raise CatalogError(f"{context.source} has no folder train_NNNN; expected is\n{SOURCE.layout}")
+        raise CatalogError(f"{context.source} has no folder train_NNNN; expected:\n{SOURCE.layout}")
     return units, found
 
 
@@ -296,7 +296,7 @@ def convert(context: Context, unit: Unit) -> Outcome:
     about = {"patient_key": f"{NAME}:{patient}"}
     names = [child.name for child in _folders(folder)]
     for name in sorted(set(names) - set(TRACERS)):
-        message = f"{name!r} is no tracer; they are {' and '.join(TRACERS)}"
+        message = f"{name!r} is not a tracer; allowed: {' and '.join(TRACERS)}"
         outcome.reject("BadName", message, path=_path(context, folder / name), **about)
     tracers = [name for name in names if name in TRACERS]
     if not tracers:

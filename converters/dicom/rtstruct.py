@@ -80,7 +80,7 @@ def _structures(dataset: Any, frame: str, where: str) -> dict[int, str]:
         if not 0 < number < 1 << 16 or number in found:
             raise SegmentationError(
                 "RtInconsistent",
-                f"structure {name!r} has the number {number}; each needs one of its own, 1 to 65535 ({where})",
+                f"structure {name!r} has the number {number}; each needs its own number, 1 to 65535 ({where})",
             )
         own = word(item, "ReferencedFrameOfReferenceUID")
         if frame and own and own != frame:

@@ -173,7 +173,7 @@ class LabelCanvas:
             raise SegmentationError("NoSuchStructure", f"no structure matches {pattern!r}; there are {found} ({where})")
         if left_out := [name for n, name in names.items() if n not in chosen]:
             taken = up_to_ten(map(repr, chosen.values()))
-            self.warn("StructuresChosen", f"structures {taken} taken, {up_to_ten(map(repr, left_out))} left out")
+            self.warn("StructuresChosen", f"structures {taken} used, {up_to_ten(map(repr, left_out))} left out")
         return chosen
 
     def finish(self, names: dict[int, str], kind: str, frames: int) -> Segmentation:
@@ -358,7 +358,7 @@ class _Reader:
         if not np.allclose((spacing[1], spacing[0]), expected, rtol=1e-3, atol=0):
             raise self.refusal(
                 "SegGridMismatch",
-                f"pixels of {spacing[1]:g} x {spacing[0]:g} mm, where those of the images are {expected[0]:g} x "
+                f"pixels of {spacing[1]:g} x {spacing[0]:g} mm, but those of the images are {expected[0]:g} x "
                 f"{expected[1]:g} mm",
             )
         # the turned frame begins at its corner with the lowest i and j

@@ -210,7 +210,7 @@ def scan_files(paths: Iterable[Path]) -> ScannedFiles:
             header = dicom_header(path)
             if header is None:
                 if path.suffix.lower() == ".dcm" and not is_dicomdir(path):
-                    raise DicomError("UnreadableDicom", f"the name ends in .dcm, but the file is no DICOM ({path})")
+                    raise DicomError("UnreadableDicom", f"the name ends in .dcm, but the file is not DICOM ({path})")
                 continue
             key, entry = _describe(path, header)
             groups[key].append(entry)

@@ -84,8 +84,8 @@ LAYOUT = """\
   [dataset.json] [dataset_fingerprint.json] [splits_final.json] [psma_metadata.csv] [fdg_metadata.csv]"""
 
 OPTIONS = {
-    "labels_only": "true: no PET and no CT is opened, and none needs to be there; uptake columns stay null. "
-    "The default for a zip, where false measures the uptake of a temporary copy; a folder needs both channels",
+    "labels_only": "true: PET and CT are not opened and may be missing; uptake columns stay null. "
+    "The default for a zip; there, false measures the uptake of a temporary copy. Without it, a folder needs both",
     "unpack": "true, zip only: PET and CT are unpacked into the catalog too, and the uptake is measured",
     "resample_labels": "true: a label on another grid than its PET is resampled (nearest neighbour) into the catalog",
     "injection_times": "JSON file with seconds from injection to scan by case, for PSMA",
@@ -139,7 +139,7 @@ def parse_name(case_id: str) -> CaseName:
             return CaseName(case_id, tracer, key, day, found["date"], found.groupdict().get("description"))
     raise Rejection(
         "BadName",
-        f"{case_id!r} is no case; allowed: fdg_<10 hex>_<MM-DD-YYYY>-NA-<description>-<5 digits>, "
+        f"{case_id!r} is not the name of a case; allowed: fdg_<10 hex>_<MM-DD-YYYY>-NA-<description>-<5 digits>, "
         "psma_<16 hex>_<YYYY-MM-DD>",
     )
 
@@ -241,13 +241,13 @@ def _gather_files(tree: Tree, found: Outcome) -> dict[str, Files]:
         for path in tree.files(folder):
             file = PurePosixPath(path).name
             if not file.endswith(EXTENSIONS) or file in EXTENSIONS:
-                found.reject("BadName", f"no image; allowed endings: {', '.join(EXTENSIONS)}", path=path)
+                found.reject("BadName", f"not an image; allowed endings: {', '.join(EXTENSIONS)}", path=path)
                 continue
             stem, role = case_id_of(file), "label"
             if folder == "imagesTr":
                 channel = _CHANNEL.fullmatch(stem)
                 if channel is None:
-                    found.reject("BadName", "an image ends in its channel: _0000 (CT) or _0001 (PET)", path=path)
+                    found.reject("BadName", "the name must end in a channel: _0000 (CT) or _0001 (PET)", path=path)
                     continue
                 stem, role = channel[1], channel[2]
             files = cases[stem]  # a case that has only other channels is still a case
@@ -292,7 +292,7 @@ def _only_file(paths: list[str], ending: str, found: Outcome, name: CaseName) ->
     for path in sorted(set(paths) - set(published)):
         found.reject(
             "DuplicateCase",
-            f"{published[0]} is taken; remove the other",
+            f"{published[0]} is used; remove the other",
             path=path,
             case_id=name.case_id,
             patient_key=name.patient_key,
@@ -444,7 +444,7 @@ def _measure_uptake(
 def _resampled(labels: Labels, target: Grid) -> Labels:
     array = bring_onto(Volume(labels.array, labels.grid), target, fill=0, labels=True)
     if labels.array.any() and not array.any():
-        raise Rejection("GridMismatch", "no lesion of the label lies on the grid of the PET; is it of another case?")
+        raise Rejection("GridMismatch", "no lesion is on the grid of the PET; does the label belong to another case?")
     return Labels(array, replace(labels.facts, grid=target, axcodes=axis_codes(target.known_affine)), labels.flags)
 
 

@@ -95,7 +95,7 @@ def parse_cog(cell: str | None) -> Cog:
         return Cog(text)
     odd = [word for word in words if not _NUMBER.fullmatch(word) or not math.isfinite(float(word))]
     if odd:
-        return Cog(text, None, f"{odd[0][:20]!r} is no finite number")
+        return Cog(text, None, f"{odd[0][:20]!r} is not a finite number")
     if len(words) != 3:
         return Cog(text, None, f"{len(words)} numbers instead of 3")
     x, y, z = (float(word) for word in words)
@@ -153,7 +153,7 @@ def read_lesion_csv(path: Path) -> LesionTable:
         if number:
             by_id[number] += [] if cells in by_id[number] else [cells]
         else:
-            wrong = f"{path.name}: lesion_id {cells['lesion_id'][:40]!r} is no whole number from 1; the row is not used"
+            wrong = f"{path.name}: lesion_id {cells['lesion_id'][:40]!r} is not a whole number from 1; row not used"
             refused.append((None, wrong))
     rows = []
     for number, copies in sorted(by_id.items()):

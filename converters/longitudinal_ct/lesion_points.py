@@ -52,7 +52,7 @@ class RecordedPoint:
             that is not in the lesion table.
         index: Fractional voxel index `(i, j, k)`; a whole number is the centre of a voxel.
         in_image: Whether its voxel lies inside the image.
-        knows_truth: Whether it uses an annotation of its own or a later time point; None if unknown.
+        knows_truth: Whether it uses an annotation of the same or a later time point; None if unknown.
     """
 
     case_id: str

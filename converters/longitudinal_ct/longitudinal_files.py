@@ -26,7 +26,7 @@ TIMEPOINTS = ("BL", "FU")
 SPLITS = {"train": "train", "val": "val", "validation": "val", "test": "test"}
 SEXES = {"f": "F", "female": "F", "m": "M", "male": "M"}
 LAYOUT = """SOURCE/
-  data_split.json, *demographics*.csv      where the release has them
+  data_split.json, *demographics*.csv      if the release has them
   inputsTr/<pid>.csv
   inputsTr/<pid>_<BL|FU>_img_<NN>.nii.gz   v1: <pid>_BL_img_BL_img_<NN>.nii.gz
   inputsTr/<pid>_BL_mask_<NN>.nii.gz       v1: <pid>_BL_mask_BL_img_<NN>.nii.gz
@@ -168,7 +168,7 @@ def _read_split(context: Context, found: Outcome) -> dict[str, str] | None:
             if isinstance(pid, str) and _PID.fullmatch(pid):
                 splits[pid].add(SPLITS[key])
             else:
-                found.reject("BadName", f"{name} lists {pid!r:.80} under {key}, which is no patient", path=name)
+                found.reject("BadName", f"{name} lists {pid!r:.80} under {key}, which is not a patient", path=name)
     for pid, names in sorted(splits.items()):
         if len(names) > 1:
             message = f"{name} lists patient {pid} under {' and '.join(sorted(names))}; it has no split now"
@@ -184,7 +184,7 @@ def _read_demographics(context: Context, found: Outcome) -> dict[str, dict[str, 
     by_pid: dict[str, dict[str, Row]] = {}
     name, *further = (file.relative_to(context.source).as_posix() for file in files)
     for other in further:
-        found.reject("BadTable", f"{name} is taken; a second table of demographics is not read: remove one", path=other)
+        found.reject("BadTable", f"{name} is used; a second table of demographics is not read: remove one", path=other)
     try:
         rows = read_csv_table(inside_source(context.source, name))
         columns = list(rows[0]) if rows else []
@@ -201,7 +201,7 @@ def _read_demographics(context: Context, found: Outcome) -> dict[str, dict[str, 
     for row in rows:
         pid = row[keys[0]]
         if not _PID.fullmatch(pid) or pid in by_pid:
-            problem = "a second time" if pid in by_pid else "which is no patient"
+            problem = "a second time" if pid in by_pid else "which is not a patient"
             found.reject("BadName", f"{name} lists {pid[:80]!r}, {problem}", path=name)
             continue
         by_pid[pid] = {timepoint: _demographics(row, timepoint) for timepoint in TIMEPOINTS}

@@ -371,6 +371,6 @@ SOURCE = Source(
         ),
         "readers": None,
     },
-    options={"release": "v1, v2 or v3, where the folder does not tell"},
+    options={"release": "v1, v2 or v3, if the folder does not show it"},
     prompt_runs=point_tables,
 )

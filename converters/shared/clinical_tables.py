@@ -217,8 +217,8 @@ def _parse_fingerprint(content: bytes, name: str) -> list[Print]:
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise Rejection(
             "BadTable",
-            f"{name} is no fingerprint of nnU-Net: it must have shapes_after_crop and spacings, two lists as long as "
-            "each other, with a list of numbers for each case",
+            f"{name} is not a fingerprint of nnU-Net: it must have shapes_after_crop and spacings, two lists of "
+            "the same length, with a list of numbers for each case",
         ) from error
 
 

@@ -207,7 +207,7 @@ def _checked_rigid(matrix_lps: Matrix, where: str) -> Matrix:
     rotation = matrix_lps[:3, :3]
     off = float(np.abs(rotation @ rotation.T - np.eye(3)).max()) if np.all(np.isfinite(matrix_lps)) else np.inf
     if not off <= RIGID_WITHIN:
-        raise GeometryError(f"a registration is a rotation and a shift; this matrix is not, by {off:.3g} ({where})")
+        raise GeometryError(f"the matrix is not a rotation and a shift: it differs by {off:.3g} ({where})")
     if np.linalg.det(rotation) < 0:
         raise GeometryError(f"a registration is a rotation and a shift; this matrix mirrors the image ({where})")
     return _lps(matrix_lps)

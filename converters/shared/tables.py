@@ -115,7 +115,7 @@ def parse_json(content: bytes, name: str) -> Any:
 
 
 def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no number of JSON")
+    raise ValueError(f"{name} is not a number in JSON")
 
 
 def word_or_none(value: str | None) -> str | None:

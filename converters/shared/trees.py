@@ -178,7 +178,7 @@ def _only_top(found: list[str], source: Path, marks: Sequence[str], layout: str)
         return "" if "" in found else found[0]
     if found:
         raise CatalogError(f"{source} holds several trees: {up_to_ten(found)}; name one of them")
-    raise CatalogError(f"{source} has no folder {' or '.join(marks)}; expected is\n{layout}")
+    raise CatalogError(f"{source} has no folder {' or '.join(marks)}; expected:\n{layout}")
 
 
 @lru_cache(maxsize=1)
@@ -186,7 +186,7 @@ def _open_archive(source: Path, marks: tuple[str, ...], layout: str, _size: int,
     try:
         archive = zipfile.ZipFile(source)  # stays open for the process: each patient reads from it
     except (zipfile.BadZipFile, OSError) as error:
-        raise CatalogError(f"{source} is no complete zip archive: {error}; was the download cut off?") from error
+        raise CatalogError(f"{source} is not a complete zip archive: {error}; was the download cut off?") from error
     members = [member for member in archive.infolist() if not member.is_dir()]
     try:
         _check_members(members, source)
@@ -205,12 +205,10 @@ def _check_members(members: list[zipfile.ZipInfo], source: Path) -> None:
     leaving = [name for name in names if _leaves(name)]
     if leaving:
         raise CatalogError(
-            f"{source} holds names that lead out of it: {up_to_ten(map(repr, leaving))}; this archive is not taken"
+            f"{source} holds names that lead out of it: {up_to_ten(map(repr, leaving))}; the archive is refused"
         )
     if twice := sorted(name for name, count in Counter(names).items() if count > 1):
-        raise CatalogError(
-            f"{source} holds the same name twice: {up_to_ten(map(repr, twice))}; this archive is not taken"
-        )
+        raise CatalogError(f"{source} holds the same name twice: {up_to_ten(map(repr, twice))}; the archive is refused")
 
 
 def _leaves(name: str) -> bool:

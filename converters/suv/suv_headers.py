@@ -460,7 +460,7 @@ def find_weight(header: SuvHeader, notes: Notes) -> float:
             "ImplausibleWeight", f"PatientWeight is {show_value(header['PatientWeight'])}; 2 to 500 kg are allowed"
         )
     if not USUAL_WEIGHT[0] <= weight <= USUAL_WEIGHT[1]:
-        notes.warn("WEIGHT_UNUSUAL", f"PatientWeight is {weight:g} kg; usual are 20 to 300 kg")
+        notes.warn("WEIGHT_UNUSUAL", f"PatientWeight is {weight:g} kg; 20 to 300 kg is usual")
     notes.rules["weight"] = SuvRule("GRAMS" if "/" in source else "KG", source, f"{weight:g} kg")
     return weight
 

@@ -316,7 +316,7 @@ def _dated(value: Any, source: str, header: SuvHeader, reference: float) -> _Dat
     if abs(_midnight(instant) - _midnight(reference)) <= DAY:
         return instant, source, ""
     placed = _on_the_day(instant - _midnight(instant), reference)
-    return placed, source, f"{source} {iso(instant)} is far from the scan at {iso(reference)}; only its clock is used"
+    return placed, source, f"{source} {iso(instant)} is far from the scan at {iso(reference)}; only its time is used"
 
 
 def _take(code: str, dated: _Dated, notes: Notes) -> float:
@@ -351,9 +351,9 @@ def check_uptake_time(uptake: float, half_life: float | None, notes: Notes) -> N
     ]
     _refuse_uptake(uptake, half_life, f" ({', '.join(told)})" if told else "")
     if uptake < USUAL_UPTAKE[0]:
-        notes.warn("UPTAKE_SHORT", f"{uptake:.1f} s from injection to scan; usual are 1800 to 10800 s")
+        notes.warn("UPTAKE_SHORT", f"{uptake:.1f} s from injection to scan; 1800 to 10800 s is usual")
     elif uptake > USUAL_UPTAKE[1]:
-        notes.warn("UPTAKE_LONG", f"{uptake:.1f} s from injection to scan; usual are 1800 to 10800 s")
+        notes.warn("UPTAKE_LONG", f"{uptake:.1f} s from injection to scan; 1800 to 10800 s is usual")
 
 
 def _refuse_uptake(uptake: float, half_life: float | None, where: str) -> None:

@@ -71,7 +71,7 @@ def check_pattern(name: str, pattern: str) -> None:
     try:
         re.compile(pattern)
     except re.error as error:
-        raise SettingError(f"{name} is no regular expression: {error}, got {pattern!r}") from error
+        raise SettingError(f"{name} is not a regular expression: {error}, got {pattern!r}") from error
 
 
 @dataclass(frozen=True)

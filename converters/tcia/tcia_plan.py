@@ -45,14 +45,14 @@ OPTIONS = {
     "StudyInstanceUID; replaces the times in the headers",
     "clinical": "CSV file of the publisher with diagnosis, age and sex (FDG) or nuclide and contrast (PSMA)",
     "nnunet": "folder for nnU-Net: imagesTr and labelsTr under the names of fdat, as links to the catalog's images",
-    "pet": "regular expression on the description of the PET series, where several are left",
+    "pet": "regular expression on the description of the PET series, if several are left",
     "ct": "the same for the CT",
     "seg": "the same for the mask",
     "structures": "regular expression on the names of the mask's structures or segments that are lesions; without it "
     "all are",
-    "then": "most-slices or largest-fov: what decides after that",
+    "then": "most-slices or largest-fov: decides if several are still left",
     "gaps": "interpolate: missing slices and uneven gaps are interpolated instead of refused",
-    "defaced": "true or false, where the headers do not say which variant of FDG-PET-CT-Lesions it is",
+    "defaced": "true or false, if the headers do not say which variant of FDG-PET-CT-Lesions it is",
 }
 
 TRACERS = {"tcia_fdg": "FDG", "tcia_psma": "PSMA"}
@@ -134,13 +134,13 @@ def plan(context: Context) -> tuple[list[Unit], Outcome]:
     except ImportError as error:
         raise CatalogError("DICOM needs pydicom and highdicom: pip install 'clicksim[dicom]'") from error
     if not context.source.is_dir():
-        raise CatalogError(f"{context.source} is no folder; unpack the download first. Expected is\n{LAYOUT}")
+        raise CatalogError(f"{context.source} is not a folder; unpack the download first. Expected:\n{LAYOUT}")
     settings, outcome = TciaSettings.of(context), Outcome()
     patients: defaultdict[str, _Found] = defaultdict(_Found)
     for folder, names in _folders(context.source, outcome):
         _assign(context.source, folder, names, patients, outcome)
     if not patients and not outcome.rejected:
-        raise CatalogError(f"{context.source} holds no DICOM file; expected is\n{LAYOUT}")
+        raise CatalogError(f"{context.source} holds no DICOM file; expected:\n{LAYOUT}")
     clinical = _clinical(context, settings)
     times = read_injection_times(settings.injection_times)
     units = [
@@ -224,7 +224,7 @@ def _patient_of(path: Path) -> str | None:
     header = dicom_header(path)
     if header is None:
         if path.suffix.lower() == ".dcm" and not is_dicomdir(path):
-            raise DicomError("UnreadableDicom", f"the name ends in .dcm, the content is no DICOM image ({path})")
+            raise DicomError("UnreadableDicom", f"the name ends in .dcm, the content is not a DICOM image ({path})")
         return None
     if not (key := word(header, "PatientID")):
         raise DicomError("MissingPatientId", f"a DICOM file without PatientID ({path})")
@@ -241,7 +241,7 @@ def _clinical(context: Context, settings: TciaSettings) -> Clinical:
         return {}
     clinical = parse_option("clinical", settings.clinical, partial(parse_clinical, tracer=TRACERS[context.name]))
     if not clinical:
-        raise SettingError(f"clinical has no rows, only its head ({settings.clinical}); leave the option out")
+        raise SettingError(f"clinical has only a header and no rows ({settings.clinical}); leave the option out")
     return clinical
 
 

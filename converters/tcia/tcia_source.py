@@ -399,13 +399,13 @@ def _check_patient(context: Context, patient: TciaPatient, series: list[Series])
         named = up_to_ten(name or "(none)" for name in found)
         raise DicomError(
             "PatientMismatch",
-            f"files in the folders of {patient.key} have the PatientID {named}; put them into a folder of their own",
+            f"files in the folders of {patient.key} have the PatientID {named}; move them to a separate folder",
         )
     other = next((n for n, p in PATIENTS.items() if n != context.name and p.fullmatch(patient.key)), None)
     if other:
         command = other.replace("_", "-")
         raise DicomError(
-            "OtherCollection", f"{patient.key} is of the other collection; bring it in by clicksim convert {command}"
+            "OtherCollection", f"{patient.key} belongs to the other collection; use clicksim convert {command}"
         )
 
 
@@ -486,7 +486,7 @@ def read_suv(
     factors = suv.per_slice or (suv.factor,) * len(series.slices)
     if gaps == "interpolate" and geometry.faults():
         if suv.per_slice is not None:
-            raise SuvError("CountsNotConvertible", "slices with factors of their own cannot be interpolated")
+            raise SuvError("CountsNotConvertible", "slices with different factors cannot be interpolated")
         values: NDArray[np.float64] = read_volume(series, double=True, gaps=gaps).array
         with np.errstate(over="ignore"):
             return (values * suv.factor).astype(np.float32)
