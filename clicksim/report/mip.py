@@ -187,7 +187,7 @@ def _check_shapes(uptake: NDArray[Any] | None, labels: NDArray[Any] | None, prom
                 f"{name} has shape {array.shape}, its grid {grid.shape}; pass the grid it was read with"
             )
     if prompts.grid.shape != grid.shape:
-        raise GeometryError(f"the prompts have a grid of shape {prompts.grid.shape}, the image on {grid.shape}")
+        raise GeometryError(f"the prompts have a grid of shape {prompts.grid.shape}, the image {grid.shape}")
 
 
 def show_bone(ct: NDArray[Any]) -> NDArray[Any]:

@@ -110,7 +110,7 @@ class ScannedFiles:
     Attributes:
         series: Sorted by patient, study, modality, series UID and part.
         findings: DICOM files that could not be used, each with the rule's name. Directories of DICOM files (DICOMDIR)
-            and files that neither are DICOM nor have a DICOM name are skipped.
+            and other files are skipped, unless the name of a file that is not DICOM says that it is.
     """
 
     series: tuple[Series, ...]

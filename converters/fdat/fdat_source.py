@@ -180,7 +180,7 @@ class FdatSettings:
                 raise unknown_name("option of fdat", name, OPTIONS)
         unpack = _switch(given, "unpack", default=False)
         if unpack and not is_archive:
-            raise SettingError("unpack has no effect on a folder: its images are used where they lie")
+            raise SettingError("unpack has no effect on a folder: its images are used in place")
         times = given.get("injection_times")
         labels_only = _switch(given, "labels_only", default=is_archive and not unpack)
         if unpack and labels_only:

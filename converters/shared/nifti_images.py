@@ -109,7 +109,7 @@ def read_facts(file: Path, root: Path) -> HeaderFacts:
 
 
 def header_facts(file: Path, grid: Grid) -> HeaderFacts:
-    """The facts of an image whose grid is known; `file` has been read already, so its header is sound."""
+    """The facts of an image whose grid is known; `file` was read before, so its header is valid."""
     axcodes = axis_codes(grid.known_affine)
     if file.name.endswith(".mha"):
         return HeaderFacts(grid, axcodes, None, None, None)

@@ -39,7 +39,7 @@ class FolderTree:
         """The files in a folder of the tree, sorted, without those that begin with a dot; empty if it is absent.
 
         Returns:
-            Paths relative to the source, as the other methods take them.
+            Paths relative to the source, for use in the other methods.
         """
         place = PurePosixPath(self.top) / folder
         try:
