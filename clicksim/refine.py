@@ -25,7 +25,7 @@ Mask = NDArray[np.uint8]
 
 DILATION_MM = 5.0
 LEFT_ALONE = ("liver",)
-ORGANS = {  # names and labels of TotalSegmentator v2, task total, only organs relevant for PSMA and FDG lesions
+ORGANS = {  # names and labels of TotalSegmentator v2, task total; only organs relevant for PSMA and FDG lesions
     "spleen": 1,
     "kidney_right": 2,
     "kidney_left": 3,

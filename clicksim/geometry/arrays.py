@@ -131,7 +131,7 @@ def as_labels(mask: ArrayLike, *, where: str = "") -> NDArray[Any]:
         if not (float(low) >= 0 and float(high) < 2**31 - 0.5):
             raise LabelError(
                 f"labels must be 0 for background and positive for lesions, got {low} to {high}{place}; "
-                "set what is to be ignored to 0"
+                "set voxels to ignore to 0"
             )
     if array.dtype.kind == "f":
         whole = np.rint(array)

@@ -217,7 +217,7 @@ def _parse(text: str, where: str) -> dict[str, Any]:
         return found
 
     def no_constant(name: str) -> NoReturn:
-        _refuse(f"{name} is no coordinate; allowed: finite numbers", where)
+        _refuse(f"{name} is not a coordinate; allowed: finite numbers", where)
 
     if not text.strip():
         _refuse("the file is empty; a case without prompts has empty lists", where)
@@ -243,7 +243,7 @@ def _is_plain(root: dict[str, Any], where: str) -> bool:
         keys = up_to_ten(map(_short, root)) or "none"
         kind = "both" if plain else "neither"
         _refuse(
-            f"the keys are those of {kind} of the formats, got {keys}; allowed: {FOREGROUND} and {BACKGROUND} "
+            f"the keys match {kind} of the formats, got {keys}; allowed: {FOREGROUND} and {BACKGROUND} "
             "(plain), or version, type and points (Grand Challenge)",
             where,
         )

@@ -87,7 +87,7 @@ class Prompts:
             GeometryError: If a number is below 0; use `crop` to remove voxels.
         """
         if len(before) != 3 or len(after) != 3 or min(*before, *after) < 0:
-            raise GeometryError(f"padding takes three numbers from 0 twice, got {tuple(before)} and {tuple(after)}")
+            raise GeometryError(f"padding takes two triples of numbers from 0, got {tuple(before)} and {tuple(after)}")
         shape = [n + a + b for n, a, b in zip(self.grid.shape, before, after, strict=True)]
         return self.crop([-n for n in before], shape)
 

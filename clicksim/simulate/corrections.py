@@ -172,7 +172,7 @@ class _Correction:
 
 def _why_none(regions: Sequence[Region], kinds: Sequence[str]) -> str:
     if regions:
-        return "every error is prompted already"
+        return "every error already has a prompt"
     return f"no error of kind {' or '.join(kinds)} left to correct" if kinds else "no error left to correct"
 
 
@@ -183,4 +183,4 @@ def _check_clicks(rule: str, settings: Mapping[str, Any]) -> None:
     if "strategy" not in settings:
         raise SettingError(f"{rule} is a rule for clicks and draws no strokes; leave kind at click")
     if settings["choose"] in CLASS_CHOICES:
-        raise SettingError(f"choose={settings['choose']} places clicks; set kind=click beside it")
+        raise SettingError(f"choose={settings['choose']} places clicks; also set kind=click")

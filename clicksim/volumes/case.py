@@ -110,7 +110,7 @@ def read_pet(path: str | Path) -> tuple[Volume, tuple[str, ...]]:
     flat, _ = flat_view(volume.array)
     sample = flat[:: max(1, flat.size // SAMPLE) | 1]  # odd, so that the sample does not follow the columns of the grid
     if all(np.isin(part, (0, 1)).all() for part in (sample, flat)) and flat.any() and not flat.all():
-        raise UptakeError(f"{path} has the numbers 0 and 1 alone: is this a label? A PET holds SUV")
+        raise UptakeError(f"{path} contains only 0 and 1: is this a label? A PET holds SUV")
     share = float(np.mean(sample < NO_PET))
     if share == 0:
         return volume, ()

@@ -161,7 +161,7 @@ def _check_size(header: ImageHeader, size: int) -> None:
             f"the header promises {promised} bytes ({what}), the file holds {most}{held}: cut off or damaged"
         )
     if header.packing == "none" and held > promised + BLOCK:
-        raise ImageError(f"the file goes on for {held - promised} bytes behind the image of its header ({what})")
+        raise ImageError(f"the file goes on for {held - promised} bytes after the image in its header ({what})")
 
 
 def _read_array(header: ImageHeader, raw: BinaryIO) -> NDArray[Any]:
@@ -202,7 +202,7 @@ def _finish(stream: Any) -> None:
     while left and (block := stream.read(left)):
         left -= len(block)
     if not left and stream.read(1):
-        raise ImageError(f"the file goes on for more than {BLOCK} bytes behind the image of its header")
+        raise ImageError(f"the file goes on for more than {BLOCK} bytes after the image in its header")
 
 
 def _scaled(array: NDArray[Any], slope: float, intercept: float) -> NDArray[Any]:

@@ -120,7 +120,7 @@ def _check_mha_fields(fields: dict[str, str]) -> None:
     if fields["ElementDataFile"].upper() != "LOCAL":
         raise ImageError(f"the voxels are in another file, {fields['ElementDataFile']!r}: write one .mha file")
     if not _is_true(fields, "BinaryData", default="True") or int(fields.get("HeaderSize", "0")) > 0:
-        raise ImageError("voxels as text, or behind a foreign header, are not read: write a binary .mha")
+        raise ImageError("voxels as text, or after a foreign header, are not supported: write a binary .mha")
 
 
 def _is_true(fields: dict[str, str], key: str, *, default: str = "False") -> bool:

@@ -25,15 +25,15 @@ if TYPE_CHECKING:
 
 MEANINGS = {
     "offset_mm": "standard deviation, along each axis, of the displacement of a click in a point-like lesion, mm",
-    "offset_per_radius": "what that deviation grows by for each mm of the lesion's radius",
+    "offset_per_radius": "growth of that deviation per mm of the lesion's radius",
     "miss_intercept": "log-odds of missing a lesion of 1 ml with a contrast of 2; -inf for never",
-    "miss_per_volume": "change of the log-odds for each e-fold of the volume",
+    "miss_per_volume": "change of the log-odds per e-fold of the volume",
     "miss_per_contrast": "the same for the contrast: highest uptake in the lesion over the mean around it",
     "wrong_polarity": "probability that a prompt gets the opposite polarity",
     "repeat": "probability that a prompt is followed by another one in the same region",
     "tremor_mm": "standard deviation of each voxel of a stroke around its course, mm",
     "seconds": "mean time for a prompt, s",
-    "source": "where the parameters come from; assumed: they rest on no recorded person",
+    "source": "source of the parameters; assumed: not based on recorded persons",
 }
 
 

@@ -288,7 +288,7 @@ def contrast_of(lesion: Component, uptake: NDArray[Any], spacing: Spacing, *, ar
     first, last = np.maximum(low - reach, 0), np.minimum(high + reach + 1, uptake.shape)
     crop = uptake[tuple(slice(a, b) for a, b in zip(first, last, strict=True))].astype(np.float64)
     if not np.isfinite(crop).all():
-        raise UptakeError(f"uptake is not finite in or near lesion {lesion.id}; mend or mask it first")
+        raise UptakeError(f"uptake is not finite in or near lesion {lesion.id}; repair or mask it first")
     inside = np.zeros(crop.shape, dtype=bool)
     inside[tuple((lesion.voxels - first).T)] = True
     around = crop[~inside].mean() if not inside.all() else 0.0
