@@ -1,6 +1,17 @@
-"""The Torch module that trains, infers and evaluates on prompts."""
+"""Train and evaluate models that take prompts. All but the help needs PyTorch."""
 
-try:
-    import torch as _torch  # noqa: F401
-except ImportError as error:
-    raise ImportError("clickseg needs PyTorch: pip install 'clicksim[torch]'") from error
+from clicksim.errors import ClicksimError
+
+NO_TORCH = "clickseg needs PyTorch: pip install 'clicksim[torch]'"
+
+
+def require_torch() -> None:
+    """Import PyTorch.
+
+    Raises:
+        ClicksimError: It is not installed.
+    """
+    try:
+        import torch as _torch  # noqa: F401
+    except ImportError as error:
+        raise ClicksimError(NO_TORCH) from error

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from clickseg import NO_TORCH
 from clickseg import training_settings as groups
 from clickseg.cli_model import PATH, SOURCES, container, evaluate, predict
 from clicksim import __version__
@@ -20,7 +21,21 @@ CONFIG = click.option("--config", type=PATH, help="A TOML file of settings; --se
 LIST = click.option("--list", "list_only", is_flag=True, help="Show all settings with their defaults, and stop.")
 
 
-@click.group("clickseg", cls=Refusing, context_settings=CONTEXT)
+class TorchGroup(Refusing):
+    """A group that says in one line, with exit code 1, that a command needs PyTorch."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except ModuleNotFoundError as error:
+            if error.name != "torch":
+                raise
+            click.echo(f"clickseg: {NO_TORCH}", err=True)
+            raise click.exceptions.Exit(1) from error
+
+
+@click.group("clickseg", cls=TorchGroup, context_settings=CONTEXT)
 @click.version_option(__version__, prog_name="clickseg")
 def main() -> None:
     """Train promptable segmenters on simulated clicks and scribbles.

@@ -7,6 +7,7 @@ The options are those of `clickseg.predict.Options`.
 
 from pathlib import Path
 
+from clickseg import require_torch
 from clicksim.predictors.interface import Predictor
 from clicksim.predictors.spec import PredictorKind, PredictorSpec
 
@@ -17,6 +18,7 @@ def model_spec(model: Path, options: object) -> PredictorSpec:
 
 
 def _open(spec: PredictorSpec, _time_limit_s: float) -> Predictor:
+    require_torch()
     from clickseg.predict import Options, RoundsPredictor, open_session
 
     session, _ = open_session(spec.argument, Options(**dict(spec.options)))
@@ -24,6 +26,7 @@ def _open(spec: PredictorSpec, _time_limit_s: float) -> Predictor:
 
 
 def _check(spec: PredictorSpec) -> None:
+    require_torch()
     from clickseg.model.checkpoint import read_about
     from clickseg.predict import Options, choose_device
 

@@ -17,14 +17,12 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from clicksim.pipeline.prompts import PromptJob, simulate_catalog
-
 from clicksim import __version__
 from clicksim.catalog import find_source, open_catalog
 from clicksim.catalog.folds import make_folds, write_folds
 from clicksim.manifests import select, write_croissant, write_huggingface, write_monai, write_nnunet
 from clicksim.phantom.layouts import write_deep_psma, write_fdat
-from clicksim.pipeline import convert_source
+from clicksim.pipeline import PromptRun, convert, simulate_catalog
 
 ROOT = Path(__file__).resolve().parents[1]
 HOME = Path(os.environ.get("CLICKSIM_RIVALS", ROOT / ".rivals"))
@@ -76,8 +74,8 @@ def write_exports(work: Path) -> int:
     catalog_path = work / "catalog"
     for seed, (source, write) in enumerate((("fdat", write_fdat), ("deep-psma", write_deep_psma))):
         tree = write(work / source, seed=seed)
-        convert_source(find_source(source), tree.folder, catalog_path)
-    run, _ = simulate_catalog(PromptJob(str(catalog_path), "autopet-iv@2", 42, {}))
+        convert(find_source(source), tree.folder, catalog_path)
+    (run,) = simulate_catalog(catalog_path, [PromptRun("autopet-iv@2")])
     catalog = open_catalog(catalog_path)
     write_folds(catalog, "three", make_folds(catalog, n_folds=3, official="ignore"))
     export = select(catalog, run=run, plan="three")

@@ -8,18 +8,20 @@ from typing import Any
 
 import numpy as np
 import pytest
-from clicksim.audit.audit_findings import AuditFinding
 from scipy import ndimage
 
-from clicksim.audit import audit_catalog, checks_made, findings_table, write_audit_page
+from clicksim.audit import audit_catalog, checks_made, write_audit_page
 from clicksim.audit.fingerprints import find_duplicates, take_fingerprint
 from clicksim.catalog import Catalog, create_catalog, open_catalog
 from clicksim.catalog.folds import make_folds, write_folds
 from clicksim.catalog.schema import rows_to_table
+from clicksim.errors import CatalogError
+from clicksim.findings import Finding, findings_table
 from clicksim.geometry import Grid
 from clicksim.phantom import make_phantom
 from clicksim.phantom.layouts import write_deep_psma, write_fdat, write_longitudinal_ct
-from clicksim.pipeline import convert
+from clicksim.pipeline import audit, check, convert
+from clicksim.pipeline.workers import Crew
 from clicksim.prompts import Click, Prompts
 from clicksim.volumes import Volume, read_image, write_image
 from converters.deep_psma.deep_psma_source import SOURCE as DEEP_PSMA
@@ -59,8 +61,8 @@ def put(catalog: Catalog, rows: list[dict[str, Any]], table: str = "cases", sour
     catalog.write_part(table, source, rows_to_table(table, rows))
 
 
-def found(catalog: Catalog, check: str, **more: bool) -> list[AuditFinding]:
-    return [finding for finding in audit_catalog(catalog, **more) if finding.check == check]
+def found(catalog: Catalog, check: str, *, read_data: bool = False) -> list[Finding]:
+    return [finding for finding in audit(catalog.path, read_data=read_data) if finding.check == check]
 
 
 def change(catalog: Catalog, source: str = "fdat", n: int = 0, **columns: object) -> str:
@@ -82,7 +84,7 @@ def change_lesion(catalog: Catalog, source: str = "fdat", **columns: object) -> 
 # --- clean -----------------------------------------------------------------------------------------------
 
 
-def test_audit_catalog__a_clean_catalog_has_no_finding_and_each_image_is_read_once(
+def test_audit__a_clean_catalog_has_no_finding_and_each_image_is_read_once(
     clean: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[str] = []
@@ -93,11 +95,46 @@ def test_audit_catalog__a_clean_catalog_has_no_finding_and_each_image_is_read_on
 
     monkeypatch.setattr("clicksim.volumes.read_image", reading)
     told: list[tuple[int, int]] = []
-    catalog = open_catalog(clean)
-    assert audit_catalog(catalog, read_data=True, progress=lambda done, total: told.append((done, total))) == []
-    count = catalog.cases.num_rows
+    crew = Crew(progress=lambda done, total, refused=0: told.append((done, total)))
+    cases = open_catalog(clean).cases.to_pylist()
+    assert audit(clean, read_data=True, crew=crew) == []
+    count = len({(row["source"], row["patient_key"]) for row in cases})
     assert told == [(n, count) for n in range(1, count + 1)]
-    assert len(read) == len(set(read)) == count
+    images = [row[name] for row in cases for name in row if name.endswith("_path") and name != "label_path"]
+    assert len(read) == len(set(read)) == len([image for image in images if image])
+
+
+def test_audit__workers_and_an_interruption_give_the_same_findings(catalog: Catalog) -> None:
+    case = change(catalog, suv_max=1.0)
+    rows = rows_of(catalog)
+    copy = {"case_id": "copy", "patient_key": "other", "study_key": "other", "sha256_in": "x"}
+    put(catalog, [*rows, {**next(row for row in rows if row["case_id"] == case), **copy}])
+    alone = audit(catalog.path, read_data=True)
+    assert {"near-duplicate", "catalog"} <= {finding.check for finding in alone}
+    assert audit(catalog.path, read_data=True, crew=Crew(workers=2)) == alone
+
+    def stop(done: int, total: int, refused: int = 0) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        audit(catalog.path, read_data=True, crew=Crew(progress=stop))
+    with pytest.raises(CatalogError, match="go on with --resume"):
+        audit(catalog.path, read_data=True)
+    assert audit(catalog.path, read_data=True, resume=True) == alone
+    assert not (catalog.path / ".work").exists()
+
+
+@pytest.mark.parametrize("column", ["label_path", "pet_path", "ct_path"])
+def test_check__opens_every_image(column: str, catalog: Catalog) -> None:
+    row = rows_of(catalog)[0]
+    whole = catalog.resolve(row[column]).read_bytes()
+    (catalog.path / "images").mkdir(exist_ok=True)
+    (catalog.path / "images/cut.nii.gz").write_bytes(whole[: len(whole) // 2])
+    put(catalog, [{**row, column: "catalog:images/cut.nii.gz"}, *rows_of(catalog)[1:]])
+    assert check(catalog.path) == []
+    (finding,) = check(catalog.path, read_data=True)
+    assert (finding.severity, finding.check, finding.cases) == ("error", "data", (row["case_id"],))
+    assert finding.detail.startswith(f"{column}: ")
 
 
 def test_audit_catalog__an_uptake_that_cannot_be_read_is_one_finding_beside_that_of_the_label(
@@ -107,7 +144,7 @@ def test_audit_catalog__an_uptake_that_cannot_be_read_is_one_finding_beside_that
         (catalog.path / "images").mkdir(exist_ok=True)
         (catalog.path / "images" / f"{name}.nii.gz").write_bytes(b"")
     case = change(catalog, label_path="catalog:images/label.nii.gz", pet_path="catalog:images/pet.nii.gz")
-    details = [f.detail for f in audit_catalog(catalog, read_data=True) if case in f.cases and "data: " in f.detail]
+    details = [f.detail for f in audit(catalog.path, read_data=True) if case in f.cases and "data: " in f.detail]
     assert [re.findall("label|pet", detail)[0] for detail in details] == ["label", "pet"]
 
 
@@ -281,7 +318,7 @@ TILTED = [3.0, 0, 0, 0, 0, 9.0, 0, 0, 0, 0, 10.0, 0, 0, 0, 0, 1]
         ("threshold", "warning", {"ttb_below_threshold_voxels": 1, "lesion_volume_ml": 900.0}, "1 lesion voxels"),
         ("defaced", "warning", {"quality_flags": ["LESION_IN_DEFACED"]}, "exactly 0"),
         ("points", "warning", {"quality_flags": ["COG_OUTSIDE"]}, "centroid outside"),
-        ("catalog", "error", {"pet_path": "fdat:imagesTr/gone.nii.gz"}, "is not there"),
+        ("catalog", "error", {"pet_path": "fdat:imagesTr/gone.nii.gz"}, "does not exist"),
     ],
 )
 def test_audit_catalog__a_planted_fault_is_found(
@@ -345,14 +382,14 @@ def test_check_prompts__voxels_outside(catalog: Catalog) -> None:
 
 
 def test_findings_table__holds_every_finding_in_order() -> None:
-    findings = [AuditFinding("error", "uptake", ("a", "b"), "x"), AuditFinding("note", "lesions", (), "y")]
+    findings = [Finding("error", "uptake", ("a", "b"), "x"), Finding("note", "lesions", (), "y")]
     table = findings_table(findings)
     assert table["cases"].to_pylist() == [["a", "b"], []]
     assert table.column_names == ["severity", "check", "cases", "detail"]
 
 
 def test_write_audit_page__names_the_cases_escapes_them_and_loads_nothing(tmp_path: Path) -> None:
-    findings = [AuditFinding("error", "uptake", ("<b>case & 1</b>",), "SUV < 3")]
+    findings = [Finding("error", "uptake", ("<b>case & 1</b>",), "SUV < 3")]
     page = write_audit_page(tmp_path / "a" / "p.html", findings, checks=checks_made(read_data=True), title="T & U")
     text = page.read_text(encoding="utf-8")
     assert "&lt;b&gt;case &amp; 1&lt;/b&gt;" in text

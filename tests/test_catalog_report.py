@@ -17,10 +17,11 @@ from PIL import Image
 from clicksim.catalog import Catalog, open_catalog
 from clicksim.catalog.schema import TABLES, rows_to_table
 from clicksim.errors import CatalogError, GeometryError
+from clicksim.findings import Finding
 from clicksim.geometry import Grid
 from clicksim.pipeline import Crew, report
 from clicksim.prompts.table import METADATA_KEY
-from clicksim.report.catalog import ReportFinding, as_json, select_cases, write_report
+from clicksim.report.catalog import as_json, select_cases, write_report
 from clicksim.report.figures import AGES, LESIONS, VOLUMES_ML, by_range, by_word, fold_balance, make_scale
 from clicksim.report.privacy import release_cases, show_scanner
 from clicksim.report.thumbnails import HIDDEN_GREY, _trace, cut_head, draw_case, draw_thumbnail
@@ -278,8 +279,8 @@ def test_show_scanner__models_are_shown_and_names_are_not(model: str) -> None:
 def test_write_report__findings_lose_their_details_in_public_and_hidden_texts_always(tmp_path: Path) -> None:
     catalog = make_catalog(tmp_path / "catalog", [{"patient_key": "fdat/secret"}, {}])
     findings = [
-        ReportFinding("error", "split", ("case000", "case001"), "patient fdat/secret is in folds 0 and 1"),
-        ReportFinding("x", "y", ("nowhere",), ""),
+        Finding("error", "split", ("case000", "case001"), "patient fdat/secret is in folds 0 and 1"),
+        Finding("x", "y", ("nowhere",), ""),
     ]
     for public in (False, True):
         page = write_report(tmp_path / "page.html", select_cases(catalog, public=public), {}, findings)
@@ -311,7 +312,7 @@ def test_as_json__refuses_what_is_not_finite() -> None:
 
 def test_write_report__a_name_is_text_and_never_markup(tmp_path: Path) -> None:
     catalog = make_catalog(tmp_path / "catalog", [{"case_id": EVIL}])
-    findings = [ReportFinding("error", EVIL, (EVIL,), EVIL)]
+    findings = [Finding("error", EVIL, (EVIL,), EVIL)]
     page = write_report(tmp_path / "page.html", select_cases(catalog), {}, findings, title=EVIL)
     text = page.read_text(encoding="utf-8")
     assert "<img" not in text

@@ -253,7 +253,7 @@ def test_import_and_verify__round_trip_and_one_changed_voxel(here):
     assert answer["total"] == {"equal": 6, "unequal": 1}
     assert [c["case_id"] for c in answer["cases"] if c["outcome"] == "unequal"] == [file.name[: -len("_clicks.json")]]
     assert "no 'nothing' in table prompts" in refused("verify", "catalog", "--against", "nothing")
-    assert "has a run 'back' already" in refused("catalog", "import-prompts", "catalog", "out", "--run", "back")
+    assert "made in another way: protocol" in refused("catalog", "import-prompts", "catalog", "out", "--run", "back")
 
 
 # looking at a catalog
@@ -282,7 +282,7 @@ def test_check__finds_what_was_broken(here, phantoms):
     catalog.write_part("cases", "fdat", rows_to_table("cases", rows))
     result = run("catalog", "check", "catalog", "--json")
     assert result.exit_code == 1
-    found = {(finding["check"], finding["case_id"]) for finding in json.loads(result.stdout)["findings"]}
+    found = {(finding["check"], " ".join(finding["cases"])) for finding in json.loads(result.stdout)["findings"]}
     assert {("lesions", rows[0]["case_id"]), ("files", rows[1]["case_id"]), ("codes", rows[2]["case_id"])} < found
     assert ("files", rows[3]["case_id"]) in found
     assert ("folds", "") in found
@@ -298,8 +298,8 @@ def test_check__read_data_measures_again(here):
     assert done("catalog", "check", "catalog") == "no findings\n"
     result = run("catalog", "check", "catalog", "--read-data")
     assert result.exit_code == 1
-    assert re.search(r"^data +train_0001/FDG  highest uptake", result.stdout, re.MULTILINE)
-    assert re.search(r"^data +train_0001/PSMA  label has shape", result.stdout, re.MULTILINE)
+    assert re.search(r"^error +data +train_0001/FDG  highest uptake", result.stdout, re.MULTILINE)
+    assert re.search(r"^error +data +train_0001/PSMA  label has shape", result.stdout, re.MULTILINE)
 
 
 def test_check__sees_prompts_and_lesions_without_a_case(here):
@@ -377,7 +377,7 @@ def test_relocate__moves_a_root_that_is_there(here, phantoms, monkeypatch):
     assert open_catalog("catalog").resolve("fdat:labelsTr/x") == here / "moved/labelsTr/x"
     assert done("catalog", "check", "catalog", "--read-data") == "no findings\n"
     shutil.rmtree(here / "moved")
-    assert "clicksim catalog relocate?" in run("catalog", "check", "catalog").stdout
+    assert "See clicksim catalog relocate" in run("catalog", "check", "catalog").stdout
     monkeypatch.setenv("CLICKSIM_ROOT_FDAT", str(phantoms / "fdat"))
     assert done("catalog", "check", "catalog") == "no findings\n"
     assert "did you mean 'fdat'" in refused("catalog", "relocate", "catalog", "fda=moved")

@@ -8,6 +8,7 @@ import pytest
 
 from clicksim.catalog import open_catalog
 from clicksim.catalog.schema import rows_to_table
+from clicksim.manifests import EXPORTS
 from clicksim.phantom.layouts import write_fdat
 from clicksim.pipeline import convert
 from converters.fdat.fdat_source import SOURCE as FDAT
@@ -23,7 +24,7 @@ def catalog(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "catalog"
 
 
-@pytest.mark.parametrize("kind", ["nnunet", "monai", "grand-challenge", "croissant", "huggingface", "csv"])
+@pytest.mark.parametrize("kind", EXPORTS.names)
 def test_manifest__writes_and_checks(kind: str, catalog: Path, tmp_path: Path) -> None:
     name, cases = open_catalog(catalog).runs[0], open_catalog(catalog).cases.num_rows
     out = tmp_path / "Dataset007_Phantom"
@@ -31,7 +32,7 @@ def test_manifest__writes_and_checks(kind: str, catalog: Path, tmp_path: Path) -
     assert written.exit_code == 0, written.stderr
     assert f"{cases} cases in" in written.stdout
     checked = run("manifest", "check", out, catalog)
-    assert (checked.exit_code, checked.stdout) == (0, "no faults\n")
+    assert (checked.exit_code, checked.stdout) == (0, "no findings\n")
     (out / "LICENCES.md").unlink()
     sorted(path for path in out.rglob("*") if path.suffix in (".json", ".csv", ".parquet", ".gz"))[0].unlink()
     spoiled = run("manifest", "check", out, catalog)
@@ -57,7 +58,7 @@ def test_manifest__guidance_with_settings(catalog: Path, tmp_path: Path) -> None
     result = run("manifest", "nnunet", catalog, out, "--run", name, "--guidance", "gaussian", "--set", "sigma_mm=6")
     assert result.exit_code == 0, result.stderr
     record = json.loads((out / "clicksim-manifest.json").read_text())
-    assert record["settings"]["guidance_settings"] == {"sigma_mm": 6}
+    assert record["settings"] == {"copy": False, "guidance": "gaussian", "guidance_settings": {"sigma_mm": 6}}
     deep = run("manifest", "nnunet", catalog, out, "--run", name, "--guidance", "gaussian", "--set", f"x={'[' * 5000}")
     assert (deep.exit_code, deep.stderr.count("\n")) == (1, 1)
     idle = run("manifest", "nnunet", catalog, out, "--set", "sigma_mm=6")
@@ -65,6 +66,88 @@ def test_manifest__guidance_with_settings(catalog: Path, tmp_path: Path) -> None
     refused = run("manifest", "nnunet", catalog, out, "--run", name, "--guidance", "gaussian", "--set", "sgma_mm=6")
     assert refused.exit_code == 1
     assert "sigma_mm" in refused.stderr
+
+
+def test_manifest__goes_on_with_resume_and_replaces_with_overwrite(catalog: Path, tmp_path: Path) -> None:
+    out = tmp_path / "Dataset009_Again"
+    assert run("manifest", "nnunet", catalog, out, "--workers", "2").exit_code == 0
+    other = run("manifest", "nnunet", catalog, out, "--copy")
+    assert other.exit_code == 1
+    assert "settings.copy is false there and true here" in other.stderr
+    assert run("manifest", "nnunet", catalog, out, "--copy", "--overwrite").exit_code == 0
+    assert not any(path.is_symlink() for path in out.rglob("*"))
+    found = json.loads(run("manifest", "check", out, catalog, "--json").stdout)
+    assert found == []
+    sorted(out.glob("labelsTr/*"))[0].unlink()
+    found = json.loads(run("manifest", "check", out, catalog, "--json").stdout)
+    assert (found[0]["severity"], found[0]["check"]) == ("error", "files")
+
+
+def test_manifest__lists_every_format_with_its_settings() -> None:
+    text = run("manifest", "--help").stdout
+    assert all(name in text for name in (*EXPORTS.names, "check"))
+    assert "--guidance" in run("manifest", "nnunet", "--help").stdout
+    assert "--published" in run("manifest", "croissant", "--help").stdout
+    assert run("manifest", "nnunit", "--help").exit_code == 2
+
+
+OUTSIDE = """
+from clicksim.errors import CatalogError
+from clicksim.manifests import CaseFiles, ExportFormat
+from clicksim.settings import Setting
+
+
+def write(setup, case, folder):
+    if case.row["tracer_class"] == setup.settings["without"]:
+        (folder / f"{case.name}.half").write_text("half")
+        raise CatalogError(f"case {case.case_id} is of a tracer that is left out")
+    (folder / f"{case.name}.txt").write_text(str(case.row["n_lesions"] * setup.settings["factor"]))
+    return CaseFiles({"text": f"{case.name}.txt"}, case.row["n_lesions"])
+
+
+def finish(done, commit):
+    commit.text("sum.txt", str(sum(done.item(case) for case in done.cases)))
+    return ["a note"]
+
+
+def check(folder):
+    if not (folder / "sum.txt").read_text().isdigit():
+        yield "sum.txt is not a number"
+
+
+LESIONS = ExportFormat(
+    "lesion-counts", "The number of lesions of each case.", write, finish, check,
+    settings={"factor": Setting("int", "what counts are multiplied by", default=1),
+              "without": Setting("str", "a tracer to leave out", ("", "FDG", "PSMA"), default="")},
+)
+"""
+
+
+def test_manifest__of_another_package_is_found_by_its_entry_point(
+    catalog: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info = tmp_path / "site" / "lab_exports-1.0.dist-info"
+    info.mkdir(parents=True)
+    (tmp_path / "site/lab_exports.py").write_text(OUTSIDE)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: lab-exports\nVersion: 1.0\n")
+    entries = "lesion-counts = lab_exports:LESIONS\nbroken = lab_exports:nothing\n"
+    (info / "entry_points.txt").write_text(f"[clicksim.exports]\n{entries}")
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))  # for the workers
+    text = run("manifest", "--help").stdout
+    assert "The number of lesions of each case." in text
+    assert "'broken' cannot be loaded" in " ".join(text.split())
+    for workers in (0, 2):
+        out = tmp_path / f"out{workers}"
+        done = run("manifest", "lesion-counts", catalog, out, "--factor", 2, "--without", "PSMA", "--workers", workers)
+        assert (done.exit_code, "a note" in done.stderr) == (1, True), done.output
+        assert done.stderr.count("is of a tracer that is left out") == 3
+        assert len(list(out.glob("*.txt"))) == 5
+        assert not list(out.glob("*.half"))
+        assert run("manifest", "check", out, catalog).stdout == "no findings\n"
+        (out / "sum.txt").write_text("x")
+        assert "sum.txt is not a number" in run("manifest", "check", out).stdout
+    assert "allowed" in run("manifest", "lesion-counts", catalog, out, "--without", "PMSA").stderr.lower()
 
 
 def test_manifest__refusals_are_one_line(catalog: Path, tmp_path: Path) -> None:

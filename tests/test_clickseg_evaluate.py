@@ -253,8 +253,8 @@ def test_lint_model__sees_a_model_that_ignores_its_guidance(catalog, model):
         ):
             weight[:, 4:] = 0
     ignored = lint_model(session, catalog, units, 1, 42)
-    assert "does not look at it" not in used
-    assert ignored.count("does not look at it") == 4
+    assert "does not use it" not in used
+    assert ignored.count("does not use it") == 4
     assert lint_model(session, catalog, [], 1, 42).startswith("no case with a lesion")
 
 

@@ -45,7 +45,7 @@ def test_encodings__of_another_package_are_drawn_linted_and_listed() -> None:
     drawn = encode(PROMPTS, GRID.shape, encoding="lab-cube", half_mm=4)
     assert drawn[0].sum() == 5 * 5 * 3
     assert np.array_equal(drawn, encode(PROMPTS, GRID.shape, encoding="lab-cube", half_vx=(2, 2, 1)))
-    assert not [finding for finding in lint(drawn, PROMPTS) if finding.verdict == "bad"]
+    assert not [finding for finding in lint(drawn, PROMPTS) if finding.severity == "error"]
     image = np.indices(GRID.shape)[0].astype(np.float32)
     assert np.array_equal(encode(PROMPTS, GRID.shape, encoding="lab-bright", image=image)[0], image >= 6)
     assert "lab-cube: half_mm=5.0" in commands.run("encode", "--list").stdout.splitlines()

@@ -247,7 +247,7 @@ def test_lint_predictor__names_a_model_that_does_not_look():
     found = trial(lambda channels: fixed)
     for name in ("zero", "shuffle", "shift", "flip"):
         assert found[name].severity == "error"
-        assert "does not look" in found[name].detail
+        assert "does not use" in found[name].detail
     assert found["obeys"].severity == "good"  # by luck, which is why there are trials
 
 

@@ -19,7 +19,7 @@ from clicksim.manifests import (
     EXPORTS,
     Written,
     check_manifest,
-    read_record,
+    read_manifest,
     select,
 )
 from clicksim.manifests.folder import licence_text
@@ -128,7 +128,7 @@ def test_check_manifest__a_fresh_export_has_no_fault(kind: str, exports: Path, b
 
 @pytest.mark.parametrize("kind", FORMATS)
 def test_read_record__says_what_the_export_was_made_from(kind: str, exports: Path, built: Path) -> None:
-    record, catalog = read_record(exports / kind / NAME), open_catalog(built)
+    record, catalog = read_manifest(exports / kind / NAME), open_catalog(built)
     assert record["format"] == kind
     assert record["catalog"]["digest"] == catalog.digest()
     assert record["prompts"]["run"] == catalog.runs[0]
@@ -242,13 +242,13 @@ def test_check_manifest__another_plan_or_run_of_the_catalog_does_not_matter(expo
 
 def test_read_record__what_is_no_export_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CatalogError, match="is missing"):
-        read_record(tmp_path)
+        read_manifest(tmp_path)
     (tmp_path / "clicksim-manifest.json").write_text("[]")
     with pytest.raises(CatalogError, match="cannot be read"):
-        read_record(tmp_path)
+        read_manifest(tmp_path)
     (tmp_path / "clicksim-manifest.json").write_text('{"record_version": 99, "format": "csv"}')
     with pytest.raises(CatalogError, match="newer clicksim"):
-        read_record(tmp_path)
+        read_manifest(tmp_path)
 
 
 # --- one format each -------------------------------------------------------------------------------------
@@ -259,7 +259,7 @@ def test_write_nnunet__images_labels_and_splits_are_what_nnunet_reads(exports: P
     content = json.loads((folder / "dataset.json").read_text())
     assert content["channel_names"] == {"0": "CT", "1": "PET"}
     assert content["licence"] == "CC-BY-NC-4.0"
-    record = read_record(folder)
+    record = read_manifest(folder)
     rows = {row["case_id"]: row for row in catalog.cases.to_pylist()}
     for case in record["cases"]:
         grids = [read_grid(folder / file) for file in case["files"].values()]
@@ -298,7 +298,7 @@ def test_write_nnunet__guidance_channels_hold_the_prompts_and_are_not_normalised
         ("image", True, True), ("image", True, True), ("prompt", False, False), ("prompt", False, False),
     ]  # fmt: skip
     clicked = 0
-    for case in read_record(tmp_path / NAME)["cases"]:
+    for case in read_manifest(tmp_path / NAME)["cases"]:
         for polarity in ("foreground", "background"):
             drawn = read_image(tmp_path / NAME / case["files"][polarity]).array
             voxels = {
@@ -540,6 +540,7 @@ def test_export__a_name_that_no_file_can_have_costs_no_case(kind: str, catalog: 
         row["case_id"] = name
     catalog.write_part("cases", "fdat", rows_to_table("cases", rows))
     catalog.write_part("lesions", "fdat", rows_to_table("lesions", []))
+    write_folds(catalog, "three", make_folds(catalog, n_folds=3, official="ignore"))
     written = write(kind, catalog, tmp_path / NAME, sources=["fdat"])
     assert (len(written.files), written.refused) == (len(rows), {})
     assert faults_of(tmp_path / NAME, catalog) == []
@@ -550,14 +551,14 @@ def test_export__a_name_that_no_file_can_have_costs_no_case(kind: str, catalog: 
 
 def test_export__the_latest_run_is_named_in_the_record(catalog: Catalog, tmp_path: Path) -> None:
     write("csv", catalog, tmp_path / "out", run="latest")
-    assert read_record(tmp_path / "out")["prompts"]["run"] == catalog.runs[0]
+    assert read_manifest(tmp_path / "out")["prompts"]["run"] == catalog.runs[0]
 
 
 def test_export__a_record_cannot_delete_files_elsewhere(built: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("x")
     out = tmp_path / "out"
     write("csv", open_catalog(built), out)
-    record = read_record(out)
+    record = read_manifest(out)
     record["cases"][0]["files"] = {"a": "../mine.txt", "b": str(tmp_path / "mine.txt")}
     record["files"] += ["../mine.txt", ".", ""]
     (out / "clicksim-manifest.json").write_text(json.dumps(record))
@@ -569,7 +570,7 @@ def test_write_grand_challenge__an_item_is_the_input_folder_of_a_round(
     exports: Path, built: Path, tmp_path: Path
 ) -> None:
     folder, catalog = exports / "grand-challenge" / NAME, open_catalog(built)
-    case = next(case for case in read_record(folder)["cases"] if catalog.case(case["case_id"])["lesion_present"])
+    case = next(case for case in read_manifest(folder)["cases"] if catalog.case(case["case_id"])["lesion_present"])
     row = catalog.case(case["case_id"])
     pet = read_image(folder / case["files"]["PET"])
     assert np.array_equal(pet.array, read_image(catalog.resolve(row["pet_path"])).array)

@@ -133,17 +133,6 @@ def test_convert__of_a_wrong_folder_leaves_the_catalog_as_it_was(catalog, phanto
     assert not (tmp_path / "new").exists()
 
 
-def test_convert__leaves_no_half_written_file_of_an_earlier_kill(catalog, phantoms):
-    stale = [
-        catalog / "cases/source=deep_psma/.writing-1-part-0.parquet",
-        catalog / "images/deep_psma/.writing-2-ct.nii.gz",
-    ]
-    for file in stale:
-        file.write_bytes(b"half")
-    convert(find_source("deep-psma"), phantoms / "deep-psma", catalog)
-    assert not any(file.exists() for file in stale)
-
-
 # a source of the tests' own; its functions must be importable by worker processes
 
 
@@ -701,8 +690,15 @@ def test_import_prompts__reads_a_zip_and_lists_what_it_cannot_use(catalog, tmp_p
     assert brought.unmatched == ["stranger_clicks.json"]
     assert len(brought.refused) == 3
     assert any("has a file already" in text for text in brought.refused)
-    with pytest.raises(CatalogError, match="has a run 'zip' already"):
-        import_prompts(catalog, tmp_path / "clicks.zip", run="zip")
+    before = (catalog / "prompts/run=zip/part-0.parquet").read_bytes()
+    assert import_prompts(catalog, tmp_path / "clicks.zip", run="zip") == brought, "the same again changes nothing"
+    with pytest.raises(CatalogError, match=r'made in another way: kind is "click" there and "scribble" here.*; choose'):
+        import_prompts(catalog, tmp_path / "clicks.zip", run="zip", kind="scribble")
+    with pytest.raises(CatalogError, match="has a run 'longitudinal-cog' already"):
+        import_prompts(catalog, tmp_path / "clicks.zip", run="longitudinal-cog")
+    assert (catalog / "prompts/run=zip/part-0.parquet").read_bytes() == before
+    import_prompts(catalog, tmp_path / "clicks.zip", run="zip", kind="scribble", overwrite=True)
+    assert (catalog / "prompts/run=zip/part-0.parquet").read_bytes() != before
 
 
 def test_import_prompts__a_damaged_member_costs_its_case_alone(catalog, tmp_path):
@@ -868,9 +864,9 @@ def test_template__of_the_documents_converts_when_it_is_installed(tmp_path, monk
     opened = open_catalog(tmp_path / "c0")
     assert {row["tracer_class"] for row in opened.cases.to_pylist()} == {"PSMA"}
     assert Counter(row["code"] for row in opened.rejected.to_pylist()) == {"MissingChannel": 1, "BadName": 2}
-    from clicksim.audit import check_catalog
+    from clicksim.pipeline import check
 
-    assert check_catalog(opened, read_data=True) == []
+    assert check(tmp_path / "c0", read_data=True) == []
     assert simulate_run(tmp_path / "c0")[1].cases == 2
 
 

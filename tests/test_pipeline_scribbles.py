@@ -117,7 +117,10 @@ def test_scribbles__over_a_catalog_from_the_command_line(catalog, tmp_path):
     assert wrong.exit_code == 2
     assert "only with --label" in wrong.stderr
     assert run("scribbles").exit_code == 2
-    assert "only with --catalog" in run("scribbles", "--label", catalog, "--resume").stderr
+    label = next(catalog.rglob("catalog.json"))
+    assert "only with --catalog, a folder of labels or a sweep: --resume" in run(
+        "scribbles", "--label", label, "--resume"
+    ).stderr.replace("\n", " ")
 
 
 @pytest.mark.real

@@ -26,7 +26,7 @@ from clicksim.phantom import Phantom, make_phantom
 from clicksim.phantom.dicom import SCANNERS, StudyFacts, WrittenStudy, write_study
 from clicksim.phantom.layout_tcia import write_tcia
 from clicksim.phantom.phantom_trees import to_lps
-from clicksim.pipeline import Crew
+from clicksim.pipeline import Crew, check
 from clicksim.pipeline import convert as convert_into
 from clicksim.volumes import Volume, read_image
 from converters.dicom.segmentation import read_seg
@@ -121,7 +121,7 @@ def test_convert__gives_back_the_phantoms_suv_hu_and_mask(
     assert row["suv_warnings"] == []
     assert row["suv_factor"] == pytest.approx(written.suv_factor, rel=1e-8)
     assert row["n_lesions"] == phantom.n_lesions
-    assert check_catalog(catalog, read_data=True) == []
+    assert check(catalog.path, read_data=True) == []
 
 
 @pytest.mark.parametrize("seg", ["sparse", "dcmqi"])

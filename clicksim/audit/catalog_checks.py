@@ -40,7 +40,7 @@ def path_columns() -> list[str]:
     return sorted(names, key=lambda name: name != "label_path")
 
 
-def check_keys(catalog: Catalog) -> Iterator[Finding]:
+def check_case_keys(catalog: Catalog) -> Iterator[Finding]:
     """Each case has a patient and a unique id within its source; each lesion, link and prompt belongs to a case."""
     rows = catalog.cases.select(["case_id", "source", "patient_key"]).to_pylist()
     for row in rows:
@@ -185,7 +185,7 @@ def _fault(check: str, case_id: str | None, detail: str) -> Finding:
     return Finding("error", check, (case_id,) if case_id else (), detail)
 
 
-CHECKS: tuple[Check, ...] = (check_keys, check_files, check_folds, check_codes, check_lesions, check_prompts)
+CHECKS: tuple[Check, ...] = (check_case_keys, check_files, check_folds, check_codes, check_lesions, check_prompts)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -103,6 +103,12 @@ class Commit:
             }
             write_text(work / RECORD, json.dumps(record))
             _carry_out(self.home, record)
+
+    def abandon(self) -> None:
+        """Delete what was staged, unless the commit stands already; a disk that refuses that is left as it is."""
+        if is_settled(self.home):
+            with suppress(OSError):
+                _clear(self.home / WORK)
 
 
 def settle(home: Path) -> None:

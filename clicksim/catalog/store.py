@@ -259,8 +259,12 @@ class Catalog:
         """
         with writing(self.path):
             commit = CatalogCommit(self.path)
-            yield commit
-            commit.finish()
+            try:
+                yield commit
+                commit.finish()
+            except BaseException:
+                commit.abandon()
+                raise
 
     def write_part(self, name: str, part: str, table: "pa.Table") -> Path:
         """Replace one source, run or plan of a table, in a commit of its own; returns its file.

@@ -99,9 +99,7 @@ class Request:
 
         more = {"--preview": self.preview, "--save-config": self.save_config, "--dry-run": self.dry_run}
         alone = {f"--{role}": path for role, path in self.companions.items()}
-        given = [option for option, value in {**alone, "--case-id": self.case_id, **more}.items() if value]
-        if given:
-            raise click.UsageError(f"only with --label: {', '.join(given)}")
+        self._check_effect({**alone, "--case-id": self.case_id, **more}, "only with --label")
         if self.layout != "plain" and self.out is None:
             raise click.UsageError("--format is that of files, and with --catalog only --out DIR writes some")
         if self.run is not None and len(runs) > 1:
@@ -226,6 +224,11 @@ class Request:
 
     def _check(self) -> None:
         """Refuse, before any work, what cannot end well."""
+        self._check_effect({"--source": self.source, "--run": self.run}, "only with --catalog")
+        if not self.many:
+            batch = {"--workers": self.workers, "--scheduler": self.scheduler, "--resume": self.resume}
+            batch["--overwrite"] = self.overwrite
+            self._check_effect(batch, "only with --catalog, a folder of labels or a sweep")
         needs_out = not self.dry_run
         if self.many and needs_out and self.out is None:
             raise click.UsageError("a folder of labels or a sweep needs --out DIR")
@@ -247,6 +250,11 @@ class Request:
         self._check_distinct()
         if self.sweep and self.save_config:
             raise click.UsageError("--save-config is for one run; each run of a sweep writes its settings.toml")
+
+    def _check_effect(self, options: Mapping[str, Any], when: str) -> None:
+        """Refuse options that would change nothing."""
+        if given := [name for name, value in options.items() if value]:
+            raise click.UsageError(f"{when}: {', '.join(given)}")
 
     def _check_out(self) -> None:
         if self.out is None:

@@ -1,4 +1,4 @@
-"""Where guidance is drawn, and what is drawn there: one channel of a buffer, and the voxels of prompts."""
+"""What a drawing function gets: one channel of a buffer, the voxels of the prompts, and the image."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -18,15 +18,15 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class Seeds:
-    """The voxels of one polarity, each with a weight, and the volume that they live in.
+    """The prompt voxels of one polarity, each with a weight, and the volume that they are in.
 
     Attributes:
-        voxels: `(n, 3)` without repetition; of a box its surface, or all of it where values add up.
+        voxels: `(n, 3)` without repetition; for a box its surface, or all of its voxels if the encoding is solid.
         weights: `(n,)`, above 0.
-        boxes: First voxel, last voxel and weight of each box, to be filled.
+        boxes: First voxel, last voxel and weight of each box.
         volume: Shape of the whole volume.
-        spacing: Voxel size in mm, or None.
-        foreground: Their polarity.
+        spacing: Voxel size in mm, or None if unknown.
+        foreground: True for foreground prompts.
     """
 
     voxels: Ints
@@ -37,12 +37,12 @@ class Seeds:
     foreground: bool
 
     def near(self, low: Ints, high: Ints) -> "Seeds":
-        """Those from voxel `low` to before voxel `high`."""
+        """Keep the seeds from voxel `low` up to, not including, voxel `high`."""
         inside = np.all((self.voxels >= low) & (self.voxels < high), axis=1)
         return replace(self, voxels=self.voxels[inside], weights=self.weights[inside])
 
     def by_weight(self) -> list[tuple[float, Ints]]:
-        """The voxels of each weight."""
+        """Group the voxels by weight."""
         return [(float(w), self.voxels[self.weights == w]) for w in np.unique(self.weights)]
 
 
@@ -54,7 +54,7 @@ class ChannelCanvas:
         view: `(I, J, K)` float32.
         origin: The voxel of the volume that is `view[0, 0, 0]`.
         flat: The memory of the whole buffer.
-        base: Where in it the channel begins.
+        base: The index in it at which the channel begins.
     """
 
     view: NDArray[np.float32]
@@ -70,12 +70,12 @@ class ChannelCanvas:
 
     @property
     def shape(self) -> Shape:
-        """Of the channel."""
+        """Shape of the channel."""
         a, b, c = self.view.shape
         return (a, b, c)
 
     def stamp(self, template: NDArray[Any], centre: Sequence[int], seeds: Seeds, *, add: bool = False) -> None:
-        """Paint a template at each seed; `centre` is the cell that comes to lie on it."""
+        """Paint a template at each seed, with its cell `centre` on the seed; keep the larger value, or add."""
         order, strides, shape = self._memory()
         cells = np.ascontiguousarray(template.transpose(order), dtype=np.float32)
         places = np.ascontiguousarray((seeds.voxels - self.origin)[:, order])
@@ -83,14 +83,22 @@ class ChannelCanvas:
         kernels.stamp(self.flat, self.base, strides, shape, cells, middle, places, seeds.weights, add)
 
     def paint(self, starts: Ints, counts: Ints, profiles: Floats, weights: Floats, *, add: bool) -> None:
-        """Paint products of profiles `(n, 3, longest)` that begin at the voxels `starts` of the volume."""
+        """Paint the products of three profiles for each seed.
+
+        Args:
+            starts: `(n, 3)` voxels of the volume at which the profiles begin.
+            counts: `(n, 3)` lengths of the profiles.
+            profiles: `(n, 3, longest)` values along `i, j, k`.
+            weights: `(n,)`.
+            add: Add the values; otherwise the larger one is kept.
+        """
         order, strides, shape = self._memory()
         first = np.ascontiguousarray((starts - self.origin)[:, order])
         lengths, values = np.ascontiguousarray(counts[:, order]), np.ascontiguousarray(profiles[:, order])
         kernels.paint_separable(self.flat, self.base, strides, shape, first, lengths, values, weights, add)
 
     def raise_to(self, values: NDArray[Any], start: Ints) -> None:
-        """Take the larger of what is there and `values`, whose first voxel is `start` of the volume."""
+        """Keep the larger of the present values and `values`, whose first voxel is the voxel `start` of the volume."""
         low = np.maximum(start, self.origin)
         high = np.minimum(start + values.shape, self.origin + self.shape)
         if np.any(low >= high):
@@ -99,12 +107,12 @@ class ChannelCanvas:
         np.maximum(target, values[_box(low - start, high - start)], out=target)
 
     def fill(self, seeds: Seeds) -> None:
-        """Give the inside of boxes their weight."""
+        """Fill each box with its weight."""
         for low, high, weight in seeds.boxes:
             self.raise_to(np.broadcast_to(np.float32(weight), high - low + 1), low)
 
     def _memory(self) -> tuple[list[int], Ints, Ints]:
-        """Axes from the slowest in memory to the fastest, their steps in values, and their lengths."""
+        """The axes from the slowest in memory to the fastest, their steps in values, and their lengths."""
         steps = [step // self.view.itemsize for step in self.view.strides]
         order = sorted(range(3), key=lambda axis: -steps[axis])
         return order, np.array([steps[a] for a in order]), np.array([self.view.shape[a] for a in order])
@@ -112,9 +120,9 @@ class ChannelCanvas:
 
 @dataclass(frozen=True, eq=False)
 class Image:
-    """The image beside the prompts: of the whole volume, or of the patch alone.
+    """The image that an encoding reads: of the whole volume, or of the patch alone.
 
-    Only what is read is known to be finite: a small patch costs no pass over a large image.
+    Only the values that are read are checked, so that a small patch of a large image is cheap.
 
     Attributes:
         array: `(I, J, K)`.
@@ -126,14 +134,14 @@ class Image:
 
     @property
     def stop(self) -> Ints:
-        """The voxel of the volume behind its last one."""
+        """The voxel of the volume after the last one of the image."""
         return self.start + self.array.shape
 
     def box(self, low: Ints, high: Ints) -> tuple[Floats, Ints]:
-        """A float64 copy from voxel `low` to before voxel `high`, cut to the image, and its first voxel.
+        """A float64 copy from voxel `low` up to, not including, `high`, clipped to the image; and its first voxel.
 
         Raises:
-            ImageError: NaN or infinite values there.
+            ImageError: A value there is NaN or infinite.
         """
         first, last = np.maximum(low, self.start), np.minimum(high, self.stop)
         last = np.maximum(first, last)
@@ -144,13 +152,13 @@ class Image:
         """The values at `(n, 3)` voxels of the volume, all inside the image.
 
         Raises:
-            ImageError: NaN or infinite values among them.
+            ImageError: One of them is NaN or infinite.
         """
         return _finite(self.array[tuple((voxels - self.start).T)].astype(np.float64))
 
 
 def find_seeds(prompts: Prompts, *, foreground: bool, weights: Floats, spacing: Spacing | None, solid: bool) -> Seeds:
-    """The voxels of one polarity; where prompts coincide the largest weight stays."""
+    """The voxels of one polarity; where prompts coincide the largest weight is kept."""
     found: dict[tuple[int, int, int], float] = {}
     boxes = []
     for prompt, weight in zip(prompts, weights.tolist(), strict=True):
@@ -169,11 +177,11 @@ def find_seeds(prompts: Prompts, *, foreground: bool, weights: Floats, spacing: 
 
 
 def dense_buffer(out: NDArray[Any] | None, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """A zeroed buffer: the caller's, or a new one.
+    """A buffer of zeros: the caller's, or a new one.
 
     Raises:
-        GeometryError: A buffer of another shape, or with gaps between its values.
-        TypeError: Not a float32 array.
+        GeometryError: The buffer has another shape, or gaps between its values.
+        TypeError: The buffer is not a float32 array.
     """
     if out is None:
         return np.zeros(shape, dtype=np.float32)
@@ -194,18 +202,22 @@ def dense_buffer(out: NDArray[Any] | None, shape: tuple[int, ...]) -> NDArray[np
 
 
 def whole_origin(origin: Sequence[int]) -> Ints:
-    """The voxel at which a patch begins, or a `GeometryError`."""
+    """Check the voxel at which a patch begins.
+
+    Raises:
+        GeometryError: It is not three whole numbers.
+    """
     if len(origin) != 3 or any(int(n) != n for n in origin):
         raise GeometryError(f"a patch begins at three whole voxel indices, got origin {tuple(origin)}")
     return np.array([int(n) for n in origin], dtype=np.int64)
 
 
 def crop_image(image: Any, volume: Shape, shape: Shape, origin: Ints) -> Image:
-    """The image where it belongs, by its shape: the whole volume, or the patch.
+    """Place the image by its shape: it is that of the whole volume, or that of the patch.
 
     Raises:
-        ImageError: Not a real 3-D array.
-        GeometryError: Another shape, or one that could be either.
+        ImageError: It is not a real array with three axes.
+        GeometryError: It has another shape, or one that could be either.
     """
     array = np.asarray(image)
     if array.ndim != 3 or array.dtype.kind not in "buif":
@@ -214,8 +226,8 @@ def crop_image(image: Any, volume: Shape, shape: Shape, origin: Ints) -> Image:
         return Image(array, np.zeros(3, dtype=np.int64))
     if array.shape == shape == volume:
         raise GeometryError(
-            f"the image could be the prompts' volume or the patch, as both have the shape {shape}; crop the prompts to "
-            "the patch, and draw them without origin="
+            f"the image could be the prompts' volume or the patch, since both have the shape {shape}; crop the prompts "
+            "to the patch, and draw them without origin="
         )
     if array.shape != shape:
         raise GeometryError(
@@ -227,7 +239,9 @@ def crop_image(image: Any, volume: Shape, shape: Shape, origin: Ints) -> Image:
 
 def _finite(values: Floats) -> Floats:
     if not np.isfinite(values).all():
-        raise ImageError("the image holds NaN or infinite values near the prompts; guidance on it has no meaning there")
+        raise ImageError(
+            "the image has NaN or infinite values near the prompts, so guidance that reads it is undefined there"
+        )
     return values
 
 

@@ -1,4 +1,4 @@
-"""`encode`: from prompts to channels."""
+"""`encode`: prompts to channels."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -27,33 +27,33 @@ def encode(
 ) -> NDArray[np.float32]:
     """Draw prompts as dense channels: foreground, then background.
 
-    Lengths are in mm on the prompts' own grid; a setting that ends in `_vx` is in voxels by name. Clicks and the
-    voxels of scribbles are points, boxes are solid. Where prompts of one polarity meet, the largest value stays
-    (unless `merge` is `add`), so neither order nor repetition matters. Without prompts a channel is zero.
+    Lengths are in mm on the prompts' own grid; a setting whose name ends in `_vx` is in voxels. Clicks and the voxels
+    of scribbles are points, boxes are solid. Where prompts of one polarity meet, the largest value is kept (unless
+    `merge` is `add`), so neither order nor repetition matters. Without prompts a channel is zero.
 
-    With `origin` only a patch is drawn: it equals the same part of the whole, whatever lies outside, also where it
-    reaches beyond the volume (there the whole would be padded first). Three exceptions: `normalise` looks at the patch
-    alone; a reflecting border mirrors at the volume and leaves zero beyond; an `image` of the patch alone hides what
-    lies outside, so that encodings that read it take no prompts from there: give the whole image where that matters.
+    With `origin` only a patch is drawn. It equals the same part of the whole volume; beyond the volume it equals that
+    of a padded volume. There are three exceptions: `normalise` uses the values of the patch; a reflecting border
+    mirrors at the volume and leaves zero beyond it; with an `image` of the patch alone, encodings that read the image
+    ignore prompts outside the patch, so give the whole image if that matters.
 
     Args:
-        prompts: What is drawn.
-        shape: Of the patch; without `origin` that of the prompts' grid.
-        spacing: In mm, needed where the grid has none; a different one than the grid's is refused.
+        prompts: The prompts to draw.
+        shape: Shape of the patch; without `origin`, that of the prompts' grid.
+        spacing: Voxel size in mm, needed if the grid has none; it must agree with that of the grid.
         encoding: A name of `clicksim.guidance.ENCODINGS` or `PRESETS`; formulas in `clicksim.guidance.encodings`.
-        out: float32 `(2, I, J, K)`, any dense memory; overwritten and returned.
+        out: float32 `(2, I, J, K)`, dense memory in any order of the axes; overwritten and returned.
         origin: The voxel of the prompts' grid at which the patch begins; it may be negative.
-        image: The uptake, for encodings that read one: of the whole volume or of the patch, by its shape.
+        image: The uptake, for encodings that read it; its shape says whether it is that of the volume or of the patch.
         **settings: Settings of the encoding; those of all encodings are `channels`, `decay`, `decay_by`,
             `background`, `normalise` and `threshold`: see `clicksim.guidance.encoding_settings.COMMON`.
 
     Returns:
-        float32 `(2, I, J, K)`; `(1, I, J, K)` where `channels` asks for one signed channel.
+        float32 `(2, I, J, K)`, or `(1, I, J, K)` if `channels` asks for one signed channel.
 
     Raises:
-        SettingError: An unknown encoding or setting, an impossible value, a missing image.
-        GeometryError: A shape, spacing or buffer that does not fit; prompts outside their volume.
-        ImageError: An image that is not real and 3-D, or not finite where the encoding reads it.
+        SettingError: The encoding or a setting is unknown, a value is not allowed, or the image is missing.
+        GeometryError: A shape, the spacing or the buffer does not fit, or a prompt is outside its volume.
+        ImageError: The image is not a real array with three axes, or is not finite where the encoding reads it.
 
     Examples:
         >>> from clicksim import Click, Grid, Prompts
@@ -72,7 +72,7 @@ def encode(
     if not two:
         channels += ChannelCanvas.channels(np.zeros((1, *size), dtype=np.float32), start)
     weights = _weights(prompts, plan)
-    # where values add up a box is all its voxels; elsewhere its surface does, and the inside is filled
+    # where values add up, a box is drawn from all its voxels; elsewhere from its surface, and the inside is filled
     solid = plan.encoding.solid or plan.adds or plan.settings.get("scale") == "sum"
     for canvas, foreground in zip(channels, (True, False), strict=True):
         seeds = find_seeds(prompts, foreground=foreground, weights=weights, spacing=known, solid=solid)
@@ -88,7 +88,7 @@ def encode(
 
 
 def _finish(view: NDArray[np.float32], plan: DrawingPlan) -> None:
-    """Min-max and threshold, as some entries use them."""
+    """Apply min-max and threshold, as some entries do."""
     if plan["normalise"] == "minmax":
         low, high = float(view.min()), float(view.max())
         if high > low:
@@ -99,14 +99,14 @@ def _finish(view: NDArray[np.float32], plan: DrawingPlan) -> None:
 
 
 def _sign(foreground: NDArray[np.float32], background: NDArray[np.float32], plan: DrawingPlan) -> None:
-    """Foreground less background, in the memory of the foreground."""
+    """Subtract the background from the foreground, in the memory of the foreground."""
     if plan["channels"] == "foreground-first":
         background[foreground > 0] = 0.0
     foreground -= background
 
 
 def _weights(prompts: Prompts, plan: DrawingPlan) -> NDArray[np.float64]:
-    """`decay` to the power of a prompt's age: the later rounds or, by prompt, the later prompts."""
+    """`decay` to the power of a prompt's age: the number of later rounds or, by prompt, of later prompts."""
     rounds = np.array([prompt.round for prompt in prompts], dtype=np.int64)
     age = rounds.max(initial=0) - rounds
     if plan["decay_by"] == "prompt":
@@ -120,7 +120,7 @@ def _check_patch(grid: Grid, shape: Sequence[int], origin: Sequence[int] | None)
     if origin is None:
         if size != grid.shape:
             raise GeometryError(
-                f"the prompts live on a volume of shape {grid.shape}, the channels are to have {size}; "
+                f"the volume of the prompts has shape {grid.shape}, the channels are to have shape {size}; "
                 "a patch needs origin=, the voxel at which it begins"
             )
         return size, np.zeros(3, dtype=np.int64)

@@ -1,8 +1,9 @@
-"""The encodings: formula, source and support of each.
+"""The encodings of clicksim: the formula, source and support of each.
 
 Below, `d` is the distance from a voxel to the nearest prompt voxel of the polarity (0 inside a box), in mm, or in
-voxels where the length is given as `_vx`; `w` is the weight of a prompt, 1 without decay. Values are merged by the
-largest `w * value` unless `merge` is `add`. Where a support ends, the cost follows the prompts, not the volume.
+voxels if the length is given as `_vx`; `w` is the weight of a prompt, 1 without decay. Where prompts meet, the largest
+`w * value` is kept unless `merge` is `add`. The cost of an encoding with a finite support depends on the prompts, not
+on the volume.
 """
 
 from collections.abc import Callable, Mapping
@@ -24,17 +25,18 @@ MOST_STAMPED = 8.0
 
 
 def draw_points(canvas: ChannelCanvas, seeds: Seeds, plan: DrawingPlan) -> None:  # noqa: ARG001
-    """1 at the voxels of prompts, 0 elsewhere. Source: autoPET V baseline (its sigma of 0)."""
+    """1 at the voxels of prompts, 0 elsewhere. Source: autoPET V baseline (with its sigma of 0)."""
     canvas.stamp(np.ones((1, 1, 1)), (0, 0, 0), seeds)
 
 
 def draw_gaussian(canvas: ChannelCanvas, seeds: Seeds, plan: DrawingPlan) -> None:
-    """`exp(-d^2 / 2 sigma^2)`, 1 at the prompt; cut off, along each axis, `truncate` sigma away (rounded to voxels).
+    """`exp(-d^2 / 2 sigma^2)`, 1 at the prompt, and 0 beyond `truncate` sigma along each axis (rounded to voxels).
 
-    With `scale="sum"` the values of one prompt sum to 1, as `scipy.ndimage.gaussian_filter` of a single 1 gives them,
-    and with `border="reflect"` what leaves the volume comes back as in its default mode; with `merge="add"` prompts
-    that meet add up, while coinciding ones count once. `profile="integrated"` takes the integral of the Gaussian over
-    each voxel, `(erf((x + 1/2) / sqrt(2) sigma) - erf((x - 1/2) / sqrt(2) sigma)) / 2`.
+    With `scale="sum"` the values of one prompt sum to 1, as `scipy.ndimage.gaussian_filter` of a single 1 gives them.
+    With `border="reflect"` values outside the volume are mirrored into it, as in the filter's default mode. With
+    `merge="add"` the values of prompts that meet add up; prompts on the same voxel count once. `profile="integrated"`
+    takes the integral of the Gaussian over each voxel,
+    `(erf((x + 1/2) / sqrt(2) sigma) - erf((x - 1/2) / sqrt(2) sigma)) / 2`.
     Sources: autoPET IV baseline (sum, reflect, add); MONAI `GaussianFilter` (integrated), as used by SW-FastEdit.
     """
     sigma = np.broadcast_to(plan.voxels("sigma", seeds.spacing), (len(seeds.voxels), 3))
@@ -49,10 +51,10 @@ def draw_ball(canvas: ChannelCanvas, seeds: Seeds, plan: DrawingPlan) -> None:
 
 
 def draw_disk(canvas: ChannelCanvas, seeds: Seeds, plan: DrawingPlan) -> None:
-    """1 where `d <= radius` within the slice of the prompt, across the stored axis `axis`.
+    """1 where `d <= radius` within the slice of the prompt, perpendicular to the stored axis `axis`.
 
-    With `scale="sum"` a disk is divided by its number of voxels, and with `merge="add"` disks add up.
-    Source: autoPET V guidance tutorial, where disks that meet so dim all others after the min-max.
+    With `scale="sum"` a disk is divided by its number of voxels; with `merge="add"` disks add up.
+    Source: autoPET V guidance tutorial, where overlapping disks therefore dim all others after the min-max.
     """
     radius, spacing = plan.length("radius", seeds.spacing)
     template = distance_template(radius, spacing, lambda d: d <= radius, flat=plan["axis"])
@@ -62,11 +64,11 @@ def draw_disk(canvas: ChannelCanvas, seeds: Seeds, plan: DrawingPlan) -> None:
 
 
 def draw_edt_ball(canvas: ChannelCanvas, seeds: Seeds, plan: DrawingPlan) -> None:
-    """Depth inside a ball, divided by its largest: 1 at the prompt, falling to 1/(r+1) or so at the rim.
+    """Depth inside a ball, divided by the largest depth: 1 at the prompt, about 1/(r+1) at the rim.
 
-    In mm the ball is `d <= radius_mm` and depth is in mm; in voxels it is the published one, whose depth is taken to
-    the nearest cell outside the ball within the ball's own box. Unequal or fractional radii in voxels: the ball of
-    the largest is resized (trilinear) to `round(2 r + 1)` cells and cut at 0.5.
+    With `radius_mm` the ball is `d <= radius_mm` and depth is in mm. With `radius_vx` it is the published ball, whose
+    depth is the distance to the nearest cell outside the ball within the ball's own box. For unequal or fractional
+    radii the ball of the largest radius is resized (trilinear) to `round(2 r + 1)` cells and thresholded at 0.5.
     Source: nnInteractive, points; autoPET-interactive with radius 2.
     """
     if "radius_vx" in plan.settings:
@@ -82,7 +84,7 @@ def draw_edt_ball(canvas: ChannelCanvas, seeds: Seeds, plan: DrawingPlan) -> Non
 
 
 def draw_distance(canvas: ChannelCanvas, seeds: Seeds, plan: DrawingPlan) -> None:
-    """`max(0, 1 - d / reach)`: the truncated Euclidean distance, turned so that the prompt is 1.
+    """`max(0, 1 - d / reach)`: the truncated Euclidean distance, inverted so that the prompt is 1.
 
     Source: truncated distance maps of Xu et al., Deep Interactive Object Selection, CVPR 2016.
     """
@@ -91,7 +93,7 @@ def draw_distance(canvas: ChannelCanvas, seeds: Seeds, plan: DrawingPlan) -> Non
 
 
 def draw_exp_distance(canvas: ChannelCanvas, seeds: Seeds, plan: DrawingPlan) -> None:
-    """`exp(-d / fall)`, and 0 beyond `truncate * fall`; infinite for none.
+    """`exp(-d / fall)`, and 0 beyond `truncate * fall`; an infinite `truncate` sets no end.
 
     Source: the exponentiated distance maps compared in Guiding the Guidance (2023).
     """
@@ -101,10 +103,11 @@ def draw_exp_distance(canvas: ChannelCanvas, seeds: Seeds, plan: DrawingPlan) ->
 
 
 def draw_inverse_distance(canvas: ChannelCanvas, seeds: Seeds, plan: DrawingPlan) -> None:
-    """`1 / (d + offset)` in voxels, as published: with min-max and the offset of 1e-6 in effect binary.
+    """`1 / (d + offset)` in voxels, as published; with min-max and an offset of 1e-6 it is in effect binary.
 
     With `inverted` the distance is that of a prompt voxel to the nearest voxel without a prompt, and 0 elsewhere.
-    Source: autoPET V guidance tutorial, on CPU and on GPU. Kept to be recognised; use `distance` or `exp-distance`.
+    Source: autoPET V guidance tutorial, on CPU and on GPU. Kept so that it can be recognised; use `distance` or
+    `exp-distance` instead.
     """
     offset = plan["offset_vx"]
     if plan["inverted"]:
@@ -116,10 +119,10 @@ def draw_inverse_distance(canvas: ChannelCanvas, seeds: Seeds, plan: DrawingPlan
 def draw_adaptive(canvas: ChannelCanvas, seeds: Seeds, plan: DrawingPlan, image: Image) -> None:
     """A Gaussian of peak 1 for each prompt, narrow where the image around it varies.
 
-    `sigma = sigma_max - (sigma_max - sigma_min) * min(1, s / contrast)`, with `s` the standard deviation of the image
-    in the box that reaches `window` from the prompt along each axis, cut to the image.
-    Source of the idea: adaptive heat maps of Guiding the Guidance (2023). The tutorial of autoPET V has its sense
-    inverted between disks and Gaussians, and its narrowest prompts outweigh all others; here every peak is 1.
+    `sigma = sigma_max - (sigma_max - sigma_min) * min(1, s / contrast)`, where `s` is the standard deviation of the
+    image in the box that extends `window` from the prompt along each axis, clipped to the image.
+    Source of the idea: adaptive heat maps of Guiding the Guidance (2023). The tutorial of autoPET V applies it in
+    opposite senses to disks and to Gaussians, and its narrowest prompts outweigh all others; here every peak is 1.
     """
     inside = seeds.near(image.start, image.stop)
     half = np.floor(np.add(plan.voxels("window", seeds.spacing), 1e-9)).astype(np.int64)
@@ -133,9 +136,9 @@ def draw_adaptive(canvas: ChannelCanvas, seeds: Seeds, plan: DrawingPlan, image:
 
 
 def draw_masked(canvas: ChannelCanvas, seeds: Seeds, plan: DrawingPlan, image: Image) -> None:
-    """A Gaussian of peak 1, foreground masked by uptake: 0 where the uptake is below `min(suv, uptake at the prompt)`.
+    """A Gaussian of peak 1; foreground is 0 where the uptake is below `min(suv, uptake at the prompt)`.
 
-    The background is not masked. Source: the third entry of autoPET IV, in one signed channel.
+    Background is not masked. Source: the third entry of autoPET IV, which uses one signed channel.
     """
     sigma = np.broadcast_to(plan.voxels("sigma", seeds.spacing), (len(seeds.voxels), 3))
     if not seeds.foreground:
@@ -157,13 +160,13 @@ def _middle(template: NDArray[np.float64]) -> list[int]:
 
 
 def _paint_gaussians(canvas: ChannelCanvas, seeds: Seeds, sigma: Floats, plan: DrawingPlan) -> None:
-    """Gaussians of `(n, 3)` sigmas in voxels."""
+    """Paint Gaussians with `(n, 3)` sigmas in voxels."""
     starts, counts, profiles = _profiles(seeds, sigma, plan)
     canvas.paint(starts, counts, profiles, seeds.weights, add=plan.adds)
 
 
 def _profiles(seeds: Seeds, sigma: Floats, plan: DrawingPlan) -> tuple[Ints, Ints, Floats]:
-    """Along each axis: the first voxel, the number of values, and the values of each prompt's Gaussian."""
+    """The first voxel, the number of values, and the values of each prompt's Gaussian, along each axis."""
     radius = (plan["truncate"] * sigma + 0.5).astype(np.int64)
     starts, counts = seeds.voxels - radius, 2 * radius + 1
     longest = int(counts.max(initial=1))
@@ -190,7 +193,7 @@ def _bell(steps: Ints, sigma: Floats, profile: str) -> Floats:
 
 
 def _reflected(starts: Ints, weights: Floats, volume: tuple[int, ...]) -> tuple[Ints, Ints, Floats]:
-    """Profiles over the whole axis, with what leaves the volume mirrored at the outer face of the last voxel."""
+    """Profiles over the whole axis; values outside the volume are mirrored at the outer face of the last voxel."""
     folded = np.zeros((len(starts), 3, max(volume)))
     for axis, n in enumerate(volume):
         place = (starts[:, axis, None] + np.arange(weights.shape[2])) % (2 * n)
@@ -213,7 +216,7 @@ def _draw_fall(
     spacing: tuple[float, float, float],
     value: Callable[[Floats], Floats],
 ) -> None:
-    """A value that falls with the distance and ends at `end`: by stamps, or by one distance transform."""
+    """Draw a value that falls with the distance and ends at `end`, by stamps or by one distance transform."""
     cells = np.prod(2.0 * (end / np.array(spacing)) + 1.0) if np.isfinite(end) else np.inf
     if cells * len(seeds.voxels) <= MOST_STAMPED * canvas.view.size:
         template = distance_template(end, spacing, value)
@@ -224,7 +227,7 @@ def _draw_fall(
 
 
 def _distance_to(canvas: ChannelCanvas, voxels: Ints, spacing: tuple[float, float, float]) -> Floats:
-    """The distance to the nearest of some voxels, by one distance transform of the box that holds all of them."""
+    """The distance to the nearest of some voxels, from one distance transform of the box that holds all of them."""
     import edt
 
     low = np.minimum(canvas.origin, voxels.min(axis=0))
@@ -237,7 +240,7 @@ def _distance_to(canvas: ChannelCanvas, voxels: Ints, spacing: tuple[float, floa
 
 
 def _distance_inside(canvas: ChannelCanvas, seeds: Seeds) -> Floats:
-    """For prompt voxels the distance to the nearest voxel without a prompt, 0 elsewhere; in voxels."""
+    """The distance of prompt voxels to the nearest voxel without a prompt, in voxels; 0 elsewhere."""
     from scipy.ndimage import distance_transform_edt
 
     mask = np.zeros(canvas.shape, dtype=bool)

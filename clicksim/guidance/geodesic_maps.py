@@ -9,17 +9,19 @@ from clicksim.guidance.canvas import ChannelCanvas, Floats, Image, Seeds
 from clicksim.guidance.encoding_settings import DrawingPlan
 from clicksim.kernels import geodesic as kernels
 
-MOST_SWEEPS = 100_000  # it ends when nothing changes; no path needs as many turns
+MOST_SWEEPS = 100_000
+"""Sweeps end when nothing changes; no path has that many turns."""
 
 
 def draw_geodesic(canvas: ChannelCanvas, seeds: Seeds, plan: DrawingPlan, image: Image) -> None:
-    """`max(0, 1 - g / reach)`, with `g` the geodesic distance to the nearest prompt.
+    """`max(0, 1 - g / reach)`, where `g` is the geodesic distance to the nearest prompt.
 
     A step from a voxel to one of its 26 neighbours costs
-    `(1 - mix) * length + mix * contrast_mm * |difference of the image|`, and `g` is the cheapest path. `mix` 0 leaves
-    the length of the path along the grid; `contrast_mm` says how many mm a difference of 1 counts as.
-    Sources: Toivanen, New geodesic distance transforms for gray-scale images (1996), the raster scan; Wang et al.,
-    DeepIGeoS (2018), the use as guidance. FastGeodis takes the root of the squares of both terms in place of the sum.
+    `(1 - mix) * length + mix * contrast_mm * |difference of the image|`, and `g` is the cost of the cheapest path. With
+    `mix` 0 it is the length of the path along the grid; `contrast_mm` is the length that a difference of 1 counts as.
+    Sources: Toivanen, New geodesic distance transforms for gray-scale images (1996), for the raster scan; Wang et al.,
+    DeepIGeoS (2018), for its use as guidance. FastGeodis takes the root of the sum of squares of both terms instead of
+    their sum.
     """
     reach, spacing = plan.length("reach", seeds.spacing)
     _draw(canvas, seeds, plan, image, reach, spacing, lambda g: np.maximum(0.0, 1.0 - g / reach))
@@ -37,7 +39,7 @@ def draw_exp_geodesic(canvas: ChannelCanvas, seeds: Seeds, plan: DrawingPlan, im
 def geodesic_distance(
     image: Floats, seeds: np.ndarray, spacing: tuple[float, float, float], *, mix: float, contrast: float, reach: float
 ) -> Floats:
-    """The geodesic distance of every voxel of a box to the nearest seed; infinite beyond `reach`.
+    """The geodesic distance from every voxel of a box to the nearest seed; infinite beyond `reach`.
 
     Args:
         image: `(I, J, K)` float64, C-contiguous.
@@ -59,7 +61,7 @@ def _draw(
     canvas: ChannelCanvas, seeds: Seeds, plan: DrawingPlan, image: Image, reach: float,
     spacing: tuple[float, float, float], value: Callable[[Floats], Floats],
 ) -> None:  # fmt: skip
-    """A path as cheap as `reach` is at most `reach / (1 - mix)` long: what lies farther from the patch is not read."""
+    """Draw from the image around the patch: a path that costs `reach` is at most `reach / (1 - mix)` long."""
     far = np.minimum(reach / (1.0 - plan["mix"]) / np.array(spacing) + 1.0, 1e9).astype(np.int64)
     values, start = image.box(canvas.origin - far, canvas.origin + canvas.shape + far)
     for weight, voxels in seeds.near(start, start + values.shape).by_weight():

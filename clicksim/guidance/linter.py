@@ -1,7 +1,7 @@
 """The guidance linter: what a channel shows, and what is wrong with it.
 
-A faulty channel raises no error: the network trains, only worse. Each check looks at one such fault that somebody
-has published, and gives a verdict with the number that it rests on.
+A faulty channel raises no error: the network trains, but worse. Each check looks for one fault that has been published,
+and gives a verdict with the number that it rests on.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,7 +22,7 @@ from clicksim.prompts import Prompts
 LOW_PEAK, FAINT_PEAK = 0.1, 0.5
 DELTA = 1e-3  # of the peak, one voxel away
 SPIKE = 30.0  # standard deviations
-FAR = 3  # voxels by which a channel may be shifted and is still recognised
+FAR = 3  # largest shift, in voxels, that is recognised
 
 
 def lint(
@@ -32,24 +32,24 @@ def lint(
     spacing: Sequence[float] | None = None,
     origin: Sequence[int] | None = None,
 ) -> list[Finding]:
-    """Check guidance channels against the prompts that they are to show.
+    """Compare guidance channels with the prompts that they should show.
 
-    Checks of each polarity: `finite`, `storage`, `prompts` (lost and clipped), `peak`, `polarity` (inverted, or the
-    other one's), `place` (axes exchanged, mirrored or shifted), `support` in mm, `energy`, `balance` between prompts of
-    a round, `z-score`. Of both together: `overlap`.
+    The checks of each polarity are `finite`, `storage`, `prompts` (lost or clipped), `peak`, `polarity` (inverted or
+    exchanged), `place` (axes exchanged, mirrored or shifted), `support` in mm, `energy`, `balance` between the prompts
+    of a round, and `z-score`. `overlap` checks both together.
 
     Args:
         guidance: `(2, I, J, K)`, foreground and background, or one signed channel, `(1, I, J, K)` or `(I, J, K)`.
-        prompts: What was drawn.
-        spacing: In mm, where the prompts' grid has none.
+        prompts: The prompts that were drawn.
+        spacing: Voxel size in mm, if the prompts' grid has none.
         origin: The voxel of the prompts' grid at which the channels begin.
 
     Returns:
-        One finding per check and channel; `format_lint` makes text of them.
+        One finding per check and channel; `format_lint` formats them.
 
     Raises:
-        GeometryError: Channels that are not on the prompts' grid.
-        ImageError: Channels that are not real numbers.
+        GeometryError: The channels are not on the prompts' grid.
+        ImageError: The channels are not real numbers.
     """
     channels = _channels(guidance)
     start = np.zeros(3, dtype=np.int64) if origin is None else whole_origin(origin)
@@ -72,7 +72,7 @@ def lint(
 
 
 def format_lint(findings: Sequence[Finding]) -> str:
-    """The findings as text, one line each, and at the end the worst severity and the number of faults."""
+    """Format findings as text, one line each, with the worst severity and the number of faults at the end."""
     faults = sum(finding.severity in ("error", "warning") for finding in findings)
     end = f"{faults} of {len(findings)} checks found a fault" if faults else f"no fault in {len(findings)} checks"
     return f"{format_findings(findings)}\nverdict: {worst_severity(findings)}; {end}"
@@ -80,7 +80,7 @@ def format_lint(findings: Sequence[Finding]) -> str:
 
 @dataclass(frozen=True, eq=False)
 class _Side:
-    """One channel with the prompts that it shows and those that it does not."""
+    """One channel with its own prompts and those of the other polarity."""
 
     name: str
     channel: NDArray[Any]
@@ -91,7 +91,7 @@ class _Side:
 
     @cached_property
     def seen(self) -> NDArray[np.bool_]:
-        """Which prompts lie inside the channel."""
+        """Which prompts are inside the channel."""
         return Grid(self.channel.shape).holds(self.voxels)
 
     @cached_property
@@ -106,9 +106,9 @@ class _Side:
 
     @cached_property
     def strong(self) -> NDArray[np.bool_]:
-        """Where the channel reaches half of what it has under its prompts."""
+        """Where the channel reaches half of its value at its prompts."""
         level = float(np.median(self.at_prompts)) if len(self.at_prompts) else 0.0
-        # without values under its prompts a channel is judged by its peak
+        # a channel without values at its prompts is judged by its peak
         level = level if level > 0 else self.peak
         return self.channel >= 0.5 * level if level > 0 else np.zeros(self.channel.shape, dtype=bool)
 
@@ -146,7 +146,7 @@ def _without_prompts(side: _Side) -> Finding:
 
 
 def _prompts(side: _Side) -> Finding:
-    """Prompts outside the channel, without a value, or so near a face that their support is cut."""
+    """Find prompts outside the channel, without a value, or so close to a face that their support is clipped."""
     outside = len(side.voxels) - int(side.seen.sum())
     lost = int(np.count_nonzero(side.at_prompts <= 0))
     whole = len(side.voxels)
@@ -161,7 +161,7 @@ def _prompts(side: _Side) -> Finding:
 
 
 def _storage(side: _Side) -> Finding:
-    """Values that went through 8 bits: a header of a label, taken over with its slope of 1/255."""
+    """Find values that were stored in 8 bits, with the header of a label and its slope of 1/255."""
     levels = np.unique(side.channel.reshape(-1)[:: max(1, side.channel.size // 2_000_000)])
     levels = np.unique(np.concatenate([levels, side.at_prompts]))
     steps = levels * 255
@@ -186,12 +186,12 @@ def _peak(side: _Side) -> Finding:
 
 
 def _polarity(side: _Side) -> Finding:
-    """Low at its own prompts, or high at the others'."""
+    """Find a channel that is low at its own prompts, or high at those of the other polarity."""
     own = float(np.median(side.at_prompts))
     around = float(side.channel.mean())
     if own < around and around > 0.25 * side.peak:
         return side.error(
-            "polarity", f"inverted: {own:.3g} at the prompts and {around:.3g} on average; turn the distance round", own
+            "polarity", f"inverted: {own:.3g} at the prompts and {around:.3g} on average; invert the distance", own
         )
     others = side.others[Grid(side.channel.shape).holds(side.others)]
     theirs = float(np.median(_values(side.channel, others))) if len(others) else 0.0
@@ -203,7 +203,7 @@ def _polarity(side: _Side) -> Finding:
 
 
 def _place(side: _Side) -> Finding:
-    """Whether another order of axes, a mirror or a shift would fit the prompts clearly better."""
+    """Check whether another order of axes, a mirror or a shift would fit the prompts clearly better."""
     voxels = side.voxels[side.seen]
     here = float(side.at_prompts.mean())
     if here < float(side.channel.mean()) and side.strong.mean() > 0.5:
@@ -227,11 +227,11 @@ def _place(side: _Side) -> Finding:
             best, reason = score, f"shifted by {shift} voxels"
     if not reason:
         return side.good("place", "no other order of axes, mirror or shift fits the prompts better", here)
-    return side.error("place", f"the prompts fit better {reason}: {best:.3g} in place of {here:.3g}", here)
+    return side.error("place", f"the prompts fit better {reason}: {best:.3g} instead of {here:.3g}", here)
 
 
 def _support(side: _Side) -> Finding:
-    """How far a prompt reaches: the radius of a ball of the volume at half height, per prompt."""
+    """Measure how far a prompt reaches: the radius of a ball with the volume at half height, per prompt."""
     voxels = np.unique(side.voxels[side.seen], axis=0)
     near = _neighbours(voxels, side.channel.shape)
     beside = float(np.abs(_values(side.channel, near)).max()) if len(near) else 0.0
@@ -241,7 +241,7 @@ def _support(side: _Side) -> Finding:
         if share > 0.5:
             return side.error(
                 "support", f"a delta: {beside:.2g} one voxel from a prompt, though {share:.0%} of the voxels are not "
-                "zero; it is called a distance and holds none", beside,
+                "zero; it is called a distance but is none", beside,
             )  # fmt: skip
         return side.warning("support", "single voxels: a resampling or a pooling layer may lose them", 0.0)
     size = side.spacing or (1.0, 1.0, 1.0)
@@ -254,7 +254,7 @@ def _support(side: _Side) -> Finding:
 
 
 def _energy(side: _Side) -> Finding:
-    """Sum of the values per prompt voxel."""
+    """Sum the values per prompt voxel."""
     energy = float(np.abs(side.channel).sum(dtype=np.float64)) / int(side.seen.sum())
     share = float(side.at_prompts.sum()) / max(float(side.channel.sum(dtype=np.float64)), 1e-300)
     text = f"{energy:.3g} per prompt voxel; {min(share, 1.0):.2g} of it under the prompts"
@@ -262,7 +262,7 @@ def _energy(side: _Side) -> Finding:
 
 
 def _balance(side: _Side) -> Finding:
-    """Whether some prompts of a round outweigh others."""
+    """Check whether some prompts of a round outweigh others."""
     rounds = side.rounds[side.seen]
     ratio = 1.0
     for number in np.unique(rounds):
@@ -275,7 +275,7 @@ def _balance(side: _Side) -> Finding:
 
 
 def _z_score(side: _Side) -> Finding:
-    """What a pipeline that normalises every channel would make of this one."""
+    """Predict what a pipeline that normalises every channel would do to this one."""
     spread = float(side.channel.std(dtype=np.float64))
     if spread == 0:
         return side.error("z-score", "the channel is constant", 0.0)
@@ -292,7 +292,7 @@ CHECKS: tuple[Callable[[_Side], Finding], ...] = (
 
 
 def _overlap(first: _Side, second: _Side) -> Finding:
-    """Voxels that both polarities claim."""
+    """Find voxels that both polarities claim."""
     both = {tuple(v) for v in first.voxels.tolist()} & {tuple(v) for v in second.voxels.tolist()}
     if both:
         names = ", ".join(map(str, sorted(both)[:10]))
@@ -308,7 +308,7 @@ def _overlap(first: _Side, second: _Side) -> Finding:
 
 
 def _channels(guidance: ArrayLike) -> NDArray[Any]:
-    """`(2, I, J, K)`: a signed channel is split."""
+    """The channels as `(2, I, J, K)`; a signed channel is split."""
     array = np.asarray(guidance)
     if array.dtype.kind not in "buif":
         raise ImageError(f"guidance must be real numbers, got {array.dtype}")
@@ -334,13 +334,13 @@ def _values(channel: NDArray[Any], voxels: NDArray[np.int64]) -> NDArray[np.floa
 
 
 def _score(channel: NDArray[Any], voxels: NDArray[np.int64]) -> float:
-    """The mean under some voxels; 0 for those outside."""
+    """The mean value at some voxels; voxels outside count as 0."""
     inside = np.all((voxels >= 0) & (voxels < channel.shape), axis=1)
     return float(_values(channel, voxels[inside]).sum()) / len(voxels)
 
 
 def _neighbours(voxels: NDArray[np.int64], shape: Sequence[int]) -> NDArray[np.int64]:
-    """The 6-neighbours inside the channel that are no prompts themselves."""
+    """The 6-neighbours inside the channel that are not prompts themselves."""
     steps = np.concatenate([np.eye(3, dtype=np.int64), -np.eye(3, dtype=np.int64)])
     around = np.unique((voxels[:, None] + steps).reshape(-1, 3), axis=0)
     around = around[np.all((around >= 0) & (around < shape), axis=1)]

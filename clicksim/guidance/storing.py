@@ -1,4 +1,4 @@
-"""Channels as files, where a user wants files."""
+"""Channels as files."""
 
 from pathlib import Path
 from typing import Any
@@ -14,22 +14,22 @@ from clicksim.volumes import write_image
 def write_channels(prefix: str | Path, channels: NDArray[Any], grid: Grid, *, first: int = 2) -> list[Path]:
     """Write channels as `<prefix>_0002.nii.gz`, `<prefix>_0003.nii.gz`, ...: nnU-Net's naming, after CT and PET.
 
-    Files are float32 with a header of their own. Taking over a label's header would store them in 8 bits: 1 reads
-    back as 1.0000000591, and anything soft has 256 levels.
+    Files are float32 with a header of their own. With the header of a label they would be stored in 8 bits: 1 would be
+    read back as 1.0000000591, and a soft channel would have 256 levels.
 
     Args:
         prefix: Path and name of the case.
         channels: `(C, I, J, K)`.
-        grid: Their lattice, with an affine.
+        grid: The grid of the channels, with an affine.
         first: Number of the first channel.
 
     Returns:
         The files.
 
     Raises:
-        GeometryError: A grid of another shape or without an affine.
-        ImageError: A file that cannot be written.
-        SettingError: A number that is not from 0 to 9999.
+        GeometryError: The grid has another shape or no affine.
+        ImageError: A file cannot be written.
+        SettingError: A number is not from 0 to 9999.
     """
     if channels.ndim != 4 or channels.shape[1:] != grid.shape:
         raise GeometryError(f"channels of shape {channels.shape} do not fit the grid {grid}; allowed: (C, I, J, K)")

@@ -6,19 +6,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-SLACK = 1e-9  # of a voxel: 6 mm are three voxels of 2 mm, whatever the rounding
+SLACK = 1e-9
+"""Tolerance in voxels: 6 mm are three voxels of 2 mm, whatever the rounding."""
 
 
 def distance_template(
     end: float, spacing: Sequence[float], value: Callable[[NDArray[np.float64]], NDArray[Any]], *, flat: int = -1
 ) -> NDArray[np.float64]:
-    """`value` of the distance to the middle cell, in the box that holds all distances up to `end`.
+    """A function of the distance to the middle cell, in the box that holds all distances up to `end`.
 
     Args:
-        end: In the unit of the spacing.
+        end: The largest distance, in the unit of the spacing.
         spacing: Cell size along `i, j, k`.
-        value: Of distances, elementwise.
-        flat: An axis along which the box is one cell.
+        value: The function of the distances, elementwise.
+        flat: An axis along which the box has one cell; -1 for none.
 
     Returns:
         float64, an odd number of cells along each axis.
@@ -32,9 +33,9 @@ def distance_template(
 
 
 def edt_ball_template(ball: NDArray[np.bool_], spacing: Sequence[float]) -> NDArray[np.float64]:
-    """Depth of each cell of a ball below the nearest cell outside it and inside the array, divided by the largest.
+    """The distance from each cell of a ball to the nearest cell of the array outside it, divided by the largest.
 
-    A ball that fills the array has no outside: its cells are all 1.
+    If the ball fills the array, all cells are 1.
     """
     from scipy.ndimage import distance_transform_edt
 
@@ -45,9 +46,9 @@ def edt_ball_template(ball: NDArray[np.bool_], spacing: Sequence[float]) -> NDAr
 
 
 def resized_ball(radii: Sequence[float]) -> NDArray[np.bool_]:
-    """The digital ball of the largest radius, resized to `round(2 r + 1)` cells along each axis and cut at 0.5.
+    """The digital ball of the largest radius, resized to `round(2 r + 1)` cells along each axis, thresholded at 0.5.
 
-    Resizing is trilinear with cell centres at halves; equal whole radii need none.
+    Resizing is trilinear with cell centres at halves; equal whole radii are not resized.
     """
     largest = max(radii)
     steps = np.arange(-largest, largest + 1.0)
@@ -60,7 +61,7 @@ def resized_ball(radii: Sequence[float]) -> NDArray[np.bool_]:
 
 
 def _resized(values: NDArray[np.float64], axis: int, n: int) -> NDArray[np.float64]:
-    """Linear interpolation along one axis; the outer faces stay where they are, beyond the last centre is its value."""
+    """Interpolate linearly along one axis; the outer faces stay, and the last value is kept beyond its centre."""
     old = values.shape[axis]
     if old == n:
         return values

@@ -1,4 +1,4 @@
-"""Trials of a model: does it look at its guidance, and does it do what the clicks say?"""
+"""Trials of a model: whether it uses its guidance, and whether its mask agrees with the clicks."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -27,29 +27,29 @@ def lint_predictor(
     threshold: float = 0.5,
     seed: int = 42,
 ) -> list[Finding]:
-    """Ask a model again with its guidance spoiled, and compare.
+    """Run a model again with altered guidance, and compare the masks.
 
-    Trials: the same again (`repeat`), all channels zero (`zero`), their voxels in a random order (`shuffle`), moved by
-    `shift_mm` along each axis (`shift`), polarities exchanged (`flip`); without background (`background`: a background
-    prompt must not add lesion) and without foreground (`foreground`: a foreground prompt must not remove any). `obeys`
-    says what share of the voxels of clicks and scribbles is predicted as clicked. A change is 1 - Dice of the masks;
-    what `repeat` changes by itself counts as noise.
+    Trials: the same guidance (`repeat`), all channels zero (`zero`), voxels in random order (`shuffle`), guidance moved
+    by `shift_mm` along each axis (`shift`), polarities exchanged (`flip`), without background (`background`: background
+    prompts must not add lesion) and without foreground (`foreground`: foreground prompts must not remove lesion).
+    `obeys` is the share of the voxels of clicks and scribbles that is predicted as clicked. A change is 1 - Dice of
+    the two masks; the change of `repeat` counts as noise.
 
     Args:
-        predict: Takes guidance `(2, I, J, K)` and gives a mask or probabilities `(I, J, K)`; images are its own matter.
-        guidance: As the model knows it, foreground and background, on the prompts' grid.
-        prompts: What the guidance shows.
-        spacing: In mm, where the prompts' grid has none; voxels count as 1 mm where nobody knows.
-        shift_mm: How far guidance is moved, mm; at least a voxel.
+        predict: Takes guidance `(2, I, J, K)` and returns a mask or probabilities `(I, J, K)`; it holds the images.
+        guidance: Foreground and background as the model takes them, on the prompts' grid.
+        prompts: The prompts that the guidance shows.
+        spacing: Voxel size in mm, if the prompts' grid has none; if it is unknown, a voxel counts as 1 mm.
+        shift_mm: How far guidance is moved, in mm; at least one voxel.
         threshold: Probabilities above it are lesion.
-        seed: Of the shuffle.
+        seed: Seed of the shuffle.
 
     Returns:
-        One finding per trial, of the channel `model`.
+        One finding per trial, for the channel `model`.
 
     Raises:
-        GeometryError: Guidance or a prediction of another shape; prompts outside their volume.
-        ImageError: A prediction that is not finite.
+        GeometryError: The guidance or a prediction has another shape, or a prompt is outside its volume.
+        ImageError: A prediction is not finite.
     """
     if guidance.ndim != 4 or guidance.shape != (2, *prompts.grid.shape):
         raise GeometryError(
@@ -91,7 +91,7 @@ def _repeat(noise: float) -> Finding:
 
 
 def _obeys(base: NDArray[np.bool_], prompts: Prompts) -> Finding:
-    """Whether a prompt's own voxel is predicted as clicked; the corners of a box need not be."""
+    """Check that each prompt's voxel is predicted as clicked; the corners of a box need not be."""
     right = [base[v] == prompt.foreground for prompt in prompts if not isinstance(prompt, Box) for v in prompt.voxels]
     if not right:
         return _of_model("note", "obeys", "no clicks or scribbles to obey")
@@ -109,12 +109,12 @@ def _trial(name: str, change: float, noise: float) -> Finding:
     }
     text = f"{words[name]} {change:.1%} of the mask changes"
     if change <= noise:
-        return _of_model("error", name, f"{text}: the model does not look at it", change)
+        return _of_model("error", name, f"{text}: the model does not use it", change)
     return _of_model("warning" if change < noise + 0.001 else "good", name, text, change)
 
 
 def _monotone(name: str, base: NDArray[np.bool_], without: NDArray[np.bool_]) -> Finding:
-    """Foreground prompts may only add, background prompts only remove."""
+    """Check that foreground prompts only add voxels and background prompts only remove them."""
     added, removed = int(np.count_nonzero(base & ~without)), int(np.count_nonzero(without & ~base))
     wrong, right = (removed, added) if name == "foreground" else (added, removed)
     text = f"the {name} prompts add {added} voxels and remove {removed}"
@@ -141,6 +141,6 @@ def _as_mask(answer: Any, shape: tuple[int, ...], threshold: float) -> NDArray[n
         raise GeometryError(f"the prediction has shape {array.shape}, the guidance {shape}")
     if array.dtype.kind == "f":
         if not np.isfinite(array).all():
-            raise ImageError("the prediction holds NaN or infinite values")
+            raise ImageError("the prediction has NaN or infinite values")
         return array > threshold
     return array != 0

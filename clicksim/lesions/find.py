@@ -7,6 +7,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from clicksim.errors import GeometryError, unknown_name
 from clicksim.geometry.arrays import Memory, as_labels, as_mask, flat_view
+from clicksim.geometry.reuse import reusable
 from clicksim.kernels import voxel_runs as run_kernels
 from clicksim.lesions.components import Components, Ints
 
@@ -17,6 +18,7 @@ CONNECTIVITIES = (6, 18, 26)
 DENSE = 20  # one voxel in so many, from which a volume is re-ordered as a whole
 
 
+@reusable
 def find_lesions(
     mask: ArrayLike, *, instances: Instances = "auto", connectivity: int = 26, where: str = ""
 ) -> Components:

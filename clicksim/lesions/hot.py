@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from clicksim.errors import UptakeError, in_case
 from clicksim.geometry.arrays import Memory, as_uptake, flat_view
+from clicksim.geometry.reuse import reusable
 from clicksim.kernels import uptake as uptake_kernels
 from clicksim.kernels import voxel_runs as run_kernels
 from clicksim.lesions.components import Components
@@ -26,6 +27,7 @@ Floats = NDArray[np.float64]
 SAMPLE = 1 << 16  # voxels; the bracket is then within some ten per cent of the wanted tail
 
 
+@reusable
 def hot_voxels(
     uptake: NDArray[Any], lesions: Components, *, percentile: float, suv: float = 0.0, where: str = ""
 ) -> tuple[Memory, Ints]:

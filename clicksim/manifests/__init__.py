@@ -10,7 +10,7 @@ check_manifest    the faults of an export
 
 from clicksim.manifests.export_format import EXPORTS, CaseFiles, ExportedCases, ExportFormat
 from clicksim.manifests.folder import Written
-from clicksim.manifests.manifest_checks import check_manifest, read_record
+from clicksim.manifests.manifest_checks import check_manifest, read_manifest
 from clicksim.manifests.selection import Export, ExportCase, ExportSetup, select
 
 __all__ = [
@@ -23,6 +23,6 @@ __all__ = [
     "ExportedCases",
     "Written",
     "check_manifest",
-    "read_record",
+    "read_manifest",
     "select",
 ]

@@ -27,7 +27,7 @@ def list_files(setup: ExportSetup, case: ExportCase, _folder: Path) -> CaseFiles
     return CaseFiles({}, paths)
 
 
-def finish_tables(done: ExportedCases, commit: Commit) -> list[str]:
+def finish_csv(done: ExportedCases, commit: Commit) -> list[str]:
     """Write `cases.csv`, and `prompts.csv` if a run is exported."""
     rows = [{**case.row, **done.item(case), "name": case.name, "fold": case.fold} for case in done.cases]
     commit.text(CASES, _text(rows, CASE_COLUMNS))
@@ -59,5 +59,5 @@ def _text(rows: Sequence[Mapping[str, Any]], columns: tuple[str, ...]) -> str:
 
 
 FORMAT = ExportFormat(
-    "csv", "Plain tables: cases.csv and prompts.csv.", write_case=list_files, finish=finish_tables, check=check_csv
+    "csv", "Plain tables: cases.csv and prompts.csv.", write_case=list_files, finish=finish_csv, check=check_csv
 )

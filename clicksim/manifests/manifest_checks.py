@@ -17,7 +17,7 @@ DAMAGE = (KeyError, TypeError, ValueError, AttributeError, IndexError, Recursion
 """What reading a file raises that has not the form of the export's own."""
 
 
-def read_record(out: str | Path) -> dict[str, Any]:
+def read_manifest(out: str | Path) -> dict[str, Any]:
     """The record of an export.
 
     Raises:
@@ -53,9 +53,9 @@ def check_manifest(out: str | Path, catalog: Catalog | None = None) -> list[Find
         catalog: The catalog to compare it with; None looks at the export alone.
 
     Raises:
-        CatalogError: As `read_record`.
+        CatalogError: As `read_manifest`.
     """
-    folder, record = Path(out), read_record(out)
+    folder, record = Path(out), read_manifest(out)
     try:
         faults = _compare_record(record, folder, catalog)
     except DAMAGE as error:

@@ -16,7 +16,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -138,14 +138,22 @@ def run_job(job: Job[Result], crew: Crew | None = None, *, resume: bool = False,
             for name, identity in job.expected_records.items():
                 check_record(job.home, name, identity, job.remedy)
         _open_work(job, resume=resume, overwrite=overwrite)
-        parts = _do_units(job, crew, _Origin(job))
+        try:
+            parts = _do_units(job, crew, _Origin(job))
+        except BaseException:
+            _leave_work(job)
+            raise
         tables = _gather(job, parts)
         commit = job.commit(job.home)
-        for part in parts:
-            for name in part.files:
-                commit.move(part.folder / FILES / name, name)
-        result = job.finish(tables, commit, {"job": job.about, **run_facts(started), "workers": crew.workers})
-        commit.finish(done_with=job.folder.name)
+        try:
+            for part in parts:
+                for name in part.files:
+                    commit.move(part.folder / FILES / name, name)
+            result = job.finish(tables, commit, {"job": job.about, **run_facts(started), "workers": crew.workers})
+            commit.finish(done_with=job.folder.name)
+        except BaseException:
+            commit.abandon()
+            raise
         return result
 
 
@@ -281,6 +289,15 @@ def _open_work(job: Job[Any], *, resume: bool, overwrite: bool) -> None:
             raise CatalogError(f"{there}; go on with --resume, or begin anew with {job.anew}")
     make_folder(job.folder)
     write_text(head, json.dumps(job.about, indent=1, sort_keys=True))
+
+
+def _leave_work(job: Job[Any]) -> None:
+    """Delete the work folder where no unit was finished, so that nothing has to be resumed or dropped."""
+    with suppress(OSError):
+        if [path.name for path in job.folder.iterdir()] == [JOB]:
+            (job.folder / JOB).unlink()
+            job.folder.rmdir()
+            job.folder.parent.rmdir()
 
 
 def _identity_of(head: Path) -> Any:

@@ -92,7 +92,7 @@ def import_prompts(
         home=catalog.path,
         identity=identity,
         units=[Unit("files", str(files), (files,))],
-        work=partial(_read_files, _case_rows(catalog), files, kind),
+        work=partial(_read_files, catalog.path, _case_rows(catalog), files, kind),
         finish=partial(_commit_import, catalog, run, about),
         tables={"prompts": table_schema("prompts").empty_table(), "files": _file_schema().empty_table()},
         commit=CatalogCommit,
@@ -113,8 +113,12 @@ def _file_schema() -> "pa.Schema":
     return pa.schema([("name", pa.string()), ("case_id", pa.string()), ("refused", pa.string())])
 
 
-def _read_files(rows: list[dict[str, Any]], files: Path, kind: str, _unit: Unit, _folder: Path) -> Tables:
-    """The prompts of all files, and what became of each file."""
+def _read_files(home: Path, rows: list[dict[str, Any]], files: Path, kind: str, _unit: Unit, _folder: Path) -> Tables:
+    """The prompts of all files, and what became of each file.
+
+    Raises:
+        CatalogError: No file could be taken.
+    """
     import pyarrow as pa
 
     cases = {row["case_id"]: row for row in rows}
@@ -136,11 +140,11 @@ def _read_files(rows: list[dict[str, Any]], files: Path, kind: str, _unit: Unit,
                 refused = f"{name}: {error}"
         listed.append({"name": name, "case_id": case, "refused": refused})
     if not taken:  # refused here, so that no finished work is left behind
-        there = "; ".join(str(row["refused"]) for row in listed[:10] if row["refused"])
-        if there:
-            raise CatalogError(f"no file in {files} could be taken: {there}")
-        names = ", ".join(str(row["name"]) for row in listed[:10]) or "no .json file"
-        raise CatalogError(f"no file in {files} has the name of a case of the catalog; there is: {names}")
+        refusals = [str(row["refused"]) for row in listed if row["refused"]]
+        if refusals:
+            raise CatalogError(f"no file in {files} could be taken: {'; '.join(refusals[:10])}")
+        there = ", ".join(str(row["name"]) for row in listed[:10]) or "no .json file"
+        raise CatalogError(f"no file in {files} has the name of a case of {home}; there is: {there}")
     return {"prompts": pa.concat_tables(tables), "files": pa.Table.from_pylist(listed, _file_schema())}
 
 

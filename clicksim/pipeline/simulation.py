@@ -18,6 +18,7 @@ from clicksim.catalog.schema import rows_to_table, table_schema
 from clicksim.catalog.store import CatalogCommit, check_part
 from clicksim.errors import ClicksimError
 from clicksim.files import PROMPT_ENDINGS, check_space
+from clicksim.geometry.reuse import reusing_results
 from clicksim.pipeline.cases import CaseEntry, catalog_units, folder_units, reason_of
 from clicksim.pipeline.conversion import Summary
 from clicksim.pipeline.job import REMEDY, RENAME, Job, check_record, run_job, with_version, write_record
@@ -270,20 +271,20 @@ def simulate_unit(
     tables, notes = [], []
     for entry in unit.content:
         case: CaseImages | None = None
-        for run_id, run in runs.items():
-            try:
-                case = case or entry.open(catalog, roles)
-                prompts, said = _make(run, case, entry)
-            except ClicksimError as error:
-                rejected.append(
-                    {RUN: run_id, "case_id": entry.case_id, "code": reason_of(error), "message": str(error)}
-                )
-                continue
-            rows = prompts.to_table().replace_schema_metadata(None).cast(table_schema("prompts"))
-            tables.append(rows.append_column(RUN, pa.array([run_id] * len(rows), pa.string())))
-            notes += [{RUN: run_id, "case_id": entry.case_id, "note": note} for note in said]
-            if layout is not None:
-                write_prompt_file(folder / run.folder, prompts, layout, run.table)
+        with reusing_results():
+            for run_id, run in runs.items():
+                about = {RUN: run_id, "case_id": entry.case_id}
+                try:
+                    case = case or entry.open(catalog, roles)
+                    prompts, said = _make(run, case, entry)
+                except ClicksimError as error:
+                    rejected.append({**about, "code": reason_of(error), "message": str(error)})
+                    continue
+                rows = prompts.to_table().replace_schema_metadata(None).cast(table_schema("prompts"))
+                tables.append(rows.append_column(RUN, pa.array([run_id] * len(rows), pa.string())))
+                notes += [{**about, "note": note} for note in said]
+                if layout is not None:
+                    write_prompt_file(folder / run.folder, prompts, layout, run.table)
     found = _empty_tables()
     for name, listed in (("refusals", rejected), ("notes", notes)):
         found[name] = pa.Table.from_pylist(listed, found[name].schema)

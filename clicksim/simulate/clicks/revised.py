@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from clicksim.errors import SettingError, in_case, up_to_ten
 from clicksim.geometry import Spacing
 from clicksim.geometry.arrays import Memory, as_labels, as_uptake
+from clicksim.geometry.reuse import reusable
 from clicksim.lesions import Component, Components, Instances, find_lesions
 from clicksim.lesions.hot import check_finite, hot_voxels, join_voxels, lesion_indices, without
 from clicksim.prompts import Click
@@ -129,8 +130,7 @@ class RevisedCase:
 
     def _clear_of_lesions(self, memory: Memory, indices: Ints) -> Components:
         """Components of the voxels that keep the margin."""
-        near = self._surroundings.near(memory.coordinates(indices), self.settings["margin_mm"])
-        return join_voxels(memory, indices[~near])
+        return clear_components(self.labels, self.spacing, memory, indices, self.settings["margin_mm"])
 
     def _hot_voxels(self, kind: str, uptake: NDArray[Any], lesions: Components) -> tuple[Memory, Ints]:
         suv = self.settings["suv"]
@@ -228,6 +228,15 @@ class RevisedCase:
 
     def _stream(self, *purpose: int | str) -> np.random.Generator:
         return stream(self.seed, self.case_id, *purpose)
+
+
+@reusable
+def clear_components(
+    labels: NDArray[Any], spacing: Spacing, memory: Memory, indices: Ints, margin_mm: float
+) -> Components:
+    """The components of some voxels, without those that lie within a margin of a lesion."""
+    near = Surroundings(labels, spacing).near(memory.coordinates(indices), margin_mm)
+    return join_voxels(memory, indices[~near])
 
 
 def deal(pools: Iterator[Pool], budget: int, *, foreground: bool) -> list[Click]:
