@@ -55,4 +55,6 @@ def test_package__of_the_page_is_found_by_every_command(tmp_path: Path, monkeypa
     for workers in (0, 2):
         done("manifest", "lab-lesions", "catalog", f"out{workers}", "--factor", 2, "--workers", workers)
         assert done("manifest", "check", f"out{workers}", "catalog") == "no findings\n"
-    assert "lab-threshold" in done("rounds", "--catalog", "catalog", "--predictor", "lab-threshold:4", "--out", "rounds")
+    assert "lab-threshold" in done(
+        "rounds", "--catalog", "catalog", "--predictor", "lab-threshold:4", "--out", "rounds"
+    )
