@@ -239,6 +239,16 @@ CHOSEN = {
         "converters.shared.nifti_images.sha256_of",
         "converters.shared.tables.Rejection",
     ),
+    "Your own extensions": (
+        "clicksim.settings.Setting",
+        "clicksim.lesions.components.Component",
+        "clicksim.simulate.scribbles.stroke_strategies.StrokeSection",
+        "clicksim.guidance.canvas.Seeds",
+        "clicksim.guidance.canvas.ChannelCanvas",
+        "clicksim.guidance.canvas.Image",
+        "clicksim.guidance.encoding_settings.DrawingPlan",
+        "clicksim.catalog.commit.Commit",
+    ),
     "Prediction with a trained model": (
         "clickseg.predict.open_session",
         "clickseg.predict.Session",

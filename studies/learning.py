@@ -328,8 +328,8 @@ def _verdict(outcome: StudyOutcome) -> str:
 def _verdict_of_all(outcomes: Sequence[StudyOutcome]) -> str:
     """The linter's verdict on all seeds, as a cell."""
     used = f"guidance is used with {sum(outcome.used for outcome in outcomes)} of {len(outcomes)} seeds"
-    dim = sum(outcome.faults.get("peak bad", 0) > 0 for outcome in outcomes)
-    return f"{used}; its peak is bad with {dim}" if dim else used
+    dim = sum(outcome.faults.get("peak error", 0) > 0 for outcome in outcomes)
+    return f"{used}; the peak is an error with {dim}" if dim else used
 
 
 def _holds(yes: Any) -> str:
