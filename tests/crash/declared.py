@@ -102,7 +102,10 @@ CONVERT = "clicksim convert deep-psma {inputs}/deep-psma catalog"
 CLICKS = "clicksim clicks --catalog catalog --out clicks"
 SLOW = COMMAND.replace("cmd:: ", "cmd:sleep 0.3; : ")
 STORE = "clickseg prepare catalog store --set spacing_mm=18,18,20"
-EVALUATE = "clickseg evaluate model.safetensors catalog out --fold all --protocol autopet-v@2 --set n_rounds=2 --lint 0"
+EVALUATE = (
+    "clickseg evaluate model.safetensors catalog out --fold all --protocol autopet-v@2 --set n_rounds=1 --overlap 0"
+    " --lint 0"
+)
 FOLDER = "clicksim clicks --label {inputs}/fdat/labelsTr --pet {inputs}/fdat/imagesTr --out clicks"
 
 JOBS = (
