@@ -57,6 +57,8 @@ def merge_catalogs(
     if Path(out).resolve() in {Path(part).resolve() for part in parts}:
         raise CatalogError(f"{out} cannot be merged into itself; name a new folder")
     opened = [open_catalog(part) for part in parts]
+    for catalog in opened:
+        catalog.path  # noqa: B018 - one that is read only is refused before anything is made
     runs = join_runs(opened)
     target = create_catalog(out)
     links, copies = _plan_images(target, opened)
@@ -70,7 +72,8 @@ def merge_catalogs(
         commit=CatalogCommit,
         records={},
     )
-    return run_job(job, crew, resume=resume, overwrite=overwrite)
+    run_job(job, crew, resume=resume, overwrite=overwrite)
+    return open_catalog(target.path)
 
 
 def _plan_images(target: Catalog, opened: Sequence[Catalog]) -> tuple[dict[str, Path], list[Unit]]:
@@ -134,7 +137,7 @@ def _commit_merge(
     _tables: Tables,
     commit: CatalogCommit,
     _facts: Mapping[str, Any],
-) -> Catalog:
+) -> None:
     """Write all tables, roots and records, and link the images."""
     for name, file in links.items():
         commit.link(file, name)
@@ -147,7 +150,6 @@ def _commit_merge(
     _merge_sources(commit, opened)
     _merge_roots(commit, target, opened)
     _merge_records(commit, target, opened, runs)
-    return target
 
 
 def _merge_part(
