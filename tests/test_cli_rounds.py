@@ -146,7 +146,6 @@ def test_rounds__are_the_same_for_one_and_four_workers(here):
 
 SLOW = """
 import os, time
-from tests.commands import heed_interrupts
 from clicksim.predictors import ThresholdPredictor
 def predict(case, prompts):
     with open("asked", "a") as log: log.write(f"{case.case_id} {case.round}\\n")
@@ -162,7 +161,7 @@ def start(*args):
     with Path("stderr").open("wb") as heard:
         script = "import sys; from clicksim.cli import main; main()"
         words = [sys.executable, "-c", script, *map(str, args)]
-        return subprocess.Popen(words, stdout=heard, stderr=heard, preexec_fn=heed_interrupts)
+        return subprocess.Popen(words, stdout=heard, stderr=heard, preexec_fn=commands.heed_interrupts)
 
 
 def wait_for(holds, seconds=120):
