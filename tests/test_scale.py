@@ -18,7 +18,7 @@ def source(tmp_path_factory):
 
 @pytest.mark.parametrize("cases", [1, 8, 15])
 def test_write_cases__refuses_a_number_that_no_patients_have(tmp_path, cases):
-    with pytest.raises(ValueError, match=f"not {cases}; take one more"):
+    with pytest.raises(ValueError, match=f"not {cases}; use one more case"):
         scale.write_cases(tmp_path, cases)
 
 
