@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, help="file; docs/benchmarks.md by default, stdout with --only or --quick")
     given = parser.parse_args(arguments)
 
-    from benchmarks.cases import ROOT
+    from benchmarks.bench_data import ROOT
     from benchmarks.result_table import render, write_page
 
     sections = []

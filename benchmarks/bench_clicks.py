@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import rivals
-from benchmarks.cases import BenchCase, all_cases
+from benchmarks.bench_data import BenchCase, all_cases
 from benchmarks.result_table import Section, absent, at_most, faster, show_time
 from benchmarks.timing import Time, measure, once
 from clicksim import simulate_clicks

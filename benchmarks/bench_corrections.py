@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.cases import BenchCase, all_cases, case_a, case_spacing, phantom, show_shape
+from benchmarks.bench_data import BenchCase, all_cases, case_a, case_spacing, phantom, show_shape
 from benchmarks.correction_rivals import Mask, plain_click, plain_iv, plain_scores, plain_scribbles, plain_stroke
 from benchmarks.result_table import HEADER, Section, faster, within
 from benchmarks.rivals import check_equal

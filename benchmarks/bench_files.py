@@ -11,7 +11,7 @@ import numpy as np
 import SimpleITK
 from isal import igzip
 
-from benchmarks.cases import phantom
+from benchmarks.bench_data import phantom
 from benchmarks.result_table import Section, at_most, faster
 from benchmarks.timing import Time, measure
 from clicksim.phantom import Phantom

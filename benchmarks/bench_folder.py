@@ -7,7 +7,7 @@ import time
 from functools import partial
 from pathlib import Path
 
-from benchmarks.cases import phantom
+from benchmarks.bench_data import phantom
 from benchmarks.result_table import Section, at_most
 from benchmarks.timing import Time, measure_clocks
 from clicksim.cli import main

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from benchmarks.cases import all_cases
+from benchmarks.bench_data import all_cases
 from benchmarks.result_table import Section, absent, share
 from benchmarks.timing import peak_above_inputs
 

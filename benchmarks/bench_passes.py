@@ -9,7 +9,7 @@ from unittest import mock
 import numpy as np
 from numba import njit
 
-from benchmarks.cases import BenchCase, all_cases
+from benchmarks.bench_data import BenchCase, all_cases
 from benchmarks.result_table import Section, show_time
 from benchmarks.timing import Clock, measure
 from clicksim import simulate_clicks

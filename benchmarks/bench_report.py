@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.bench_data import case_spacing, phantom
 from benchmarks.browser import BrowserPage, find_browser, open_browser
-from benchmarks.cases import case_spacing, phantom
 from benchmarks.result_table import Section, show_time
 from benchmarks.timing import once
 from clicksim import simulate_clicks

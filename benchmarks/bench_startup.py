@@ -5,7 +5,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.cases import SHAPE_TINY, phantom, show_shape
+from benchmarks.bench_data import SHAPE_TINY, phantom, show_shape
 from benchmarks.result_table import Section, at_most, within
 from benchmarks.timing import time_process
 from clicksim.volumes import write_image

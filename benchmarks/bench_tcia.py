@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pydicom
 
-from benchmarks.cases import ROOT, phantom, show_shape
+from benchmarks.bench_data import ROOT, phantom, show_shape
 from benchmarks.result_table import Section, absent, at_most, share
 from benchmarks.timing import forget_peak, measure, read_status
 from clicksim.catalog.source import Context

@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.bench_data import ROOT, SHAPE_FULL, SHAPE_TINY, SPACING_FULL, SPACING_TINY, show_shape
 from benchmarks.bench_passes import watched
-from benchmarks.cases import ROOT, SHAPE_FULL, SHAPE_TINY, SPACING_FULL, SPACING_TINY, show_shape
 from benchmarks.result_table import Section, machine
 from benchmarks.timing import wait_for_device
 from clickseg.training_settings import ModelSettings, StoreRules, TrainSettings

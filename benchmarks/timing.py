@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchmarks.cases import ROOT, BenchCase
+from benchmarks.bench_data import ROOT, BenchCase
 
 if TYPE_CHECKING:
     import torch

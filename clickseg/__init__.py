@@ -1,4 +1,4 @@
-"""Train and evaluate models that take prompts. All but the help needs PyTorch."""
+"""Train and evaluate models that take prompts. Everything except the help needs PyTorch."""
 
 from clicksim.errors import ClicksimError
 
@@ -9,7 +9,7 @@ def require_torch() -> None:
     """Import PyTorch.
 
     Raises:
-        ClicksimError: It is not installed.
+        ClicksimError: PyTorch is not installed.
     """
     try:
         import torch as _torch  # noqa: F401

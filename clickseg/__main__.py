@@ -1,4 +1,4 @@
-"""`python -m clickseg`, which is what `torchrun -m clickseg` needs."""
+"""Run `python -m clickseg`; `torchrun -m clickseg` needs this file."""
 
 from clickseg.cli import main
 

@@ -1,4 +1,4 @@
-"""`clickseg`: prepare a store, train a model. Results on stdout, progress on stderr, exit code 1 for a refusal."""
+"""`clickseg`: prepare a store, train a model. Results go to stdout, progress to stderr; errors exit with 1."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,7 +22,7 @@ LIST = click.option("--list", "list_only", is_flag=True, help="Show all settings
 
 
 class TorchGroup(Refusing):
-    """A group that says in one line, with exit code 1, that a command needs PyTorch."""
+    """A group that reports missing PyTorch in one line, with exit code 1."""
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
@@ -42,8 +42,8 @@ def main() -> None:
 
     \b
     clickseg prepare catalog store --workers 8        arrays for fast access
-    clickseg train store runs/first                   a model, on a GPU where there is one
-    clickseg train store runs/first --resume          go on after an interruption
+    clickseg train store runs/first                   a model, on a GPU if there is one
+    clickseg train store runs/first --resume          continue after an interruption
     clickseg train --list                             all settings
     clickseg predict model.safetensors --ct ... --out mask.nii.gz
     clickseg evaluate model.safetensors catalog out   interactive rounds, with intervals and curves
@@ -74,9 +74,9 @@ def prepare(
 ) -> None:
     """Make a patch STORE of a CATALOG.
 
-    Each case is turned to the axes R, A, S and resampled to one voxel size; values stay HU and SUV. Cases whose files
-    and rules did not change are not made again. Training takes its folds from a plan of `clicksim catalog folds`. The
-    exit code is 1 when a case was rejected; the reasons are in STORE/rejected.parquet.
+    Each case is reoriented to the axes R, A, S and resampled to one voxel size; values stay HU and SUV. Cases whose
+    files and rules did not change are not prepared again. Training takes its folds from a plan of `clicksim catalog
+    folds`. The exit code is 1 if a case was rejected; the reasons are in STORE/rejected.parquet.
 
     \b
     Examples:
@@ -108,7 +108,7 @@ def prepare(
 @click.argument("store", type=PATH, required=False)
 @click.argument("run", type=PATH, required=False)
 @click.option("--init", type=PATH, help="Start from the weights of this checkpoint, and from its model's settings.")
-@click.option("--resume", is_flag=True, help="Go on from RUN/last.safetensors where it is there.")
+@click.option("--resume", is_flag=True, help="Continue from RUN/last.safetensors if it exists.")
 @SET
 @CONFIG
 @LIST
@@ -123,7 +123,7 @@ def train(
 ) -> None:
     """Train a model on a STORE and write it, its metrics and its curve to the folder RUN.
 
-    On one device, or on several with torchrun. What was killed goes on with --resume, to the same weights.
+    Training runs on one device, or on several with torchrun. --resume continues a killed run, to the same weights.
 
     \b
     Examples:
@@ -164,15 +164,15 @@ for other in (predict, evaluate, container):
 
 
 def say(sentence: str) -> None:
-    """A line on stderr."""
+    """Print a line to stderr."""
     click.echo(f"clickseg: {sentence}", err=True)
 
 
 def gather_settings(pairs: tuple[str, ...], config: Path | None) -> Mapping[str, Any]:
-    """Settings from a TOML file, then from NAME=VALUE.
+    """Read settings from a TOML file, then from NAME=VALUE.
 
     Raises:
-        SettingError: A file that is no TOML.
-        click.UsageError: A pair that is none, or a name twice.
+        SettingError: The file is not TOML.
+        click.UsageError: A text is not NAME=VALUE, or a name is given twice.
     """
     return {**({} if config is None else read_toml(config)), **read_settings(pairs)}

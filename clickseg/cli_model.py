@@ -1,4 +1,4 @@
-"""`clickseg predict`, `evaluate` and `container`: a trained model at work."""
+"""`clickseg predict`, `evaluate` and `container`: commands that use a trained model."""
 
 import shlex
 import time
@@ -21,17 +21,25 @@ FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 MODEL_VARIABLE, CACHE_VARIABLE = "CLICKSEG_MODEL", "CLICKSEG_CACHE"
 SOURCES = click.option("--source", "sources", multiple=True, help="Take this source only; repeatable.")
 DEVICE = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ...")
-OVERLAP = click.option("--overlap", type=Number(0, 0.9), default=0.5, show_default=True, help="Of windows, as a share.")
-MIRROR = click.option("--mirror", default="", metavar="RAS", help="Mirror along these axes and take the mean.")
+OVERLAP = click.option(
+    "--overlap",
+    type=Number(0, 0.9),
+    default=0.5,
+    show_default=True,
+    help="Overlap of neighbouring windows, as a fraction.",
+)
+MIRROR = click.option(
+    "--mirror", default="", metavar="RAS", help="Also predict mirrored along these axes, and take the mean."
+)
 
 
 @click.command()
 @click.argument("model", type=FILE)
 @click.option("--ct", type=FILE, required=True, help="Hounsfield units.")
-@click.option("--pet", type=FILE, help="SUV, on the CT's grid.")
-@click.option("--prompts", type=FILE, help="Prompts as JSON, plain or Grand Challenge; without it there are none.")
+@click.option("--pet", type=FILE, help="PET in SUV, on the CT's grid.")
+@click.option("--prompts", type=FILE, help="Prompts as JSON, plain or Grand Challenge.  [default: no prompts]")
 @click.option("--out", type=PATH, required=True, help="The mask to write, .nii.gz, .nii or .mha.")
-@click.option("--probability", type=PATH, help="Write the probability of a lesion here too.")
+@click.option("--probability", type=PATH, help="Also write the probability of a lesion to this file.")
 @DEVICE
 @OVERLAP
 @MIRROR
@@ -46,9 +54,9 @@ def predict(
     overlap: float,
     mirror: str,
 ) -> None:
-    """Segment one case with a MODEL; the mask lies on the grid of the case.
+    """Segment one case with a MODEL; the mask is on the grid of the case.
 
-    Prompts are shown at once, with the mask that the model gives without them to correct.
+    The model first predicts without prompts; then it gets all prompts at once, to correct that mask.
 
     \b
     Examples:
@@ -89,14 +97,20 @@ def predict(
     "--protocol", "protocols", multiple=True, default=("autopet-iv@2", "autopet-v@2"), show_default=True,
     help="Rule of prompts and scores; repeatable.",
 )  # fmt: skip
-@click.option("--fold", default="auto", show_default=True, help="A number, or all; auto is what the model never saw.")
+@click.option(
+    "--fold", default="auto", show_default=True, help="A number, or all; auto takes the cases that the model never saw."
+)
 @click.option("--folds", metavar="NAME", help="A fold plan of the catalog.  [default: that of the model's store]")
 @SOURCES
-@click.option("--set", "pairs", multiple=True, metavar="NAME=VALUE", help="A setting of the protocols' rounds.")
-@click.option("--seed", type=int, default=42, show_default=True, help="Of all draws, and of the bootstrap.")
+@click.option(
+    "--set", "pairs", multiple=True, metavar="NAME=VALUE", help="A setting of the protocols' rounds; repeatable."
+)
+@click.option("--seed", type=int, default=42, show_default=True, help="Seed of all draws and of the bootstrap.")
 @batch_options(cluster=False)
-@click.option("--keep-predictions", is_flag=True, help="Store the masks of all rounds below OUT.")
-@click.option("--lint", type=click.IntRange(0), default=3, show_default=True, help="Cases on which guidance is tried.")
+@click.option("--keep-predictions", is_flag=True, help="Keep the masks of all rounds below OUT.")
+@click.option(
+    "--lint", type=click.IntRange(0), default=3, show_default=True, help="Cases on which the guidance linter runs."
+)
 @DEVICE
 @OVERLAP
 @MIRROR
@@ -111,7 +125,7 @@ def evaluate(
     workers: int | str,
     **how: Any,
 ) -> None:
-    """Play interactive rounds of a MODEL over a CATALOG, and write tables, summary and curves to OUT.
+    """Play interactive rounds with a MODEL over a CATALOG, and write tables, summary and curves to OUT.
 
     OUT/<protocol>/ has one row for each case and round, one for each lesion and round, means with intervals over all
     cases and by tracer, centre, burden and fold, and the curve; OUT/lint.txt says whether the model uses its guidance.
@@ -134,7 +148,7 @@ def evaluate(
 
 @click.group()
 def container() -> None:
-    """A model as an algorithm of Grand Challenge: run, check, build."""
+    """Run, check and package a model as a Grand Challenge algorithm."""
 
 
 @container.command("run")
@@ -145,10 +159,10 @@ def container() -> None:
 )
 @click.option(
     "--cache", type=PATH, envvar=CACHE_VARIABLE, default=Path("/cache"), show_default=True,
-    help="Folder that lasts over the rounds of a case.",
+    help="Folder that is kept between the rounds of a case.",
 )  # fmt: skip
-@click.option("--no-cache", is_flag=True, help="Work without the mask of the round before.")
-@click.option("--facts", type=PATH, help="Write time and peak memory of this process here, as JSON.")
+@click.option("--no-cache", is_flag=True, help="Ignore the mask of the previous round.")
+@click.option("--facts", type=PATH, help="Write time and peak memory of this process to this file, as JSON.")
 @DEVICE
 @OVERLAP
 @MIRROR
@@ -163,7 +177,7 @@ def container_run(
     overlap: float,
     mirror: str,
 ) -> None:
-    """One round: read the input folder, write the mask to the output folder."""
+    """Run one round: read the input folder, write the mask to the output folder."""
     started = time.perf_counter()
     from clickseg.container.container_round import measure_process, run_round, write_facts
 
@@ -185,11 +199,11 @@ def container_run(
 
 @container.command("check")
 @click.argument("model", type=FILE)
-@click.option("--ct", type=FILE, help="A case of your own; by default a phantom.")
+@click.option("--ct", type=FILE, help="CT of your own case.  [default: a phantom]")
 @click.option("--pet", type=FILE)
 @click.option("--label", type=FILE)
 @click.option("--rounds", type=click.IntRange(1, 20), default=6, show_default=True)
-@click.option("--image", default="", help="Run this container image; by default the entry point in this Python.")
+@click.option("--image", default="", help="Run this container image.  [default: the entry point in this Python]")
 @DEVICE
 @OVERLAP
 @MIRROR
@@ -234,7 +248,7 @@ def container_check(
 @click.argument("model", type=FILE)
 @click.argument("out", type=PATH)
 def container_build(model: Path, out: Path) -> None:
-    """Write the build context of an image to the folder OUT; nothing is built."""
+    """Write the build context of an image to the folder OUT. This does not build the image."""
     from clickseg.container.container_build import TAG, write_context
 
     write_context(model, out)

@@ -1,7 +1,7 @@
-"""Rounds of correction on patches: predict, prompt where it is wrong, predict again, with the model of this moment.
+"""Rounds of correction on patches: predict, prompt in the errors, predict again, with the current model.
 
-What comes back to the host are masks (one byte a voxel) and the table of prompts, through `to_host` and only in
-rounds that are played: the simulator needs them. Nothing else does.
+The simulator needs masks (one byte per voxel) and the table of prompts on the host. They go through `to_host`, and only
+in rounds that are played. Nothing else leaves the device.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,16 +21,16 @@ from clickseg.model.losses import dice
 from clickseg.model.network import Segmenter, finest
 from clicksim.protocols import ProtocolName
 
-THRESHOLD = 0.0  # of a logit: a probability of one half
+THRESHOLD = 0.0  # a logit, for a probability of one half
 
 
 @dataclass(frozen=True)
 class Turn:
-    """What a model is asked.
+    """The input of a prediction.
 
     Attributes:
         points: `(n, 5)` all prompts so far.
-        previous: `(B, 1, I, J, K)` float32; 0 for samples without.
+        previous: `(B, 1, I, J, K)` float32 previous masks; 0 for samples without one.
     """
 
     points: Tensor
@@ -38,7 +38,7 @@ class Turn:
 
 
 def to_host(tensor: Tensor) -> NDArray[Any]:
-    """A copy on the host; the one door by which a training step waits for the device."""
+    """Copy to the host. This is the only call in a training step that waits for the device."""
     return tensor.cpu().numpy()
 
 
@@ -49,17 +49,17 @@ def play_corrections(
     protocol: ProtocolName,
     rounds: Sequence[int] | None = None,
 ) -> Turn:
-    """Play the corrections of a batch; only samples that have rounds left are predicted.
+    """Play the corrections of a batch; only samples with rounds left are predicted.
 
     Args:
-        predict: Channels to logits; called without gradient.
+        predict: Maps channels to logits; called without gradient.
         model: Draws guidance and channels.
-        batch: On the device.
-        protocol: Of corrections.
-        rounds: Of each sample; by default those of its plan.
+        batch: A batch on the device.
+        protocol: Protocol of the corrections.
+        rounds: Number of rounds of each sample; by default that of its plan.
 
     Returns:
-        What the last prediction of each sample is made from.
+        The input of the last prediction of each sample.
     """
     left = [plan.corrections for plan in batch.plans] if rounds is None else list(rounds)
     points, previous = batch.points, torch.zeros_like(batch.label, dtype=torch.float32)
@@ -79,7 +79,7 @@ def play_corrections(
 def score_rounds(
     predict: Callable[[Tensor], Tensor], model: Segmenter, batch: Batch, protocol: ProtocolName, rounds: int
 ) -> NDArray[np.float32]:
-    """`(rounds + 1, B)` Dice of a batch with 0, 1, ... corrections, each from the errors before it."""
+    """Return `(rounds + 1, B)` Dice of a batch after 0, 1, ... corrections."""
     truth, rows = to_host(batch.label)[:, 0], to_host(batch.points)
     turn = Turn(batch.points, torch.zeros_like(batch.label, dtype=torch.float32))
     everyone, scores = list(range(len(batch))), []
@@ -94,7 +94,7 @@ def score_rounds(
 
 
 def ask_model(predict: Callable[[Tensor], Tensor], model: Segmenter, batch: Batch, turn: Turn) -> Tensor:
-    """The mask that a model gives, `(B, 1, I, J, K)` bool, without gradient."""
+    """Return the predicted mask, `(B, 1, I, J, K)` bool, without gradient."""
     with torch.no_grad():
         return finest(predict(channels_of(model, batch, turn))) > THRESHOLD
 
@@ -108,7 +108,7 @@ def prompt_errors(
     number: int,
     protocol: ProtocolName,
 ) -> NDArray[np.int64]:
-    """The table of prompts with one more for each of the samples whose mask has an error left."""
+    """Return the prompts with one more for each sample whose mask still has an error."""
     new = []
     for place, n in enumerate(samples):
         mine = rows[rows[:, 0] == n]
@@ -118,7 +118,7 @@ def prompt_errors(
 
 
 def channels_of(model: Segmenter, batch: Batch, turn: Turn) -> Tensor:
-    """What the network takes for a turn."""
+    """Return the input channels of the network for one round."""
     shape = (int(batch.label.shape[2]), int(batch.label.shape[3]), int(batch.label.shape[4]))
     guidance = model.guidance(turn.points, len(batch), shape, batch.spacing, batch.images[:, 1:], batch.has_pet)
     return model.channels(
@@ -127,7 +127,7 @@ def channels_of(model: Segmenter, batch: Batch, turn: Turn) -> Tensor:
 
 
 def spoil(previous: Tensor, fates: Sequence[tuple[str, NDArray[np.int64]]]) -> Tensor:
-    """Previous masks as a careless tool would hand them on, sample by sample; see `clickseg.data.dataset.FATES`."""
+    """Corrupt the previous mask of each sample as drawn; see `clickseg.data.dataset.FATES`."""
     out = previous.clone()
     for n, (fate, (low, high)) in enumerate(fates):
         box = (slice(n, n + 1), slice(None), *(slice(int(a), int(b)) for a, b in zip(low, high, strict=True)))
@@ -143,7 +143,7 @@ def spoil(previous: Tensor, fates: Sequence[tuple[str, NDArray[np.int64]]]) -> T
 
 
 def select_samples(batch: Batch, samples: Sequence[int]) -> Batch:
-    """Some samples of a batch, without their prompts' table, which the caller renumbers."""
+    """Return some samples of a batch, without the table of prompts, which the caller renumbers."""
     chosen = list(samples)
     return Batch(
         images=batch.images[chosen], has_pet=batch.has_pet[chosen], label=batch.label[chosen], points=batch.points[:0],
@@ -153,7 +153,7 @@ def select_samples(batch: Batch, samples: Sequence[int]) -> Batch:
 
 
 def _rows_for(rows: NDArray[np.int64], samples: Sequence[int]) -> NDArray[np.int64]:
-    """The prompts of some samples, renumbered from 0 in their order."""
+    """Return the prompts of some samples, with samples renumbered from 0 in the given order."""
     parts = []
     for place, n in enumerate(samples):
         part = rows[rows[:, 0] == n].copy()

@@ -1,4 +1,4 @@
-"""Interactive evaluation of a model: the rounds of `clicksim.rounds` with it, and what they come to.
+"""Interactive evaluation of a model: play the rounds of `clicksim.rounds` with it, and summarise the results.
 
     OUT/<protocol>/rounds.parquet      one row per case and round: scores, sizes, failures
                    prompts.parquet     all prompts
@@ -7,11 +7,11 @@
                    summary.json        means with intervals: all cases, by centre, tracer, scanner, burden, fold, lesion
                    curve.png
                    predictions/        <source>/<case>/iter_<round>.nii.gz, if they are kept
-                   runs/evaluate.json  what made the result, and when
-    OUT/lint.txt                       what the guidance linter says of the model
+                   runs/evaluate.json  how and when the result was made
+    OUT/lint.txt                       what the guidance linter reports about the model
 
-A model is scored on patients that it never saw: if the catalog is the one that its store was made from, on the fold
-that its training held out, unless another is named. The folds are those of the plan of the store.
+A model is scored on patients that it never saw. If its store was made from this catalog, that is the fold that its
+training held out, unless another fold is given. The folds are those of the plan of the store.
 """
 
 import shutil
@@ -39,7 +39,7 @@ from clicksim.pipeline.playing import (
     ROLES,
     RoundsRun,
     empty_tables,
-    finish_tables,
+    finish_round_tables,
     play_unit,
     rounds_identity,
     rounds_run_id,
@@ -59,7 +59,7 @@ Key = tuple[str, str]
 
 @dataclass(frozen=True)
 class Cohort:
-    """The patients that a model is played on.
+    """The patients to evaluate a model on.
 
     Attributes:
         units: The patients.
@@ -97,32 +97,32 @@ def evaluate_model(
         catalog_path: The cases.
         out: The folder of the result.
         protocols: Rules of prompts and scores, one run each.
-        fold: A number, `all`, or `auto`.
-        folds: The fold plan of the catalog; by default that of the model's store.
+        fold: A number, `all` or `auto`.
+        folds: Name of a fold plan of the catalog; by default that of the model's store.
         sources: Names of the sources to take; empty for all.
-        settings: Of the protocols' rounds and prompts.
-        options: How the model is asked.
-        seed: Of all draws.
-        crew: Who does the work; by default this process.
-        resume: Take up an interrupted run.
-        overwrite: Replace results that were made in another way.
-        keep_predictions: Store the masks of all rounds.
-        lint: Cases on which the use of guidance is tried.
+        settings: Settings of the protocols' rounds and prompts.
+        options: Options of the prediction.
+        seed: Seed of all draws.
+        crew: Workers; by default this process.
+        resume: Continue an interrupted run.
+        overwrite: Replace results that were made with other settings.
+        keep_predictions: Keep the masks of all rounds.
+        lint: Number of cases on which the guidance linter runs.
 
     Returns:
-        The results on a page.
+        The results as text.
 
     Raises:
-        CheckpointError: No checkpoint.
-        CatalogError: No case to play; as `run_job`.
-        SettingError: An unknown protocol, setting, fold or fold plan.
+        CheckpointError: `model` is not a checkpoint.
+        CatalogError: There is no case to play; also as `run_job`.
+        SettingError: A protocol, setting, fold or fold plan is unknown.
     """
     about = read_about(model)
     catalog, chosen = open_catalog(catalog_path), options or Options()
     cohort = choose_cohort(catalog, about, fold, sources, folds)
     spec = model_spec(model, chosen)
     runs = [RoundsRun(spec, protocol, seed, dict(settings or {})) for protocol in protocols]
-    # an unknown protocol or setting is refused here, before anything is written
+    # an unknown protocol or setting is rejected here, before anything is written
     pages = [cohort.sentence, *dict.fromkeys(note for run in runs for note in run.rules.notes)]
     for run in runs:
         evaluation = _Evaluation(run, catalog, cohort, about, keep_predictions)
@@ -142,16 +142,16 @@ def choose_cohort(
 
     Args:
         catalog: The catalog.
-        about: What the checkpoint says of the model.
-        fold: A number, `all`, or `auto`: the fold that the training held out, if the catalog is the one it was
-            trained on, else all.
+        about: Metadata of the checkpoint.
+        fold: A number, `all` or `auto`. `auto` is the fold that the training held out if the model was trained on
+            this catalog, else all.
         sources: Names of the sources to take; empty for all.
-        folds: A fold plan of the catalog; by default that of the model's store.
+        folds: Name of a fold plan of the catalog; by default that of the model's store.
 
     Raises:
-        CatalogError: There are none.
-        RoundFailure: The name of a source or a case leads out of a folder.
-        SettingError: No such fold or plan.
+        CatalogError: There are no such patients.
+        RoundFailure: The name of a source or a case leads out of its folder.
+        SettingError: The fold or plan does not exist.
     """
     plan = _plan_of(catalog, about, folds)
     fold_of = plan.folds.fold_of
@@ -166,7 +166,7 @@ def choose_cohort(
     if wanted is not None:
         units = with_entries(units, lambda entry: entry if fold_of.get(_key(entry)) == wanted else None)
     for entry in (entry for unit in units for entry in unit.content):
-        check_case_folder(str(entry.facts["source"]))  # masks are in folders of these names, and are deleted there
+        check_case_folder(str(entry.facts["source"]))  # masks are written to, and deleted from, folders of these names
         check_case_folder(entry.case_id)
     if not units:
         raise CatalogError(f"no case of {catalog.home} is in fold {wanted}; --fold all takes every case")
@@ -179,19 +179,19 @@ def choose_cohort(
 
 
 def slug_of(protocol: str) -> str:
-    """The folder of a protocol: `autopet-v@2` gives `autopet-v-2`."""
+    """Return the folder name of a protocol: `autopet-v@2` gives `autopet-v-2`."""
     return protocol.replace("@", "-").replace("#", "-")
 
 
 def play_patient(run: RoundsRun, catalog: Catalog, keep: bool, unit: Unit, folder: Path) -> Tables:
-    """Play the cases of a patient, and measure what became of each lesion. Runs in any process.
+    """Play the cases of a patient, and measure how much of each lesion was found. Runs in any process.
 
     Args:
-        run: What is played.
-        catalog: Where the cases are.
-        keep: Whether the masks of all rounds stay; else they go when lesions are measured.
+        run: The rounds to play.
+        catalog: The catalog of the cases.
+        keep: Whether to keep the masks of all rounds; otherwise they are deleted after lesions are measured.
         unit: The patient.
-        folder: The folder of the part. The masks of each source are apart, since two may use the same name.
+        folder: The folder of the part. Each source has its own folder of masks, since case names may repeat.
     """
     import pyarrow as pa
 
@@ -214,7 +214,7 @@ class _Evaluation:
         self.model = {name: about[name] for name in ("step", "catalog_digest", "model")}
 
     def play(self, folder: Path, crew: Crew | None, *, resume: bool, overwrite: bool) -> str:
-        """Play all patients, and write the result; gives its page."""
+        """Play all patients, write the result, and return it as text."""
         make_folder(folder)
         files = replace(self.catalog, home=self.catalog.path.resolve()) if not self.catalog.read_only else self.catalog
         job = Job(
@@ -229,8 +229,8 @@ class _Evaluation:
         return run_job(job, crew, resume=resume, overwrite=overwrite)
 
     def finish(self, tables: Tables, commit: Commit, facts: Mapping[str, Any]) -> str:
-        """Sum up, and write the folder."""
-        found = finish_tables(self.run, self.units, tables)
+        """Summarise, write the folder, and return the result as text."""
+        found = finish_round_tables(self.run, self.units, tables)
         rows, lesions = found["rounds"].to_pylist(), found["lesions"].to_pylist()
         run_id = rounds_run_id(self.run, self.units)
         summary = {**rounds_summary(self.run, run_id, self.units, found), "trained": self.model}
@@ -256,7 +256,7 @@ def _empty_tables() -> Tables:
 
 
 def _plan_of(catalog: Catalog, about: Mapping[str, Any], name: str | None) -> ChosenFolds:
-    """The fold plan that is asked for, else that of the model's store, else the one that there is."""
+    """Return the named fold plan, else that of the model's store, else the default plan of the catalog."""
     known = str(about["folds"]["plan"])
     if name is None and known in catalog.parts("folds"):
         name = known
@@ -268,7 +268,7 @@ def _key(entry: CaseEntry) -> Key:
 
 
 def _page(summary: Mapping[str, Any]) -> str:
-    """A run in a few lines."""
+    """Summarise a run in a few lines."""
     whole = summary["all"]
     lines = [f"{summary['protocol']}: {whole['cases']} cases of {whole['patients']} patients", *summary_lines(whole)]
     for group in ("tracer", "centre", "burden", "fold"):

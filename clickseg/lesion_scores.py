@@ -1,4 +1,4 @@
-"""What became of each lesion: its volume, and the share of it that each round found."""
+"""Scores of each lesion: its volume, and the fraction of it that each round found."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,13 +15,13 @@ from clicksim.volumes import read_label
 if TYPE_CHECKING:
     import pyarrow as pa
 
-SIZES_ML = (1.0, 10.0)  # lesions are small, medium or large below, between and above
-FOUND = 0.5  # share of a lesion's voxels from which it counts as found
+SIZES_ML = (1.0, 10.0)  # limits between small, medium and large lesions
+FOUND = 0.5  # a lesion counts as found from this fraction of its voxels
 Row = dict[str, Any]
 
 
 def lesion_schema() -> "pa.Schema":
-    """The table of lesions."""
+    """Return the schema of the table of lesions."""
     import pyarrow as pa
 
     number, text = pa.int32(), pa.string()
@@ -30,15 +30,15 @@ def lesion_schema() -> "pa.Schema":
 
 
 def score_lesions(catalog: Catalog, entry: CaseEntry, folder: Path) -> list[Row]:
-    """How much of each lesion of a case each round found.
+    """Measure how much of each lesion of a case each round found.
 
     Args:
-        catalog: Where the case is.
+        catalog: The catalog of the case.
         entry: The case.
-        folder: Its masks, `iter_<round>.nii.gz`; without any there are no rows.
+        folder: Folder of its masks, `iter_<round>.nii.gz`; without masks there are no rows.
 
     Returns:
-        A row for each round and lesion; `lesion` is the catalog's `lesion_index`.
+        One row per round and lesion; `lesion` is the catalog's `lesion_index`.
     """
     files = {int(file.name.removeprefix("iter_").partition(".")[0]): file for file in folder.glob("iter_*.nii.gz")}
     if not files:
@@ -63,7 +63,7 @@ def score_lesions(catalog: Catalog, entry: CaseEntry, folder: Path) -> list[Row]
 
 
 def summarise_lesions(rows: Sequence[Row]) -> Row:
-    """Lesions and the share found, over the rounds, for small, medium and large ones and for all."""
+    """Count lesions and the fraction found in each round, for small, medium, large and all lesions."""
     names = (f"below {SIZES_ML[0]:g} ml", f"{SIZES_ML[0]:g} to {SIZES_ML[1]:g} ml", f"above {SIZES_ML[1]:g} ml")
     summary = {}
     for name in ("all", *names):

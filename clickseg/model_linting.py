@@ -1,4 +1,4 @@
-"""Whether a model uses its guidance: the linter of `clicksim.guidance` on a window around a lesion."""
+"""Check that a model uses its guidance: run the linter of `clicksim.guidance` on a window around a lesion."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,7 +16,7 @@ from clicksim.simulate.clicks.click_rules import simulate_clicks
 
 
 def lint_model(session: Session, catalog: Catalog, units: Sequence[Unit], cases: int, seed: int) -> str:
-    """Whether the model uses its guidance, tried on a window around a lesion of each of some cases."""
+    """Check that the model uses its guidance, on a window around a lesion of each of some cases."""
     texts: list[str] = []
     refused: list[str] = []
     for entry in (entry for unit in units for entry in unit.content):
@@ -33,7 +33,7 @@ def lint_model(session: Session, catalog: Catalog, units: Sequence[Unit], cases:
 
 
 def _lint_case(session: Session, catalog: Catalog, entry: CaseEntry, seed: int) -> list[Finding]:
-    """The findings on one case; none where it has no lesion."""
+    """Return the findings on one case; none if it has no lesion."""
     images = entry.open(catalog, ROLES)
     if "ct" not in images.files or not images.label.array.any():
         return []

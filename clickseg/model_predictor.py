@@ -13,7 +13,7 @@ from clicksim.predictors.spec import PredictorKind, PredictorSpec
 
 
 def model_spec(model: Path, options: object) -> PredictorSpec:
-    """The SPEC of a model that is asked with some `clickseg.predict.Options`."""
+    """Return the SPEC of a model with some `clickseg.predict.Options`."""
     return PredictorSpec("clickseg", str(model), tuple(sorted(vars(options).items())))
 
 

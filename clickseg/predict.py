@@ -1,13 +1,13 @@
-"""Prediction: a session over one case, prompt by prompt, with bounded memory and no work done twice.
+"""Prediction: a session over one case, prompt by prompt, in bounded memory, without repeated work.
 
     session = open_session("run/model.safetensors")
     session.set_case(grid, ct, pet)            # HU and SUV on one grid
     mask = session.prompt(none)                # without prompts
-    mask = session.prompt(new)                 # with some; a turn sees the mask of the turn before
-    mask = session.undo()                      # as if the last turn had not been
+    mask = session.prompt(new)                 # with prompts; each turn sees the mask of the turn before
+    mask = session.undo()                      # take back the last turn
     session.reset()                            # the same case, from the start
 
-What is computed in a turn, and what is kept in memory, stands in `clickseg.model.inference`.
+`clickseg.model.inference` describes what a turn computes and what is kept in memory.
 """
 
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ Mask = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class _Turn:
-    """One exchange: all prompts so far, and what came of them, on the model's grid and on the case's."""
+    """One turn: all prompts so far, and the resulting masks on the model's grid and on the case's."""
 
     items: tuple[Prompt, ...]
     mask: Packed
@@ -43,21 +43,21 @@ class _Turn:
 
 
 class Session:
-    """A model at work on one case; see the module.
+    """A model applied to one case; see the module.
 
     Attributes:
-        model: In evaluation mode.
-        computed: Windows that the last turn gave to the network.
-        progress: Told after each window: done, of all of this turn.
+        model: A model in evaluation mode.
+        computed: Number of windows that the last turn computed.
+        progress: Called after each window with the windows done and the total of this turn.
     """
 
     def __init__(self, model: Segmenter, rules: StoreRules, options: Options | None = None) -> None:
-        """A session without a case.
+        """Open a session without a case.
 
         Args:
-            model: Trained, in evaluation mode, on the device it is to work on.
-            rules: How its training data were put on a grid.
-            options: How it is asked.
+            model: A trained model in evaluation mode, on its device.
+            rules: How its training data were resampled.
+            options: Options of the prediction.
         """
         self.model, self.rules, self.options = model, rules, options or Options()
         self.computed = 0
@@ -66,16 +66,16 @@ class Session:
         self._turns: list[_Turn] = []
 
     def set_case(self, grid: Grid, ct: NDArray[Any] | None, pet: NDArray[Any] | None = None) -> None:
-        """Begin a case; nothing is predicted yet.
+        """Start a case; nothing is predicted yet.
 
         Args:
-            grid: With an affine.
+            grid: The grid of the case, with an affine.
             ct: `(I, J, K)` HU.
-            pet: `(I, J, K)` SUV; None where there is none.
+            pet: `(I, J, K)` SUV, or None.
 
         Raises:
-            GeometryError: A grid without an affine, or images of another shape.
-            ImageError: No CT, or values that are not finite.
+            GeometryError: The grid has no affine, or an image has another shape.
+            ImageError: There is no CT, or values are not finite.
         """
         self.close()
         if ct is None:
@@ -83,18 +83,18 @@ class Session:
         self._case = Inference(self.model, self.rules, self.options, grid, ct, pet)
 
     def prompt(self, new: Prompts, *, previous: Bools | None = None) -> Mask:
-        """Add prompts, and predict. Without new ones the last answer stands, where there is one.
+        """Add prompts and predict. Without new prompts the last answer is returned if there is one.
 
         Args:
-            new: On the case's grid; those of earlier turns are known already.
-            previous: A mask on the model's grid to correct in place of that of the turn before.
+            new: New prompts on the case's grid; those of earlier turns are kept.
+            previous: A mask on the model's grid to correct instead of the mask of the turn before.
 
         Returns:
             `(I, J, K)` 0 and 1, on the case's grid.
 
         Raises:
-            GeometryError: Prompts on another grid or outside the volume.
-            SettingError: Boxes, or no case.
+            GeometryError: Prompts are on another grid or outside the volume.
+            SettingError: A prompt is a box, or there is no case.
         """
         case, turns = self._here(), self._turns
         if turns and not len(new) and previous is None:
@@ -116,7 +116,7 @@ class Session:
         return answer.astype(np.uint8)
 
     def undo(self) -> Mask | None:
-        """Take back the last turn; gives the answer before it, None where there was none.
+        """Take back the last turn; return the answer before it, or None.
 
         Raises:
             SettingError: There is no turn to take back.
@@ -127,11 +127,11 @@ class Session:
         return self._answer() if self._turns else None
 
     def reset(self) -> None:
-        """Take back all turns. What windows said stays known."""
+        """Take back all turns; the outputs of windows are kept."""
         self._turns.clear()
 
     def close(self) -> None:
-        """Forget the case."""
+        """Drop the case."""
         self._case = None
         self._turns.clear()
 
@@ -142,27 +142,27 @@ class Session:
 
     @property
     def shape(self) -> Shape:
-        """Voxels of the case on the model's grid."""
+        """Shape of the case on the model's grid, in voxels."""
         return self._here().windows.shape
 
     @property
     def mask(self) -> Bools | None:
-        """The last mask on the model's grid; a later session may take it as `previous`."""
+        """The last mask on the model's grid; a later session can take it as `previous`."""
         return self._turns[-1].mask.mask() if self._turns else None
 
     def probability(self) -> NDArray[np.float32]:
-        """Of a lesion, of the last windows computed, `(I, J, K)` on the case's grid."""
+        """Return the probability of a lesion in the last answer, `(I, J, K)` on the case's grid."""
         case = self._here()
         return np.asarray(case.frame.back(case.probability()))
 
     def trial(self, prompts: Prompts) -> Trial:
-        """One window around the first prompts of the case, for `clicksim.guidance.lint_predictor`.
+        """Take one window around the first prompt of the case, for `clicksim.guidance.lint_predictor`.
 
         Args:
-            prompts: On the case's grid; those within the window are shown.
+            prompts: Prompts on the case's grid; those within the window are used.
 
         Raises:
-            SettingError: No case, or no prompt.
+            SettingError: There is no case or no prompt.
         """
         return make_trial(self._here(), prompts)
 
@@ -176,10 +176,10 @@ class Session:
 
 
 class RoundsPredictor:
-    """A session as `clicksim.rounds` asks it: with a scan and all its prompts so far.
+    """A session as a predictor of `clicksim.rounds`, called with a scan and all its prompts so far.
 
-    A scan of another name or round 0 begins a case. Prompts that do not go on from those before are shown anew, with
-    nothing to correct.
+    A scan with another name, or round 0, starts a case. Prompts that do not continue the earlier ones restart the case,
+    with no mask to correct.
     """
 
     def __init__(self, session: Session) -> None:
@@ -187,7 +187,7 @@ class RoundsPredictor:
         self._case_id: str | None = None
 
     def __call__(self, case: Any, prompts: Prompts) -> Mask:
-        """The mask, `(I, J, K)` on the scan's grid."""
+        """Return the mask, `(I, J, K)` on the scan's grid."""
         session = self.session
         if case.round == 0 or case.case_id != self._case_id:
             self._case_id = None
@@ -200,17 +200,17 @@ class RoundsPredictor:
         return session.prompt(Prompts(prompts.items[len(known) :], prompts.grid, prompts.case_id))
 
     def finish(self) -> None:
-        """Forget the case."""
+        """Drop the case."""
         self._case_id = None
         self.session.close()
 
 
 def open_session(path: str | Path, options: Options | None = None) -> tuple[Session, dict[str, Any]]:
-    """A session with a trained model, and what its checkpoint says of itself.
+    """Open a session with a trained model; also return the metadata of its checkpoint.
 
     Raises:
-        CheckpointError: No checkpoint, or one that does not fit.
-        SettingError: An unknown device.
+        CheckpointError: There is no checkpoint, or it does not fit.
+        SettingError: The device is unknown.
     """
     chosen = options or Options()
     model, about = load_model(path, choose_device(chosen.device))

@@ -1,4 +1,4 @@
-"""The devices of a run: one by default, several where `torchrun` started this process."""
+"""The devices of a run: one by default, several if `torchrun` started this process."""
 
 import os
 import platform
@@ -14,12 +14,12 @@ from torch.nn.parallel import DistributedDataParallel
 
 @dataclass(frozen=True)
 class ProcessGroup:
-    """This process among all.
+    """This process within the group.
 
     Attributes:
-        rank: Its number, from 0.
-        size: How many there are.
-        device: Where it computes.
+        rank: Number of this process, from 0.
+        size: Number of processes.
+        device: Device of this process.
     """
 
     rank: int
@@ -32,30 +32,30 @@ class ProcessGroup:
         return self.rank == 0
 
     def share(self, model: Any) -> Any:
-        """The model with gradients averaged over all processes."""
+        """Wrap the model so that gradients are averaged over all processes."""
         if self.size == 1:
             return model
         ids = [self.device.index] if self.device.type == "cuda" else None
         return DistributedDataParallel(model, device_ids=ids)
 
     def unshared(self, model: nn.Module) -> AbstractContextManager[Any]:
-        """A while in which gradients are only added up here."""
+        """Accumulate gradients within this process only."""
         return model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()
 
     def sum(self, tensor: Tensor) -> Tensor:
-        """The sum over all processes."""
+        """Return the sum over all processes."""
         total = tensor.clone()
         if self.size > 1:
             distributed.all_reduce(total)
         return total
 
     def wait(self) -> None:
-        """Until all processes are here."""
+        """Wait until all processes arrive here."""
         if self.size > 1:
             distributed.barrier()
 
     def facts(self) -> dict[str, Any]:
-        """What the run ran on."""
+        """Describe the hardware of the run."""
         cuda = self.device.type == "cuda"
         name = torch.cuda.get_device_name(self.device) if cuda else platform.processor() or platform.machine()
         peak = torch.cuda.max_memory_allocated(self.device) if cuda else 0
@@ -63,13 +63,13 @@ class ProcessGroup:
 
 
 def count_cores() -> int:
-    """Cores that this process may use: a container or a job of a cluster may allow fewer than the machine has."""
+    """Count the cores that this process may use; a container or a cluster job may allow fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager
 def join_process_group() -> Iterator[ProcessGroup]:
-    """This process's place; leaves the group at the end where it joined one."""
+    """Join the process group if there is one, and leave it at the end."""
     several = "RANK" in os.environ and "WORLD_SIZE" in os.environ
     cuda = torch.cuda.is_available()
     local = int(os.environ.get("LOCAL_RANK", "0")) if several else 0

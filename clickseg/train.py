@@ -1,16 +1,16 @@
-"""Training, from top to bottom: a store in, a run folder out.
+"""Training: from a store to the folder of a run.
 
     RUN/
-      last.safetensors     weights, optimiser and settings: what a continuation starts from
+      last.safetensors     weights, optimiser and settings, to continue from
       model.safetensors    the finished model
-      metrics.parquet      one row per number: step, name, prompts, value; no wall-clock in it
+      metrics.parquet      one row per number: step, name, prompts, value; no times
       curve.png            loss, and Dice on held-out patches by prompts
       run.json             when, where, how fast
 
-One device by default; several by `torchrun --nproc-per-node N -m clickseg train ...`. A sample depends on the seed and
-its number, every draw is made in the loader, and nothing in a step draws from Torch's generators: so a run that was
-killed and resumed gives the weights of one that was not, to the last bit where the device computes so
-(`deterministic = true`).
+Training uses one device by default, or several with `torchrun --nproc-per-node N -m clickseg train ...`. A sample
+depends only on the seed and its number, the loader makes all draws, and no step uses Torch's generators. So a run that
+was killed and resumed gives the same weights as one that was not; they are bit-identical if the device computes
+deterministically (`deterministic = true`).
 """
 
 import json
@@ -52,7 +52,7 @@ from clicksim.errors import SettingError
 from clicksim.files import check_space, make_folder, write_text
 from clicksim.pipeline.job import run_facts
 
-FINISHED = ("model.safetensors", "run.json")  # what the end leaves, in this order
+FINISHED = ("model.safetensors", "run.json")  # files of a finished run, in the order in which they are written
 Report = Callable[[int, int], None]
 
 
@@ -70,22 +70,22 @@ def train_model(
     """Train a model on a store.
 
     Args:
-        store_path: From `clickseg prepare`.
-        out: The run's folder.
-        model_settings, settings: What to train, and how.
+        store_path: A store from `clickseg prepare`.
+        out: The folder of the run.
+        model_settings, settings: Settings of the model and of the training.
         init: A checkpoint of the same network to start from, such as one trained on CT alone.
-        resume: Go on from `last.safetensors`, where there is one, with the same settings.
-        progress: Told after each step: steps done, of all.
-        say: Told, before the first step, that there is no GPU, nothing to resume, or nothing left to do.
+        resume: Continue from `last.safetensors` if it exists, with the same settings.
+        progress: Called after each step with the steps done and their total.
+        say: Called before the first step if there is no GPU, nothing to resume, or nothing left to do.
 
     Returns:
-        `model.safetensors`.
+        The path of `model.safetensors`.
 
     Raises:
-        SettingError: Settings that cannot be, differ from those of the run that is to go on, or let it diverge.
-        CatalogError: No store.
-        CheckpointError: A checkpoint that does not fit, or a run in `out` without `resume`.
-        StorageError: Too little space is free, from the beginning or later.
+        SettingError: Settings are invalid, differ from those of the run to resume, or let the training diverge.
+        CatalogError: There is no store.
+        CheckpointError: The checkpoint does not fit, or `out` holds a run and `resume` is not set.
+        StorageError: Too little space is free, at the start or later.
     """
     chosen, how, folder = model_settings or ModelSettings(), settings or TrainSettings(), Path(out)
     check_protocols(how)
@@ -110,7 +110,7 @@ def train_model(
 
 
 class TrainingRun:
-    """One training run on one device of a world."""
+    """One training run on one device."""
 
     def __init__(
         self,
@@ -121,7 +121,7 @@ class TrainingRun:
         world: ProcessGroup,
         init: str | Path | None,
     ) -> None:
-        """Everything that the loop needs; nothing is written yet."""
+        """Prepare the loop; nothing is written yet."""
         self.store, self.folder, self.settings, self.world = store, folder, settings, world
         self.cases, self.held_out = store.split(settings.fold)
         self.model = make_model(chosen, settings.seed, world.device)
@@ -141,10 +141,10 @@ class TrainingRun:
         )
         self.loss = make_loss()
         self.metrics = Metrics(folder)
-        self.window = torch.zeros(2, device=world.device)  # sum of losses and their number since the last row
+        self.window = torch.zeros(2, device=world.device)  # sum and number of losses since the last row
 
     def begin(self, *, resume: bool) -> int:
-        """Take up an earlier run, or refuse to overwrite one; returns the first step."""
+        """Continue an earlier run, or refuse to overwrite it; return the first step."""
         last = self.folder / "last.safetensors"
         if self.world.is_first:
             self._check_space(resumed=last.exists())
@@ -155,7 +155,7 @@ class TrainingRun:
             raise CheckpointError(f"{self.folder} holds a run; go on with --resume, or name another folder")
         before = read_about(last)
         check_same_run(before, self.about, where=str(last))
-        self.about |= {name: before[name] for name in ("init", "sources")}  # a parent is not named again
+        self.about |= {name: before[name] for name in ("init", "sources")}  # `init` is not given again on resume
         put_weights(self.model, read_tensors(last, "network"), last)
         put_optimizer(self.optimizer, read_tensors(last, "optimizer"))
         for name, value in read_tensors(last, "average").items():
@@ -167,13 +167,13 @@ class TrainingRun:
         return int(before["step"])
 
     def _check_space(self, *, resumed: bool) -> None:
-        """Refuse a disk that cannot hold the checkpoints: weights, their mean, two moments; then the model."""
+        """Check that the disk can hold the checkpoints (weights, their mean, two moments) and the model."""
         weights, mean = checkpoint_bytes(self.model.weights()), checkpoint_bytes(self.average)
         need = 3 * weights + mean + (0 if resumed else weights + mean)
         check_space(self.folder, need, "checkpoint and model")
 
     def steps(self, first: int) -> Iterator[int]:
-        """The loop. Yields the number of steps done after each."""
+        """Run the loop; yield the number of steps done after each step."""
         settings, world = self.settings, self.world
         per_step = settings.batch * settings.accumulate * world.size
         data = PatchDataset(self.cases, patch_of(self.model), settings, per_step=per_step)
@@ -202,7 +202,7 @@ class TrainingRun:
             yield step + 1
 
     def forward(self, batch: Batch) -> Tensor:
-        """The loss of a batch: augment on the device, play the corrections, predict once more with gradient."""
+        """Return the loss of a batch: augment on the device, play the corrections, predict once more with gradient."""
         batch = augment(batch.to(self.world.device))
         with torch.autocast(self.world.device.type, self.precision, enabled=self.precision is not torch.float32):
             turn = play_corrections(self.predict, self.model, batch, self.settings.correction_protocol)
@@ -211,13 +211,13 @@ class TrainingRun:
         return self.loss(logits, batch.label)
 
     def follow(self) -> None:
-        """Move the running mean of the weights."""
+        """Update the running mean of the weights."""
         if self.average:
             means, weights = list(self.average.values()), list(self.model.weights().values())
             torch._foreach_lerp_(means, weights, 1 - self.settings.average)
 
     def record(self, step: int, rate: float) -> None:
-        """Rows, scores on held-out patches and a checkpoint, each when it is due."""
+        """Record metrics, score held-out patches and save a checkpoint, each when it is due."""
         settings, final = self.settings, step == self.settings.steps
         if step % settings.log_every == 0 or final:
             total, count = self.world.sum(self.window).tolist()
@@ -232,7 +232,7 @@ class TrainingRun:
             self.save(step)
 
     def _check_loss(self, step: int, loss: float) -> None:
-        """Stop a training that has diverged; with float16 the scaler leaves out single steps that overflow."""
+        """Stop if the training has diverged; with float16 the scaler skips single steps that overflow."""
         if not math.isfinite(loss) and not self.scaler.is_enabled():
             raise SettingError(
                 f"the loss is {loss} at step {step}: the training has diverged; start anew with a lower rate than "
@@ -240,7 +240,7 @@ class TrainingRun:
             )
 
     def validate(self) -> list[float]:
-        """Mean Dice on held-out patches with 0, 1, ... prompts, by the running mean of the weights if there is one."""
+        """Return the mean Dice on held-out patches with 0, 1, ... prompts, with averaged weights if there are any."""
         settings = self.settings
         if not self.held_out:
             return []
@@ -259,7 +259,7 @@ class TrainingRun:
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """The model in evaluation mode, with the running mean of its weights for a while."""
+        """Put the model in evaluation mode, with the running mean of its weights, and restore it at the end."""
         own = {name: weight.clone() for name, weight in self.model.weights().items()} if self.average else {}
         if own:
             put_weights(self.model, self.average, "the running mean")
@@ -272,7 +272,7 @@ class TrainingRun:
             self.model.train()
 
     def save(self, step: int) -> None:
-        """Metrics, curve and checkpoint; the checkpoint last, since it says what the others hold."""
+        """Write metrics, curve and checkpoint; the checkpoint comes last, since it records the state of the others."""
         window = self.window.tolist()
         if not self.world.is_first:
             return
@@ -286,7 +286,7 @@ class TrainingRun:
         save_checkpoint(self.folder / "last.safetensors", tensors, about)
 
     def finish(self, started: float, done: int) -> Path:
-        """The finished model, without what only a continuation needs."""
+        """Write the finished model, without the state that only a resumed run needs."""
         target = self.folder / "model.safetensors"
         if self.world.is_first:
             tensors = {"network": self.model.weights(), "average": self.average}
@@ -299,7 +299,7 @@ class TrainingRun:
 
 
 def augment(batch: Batch) -> Batch:
-    """Rotations and scalings of a batch, on its device."""
+    """Rotate and scale a batch on its device."""
     if batch.matrices is None:
         return batch
     images, label, points = warp(batch.images, batch.label, batch.points, batch.matrices)
@@ -307,7 +307,7 @@ def augment(batch: Batch) -> Batch:
 
 
 def learning_rate(step: int, settings: TrainSettings) -> float:
-    """Up in a straight line, then down with half a cosine to 0."""
+    """Return the learning rate: it rises linearly, then falls to 0 along half a cosine."""
     warm = settings.warmup * settings.steps
     if step < warm:
         return settings.rate * (step + 1) / warm if warm >= 1 else settings.rate
@@ -315,10 +315,10 @@ def learning_rate(step: int, settings: TrainSettings) -> float:
 
 
 def choose_precision(name: str, device: torch.device) -> torch.dtype:
-    """The type in which a device multiplies.
+    """Return the type in which a device multiplies.
 
     Raises:
-        SettingError: float16 on a CPU, which has no use for it.
+        SettingError: float16 is wanted on a CPU.
     """
     if name == "auto":
         good = device.type == "cuda" and torch.cuda.is_bf16_supported()
@@ -336,7 +336,7 @@ def describe_run(
     world: ProcessGroup,
     init: str | Path | None,
 ) -> dict[str, Any]:
-    """What a checkpoint says of its run, all of it plain data; a parent's sources stay with its child."""
+    """Describe a run for its checkpoint, as plain data; sources of the `init` checkpoint are included."""
     sources = store.licences(cases)
     parent = None
     if init is not None:
@@ -352,7 +352,7 @@ def describe_run(
 
 
 def check_same_run(before: Mapping[str, Any], now: Mapping[str, Any], *, where: str) -> None:
-    """Raise a `SettingError` that names what a continuation would change."""
+    """Raise a `SettingError` that names what resuming would change."""
     changed = []
     for group in ("model", "train", "rules"):
         changed += changes(before[group], now[group], free=FREE_TO_CHANGE if group == "train" else ())
@@ -368,20 +368,20 @@ def check_same_run(before: Mapping[str, Any], now: Mapping[str, Any], *, where: 
 
 
 def patch_of(model: Segmenter) -> tuple[int, int, int]:
-    """The patch that a model is trained on."""
+    """Return the patch shape that a model is trained on."""
     i, j, k = model.settings.patch
     return (i, j, k)
 
 
 @contextmanager
 def deterministic(wanted: bool) -> Iterator[None]:
-    """Algorithms that give the same bits in every run, for a while."""
+    """Use deterministic algorithms within the block."""
     if not wanted:
         yield
         return
     import os
 
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read by cuBLAS when it is first used
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads this at its first use
     before = (torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark)
     torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.benchmark = False

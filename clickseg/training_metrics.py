@@ -1,4 +1,4 @@
-"""What a run measured: rows of numbers in Parquet, and a picture of them."""
+"""The metrics of a run: rows of numbers in Parquet, and a plot of them."""
 
 import math
 from dataclasses import dataclass, field
@@ -31,11 +31,11 @@ class Metrics:
     rows: list[dict[str, Any]] = field(default_factory=list)
 
     def add(self, step: int, name: str, value: float, prompts: int | None = None) -> None:
-        """One more number."""
+        """Add a number."""
         self.rows.append({"step": step, "name": name, "prompts": prompts, "value": float(value)})
 
     def read(self, last: int) -> None:
-        """Take up the rows of an earlier run up to a step; later ones are measured again."""
+        """Read the rows of an earlier run up to a step; later ones are measured again."""
         import pyarrow.parquet as pq
 
         file = self.folder / "metrics.parquet"
@@ -43,14 +43,14 @@ class Metrics:
         self.rows = [row for row in rows if row["step"] <= last]
 
     def table(self) -> "pa.Table":
-        """The rows as Arrow."""
+        """Return the rows as an Arrow table."""
         import pyarrow as pa
 
         columns = [("step", pa.int64()), ("name", pa.string()), ("prompts", pa.int32()), ("value", pa.float64())]
         return pa.Table.from_pylist(self.rows, pa.schema(columns))
 
     def write(self) -> None:
-        """Rows and curve, each complete or not at all."""
+        """Write rows and curve; each file is complete or missing."""
         import pyarrow.parquet as pq
 
         with replacing(self.folder / "metrics.parquet") as temporary:
@@ -59,7 +59,7 @@ class Metrics:
 
 
 def draw_curve(rows: list[dict[str, Any]], file: Path) -> None:
-    """Loss above, Dice on held-out patches by number of prompts below, both over steps."""
+    """Plot the loss (top) and Dice on held-out patches by number of prompts (bottom), both over steps."""
     from PIL import Image, ImageDraw
 
     rows = [row for row in rows if math.isfinite(row["value"])]  # a loss in float16 may overflow
@@ -83,7 +83,7 @@ def draw_curve(rows: list[dict[str, Any]], file: Path) -> None:
 
 
 def _draw_plot(pen: "ImageDraw", top: int, title: str, lines: dict[str, list[Point]], last: int) -> None:
-    """One plot below `top`, its lines named in their ink beside the title."""
+    """Draw one plot below `top`, with the line names in colour next to the title."""
     from PIL import ImageFont
 
     n, font = SUPERSAMPLE, ImageFont.load_default(size=12 * SUPERSAMPLE)
@@ -118,7 +118,7 @@ def _draw_plot(pen: "ImageDraw", top: int, title: str, lines: dict[str, list[Poi
 
 
 def _tick(most: float) -> float:
-    """The distance between grid lines, of which `TICKS` reach the highest value: 1, 2, 2.5, 5 times a power of ten."""
+    """Return the distance between grid lines, at most `TICKS` of them: 1, 2, 2.5 or 5 times a power of ten."""
     least = max(most, 1e-9) / TICKS
     power = 10.0 ** math.floor(math.log10(least))
     return next(share * power for share in (1, 2, 2.5, 5, 10) if share * power >= least * (1 - 1e-9))

@@ -1,6 +1,6 @@
-"""Every setting of the store, the model and the training, declared once: default, range, meaning.
+"""All settings of the store, the model and the training: default, range, meaning.
 
-Three frozen groups. They are written into the store and into each checkpoint, so that a model always knows how its
+There are three frozen groups. They are written to the store and to each checkpoint, so that a model records how its
 data were made. On the command line a setting is `--set name=value` or a line of a TOML file.
 
 The settings of the encoding follow its name: `encoding = "ball"` with `encoding_radius_mm = 4`. Any encoding that is
@@ -24,14 +24,14 @@ LAWS = ("uniform", "log", "u-shape")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 STROKES = ("centerline", "random", "boundary")
 PREFIX = "encoding_"
-"""What the names of the encoding's own settings begin with."""
+"""Prefix of the names of the encoding's own settings."""
 FIXED = ("channels", "decay", "decay_by")
-"""Settings of encodings that a model does not have: it takes two channels and does not know the age of a prompt."""
+"""Encoding settings that a model does not support: it takes two channels and does not know the age of a prompt."""
 KINDS = {bool: "bool", int: "int", float: "float", str: "str"}
 
 
 def _setting(default: Any, meaning: str, **limits: Any) -> Any:
-    """A field that is declared as a `Setting`; the default of a list gives its length, unless it is of words."""
+    """Declare a field as a `Setting`; the default of a list sets its length, unless it is a list of words."""
     if isinstance(default, tuple):
         kind = "words" if isinstance(default[0], str) else "ints" if isinstance(default[0], int) else "floats"
         length = None if kind == "words" else len(default)
@@ -43,7 +43,7 @@ def _setting(default: Any, meaning: str, **limits: Any) -> Any:
 
 @dataclass(frozen=True)
 class _Group:
-    """Settings that belong together; checked when made."""
+    """A group of settings, checked when it is made."""
 
     def __post_init__(self) -> None:
         for name, setting in self.declared().items():
@@ -52,22 +52,22 @@ class _Group:
 
     @classmethod
     def declared(cls) -> dict[str, Setting]:
-        """The declarations by name."""
+        """Return the declarations by name."""
         return {item.name: item.metadata["setting"] for item in fields(cls) if "setting" in item.metadata}
 
     @classmethod
     def listed(cls) -> dict[str, Setting]:
-        """The settings to show to a user."""
+        """Return the settings to show to a user."""
         return cls.declared()
 
     @classmethod
     def takes(cls, name: str) -> bool:
-        """Whether the group has a setting of this name."""
+        """Check whether the group has a setting of this name."""
         return name in cls.declared()
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Self:
-        """The group with these values, and the defaults of the others.
+        """Make the group with these values, and defaults for the others.
 
         Raises:
             SettingError: A name is unknown, or a value is not allowed.
@@ -76,18 +76,18 @@ class _Group:
         return cls(**values)
 
     def but(self, **values: Any) -> Self:
-        """The same with other values."""
+        """Return a copy with other values."""
         return replace(self, **values)
 
     def plain(self) -> dict[str, Any]:
-        """The values as JSON holds them."""
+        """Return the values as plain data for JSON."""
         values = {name: getattr(self, name) for name in self.declared()}
         return {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()}
 
 
 @dataclass(frozen=True)
 class StoreRules(_Group):
-    """How cases become arrays of the patch store. A change of any of them makes all arrays anew."""
+    """How cases become arrays of the patch store. If any of them changes, all arrays are made again."""
 
     spacing_mm: tuple[float, ...] = _setting(
         (2.0, 2.0, 3.0), "voxel size along R, A, S; empty keeps that of each case", low=0.1, high=100,
@@ -134,10 +134,10 @@ def _plan_for_model(name: str, given: Mapping[str, Any]) -> DrawingPlan:
 
 @dataclass(frozen=True)
 class ModelSettings(_Group):
-    """What a network is and what it expects; part of every checkpoint.
+    """Structure and inputs of a network; part of every checkpoint.
 
     Attributes:
-        encoding_settings: The settings of the encoding, by their own names.
+        encoding_settings: The settings of the encoding, by their names without the prefix.
     """
 
     size: str = _setting("medium", "size of the network", choices=SIZES)
@@ -165,31 +165,31 @@ class ModelSettings(_Group):
 
     @classmethod
     def listed(cls) -> dict[str, Setting]:
-        """The settings to show to a user, with those of the default encoding."""
+        """Return the settings to show to a user, with those of the default encoding."""
         declared = cls.declared()
         drawn = ENCODINGS.find(declared["encoding"].default).settings
         return declared | {f"{PREFIX}{name}": setting for name, setting in drawn.items()}
 
     @classmethod
     def takes(cls, name: str) -> bool:
-        """Whether it is a setting of the model, or may be one of its encoding."""
+        """Check whether a name is a setting of the model, or may be one of its encoding."""
         return super().takes(name) or name.startswith(PREFIX)
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Self:
-        """The settings with these values, those of the encoding as `encoding_<setting>`; see `_Group.of`."""
+        """Make the settings with these values, those of the encoding as `encoding_<setting>`; see `_Group.of`."""
         _refuse_unknown(values, cls)
         own = {name: value for name, value in values.items() if name in cls.declared()}
         drawn = {name.removeprefix(PREFIX): value for name, value in values.items() if name not in own}
         return cls(**own, encoding_settings=drawn)
 
     def plain(self) -> dict[str, Any]:
-        """The values as JSON holds them; those of the encoding as `encoding_<setting>`."""
+        """Return the values as plain data for JSON; those of the encoding as `encoding_<setting>`."""
         drawn = {name: list(v) if isinstance(v, tuple) else v for name, v in self.encoding_settings.items()}
         return super().plain() | {f"{PREFIX}{name}": value for name, value in drawn.items()}
 
     def inherit(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """These settings as plain data, with other values on top; a new encoding brings its own defaults."""
+        """Return these settings as plain data, with other values on top; a new encoding starts with its defaults."""
         kept = self.plain()
         if values.get("encoding", self.encoding) != self.encoding:
             kept = {name: value for name, value in kept.items() if not name.startswith(PREFIX)}
@@ -197,7 +197,7 @@ class ModelSettings(_Group):
 
     @property
     def plan(self) -> DrawingPlan:
-        """How prompts are drawn."""
+        """The encoding of prompts, with its settings."""
         return plan_encoding(self.encoding, self.encoding_settings)
 
 
@@ -277,7 +277,7 @@ class TrainSettings(_Group):
     def __post_init__(self) -> None:
         protocols = {name: getattr(self, name) for name in ("click_protocol", "correction_protocol")}
         for name, value in protocols.items():
-            # a file is kept as its content, since it may change while the training runs
+            # keep the content of a file, since the file may change during training
             if isinstance(value, Mapping) or str(value).endswith(FILE_ENDING):
                 protocols[name] = load_protocol(value).content
                 object.__setattr__(self, name, TrainSettings.declared()[name].default)
@@ -293,11 +293,11 @@ class TrainSettings(_Group):
 
 
 FREE_TO_CHANGE = ("workers", "save_every", "compiled")
-"""Settings that may differ between a run and its continuation: they change its speed, and at most the last bits."""
+"""Settings that may change when a run is resumed: they affect its speed, and at most the last bits."""
 
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any], *, free: Collection[str] = ()) -> list[str]:
-    """Describe what differs between the values of two groups, one phrase for each setting that must not change."""
+    """Describe the differences between two groups, one phrase for each setting that must not change."""
     return [
         f"{name} was {before.get(name)!r}, is {now.get(name)!r}"
         for name in {**now, **before}
@@ -316,7 +316,7 @@ def split(values: Mapping[str, Any], *groups: type[_Group]) -> list[dict[str, An
 
 
 def describe_groups(*groups: type[_Group]) -> str:
-    """All settings of some groups with default and meaning, one to a line."""
+    """List all settings of some groups with default and meaning, one per line."""
     return "\n".join(line for group in groups for line in _describe_group(group))
 
 

@@ -1,11 +1,11 @@
-"""Scores of a prediction against the truth, and of a curve over rounds, under named rules for empty cases.
+"""Scores of a prediction and of a curve over rounds, with named rules for empty cases.
 
-All overlap scores come from the runs of both masks: one pass over each, and a cost that follows the lesions
-after that. Sources: the evaluation scripts of autoPET IV and V.
+All overlap scores are computed from the runs of both masks: after one pass over each mask, the cost depends on the
+lesions. Sources: the evaluation scripts of autoPET IV and V.
 
     dice      2 |P ∩ G| / (|P| + |G|)
-    fpv, fnv  volume of the predicted components that no lesion touches, and of the lesions that no prediction does
-    dmm       lesion F1: a lesion is found where some predicted component has an IoU of at least 0.1 with it
+    fpv, fnv  volume of predicted components without any lesion voxel, and of lesions without any predicted voxel
+    dmm       lesion F1: a lesion is found if some predicted component has an IoU of at least 0.1 with it
 """
 
 import math
@@ -31,20 +31,20 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 MOST_LESIONS = 10_000_000
-FLOAT32 = 1e-6  # relative; what distances in float32 lose, so that one of exactly the tolerance is within it
+FLOAT32 = 1e-6  # relative rounding error of float32 distances: a distance equal to the tolerance counts as within
 
 
 @dataclass(frozen=True)
 class Scores:
-    """The scores of one prediction. NaN where a rule leaves a score undefined.
+    """The scores of one prediction. A score that the rule leaves undefined is NaN.
 
     Attributes:
         dice: Overlap of the masks.
         dmm: Lesion F1 of this case.
         tp, fp, fn: Lesions found, predicted components that match no lesion, lesions not found.
         fpv_ml, fnv_ml: Volume of components and lesions without any overlap; NaN without a spacing.
-        n_truth, n_predicted: Lesions, and predicted components.
-        truth_voxels, predicted_voxels, common_voxels: Sizes of the masks and of what they share.
+        n_truth, n_predicted: Number of lesions and of predicted components.
+        truth_voxels, predicted_voxels, common_voxels: Sizes of the masks and of their overlap.
         truth_ml, predicted_ml: The same in ml; NaN without a spacing.
         protocol: The rule, such as `autopet-v@1`.
     """
@@ -66,7 +66,7 @@ class Scores:
     protocol: ProtocolName
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON: undefined scores are None."""
+        """Return a dictionary for JSON; undefined scores are None."""
         return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in vars(self).items()}
 
 
@@ -84,20 +84,20 @@ def score(
     Under the published rules (`autopet-iv@1`, `autopet-v@1`) raw values enter the Dice as they are, so an instance
     map gives the published number and not the Dice of its mask; under `autopet-v@1` a truth with values above 1 is
     an instance map with as many lesions as its highest value. Revised rules take masks as masks, and every distinct
-    value of an instance map as a lesion. What an empty truth gives is a setting of the protocol.
+    value of an instance map as a lesion. A setting of the protocol defines the scores for an empty truth.
 
     Args:
-        prediction: `(I, J, K)`; not 0 is predicted.
+        prediction: `(I, J, K)`; non-zero is predicted lesion.
         truth: `(I, J, K)`; a mask or an instance map.
         spacing: Voxel size of the truth in mm, for volumes.
         protocol: Name and version.
         where: A case to name in errors.
-        **settings: Of the protocol's table `[score]`.
+        **settings: Settings of the protocol's table `[score]`.
 
     Raises:
-        GeometryError: Shapes that differ.
-        ImageError: Values that are no labels.
-        SettingError: An unknown protocol or setting.
+        GeometryError: If the shapes differ.
+        ImageError: If a value is not a valid label.
+        SettingError: If a protocol or setting is unknown.
 
     Examples:
         >>> truth = np.zeros((4, 4, 4)); truth[1:3, 1:3, 1] = 1
@@ -118,7 +118,7 @@ def compare(
     where: str = "",
     **settings: Any,
 ) -> "MaskComparison":
-    """A prediction beside the truth: the scores of `score`, and which lesion met which component."""
+    """Compare a prediction with the truth: the scores of `score`, and which lesion overlaps which component."""
     rule = load_protocol(protocol)
     chosen, _ = effective_settings(rule, "score", settings)
     if chosen["connectivity"] not in CONNECTIVITIES:
@@ -128,7 +128,7 @@ def compare(
     flat, memory = flat_view(true)
     sides = [_Side.of(labels, memory, chosen["connectivity"]) for labels in (flat_in(predicted, memory), flat)]
     if chosen["rule"] == "revised":
-        if sides[0].several:  # a prediction is a mask, whatever its values
+        if sides[0].several:  # a prediction is a mask; its values do not matter
             mask = (flat_in(predicted, memory) != 0).view(np.uint8)
             sides[0] = _Side.of(mask, memory, chosen["connectivity"])
         if sides[1].several:
@@ -139,7 +139,7 @@ def compare(
                 f"{rule.id} counts as many lesions as the highest value of an instance map, here {sides[1].top}"
                 f"{in_case(where)}; number them from 1, or score under autopet-v@2"
             )
-        sides[1] = sides[1].by_value(np.arange(1, sides[1].top + 1))  # also values that no voxel has, as published
+        sides[1] = sides[1].by_value(np.arange(1, sides[1].top + 1))  # including values that no voxel has, as published
     return MaskComparison(sides[0], sides[1], volume, chosen, rule.id)
 
 
@@ -161,7 +161,7 @@ class _Side:
         return cls(starts, stops, values, places, components.ids)
 
     def by_value(self, ids: Ints) -> "_Side":
-        """Each of some values a lesion; the ids hold all values that occur, in ascending order."""
+        """Take each value as a lesion; the ids include all values that occur, in ascending order."""
         return _Side(self.starts, self.stops, self.values, np.searchsorted(ids, self.values), ids)
 
     @property
@@ -187,13 +187,13 @@ class _Side:
 
 @dataclass(frozen=True)
 class MaskComparison:
-    """A prediction beside the truth.
+    """A prediction compared with the truth.
 
     Attributes:
         predicted, true: The components of both.
         spacing: mm, or None.
-        settings: Of the protocol's `[score]`.
-        protocol: Its name and version.
+        settings: Settings of the protocol's `[score]`.
+        protocol: Name and version of the protocol.
     """
 
     predicted: _Side
@@ -204,12 +204,12 @@ class MaskComparison:
 
     @cached_property
     def _shared_runs(self) -> Ints:
-        """`(n, 3)`: a run of the truth, a predicted one that overlaps it, and by how many voxels."""
+        """`(n, 3)`: a run of the truth, a predicted run that overlaps it, and the number of shared voxels."""
         return np.asarray(overlap_runs(self.true.starts, self.true.stops, self.predicted.starts, self.predicted.stops))
 
     @cached_property
     def pairs(self) -> Ints:
-        """`(n, 3)`: place of a lesion, place of a predicted component that shares voxels with it, how many."""
+        """`(n, 3)`: place of a lesion, place of an overlapping predicted component, and the number of shared voxels."""
         found, width = self._shared_runs, len(self.predicted.ids)
         keys, which = np.unique(
             self.true.places[found[:, 0]] * width + self.predicted.places[found[:, 1]], return_inverse=True
@@ -256,7 +256,7 @@ class MaskComparison:
         )
 
     def to_table(self) -> "pa.Table":
-        """One row per lesion: id, voxels, best IoU and the component that has it, whether it counts as found."""
+        """One row per lesion: id, voxels, best IoU, the component with that IoU, and whether the lesion is found."""
         import pyarrow as pa
 
         best = np.zeros(len(self.true.ids))
@@ -287,7 +287,7 @@ class MaskComparison:
         if self.settings["rule"] == "revised":
             return 2 * int(self.pairs[:, 2].sum()) / (truth + predicted)
         one, other, common = self._shared_runs.T
-        # in float64: products of values up to 2**31 - 1 leave 64 bits
+        # in float64: products of values up to 2**31 - 1 overflow 64 bits
         product = float((self.true.values[one] * common).astype(np.float64) @ self.predicted.values[other])
         return 2 * product / (self.true.weight + self.predicted.weight)
 
@@ -302,15 +302,15 @@ class MaskComparison:
 def surface_dice(
     prediction: ArrayLike, truth: ArrayLike, *, spacing: Sequence[float], tolerance_mm: float = 2.0
 ) -> float:
-    """Share of both surfaces that lies within a tolerance of the other (Nikolov et al., 2018, on voxel surfaces).
+    """Share of both surfaces within a tolerance of the other surface (Nikolov et al., 2018, on voxel surfaces).
 
-    A surface voxel is a mask voxel with a 6-neighbour outside the mask, beyond the border of the volume as well;
-    distances are between voxel centres, in mm. 1 where both masks are empty, 0 where one is.
+    A surface voxel is a mask voxel with a 6-neighbour outside the mask or beyond the border of the volume. Distances
+    are between voxel centres, in mm. The result is 1 if both masks are empty and 0 if only one is.
 
     Raises:
-        SettingError: A tolerance below 0.
-        GeometryError: Shapes that differ; an impossible spacing.
-        ImageError: Values that are no labels.
+        SettingError: If the tolerance is below 0.
+        GeometryError: If the shapes differ or the spacing is invalid.
+        ImageError: If a value is not a valid label.
     """
     import edt
 
@@ -346,15 +346,15 @@ def auc(curve: Sequence[float], *, normalised: bool = False) -> float:
 
 
 def rounds_to(curve: Sequence[float], goal: float) -> int | None:
-    """NoC@x: the first round whose score reaches the goal; None where none does."""
+    """NoC@x: the first round whose score reaches the goal; None if no round does."""
     return next((n for n, value in enumerate(curve) if value >= goal), None)
 
 
 def score_at(curve: Sequence[float], number: int) -> float:
-    """DSC@k: the score after `number` prompts; the last one where a run ended earlier.
+    """DSC@k: the score after `number` prompts; the last score if the run ended earlier.
 
     Raises:
-        SettingError: An empty curve, or a negative number.
+        SettingError: If the curve is empty or the number is negative.
     """
     if not len(curve) or number < 0:
         raise SettingError(f"a score at round {number} needs a curve that is not empty and a round from 0")

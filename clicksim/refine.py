@@ -1,13 +1,12 @@
-"""A prediction fitted to the uptake by a threshold: the rule of DEEP-PSMA for predicted total tumour burden.
+"""Fit a prediction to the uptake by a threshold: the DEEP-PSMA rule for predicted total tumour burden.
 
-The organisers draw lesions at a threshold of the case's uptake, so a predicted border that lies a little inside or
-outside of it is moved there: the prediction is dilated, and of that the voxels at or above the threshold stay. In
-some organs, whose own uptake lies above the threshold, the prediction stays as it was. Predicted normal uptake is
-taken out last.
+The organisers draw lesions at a threshold of the case's uptake. This rule moves a predicted border to that threshold:
+it dilates the prediction and keeps the voxels at or above the threshold. In some organs with normal uptake above the
+threshold, the prediction does not change. Predicted normal uptake is removed last.
 
 Source: the refinement published with the baseline of DEEP-PSMA (the dilation there is 5 mm by default and 7 mm in
-the baseline, and the liver is left alone). It is meant for the native grid: after resampling, uptake and threshold
-no longer agree.
+the baseline, and the liver is left unchanged). Use it on the native grid: after resampling, uptake and threshold no
+longer match.
 """
 
 import math
@@ -26,7 +25,7 @@ Mask = NDArray[np.uint8]
 
 DILATION_MM = 5.0
 LEFT_ALONE = ("liver",)
-ORGANS = {  # names and labels of TotalSegmentator v2, task total, as far as lesions of PSMA and FDG meet them
+ORGANS = {  # names and labels of TotalSegmentator v2, task total; only organs relevant for PSMA and FDG lesions
     "spleen": 1,
     "kidney_right": 2,
     "kidney_left": 3,
@@ -36,7 +35,7 @@ ORGANS = {  # names and labels of TotalSegmentator v2, task total, as far as les
     "brain": 90,
     "skull": 91,
 }
-WITHIN = 1e-9  # relative; voxels exactly at the distance of the dilation belong to it, whatever the arithmetic loses
+WITHIN = 1e-9  # relative; voxels exactly at the dilation distance are included, despite rounding errors
 
 
 def refine_prediction(
@@ -53,28 +52,28 @@ def refine_prediction(
 ) -> Mask:
     """Move the border of a prediction to the threshold of the case.
 
-    An empty prediction stays empty. A voxel is dilated to where its centre lies within `dilation_mm` of the centre
-    of a predicted one.
+    An empty prediction stays empty. The dilation adds voxels whose centre is within `dilation_mm` of the centre of a
+    predicted voxel.
 
     Args:
-        prediction: `(I, J, K)`; not 0 is predicted lesion.
+        prediction: `(I, J, K)`; non-zero is predicted lesion.
         uptake: `(I, J, K)`, on the native grid, in the unit of the threshold.
-        threshold: Of the case; voxels at or above it can be lesion.
+        threshold: The threshold of the case; voxels at or above it can be lesion.
         spacing: Voxel size in mm.
         dilation_mm: 0 for none.
-        organs: `(I, J, K)` organ labels, such as those of TotalSegmentator; without them no organ is left alone.
-        keep: Organs in which the prediction stays as it was: names of `ORGANS`, or labels.
-        normal: `(I, J, K)`; not 0 is predicted normal uptake, which no lesion can be.
+        organs: `(I, J, K)` organ labels, such as those of TotalSegmentator; without them, all organs are refined.
+        keep: Organs in which the prediction does not change: names of `ORGANS`, or labels.
+        normal: `(I, J, K)`; non-zero is predicted normal uptake, which cannot be lesion.
         where: A case to name in errors.
 
     Returns:
         uint8 `(I, J, K)`, 1 in lesions, with `i` fastest in memory.
 
     Raises:
-        SettingError: An invalid threshold or dilation; an unknown organ.
-        GeometryError: Shapes that differ.
-        ImageError: Values that are no labels; an uptake that is not real, or NaN where it counts.
-        TypeError: An organ that is neither a name nor a whole number.
+        SettingError: If the threshold or dilation is invalid, or an organ is unknown.
+        GeometryError: If the shapes differ.
+        ImageError: If a value is not a valid label, or the uptake is not real, or NaN near the prediction.
+        TypeError: If an organ is neither a name nor a whole number.
 
     Examples:
         >>> prediction = np.zeros((7, 3, 3), np.uint8); prediction[3, 1, 1] = 1
@@ -103,7 +102,7 @@ def refine_prediction(
         found = hot[box]
         if np.isnan(found[near]).any():
             raise UptakeError(f"uptake is NaN beside the prediction{place}; repair the image first")
-        refined[box][near & (found >= float(threshold))] = 1  # in the precision of the uptake
+        refined[box][near & (found >= float(threshold))] = 1  # compared in the precision of the uptake
     if organs is not None and values:
         alone = np.isin(as_labels(organs, where=where), values)
         refined[alone] = predicted[alone] != 0
@@ -113,11 +112,11 @@ def refine_prediction(
 
 
 def as_organs(keep: Iterable[str | int]) -> list[int]:
-    """Labels behind names of `ORGANS` and labels, such as `["liver", 3]` or `["5"]`.
+    """Convert names of `ORGANS` and labels, such as `["liver", 3]` or `["5"]`, to labels.
 
     Raises:
-        SettingError: An unknown name; a label below 1.
-        TypeError: Neither a name nor a whole number.
+        SettingError: If a name is unknown or a label is below 1.
+        TypeError: If an entry is neither a name nor a whole number.
     """
     values = []
     for organ in keep:
@@ -135,7 +134,7 @@ def as_organs(keep: Iterable[str | int]) -> list[int]:
 def _dilated(
     predicted: NDArray[np.generic], spacing: Spacing, reach_mm: float, where: str
 ) -> Iterable[tuple[tuple[slice, ...], NDArray[np.bool_]]]:
-    """Each component's surroundings: a box, and in it the voxels within reach of the component."""
+    """For each component, yield a box and the voxels in it within reach of the component."""
     from scipy.ndimage import distance_transform_edt
 
     margin = np.floor(reach_mm / np.asarray(spacing) * (1 + WITHIN)).astype(int)

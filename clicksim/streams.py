@@ -1,7 +1,7 @@
-"""Random streams that depend on what they are for, and on nothing else.
+"""Random streams that depend only on seed, case and purpose.
 
 Each draw comes from a counter-based generator (Philox 4x64, Salmon et al., SC 2011) whose key is a hash of
-seed, case and purpose. There is no global state: workers, threads, order and other cases change nothing.
+seed, case and purpose. There is no global state: workers, threads, order and other cases have no effect.
 """
 
 import hashlib
@@ -11,16 +11,16 @@ import numpy as np
 
 
 def stream(seed: int, case_id: str, *purpose: int | str) -> np.random.Generator:
-    """A generator that is a function of its arguments.
+    """Make a generator that depends only on the arguments.
 
     Args:
         seed: The user's seed; any integer.
-        case_id: What the draws belong to.
-        purpose: What they are for, such as `("foreground", lesion, round)`. Numbers and texts are kept apart:
-            `1` and `"1"` give different streams.
+        case_id: The case of the draws.
+        purpose: The purpose of the draws, such as `("foreground", lesion, round)`. Numbers and strings differ: `1`
+            and `"1"` give different streams.
 
     Raises:
-        TypeError: A seed or a part that is neither a whole number nor a text; 1.5 would else name the stream of 1.
+        TypeError: If the seed or a part is not a whole number or a string; else 1.5 would give the stream of 1.
 
     Examples:
         >>> float(stream(42, "case", "lesion", 3).random()) == float(stream(42, "case", "lesion", 3).random())
@@ -34,5 +34,5 @@ def stream(seed: int, case_id: str, *purpose: int | str) -> np.random.Generator:
 
 
 def _plain(part: int | str) -> int | str:
-    """The part as plain Python, so that a NumPy integer or text names the same stream as an int or a str."""
+    """Convert to plain Python, so that a NumPy integer or string gives the same stream as an int or a str."""
     return str(part) if isinstance(part, str) else operator.index(part)

@@ -1,1 +1,1 @@
-"""Converters: what brings the collection of a publisher into a catalog; each ends in a `Source`."""
+"""Converters that turn the data of publishers into a catalog; each defines a `Source`."""

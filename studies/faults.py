@@ -107,11 +107,11 @@ def main(arguments: list[str] | None = None) -> None:
         if done.returncode:
             raise SystemExit("a test of faults failed; the page is not changed")
         found = [json.loads(line) for line in rows.read_text(encoding="utf-8").splitlines()]
-    write_page(given.out, faults=fault_table(found))
+    write_failures_page(given.out, faults=fault_table(found))
     print(f"written: {given.out}", file=sys.stderr)
 
 
-def write_page(out: Path, **parts: str) -> None:
+def write_failures_page(out: Path, **parts: str) -> None:
     """Write the page; a part that is not given stays as the page has it.
 
     Args:

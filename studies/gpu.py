@@ -25,7 +25,7 @@ from unittest import mock
 import torch
 
 from benchmarks import datapath
-from benchmarks.cases import ROOT, show_shape
+from benchmarks.bench_data import ROOT, show_shape
 from benchmarks.timing import wait_for_device
 from clickseg.training_settings import ModelSettings
 from studies import learning

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.cases import ROOT, show_shape
+from benchmarks.bench_data import ROOT, show_shape
 from benchmarks.result_table import Section, machine
 from clickseg.training_settings import ModelSettings, StoreRules, TrainSettings
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.cases import ROOT
+from benchmarks.bench_data import ROOT
 from benchmarks.result_table import Section, machine
 from clicksim.catalog import find_source, open_catalog
 from clicksim.phantom import layouts

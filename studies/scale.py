@@ -19,11 +19,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.cases import ROOT, show_shape
+from benchmarks.bench_data import ROOT, show_shape
 from benchmarks.result_table import Section
 from benchmarks.timing import read_status
 from clicksim.catalog import open_catalog
-from clicksim.catalog.manage import merge_catalogs
+from clicksim.pipeline.merging import merge_catalogs
 
 PAGE = ROOT / "docs" / "scale.md"
 CASES = 2_000

@@ -216,7 +216,7 @@ def test_click_case__a_person_sees_the_lesions_that_the_rule_had(tmp_path: Path)
 def test_annotators__are_shown_with_meaning_and_as_assumed(tmp_path: Path) -> None:
     text = run("annotators")
     assert all(meaning in text for meaning in MEANINGS.values())
-    assert "assumed" in text.splitlines()[-1]
+    assert "assumptions" in text.splitlines()[-1]
     assert json.loads(run("annotators", "careful", "--json", "--out", tmp_path / "c.toml"))["offset_mm"] == 1.0
     assert load_annotator(tmp_path / "c.toml") == PRESETS["careful"]
     assert [model["name"] for model in json.loads(run("annotators", "--json"))] == list(PRESETS)

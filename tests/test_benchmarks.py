@@ -14,7 +14,7 @@ from benchmarks import bench_passes as passes
 from benchmarks import rivals
 from benchmarks.__main__ import GROUPS, main
 from benchmarks.bench_clicks import as_plain
-from benchmarks.cases import ROOT, case_a
+from benchmarks.bench_data import ROOT, case_a
 from benchmarks.result_table import HEADER, at_most, faster, share, show_time, within
 from benchmarks.timing import Time, measure
 from clicksim import simulate_clicks

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from clicksim import __version__
 from clicksim.catalog import create_catalog, find_source, list_sources, open_catalog
-from clicksim.catalog.manage import cite_sources, merge_catalogs, summarise_catalog
+from clicksim.catalog.manage import cite_sources, summarise_catalog
 from clicksim.catalog.prompt_runs import hash_run, join_runs
 from clicksim.catalog.push import push_catalog
 from clicksim.catalog.remote.places import inside
@@ -29,6 +29,7 @@ from clicksim.catalog.schema import (
 )
 from clicksim.errors import CatalogError, SettingError
 from clicksim.pipeline import convert
+from clicksim.pipeline.merging import merge_catalogs
 from clicksim.pipeline.simulation import commit_prompts
 from tests.conftest import WRITERS
 

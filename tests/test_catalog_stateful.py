@@ -19,9 +19,9 @@ from hypothesis.stateful import (
 from clicksim.catalog import create_catalog, open_catalog
 from clicksim.catalog.folds import make_folds, read_folds, write_folds
 from clicksim.catalog.lock import HOLDER, LOCK, writing
-from clicksim.catalog.manage import merge_catalogs
 from clicksim.catalog.schema import rows_to_table
 from clicksim.errors import CatalogError, SettingError
+from clicksim.pipeline.merging import merge_catalogs
 from clicksim.pipeline.simulation import commit_prompts
 
 MEMORY = Path("/dev/shm")  # a folder that waits for no disk, where there is one

@@ -82,8 +82,9 @@ def misused(result, *words):
 
 
 def left(folder):
-    """The files of a folder, with hidden ones, so that half-written ones are seen."""
-    return sorted(str(path.relative_to(folder)) for path in Path(folder).rglob("*") if path.is_file())
+    """The files of a folder, with hidden ones, so that half-written ones are seen; without the lock and records."""
+    names = sorted(str(path.relative_to(folder)) for path in Path(folder).rglob("*") if path.is_file())
+    return [name for name in names if name != ".lock" and not name.startswith("runs/")]
 
 
 # one label
@@ -229,9 +230,9 @@ def test_clicks__refuses_a_ct_or_a_label_as_pet(here):
     write_image("ct.nii.gz", ct, GRID)
     refused(clicks("--pet", "ct.nii.gz"), "ct.nii.gz has values down to -1000: is this a CT?")
     write_image("other.nii.gz", lesions()[::-1], GRID)
-    refused(clicks("--pet", "other.nii.gz"), "other.nii.gz", "0 and 1 alone: is this a label?")
+    refused(clicks("--pet", "other.nii.gz"), "other.nii.gz", "contains only 0 and 1: is this a label?")
     write_image("float.nii.gz", lesions()[::-1].astype(np.float64), GRID)
-    refused(clicks("--pet", "float.nii.gz"), "float.nii.gz", "0 and 1 alone: is this a label?")
+    refused(clicks("--pet", "float.nii.gz"), "float.nii.gz", "contains only 0 and 1: is this a label?")
     write_image("map.nii.gz", lesions() * np.uint8(3), GRID)
     refused(run("clicks", "--label", "map.nii.gz", "--pet", "./map.nii.gz"), "--pet is the label itself")
     args = ("--prediction", "a.nii.gz", "--threshold", "3", "--out", "r.nii.gz")
@@ -262,7 +263,7 @@ def test_clicks__names_a_doubtful_pet_and_takes_it(here):
     write_image("ringing.nii.gz", uptake, GRID)
     result = clicks("--pet", "ringing.nii.gz")
     assert result.exit_code == 0
-    assert result.stderr == "a: ringing.nii.gz has values down to -150: is this a CT? It was taken for a PET\n"
+    assert result.stderr == f"a: {Path('ringing.nii.gz').absolute()} has values down to -150: is this a CT? It was taken for a PET\n"
     assert len(json.loads(result.stdout)["background"]) == 10
     write_image("whole.nii.gz", np.round(pet()).astype(np.int16), GRID)
     assert clicks("--pet", "whole.nii.gz").exit_code == 0
@@ -410,7 +411,7 @@ def test_clicks__dry_run_prints_each_run_and_simulates_none(here):
 def test_clicks__a_folder_goes_on_past_a_bad_case_and_exits_1(folder):
     result = run("clicks", "--label", "labels", "--pet", "images", "--out", "out")
     assert (result.exit_code, result.stdout) == (1, "")
-    assert "y.nii.gz: no image of case y in images, such as y_0001.nii.gz\n" in result.stderr
+    assert "clicksim: y: cannot read the image: there is no such file" in result.stderr
     assert result.stderr.splitlines()[-1] == "clicksim: 1 of 3 cases refused, see above; the others are in out"
     assert left("out") == ["settings.toml", "x_clicks.json", "z_clicks.json"]
     alone = run("clicks", "--label", "labels/z.nii.gz", "--pet", "images", "--out", "z.json")
@@ -487,7 +488,7 @@ def test_clicks__a_sweep_of_one_value_is_a_sweep(here):
 
 def test_clicks__a_sweep_runs_over_seeds_and_protocols(here):
     result = with_pet("--sweep", "seed=1, 2", "--sweep", "protocol=autopet-iv@1,autopet-iv@2", "--out", "out")
-    assert (result.exit_code, result.output) == (0, "")
+    assert (result.exit_code, result.stdout) == (0, "")
     file = Path("out/seed-2_protocol-autopet-iv@1/a_clicks.json")
     assert file.read_text() == with_pet("--seed", "2", "--protocol", "autopet-iv@1").stdout.strip()
 
@@ -495,7 +496,7 @@ def test_clicks__a_sweep_runs_over_seeds_and_protocols(here):
 def test_clicks__a_sweep_goes_on_past_a_refused_run(here):
     result = with_pet("--sweep", "background=organ,hot", "--out", "out")
     assert result.exit_code == 1
-    assert "background-organ a.nii.gz: background = organ needs an organ mask" in result.stderr
+    assert "background-organ a: background = organ needs an organ mask" in result.stderr
     assert Path("out/background-hot/a_clicks.json").exists()
 
 

@@ -130,7 +130,7 @@ def test_convert__that_was_interrupted_goes_on_with_resume_alone(here, phantoms,
         started.append(unit.key)
         if len(started) == 3:
             raise KeyboardInterrupt
-        return fdat_source.convert_patient(context, unit)
+        return fdat_source.convert(context, unit)
 
     monkeypatch.setattr(fdat_source, "SOURCE", replace(fdat_source.SOURCE, convert=stops))
     result = run("convert", "fdat", phantoms / "fdat", "new")
@@ -146,7 +146,7 @@ def test_convert__that_was_interrupted_goes_on_with_resume_alone(here, phantoms,
 
 
 def test_convert__of_another_folder_asks_whether_to_add_or_replace(here):
-    names = {name: [case.case_id for case in write_fdat(here / name, patients=1, seed=n).cases]
+    names = {name: list(write_fdat(here / name, patients=1, seed=n).cases)
              for n, name in enumerate(("first", "second"))}  # fmt: skip
     done("convert", "fdat", "first", "new")
     line = refused("convert", "fdat", "second", "new")
@@ -433,7 +433,7 @@ def test_demo__goes_from_sources_to_a_page(tmp_path):
     assert done("catalog", "check", out / "catalog") == "no findings\n"
     names = {case.replace("/", "_") for case in catalog.cases["case_id"].to_pylist()}
     assert len(names) == 8
-    assert {file.name.removesuffix("_clicks.json") for file in (out / "clicks").glob("*.json")} == names
+    assert {file.name.removesuffix("_clicks.json") for file in (out / "clicks").glob("*/*_clicks.json")} == names
     assert {file.stem for file in (out / "pictures").iterdir()} == names
     page = (out / "index.html").read_text()
     for told in ("clicksim demo", "autopet-iv@2", "deep-psma@1", "longitudinal-ct@1", "autopet-v@2"):

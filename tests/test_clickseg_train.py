@@ -80,9 +80,8 @@ def assert_same_run(one, two):
 
 
 def words(settings):
-    return [
-        part for name, value in settings.items() for part in ("--set", f"{name}={json.dumps(value)}".replace('"', ""))
-    ]
+    texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in settings.items()}
+    return [part for name, text in texts.items() for part in ("--set", f"{name}={text}")]
 
 
 def command(*calls, blocked):

@@ -330,7 +330,7 @@ def test_correct__a_model_that_never_answers_is_prompted_until_no_voxel_is_left(
             break
         items = (*(so_far or ()), *prompts)
         so_far = clicksim.Prompts(items, prompts.grid)
-    assert prompts.notes == ("every error is prompted already",)
+    assert prompts.notes == ("every error already has a prompt",)
     voxels = [voxel for prompt in so_far for voxel in prompt.voxels]
     assert len(voxels) == len(set(voxels)) == wrong
 

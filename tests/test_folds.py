@@ -19,9 +19,9 @@ from clicksim.catalog.folds import (
     read_folds,
     write_folds,
 )
-from clicksim.catalog.manage import merge_catalogs
 from clicksim.catalog.schema import rows_to_table
 from clicksim.errors import CatalogError, SettingError
+from clicksim.pipeline.merging import merge_catalogs
 
 
 def case(name: str, patient: str, **more: object) -> dict[str, object]:

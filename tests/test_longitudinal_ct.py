@@ -514,9 +514,9 @@ def test_parse_cog__never_raises(cell: str) -> None:
     ("cell", "reason"),
     [
         (None, "empty"), ("", "empty"), (" NaN ", "empty"), ("nan nan nan", "empty"), ("[nan, nan, nan]", "empty"),
-        ("1 nan 3", "'nan' is no finite number"), ("1e999 2 3", "'1e999' is no finite number"),
+        ("1 nan 3", "'nan' is not a finite number"), ("1e999 2 3", "'1e999' is not a finite number"),
         ("1,5 2,5 3,5", "6 numbers instead of 3"), ("1 2", "2 numbers instead of 3"),
-        ("1_0 2 3", "'1_0' is no finite number"),
+        ("1_0 2 3", "'1_0' is not a finite number"),
     ],
 )  # fmt: skip
 def test_parse_cog__gives_a_reason(cell: str | None, reason: str) -> None:

@@ -20,13 +20,13 @@ import pytest
 
 from clicksim.catalog import Outcome, Source, Unit, create_catalog, find_source, open_catalog
 from clicksim.catalog.commit import WORK
-from clicksim.catalog.manage import merge_catalogs
 from clicksim.catalog.schema import TABLES, rows_to_table
 from clicksim.errors import CatalogError, PromptFormatError, SettingError
 from clicksim.geometry import Grid
 from clicksim.phantom.layouts import write_fdat
 from clicksim.pipeline import Crew, PromptRun, convert, simulate_catalog
 from clicksim.pipeline.cases import catalog_units
+from clicksim.pipeline.merging import merge_catalogs
 from clicksim.pipeline.prompt_import import import_prompts
 from clicksim.pipeline.verification import verify_run
 from clicksim.volumes import read_image, write_image

@@ -11,7 +11,7 @@ from clicksim.catalog.schema import rows_to_table
 from clicksim.errors import CatalogError, SettingError
 from clicksim.pipeline import Crew, RoundsRun, play_rounds
 from clicksim.pipeline.cases import file_units
-from clicksim.pipeline.playing import finish_tables, play_unit, rounds_identity
+from clicksim.pipeline.playing import finish_round_tables, play_unit, rounds_identity
 from clicksim.predictors import parse_spec
 from tests.test_rounds import BOTH, GRID, lesions, pet
 
@@ -38,14 +38,14 @@ def test_play_unit__refuses_a_case_that_cannot_be_read_and_plays_the_others(file
     units = [Unit("patient", tuple(entry for case in cases for entry in case.content))]
     run = RoundsRun(THRESHOLD, protocol)
     tables = play_unit(run, None, units[0], tmp_path)
-    rows = finish_tables(run, units, tables)["rounds"].to_pylist()
+    rows = finish_round_tables(run, units, tables)["rounds"].to_pylist()
     lost = [row for row in rows if row["case_id"] == "bad"]
     assert [row["failure"] for row in lost] == ["CaseRefused"] * 6
     assert {row["dice"] for row in lost} == ({0.0} if protocol == "autopet-v@1" else {None})
     assert "different grids" in lost[0]["detail"]
     assert next(row["failure"] for row in rows if row["case_id"] == "good") is None
     dead = rows_to_table("rejected", [{"path": "patient", "code": "WorkerDied", "message": "the process died"}])
-    found = finish_tables(run, units, tables | {"rejected": dead})["rounds"].to_pylist()
+    found = finish_round_tables(run, units, tables | {"rejected": dead})["rounds"].to_pylist()
     assert sum(row["failure"] == "WorkerDied" for row in found) == 12
 
 
@@ -95,7 +95,7 @@ def test_play_rounds__is_bound_to_the_predictions_that_it_reads(files, tmp_path,
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("clicksim.pipeline.playing.finish_tables", interrupt)
+        patch.setattr("clicksim.pipeline.playing.finish_round_tables", interrupt)
         with pytest.raises(KeyboardInterrupt):
             play_rounds(run, units, out=tmp_path / "out")
     write_image(folder / "b" / "iter_0.nii.gz", np.zeros_like(lesions()), GRID)

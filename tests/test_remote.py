@@ -23,7 +23,6 @@ from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
 
 from clicksim.audit import check_catalog
 from clicksim.catalog import create_catalog, open_catalog
-from clicksim.catalog.manage import merge_catalogs
 from clicksim.catalog.push import pull_catalog, push_catalog
 from clicksim.catalog.remote.cache import cache_folder, fetch
 from clicksim.catalog.remote.files_index import index_bytes, read_index, stored_name
@@ -32,6 +31,7 @@ from clicksim.catalog.schema import TABLES, rows_to_table
 from clicksim.errors import CatalogError, SettingError, StorageError
 from clicksim.pipeline import PromptRun
 from clicksim.pipeline.cases import catalog_units
+from clicksim.pipeline.merging import merge_catalogs
 from clicksim.volumes import read_image
 from tests.commands import done, run
 from tests.report_catalog import make_catalog, plain_case

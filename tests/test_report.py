@@ -187,7 +187,7 @@ def test_draw_preview__refuses_arrays_of_another_shape() -> None:
     grid = las((4, 5, 6))
     with pytest.raises(GeometryError, match="uptake has shape"):
         draw_preview(np.ones((6, 5, 4)), None, none_of(grid), grid=grid)
-    with pytest.raises(GeometryError, match="prompts live on"):
+    with pytest.raises(GeometryError, match="prompts have a grid"):
         draw_preview(None, None, none_of(las((6, 5, 4))), grid=grid)
 
 

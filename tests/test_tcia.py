@@ -534,9 +534,9 @@ def test_convert__the_option_structures_tells_lesions_from_organs(tmp_path: Path
     assert not np.any(lesion & ~organ)
     assert (row["n_segments"], row["n_lesions"], row["instances"]) == (1, 1, "components")
     assert "STRUCTURES_CHOSEN" in row["quality_flags"]
-    assert row["series_choice"][-1] == "structures 'GTV 1' taken, 'Liver' left out"
+    assert row["series_choice"][-1] == "structures 'GTV 1' used, 'Liver' left out"
     assert refused(convert(FDG, tmp_path / "tree", tmp_path / "c", structures="lung")) == ["NoSuchStructure"]
-    with pytest.raises(SettingError, match="structures is no regular expression"):
+    with pytest.raises(SettingError, match="structures is not a regular expression"):
         convert(FDG, tmp_path / "tree", tmp_path / "d", structures="(")
 
 

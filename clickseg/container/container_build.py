@@ -1,12 +1,12 @@
 """The build context of a container image: everything that `docker build` needs, in one folder.
 
-    OUT/Dockerfile          not root, made for a read-only root and no network
-    OUT/requirements.txt    what is installed here, pinned
+    OUT/Dockerfile          runs as a normal user, on a read-only root, without network
+    OUT/requirements.txt    the versions that are installed here
     OUT/clicksim clickseg   the sources
     OUT/model.safetensors
-    OUT/licences/           the project's, those of what is installed, LGPL-3.0 and GPL-3.0 (edt), and of the data
+    OUT/licences/           of the project, of installed packages, LGPL-3.0 and GPL-3.0 (for edt), and of the data
 
-Nothing is built: that needs a container engine and a network.
+This module does not build the image: that needs a container engine and a network.
 """
 
 import re
@@ -34,15 +34,15 @@ def write_context(model: Path, out: Path) -> Path:
 
     Args:
         model: A checkpoint.
-        out: A folder that is not there yet, or is empty.
+        out: A new or empty folder.
 
     Returns:
         `out`.
 
     Raises:
-        CheckpointError: No checkpoint.
-        ClicksimError: A folder with something in it, one that cannot be written, or a project that is not installed,
-            so that nobody knows what it needs.
+        CheckpointError: `model` is not a checkpoint.
+        ClicksimError: The folder is not empty or cannot be written, or the project is not installed, so that its
+            dependencies are unknown.
     """
     about = read_about(model)
     pins = pinned()
@@ -63,7 +63,7 @@ def write_context(model: Path, out: Path) -> Path:
 
 
 def dockerfile() -> str:
-    """The text of the Dockerfile, for the Python that runs here."""
+    """Return the Dockerfile, for the version of Python that runs here."""
     from jinja2 import Environment, StrictUndefined
 
     text = files("clickseg.container").joinpath("templates", "Dockerfile.j2").read_text(encoding="utf-8")
@@ -72,10 +72,10 @@ def dockerfile() -> str:
 
 
 def pinned() -> dict[str, str]:
-    """Name and version of each distribution that the project asks for, of those that are installed here.
+    """Return name and installed version of each distribution that the project requires.
 
     Raises:
-        ClicksimError: The project itself, or something that it needs, is not installed.
+        ClicksimError: The project or one of its requirements is not installed.
     """
     try:
         wanted = metadata.requires("clicksim") or []
@@ -87,14 +87,14 @@ def pinned() -> dict[str, str]:
         if "extra" in marker and f'"{EXTRA}"' not in marker.replace("'", '"'):
             continue
         try:
-            found[name] = metadata.version(name).partition("+")[0]  # +cpu and the like are known to one index only
+            found[name] = metadata.version(name).partition("+")[0]  # +cpu and the like exist on one index only
         except metadata.PackageNotFoundError as error:
             raise ClicksimError(f"{name} is not installed; pip install 'clicksim[torch]'") from error
     return dict(sorted(found.items()))
 
 
 def write_licences(folder: Path, pins: dict[str, str], about: dict[str, Any]) -> None:
-    """Licence texts of the project, of what it installs and of the LGPL, and a page that names them all."""
+    """Write the licences of the project, of its packages and of the LGPL, and a page that lists them."""
     for name in ("LGPL-3.0.txt", "GPL-3.0.txt"):
         text = files("clickseg.container").joinpath("templates", "licences", name).read_text(encoding="utf-8")
         (folder / name).write_text(text, encoding="utf-8")
@@ -127,7 +127,7 @@ def write_licences(folder: Path, pins: dict[str, str], about: dict[str, Any]) ->
 
 
 def _copy_texts(name: str, folder: Path) -> list[str]:
-    """Copy the licence texts that a distribution brings; gives their names."""
+    """Copy the licence texts of a distribution; return their names."""
     copied = []
     for file in metadata.files(name) or []:
         source = Path(str(file.locate()))
@@ -139,12 +139,12 @@ def _copy_texts(name: str, folder: Path) -> list[str]:
 
 
 def _cell(value: Any) -> str:
-    """A value in a table: on one line, without the sign that ends a cell."""
+    """Return a table cell: on one line, without `|`."""
     return " ".join(str(value or "").split()).replace("|", "/")
 
 
 def _licence_of(name: str) -> str:
-    """What a distribution says of its licence, on one line."""
+    """Return the licence that a distribution declares, on one line."""
     about: Any = metadata.metadata(name)
     for key in ("License-Expression", "License"):
         if about.get(key):

@@ -1,8 +1,8 @@
-"""Six rounds as the loop plays them: six fresh processes over folders, with and without the cache folder.
+"""Play six rounds as Grand Challenge does: six fresh processes over folders, with and without the cache folder.
 
-Each process starts with nothing but what it is given: an environment without the user's variables and, where the
-machine allows, no network and a file system that is read-only but for the output and the cache. Where no container
-engine runs, that is all that can be checked: no image is built then, and the report says so.
+Each process gets an environment without the user's variables. If the machine allows it, the process has no network,
+and its file system is read-only except for the output and the cache. Without a container engine nothing more can be
+checked: no image is run, and the report says so.
 """
 
 import json
@@ -29,7 +29,7 @@ from clicksim.volumes import Volume
 ENGINES = ("docker", "podman")
 SEALED = 'mount --bind "$1" "$1" && mount --bind "$2" "$2" && mount -o remount,bind,ro / && shift 2 && exec "$@"'
 PATIENCE_S = 10
-THREADS = "OMP_NUM_THREADS"  # the one variable that is handed on
+THREADS = "OMP_NUM_THREADS"  # the only variable that is passed on
 
 
 @dataclass
@@ -38,9 +38,9 @@ class Played:
 
     Attributes:
         rows: As in the table `rounds`.
-        seconds: By round, of its process from its start to its end, where that gave a mask.
-        peaks_mib: By round, its peak memory.
-        repeats: Whether a second run of the first round gave the same mask; None where there was none.
+        seconds: By round, the duration of its process, if it wrote a mask.
+        peaks_mib: By round, the peak memory.
+        repeats: Whether a second run of the first round gave the same mask; None without a mask.
     """
 
     rows: list[Row] = field(default_factory=list)
@@ -51,10 +51,10 @@ class Played:
 
 @dataclass(frozen=True)
 class CheckReport:
-    """What the check found.
+    """The result of the check.
 
     Attributes:
-        surroundings: How the processes were kept apart from the machine, in sentences.
+        surroundings: How the processes were isolated from the machine, in sentences.
         cached, plain: The rounds with and without the cache.
     """
 
@@ -64,7 +64,7 @@ class CheckReport:
 
     @property
     def faults(self) -> list[str]:
-        """What went wrong, in sentences."""
+        """The problems found, as sentences."""
         found = []
         for name, played in (("with", self.cached), ("without", self.plain)):
             found += [
@@ -77,7 +77,7 @@ class CheckReport:
         return found
 
     def text(self) -> str:
-        """The report as lines."""
+        """Return the report as text."""
         lines = [*self.surroundings, "", "round  prompts  Dice with / without cache  seconds          peak MiB"]
         for number, (a, b) in enumerate(zip(self.cached.rows, self.plain.rows, strict=True)):
             lines.append(
@@ -92,17 +92,17 @@ class CheckReport:
 def check_container(
     model: Path, case: RoundsCase, *, rounds: int = 6, image: str = "", arguments: str = ""
 ) -> CheckReport:
-    """Play a case twice, with the cache and without.
+    """Play a case with the cache and without it.
 
     Args:
         model: A checkpoint.
-        case: With its truth.
-        rounds: Of autoPET V: the first without prompts, each later one with a correction.
-        image: Run this container image; by default this Python.
+        case: A case with its truth.
+        rounds: Number of rounds, as in autoPET V: the first has no prompts, each later one has a correction.
+        image: Container image to run; by default the entry point runs in this Python.
         arguments: More options for `clickseg container run`, such as `--device cpu`.
 
     Raises:
-        ClicksimError: An image is named, and no container engine runs here.
+        ClicksimError: An image is given, but no container engine runs here.
     """
     engine = find_engine()
     if image and engine is None:
@@ -116,7 +116,7 @@ def check_container(
 
 @dataclass(frozen=True)
 class Command:
-    """How a round is started."""
+    """How to start a round."""
 
     model: Path
     home: Path
@@ -126,7 +126,7 @@ class Command:
     sealed: bool
 
     def text(self, *, cached: bool) -> str:
-        """The shell command, with `{input}` and `{output}`."""
+        """Return the shell command, with `{input}` and `{output}`."""
         cache = self.home / "cache"
         kept = f"--cache {shlex.quote(str(cache))}" if cached else "--no-cache"
         if self.image:
@@ -212,7 +212,7 @@ def find_engine() -> str | None:
 
 
 def can_seal() -> bool:
-    """Whether this machine lets a user run a process without network on a read-only file system."""
+    """Check whether a normal user can run a process without network on a read-only file system."""
     if not shutil.which("unshare"):
         return False
     with tempfile.TemporaryDirectory(prefix="clickseg-seal-") as name:

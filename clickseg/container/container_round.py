@@ -4,14 +4,14 @@
     /input/images/pet/<uuid>.mha
     /input/lesion-clicks.json                voxels of the PET; missing or empty: no prompts
 
-Source: the interface of the autoPET IV and V algorithms. The mask lies on the PET's grid. Anything malformed is
-refused with a sentence; nothing is written then.
+Source: the interface of the autoPET IV and V algorithms. The mask is on the PET's grid. Malformed input raises an error
+with a clear message, and nothing is written.
 
-The previous mask. The loop starts a new process for each round, and lets an algorithm keep files in a folder that it
-wipes between cases. There each round leaves its mask under the number of prompts that it saw, with a key over the
-images, the model and its options. A round corrects the mask of the most prompts among those that saw fewer than it
-does, all of them its own. So a round that is run again gives the same bytes. Where the folder is absent, cannot be
-written, or holds another case, the model works without a previous mask, which it was trained to do, and says so.
+The previous mask. Grand Challenge starts a new process for each round. An algorithm may keep files in a folder that is
+wiped between cases. Each round saves its mask there, named by the number of prompts that it saw, with a key: a hash of
+the images, the model and its options. A later round considers the masks whose prompts are a proper subset of its own,
+and corrects the one with the most prompts. So a round that runs again gives the same bytes. If the folder is missing,
+cannot be written or holds another case, the model works without a previous mask, as it was trained to do, and says so.
 """
 
 import hashlib
@@ -39,12 +39,12 @@ Bools = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Round:
-    """What one round of the loop hands over.
+    """The input of one round.
 
     Attributes:
-        name: Of the result, without its ending: that of the CT.
-        ct, pet: On one grid.
-        prompts: On that grid.
+        name: Name of the result without its ending; the same as the CT's.
+        ct, pet: Images on one grid.
+        prompts: Prompts on that grid.
     """
 
     name: str
@@ -54,7 +54,7 @@ class Round:
 
     @property
     def grid(self) -> Grid:
-        """The PET's."""
+        """The grid of the PET."""
         return self.pet.grid
 
 
@@ -72,16 +72,16 @@ def run_round(
     Args:
         source, target: The folders `/input` and `/output`.
         model: A checkpoint.
-        cache: The folder that lasts from round to round of a case; None for none.
-        options: How the model is asked.
-        say: Told what a user should know, in sentences.
+        cache: Folder that is kept between the rounds of a case, or None.
+        options: Options of the prediction.
+        say: Called with each message for the user.
 
     Returns:
-        The file that was written.
+        The written file.
 
     Raises:
-        ClicksimError: No or several images, images on two grids or with NaN, prompts that cannot be read or lie
-            outside, a checkpoint that is none, or an output that cannot be written.
+        ClicksimError: There is no image or more than one, images differ in grid or contain NaN, prompts are unreadable
+            or outside the volume, the checkpoint is invalid, or the output cannot be written.
     """
     asked = read_round(source, say)
     chosen = options or Options()
@@ -103,17 +103,17 @@ def run_round(
 
 
 def read_round(source: Path, say: Say = lambda _: None) -> Round:
-    """What the loop handed over; see `run_round` for what is refused."""
+    """Read the input of a round; see `run_round` for the errors."""
     ct, pet = (read_only_image(source / "images" / name) for name in ("ct", "pet"))
     pet.grid.check_same(ct.grid, ("PET", "CT"), where=str(source))
     return Round(Path(ct.path).stem, ct, pet, _prompts(source / LESION_CLICKS, pet.grid, say))
 
 
 def case_key(asked: Round, model: Path, options: Options) -> str:
-    """A hash of the images, the model and how it is asked: masks of another key are not this case's."""
+    """Return a hash of the images, the model and the options. A mask with another key does not belong to this case."""
     total = hashlib.blake2b(digest_size=16)
     for volume in (asked.ct, asked.pet):
-        total.update(np.ascontiguousarray(volume.array.T).data)  # stored i fastest: no copy
+        total.update(np.ascontiguousarray(volume.array.T).data)  # i varies fastest in memory, so this makes no copy
     total.update(repr((asked.grid.shape, np.round(np.asarray(asked.grid.affine), 3).tolist())).encode())
     total.update(repr((options.overlap, options.mirror)).encode())
     with model.open("rb") as file:
@@ -128,7 +128,7 @@ class PreviousMasks:
         self.folder, self.key = folder, key
 
     def recall(self, prompts: Prompts, say: Say) -> Bools | None:
-        """The mask to correct: of the most prompts among those with fewer, all of them among these."""
+        """Return the mask with the most prompts among those whose prompts are a proper subset of these."""
         if not self.folder.is_dir():
             say(f"no previous mask: there is no folder {self.folder}")
             return None
@@ -137,7 +137,7 @@ class PreviousMasks:
         for file in sorted(self.folder.glob("previous-*.npz"), reverse=True):
             try:
                 entry = _read_entry(file)
-            except Exception as error:  # damage may show in any part of the archive, and each has errors of its own
+            except Exception as error:  # a damaged archive can raise many kinds of errors
                 say(f"{file} cannot be read and is left out: {error}")
                 continue
             if entry["key"] != self.key:
@@ -150,7 +150,7 @@ class PreviousMasks:
         return None
 
     def keep(self, prompts: Prompts, mask: Bools, say: Say) -> None:
-        """Leave a mask for later rounds; that it cannot be left is no failure."""
+        """Save a mask for later rounds; if that fails, only say so."""
         rows = np.array(sorted(_rows(prompts)), dtype=np.int32).reshape(-1, 4)
         try:
             with replacing(self.folder / f"previous-{_size(prompts):06d}.npz") as temporary:
@@ -162,7 +162,7 @@ class PreviousMasks:
 
 
 def _prompts(file: Path, grid: Grid, say: Say) -> Prompts:
-    """The prompts of a round; none where the file is missing or says nothing."""
+    """Read the prompts of a round; none if the file is missing or empty."""
     if not file.exists():
         say(f"no prompts: there is no {file}")
         return Prompts((), grid)
@@ -177,18 +177,18 @@ def _prompts(file: Path, grid: Grid, say: Say) -> Prompts:
 
 
 def _rows(prompts: Prompts) -> set[tuple[int, ...]]:
-    """Polarity and voxel of each prompt voxel."""
+    """Return polarity and coordinates of each prompt voxel."""
     sides = ((1, prompts.foreground), (0, prompts.background))
     return {(side, *voxel) for side, voxels in sides for voxel in voxels.tolist()}
 
 
 def _size(prompts: Prompts) -> int:
-    """Prompt voxels, repeated ones too."""
+    """Count prompt voxels, including repeated ones."""
     return len(prompts.foreground) + len(prompts.background)
 
 
 def _read_entry(file: Path) -> dict[str, Any]:
-    # opened here, since what numpy opens itself stays open where it is damaged
+    # opened here: numpy leaves a damaged file open if it opened it itself
     with file.open("rb") as raw, np.load(raw, allow_pickle=False) as data:
         shape = tuple(int(n) for n in data["shape"])
         flat = np.unpackbits(data["bits"])
@@ -200,7 +200,7 @@ def _read_entry(file: Path) -> dict[str, Any]:
 
 
 def _fitting(previous: Bools | None, session: Session, say: Say) -> Bools | None:
-    """A mask of the model's grid, or none."""
+    """Return the mask if it is on the model's grid, else None."""
     if previous is not None and previous.shape != session.shape:
         say(f"no previous mask: the one found has shape {previous.shape}, the model works on {session.shape}")
         return None
@@ -208,19 +208,19 @@ def _fitting(previous: Bools | None, session: Session, say: Say) -> Bools | None
 
 
 def measure_process() -> dict[str, float]:
-    """Seconds of processor time and peak memory of this process so far."""
+    """Return the processor time in seconds and the peak memory of this process so far."""
     import resource
     import sys
 
     usage = resource.getrusage(resource.RUSAGE_SELF)
     peak = usage.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
     status = Path("/proc/self/status")
-    if status.exists():  # ru_maxrss may be that of the process that started this one
+    if status.exists():  # ru_maxrss may be that of the parent process
         lines = dict(line.split(":", 1) for line in status.read_text(encoding="ascii").splitlines() if ":" in line)
         peak = int(lines["VmHWM"].split()[0]) / 2**10
     return {"cpu_s": usage.ru_utime + usage.ru_stime, "peak_mib": peak}
 
 
 def write_facts(file: Path, facts: dict[str, Any]) -> None:
-    """Facts as JSON, complete or not at all."""
+    """Write facts as JSON; the file is complete or missing."""
     write_text(file, json.dumps(facts, indent=1) + "\n")

@@ -1,8 +1,8 @@
 """Changes to patches that keep their prompts on the same tissue.
 
-Flips and grey values are changed in the loader, on the CPU: they cost a copy. Rotation and scaling are interpolation
-and run on the device, for the whole batch, prompts included. Every draw is made in the loader, from the sample's own
-stream; the device only carries it out.
+Flips and changes of grey values run in the loader, on the CPU: they cost one copy. Rotation and scaling interpolate,
+so they run on the device, for the whole batch and its prompts. The loader makes all random draws, from the stream of
+the sample; the device only applies them.
 """
 
 from collections.abc import Sequence
@@ -23,18 +23,18 @@ GAMMA = (0.8, 1.25)  # exponent of SUV over the patch's own maximum
 GAIN = 0.15  # standard deviation of the log of a factor: SUV differs so much between scanners and patients
 SHIFT_HU = 20.0  # standard deviation
 CONTRAST = (0.9, 1.1)
-NEAR = 1  # voxels around a moved prompt in which its own tissue is looked for
+NEAR = 1  # voxels around a moved prompt that are searched for its tissue
 
 
 def flip(arrays: Sequence[NDArray[Any]], prompts: Prompts, axes: Sequence[int]) -> tuple[list[NDArray[Any]], Prompts]:
-    """Arrays of a patch and its prompts, mirrored along some axes; the arrays are views, copied where they are used."""
+    """Mirror the arrays and prompts of a patch along some axes; the arrays are views."""
     for axis in axes:
         prompts = prompts.flip(axis)
     return [np.flip(array, tuple(axes)) for array in arrays], prompts
 
 
 def change_ct(ct: NDArray[np.float32], draws: np.random.Generator) -> NDArray[np.float32]:
-    """A CT with another contrast and offset, as scanners and contrast agents give; air stays the darkest value."""
+    """Change contrast and offset of a CT, as scanners and contrast agents do; air stays the darkest value."""
     scale, shift = draws.uniform(*CONTRAST), draws.normal(0, SHIFT_HU)
     changed = ct * np.float32(scale)
     changed += np.float32(shift)
@@ -42,7 +42,7 @@ def change_ct(ct: NDArray[np.float32], draws: np.random.Generator) -> NDArray[np
 
 
 def change_pet(pet: NDArray[np.float32], draws: np.random.Generator) -> NDArray[np.float32]:
-    """An uptake with another gain and gamma; 0 stays 0 and the order of voxels stays."""
+    """Change gain and gamma of an uptake; 0 stays 0, and the order of values does not change."""
     gain, gamma = np.exp(draws.normal(0, GAIN)), draws.uniform(*GAMMA)
     top = float(pet.max(initial=0))
     if top <= 0:
@@ -55,9 +55,9 @@ def change_pet(pet: NDArray[np.float32], draws: np.random.Generator) -> NDArray[
 
 
 def draw_affine(draws: np.random.Generator, settings: TrainSettings, spacing: Spacing) -> NDArray[np.float32]:
-    """A rotation and scaling about the centre of a patch, in mm, as a `(3, 3)` matrix of voxel offsets.
+    """Draw a rotation and scaling in mm about the centre of a patch, as a `(3, 3)` matrix of voxel offsets.
 
-    It takes an offset from the centre in the new patch to one in the old patch.
+    The matrix maps an offset from the centre of the new patch to an offset in the old patch.
     """
     angles = np.deg2rad(draws.uniform(-settings.rotation_deg, settings.rotation_deg, size=3))
     matrix = np.eye(3)
@@ -74,9 +74,9 @@ def draw_affine(draws: np.random.Generator, settings: TrainSettings, spacing: Sp
 def warp(images: Tensor, label: Tensor, points: Tensor, matrices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Rotate and scale a batch on the device.
 
-    Images are interpolated linearly, the label takes the nearest voxel, both are continued flatly beyond the patch.
-    A prompt moves with its tissue: to the voxel nearest to where its centre went, or to the neighbour nearest to
-    that whose label fits its polarity; where none fits, or it left the patch, it is switched off.
+    Images are interpolated linearly, the label takes the nearest voxel; outside the patch both repeat the border value.
+    A prompt moves with its tissue: to the voxel nearest to its new centre, or to the nearest neighbour whose label
+    fits its polarity. A prompt is switched off if no neighbour fits or if it leaves the patch.
 
     Args:
         images: float32 `(B, C, I, J, K)`.
@@ -89,21 +89,21 @@ def warp(images: Tensor, label: Tensor, points: Tensor, matrices: Tensor) -> tup
     """
     batch, _, *shape = images.shape
     half = put([n / 2 for n in shape], images.device)
-    normal = matrices * half[None, None, :] / half[None, :, None]  # offsets as shares of half the patch
+    normal = matrices * half[None, None, :] / half[None, :, None]  # offsets as fractions of half the patch
     theta = torch.zeros(batch, 3, 4, device=images.device)
-    theta[:, :, :3] = normal.flip(1, 2)  # affine_grid names the axes from the last
+    theta[:, :, :3] = normal.flip(1, 2)  # affine_grid counts axes from the last
     grid = functional.affine_grid(theta, [batch, 1, *shape], align_corners=False)
     moved = functional.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
     mask = functional.grid_sample(label.float(), grid, mode="nearest", padding_mode="border", align_corners=False)
     mask = mask.to(label.dtype)
     if not len(points):
         return moved, mask, points
-    inverse, _ = torch.linalg.inv_ex(matrices)  # `inv` would wait for the device to say that there is one
+    inverse, _ = torch.linalg.inv_ex(matrices)  # `inv` would wait for the device, to check that the inverse exists
     return moved, mask, _move_points(points, mask, inverse)
 
 
 def _move_points(points: Tensor, label: Tensor, inverse: Tensor) -> Tensor:
-    """Prompts after the change of their patch; see `warp`."""
+    """Move prompts with their patch; see `warp`."""
     shape = put(label.shape[2:], points.device)
     centre = (shape - 1).float() / 2
     sample = points[:, 0].clamp(min=0)

@@ -1,7 +1,7 @@
-"""Samples: a patch, its prompts, and everything that chance decides about it.
+"""Samples: a patch, its prompts, and all random draws for it.
 
-A sample is a function of the seed and of its number, and of nothing else: not of the number of loader processes, of
-the order in which they work, or of where a run was interrupted.
+A sample depends only on the seed and on its number. It does not depend on the number of loader processes, on the order
+in which they work, or on interruptions of a run.
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,9 +25,9 @@ from clicksim.prompts import Prompts
 from clicksim.streams import stream
 
 FATES = ("keep", "drop", "grow", "shrink", "clear", "fill")
-"""What becomes of a previous mask before the model sees it: as it is, withheld, grown or shrunk by a voxel, a box of
-it cleared or filled."""
-JITTER = 0.25  # share of the patch by which the place that it is put on may lie off its centre
+"""Changes of a previous mask before the model sees it: none, withheld, grown or shrunk by a voxel, a box cleared or
+filled."""
+JITTER = 0.25  # largest distance of the chosen place from the centre of the patch, as a fraction of the patch
 
 SMALL_BYTES = 1 << 16
 
@@ -38,14 +38,14 @@ class Sample:
 
     Attributes:
         ct: float32 HU.
-        pet: float32 SUV; zeros where there is none.
-        has_pet: Whether the model is shown one.
+        pet: float32 SUV; zeros if there is none.
+        has_pet: Whether the model sees a PET.
         label: uint8, 1 in lesions.
         points: `(n, 5)` prompts, as `clickseg.data.prompt_channels` takes them.
-        plan: What the sample gets of prompts.
+        plan: Which prompts the sample gets.
         spacing: mm.
         matrix: `(3, 3)` rotation and scaling, or None.
-        fate: What becomes of a previous mask, one of `FATES`; and the box `(2, 3)` of `clear` and `fill`.
+        fate: The change of a previous mask, one of `FATES`; and the box `(2, 3)` of `clear` and `fill`.
     """
 
     ct: NDArray[np.float32]
@@ -61,15 +61,15 @@ class Sample:
 
 @dataclass(frozen=True)
 class Batch:
-    """Samples side by side, as tensors; the parts that only the host needs stay plain.
+    """A batch of samples as tensors; parts that only the host needs are plain Python.
 
     Attributes:
         images: float32 `(B, 2, I, J, K)`: HU, SUV.
         has_pet: bool `(B,)`.
         label: uint8 `(B, 1, I, J, K)`.
         points: int64 `(n, 5)`.
-        matrices: float32 `(B, 3, 3)`, or None where no sample is turned.
-        plans, spacing, fates: Of each sample.
+        matrices: float32 `(B, 3, 3)`, or None if no sample is rotated or scaled.
+        plans, spacing, fates: One for each sample.
     """
 
     images: Tensor
@@ -85,7 +85,7 @@ class Batch:
         return len(self.plans)
 
     def __getstate__(self) -> dict[str, Any]:
-        """What travels from a worker: small tensors by value, since each shared one costs a call back to the worker."""
+        """Pickle small tensors by value, because each shared tensor costs a call back to the worker."""
         small = {n: t.numpy() for n, t in vars(self).items() if isinstance(t, Tensor) and t.nbytes < SMALL_BYTES}
         return {**vars(self), **small}
 
@@ -94,7 +94,7 @@ class Batch:
             object.__setattr__(self, name, torch.from_numpy(value) if isinstance(value, np.ndarray) else value)
 
     def to(self, device: torch.device) -> "Batch":
-        """The batch on a device, without waiting for it."""
+        """Copy the batch to a device, without waiting for it."""
         moved = {
             name: getattr(self, name).to(device, non_blocking=True)
             for name in TENSORS
@@ -103,7 +103,7 @@ class Batch:
         return replace(self, **moved)
 
     def pin_memory(self) -> "Batch":
-        """The batch in memory from which a GPU copies by itself."""
+        """Copy the batch to pinned memory, which a GPU reads directly."""
         return replace(
             self, **{name: getattr(self, name).pin_memory() for name in TENSORS if getattr(self, name) is not None}
         )
@@ -113,7 +113,7 @@ TENSORS = ("images", "has_pet", "label", "points", "matrices")
 
 
 class PatchDataset(Dataset[Sample]):
-    """Endless samples of some cases, by number."""
+    """An endless series of samples of some cases, by number."""
 
     def __init__(
         self,
@@ -124,20 +124,20 @@ class PatchDataset(Dataset[Sample]):
         per_step: int = 1,
         purpose: str = "train",
     ) -> None:
-        """Samples of some cases.
+        """Prepare to make samples.
 
         Args:
-            cases: Where patches are taken from.
-            patch: Their voxels.
+            cases: Cases from which patches are taken.
+            patch: Shape of a patch in voxels.
             settings: Odds and augmentation.
-            per_step: Samples of one step of all devices: what the curriculum counts.
+            per_step: Samples of one step over all devices; the curriculum counts steps.
             purpose: `train`; `validate` gives plain patches on lesions, without prompts.
         """
         self.cases, self.patch, self.settings = tuple(cases), patch, settings
         self.per_step, self.purpose = per_step, purpose
 
     def __getitem__(self, number: int) -> Sample:
-        """The sample of a number."""
+        """Make the sample with a number."""
         settings, learning = self.settings, self.purpose == "train"
         draws = stream(settings.seed, "sample", self.purpose, number)
         case = self.cases[draws.integers(len(self.cases))]
@@ -162,9 +162,10 @@ class PatchDataset(Dataset[Sample]):
         return Sample(arrays[0], arrays[1], shown, arrays[2], channel_rows(prompts), plan, case.spacing, matrix, fate)
 
     def _corner(self, case: StoreCase, draws: np.random.Generator) -> list[int]:
-        """The first voxel of a patch, put on a place of the case by the odds; where it has none, on the next kind.
+        """Draw a place of the case by the odds, and return the first voxel of the patch around it.
 
-        Of the lesions each is as likely, whatever its size.
+        If the case has no place of the drawn kind, the next kind is taken. All lesions are equally likely, whatever
+        their size.
         """
         places = case.places
         odds = np.asarray(self.settings.odds if self.purpose == "train" else (1.0, 0.0, 0.0))
@@ -190,7 +191,7 @@ class PatchDataset(Dataset[Sample]):
         return first_prompts(plan, mask, pet, case.spacing, instances, protocols)
 
     def _fate(self, draws: np.random.Generator) -> tuple[str, NDArray[np.int64]]:
-        """What becomes of a previous mask; a box has up to a third of the patch along each axis."""
+        """Draw the change of a previous mask; a box covers up to a third of the patch along each axis."""
         size = np.array([draws.integers(1, max(2, n // 3 + 1)) for n in self.patch])
         start = np.array([draws.integers(0, n - s + 1) for n, s in zip(self.patch, size, strict=True)])
         spoiled = FATES[2 + draws.integers(4)]
@@ -205,10 +206,10 @@ class PatchDataset(Dataset[Sample]):
 
 
 class Batches(Sampler[list[int]]):
-    """The numbers of the samples of one device, batch by batch, from a step on."""
+    """The numbers of the samples of one device, batch by batch, starting at a step."""
 
     def __init__(self, first: int, last: int, batch: int, rank: int = 0, world: int = 1) -> None:
-        """Batches `first` to `last`; device `rank` of `world` takes its share of each."""
+        """Select batches `first` to `last`; device `rank` of `world` takes its part of each."""
         self.first, self.last, self.batch, self.rank, self.world = first, last, batch, rank, world
 
     def __iter__(self) -> Iterator[list[int]]:
@@ -221,7 +222,7 @@ class Batches(Sampler[list[int]]):
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
-    """Samples as one batch, each array copied once; the prompts of all in one table."""
+    """Join samples into one batch. Each array is copied once; all prompts go into one table."""
     shape = samples[0].label.shape
     images = np.empty((len(samples), 2, *shape), np.float32)  # NumPy asks for large pages, Torch does not
     label = np.empty((len(samples), 1, *shape), np.uint8)
@@ -244,13 +245,13 @@ def collate(samples: Sequence[Sample]) -> Batch:
 
 
 def make_loader(dataset: PatchDataset, batches: Batches, *, workers: int, pin: bool) -> Iterator[Batch]:
-    """Batches in order, made in this process or in others that start afresh (a fork would inherit locks).
+    """Return batches in order, made in this process or in spawned ones (a fork would inherit locks).
 
     Args:
         dataset: The samples.
-        batches: Their numbers.
-        workers: Other processes that make batches; with 0 each is made here when it is asked for.
-        pin: Put batches in memory from which a GPU copies by itself.
+        batches: Numbers of the samples of each batch.
+        workers: Number of loader processes; with 0 each batch is made in this process when it is needed.
+        pin: Put batches into pinned memory, which a GPU reads directly.
     """
     import multiprocessing
 
@@ -260,14 +261,14 @@ def make_loader(dataset: PatchDataset, batches: Batches, *, workers: int, pin: b
         dataset, batch_sampler=batches, collate_fn=collate, num_workers=workers, multiprocessing_context=context,
         prefetch_factor=4 if workers else None, pin_memory=pin, generator=torch.Generator().manual_seed(0),
     )  # fmt: skip
-    return fetch_ahead(loader) if workers and not pin else iter(loader)  # to pin is done by a thread anyway
+    return fetch_ahead(loader) if workers and not pin else iter(loader)  # a thread does the pinning anyway
 
 
 def fetch_ahead(loader: "DataLoader[Any]") -> Iterator[Batch]:
-    """The batches of a loader, the next one fetched by a thread while the consumer works.
+    """Yield the batches of a loader; a thread fetches the next one while the consumer works.
 
-    To hand over a batch, its worker must answer, and it answers only when its Python is not busy with a sample: so
-    a consumer that asked for itself would wait at times for a batch that has long been ready.
+    A worker can hand over a batch only while its Python is not busy with a sample. Without the thread, the consumer
+    would sometimes wait for a batch that is already complete.
     """
     source = iter(loader)
     with ThreadPoolExecutor(1, "fetch") as thread:
@@ -276,4 +277,4 @@ def fetch_ahead(loader: "DataLoader[Any]") -> Iterator[Batch]:
             ready = [coming.result()]
             if left:
                 coming = thread.submit(next, source)
-            yield ready.pop()  # not kept here: to free it costs milliseconds, and the consumer does it in its step
+            yield ready.pop()  # not kept here: freeing it takes milliseconds; the consumer does that during its step

@@ -1,9 +1,9 @@
-"""From the grid of a case to the grid of a model, and back.
+"""Map a case from its grid to the grid of a model, and back.
 
-The rule: axes are permuted and flipped to the order that is nearest to R, A, S (exact, no voxel changes), then the
-volume is resampled to the wanted voxel size over the same field of view, so that its outer faces stay where they
-are. CT and uptake are interpolated linearly, labels take the nearest voxel. Nothing is normalised here: stored
-values are HU and SUV, and the model itself normalises them (`clickseg.model.network`).
+The rule: axes are permuted and flipped to the order nearest to R, A, S (this is exact; no voxel changes). Then the
+volume is resampled to the wanted voxel size over the same field of view, so its outer faces do not move. CT and uptake
+are interpolated linearly, labels take the nearest voxel. Nothing is normalised here: stored values are HU and SUV, and
+the model normalises them (`clickseg.model.network`).
 """
 
 from collections.abc import Sequence
@@ -23,13 +23,13 @@ from clicksim.prompts import Prompts
 
 @dataclass(frozen=True)
 class GridTransform:
-    """How a case lies on its own grid and on that of a model.
+    """The mapping between the grid of a case and the grid of a model.
 
     Attributes:
         source: The grid of the case's files.
         axes: Stored axes that become R, A, S, as `numpy.transpose` takes them.
-        flipped: Which of these are then flipped.
-        oriented: The grid after both.
+        flipped: Which of these axes are then flipped.
+        oriented: The grid after both steps.
         target: The grid of the model.
     """
 
@@ -41,14 +41,14 @@ class GridTransform:
 
     @classmethod
     def of(cls, source: Grid, spacing_mm: Sequence[float]) -> "GridTransform":
-        """The frame of a case.
+        """Make the mapping for a case.
 
         Args:
-            source: With an affine.
-            spacing_mm: Of the target along R, A, S; empty keeps the voxel size.
+            source: Grid of the case, with an affine.
+            spacing_mm: Voxel size of the target along R, A, S; empty keeps that of the case.
 
         Raises:
-            GeometryError: No affine, or not three sizes.
+            GeometryError: The grid has no affine, or `spacing_mm` does not have three sizes.
         """
         if source.affine is None or source.spacing is None:
             raise GeometryError(f"a model needs to know where a voxel lies; this grid has no affine: {source}")
@@ -65,19 +65,19 @@ class GridTransform:
         return cls(source, axes, flipped, oriented, target)
 
     def image(self, array: NDArray[Any]) -> NDArray[np.float32]:
-        """A CT or an uptake on the target grid."""
+        """Resample a CT or an uptake to the target grid."""
         return resize(self._orient(array), self.target.shape)
 
     def ct(self, array: NDArray[Any]) -> NDArray[np.int16]:
-        """A CT on the target grid in whole HU, nothing darker than air; an `ImageError` where it is not finite."""
+        """Resample a CT to the target grid, in whole HU, not below air; NaN or infinity raise `ImageError`."""
         return np.clip(np.rint(self._finite(array, "CT")), AIR_HU, np.iinfo(np.int16).max).astype(np.int16)
 
     def pet(self, array: NDArray[Any]) -> NDArray[np.float32]:
-        """An uptake on the target grid; an `ImageError` where it is not finite."""
+        """Resample an uptake to the target grid; NaN or infinity raise `ImageError`."""
         return self._finite(array, "PET")
 
     def label(self, array: NDArray[Any]) -> NDArray[Any]:
-        """A label on the target grid, in its own type."""
+        """Resample a label to the target grid; its type does not change."""
         oriented = self._orient(array)
         if self.target.shape == oriented.shape:
             return np.ascontiguousarray(oriented)
@@ -85,10 +85,10 @@ class GridTransform:
         return np.ascontiguousarray(oriented[np.ix_(*picks)])
 
     def prompts(self, prompts: Prompts) -> Prompts:
-        """Prompts on the target grid: each voxel becomes the target's voxel that holds its centre.
+        """Map prompts to the target grid: each voxel becomes the target voxel that contains its centre.
 
         Raises:
-            GeometryError: Prompts of another grid.
+            GeometryError: The prompts are on another grid.
         """
         self.source.check_same(prompts.grid, ("case", "prompts"))
         moved = prompts.permute(self.axes)
@@ -97,7 +97,7 @@ class GridTransform:
         return moved if self.target.shape == self.oriented.shape else moved.resample(self.target.shape)
 
     def back(self, array: NDArray[Any]) -> NDArray[np.float32]:
-        """The probabilities that a model gives, interpolated on the grid of the case's files, axes as stored there."""
+        """Interpolate probabilities on the grid of the case's files, with axes as stored there."""
         if tuple(array.shape) != self.target.shape:
             raise GeometryError(f"a result of this frame has shape {self.target.shape}, got {array.shape}")
         full = resize(array, self.oriented.shape)
@@ -118,13 +118,13 @@ class GridTransform:
 
 
 def resize(array: NDArray[Any], shape: Shape) -> NDArray[np.float32]:
-    """A volume with another number of voxels over the same field of view, interpolated linearly.
+    """Interpolate a volume linearly to another number of voxels over the same field of view.
 
-    Beyond the outermost centres it is flat.
+    Beyond the outermost voxel centres the value is constant.
 
     Args:
         array: `(I, J, K)`.
-        shape: Of the result.
+        shape: Shape of the result.
     """
     values = np.ascontiguousarray(array, dtype=np.float32)
     if values.shape == shape:
@@ -134,12 +134,12 @@ def resize(array: NDArray[Any], shape: Shape) -> NDArray[np.float32]:
 
 
 def _nearest(new: int, old: int) -> NDArray[np.int64]:
-    """The old voxel that holds the centre of each new one."""
+    """Return the old voxel that contains the centre of each new one."""
     return np.minimum(((np.arange(new) + 0.5) * (old / new)).astype(np.int64), old - 1)
 
 
 def _to_ras(affine: NDArray[np.float64]) -> tuple[tuple[int, int, int], tuple[int, ...]]:
-    """Stored axes in the order R, A, S, each used once, the clearest first; and which of them point the other way."""
+    """Assign stored axes to R, A, S, the clearest first, each once; also return which point the opposite way."""
     directions = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
     weight = np.abs(directions)
     axes = [0, 0, 0]

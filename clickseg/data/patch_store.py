@@ -1,13 +1,13 @@
-"""The patch store: cases as plain arrays that are mapped into memory, so that a patch costs what it holds.
+"""The patch store: cases as plain memory-mapped arrays, so that reading a patch reads only its own voxels.
 
     STORE/
       store.json                 rules, the catalog's digest, sources with their licences
       cases.parquet              one row per case: names, fold, grid, folder of its arrays
       rejected.parquet           cases that could not be prepared, with the reason
       arrays/<case>-<hash>/      ct.npy int16 HU, pet.npy SUV, label.npy, places.npz
-                                 (ct.npz ... where the store is compressed)
+                                 (ct.npz ... if the store is compressed)
 
-The hash is over the rules and the bytes of the case's files: what was prepared once is found again.
+The hash covers the rules and the bytes of the case's files, so arrays that were already prepared are reused.
 """
 
 import json
@@ -34,10 +34,10 @@ OPEN_CASES = 8  # whole cases that a compressed store keeps in memory, in each p
 
 @dataclass(frozen=True)
 class Places:
-    """Voxels of a case to put patches on.
+    """Voxels of a case around which patches are taken.
 
     Attributes:
-        lesion: `(n, 4)` lesion number, `i, j, k`; the deepest voxel of each lesion and others drawn from it.
+        lesion: `(n, 4)` lesion number, `i, j, k`; the deepest voxel of each lesion and others drawn at random.
         hot: `(n, 3)` voxels of physiological uptake, spread over its components.
         body: `(n, 3)` voxels of the body outside lesions.
     """
@@ -53,7 +53,7 @@ class StoreCase:
 
     Attributes:
         row: Its row in `cases.parquet`.
-        folder: Where its arrays stand.
+        folder: The folder of its arrays.
     """
 
     row: Mapping[str, Any]
@@ -61,12 +61,12 @@ class StoreCase:
 
     @property
     def case_id(self) -> str:
-        """Its name, unique within its source."""
+        """Name of the case, unique within its source."""
         return str(self.row["case_id"])
 
     @property
     def has_pet(self) -> bool:
-        """Whether there is an uptake."""
+        """Whether the case has an uptake."""
         return bool(self.row["has_pet"])
 
     @property
@@ -77,7 +77,7 @@ class StoreCase:
 
     @cached_property
     def grid(self) -> Grid:
-        """The lattice of its arrays."""
+        """The grid of its arrays."""
         return Grid(tuple(self.row["shape"]), self.spacing, np.reshape(self.row["affine_ras"], (4, 4)))
 
     def array(self, name: str) -> NDArray[Any]:
@@ -86,11 +86,11 @@ class StoreCase:
 
     @property
     def places(self) -> Places:
-        """Where to put patches."""
+        """The voxels around which patches are taken."""
         return _places(str(self.folder))
 
     def patch(self, name: str, start: Sequence[int], shape: Shape) -> NDArray[Any]:
-        """A copy of a part; what lies outside the volume is air, no uptake, no lesion."""
+        """Copy a part; outside the volume there is air, no uptake and no lesion."""
         array = self.array(name)
         out = np.full(shape, AIR_HU if name == "ct" else 0, dtype=array.dtype)
         low = [max(0, s) for s in start]
@@ -104,11 +104,11 @@ class StoreCase:
 
 @dataclass(frozen=True)
 class Store:
-    """An open store; it travels to other processes by its path.
+    """An open store; it is pickled as its path.
 
     Attributes:
         path: The folder.
-        about: What `store.json` says.
+        about: The content of `store.json`.
         cases: All cases, by source and name.
     """
 
@@ -118,17 +118,17 @@ class Store:
 
     @property
     def rules(self) -> StoreRules:
-        """How the arrays were made."""
+        """The rules by which the arrays were made."""
         return StoreRules.of(self.about["rules"])
 
     @property
     def catalog_digest(self) -> str:
-        """Of the catalog that it was made from."""
+        """The digest of the catalog that the store was made from."""
         return str(self.about["catalog_digest"])
 
     @property
     def folds(self) -> Mapping[str, Any]:
-        """The fold plan: its name in the catalog (empty for one that was drawn), digest and rule."""
+        """The fold plan: its name in the catalog (empty if it was drawn), digest and rule."""
         return self.about["folds"]
 
     def licences(self, cases: Sequence[StoreCase]) -> list[dict[str, Any]]:
@@ -137,12 +137,12 @@ class Store:
         return [dict(row) for row in self.about["sources"] if row["source"] in used]
 
     def split(self, fold: int) -> tuple[tuple[StoreCase, ...], tuple[StoreCase, ...]]:
-        """Cases to train on, and those that are held out; see `clicksim.catalog.folds` for the rule.
+        """Return the cases to train on and the cases held out; see `clicksim.catalog.folds` for the rule.
 
-        A patient is in one of them only, and a case that the plan leaves out is in neither.
+        No patient is in both. A case that the plan leaves out is in neither.
 
         Raises:
-            CatalogError: Nothing is left to train on.
+            CatalogError: No case is left to train on.
         """
         held = tuple(case for case in self.cases if case.row["fold"] == fold)
         patients = {case.row["patient_key"] for case in held}
@@ -162,7 +162,7 @@ def open_store(path: str | Path) -> Store:
     """Open a store.
 
     Raises:
-        CatalogError: No store there, or one of a newer format.
+        CatalogError: There is no store, or it has a newer format.
     """
     import pyarrow.parquet as pq
 
@@ -184,7 +184,7 @@ def open_store(path: str | Path) -> Store:
 
 
 def case_schema() -> "pa.Schema":
-    """The columns of `cases.parquet`."""
+    """Return the columns of `cases.parquet`."""
     import pyarrow as pa
 
     number, text = pa.int32(), pa.string()
@@ -193,14 +193,14 @@ def case_schema() -> "pa.Schema":
         ("case_id", text, "name of the case, unique within the source"),
         ("patient_key", text, "pseudonym of the patient"),
         ("tracer_class", text, "FDG, PSMA or none"),
-        ("fold", number, "the fold of the plan that validates on the case; null for a case that the plan leaves out"),
+        ("fold", number, "the fold of the plan that validates on the case; null if the plan leaves the case out"),
         ("instances", text, "components, or labels where its values are the lesions' ids"),
-        ("has_pet", pa.bool_(), "there is an uptake"),
+        ("has_pet", pa.bool_(), "the case has an uptake"),
         ("n_lesions", number, "lesions on the grid of the store"),
         ("shape", pa.list_(number, 3), "voxels along R, A, S"),
         ("spacing_mm", pa.list_(pa.float64(), 3), "mm along R, A, S"),
         ("affine_ras", pa.list_(pa.float64(), 16), "voxel to RAS+ mm, row by row"),
-        ("note", text, "a doubt about its files, such as a PET that may be a CT; else null"),
+        ("note", text, "a possible problem of its files, such as a PET that may be a CT; else null"),
         ("folder", text, "of its arrays, below arrays/"),
     ]
     return pa.schema([pa.field(name, kind, metadata={"meaning": meaning}) for name, kind, meaning in columns])

@@ -1,7 +1,7 @@
-"""From a catalog to a patch store: read, put on one grid, find the places to sample, write; case by case.
+"""Make a patch store from a catalog: read each case, resample it to one grid, find places to sample, write.
 
-The unit of work is a patient. A case whose files and rules are those of an earlier run is not made again. A case
-that cannot be prepared is listed in `rejected.parquet` with its reason, and the others go on.
+The unit of work is a patient. A case whose files and rules have not changed is not prepared again. A case that cannot
+be prepared is listed in `rejected.parquet` with its reason, and the work continues.
 """
 
 import hashlib
@@ -41,13 +41,13 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class StoreSummary:
-    """How a run ended.
+    """The result of a run.
 
     Attributes:
         cases: In the store.
-        made: Of them, those whose arrays were not there before.
+        made: Cases of the store whose arrays were made in this run.
         rejected: Cases that could not be prepared.
-        notes: A sentence for each case of the store whose files leave a doubt.
+        notes: A sentence for each case of the store whose files may have a problem.
     """
 
     cases: int
@@ -67,7 +67,7 @@ def prepare_store(
     resume: bool = False,
     overwrite: bool = False,
 ) -> StoreSummary:
-    """Make or renew the store of a catalog.
+    """Make or update the store of a catalog.
 
     Args:
         catalog_path: The catalog.
@@ -75,13 +75,14 @@ def prepare_store(
         rules: How arrays are made.
         sources: Names of the sources to take; empty for all.
         folds: The fold plan of the catalog that training uses; see `clicksim.catalog.folds.choose_folds`.
-        crew: Who does the work; by default this process.
-        resume: Take up an interrupted run.
+        crew: Workers; by default this process.
+        resume: Continue an interrupted run.
         overwrite: Replace a store that was made by other rules or with other folds.
 
     Raises:
-        CatalogError: No catalog, no case in it or in one of the sources, no case that could be prepared; as `run_job`.
-        SettingError: No such fold plan, or several and none named.
+        CatalogError: There is no catalog, no case in it or in one of the sources, or no case that can be prepared; also
+            as `run_job`.
+        SettingError: The fold plan does not exist, or there are several and none is named.
         StorageError: The disk is full, cannot be written, or fails.
     """
     chosen, folder = rules or StoreRules(), Path(out)
@@ -109,7 +110,7 @@ def prepare_store(
 
 
 def _least_bytes(rows: Sequence[Row], known: Collection[str], rules: StoreRules) -> float:
-    """What the cases that have no arrays yet will take, by their rows alone: CT, uptake, and a label of one byte."""
+    """Estimate from the rows the bytes of cases without arrays: CT, uptake, and a label of one byte."""
     done, total = {name.rpartition("-")[0] for name in known}, 0.0
     for row in rows:
         shape, spacing = row["shape_xyz"], row["spacing_xyz_mm"]
@@ -121,7 +122,7 @@ def _least_bytes(rows: Sequence[Row], known: Collection[str], rules: StoreRules)
 
 
 def plan_store(catalog: Catalog, rows: Sequence[Row], folds: Folds) -> list[Unit]:
-    """One unit for each patient: its cases with their folds; a case that the plan leaves out has none."""
+    """Make one unit per patient: its cases with their folds; a case that the plan leaves out has no fold."""
     fold_of = folds.fold_of
     patients: dict[str, list[Row]] = {}
     for row in rows:
@@ -131,7 +132,7 @@ def plan_store(catalog: Catalog, rows: Sequence[Row], folds: Folds) -> list[Unit
 
 
 def prepare_patient(catalog: Catalog, store: Path, rules: StoreRules, unit: Unit, folder: Path) -> Tables:
-    """Prepare the cases of one patient; runs in any process."""
+    """Prepare the cases of one patient, in any process."""
     import pyarrow as pa
 
     done, rejected = [], []
@@ -145,17 +146,17 @@ def prepare_patient(catalog: Catalog, store: Path, rules: StoreRules, unit: Unit
 
 
 def prepare_case(catalog: Catalog, row: Row, known: Path, target: Path, rules: StoreRules) -> dict[str, Any]:
-    """Write the arrays of one case, unless the store has them; returns its row.
+    """Write the arrays of one case unless the store has them, and return its row.
 
     Args:
-        catalog: Where the case is.
+        catalog: The catalog of the case.
         row: The case.
         known: The folder of the arrays that the store has.
-        target: The folder for those that are made.
-        rules: How they are made.
+        target: The folder for new arrays.
+        rules: How arrays are made.
 
     Raises:
-        ClicksimError: A file that is missing, cannot be read, or is on another grid than the label.
+        ClicksimError: A file is missing, cannot be read, or is on another grid than the label.
     """
     case_id = str(row["case_id"])
     named = {role: row[f"{role}_path"] for role in ("ct", "pet", "label") if row[f"{role}_path"]}
@@ -174,7 +175,7 @@ def prepare_case(catalog: Catalog, row: Row, known: Path, target: Path, rules: S
 
 
 def _write_case(case: CaseImages, row: Row, target: Path, rules: StoreRules) -> dict[str, Any]:
-    """Read, resample and write one case; returns what its `row.json` says."""
+    """Read, resample and write one case; return the content of its `row.json`."""
     label, density, uptake = case.label, case.ct, case.pet
     if density is None:
         raise ImageError(f"case {case.case_id} has no ct; a model needs a CT and a label")
@@ -209,10 +210,10 @@ def find_places(
     case_id: str,
     instances: str | None,
 ) -> tuple[Places, int]:
-    """The places to put patches on, and the number of lesions.
+    """Find the voxels around which patches are taken, and count the lesions.
 
-    Of each lesion the deepest voxel and others drawn from it; of hot uptake one voxel of each component in turn,
-    the largest first; of the body voxels drawn evenly. Without an uptake there is no hot place.
+    Each lesion gives its deepest voxel and others drawn at random. Hot uptake gives one voxel of each component in
+    turn, the largest first; without an uptake there is none. The body gives voxels drawn uniformly.
     """
     lesions = find_lesions(mask, instances="labels" if instances == "labels" else "components", where=case_id)
     share = max(1, rules.spots // max(1, len(lesions)))
@@ -235,7 +236,7 @@ def find_places(
 
 
 def _spread(parts: list[NDArray[np.int64]], rules: StoreRules, case_id: str) -> NDArray[np.int64]:
-    """One voxel of each part in turn, largest parts first, until there are enough."""
+    """Draw one voxel of each part in turn, largest parts first, until there are enough."""
     draws = stream(rules.seed, case_id, "places", "hot")
     parts = sorted(parts, key=len, reverse=True)[: rules.spots]
     turns = max(1, -(-rules.spots // max(1, len(parts))))
@@ -245,9 +246,9 @@ def _spread(parts: list[NDArray[np.int64]], rules: StoreRules, case_id: str) -> 
 
 
 def _pick(draws: np.random.Generator, count: int, most: int) -> NDArray[np.int64]:
-    """As many different numbers below `count` as there are, at most `most`, in random order.
+    """Draw up to `most` different numbers below `count`, in random order.
 
-    `choice` would be a little quicker, but other draws would be another training than the one that the pages show.
+    `choice` would be a little faster, but other draws would change the training results that the documents show.
     """
     return draws.permutation(count)[:most]
 
@@ -260,7 +261,7 @@ def _write_array(file: Path, array: NDArray[Any], *, compressed: bool) -> None:
 
 
 def _content_hash(files: Mapping[str, Path], rules: StoreRules, row: Row) -> str:
-    """Of the rules, the version of the store and the bytes of the files."""
+    """Hash the rules, the version of the store and the bytes of the files."""
     total = hashlib.sha256(json.dumps([FORMAT, rules.plain(), row["instances"]], sort_keys=True).encode())
     for name, file in sorted(files.items()):
         try:
@@ -281,7 +282,7 @@ def _about(catalog: Catalog, digest: str, rules: StoreRules) -> dict[str, Any]:
 
 
 def _inputs(catalog: Catalog, rows: Sequence[Row]) -> tuple[Path, ...]:
-    """The local files of cases."""
+    """Return the local files of cases."""
     locations = [row[f"{role}_path"] for row in rows for role in ("ct", "pet", "label") if row[f"{role}_path"]]
     return local_files(catalog, locations)
 
@@ -294,7 +295,7 @@ def _commit_store(
     commit: Commit,
     facts: Mapping[str, Any],
 ) -> StoreSummary:
-    """Write the tables, then the head that makes them a store; arrays that no case has any more are removed."""
+    """Write the tables, then `store.json`; remove arrays that no case uses any more."""
     import pyarrow.parquet as pq
 
     cases = tables["cases"].sort_by([("source", "ascending"), ("case_id", "ascending")])

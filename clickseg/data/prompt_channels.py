@@ -1,14 +1,14 @@
-"""Prompts as dense channels for a whole batch: any encoding that `clicksim.guidance.ENCODINGS` holds.
+"""Draw prompts as dense channels for a whole batch, with any encoding of `clicksim.guidance.ENCODINGS`.
 
-Prompts are rows of one table of whole numbers, `(n, 5)`: sample in the batch, polarity (0 foreground, 1 background),
-voxel `i, j, k` in patch coordinates. A scribble is one row for each of its voxels. A row with a negative sample is
-switched off: rows are switched off in place, so that nothing has to wait for the device to count.
+Prompts are rows of one table of integers, `(n, 5)`: sample in the batch, polarity (0 foreground, 1 background),
+voxel `i, j, k` in patch coordinates. A scribble has one row per voxel. A row with a negative sample is switched off.
+Rows are switched off in place, so that no step waits for the device to count them.
 
-An encoding whose values around a voxel are the same for all prompts is drawn on the device: clicksim draws it once for
-a voxel size, as a stencil, and the stencil is laid on every row. Where stencils overlap the largest value is kept (a
-scribble is then a capsule around its path); with `merge="add"` they add up, and a voxel that is prompted twice counts
-once. Every other encoding is drawn by clicksim on the CPU, sample by sample. In both cases a patch knows of nothing
-outside itself: an image is that of the patch, `normalise` looks at the patch, and `border` has no effect.
+An encoding whose values around a voxel are the same for all prompts is drawn on the device: clicksim draws it once per
+voxel size, as a stencil, and the stencil is placed on every row. Where stencils overlap, the largest value is kept (so
+a scribble becomes a capsule around its path). With `merge="add"` values are added, and a voxel that is prompted twice
+counts once. clicksim draws every other encoding on the CPU, sample by sample. In both cases only the patch counts: the
+image is that of the patch, `normalise` uses the patch, and `border` has no effect.
 """
 
 from collections.abc import Sequence
@@ -26,21 +26,21 @@ from clicksim.guidance.encoding_settings import COMMON, DrawingPlan
 from clicksim.prompts import Click, Prompts, Scribble
 
 CHUNK = 1 << 22
-"""Voxels drawn at once, so that long scribbles with a wide stencil fit into memory."""
+"""Largest number of voxels drawn at once, so that long scribbles with a wide stencil fit into memory."""
 LARGEST_STENCIL = 1 << 22
-"""Voxels of a stencil, above which the CPU draws: it then takes one distance transform for all prompts."""
+"""Largest stencil in voxels; above it the CPU draws, with one distance transform for all prompts."""
 EVERYWHERE = 1 << 20
-"""Voxels that a prompt reaches where its encoding has no end."""
+"""Reach in voxels of an encoding without an end."""
 
 FOREGROUND, BACKGROUND = 0, 1
 COLUMNS = 5
 
 
 def stencil(plan: DrawingPlan, spacing: Spacing) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """The values of an encoding around one voxel, as `clicksim.encode` draws them.
+    """Return the values of an encoding around one voxel, as `clicksim.encode` draws them.
 
     Args:
-        plan: An encoding that draws stencils, and its settings; those of all encodings are not applied.
+        plan: An encoding that draws stencils, with its own settings; settings that all encodings share are not applied.
         spacing: mm along `i, j, k`.
 
     Returns:
@@ -50,7 +50,7 @@ def stencil(plan: DrawingPlan, spacing: Spacing) -> tuple[NDArray[np.int64], NDA
 
 
 def reach_vx(plan: DrawingPlan, spacing: Spacing) -> tuple[int, int, int]:
-    """How many voxels along each axis a prompt reaches; `EVERYWHERE` if the encoding has no end."""
+    """Return how far a prompt reaches along each axis, in voxels; `EVERYWHERE` if the encoding has no end."""
     if _draws_stencil(plan, spacing):
         offsets, _ = stencil(plan, spacing)
         i, j, k = np.abs(offsets).max(axis=0)
@@ -71,18 +71,18 @@ def draw_channels(
     """Draw the prompts of a batch.
 
     Args:
-        points: `(n, 5)` int64 on the device, as described above. Voxels outside the patch draw what reaches into it.
+        points: `(n, 5)` int64 on the device, as described above. Voxels outside the patch also draw into it.
         batch: Number of samples.
-        shape: Voxels of a patch.
+        shape: Shape of a patch in voxels.
         plan: The encoding and its settings.
         spacing: Voxel size in mm, one for all samples or one for each.
-        image: `(batch, 1, I, J, K)` SUV, for encodings that read the image; None is an image of 0.
+        image: `(batch, 1, I, J, K)` SUV, for encodings that read the image; None means 0 everywhere.
 
     Returns:
         float32 `(batch, 2, I, J, K)` on the device of the points: foreground, background.
 
     Raises:
-        GeometryError: An invalid spacing.
+        GeometryError: The spacing is invalid.
     """
     sizes = [check_spacing(s) for s in ([spacing] * batch if isinstance(spacing[0], int | float) else spacing)]  # type: ignore[arg-type]
     if all(_draws_stencil(plan, size) for size in dict.fromkeys(sizes)):
@@ -97,7 +97,7 @@ def _own_settings(plan: DrawingPlan) -> dict[str, Any]:
 
 
 def _draws_stencil(plan: DrawingPlan, spacing: Spacing) -> bool:
-    """Whether an encoding draws stencils, of a size that is worth it."""
+    """Check whether an encoding draws stencils that are small enough."""
     if not plan.encoding.stencil:
         return False
     return float(np.prod(2.0 * np.array(plan.reach(spacing)) + 1.0)) <= LARGEST_STENCIL
@@ -142,7 +142,7 @@ def _draw_on_host(
     drawn = np.zeros((batch, 2, *shape), dtype=np.float32)
     for n in range(batch):
         mine = rows[rows[:, 0] == n]
-        # the volume is larger than the patch, so that the patch has no border and the image is known to be its own
+        # the volume is larger than the patch, so that `border` has no effect and the image counts as the patch's own
         low = np.minimum(mine[:, 2:].min(axis=0, initial=0), 0) - 1
         high = np.maximum(mine[:, 2:].max(axis=0, initial=0) + 1, shape) + 1
         prompts = _prompts_of(mine, low, Grid.from_spacing((high - low).tolist(), sizes[n]))
@@ -163,7 +163,7 @@ def _prompts_of(rows: NDArray[np.int64], low: NDArray[np.int64], grid: Grid) -> 
 
 
 def _finish(channels: Tensor, plan: DrawingPlan) -> Tensor:
-    """Apply the settings that all encodings have."""
+    """Apply the settings that all encodings share."""
     if not plan["background"]:
         channels[:, BACKGROUND] = 0
     if plan["normalise"] == "minmax":
@@ -177,7 +177,7 @@ def _finish(channels: Tensor, plan: DrawingPlan) -> Tensor:
 
 
 def _draw(channels: Tensor, points: Tensor, here: Tensor, at: Tensor, value: Tensor, *, add: bool) -> None:
-    """Lay a stencil on each point of the samples that are `here`; what falls outside the patch is dropped."""
+    """Place a stencil on each point of the samples that are `here`; drop what falls outside the patch."""
     shape = channels.shape[2:]
     limit = put(shape, points.device)
     sample = points[:, 0].clamp(min=0)
@@ -197,7 +197,7 @@ def _draw(channels: Tensor, points: Tensor, here: Tensor, at: Tensor, value: Ten
 
 
 def _without_repeats(points: Tensor, shape: Shape) -> Tensor:
-    """Switch off all but one of equal rows, without counting them."""
+    """Switch off all but one of each set of equal rows, without counting them."""
     span = 4 * max(shape)  # voxels outside the patch keep their own number
     key = points[:, 0] * 2 + points[:, 1]
     for axis in range(3):
@@ -211,12 +211,12 @@ def _without_repeats(points: Tensor, shape: Shape) -> Tensor:
 
 
 def put(values: Sequence[float], device: torch.device) -> Tensor:
-    """Put a few numbers on a device without waiting for it; `torch.tensor(values, device=device)` would wait."""
+    """Copy a few numbers to a device without waiting for it; `torch.tensor(values, device=device)` would wait."""
     return torch.tensor(values).to(device, non_blocking=True)
 
 
 def channel_rows(prompts: Prompts, sample: int = 0) -> NDArray[np.int64]:
-    """The rows of one sample's prompts, `(n, 5)`, foreground first."""
+    """Return the prompts of one sample as rows, `(n, 5)`, foreground first."""
     parts = []
     for polarity, voxels in ((FOREGROUND, prompts.foreground), (BACKGROUND, prompts.background)):
         head = np.broadcast_to(np.array([sample, polarity], dtype=np.int64), (len(voxels), 2))

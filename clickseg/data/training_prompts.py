@@ -1,4 +1,4 @@
-"""How many prompts a sample gets, of which kind, and where: the simulator at work on patches."""
+"""Prompts of a training sample: how many, of which kind, and where; simulated on patches."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -16,19 +16,19 @@ from clicksim.simulate.clicks.click_rules import simulate_clicks
 from clicksim.simulate.corrections import correct
 from clicksim.simulate.scribbles.scribble_rules import simulate_scribbles
 
-U_SHAPE = (0.10, 0.10, 0.10, 0.08, 0.04, 0.04, 0.04, 0.04, 0.08, 0.08, 0.30)  # of 0 to 10 prompts, as published
+U_SHAPE = (0.10, 0.10, 0.10, 0.08, 0.04, 0.04, 0.04, 0.04, 0.08, 0.08, 0.30)  # odds of 0 to 10 prompts, as published
 
 
 @dataclass(frozen=True)
 class PromptPlan:
-    """What one sample gets.
+    """The prompts that one sample gets.
 
     Attributes:
         count: Prompts of each polarity before the first prediction.
         corrections: Rounds of correction after it.
-        stroke: How scribbles are drawn; empty for clicks.
-        seed: Of its prompts.
-        name: Keys the streams of the simulator.
+        stroke: Strategy of scribbles; empty for clicks.
+        seed: Seed of its prompts.
+        name: Key of the simulator's random streams.
     """
 
     count: int
@@ -39,13 +39,13 @@ class PromptPlan:
 
 
 def count_law(law: str, most: int) -> NDArray[np.float64]:
-    """The odds of 0 to `most` prompts of each polarity.
+    """Return the odds of 0 to `most` prompts of each polarity.
 
-    `uniform`: all alike. `log`: in proportion to `ln(most + 2 - n)`, which is `ln(12 - n) / ln(12!)` for 10.
-    `u-shape`: the published odds of 0 to 10, read off at the same share of `most` for others.
+    `uniform`: all equal. `log`: proportional to `ln(most + 2 - n)`, which is `ln(12 - n) / ln(12!)` for 10.
+    `u-shape`: the published odds of 0 to 10, interpolated at the same fraction of `most` for other numbers.
 
     Raises:
-        SettingError: An unknown law.
+        SettingError: The law is unknown.
     """
     n = np.arange(most + 1)
     if law == "uniform":
@@ -60,7 +60,7 @@ def count_law(law: str, most: int) -> NDArray[np.float64]:
 
 
 def corrections_at(step: int, settings: TrainSettings) -> int:
-    """The most rounds of correction at a step: none at first, then one more at even distances, up to all."""
+    """Return the largest number of correction rounds at a step: 0 at first, then one more at even intervals."""
     done = step / settings.steps
     if settings.corrections == 0 or done < settings.corrections_from:
         return 0
@@ -70,10 +70,10 @@ def corrections_at(step: int, settings: TrainSettings) -> int:
 
 
 def draw_plan(draws: np.random.Generator, step: int, name: str, settings: TrainSettings) -> PromptPlan:
-    """What a sample gets at a step.
+    """Draw the prompts that a sample gets at a step.
 
-    The guard: with the odds `silent` a sample gets no prompt at all, whatever law and curriculum say, so that a
-    model never forgets to work without.
+    With probability `silent` a sample gets no prompt at all, regardless of law and curriculum, so that a model still
+    learns to work without prompts.
     """
     silent = draws.random() < settings.silent
     count = int(draws.choice(settings.max_prompts + 1, p=count_law(settings.law, settings.max_prompts)))
@@ -91,18 +91,19 @@ def first_prompts(
     instances: Any,
     protocol: tuple[ProtocolName, ProtocolName],
 ) -> Prompts:
-    """The prompts of a patch before the first prediction.
+    """Draw the prompts of a patch before the first prediction.
 
-    Clicks fall into lesions and into hot uptake outside them, where there is no PET into a shell around lesions.
-    Scribbles lie in lesions and in a shell around them. A patch without a lesion gets background clicks at most.
+    Clicks are placed in lesions and in hot uptake outside lesions; without a PET, in lesions and in a shell around
+    them. Scribbles are placed in lesions and in a shell around them. A patch without a lesion gets background clicks
+    only.
 
     Args:
-        plan: What it gets.
+        plan: The prompts that the sample gets.
         mask: `(I, J, K)`, 0 outside lesions.
         pet: SUV, or None.
-        spacing: mm.
+        spacing: Voxel size in mm.
         instances: How values of the mask become lesions.
-        protocol: Of clicks, of scribbles.
+        protocol: Protocols of clicks and of scribbles.
     """
     if plan.count == 0:
         return Prompts((), Grid.from_spacing(mask.shape, spacing))
@@ -127,15 +128,15 @@ def next_prompts(
     rows: NDArray[np.int64],
     protocol: ProtocolName,
 ) -> Prompts:
-    """The correction of a prediction: one prompt in its largest error.
+    """Correct a prediction: draw one prompt in its largest error.
 
     Args:
-        plan: What the sample gets.
+        plan: The prompts that the sample gets.
         prediction, truth: `(I, J, K)`.
-        spacing: mm.
-        number: Round, from 1.
+        spacing: Voxel size in mm.
+        number: Number of the round, from 1.
         rows: `(n, 5)` earlier prompts of this sample, as `clickseg.data.prompt_channels` takes them.
-        protocol: Of corrections.
+        protocol: Protocol of corrections.
     """
     how: dict[str, Any] = {"kind": "scribble", "strategy": plan.stroke} if plan.stroke else {"kind": "click"}
     return correct(
@@ -145,7 +146,7 @@ def next_prompts(
 
 
 def check_protocols(settings: TrainSettings) -> None:
-    """Raise a `SettingError` unless both protocols have revised rules: published rules work on whole cases only."""
+    """Raise a `SettingError` unless both protocols have revised rules; published rules work only on whole cases."""
     for name, table in ((settings.click_protocol, "clicks"), (settings.correction_protocol, "scribbles")):
         rule = load_protocol(name)
         chosen, _ = effective_settings(rule, table, {})
@@ -157,7 +158,7 @@ def check_protocols(settings: TrainSettings) -> None:
 
 
 def _as_prompts(rows: NDArray[np.int64], grid: Grid) -> Prompts:
-    """Earlier prompts as the simulator takes them; only their voxels and polarity count."""
+    """Convert earlier prompts for the simulator, which reads only voxels and polarity."""
     items = []
     for polarity in np.unique(rows[:, 1]):
         voxels = tuple((int(i), int(j), int(k)) for i, j, k in rows[rows[:, 1] == polarity, 2:])

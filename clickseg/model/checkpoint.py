@@ -1,9 +1,9 @@
-"""Checkpoints: one safetensors file with the weights, the settings, where the data came from, and how to go on.
+"""Checkpoints: one safetensors file with the weights, the settings, the origin of the data and the training state.
 
-A file is complete or not there at all. Its metadata (JSON under `clickseg`) is read without Torch by any safetensors
-reader: `model` and `train` settings, `rules` of the store, the catalog's digest, `sources` with licence and citation,
-step and versions. Tensors are named `network.*` (the weights), `average.*` (their running mean, where there is one)
-and `optimizer.*`. Nothing in it is pickled.
+A file is complete or missing. Any safetensors reader can read its metadata (JSON under `clickseg`) without Torch:
+`model` and `train` settings, `rules` of the store, the catalog's digest, `sources` with licence and citation, step and
+versions. Tensors are named `network.*` (the weights), `average.*` (their running mean, if there is one) and
+`optimizer.*`. Nothing in it is pickled.
 """
 
 import json
@@ -28,19 +28,19 @@ KEY = "clickseg"
 
 
 class CheckpointError(ClicksimError):
-    """A checkpoint that cannot be read, or does not fit."""
+    """A checkpoint cannot be read or does not fit."""
 
 
 def save_checkpoint(path: str | Path, tensors: Mapping[str, Mapping[str, Tensor]], about: Mapping[str, Any]) -> None:
-    """Write a checkpoint, complete or not at all.
+    """Write a checkpoint; the file is complete or missing.
 
     Args:
-        path: The file; an existing one is replaced.
-        tensors: Groups such as `network` with their tensors by name.
-        about: Plain data.
+        path: The file; an existing file is replaced.
+        tensors: Groups such as `network`, with their tensors by name.
+        about: Metadata as plain data.
 
     Raises:
-        StorageError: The disk is full, or may not be written.
+        StorageError: The disk is full or cannot be written.
     """
     flat = {
         f"{group}.{name}": t.detach().cpu().contiguous()
@@ -53,7 +53,7 @@ def save_checkpoint(path: str | Path, tensors: Mapping[str, Mapping[str, Tensor]
     with replacing(target) as temporary:
         try:
             save_file(flat, temporary, metadata={KEY: text})
-        except SafetensorError as error:  # it names the system's error in words alone
+        except SafetensorError as error:  # its message has the number of the system's error
             number = re.search(r"os error (\d+)", str(error))
             if number is None:
                 raise
@@ -61,15 +61,15 @@ def save_checkpoint(path: str | Path, tensors: Mapping[str, Mapping[str, Tensor]
 
 
 def checkpoint_bytes(tensors: Mapping[str, Tensor]) -> int:
-    """What tensors take in a checkpoint."""
+    """Return the bytes that tensors take in a checkpoint."""
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
 
 
 def read_about(path: str | Path) -> dict[str, Any]:
-    """What a checkpoint says of itself, without its weights.
+    """Read the metadata of a checkpoint, without its weights.
 
     Raises:
-        CheckpointError: No checkpoint of this kind.
+        CheckpointError: The file is not a clickseg checkpoint.
     """
     with _opened(path) as file:
         text = (file.metadata() or {}).get(KEY)
@@ -82,30 +82,30 @@ def read_about(path: str | Path) -> dict[str, Any]:
 
 
 def read_tensors(path: str | Path, group: str) -> dict[str, Tensor]:
-    """The tensors of one group, by name; empty where the checkpoint has no such group."""
+    """Read the tensors of one group, by name; empty if the checkpoint has no such group."""
     with _opened(path) as file:
         names = [name for name in file.keys() if name.startswith(f"{group}.")]  # noqa: SIM118 - not a dict
         return {name[len(group) + 1 :]: file.get_tensor(name) for name in names}
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
-    """The weights of a trained model by name: their running mean, where there is one."""
+    """Read the weights of a trained model by name: their running mean if there is one."""
     return read_tensors(path, "average") or read_tensors(path, "network")
 
 
 def load_model(path: str | Path, device: Any = "cpu") -> tuple[Segmenter, dict[str, Any]]:
-    """A trained model, ready to predict, and what its checkpoint says of itself.
+    """Load a trained model and the metadata of its checkpoint.
 
     Args:
-        path: A checkpoint: `model.safetensors`, or the `last.safetensors` of a run that goes on.
-        device: Where it is to work.
+        path: A checkpoint: `model.safetensors`, or the `last.safetensors` of an unfinished run.
+        device: The device of the model.
 
     Returns:
-        The model in evaluation mode, with the running mean of its weights where there is one. Of `about`: `rules`
-        (how a case is put on the model's grid), `model`, `train`, `sources`, `catalog_digest`, `step`.
+        The model in evaluation mode, with the running mean of its weights if there is one; and the metadata, such as
+        `rules` (how a case is resampled to the model's grid), `model`, `train`, `sources`, `catalog_digest`, `step`.
 
     Raises:
-        CheckpointError: No such checkpoint, or weights that do not fit its settings.
+        CheckpointError: There is no such checkpoint, or its weights do not fit its settings.
     """
     about = read_about(path)
     with torch.random.fork_rng(devices=[]):
@@ -115,7 +115,7 @@ def load_model(path: str | Path, device: Any = "cpu") -> tuple[Segmenter, dict[s
 
 
 def put_weights(model: Segmenter, weights: Mapping[str, Tensor], where: str | Path) -> None:
-    """Give a model weights, all of them, or raise a `CheckpointError` that names what does not fit."""
+    """Set all weights of a model, or raise a `CheckpointError` that names the weights that do not fit."""
     own = model.weights()
     wrong = [name for name in own if name not in weights or weights[name].shape != own[name].shape]
     wrong += [name for name in weights if name not in own]
@@ -129,13 +129,13 @@ def put_weights(model: Segmenter, weights: Mapping[str, Tensor], where: str | Pa
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The state of an optimiser as named tensors."""
+    """Return the state of an optimiser as named tensors."""
     state = optimizer.state_dict()["state"]
     return {f"{number}.{name}": value for number, entry in state.items() for name, value in entry.items()}
 
 
 def put_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Give an optimiser the state that `optimizer_tensors` took."""
+    """Restore the state of an optimiser from `optimizer_tensors`."""
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         number, _, name = key.partition(".")

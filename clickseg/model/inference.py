@@ -1,14 +1,14 @@
-"""What a network says of a case, window by window, computed only where something changed.
+"""Run a network on a case, window by window, and compute only the windows that changed.
 
-The network sees one window at a time, and what it says of a window depends on that window's six channels alone: CT and
-PET are normalised voxel by voxel by fixed rules, and the norms inside the network look at nothing beyond the window. CT
-and PET stay; guidance has a finite support, so a new prompt changes it within `margin_vx` of its voxels only; the
-previous mask is compared with the one that each window last saw. So exactly the windows with a changed channel are
-computed, the others are taken from the last time, and the result equals that of computing all of them, to the last bit.
-Windows go through the network one by one, since a batch may choose another order of sums.
+The output for a window depends only on its six channels: CT and PET are normalised voxel by voxel with fixed rules, and
+the norms inside the network use only the window. CT and PET do not change. Guidance has finite support, so a new prompt
+changes it only within `margin_vx` of the prompt's voxels. The previous mask is compared with the one that each window
+last saw. So exactly the windows with a changed channel are computed; the others are reused. The result is
+bit-identical to computing all windows. Windows go through the network one by one, because a batch may sum in another
+order.
 
-Memory: on the device one window; on the host CT (int16) and PET (float32) on the model's grid, one float32 volume, and
-with `keep_windows` two bytes for each voxel of each window (16 a voxel at an overlap of one half).
+Memory: one window on the device; on the host CT (int16) and PET (float32) on the model's grid, one float32 volume, and
+with `keep_windows` two bytes per voxel of each window (16 bytes per voxel at an overlap of one half).
 """
 
 from collections.abc import Callable, Sequence
@@ -32,18 +32,18 @@ from clicksim.geometry import Grid, Shape
 Bools = NDArray[np.bool_]
 Report = Callable[[int, int], None]
 AXES = "RAS"
-LARGEST_LOGIT = 6e4  # what a half-precision number holds
+LARGEST_LOGIT = 6e4  # below the largest half-precision number
 
 
 @dataclass(frozen=True)
 class Options:
-    """How a model is asked.
+    """Options of the prediction.
 
     Attributes:
-        device: `auto` is a GPU where there is one; else as Torch names devices.
-        overlap: Share of a window that the next one covers too.
-        mirror: Of R, A, S the axes to mirror along; the mean over all combinations is taken, 2, 4 or 8 passes.
-        keep_windows: Keep what the network said of each window, for the next turn.
+        device: `auto` takes a GPU if there is one; otherwise a device name of Torch.
+        overlap: Fraction of a window that the next window also covers.
+        mirror: Which of the axes R, A, S to mirror along; the mean over all combinations takes 2, 4 or 8 passes.
+        keep_windows: Keep the output for each window, for the next turn.
     """
 
     device: str = "auto"
@@ -57,42 +57,42 @@ class Options:
 
     @property
     def flips(self) -> list[tuple[int, ...]]:
-        """The combinations of axes, none first."""
+        """Return all combinations of axes, starting with the empty one."""
         axes = [AXES.index(name) for name in sorted(self.mirror, key=AXES.index)]
         return list(chain.from_iterable(combinations(axes, n) for n in range(len(axes) + 1)))
 
 
 @dataclass(frozen=True)
 class Packed:
-    """A mask in one bit a voxel."""
+    """A mask with one bit per voxel."""
 
     bits: NDArray[np.uint8]
     shape: Shape
 
     @classmethod
     def of(cls, mask: NDArray[Any]) -> "Packed":
-        """A mask `(I, J, K)`, packed."""
+        """Pack a mask `(I, J, K)`."""
         return cls(np.packbits(mask != 0), (mask.shape[0], mask.shape[1], mask.shape[2]))
 
     def mask(self) -> Bools:
-        """It, unpacked."""
+        """Return the unpacked mask."""
         flat = np.unpackbits(self.bits, count=int(np.prod(self.shape)))
         return flat.reshape(self.shape).astype(np.bool_)
 
 
 class Inference:
-    """A model over one case, on the model's grid; see the module.
+    """A model applied to one case, on the model's grid; see the module.
 
     Attributes:
-        model: In evaluation mode.
-        options: How it is asked.
-        frame: From the case's grid to the model's.
+        model: A model in evaluation mode.
+        options: Options of the prediction.
+        frame: Mapping from the case's grid to the model's.
         ct: int16 HU.
-        pet: float32 SUV; None where there is none.
-        windows: Of the model's grid.
-        spacing: Of the model's grid, mm.
-        device: Where the model is.
-        computed: Windows that the last answer gave to the network.
+        pet: float32 SUV, or None.
+        windows: Windows of the model's grid.
+        spacing: Voxel size of the model's grid, in mm.
+        device: Device of the model.
+        computed: Number of windows that the last answer computed.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class Inference:
         ct: NDArray[Any],
         pet: NDArray[Any] | None,
     ) -> None:
-        """A case put on the model's grid; nothing is computed yet. Raises as `Session.set_case`."""
+        """Resample a case to the model's grid; nothing is computed yet. Raises as `Session.set_case`."""
         self.model, self.options = model, options
         self.device = next(model.parameters()).device
         self.frame = GridTransform.of(grid, rules.spacing_mm)
@@ -119,15 +119,15 @@ class Inference:
         self._seen: tuple[set[tuple[int, ...]], Packed] | None = None
 
     def answer(self, rows: NDArray[np.int64], previous: Bools, progress: Report | None = None) -> NDArray[np.float32]:
-        """The probability of a lesion, `(I, J, K)` on the model's grid; computes the windows that changed.
+        """Compute the windows that changed; return the probability of a lesion, `(I, J, K)` on the model's grid.
 
         Args:
             rows: `(n, 5)` all prompts, as `clickseg.data.prompt_channels` takes them.
             previous: The mask to correct, on the model's grid.
-            progress: Told after each window: done, of all that are computed.
+            progress: Called after each window with the windows done and their total.
         """
         stale = self._stale(rows, previous)
-        self._seen = None  # an interruption below leaves windows of two turns
+        self._seen = None  # an interruption below leaves windows of different turns
         self._renew(stale, rows, previous, progress)
         if self.options.keep_windows:
             self._seen = ({tuple(row) for row in rows.tolist()}, Packed.of(previous))
@@ -135,7 +135,7 @@ class Inference:
         return self.probability()
 
     def logits(self) -> NDArray[np.float32]:
-        """Of the last windows computed, `(I, J, K)` on the model's grid.
+        """Return the logits of the last answer, `(I, J, K)` on the model's grid.
 
         Raises:
             SettingError: Nothing was computed yet.
@@ -145,15 +145,15 @@ class Inference:
         return self._blend.mean()
 
     def probability(self) -> NDArray[np.float32]:
-        """The same as shares from 0 to 1."""
+        """Return the same as probabilities from 0 to 1."""
         return torch.sigmoid(torch.from_numpy(self.logits())).numpy()
 
     def images(self, inside: Slices) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """CT and PET of a window on the device, each `(1, 1, I, J, K)`; beyond the volume it is air without uptake."""
+        """Return CT and PET of a window on the device, `(1, 1, I, J, K)`; air without uptake outside the volume."""
         return self._window(self.ct, inside, AIR_HU), None if self.pet is None else self._window(self.pet, inside, 0)
 
     def _stale(self, rows: NDArray[np.int64], previous: Bools) -> list[int]:
-        """The windows whose channels are not those of the last time."""
+        """Find the windows whose channels changed since the last time."""
         windows = self.windows
         if self._seen is None:
             return list(range(len(windows)))
@@ -169,7 +169,7 @@ class Inference:
         return sorted(found)
 
     def _renew(self, stale: Sequence[int], rows: NDArray[np.int64], previous: Bools, progress: Report | None) -> None:
-        """Compute windows, and add them up where they lie; all others must be known."""
+        """Compute windows, and sum again the part of the volume that they cover; all other windows must be known."""
         windows, keep = self.windows, self.options.keep_windows
         if self._blend is None or not keep:
             self._blend = Blend(windows)
@@ -192,7 +192,7 @@ class Inference:
             self._blend.add(number, self._kept[number], box)
 
     def _ask(self, number: int, rows: NDArray[np.int64], previous: Bools) -> NDArray[np.float16]:
-        """Logits of one window, `(I, J, K)` of its whole size."""
+        """Return the logits of one window, `(I, J, K)` of its whole size."""
         start, shape = np.asarray(self.windows.starts[number]), self.windows.size
         margin = np.asarray(self.model.margin_vx(self.spacing))
         local = rows.copy()
@@ -213,7 +213,7 @@ class Inference:
         return mean[0, 0].cpu().numpy().astype(np.float16)
 
     def _window(self, volume: NDArray[Any], inside: Slices, outside: Any) -> torch.Tensor:
-        """A window of a volume on the device, `(1, 1, I, J, K)`; beyond its end it is air, no uptake, no lesion."""
+        """Return a window of a volume on the device, `(1, 1, I, J, K)`, filled with `outside` beyond the volume."""
         part = volume[inside]
         out = np.full(self.windows.size, outside, volume.dtype)
         out[: part.shape[0], : part.shape[1], : part.shape[2]] = part
@@ -221,10 +221,10 @@ class Inference:
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of a name; `auto` is a GPU where there is one.
+    """Return the device of a name; `auto` is a GPU if there is one.
 
     Raises:
-        SettingError: A device that Torch does not know, or that is not there.
+        SettingError: Torch does not know the device, or the machine does not have it.
     """
     cuda = torch.cuda.is_available()
     if name == "auto":
@@ -239,7 +239,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def precision(device: torch.device) -> AbstractContextManager[Any]:
-    """Half the bits where a GPU computes well with them; a CPU computes in float32."""
+    """Select half precision on a GPU that supports it well; a CPU computes in float32."""
     if device.type != "cuda":
         return nullcontext()
     kind = torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16

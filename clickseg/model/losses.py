@@ -1,9 +1,9 @@
 """Dice and cross-entropy, defined for patches without a lesion.
 
-The soft Dice is taken over the whole batch of a device, not over each patch, so that a patch without a lesion counts
-by its false positives; and both its terms get one voxel (`SMOOTH`), so that a batch without any lesion has a Dice
-loss that falls to 0 as the prediction empties, with a finite gradient all the way. Cross-entropy is the mean over
-voxels. The two are added.
+The soft Dice is computed over the whole batch of a device, not over each patch, so a patch without a lesion counts by
+its false positives. One voxel (`SMOOTH`) is added to numerator and denominator. So the Dice loss of a batch without any
+lesion falls to 0 as the prediction becomes empty, and its gradient stays finite. Cross-entropy is the mean over voxels.
+The loss is the sum of the two.
 """
 
 from collections.abc import Callable
@@ -15,9 +15,9 @@ SMOOTH = 1.0  # voxels
 
 
 def make_loss() -> Callable[[Tensor, Tensor], Tensor]:
-    """The loss of logits `(B, 1, I, J, K)`, or `(B, n, 1, I, J, K)` with deep supervision, against a label.
+    """Return the loss of logits `(B, 1, I, J, K)`, or `(B, n, 1, I, J, K)` with deep supervision, against a label.
 
-    Coarser outputs count half as much each as the one before; weights add up to 1.
+    Each coarser output has half the weight of the one before; the weights sum to 1.
     """
     from monai.losses.dice import DiceCELoss
 
@@ -35,7 +35,7 @@ def make_loss() -> Callable[[Tensor, Tensor], Tensor]:
 
 
 def dice(prediction: Tensor, label: Tensor) -> Tensor:
-    """`(B,)` overlap of masks `(B, 1, I, J, K)`; 1 where both are empty."""
+    """Return the `(B,)` Dice of masks `(B, 1, I, J, K)`; 1 if both are empty."""
     one, two = prediction.bool(), label.bool()
     axes = (1, 2, 3, 4)
     total = one.sum(axes) + two.sum(axes)

@@ -3,16 +3,16 @@
 Six channels go into a residual 3-D U-Net (MONAI's DynUNet):
 
     0 CT          HU, cut to `ct_window`, divided by `ct_scale`
-    1 PET         log(1 + SUV), SUV cut to 0 .. `suv_limit`; 0 where there is none
-    2 no PET      1 where there is none, else 0
-    3 previous    the mask that is to be corrected; 0 where there is none
+    1 PET         log(1 + SUV), SUV cut to 0 .. `suv_limit`; 0 without a PET
+    2 no PET      1 without a PET, else 0
+    3 previous    the mask to correct; 0 without one
     4 foreground  prompts inside lesions, drawn by `clickseg.data.prompt_channels`
     5 background  prompts outside them
 
-The rule of normalisation is fixed and knows no statistics of a data set, so that one model takes CT-only cases and
-both tracers, and a checkpoint needs nothing beside it.
+The normalisation is fixed and uses no statistics of a data set, so that one model takes CT-only cases and both tracers,
+and a checkpoint needs no other file.
 
-How to use a trained one:
+How to use a trained model:
 
     model, about = load_model("run/model.safetensors")            # clickseg.model.checkpoint
     grids = GridTransform.of(grid, about["rules"]["spacing_mm"])  # clickseg.data.model_grid
@@ -21,7 +21,7 @@ How to use a trained one:
     x = model.channels(ct, pet, guidance, previous=mask)          # (1, 6, I, J, K): cut windows from this
     probability = torch.sigmoid(model(x))                         # (1, 1, I, J, K)
 
-`model.margin_vx(spacing)` says how far a prompt reaches, so that a caller can tell which windows it touches.
+`model.margin_vx(spacing)` is the reach of a prompt; with it a caller can find the windows that the prompt changes.
 """
 
 from collections.abc import Sequence
@@ -43,28 +43,28 @@ FILTERS = {
     "medium": (32, 64, 128, 256, 320),
     "large": (32, 64, 128, 256, 320, 320),  # the stages of nnU-Net's full-resolution preset
 }
-SMALLEST = 4  # voxels that an axis keeps at the coarsest stage, so that instance norm has something to measure
+SMALLEST = 4  # smallest axis in voxels at the coarsest stage, so that instance norm has values to average
 
 
 class Segmenter(nn.Module):
     """A promptable segmenter of one kind of lesion.
 
     Attributes:
-        settings: What it is.
-        plan: How its prompts are drawn.
-        network: `(B, 6, I, J, K)` to logits `(B, 1, I, J, K)`, or `(B, n, 1, I, J, K)` in training with deep
-            supervision, the finest first.
+        settings: Its settings.
+        plan: The encoding of its prompts.
+        network: Maps `(B, 6, I, J, K)` to logits `(B, 1, I, J, K)`; in training with deep supervision to
+            `(B, n, 1, I, J, K)`, the finest first.
     """
 
     def __init__(self, settings: ModelSettings) -> None:
-        """A fresh network; its weights come from Torch's global generator."""
+        """Make a new network; its weights come from Torch's global generator."""
         super().__init__()
         self.settings = settings
         self.plan = settings.plan
         self.network = build_network(settings)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits of channels from `channels`; see the class."""
+        """Return the logits for the output of `channels`; see the class."""
         return self.network(x)
 
     def channels(
@@ -76,14 +76,14 @@ class Segmenter(nn.Module):
         previous: Tensor | None = None,
         has_pet: Tensor | None = None,
     ) -> Tensor:
-        """What the network takes.
+        """Make the input channels of the network.
 
         Args:
             ct: `(B, 1, I, J, K)` HU.
-            pet: `(B, 1, I, J, K)` SUV; None where no sample has one.
+            pet: `(B, 1, I, J, K)` SUV; None if no sample has a PET.
             guidance: `(B, 2, I, J, K)`.
-            previous: `(B, 1, I, J, K)`, 0 or 1; None for none.
-            has_pet: `(B,)` bool, which samples have one; None for all.
+            previous: `(B, 1, I, J, K)`, 0 or 1; None without a previous mask.
+            has_pet: `(B,)` bool, which samples have a PET; None for all.
 
         Returns:
             float32 `(B, 6, I, J, K)`.
@@ -109,9 +109,9 @@ class Segmenter(nn.Module):
         pet: Tensor | None = None,
         has_pet: Tensor | None = None,
     ) -> Tensor:
-        """Prompts as this model takes them, `(batch, 2, I, J, K)`; see `prompt_channels.draw_channels`.
+        """Draw prompts for this model, `(batch, 2, I, J, K)`; see `prompt_channels.draw_channels`.
 
-        Encodings that read the image read the PET, `(batch, 1, I, J, K)` SUV; where there is none it is 0.
+        Encodings that read the image read the PET, `(batch, 1, I, J, K)` SUV; without a PET it is 0.
         """
         image = None
         if self.plan.needs_image and pet is not None:
@@ -119,22 +119,22 @@ class Segmenter(nn.Module):
         return draw_channels(points, batch, shape, plan=self.plan, spacing=spacing, image=image)
 
     def weights(self) -> dict[str, Tensor]:
-        """All weights by name, each once (the network reaches some by two paths), without gradient.
+        """Return all weights by name, each once (the network holds some under two names), without gradient.
 
-        They are the model's own: `copy_` into them changes it. The network has no other state.
+        They are not copies: `copy_` into them changes the model. The network has no other state.
         """
         return {name: weight.detach() for name, weight in self.named_parameters()}
 
     def margin_vx(self, spacing: Spacing) -> tuple[int, int, int]:
-        """How many voxels along each axis a prompt reaches; see `prompt_channels.reach_vx`."""
+        """Return how far a prompt reaches along each axis, in voxels; see `prompt_channels.reach_vx`."""
         return reach_vx(self.plan, spacing)
 
 
 def build_network(settings: ModelSettings) -> nn.Module:
-    """The residual U-Net of a size, its last bias negative.
+    """Build the residual U-Net of a size, with a negative last bias.
 
     Raises:
-        SettingError: A patch that the network cannot halve as often as it must; more coarser outputs than it has.
+        SettingError: The patch cannot be halved often enough, or more coarser outputs are wanted than there are.
     """
     from monai.networks.nets.dynunet import DynUNet
 
@@ -171,10 +171,10 @@ def build_network(settings: ModelSettings) -> nn.Module:
 
 
 def strides(settings: ModelSettings) -> list[tuple[int, int, int]]:
-    """By what each stage divides the axes: by 2, unless an axis would fall below 4 voxels.
+    """Return the stride of each stage: 2 along each axis, unless the axis would fall below 4 voxels.
 
     Raises:
-        SettingError: A patch that has not three axes.
+        SettingError: The patch does not have three axes.
     """
     if len(settings.patch) != 3:
         raise SettingError(f"patch has three lengths, got {settings.patch}")
@@ -188,12 +188,12 @@ def strides(settings: ModelSettings) -> list[tuple[int, int, int]]:
 
 
 def finest(logits: Tensor) -> Tensor:
-    """`(B, 1, I, J, K)` of what `Segmenter` gives, with or without deep supervision."""
+    """Return the finest output of `Segmenter`, `(B, 1, I, J, K)`, with or without deep supervision."""
     return logits[:, 0] if logits.dim() == 6 else logits
 
 
 def make_model(settings: ModelSettings, seed: int, device: Any = "cpu") -> Segmenter:
-    """A fresh model whose weights depend on the seed alone; Torch's generators are left as they were."""
+    """Make a new model whose weights depend only on the seed; Torch's generators do not change."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return Segmenter(settings).to(device)

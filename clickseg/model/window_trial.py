@@ -1,4 +1,4 @@
-"""One window of a case with its guidance, on which a model can be tried."""
+"""One window of a case with its guidance, to test a model on."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,12 +16,12 @@ from clicksim.prompts import Prompts
 
 @dataclass(frozen=True)
 class Trial:
-    """What the guidance linter tries a model with.
+    """The input with which the guidance linter tests a model.
 
     Attributes:
-        predict: Guidance `(2, I, J, K)` to probabilities `(I, J, K)`.
-        guidance: As the model is shown the prompts.
-        prompts: On the grid of the window.
+        predict: Maps guidance `(2, I, J, K)` to probabilities `(I, J, K)`.
+        guidance: The prompts as the model sees them.
+        prompts: The prompts on the grid of the window.
     """
 
     predict: Callable[[NDArray[np.float32]], NDArray[np.float32]]
@@ -30,7 +30,7 @@ class Trial:
 
 
 def make_trial(case: Inference, prompts: Prompts) -> Trial:
-    """One window around the first prompt of a case; see `Session.trial`."""
+    """Take one window around the first prompt of a case; see `Session.trial`."""
     moved = case.frame.prompts(prompts)
     if not len(moved):
         raise SettingError("a trial needs a prompt")

@@ -1,5 +1,5 @@
 """Guidance inside other libraries' pipelines, one file per library.
 
-No file imports the library that it serves: it reads arrays and affines, and gives back what it was given in kind.
-So neither is needed to install or to import clicksim.
+No file imports the library that it serves. It reads arrays and affines, and returns the type that it was given.
+So clicksim installs and imports without these libraries.
 """

@@ -1,8 +1,8 @@
-"""What the adapters share: prompts follow an image through the affine that it carries.
+"""Shared by the adapters: prompts follow an image through its affine.
 
-Both MONAI and TorchIO keep the affine of an image up to date through crops, flips, rotations and resampling. So
-nothing has to be known of the transforms between loading and drawing: prompts have their place in mm, and the image
-says where its voxels lie. Deformations that an affine cannot say are not followed.
+Both MONAI and TorchIO keep the affine of an image up to date through crops, flips, rotations and resampling. So the
+adapters need not know the transforms between loading and drawing: prompts have positions in mm, and the affine says
+where the voxels are. Prompts do not follow deformations that an affine cannot describe.
 """
 
 from typing import Any
@@ -17,10 +17,10 @@ from clicksim.prompts import Prompts
 
 
 def draw_on(prompts: Prompts, array: NDArray[Any], affine: Any, **settings: Any) -> NDArray[np.float32]:
-    """Guidance for an image `(C, I, J, K)`, by its affine, RAS+; the last channel is the uptake where one is read.
+    """Draw guidance for an image `(C, I, J, K)` with an RAS+ affine; the last channel is used as uptake if needed.
 
     Raises:
-        GeometryError: An image that is not 4-D, prompts without an affine.
+        GeometryError: If the image is not 4-D or the prompts have no affine.
     """
     if array.ndim != 4:
         raise GeometryError(f"the image must have the shape (C, I, J, K), got {array.shape}")
@@ -30,14 +30,14 @@ def draw_on(prompts: Prompts, array: NDArray[Any], affine: Any, **settings: Any)
 
 
 def to_numpy(data: Any) -> NDArray[Any]:
-    """A tensor of any library, on any device, as an array."""
+    """Convert a tensor of any library, on any device, to an array."""
     if isinstance(data, np.ndarray):
         return data
     return np.asarray(data.detach().cpu().numpy())
 
 
 def like(array: NDArray[np.float32], data: Any) -> Any:
-    """The array as it is, or as a tensor on the device of `data`: of its dtype, or float32 where that is whole."""
+    """Return the array, or a tensor on the device of `data` with its dtype (float32 if that is an integer type)."""
     if isinstance(data, np.ndarray):
         return array
     return (data if data.is_floating_point() else data[:0].float()).new_tensor(array)

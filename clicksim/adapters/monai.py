@@ -9,31 +9,31 @@ from clicksim.prompts import Prompts
 
 
 class EncodePromptsd:
-    """Draw `data[prompts]` on the grid of `data[image]`, as `data[guidance]`; put it behind the spatial transforms.
+    """Draw `data[prompts]` on the grid of `data[image]`, as `data[guidance]`; use it after the spatial transforms.
 
-    The image is a `MetaTensor`, or an array with the affine under `<image>_meta_dict`; channels first. The prompts are
-    those of the file that was loaded and stay as they are: the affine says what has become of its grid.
+    The image is a `MetaTensor`, or an array with its affine in `<image>_meta_dict`; channels come first. The prompts
+    refer to the loaded file and do not change: the affine describes what the transforms did to its grid.
 
         Compose([LoadImaged("image"), EnsureChannelFirstd("image"), Orientationd("image", axcodes="RAS"),
                  RandFlipd("image", 0.5, 0), EncodePromptsd("image", encoding="edt-ball"),
                  ConcatItemsd(["image", "guidance"], "image")])
 
     Args:
-        image: Key of the image; its last channel is the uptake, for encodings that read one.
+        image: Key of the image; encodings that need an uptake read its last channel.
         prompts: Key of the prompts.
-        guidance: Key of the result, `(2, I, J, K)` in the kind of the image.
-        **settings: Of `clicksim.encode`.
+        guidance: Key of the result, `(2, I, J, K)`, of the same type as the image.
+        **settings: Settings of `clicksim.encode`.
 
     Raises:
-        KeyError: A key that is missing.
-        GeometryError: An image without an affine.
+        KeyError: If a key is missing.
+        GeometryError: If the image has no affine.
     """
 
     def __init__(self, image: str = "image", prompts: str = "prompts", guidance: str = "guidance", **settings: Any):
         self.image, self.prompts, self.guidance, self.settings = image, prompts, guidance, settings
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """The dictionary with the guidance in it."""
+        """Return the dictionary with the guidance added."""
         image, prompts = data[self.image], data[self.prompts]
         if not isinstance(prompts, Prompts):
             raise TypeError(f"{self.prompts!r} must hold clicksim.Prompts, got {type(prompts).__name__}")

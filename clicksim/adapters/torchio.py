@@ -1,4 +1,4 @@
-"""A transform in the style of TorchIO: a subject in, the subject with one more image out."""
+"""A transform for TorchIO: it adds an image to a subject."""
 
 from typing import Any
 
@@ -11,24 +11,24 @@ from clicksim.prompts import Prompts
 class EncodePrompts:
     """Draw `subject[prompts]` on the grid of `subject[image]`, and add the channels as the image `guidance`.
 
-    Put it behind the spatial transforms: the prompts are those of the file, and the affine of the image says what has
-    become of its grid. The new image is of the class of the old one, so that later transforms move it along.
+    Use it after the spatial transforms: the prompts refer to the file, and the affine of the image describes what the
+    transforms did to its grid. The new image has the class of the old one, so later transforms also apply to it.
 
         Compose([ToCanonical(), RandomFlip(), CropOrPad(128), EncodePrompts("pet", encoding="edt-ball")])
 
     Args:
-        image: Name of the image, `(C, I, J, K)` with an RAS+ affine; its last channel is the uptake, for encodings that
-            read one.
+        image: Name of the image, `(C, I, J, K)` with an RAS+ affine; encodings that need an uptake read its last
+            channel.
         prompts: Name under which the subject holds `clicksim.Prompts`.
         guidance: Name of the new image.
-        **settings: Of `clicksim.encode`.
+        **settings: Settings of `clicksim.encode`.
     """
 
     def __init__(self, image: str = "pet", prompts: str = "prompts", guidance: str = "guidance", **settings: Any):
         self.image, self.prompts, self.guidance, self.settings = image, prompts, guidance, settings
 
     def __call__(self, subject: Any) -> Any:
-        """The same subject, with the guidance in it."""
+        """Return the subject with the guidance added."""
         image, prompts = subject[self.image], subject[self.prompts]
         if not isinstance(prompts, Prompts):
             raise TypeError(f"{self.prompts!r} must hold clicksim.Prompts, got {type(prompts).__name__}")

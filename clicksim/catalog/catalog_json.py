@@ -1,4 +1,4 @@
-"""`catalog.json`, the head of a catalog: its format, its roots, and the list of its files where it was pushed."""
+"""`catalog.json`, the head of a catalog: its format, its roots and, if it was pushed, the list of its files."""
 
 import json
 from collections.abc import Mapping
@@ -15,10 +15,10 @@ HEAD = "catalog.json"
 
 
 def read_head(home: Place) -> tuple[dict[str, str], str]:
-    """The roots of a catalog by name, and the name of the list of its files, which is empty unless it was pushed.
+    """Read the roots of a catalog by name, and the name of its list of files (empty unless it was pushed).
 
     Raises:
-        CatalogError: No catalog there, one of a newer format, or a storage that cannot be reached.
+        CatalogError: There is no catalog, it has a newer format, or the storage cannot be reached.
     """
     head = home / HEAD
     try:
@@ -40,18 +40,18 @@ def read_head(home: Place) -> tuple[dict[str, str], str]:
 
 
 def head_bytes(roots: Mapping[str, str], index: str = "") -> bytes:
-    """The content of a head; equal arguments give equal bytes."""
+    """Return the content of a head; equal arguments give equal bytes."""
     about = {"format_version": FORMAT_VERSION, "made_by": f"clicksim {__version__}"}
     return _json_bytes({**about, "roots": dict(sorted(roots.items())), **({"files": index} if index else {})})
 
 
 def write_head(folder: Path, roots: Mapping[str, str]) -> None:
-    """Make a folder the catalog with these roots."""
+    """Write the head of a catalog with these roots."""
     _write_bytes(folder / HEAD, head_bytes(roots))
 
 
 def write_catalog_json(file: Path, content: Mapping[str, Any]) -> None:
-    """Write JSON, complete or not at all, in a folder that is made where it is missing."""
+    """Write JSON to a file that is complete or missing; its folder is created if needed."""
     _write_bytes(file, _json_bytes(content))
 
 

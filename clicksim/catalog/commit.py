@@ -1,8 +1,8 @@
-"""Several files of a folder that change in one step.
+"""Change several files of a folder in one step.
 
-New files are written and flushed below `.work/commit/`. Then one record, `.work/commit.json`, names what moves where
-and what is removed: from that moment the commit stands, and whoever opens the folder next carries out what is left
-of it. Without the record the staged files are dropped. So a kill or a power cut leaves the old files or the new
+New files are written and flushed below `.work/commit/`. Then one record, `.work/commit.json`, lists which files to move
+and which to remove. From then on the commit is final: if it was interrupted, the next process that opens the folder
+completes it. Without the record the staged files are deleted. So a kill or a power cut leaves the old files or the new
 ones, never a mixture.
 """
 
@@ -24,21 +24,21 @@ STAGE = "commit"
 RECORD = "commit.json"
 ASIDE = ".gone-"
 PATIENCE_S = 30.0
-"""How long a reader waits for a commit that another process is carrying out: it only renames files."""
+"""How long a reader waits for the commit of another process, in seconds; such a commit only renames files."""
 
 
 class Commit:
-    """Files of one folder that get their names together.
+    """Files of one folder that appear together.
 
     A name is relative to the folder, with forward slashes. Nothing is visible before `finish`. Then files get their
-    names in the order in which they came, so that what tells a foreign reader that all is there is written last.
+    names in the order in which they were added, so add the file that marks the result as complete last.
     """
 
     def __init__(self, home: Path) -> None:
-        """Begin a commit; the right to write to `home` is held by the caller.
+        """Begin a commit; the caller holds the write lock of `home`.
 
         Args:
-            home: The folder; it exists.
+            home: An existing folder.
         """
         settle(home)
         self.home = home
@@ -53,11 +53,11 @@ class Commit:
 
     @contextmanager
     def file(self, name: str) -> Iterator[Path]:
-        """Where to write the new content of `name`; it is flushed when the block ends.
+        """Yield the path to write the new content of `name` to; it is flushed when the block ends.
 
         Raises:
             StorageError: The disk is full, cannot be written, or fails.
-            CatalogError: The name leaves the folder.
+            CatalogError: The name leads out of the folder.
         """
         _target(self.home, name)
         staged = self._stage / name
@@ -71,25 +71,39 @@ class Commit:
         with self.file(name) as temporary:
             temporary.write_text(content, encoding="utf-8", newline="\n")
 
+    def link(self, source: Path, name: str) -> None:
+        """Give a file that lies elsewhere on the same disk a second name; its content is not copied.
+
+        Raises:
+            StorageError: The disk is full, cannot be written, or fails.
+            CatalogError: The name leaves the folder.
+        """
+        _target(self.home, name)
+        staged = self._stage / name
+        make_folder(staged.parent)
+        with storing(staged):
+            os.link(source, staged)
+        self._moves[name] = staged.relative_to(self.home).as_posix()
+
     def move(self, source: Path, name: str) -> None:
         """Give a flushed file of the work folder its final name."""
         _target(self.home, name)
         self._moves[name] = source.relative_to(self.home).as_posix()
 
     def remove(self, name: str) -> None:
-        """Remove a file that the new content no longer has; one that is written as well stays."""
+        """Remove a file, unless the commit also writes it."""
         _target(self.home, name)
         self._removed.append(name)
 
     def finish(self, done_with: str | None = None) -> None:
-        """Make the commit stand, and carry it out.
+        """Make the commit final, and carry it out.
 
         Args:
             done_with: A folder of `.work` that is deleted as part of the commit.
 
         Raises:
-            StorageError: The disk is full, cannot be written, or fails; before the record is written nothing has
-                changed, after it the next command goes on.
+            StorageError: The disk is full, cannot be written, or fails. Before the record is written nothing has
+                changed; after it the next command completes the commit.
         """
         with storing(self.home):
             work = self.home / WORK
@@ -105,16 +119,16 @@ class Commit:
             _carry_out(self.home, record)
 
     def abandon(self) -> None:
-        """Delete what was staged, unless the commit stands already; a disk that refuses that is left as it is."""
+        """Delete staged files, unless the commit is already final; errors of the disk are ignored."""
         if is_settled(self.home):
             with suppress(OSError):
                 _clear(self.home / WORK)
 
 
 def settle(home: Path) -> None:
-    """Complete a commit that was interrupted, or drop one that did not stand yet.
+    """Complete an interrupted commit, or drop one that was not final.
 
-    Called by whoever holds the right to write to `home`.
+    The caller holds the write lock of `home`.
 
     Raises:
         CatalogError: The record of the commit is damaged.
@@ -132,12 +146,12 @@ def settle(home: Path) -> None:
 
 
 def is_settled(home: Path) -> bool:
-    """Whether no commit is under way in a folder."""
+    """Check that no commit is in progress in a folder."""
     return not (home / WORK / RECORD).exists()
 
 
 def wait_until_settled(home: Path) -> bool:
-    """Whether a commit that another process carries out ends within `PATIENCE_S`."""
+    """Wait for the commit of another process; return whether it ends within `PATIENCE_S`."""
     end = time.monotonic() + PATIENCE_S
     while not is_settled(home):
         if time.monotonic() > end:
@@ -147,7 +161,7 @@ def wait_until_settled(home: Path) -> bool:
 
 
 def check_work(work: Path) -> None:
-    """Refuse a work folder that is a link: what is deleted in it would lie elsewhere.
+    """Reject a work folder that is a link: deleting in it would delete files elsewhere.
 
     Raises:
         CatalogError: It is a link.
@@ -157,7 +171,7 @@ def check_work(work: Path) -> None:
 
 
 def drop(folder: Path) -> None:
-    """Delete a folder of `.work`: it is renamed first, so that a half-deleted one is never taken for a whole one."""
+    """Delete a folder of `.work`. It is renamed first, so that a half-deleted folder never looks complete."""
     if folder.exists():
         aside = folder.with_name(f"{ASIDE}{os.urandom(6).hex()}")
         folder.rename(aside)
@@ -166,7 +180,7 @@ def drop(folder: Path) -> None:
 
 
 def _carry_out(home: Path, record: dict[str, Any]) -> None:
-    """Do what a record says, from wherever it was interrupted: each step may be repeated."""
+    """Carry out a record, also after an interruption: each step can be repeated."""
     work = home / WORK
     folders = set()
     for source, name in record["moves"]:
@@ -193,7 +207,7 @@ def _carry_out(home: Path, record: dict[str, Any]) -> None:
 
 
 def _without_empty_folders(folder: Path, home: Path) -> Path:
-    """Remove a folder and those above it, below `home`, as long as nothing is in them; returns the first that stays."""
+    """Remove a folder and its parents below `home` while they are empty; return the first that stays."""
     while folder.resolve() != home.resolve() and (not folder.is_dir() or not any(folder.iterdir())):
         if folder.is_dir():
             folder.rmdir()
@@ -202,7 +216,7 @@ def _without_empty_folders(folder: Path, home: Path) -> Path:
 
 
 def _clear(work: Path) -> None:
-    """Delete what no commit and no job needs, and the work folder where nothing is left in it."""
+    """Delete files that no commit and no job needs, and the work folder if it is then empty."""
     for path in work.glob(f"{ASIDE}*"):
         shutil.rmtree(path)
     for path in work.glob(".writing-*"):
@@ -231,7 +245,7 @@ def _read_record(file: Path) -> dict[str, Any]:
 
 
 def _target(home: Path, name: str) -> Path:
-    """The file of a name; the file itself may be a link, no folder above it may lead out of `home`."""
+    """Return the file of a name; it may itself be a link, but no folder above it may lead out of `home`."""
     parent, _, last = name.rpartition("/")
     if last in ("", ".", "..") or name.startswith("/"):
         raise CatalogError(f"{name!r} names no file of {home}")

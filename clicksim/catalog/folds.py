@@ -1,13 +1,13 @@
-"""Folds: which cases a model trains on and which it is judged on, always whole patients.
+"""Folds: which cases a model trains on and which it validates on, always by whole patients.
 
-A plan stands in the catalog's table `folds/plan=<name>`, one row per case, with what made it in the metadata of
-the file. One rule turns a plan into splits, whatever its scheme:
+A plan is in the catalog's table `folds/plan=<name>`, one row per case; the metadata of the file says how it was made.
+One rule turns a plan into splits, for every scheme:
 
-    fold f validates on the cases whose `fold` is f, and trains on every other case whose patient has none there;
-    a case whose `fold` is null takes part in neither.
+    fold f validates on the cases whose `fold` is f, and trains on every other case whose patient has no case in f;
+    a case whose `fold` is null is in neither set.
 
-In a stratified plan a patient has one fold, so this is the usual cross-validation. Where a scanner or a tracer is
-left out, a patient with studies on both sides is judged on one side and trained on neither.
+In a stratified plan a patient has one fold, so this is the usual cross-validation. In a plan that leaves out a scanner
+or a tracer, a patient with studies on both sides is used for validation only.
 """
 
 import hashlib
@@ -32,24 +32,24 @@ SCHEMES = ("stratified", "leave-one-centre-out", "leave-one-tracer-out")
 OFFICIAL = ("keep", "ignore")
 N_FOLDS, SEED = 5, 42
 LARGEST_FOLDS = 1000
-PASSES = 4  # over all patients, in search of exchanges
+PASSES = 4  # passes over all patients, to find exchanges
 COLUMNS = (
     "source", "case_id", "patient_key", "tracer_class", "manufacturer", "model", "shape_xyz", "spacing_xyz_mm",
     "lesion_present", "lesion_volume_ml", "official_fold", "official_split",
 )  # fmt: skip
 Row = dict[str, Any]
 Key = tuple[str, str]
-"""Source and case id: a case id alone is unique within its source only."""
+"""Source and case id; a case id is unique only within its source."""
 
 
 @dataclass(frozen=True)
 class Split:
-    """One fold as a trainer takes it.
+    """One fold: the cases to train and to validate on.
 
     Attributes:
-        fold: Its number.
-        left_out: The tracer or scanner that it validates on; empty in a stratified plan.
-        train, validation: Cases by source and id, sorted. No patient is in both.
+        fold: Number of the fold.
+        left_out: The tracer or scanner to validate on; empty in a stratified plan.
+        train, validation: Cases by source and id, sorted; no patient is in both.
     """
 
     fold: int
@@ -60,11 +60,11 @@ class Split:
 
 @dataclass(frozen=True)
 class Folds:
-    """A plan.
+    """A fold plan.
 
     Attributes:
         rows: Rows of the table `folds`, by source and case id.
-        about: Scheme, seed, number of folds, what was balanced, version.
+        about: Scheme, seed, number of folds, balanced quantities, version.
     """
 
     rows: tuple[Row, ...]
@@ -76,7 +76,7 @@ class Folds:
         return {_key(row): row["fold"] for row in self.rows}
 
     def splits(self) -> list[Split]:
-        """All folds; see the rule on top of this file."""
+        """Return all folds; see the rule at the top of this file."""
         patients: dict[int, set[str]] = defaultdict(set)
         names: dict[int, str] = {}
         for row in self.rows:
@@ -100,10 +100,10 @@ class Folds:
 
 @dataclass(frozen=True)
 class ChosenFolds:
-    """A plan that was chosen.
+    """A chosen plan.
 
     Attributes:
-        name: In the catalog; empty for a plan that was drawn now.
+        name: Name in the catalog; empty for a newly drawn plan.
         folds: The plan.
     """
 
@@ -111,7 +111,7 @@ class ChosenFolds:
     folds: Folds
 
     def about(self) -> dict[str, Any]:
-        """Name, rule and digest: what a store and a model remember of the plan, to find it again."""
+        """Return name, rule and digest of the plan, which stores and models record."""
         rows = [[row["source"], row["case_id"], row["fold"]] for row in self.folds.rows]
         digest = hashlib.blake2b(json.dumps(rows).encode(), digest_size=8).hexdigest()
         return {"plan": self.name, "digest": digest, **self.folds.about}
@@ -128,25 +128,25 @@ def make_folds(
 ) -> Folds:
     """Draw a plan over all cases of a catalog, or of some of its sources.
 
-    A patient is one `patient_key`, also where several sources share it. Cases that the publisher holds out
-    (`official_split` is `test`) belong to no fold; `train` and `val` are drawn anew.
+    A patient is one `patient_key`, even if several sources share it. Cases that the publisher holds out
+    (`official_split` is `test`) belong to no fold; `train` and `val` cases are drawn again.
 
     Args:
         catalog: An open catalog.
         scheme: `stratified` balances tracer, scanner, lesion burden and empty cases over the folds;
             `leave-one-centre-out` and `leave-one-tracer-out` make a fold of each scanner or tracer.
-        n_folds: Of a stratified plan; at most as many as there are patients. In other plans it has no effect, and
-            another number than the default warns.
-        seed: Decides between patients that are alike, in a stratified plan; as `n_folds`.
-        sources: Names in the tables, or all.
-        official: `keep` leaves cases in the fold of their publisher, and their patients' other cases follow;
-            `ignore` draws all, test cases too.
+        n_folds: Number of folds of a stratified plan, at most the number of patients. In other plans it has no effect,
+            and a value other than the default gives a warning.
+        seed: Breaks ties between similar patients in a stratified plan; in other plans as `n_folds`.
+        sources: Names in the tables; None for all.
+        official: `keep` leaves cases in the fold of their publisher, and other cases of these patients follow them;
+            `ignore` draws all cases, including test cases.
 
     Raises:
-        SettingError: An unknown scheme; fewer than two folds, or more than patients; official folds that do not
-            fit `n_folds`.
-        CatalogError: No cases; an official fold that splits a patient; a scheme that leaves a fold nothing to
-            train on, or that has one group only.
+        SettingError: The scheme is unknown, there are fewer than two folds or more folds than patients, or the
+            official folds do not fit `n_folds`.
+        CatalogError: There are no cases, official folds split a patient, a fold has nothing to train on, or there is
+            only one group.
     """
     if scheme not in SCHEMES:
         raise unknown_name("scheme", scheme, SCHEMES)
@@ -188,16 +188,16 @@ def make_folds(
 
 
 def write_folds(catalog: Catalog, name: str, folds: Folds) -> None:
-    """Store a plan under a name; a plan of that name is replaced."""
+    """Store a plan under a name; an earlier plan of that name is replaced."""
     metadata = {METADATA_KEY: json.dumps(dict(folds.about), sort_keys=True).encode()}
     catalog.write_part("folds", name, rows_to_table("folds", folds.rows).replace_schema_metadata(metadata))
 
 
 def read_folds(catalog: Catalog, name: str) -> Folds:
-    """A plan of the catalog.
+    """Read a plan of the catalog.
 
     Raises:
-        SettingError: No such plan; the nearest name is given.
+        SettingError: There is no such plan; the message gives the nearest name.
     """
     if name not in catalog.parts("folds"):
         raise unknown_name("fold plan", name, catalog.parts("folds"))
@@ -207,18 +207,18 @@ def read_folds(catalog: Catalog, name: str) -> Folds:
 
 
 def choose_folds(catalog: Catalog, name: str | None = None, *, sources: Sequence[str] | None = None) -> ChosenFolds:
-    """The plan that training and evaluation use.
+    """Choose the plan that training and evaluation use.
 
     Args:
         catalog: An open catalog.
-        name: A plan of it. By default the only plan that there is. Without one the folds of the publisher are taken;
-            if they do not cover every patient, a plan is drawn as `clicksim catalog folds` draws it by default, with as
-            many folds as there are patients if those are fewer.
+        name: Name of a plan; by default the only plan of the catalog. If the catalog has no plan, the publisher's
+            folds are used. If they do not cover every patient, a plan is drawn with the defaults of `clicksim catalog
+            folds`, with at most one fold per patient.
         sources: Names in the tables, for a plan that is drawn.
 
     Raises:
-        SettingError: No such plan, or several and none named.
-        CatalogError: No cases, or as `make_folds`.
+        SettingError: There is no such plan, or there are several and none is named.
+        CatalogError: There are no cases, or as `make_folds`.
     """
     plans = catalog.parts("folds")
     if name is None and len(plans) > 1:
@@ -234,7 +234,7 @@ def choose_folds(catalog: Catalog, name: str | None = None, *, sources: Sequence
         fitting = max(min(N_FOLDS, patients), highest + 1)
         return ChosenFolds("", make_folds(catalog, n_folds=fitting, sources=sources))
     if drawn:
-        _official_folds(drawn, LARGEST_FOLDS)  # refuses folds that split a patient
+        _official_folds(drawn, LARGEST_FOLDS)  # rejects folds that split a patient
     rows = [
         {
             **{column: case[column] for column in ("source", "case_id", "patient_key")},
@@ -250,11 +250,11 @@ def choose_folds(catalog: Catalog, name: str | None = None, *, sources: Sequence
 
 
 def fold_cases(catalog: Catalog, sources: Sequence[str] | None = None) -> list[Row]:
-    """The columns of all cases, or of some sources, that folds are made of.
+    """Read the columns that folds need, of all cases or of some sources.
 
     Raises:
-        SettingError: An unknown source.
-        CatalogError: No cases.
+        SettingError: A source is unknown.
+        CatalogError: There are no cases.
     """
     known = catalog.parts("cases")
     for source in sources or ():
@@ -267,15 +267,15 @@ def fold_cases(catalog: Catalog, sources: Sequence[str] | None = None) -> list[R
 
 
 def tracer_of(case: Mapping[str, Any]) -> str:
-    """The tracer; `none` where there is none."""
+    """Return the tracer of a case; `none` if it has none."""
     return case["tracer_class"] or "none"
 
 
 def centre_of(case: Mapping[str, Any]) -> str:
-    """What stands in for the centre: the scanner's model, else matrix and voxel size within the slice.
+    """Return a proxy for the centre: the scanner's model, else matrix and voxel size within the slice.
 
-    Publishers that name no scanner still give away which one it was: each reconstructs on a grid of its own. CT
-    of one scanner has any field of view; there the source is as much as can be known.
+    If the publisher does not name the scanner, the grid still identifies it, since each scanner reconstructs on its own
+    grid. The field of view of a CT varies on one scanner, so without a tracer the proxy is the source.
 
     >>> centre_of({"model": None, "tracer_class": "PSMA", "source": "fdat", "shape_xyz": [200, 200, 326],
     ...            "spacing_xyz_mm": [4.07283, 4.07283, 2.0]})
@@ -290,7 +290,7 @@ def centre_of(case: Mapping[str, Any]) -> str:
 
 
 def burden_of(case: Mapping[str, Any]) -> str:
-    """The lesion volume in steps of a factor of ten; `empty` without a lesion, `unknown` without a figure."""
+    """Return the class of lesion volume, in powers of ten; `empty` without a lesion, `unknown` without a volume."""
     if case["lesion_present"] is False:
         return "empty"
     volume = case["lesion_volume_ml"]
@@ -303,11 +303,11 @@ STRATA = {"tracer": tracer_of, "centre": centre_of, "burden": burden_of}
 
 
 def balance(catalog: Catalog, folds: Folds) -> list[Row]:
-    """Studies of each stratum in each fold, as counted when a plan is printed.
+    """Count the studies of each stratum in each fold, for printing.
 
     Returns:
-        Rows with `stratum`, `value`, `folds` (a list of counts, by fold), `spread` (largest less smallest) and
-        `largest_patient` (studies of one patient in that stratum). First come all cases, and patients.
+        Rows with `stratum`, `value`, `folds` (a list of counts, by fold), `spread` (largest minus smallest) and
+        `largest_patient` (most studies of one patient in that stratum). The first rows count all cases and patients.
     """
     cases = {_key(case): case for case in fold_cases(catalog)}
     used = [row for row in folds.rows if row["fold"] is not None and _key(row) in cases]
@@ -336,7 +336,7 @@ def balance(catalog: Catalog, folds: Folds) -> list[Row]:
 
 
 def _strata(case: Row) -> list[tuple[str, str]]:
-    """The strata of a case, each alone; that a case is empty is one of its burdens."""
+    """Return the strata of a case; an empty case is a class of burden."""
     return [(name, of(case)) for name, of in STRATA.items()]
 
 
@@ -345,7 +345,7 @@ def _key(row: Mapping[str, Any]) -> Key:
 
 
 def _official_folds(cases: Sequence[Row], n_folds: int) -> dict[str, int]:
-    """The publisher's fold of each patient that has one."""
+    """Return the publisher's fold of each patient that has one."""
     found: dict[str, set[int]] = defaultdict(set)
     for case in cases:
         if case["official_fold"] is not None:
@@ -366,10 +366,10 @@ def _official_folds(cases: Sequence[Row], n_folds: int) -> dict[str, int]:
 
 
 def _stratify(cases: Sequence[Row], n_folds: int, seed: int, kept: Mapping[str, int]) -> dict[str, int]:
-    """A fold for each patient, so that every stratum is spread evenly.
+    """Assign each patient a fold, so that every stratum is spread evenly.
 
-    Large patients are placed first, each where it makes the sum of squares of all counts grow least; then patients
-    are moved, and exchanged, as long as that makes the sum smaller. The stream decides ties.
+    Patients with many studies are placed first, each where the sum of squares of all counts grows least. Then patients
+    are moved and exchanged as long as that makes the sum smaller. The random stream breaks ties.
     """
     patients = sorted({case["patient_key"] for case in cases})
     most = min(len(patients), LARGEST_FOLDS)
@@ -382,13 +382,13 @@ def _stratify(cases: Sequence[Row], n_folds: int, seed: int, kept: Mapping[str, 
     rng = stream(seed, "", "folds", n_folds)
     order = rng.permutation(len(patients))
     order = order[np.argsort(-counts[order].sum(axis=1), kind="stable")]
-    names = rng.permutation(n_folds)  # so that the first fold is not always the one that ties favour
+    names = rng.permutation(n_folds)  # so that ties do not always favour the first fold
     fold_of = np.full(len(patients), -1)
     for n, patient in enumerate(patients):
         fold_of[n] = kept.get(patient, -1)
     totals = np.zeros((n_folds, counts.shape[1]))
     np.add.at(totals, fold_of[fold_of >= 0], counts[fold_of >= 0])
-    weights = 1.0 / np.maximum(counts.sum(axis=0), 1.0)  # a rare stratum is as hard to spread as a common one
+    weights = 1.0 / np.maximum(counts.sum(axis=0), 1.0)  # rare and common strata weigh the same
     free = [int(n) for n in order if fold_of[n] < 0]
     for n in free:
         growth = (2 * totals[names] * counts[n] * weights).sum(axis=1)
@@ -405,7 +405,7 @@ def _stratify(cases: Sequence[Row], n_folds: int, seed: int, kept: Mapping[str, 
 
 
 def _count_strata(cases: Sequence[Row], patients: Sequence[str]) -> NDArray[np.float64]:
-    """`(patients, strata)`: studies of each patient in each stratum; the first column has all, the second is 1."""
+    """Return `(patients, strata)` counts of studies; the first column counts all studies, the second is 1."""
     place = {patient: n for n, patient in enumerate(patients)}
     strata = sorted({stratum for case in cases for stratum in _strata(case)})
     column = {stratum: n for n, stratum in enumerate(strata, start=2)}
@@ -426,13 +426,13 @@ def _exchange(
     weights: NDArray[np.float64],
     free: Sequence[int],
 ) -> None:
-    """Move a patient, or exchange two, wherever the weighted sum of squares gets smaller; in place."""
+    """Move a patient, or exchange two, if that makes the weighted sum of squares smaller; in place."""
     people = np.array(free, dtype=int)
     for _ in range(PASSES):
         changed = False
         for n in people:
             here = fold_of[n]
-            # of moving n to fold g and m back: (t_h - d)^2 + (t_g + d)^2 less what was, with d = c_n - c_m
+            # change from moving n to fold g and m back: (t_h - d)^2 + (t_g + d)^2 minus before, d = c_n - c_m
             others = people[fold_of[people] != here]
             away = np.delete(np.arange(len(totals)), here)
             back = np.concatenate([counts[others], np.zeros((len(away), counts.shape[1]))])
@@ -453,7 +453,7 @@ def _exchange(
 
 
 def _check_splits(folds: Folds) -> None:
-    """Refuse a plan with a fold that has nothing to train on."""
+    """Reject a plan with a fold that has nothing to train on."""
     splits = folds.splits()
     if len(splits) < 2:
         raise CatalogError(f"{folds.about['scheme']} needs two groups at least, these cases have {_names(splits)} only")

@@ -1,12 +1,12 @@
 """One writer at a time: the lock that a process holds while it writes to a folder.
 
-The operating system holds it for an open file (`flock`, on Windows `LockFileEx`), so it ends with its process,
-however that ends: after a crash or `kill -9` nothing has to be deleted. The file `.lock` stays, empty, since to delete
-it while another process opens it would let two in; `.lock-holder.json` stands beside it while the lock is held, for
-people. Readers take no lock: files get their names when they are complete.
+The operating system holds the lock for an open file (`flock`, on Windows `LockFileEx`). It ends with its process, so
+nothing needs to be deleted after a crash or `kill -9`. The empty file `.lock` stays, because deleting it while another
+process opens it would allow two writers. While the lock is held, `.lock-holder.json` next to it says who holds it.
+Readers take no lock: files get their names when they are complete.
 
-Where a file system has no locks (some mounts of Lustre), the file itself is the sign, with a warning: there the library
-`filelock` takes it away once its process is gone from the same machine; on another machine that is left to the user.
+If a file system has no locks (some mounts of Lustre), the existence of the file is the lock, and a warning says so. On
+the same machine the library `filelock` removes the file when its process is gone; otherwise the user must remove it.
 """
 
 import json
@@ -31,7 +31,7 @@ Result = TypeVar("Result")
 
 
 class Folder(Protocol):
-    """Anything that stands in a folder, such as a catalog."""
+    """An object with a folder, such as a catalog."""
 
     @property
     def path(self) -> Path:
@@ -43,12 +43,12 @@ Owner = TypeVar("Owner", bound=Folder)
 
 @contextmanager
 def writing(folder: Path) -> Iterator[None]:
-    """Hold the right to write to an existing folder.
+    """Hold the write lock of an existing folder.
 
-    A thread that holds it may take it again; whoever may write to the folder may take it.
+    A thread that holds the lock may take it again. Any user who may write to the folder may take it.
 
     Raises:
-        LockedError: Another process, or another thread of this one, holds it; the message says which.
+        LockedError: Another process or another thread holds the lock; the message says which.
         StorageError: The folder cannot be written.
     """
     from filelock import FileLock, Timeout
@@ -70,7 +70,7 @@ def writing(folder: Path) -> Iterator[None]:
         yield
     finally:
         if not again:
-            # the lock's own file stays: to unlink it while another process opens it would let two in
+            # the lock file stays: deleting it while another process opens it would allow two writers
             with suppress(OSError):
                 (place / HOLDER).unlink()
         lock.release()
@@ -79,7 +79,7 @@ def writing(folder: Path) -> Iterator[None]:
 def locked(
     method: Callable[Concatenate[Owner, Rest], Result],
 ) -> Callable[Concatenate[Owner, Rest], Result]:
-    """A method that holds the right to write to the folder of its object."""
+    """Decorate a method so that it holds the write lock of its object's folder."""
 
     @wraps(method)
     def holding(self: Owner, /, *args: Rest.args, **kwargs: Rest.kwargs) -> Result:
@@ -93,13 +93,13 @@ def _leave_word(file: Path) -> None:
     since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
     about = {"process": os.getpid(), "machine": platform.node(), "since": since, "command": command}
-    with suppress(OSError):  # the lock holds without it, also on a full disk
-        # not complete or not at all, as other files: a kill would leave a second name behind
+    with suppress(OSError):  # the lock works without it, for example on a full disk
+        # not written atomically as other files: a kill would leave a temporary file
         file.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
 
 
 def _holder(folder: Path) -> str:
-    """Who holds the lock, as far as they have said."""
+    """Describe the holder of the lock, as far as known."""
     try:
         about: Any = json.loads((folder / HOLDER).read_text(encoding="utf-8"))
         who = f"process {about['process']} on {about['machine']} since {about['since']}: {about['command']}"

@@ -1,4 +1,4 @@
-"""Parquet files of a catalog: read from a folder or from object storage; written so that equal rows are equal bytes."""
+"""Parquet files of a catalog, in a folder or on object storage; equal rows are written as equal bytes."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -17,20 +17,20 @@ ROW_GROUPS = {"cases": 1_000, "lesions": 20_000, "prompts": 50_000}  # small eno
 
 
 def read_table(file: Place) -> "pa.Table":
-    """All rows of a file.
+    """Read all rows of a file.
 
     Raises:
-        CatalogError: It cannot be read.
+        CatalogError: The file cannot be read.
     """
     with _reading(file) as parquet:
         return parquet.read()
 
 
 def read_metadata(file: Place) -> dict[bytes, bytes]:
-    """What a file says of all its rows; only its end is read.
+    """Read the metadata of a file; only its end is read.
 
     Raises:
-        CatalogError: It cannot be read.
+        CatalogError: The file cannot be read.
     """
     with _reading(file) as parquet:
         held = parquet.schema_arrow.metadata or {}
@@ -38,10 +38,10 @@ def read_metadata(file: Place) -> dict[bytes, bytes]:
 
 
 def rows_of(file: Place, case_id: str) -> list[dict[str, Any]]:
-    """The rows of a case in a file sorted by `case_id`, from the row groups whose range holds it.
+    """Read the rows of a case from a file sorted by `case_id`; only row groups that may contain it are read.
 
     Raises:
-        CatalogError: It cannot be read.
+        CatalogError: The file cannot be read.
     """
     import pyarrow.compute as pc
 
@@ -56,10 +56,10 @@ def rows_of(file: Place, case_id: str) -> list[dict[str, Any]]:
 
 
 def cast_table(table: "pa.Table", schema: "pa.Schema", file: Place) -> "pa.Table":
-    """The table with the types of the schema.
+    """Cast a table to the types of the schema.
 
     Raises:
-        CatalogError: Its columns are others, as those of another version of clicksim may be.
+        CatalogError: The columns differ; another version of clicksim may have written them.
     """
     import pyarrow as pa
 
@@ -83,7 +83,7 @@ def write_table(file: Path, table: "pa.Table", name: str) -> None:
         file,
         compression="zstd",
         row_group_size=ROW_GROUPS.get(name, 50_000),
-        write_page_checksum=True,  # without it a damaged page is read as other values
+        write_page_checksum=True,  # without it a damaged page gives wrong values
     )
 
 
@@ -92,10 +92,10 @@ def _may_hold(statistics: Any, value: str) -> bool:
 
 
 def _canonical(table: "pa.Table") -> "pa.Table":
-    """The same rows as they are stored: dictionaries in order of appearance, lists without a fixed size.
+    """Normalise rows for storage: dictionaries in order of appearance, lists without a fixed size.
 
-    So how a table was put together leaves no trace. PyArrow before 26 does not open a file with a null among lists of
-    fixed size; the table gets its fixed sizes back when it is read.
+    So the bytes do not depend on how the table was built. PyArrow before 26 cannot open a file with a null among lists
+    of fixed size; reading the table restores the fixed sizes.
     """
     import pyarrow as pa
 
@@ -106,7 +106,9 @@ def _canonical(table: "pa.Table") -> "pa.Table":
             plain = column.cast(field.type.value_type).combine_chunks()
             stored = plain.dictionary_encode().cast(field.type)
         elif pa.types.is_fixed_size_list(field.type):
-            stored = pa.array(column.to_pylist(), pa.list_(field.type.value_type))  # a cast keeps values under nulls
+            stored = pa.array(
+                column.to_pylist(), pa.list_(field.type.value_type)
+            )  # a cast would keep values under nulls
         fields.append(field.with_type(stored.type))
         columns.append(stored)
     return pa.table(columns, schema=pa.schema(fields, table.schema.metadata))
@@ -114,9 +116,9 @@ def _canonical(table: "pa.Table") -> "pa.Table":
 
 @contextmanager
 def _reading(file: Place) -> Iterator[Any]:
-    """The open Parquet file; what PyArrow refuses becomes a sentence that names the file.
+    """Open a Parquet file; errors of PyArrow become messages that name the file.
 
-    Each page has a checksum, and the end of the file has none: the number of rows stands there twice.
+    Each page has a checksum but the end of the file does not; it contains the number of rows twice, which is compared.
 
     Raises:
         CatalogError: The file cannot be read, or contradicts itself.

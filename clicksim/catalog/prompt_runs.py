@@ -1,4 +1,4 @@
-"""Prompt runs: their cases and names, what the id of a run is a hash of, and how the runs of shards become one."""
+"""Prompt runs: their cases and names, the hash that is the id of a run, and how to join the runs of shards."""
 
 import hashlib
 import json
@@ -10,16 +10,16 @@ from clicksim.catalog.store import Catalog
 from clicksim.errors import CatalogError, up_to_ten
 
 Patients = dict[str, list[dict[str, Any]]]
-Member = tuple[int, str]  # a catalog by its place, and a run of it
+Member = tuple[int, str]  # index of a catalog, and one of its runs
 
 
 def read_patients(catalog: Catalog, columns: Sequence[str] = (), source: str | None = None) -> Patients:
-    """The cases of each patient, by `<source>/<patient_key>`; both sorted.
+    """Read the cases of each patient, by `<source>/<patient_key>`; both are sorted.
 
     Args:
-        catalog: Where they stand.
-        columns: Of the table of cases, besides `case_id`, `patient_key` and `source`.
-        source: One source, or all; without cases where the catalog has no such source.
+        catalog: The catalog.
+        columns: Columns of the table of cases, besides `case_id`, `patient_key` and `source`.
+        source: One source, or None for all; an unknown source gives no cases.
     """
     if source is not None and source not in catalog.parts("cases"):
         return {}
@@ -31,13 +31,13 @@ def read_patients(catalog: Catalog, columns: Sequence[str] = (), source: str | N
 
 
 def check_names(names: Iterable[str]) -> None:
-    """Refuse cases that prompts cannot tell apart: a row of prompts knows a case by its id alone.
+    """Reject cases with equal names: rows of prompts identify a case only by its id.
 
     Args:
-        names: What each case is called: its id, or for files the name of its file.
+        names: The name of each case: its id, or for files the name of its file.
 
     Raises:
-        CatalogError: Two cases are called the same.
+        CatalogError: Two cases have the same name.
     """
     twice = sorted(name for name, count in Counter(names).items() if count > 1)
     if twice:
@@ -48,11 +48,11 @@ def check_names(names: Iterable[str]) -> None:
 
 
 def hash_run(about: Mapping[str, Any], cases: Mapping[str, Sequence[str]]) -> str:
-    """The id of a run: a hash of protocol, settings, seed and cases.
+    """Return the id of a run: a hash of protocol, settings, seed and cases.
 
     Args:
-        about: The run's metadata; its `version` and `cases` do not count.
-        cases: The case ids of each patient, refused ones too.
+        about: The run's metadata; its `version` and `cases` are ignored.
+        cases: The case ids of each patient, including refused cases.
     """
     kept = {name: value for name, value in about.items() if name not in ("version", "cases")}
     listed = [[patient, list(ids)] for patient, ids in cases.items()]
@@ -60,15 +60,15 @@ def hash_run(about: Mapping[str, Any], cases: Mapping[str, Sequence[str]]) -> st
 
 
 def join_runs(catalogs: Sequence[Catalog]) -> dict[str, list[Member]]:
-    """Which runs of several catalogs become one when these are merged.
+    """Find the runs of several catalogs that become one run when the catalogs are merged.
 
-    A run whose id is the hash of all cases of its catalog, or of all of one source, is the run over those cases. Where
-    every catalog with such cases has such a run with the same settings, they are joined, and the id of the joined run
-    is the hash of the cases of all: what one run over the merged catalog would be called. Other runs, such as
-    imported ones, those of rounds, and those of a catalog that has grown since, keep their names.
+    A run covers its catalog, or one source, if its id is the hash of all cases there. If every catalog with such cases
+    has such a run with the same settings, these runs are joined. The id of the joined run is the hash of all cases: the
+    same id that one run over the merged catalog would get. Other runs keep their names: imported runs, runs of rounds,
+    and runs of a catalog that has grown since.
 
     Returns:
-        By id or name in the merged catalog, the runs that make it up.
+        By id or name in the merged catalog, the runs that it is made of.
     """
     held = [{run: catalog.metadata(run) for run in catalog.runs} for catalog in catalogs]
     sources = sorted({source for catalog in catalogs for source in catalog.parts("cases")})
@@ -91,7 +91,7 @@ def join_runs(catalogs: Sequence[Catalog]) -> dict[str, list[Member]]:
 
 
 def _settings(about: Mapping[str, Any]) -> str:
-    """What the runs of shards have in common."""
+    """Return the settings that the runs of all shards share."""
     return json.dumps({name: value for name, value in about.items() if name != "cases"}, sort_keys=True)
 
 

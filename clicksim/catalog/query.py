@@ -10,10 +10,10 @@ if TYPE_CHECKING:
 
 
 def run_query(tables: "Mapping[str, pa.Table]", query: str) -> "pa.Table":
-    """The answer to a query over tables by name.
+    """Answer a query over tables by name.
 
     Raises:
-        CatalogError: DuckDB is not installed, or refuses the query.
+        CatalogError: DuckDB is not installed, or rejects the query.
     """
     try:
         import duckdb
@@ -25,7 +25,7 @@ def run_query(tables: "Mapping[str, pa.Table]", query: str) -> "pa.Table":
         try:
             answer = connection.sql(query)
             if answer is not None:
-                return answer.to_arrow_table()  # some mistakes show only now
+                return answer.to_arrow_table()  # some errors appear only here
         except duckdb.Error as error:
             raise CatalogError(f"the query was refused: {' '.join(str(error).split())}") from error
     raise CatalogError("the query has no answer: ask with SELECT; the tables cannot be changed by SQL")

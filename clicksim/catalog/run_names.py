@@ -1,11 +1,14 @@
-"""The names of runs: `latest` means the run that ended last."""
+"""The runs of a catalog: what there is, and their names; `latest` means the run that ended last."""
 
 from typing import Any
 
+from clicksim.catalog.commit import WORK
+from clicksim.catalog.remote.places import RemotePath
 from clicksim.catalog.store import Catalog, check_part
 from clicksim.errors import CatalogError
 
 LATEST = "latest"
+RUN_COLUMNS = ("run", "kind", "protocol", "predictor", "seed", "settings", "cases", "refused", "ended")
 
 
 def find_run(catalog: Catalog, table: str, name: str) -> str:
@@ -36,6 +39,43 @@ def check_run_name(table: str, name: str) -> None:
     check_part(table, name)
     if name == LATEST:
         raise CatalogError(f"a run cannot be called {LATEST}: that means the run that ended last; name it otherwise")
+
+
+def list_runs(catalog: Catalog) -> list[dict[str, Any]]:
+    """List the runs of a catalog, those that ended first at the top, and then the interrupted ones.
+
+    Returns:
+        Rows with `run`, `kind` (`clicks`, `scribbles`, `rounds` or `interrupted`), `protocol`, `settings` (as
+        text), `cases`, `refused` and `ended`; what is not known is None.
+    """
+    rows = []
+    for run in sorted({*catalog.parts("prompts"), *catalog.parts("rounds")}):
+        about = catalog.metadata(run) if run in catalog.parts("prompts") else {}
+        record = catalog.run_record(run)
+        refused = record.get("refused")
+        rows.append(
+            {
+                "run": run,
+                "kind": about.get("made_by") or about.get("table") or "clicks",
+                "protocol": about.get("protocol") or None,
+                "predictor": about.get("title"),
+                "seed": about.get("seed"),
+                "settings": " ".join(f"{key}={value}" for key, value in (about.get("settings") or {}).items()),
+                "cases": record.get("cases"),
+                "refused": len(refused) if isinstance(refused, list) else refused,
+                "ended": record.get("ended"),
+            }
+        )
+    rows.sort(key=lambda row: (row["ended"] or "", row["run"]))
+    return rows + [dict.fromkeys(rows[0] if rows else RUN_COLUMNS) | row for row in _interrupted(catalog)]
+
+
+def _interrupted(catalog: Catalog) -> list[dict[str, Any]]:
+    """The jobs that were interrupted and have finished work."""
+    if catalog.read_only or isinstance(catalog.home, RemotePath):
+        return []
+    heads = sorted((catalog.home / WORK).glob("*/job.json"))
+    return [{"run": head.parent.name.rpartition("-")[0], "kind": "interrupted"} for head in heads]
 
 
 def _ended(catalog: Catalog, run: str) -> tuple[str, Any]:

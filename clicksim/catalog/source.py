@@ -1,7 +1,7 @@
-"""What a source is to the catalog: a plan of patients, and a function that converts one of them.
+"""The interface of a source: a plan of patients, and a function that converts one of them.
 
-A converter is one file that ends in a `Source`. It is found by its entry point in the group `clicksim.sources`,
-so that a laboratory can add its own without changing anything here.
+A converter is one file that defines a `Source`. It is found by its entry point in the group `clicksim.sources`, so that
+a laboratory can add its own converter without changing clicksim.
 """
 
 from collections.abc import Callable, Mapping
@@ -22,13 +22,13 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Unit:
-    """The piece of work that one process does at a time: a patient.
+    """The work that one process does at a time: a patient.
 
     Attributes:
-        key: Unique within the source; names the unit in progress and in its part files.
-        content: What the converter needs, as plain data: it travels to another process.
-        inputs: Absolute paths of the files and folders that the converter reads for it. Where one of them or `content`
-            changes, an interrupted run does it again. Without any, all files of the source count.
+        key: Name of the unit in progress and in its part files, unique within the source.
+        content: The data that the converter needs, as plain data, since it is sent to another process.
+        inputs: Absolute paths of the files and folders that the converter reads for it. If one of them or `content`
+            changes, a resumed run does the unit again. If empty, all files of the source count.
     """
 
     key: str
@@ -38,7 +38,7 @@ class Unit:
 
 @dataclass
 class Outcome:
-    """What became of a unit: rows for the tables. Every study found ends here, in `cases` or in `rejected`."""
+    """The result of a unit: rows for the tables. Every study found is in `cases` or in `rejected`."""
 
     cases: list[Row] = field(default_factory=list)
     lesions: list[Row] = field(default_factory=list)
@@ -48,19 +48,19 @@ class Outcome:
     def reject(
         self, code: str, message: str, *, path: str = "", case_id: str | None = None, patient_key: str | None = None
     ) -> None:
-        """Record why something that was found is not taken; `code` is a key of `schema.REASONS`."""
+        """Record why a study or file is not used; `code` is a key of `schema.REASONS`."""
         self.rejected.append(
             {"case_id": case_id, "patient_key": patient_key, "path": path, "code": code, "message": message}
         )
 
     def tables(self) -> dict[str, list[Row]]:
-        """The rows by table."""
+        """Return the rows by table."""
         return {"cases": self.cases, "lesions": self.lesions, "links": self.links, "rejected": self.rejected}
 
 
 @dataclass(frozen=True)
 class Context:
-    """Where a converter works.
+    """The folders and options of a converter.
 
     Attributes:
         source: The folder (or archive) of the publisher.
@@ -75,15 +75,15 @@ class Context:
     options: Mapping[str, Any]
 
     def in_place(self, file: Path) -> str:
-        """The catalog's name for a file of the publisher's."""
+        """Return the location of a file of the publisher."""
         return f"{self.name}:{file.relative_to(self.source).as_posix()}"
 
     def written(self, file: Path) -> str:
-        """The catalog's name for a file that the converter wrote."""
+        """Return the location of a file that the converter wrote."""
         return f"catalog:{file.relative_to(self.catalog).as_posix()}"
 
     def images(self, slug: str) -> Path:
-        """The folder for a case's images, made now."""
+        """Create the folder for the images of a case."""
         folder = self.catalog / "images" / self.name / slug
         folder.mkdir(parents=True, exist_ok=True)
         return folder
@@ -97,21 +97,21 @@ LeastBytes = Callable[[Context, Unit], float]
 
 @dataclass(frozen=True)
 class Source:
-    """A publisher's collection and how it is brought in.
+    """A publisher's collection and its converter.
 
     Attributes:
-        name: In tables and folders, such as `fdat`; it names a folder, and is not `catalog`.
+        name: Name in tables and folders, such as `fdat`; a valid folder name other than `catalog`.
         title: One line for `clicksim convert --list`.
-        layout: The folder tree that is expected, for `--help` and errors.
-        plan: From the folder to units, and what was rejected while looking. Reads names and small tables only.
-        convert: One unit to rows; runs in any process, in any order, and depends on its arguments alone. It
-            raises nothing for bad data: that ends in `Outcome.rejected`.
+        layout: The expected folder tree, for `--help` and errors.
+        plan: Turns the folder into units, and lists what it rejects. It reads only names and small tables.
+        convert: Converts one unit to rows, in any process and any order; it depends only on its arguments. Bad data
+            raise no error; they are listed in `Outcome.rejected`.
         facts: A row of the table of sources: DOI, release, licence, citation, annotation protocol.
         options: Options of this source by name, with their meaning.
-        prompt_runs: From the rows of all cases and lesions to prompt tables by run, for a source whose publisher
-            gives points of its own; they are committed with the conversion.
-        least_bytes: What a unit will take in the catalog at the very least, from headers alone, so that a disk that
-            is too small is found before the work begins. It takes any file, as `convert` does, and raises nothing.
+        prompt_runs: Turns the rows of all cases and lesions into prompt tables by run, if the publisher provides
+            points; they are committed with the conversion.
+        least_bytes: The smallest size of a unit in the catalog, estimated from headers alone, so that a disk that is
+            too small is found before the work begins. Like `convert`, it accepts any file and raises no error.
     """
 
     name: str
@@ -131,20 +131,20 @@ class Source:
 
 
 def list_sources() -> dict[str, Source]:
-    """All installed sources by the name of their command, such as `deep-psma`.
+    """Return all installed sources by the name of their command, such as `deep-psma`.
 
     Raises:
-        CatalogError: An entry point that does not load, or is no `Source`.
+        CatalogError: An entry point does not load, or is not a `Source`.
     """
     return {entry.name: _load(entry) for entry in sorted(entry_points(group=ENTRY_POINTS), key=lambda e: e.name)}
 
 
 def find_source(name: str) -> Source:
-    """One source by the name of its command.
+    """Return one source by the name of its command.
 
     Raises:
-        SettingError: There is none; the nearest name is given.
-        CatalogError: It does not load.
+        SettingError: There is no such source; the message gives the nearest name.
+        CatalogError: The source does not load.
     """
     entries = {entry.name: entry for entry in entry_points(group=ENTRY_POINTS)}
     if name not in entries:

@@ -1,10 +1,9 @@
-"""The catalog: Parquet tables that any reader opens, in a folder or on object storage, and what writes them.
+"""The catalog: plain Parquet tables in a folder or on object storage, and the code that writes them.
 
-A file gets its final name by rename, after it was flushed to the disk: a reader sees the old table or the new
-one, never half of one. Rows are sorted, so two runs over the same data give the same bytes; wall-clock facts
-stand in `runs/` and in no table.
+A file is flushed to the disk and then renamed to its final name, so a reader sees the old table or the new one, never a
+part of one. Rows are sorted, so two runs over the same data give the same bytes; times are in `runs/`, not in tables.
 
-A catalog that is named by a URL, and one that was pushed, is read and not written: see `clicksim.catalog.push`.
+A catalog that is named by a URL, or that was pushed, is read only: see `clicksim.catalog.push`.
 """
 
 import hashlib
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 ROOT_VARIABLE = "CLICKSIM_ROOT_"
-UNSAFE = frozenset('/\\=:*?"<>|')  # in the name of a source or run, which names a folder
+UNSAFE = frozenset('/\\=:*?"<>|')  # characters not allowed in the name of a source or run, since it is a folder name
 
 
 @dataclass(frozen=True)
@@ -38,10 +37,10 @@ class Catalog:
     """An open catalog: its tables, and the files that they point to.
 
     Attributes:
-        home: Where it lies.
-        roots: Folders or URLs by name; the `catalog` itself, and each source that is used in place.
-        index: Of a pushed catalog, the name of the list of its files; else empty.
-        read_only: Whether it was named by a URL, or is a pushed one.
+        home: Its folder or place.
+        roots: Folders or URLs by name: the `catalog` itself, and each source that is used in place.
+        index: For a pushed catalog, the name of the list of its files; else empty.
+        read_only: Whether it was named by a URL, or was pushed.
     """
 
     home: Place
@@ -63,7 +62,7 @@ class Catalog:
 
     @property
     def files(self) -> Files | None:
-        """Of a pushed catalog, its files by name; None for any other."""
+        """The files of a pushed catalog by name; None for any other."""
         return read_index(self.home, self.index) if self.index else None
 
     @property
@@ -83,7 +82,7 @@ class Catalog:
 
     @property
     def rejected(self) -> "pa.Table":
-        """One row per study or file that was found and not taken, with the reason."""
+        """One row per study or file that was found but not used, with the reason."""
         return self.table("rejected")
 
     @property
@@ -103,10 +102,10 @@ class Catalog:
         return self.parts("prompts")
 
     def table(self, name: str, part: str | None = None) -> "pa.Table":
-        """A table of all parts, or of one source, run or plan; the part's name becomes the last column.
+        """Read a table of all parts, or of one source, run or plan; the name of the part is the last column.
 
         Raises:
-            CatalogError: No such table or part, or a file of it that cannot be read.
+            CatalogError: There is no such table or part, or a file of it cannot be read.
         """
         import pyarrow as pa
 
@@ -122,10 +121,10 @@ class Catalog:
         return pa.concat_tables(pieces).unify_dictionaries()
 
     def case(self, case_id: str, source: str | None = None) -> dict[str, Any]:
-        """The row of one case. Only the row group that can hold it is read, so its cost does not grow.
+        """Read the row of one case. Only the row group that can contain it is read, so the cost does not grow.
 
         Raises:
-            CatalogError: No such case, or one in several sources and none named.
+            CatalogError: There is no such case, or several sources have it and none is named.
         """
         found = []
         for value, file in self._parts("cases"):
@@ -139,10 +138,10 @@ class Catalog:
         raise CatalogError(f"no case {case_id!r} in {self.home}")
 
     def metadata(self, run: str) -> dict[str, Any]:
-        """Protocol, settings, seed and versions of a prompt run.
+        """Read protocol, settings, seed and versions of a prompt run.
 
         Raises:
-            CatalogError: No such run, or one whose file does not say so.
+            CatalogError: There is no such run, or its file has no such metadata.
         """
         from clicksim.prompts.table import METADATA_KEY
 
@@ -156,15 +155,15 @@ class Catalog:
         return about
 
     def part_metadata(self, name: str, part: str) -> dict[bytes, bytes]:
-        """The metadata of one file of a table.
+        """Read the metadata of one file of a table.
 
         Raises:
-            CatalogError: No such source, run or plan.
+            CatalogError: There is no such source, run or plan.
         """
         return read_metadata(self._part(name, part))
 
     def run_record(self, run: str) -> dict[str, Any]:
-        """What is known of a run and is in no table; empty if there is no such record.
+        """Read the facts of a run that are in no table; empty if there is no such record.
 
         `modified` is the time at which it was written, in nanoseconds, if the catalog is a local folder.
         """
@@ -180,16 +179,16 @@ class Catalog:
         return record | ({"modified": file.stat().st_mtime_ns} if isinstance(file, Path) else {})
 
     def parts(self, name: str) -> list[str]:
-        """The sources or runs that a table has."""
+        """Return the sources or runs of a table."""
         return [value for value, _ in self._parts(name)]
 
     def sql(self, query: str) -> "pa.Table":
-        """The answer of DuckDB to a query over the tables.
+        """Query the tables with DuckDB.
 
-        They are `cases lesions links rejected sources folds rounds prompts`.
+        The tables are `cases lesions links rejected sources folds rounds prompts`.
 
         Raises:
-            CatalogError: DuckDB is not installed, or refuses the query.
+            CatalogError: DuckDB is not installed, or rejects the query.
         """
         from clicksim.catalog.query import run_query
 
@@ -197,20 +196,20 @@ class Catalog:
         return run_query({name: self.sources if name == "sources" else self.table(name) for name in names}, query)
 
     def resolve(self, location: str) -> Path:
-        """The file behind a `<root>:<relative path>`; one on object storage is fetched first, see `catalog.cache`.
+        """Return the file at `<root>:<relative path>`; a file on object storage is fetched first.
 
         The variable `CLICKSIM_ROOT_<NAME>` moves a root for one process.
 
         Raises:
-            CatalogError: An unknown root, a path that leaves it, also through a link, or a file that cannot be fetched.
+            CatalogError: The root is unknown, the path leaves it (also through a link), or the file cannot be fetched.
         """
         file, pushed = self._locate(location)
         return file if isinstance(file, Path) else fetch(file, pushed.sha256 if pushed else "")
 
     def size_of(self, location: str) -> int | None:
-        """Bytes of the file behind a `<root>:<relative path>`, or None where there is none; nothing is fetched.
+        """Return the size of the file at `<root>:<relative path>`, or None if it is missing; nothing is fetched.
 
-        On object storage the files of a root are listed once. A pushed file of another size than it had is none.
+        On object storage the files of a root are listed once. A pushed file whose size has changed counts as missing.
 
         Raises:
             CatalogError: As `resolve`.
@@ -225,7 +224,7 @@ class Catalog:
         return size if pushed is None or size == pushed.size else None
 
     def is_remote(self, location: str) -> bool:
-        """Whether `resolve` fetches the file behind a `<root>:<relative path>`, to a place where it will not stay.
+        """Check whether `resolve` fetches the file at `<root>:<relative path>` to a temporary place.
 
         Raises:
             CatalogError: As `resolve`.
@@ -233,7 +232,7 @@ class Catalog:
         return isinstance(self._locate(location)[0], RemotePath)
 
     def digest(self) -> str:
-        """SHA-256 over all tables: the same content, the same digest, wherever the catalog lies."""
+        """Return the SHA-256 over all tables; the same content gives the same digest, in any place."""
         names = [(f"{name}/{value}", file) for name in (*TABLES, "prompts") for value, file in self._named_parts(name)]
         names += [("sources", "sources.parquet")] if self._file("sources.parquet") else []
         total = hashlib.sha256()
@@ -242,16 +241,16 @@ class Catalog:
         return total.hexdigest()
 
     def part_digest(self, name: str, part: str) -> str:
-        """SHA-256 of one source, run or plan of a table.
+        """Return the SHA-256 of one source, run or plan of a table.
 
         Raises:
-            CatalogError: There is none.
+            CatalogError: There is no such part.
         """
         return self._hash(self._named_part(name, part))
 
     @contextmanager
     def commit(self) -> Iterator["CatalogCommit"]:
-        """Tables and files that change in one step when the block ends, and not at all where it raises.
+        """Change tables and files in one step when the block ends, and not at all if it raises.
 
         Raises:
             CatalogError: Another process writes to the catalog.
@@ -267,7 +266,7 @@ class Catalog:
                 raise
 
     def write_part(self, name: str, part: str, table: "pa.Table") -> Path:
-        """Replace one source, run or plan of a table, in a commit of its own; returns its file.
+        """Replace one source, run or plan of a table, in a separate commit; return its file.
 
         Raises:
             CatalogError: As `CatalogCommit.write_part`, or as `commit`.
@@ -277,31 +276,31 @@ class Catalog:
         return self.path / name / f"{_partition_key(name)}={part}" / "part-0.parquet"
 
     def write_sources(self, rows: "pa.Table") -> None:
-        """Add or replace rows of the table of sources, in a commit of its own."""
+        """Add or replace rows of the table of sources, in a separate commit."""
         with self.commit() as commit:
             commit.write_sources(rows)
 
     def write_run(self, run: str, about: Mapping[str, Any]) -> None:
-        """Write what is known of a run, in a commit of its own."""
+        """Write the facts of a run that are in no table, in a separate commit."""
         with self.commit() as commit:
             commit.write_run(run, about)
 
     def with_root(self, name: str, folder: str | Path) -> "Catalog":
-        """The catalog with a root, a folder or a URL, added or moved, on disk as well."""
+        """Add or move a root (a folder or a URL), also on disk; return the changed catalog."""
         with self.commit() as commit:
             commit.set_root(name, folder)
         return open_catalog(self.path)
 
     def _parts(self, name: str) -> list[tuple[str, Place]]:
-        """Partition values and files of a table, sorted."""
+        """Return partition values and files of a table, sorted."""
         return [(value, self.home / self._stored(file)) for value, file in self._named_parts(name)]
 
     def _part(self, name: str, part: str) -> Place:
-        """The file of one part."""
+        """Return the file of one part."""
         return self.home / self._stored(self._named_part(name, part))
 
     def _named_part(self, name: str, part: str) -> str:
-        """The name of the file of one part in the catalog; a `CatalogError` that lists the parts where it is none."""
+        """Return the name of the file of one part; if it is unknown, raise a `CatalogError` that lists the parts."""
         files = dict(self._named_parts(name))
         if part not in files:
             there = f"{', '.join(list(files)[:10])}{', ...' if len(files) > 10 else ''}" or "nothing"
@@ -309,7 +308,7 @@ class Catalog:
         return files[part]
 
     def _named_parts(self, name: str) -> list[tuple[str, str]]:
-        """Partition values of a table and the names of their files in the catalog, sorted."""
+        """Return partition values of a table and the names of their files in the catalog, sorted."""
         start, end = f"{name}/{_partition_key(name)}=", "/part-0.parquet"
         if self.files is not None:
             names = [file for file in self.files if file.startswith(start) and file.endswith(end)]
@@ -320,28 +319,28 @@ class Catalog:
             found_here = [file for file in self.home.glob(f"{start}*{end}") if file.is_file()]
             names = [file.relative_to(self.home).as_posix() for file in found_here]
             for file in names:
-                inside(self.home, file)  # a link may not bring in tables of another folder
+                inside(self.home, file)  # a link must not bring in tables of another folder
         values = [file[len(start) : -len(end)] for file in names]
         return sorted((value, file) for value, file in zip(values, names, strict=True) if "/" not in value)
 
     def _stored(self, name: str) -> str:
-        """Under which name a file of the catalog lies."""
+        """Return the stored name of a file of the catalog."""
         return name if self.files is None else self.files[name].at
 
     def _file(self, name: str) -> Place | None:
-        """A file of the catalog, if there is one."""
+        """Return a file of the catalog if it exists."""
         if self.files is not None:
             return self.home / self.files[name].at if name in self.files else None
         return self.home / name if (self.home / name).is_file() else None
 
     def _hash(self, name: str) -> str:
-        """SHA-256 of a file that is there; a pushed catalog knows it."""
+        """Return the SHA-256 of an existing file; a pushed catalog knows it."""
         if self.files is not None:
             return self.files[name].sha256
         return hashlib.sha256((self.home / name).read_bytes()).hexdigest()
 
     def _root(self, name: str) -> Place:
-        """Where a root lies."""
+        """Return the place of a root."""
         named = os.environ.get(ROOT_VARIABLE + name.upper(), self.roots[name])
         if is_url(named):
             return as_place(named)
@@ -350,7 +349,7 @@ class Catalog:
         return (self.home / named if isinstance(self.home, Path) else Path(named)).resolve()
 
     def _locate(self, location: str) -> tuple[Place, Stored | None]:
-        """Where a `<root>:<relative path>` lies, and what was pushed of it; None where it was not pushed."""
+        """Return the place of a `<root>:<relative path>`, and its entry in the index; None if it was not pushed."""
         name, colon, relative = location.partition(":")
         if not colon or name not in self.roots:
             raise CatalogError(f"{location!r} has no known root; roots: {', '.join(sorted(self.roots))}")
@@ -371,8 +370,8 @@ class CatalogCommit(Commit):
         """Replace one source, run or plan of a table; its rows are sorted.
 
         Raises:
-            CatalogError: Columns that differ from the schema, two rows of one case or lesion, or a name that cannot be
-                a folder's.
+            CatalogError: The columns differ from the schema, a case or lesion has two rows, or the name cannot be a
+                folder's name.
         """
         schema = table_schema(name)
         check_part(name, part)
@@ -395,12 +394,12 @@ class CatalogCommit(Commit):
             write_table(temporary, pa.concat_tables([kept, rows.cast(kept.schema)]), "sources")
 
     def write_run(self, run: str, about: Mapping[str, Any]) -> None:
-        """What is known of a run and is in no table: who, when, on what machine, how it ended."""
+        """Write the facts of a run that are in no table: who ran it, when, on which machine, how it ended."""
         self.text(f"runs/{run}.json", json.dumps(about, indent=2, ensure_ascii=False) + "\n")
 
     def set_root(self, name: str, folder: str | Path) -> None:
-        """Add or move a root, a folder or a URL."""
-        as_place(folder)  # a URL with credentials is refused before it is written
+        """Add or move a root: a folder or a URL."""
+        as_place(folder)  # rejects a URL with credentials before it is written
         named = str(folder if is_url(folder) else Path(folder).resolve())
         self._roots = {**(self._roots or open_catalog(self.home).roots), name: named}
         with self.file(HEAD) as temporary:
@@ -414,11 +413,11 @@ def open_catalog(path: str | Path | RemotePath, *, filesystem: Any = None) -> Ca
 
     Args:
         path: Its folder, or a URL such as `s3://bucket/catalog`, which makes it read only.
-        filesystem: A file system of PyArrow or fsspec that holds it; `path` is then a path in that, and what works in
-            other processes must be able to send it there.
+        filesystem: A file system of PyArrow or fsspec that contains it; `path` is then a path in it. Work in other
+            processes needs a file system that can be pickled.
 
     Raises:
-        CatalogError: No catalog there, one of a newer format, or a storage that cannot be reached.
+        CatalogError: There is no catalog, it has a newer format, or the storage cannot be reached.
     """
     home = as_place(path, filesystem)
     if isinstance(home, Path):
@@ -428,11 +427,11 @@ def open_catalog(path: str | Path | RemotePath, *, filesystem: Any = None) -> Ca
 
 
 def _settle(home: Path) -> None:
-    """Complete a commit that was interrupted, so that all tables are read from one side of it.
+    """Complete an interrupted commit, so that all tables are of one state.
 
     Raises:
-        CatalogError: It cannot be completed: another process holds the right to write and does not end it, this one
-            may not write, or its record is damaged.
+        CatalogError: The commit cannot be completed: another process holds the write lock and does not finish, this
+            process may not write, or the record is damaged.
     """
     if is_settled(home):
         return
@@ -453,7 +452,7 @@ def create_catalog(path: str | Path) -> Catalog:
     """Open a catalog, or make an empty one.
 
     Raises:
-        CatalogError: The folder holds other things and no catalog, or cannot be written; or `path` is a URL.
+        CatalogError: The folder has other files and no catalog, or cannot be written; or `path` is a URL.
     """
     folder = as_place(path)
     if is_url(path) or isinstance(folder, RemotePath):
@@ -461,12 +460,12 @@ def create_catalog(path: str | Path) -> Catalog:
     if (folder / HEAD).exists():
         return open_catalog(folder)
     try:
-        # a run that was killed at once leaves a half-written head, and its lock
+        # a run that was killed at the start leaves a partial head and its lock
         if folder.exists() and any(not file.name.startswith((".writing-", LOCK)) for file in folder.iterdir()):
             raise CatalogError(f"{folder} exists and is no catalog; name an empty or a new folder")
         folder.mkdir(parents=True, exist_ok=True)
         with writing(folder):
-            if not (folder / HEAD).exists():  # somebody may have made it meanwhile
+            if not (folder / HEAD).exists():  # another process may have made it meanwhile
                 write_head(folder, {"catalog": "."})
     except OSError as error:
         raise CatalogError(f"no catalog can be made in {folder}: {error.strerror or error}") from error
@@ -474,10 +473,10 @@ def create_catalog(path: str | Path) -> Catalog:
 
 
 def check_part(name: str, part: str) -> None:
-    """Refuse what cannot name a source, a run or a plan of a table.
+    """Reject an invalid name of a source, run or plan.
 
     Raises:
-        CatalogError: It is empty, begins with a dot, or has a sign that a folder's name cannot have.
+        CatalogError: The name is empty, begins with a dot, or has a character that a folder name cannot have.
     """
     if set(part) & UNSAFE or part.startswith(".") or not part:
         kind = _partition_key(name)
@@ -485,7 +484,7 @@ def check_part(name: str, part: str) -> None:
 
 
 def _check_unique(name: str, part: str, table: "pa.Table") -> None:
-    """Refuse two rows of one case or lesion."""
+    """Reject two rows of one case or lesion."""
     import pyarrow.compute as pc
 
     keys = UNIQUE.get(name)

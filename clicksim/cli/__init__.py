@@ -1,8 +1,8 @@
-"""The command line: parses, calls the library, prints.
+"""The command line: it parses options, calls the library and prints results.
 
-Results go to stdout, progress and notes to stderr. Exit code 0: done; 1: refused, with one line that says why;
-2: wrong usage; 130: interrupted; 143 and 129: ended by SIGTERM or SIGHUP. Commands are loaded when they are called,
-so that `clicksim --help` is quick.
+Results go to stdout, progress and notes to stderr. Exit codes: 0 for success; 1 for an error, with one line that says
+why; 2 for wrong usage; 130 for an interruption; 143 and 129 for SIGTERM and SIGHUP. Commands are loaded when they are
+called, so that `clicksim --help` is fast.
 """
 
 import signal
@@ -17,31 +17,31 @@ from clicksim.errors import ClicksimError
 
 COMMANDS = {
     "annotators": "Models of the person who prompts; fit one to recorded prompts.",
-    "catalog": "Look at a catalog, check it, query, merge and move it.",
+    "catalog": "Show, check, query, merge and move a catalog.",
     "clicks": "Simulated clicks for one case or a folder of cases.",
     "convert": "Bring a publisher's folder into a catalog.",
-    "demo": "Phantoms in, clicks, pictures and a page out: what clicksim does, in seconds.",
-    "encode": "Guidance channels from prompts: drawn, checked by the linter, written where asked.",
-    "manifest": "A catalog in the form that trainers, challenges and archives read.",
+    "demo": "See what clicksim does in seconds: phantoms, clicks, pictures and a report.",
+    "encode": "Draw guidance channels from prompts, check them, and write them to files.",
+    "manifest": "Export a catalog for trainers, challenges and archives.",
     "protocols": "The rules that clicksim knows, with all their settings.",
     "refine": "Fit a prediction to the uptake by a threshold, as DEEP-PSMA does.",
     "report": "One page about a catalog: figures, cases with pictures, findings, curves.",
     "rounds": "Play prompts and predictions in turns, and score every round.",
     "score": "Score a prediction: Dice, lesion F1, false volumes.",
     "scribbles": "Simulated scribbles for a label, or for a prediction's errors.",
-    "verify": "Simulate a prompt run anew and compare voxel by voxel.",
+    "verify": "Simulate a prompt run again and compare voxel by voxel.",
 }
 
 
 class Refusing(click.Group):
-    """A group, named as its program, that says what was refused in one line on stderr, with exit code 1.
+    """A group, named like its program, that reports an error in one line on stderr, with exit code 1.
 
-    That is a `ClicksimError`, a full or closed disk and too little memory; anything else is a bug and keeps its
+    This covers `ClicksimError`, a full or failing disk, and too little memory. Any other error is a bug and keeps its
     traceback.
     """
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; say in one line what was refused, or that it was ended and how to go on."""
+        """Run the command; report in one line an error, or that it was ended and how to continue."""
         from clicksim.interruption import Terminated, ending_in_order
 
         words = _words(ctx)  # click empties them
@@ -63,13 +63,13 @@ class Refusing(click.Group):
 
 
 def _words(ctx: click.Context) -> list[str]:
-    """The words of the command line after the group; click 8.1 and 8.2 keep the first one in different places."""
+    """Return the command line after the group; click 8.1 and 8.2 keep the first word in different places."""
     known = vars(ctx)
     return [*known.get("_protected_args", known.get("protected_args", ())), *ctx.args]
 
 
 def _way_on(group: click.Group, ctx: click.Context, words: Sequence[str]) -> str:
-    """How to continue after a command was interrupted."""
+    """Say how to continue after an interruption."""
     command: click.Command = group
     for word in words:
         if isinstance(command, click.Group):
@@ -81,31 +81,31 @@ def _way_on(group: click.Group, ctx: click.Context, words: Sequence[str]) -> str
 
 
 class Listing(click.Group):
-    """A group whose help shows the whole first paragraph of each command, where click would cut it."""
+    """A group whose help shows the whole first paragraph of each command, which click would cut."""
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The list for `--help`."""
+        """Write the list for `--help`."""
         rows = [(name, (self.commands[name].help or "").split("\n\n")[0]) for name in self.list_commands(ctx)]
         with formatter.section("Commands"):
             formatter.write_dl([(name, " ".join(text.split())) for name, text in rows])
 
 
 class LazyGroup(Refusing):
-    """A group whose commands stand one to a file, as `command`, and are imported on use."""
+    """A group with one file per command, each defining `command`; files are imported on use."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """The names, without an import."""
+        """Return the names, without an import."""
         return sorted(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The command, imported now."""
+        """Import and return the command."""
         if cmd_name not in COMMANDS:
             return None
         command: click.Command = import_module(f"clicksim.cli.{cmd_name}").command
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The list for `--help`, without an import."""
+        """Write the list for `--help`, without an import."""
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
 

@@ -14,25 +14,25 @@ if TYPE_CHECKING:
     from clicksim.simulate.annotators.annotator_files import RecordedFit
     from clicksim.simulate.annotators.people import Annotator
 
-ASSUMED = "The presets are assumed: no recorded person stands behind them."
+ASSUMED = "The presets are assumptions; they are not fitted to a recorded person."
 
 
 @click.command("annotators")
 @click.argument("names", nargs=-1, metavar="[NAME | PROMPTS...]")
 @click.option("--fit", "fits", is_flag=True, help="Fit an annotator to PROMPTS: Parquet files, or runs of --catalog.")
-@click.option("--catalog", type=CatalogPath(), help="With --fit: where cases, and runs, are found.")
+@click.option("--catalog", type=CatalogPath(), help="With --fit: the catalog of the cases and runs.")
 @click.option("--label", type=IMAGE, help="With --fit: the label of the case, or a folder of labels.")
 @click.option("--pet", type=IMAGE, help="With --label: uptake, for the contrast of lesions; for a folder, a folder.")
 @click.option("--of", "person", metavar="NAME", help="With --fit: only the rows of this annotator.")
-@click.option("--name", default="fitted", show_default=True, help="With --fit: what the annotator is called.")
-@click.option("--seed", type=int, default=42, show_default=True, help="With --fit: of the bootstrap.")
+@click.option("--name", default="fitted", show_default=True, help="With --fit: name of the annotator.")
+@click.option("--seed", type=int, default=42, show_default=True, help="With --fit: seed of the bootstrap.")
 @click.option("--out", type=OUTPUT, help="Write the annotator as TOML, for --annotator.")
 @click.option("--json", "as_json", is_flag=True, help="For scripts.")
 def command(names: tuple[str, ...], fits: bool, out: Path | None, as_json: bool, **of_fit: Any) -> None:
     """Models of the person who prompts: show them, or fit one to recorded prompts.
 
-    A model displaces clicks, misses lesions, errs in polarity, repeats and trembles; `--annotator` of clicks,
-    scribbles and rounds takes a preset or a TOML file.
+    A model displaces clicks, misses lesions, confuses polarity, repeats clicks and adds tremor to strokes. The option
+    `--annotator` of clicks, scribbles and rounds takes a preset or a TOML file.
 
     \b
     Examples:
@@ -105,7 +105,7 @@ def _write(out: Path | None, model: "Annotator") -> None:
 
 
 def _page(models: "list[Annotator]") -> str:
-    """Annotators side by side, each parameter with its meaning."""
+    """Show annotators side by side, each parameter with its meaning."""
     from clicksim.simulate.annotators.annotator_files import MEANINGS
 
     rows = [asdict(model) for model in models]
@@ -137,7 +137,7 @@ def _fit_facts(found: "RecordedFit") -> dict[str, Any]:
 
 
 def _fit_page(found: "RecordedFit") -> str:
-    """The fit as text: each parameter with its interval and meaning, then how well the model fits."""
+    """Return the fit as text: each parameter with its interval and meaning, then the quality of the fit."""
     from clicksim.simulate.annotators.annotator_files import MEANINGS
 
     fit, values = found.fit, asdict(found.fit.annotator)

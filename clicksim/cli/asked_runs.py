@@ -1,4 +1,4 @@
-"""The runs that a command line asks for: protocol, seed, annotator and settings, from file, options and sweeps."""
+"""The requested runs: protocol, seed, annotator and settings, from file, options and sweeps."""
 
 import itertools
 import json
@@ -28,14 +28,14 @@ MOST_RUNS = 10_000
 class AskedRun:
     """One combination of protocol, seed, instances and settings.
 
-    A sweep wins over the command line, and that over the file, whose entries win over the protocol's.
+    A sweep overrides the command line, which overrides the file, which overrides the defaults of the protocol.
 
     Attributes:
         keys: Protocol, seed and instances.
         protocol: The protocol itself.
         settings: All settings of the protocol's table.
-        given: Those that a simulation needs to be told.
-        slug: The folder of this run in a sweep; empty without one.
+        given: Settings that are passed to the simulation.
+        slug: The folder of this run in a sweep; empty without a sweep.
         table: The protocol's table, `clicks` or `scribbles`.
         annotator: The person who changes the prompts of the rule, or None.
     """
@@ -61,7 +61,7 @@ class AskedRun:
         standard = protocol.tables.get(table, {})
         stored = config.get(table, {})
         self.settings, _ = effective_settings(protocol, table, {**stored, **pairs, **swept})
-        # a stored default is no wish, so a file of all settings does not warn of those without effect
+        # a default read from a file is not a request, so a file of all settings does not warn of those without effect
         wished = {name: value for name, value in stored.items() if self.settings[name] != standard[name]}
         self.given = {**wished, **pairs, **swept}
         self.slug = "_".join(f"{name}-{_word(value)}" for name, value in combination.items())
@@ -69,17 +69,17 @@ class AskedRun:
             raise SettingError(f"seed of {protocol.id} must be at least 0 and below 2**32, got {self.keys['seed']}")
 
     def toml(self) -> str:
-        """The effective settings; run again with `--config`, they give the same bytes."""
+        """Return the effective settings as TOML; a run with them as `--config` gives the same bytes."""
         settings = {name: value for name, value in self.settings.items() if name != "rule"}
         keys = self.keys | {"protocol": self.protocol.content or self.protocol.id}
-        # a protocol from a file is written as a table, all of it: a file of that name may change
+        # a protocol from a file is written in full, as a table: the file may change
         rule = {name: value for name, value in keys.items() if name == "protocol" and isinstance(value, dict)}
         plain = {name: value for name, value in keys.items() if name not in rule}
         tables = [dump_table("", plain), dump_table(self.table, settings), *([dump_table("", rule)] if rule else [])]
         if self.annotator is not None:
             from clicksim.simulate.annotators.annotator_files import annotator_toml
 
-            # all of it, not the name: a file of that name may change
+            # written in full, not by name: the file may change
             tables.append(annotator_toml(self.annotator, ANNOTATOR))
         return "\n".join(tables)
 
@@ -93,18 +93,18 @@ def plan_runs(
     table: str = "clicks",
     defaults: Mapping[str, Any] = DEFAULTS,
 ) -> list[AskedRun]:
-    """One run, or one for each combination of the values of all sweeps; each is checked before the first begins.
+    """Plan one run, or one per combination of the values of all sweeps; all are checked before the first starts.
 
     Args:
         config: A file of settings, or None.
-        options: Protocol, seed, instances and annotator as the command line has them; None where it has not.
+        options: Protocol, seed, instances and annotator from the command line; None if not given.
         pairs, sweeps: Texts of the form NAME=VALUE and NAME=A,B.
-        table: The protocol's, `clicks` or `scribbles`.
-        defaults: Of protocol, seed and instances.
+        table: The protocol's table, `clicks` or `scribbles`.
+        defaults: Defaults of protocol, seed and instances.
 
     Raises:
-        SettingError: A protocol, a setting or a value that is not allowed; a file that is no such TOML.
-        click.UsageError: A text that is not NAME=VALUE; a name that is given twice in ways that contradict.
+        SettingError: A protocol, setting or value is not allowed, or the file is not valid settings in TOML.
+        click.UsageError: A text is not NAME=VALUE, or a name is given twice with different values.
     """
     stored = read_config(config, table) if config else {}
     if config and isinstance(stored.get("protocol"), str) and stored["protocol"].endswith(FILE_ENDING):
@@ -128,10 +128,10 @@ def plan_runs(
 
 
 def open_person(text: str | None) -> "Annotator | None":
-    """The annotator that `--annotator` names.
+    """Open the annotator that `--annotator` names.
 
     Raises:
-        SettingError: There is none of that name, or the file holds anything else.
+        SettingError: There is no annotator of that name, or the file contains something else.
     """
     if text is None:
         return None
@@ -141,7 +141,7 @@ def open_person(text: str | None) -> "Annotator | None":
 
 
 def _stored_person(value: Any, config: Path | None) -> "Annotator | None":
-    """The annotator of a settings file: a table, the name of a preset, or a file, which is looked for beside it."""
+    """Open the annotator of a settings file: a table, the name of a preset, or a file next to it."""
     if config is None or value is None:
         return None
     if isinstance(value, dict):
@@ -154,10 +154,10 @@ def _stored_person(value: Any, config: Path | None) -> "Annotator | None":
 
 
 def read_config(path: Path, table: str = "clicks") -> dict[str, Any]:
-    """The content of a settings file: protocol, seed, instances, annotator and one table of settings, each or none.
+    """Read a settings file: protocol, seed, instances, annotator and one table of settings, all optional.
 
     Raises:
-        SettingError: If it cannot be read, is not TOML, or holds anything else.
+        SettingError: The file cannot be read, is not TOML, or contains something else.
     """
     values = read_toml(path)
     allowed = (*RUN_KEYS, ANNOTATOR)
@@ -173,7 +173,7 @@ def read_config(path: Path, table: str = "clicks") -> dict[str, Any]:
 
 
 def _check_keys(keys: Mapping[str, Any]) -> None:
-    """Refuse what only a file or a sweep can bring: a seed that is no number, a name that is no text."""
+    """Reject values that only a file or a sweep can give: a seed that is not a number, a name that is not text."""
     seed, protocol, instances = keys["seed"], keys["protocol"], keys["instances"]
     if not isinstance(seed, int) or isinstance(seed, bool):
         raise SettingError(f"seed must be a whole number, got {seed!r}")
@@ -187,7 +187,7 @@ def _check_keys(keys: Mapping[str, Any]) -> None:
 
 
 def _axis(text: str) -> tuple[str, list[Any]]:
-    """The name and the values of one sweep."""
+    """Parse the name and the values of one sweep."""
     name, values = split_pair(text)
     listed = parse_value(f"[{values}]")
     found = listed if isinstance(listed, list) else [parse_value(value.strip()) for value in values.split(",")]
@@ -200,7 +200,7 @@ def _axis(text: str) -> tuple[str, list[Any]]:
 
 
 def _word(value: Any) -> str:
-    """A value as part of a folder's name."""
+    """Return a value as part of a folder's name."""
     if isinstance(value, list):
         return "-".join(_word(entry) for entry in value) or "none"
     return value.replace("/", "-") if isinstance(value, str) else json.dumps(value, default=str)

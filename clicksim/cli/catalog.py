@@ -21,7 +21,7 @@ JSON = click.option("--json", "as_json", is_flag=True, help="For scripts.")
 
 @click.group("catalog", cls=Listing)
 def command() -> None:
-    """Look at a catalog, check it, and move it.
+    """Show, check and move a catalog.
 
     \b
     Examples:
@@ -41,7 +41,7 @@ def command() -> None:
 @CATALOG
 @JSON
 def summary(catalog: str | Path, as_json: bool) -> None:
-    """Cases, lesions, volumes, tracers, folds, flags and rejections of each source."""
+    """Show cases, lesions, volumes, tracers, folds, flags and rejections of each source."""
     from clicksim.catalog import open_catalog
     from clicksim.catalog.manage import summarise_catalog
 
@@ -61,7 +61,7 @@ def summary(catalog: str | Path, as_json: bool) -> None:
 @command.command()
 @CATALOG
 @click.option("--read-data", is_flag=True, help="Open every image, and measure the lesions again.")
-@click.option("--expect", metavar="COHORT", help="Compare with the figures of a complete download, such as autopet-v.")
+@click.option("--expect", metavar="COHORT", help="Compare with the numbers of a complete download, such as autopet-v.")
 @batch_options("with --read-data, ")
 @JSON
 def check(
@@ -74,7 +74,7 @@ def check(
     resume: bool,
     overwrite: bool,
 ) -> None:
-    """Check that the catalog holds what it says; exit code 1 if it does not."""
+    """Check that files and tables of the catalog agree; exit code 1 if they do not."""
     from clicksim.audit import check_cohort
     from clicksim.catalog import open_catalog
     from clicksim.findings import format_findings, plain_findings
@@ -104,10 +104,10 @@ def check(
 
 
 def _need_data(read_data: bool) -> None:
-    """Refuse options of the job that reads images, where no image is read.
+    """Reject options of the job that reads images if no image is read.
 
     Raises:
-        click.UsageError: Some are given.
+        click.UsageError: Such options are given.
     """
     idle = sorted({"--workers", "--scheduler", "--resume", "--overwrite"}.intersection(given_options()))
     if idle and not read_data:
@@ -119,7 +119,7 @@ def _need_data(read_data: bool) -> None:
 @click.argument("sql")
 @JSON
 def query(catalog: str | Path, sql: str, as_json: bool) -> None:
-    """Ask the tables cases, lesions, links, rejected, sources, rounds, folds and prompts in SQL (DuckDB)."""
+    """Query the tables cases, lesions, links, rejected, sources, rounds, folds and prompts in SQL (DuckDB)."""
     from clicksim.catalog import open_catalog
 
     _print_table(open_catalog(catalog).sql(sql), as_json)
@@ -129,33 +129,52 @@ def query(catalog: str | Path, sql: str, as_json: bool) -> None:
 @CATALOG
 @JSON
 def rejected(catalog: str | Path, as_json: bool) -> None:
-    """What was found and not taken, with the reason."""
+    """List what was found but not used, with the reason."""
     from clicksim.catalog import open_catalog
 
     _print_table(open_catalog(catalog).rejected.select(["source", "path", "case_id", "code", "message"]), as_json)
 
 
 @command.command()
+@CATALOG
+@JSON
+def runs(catalog: str | Path, as_json: bool) -> None:
+    """Runs of prompts and rounds with protocol, settings and cases, and jobs that were interrupted.
+
+    A command that takes the name of a run takes `latest` as well.
+    """
+    import pyarrow as pa
+
+    from clicksim.catalog import open_catalog
+    from clicksim.catalog.run_names import RUN_COLUMNS, list_runs
+
+    rows = list_runs(open_catalog(catalog))
+    _print_table(pa.table({name: [row[name] for row in rows] for name in RUN_COLUMNS}), as_json)
+
+
+@command.command()
 @click.argument("out", type=click.Path(path_type=Path))
 @click.argument("catalogs", nargs=-1, required=True, type=CatalogPath(writes=True))
-def merge(out: Path, catalogs: tuple[Path, ...]) -> None:
-    """Make OUT of several catalogs, such as the shards of a SLURM array."""
-    from clicksim.catalog.manage import merge_catalogs
+@batch_options(cluster=False)
+def merge(out: Path, catalogs: tuple[Path, ...], workers: int | str, resume: bool, overwrite: bool) -> None:
+    """Merge several catalogs into OUT, such as the shards of a SLURM array."""
     from clicksim.errors import CatalogError
+    from clicksim.pipeline.merging import merge_catalogs
 
     folders = [catalog.resolve() for catalog in catalogs]
     twice = [str(path) for path, folder in zip(catalogs, folders, strict=True) if folders.count(folder) > 1]
     if twice:
         raise CatalogError(f"the same catalog is given several times, as {', '.join(twice[:10])}; name each once")
-    merged = merge_catalogs(out, catalogs)
+    with open_crew("folders of images", workers) as crew:
+        merged = merge_catalogs(out, catalogs, crew=crew, resume=resume, overwrite=overwrite)
     click.echo(f"{counted(merged.cases.num_rows, 'case')} in {out}")
 
 
 @command.command()
 @CATALOG
-@click.option("--bibtex", is_flag=True, help="For a bibliography.")
+@click.option("--bibtex", is_flag=True, help="Print BibTeX.")
 def cite(catalog: str | Path, bibtex: bool) -> None:
-    """What a paper that uses these cases must cite, with the licences."""
+    """List what a paper that uses these cases must cite, with the licences."""
     from clicksim.catalog import open_catalog
     from clicksim.catalog.manage import cite_sources as cite_catalog
 
@@ -166,7 +185,7 @@ def cite(catalog: str | Path, bibtex: bool) -> None:
 @WRITTEN
 @click.argument("moves", nargs=-1, required=True, metavar="NAME=DIR...")
 def relocate(catalog: Path, moves: tuple[str, ...]) -> None:
-    """Tell the catalog where a source folder lies now.
+    """Set the new folder of a source.
 
     DIR may be a URL. The variable CLICKSIM_ROOT_<NAME> does the same for one process.
     """
@@ -175,9 +194,9 @@ def relocate(catalog: Path, moves: tuple[str, ...]) -> None:
     from clicksim.errors import CatalogError, unknown_name
 
     opened, places = open_catalog(catalog), {}
-    for move in moves:  # all are checked before the first is made
+    for move in moves:  # all moves are checked before the first is made
         name, equals, folder = move.partition("=")
-        if not equals or "/" in name:  # not repeated: it may be an address with a secret
+        if not equals or "/" in name:  # the text is not repeated: it may be an address with a secret
             raise click.UsageError("each move is NAME=DIR, such as fdat=/data/fdat")
         if name not in opened.roots:
             raise unknown_name("root", name, opened.roots)
@@ -186,25 +205,32 @@ def relocate(catalog: Path, moves: tuple[str, ...]) -> None:
         if not as_place(folder).exists():
             raise CatalogError(f"{folder} does not exist; root {name} stays {opened.roots[name]}")
         places[name] = folder
-    for name, folder in places.items():
-        opened = opened.with_root(name, folder)
-        click.echo(f"{name} = {opened.roots[name]}")
+    with opened.commit() as commit:
+        for name, folder in places.items():
+            commit.set_root(name, folder)
+    roots = open_catalog(catalog).roots
+    for name in places:
+        click.echo(f"{name} = {roots[name]}")
 
 
 @command.command("import-prompts")
 @WRITTEN
 @click.argument("files", type=click.Path(path_type=Path, exists=True))
-@click.option("--run", required=True, help="What to call the run.")
+@click.option("--run", required=True, help="Name of the run.")
 @click.option(
     "--kind", type=click.Choice(["click", "scribble"]), default="click", show_default=True, help="What the files hold."
 )
 @click.option("--protocol", default="", help="The rule that the files follow, for `clicksim verify`.")
 @click.option("--seed", type=int, default=42, show_default=True, help="The seed of that rule.")
-def import_prompts(catalog: Path, files: Path, run: str, kind: str, protocol: str, seed: int) -> None:
-    """Bring a ZIP or folder of published prompt FILES in as a run, by case name."""
+@click.option("--resume", is_flag=True, help="Go on with an import that was interrupted.")
+@click.option("--overwrite", is_flag=True, help="Replace a run of this name.")
+def import_prompts(
+    catalog: Path, files: Path, run: str, kind: str, protocol: str, seed: int, resume: bool, overwrite: bool
+) -> None:
+    """Import a ZIP or folder of published prompt FILES as a run, by case name."""
     from clicksim.pipeline.prompt_import import import_prompts as bring
 
-    result = bring(catalog, files, run=run, kind=kind, protocol=protocol, seed=seed)
+    result = bring(catalog, files, run=run, kind=kind, protocol=protocol, seed=seed, resume=resume, overwrite=overwrite)
     click.echo(f"{counted(result.cases, 'case')} in run {run}")
     for title, names in (("no such case", result.unmatched), ("refused", result.refused), ("no file", result.missing)):
         for name in names:
@@ -214,7 +240,7 @@ def import_prompts(catalog: Path, files: Path, run: str, kind: str, protocol: st
 
 
 def _print_table(table: Any, as_json: bool) -> None:
-    """Rows as one JSON list; as a drawing on a terminal, and else as lines with tabs, whole."""
+    """Print rows as one JSON list; as a table on a terminal; or else in full, separated by tabs."""
     if as_json:
         click.echo(json.dumps(table.to_pylist(), default=str))
         return
@@ -235,15 +261,15 @@ def _print_table(table: Any, as_json: bool) -> None:
 
 @command.command()
 @WRITTEN
-@click.option("--name", help="What to call the plan; else its scheme.")
+@click.option("--name", help="Name of the plan; by default its scheme.")
 @click.option(
     "--scheme",
     default="stratified",
     show_default=True,
     help="stratified, leave-one-centre-out or leave-one-tracer-out.",
 )
-@click.option("--folds", "n_folds", default=5, show_default=True, help="How many, in a stratified plan.")
-@click.option("--seed", default=42, show_default=True, help="Decides between patients that are alike.")
+@click.option("--folds", "n_folds", default=5, show_default=True, help="Number of folds of a stratified plan.")
+@click.option("--seed", default=42, show_default=True, help="Breaks ties between similar patients.")
 @click.option("--source", "sources", multiple=True, help="One source of the catalog; repeatable.")
 @click.option(
     "--official", default="keep", show_default=True, help="What to do with the publisher's folds: keep or ignore."
@@ -280,7 +306,9 @@ def folds(
 
 @command.command()
 @CATALOG
-@click.option("--read-data", is_flag=True, help="Read every image: near-duplicates, and images that differ from rows.")
+@click.option(
+    "--read-data", is_flag=True, help="Read every image: find near-duplicates and images that differ from rows."
+)
 @click.option("--out", type=OUTPUT, help="A page (.html) or the rows (.parquet); by default text.")
 @batch_options("with --read-data, ")
 @JSON
@@ -305,7 +333,7 @@ def audit(
     if out is not None and out.suffix not in (".html", ".parquet"):
         raise SettingError(f"--out takes a name that ends in .html or .parquet, got {out.name!r}")
     if out is not None:
-        make_folder(out.parent)  # before the work
+        make_folder(out.parent)  # before the work starts
     with open_crew("patients read", workers, scheduler) as crew:
         findings = auditing.audit(catalog, read_data=read_data, crew=crew, resume=resume, overwrite=overwrite)
     if out is not None and out.suffix == ".parquet":
@@ -323,7 +351,7 @@ def audit(
 
 
 def _print_text(header: Any, rows: Any) -> None:
-    """Columns of text, numbers to the right."""
+    """Print columns of text, with numbers aligned to the right."""
     lines = [[str(value) for value in row] for row in (header, *rows)]
     widths = [max(len(line[n]) for line in lines) for n in range(len(header))]
     for line in lines:

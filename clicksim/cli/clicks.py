@@ -49,7 +49,7 @@ from clicksim.cli.prompting import Request
 @RUN_AND_JSON
 @batch_options("With a catalog, a folder or a sweep: ")
 def command(pet: Path | None, organs: Path | None, **given: Any) -> None:
-    """Simulated foreground and background clicks.
+    """Simulate foreground and background clicks.
 
     Without a PET there are no background clicks from uptake, and a line on stderr says so.
 

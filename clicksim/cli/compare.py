@@ -17,10 +17,11 @@ PATH = CatalogPath()
 @click.option("--study", default="", metavar="KEY", help="One study, by its study_key.")
 @click.option("--json", "as_json", is_flag=True, help="One object per line, for scripts.")
 def command(catalog: str | Path, other: str | Path | None, study: str, as_json: bool) -> None:
-    """Compare studies that are at hand twice: SUV, mask and CT voxel by voxel.
+    """Compare two versions of the same studies: SUV, mask and CT voxel by voxel.
 
-    The CATALOG holds the conversion from DICOM; the published NIfTI is in the same catalog or in OTHER. For each
-    study, which rule explains the difference: decay to another instant, another half-life, another interpolation.
+    The CATALOG has the conversion from DICOM; the published NIfTI is in the same catalog or in OTHER. For each study
+    the output names the rule that explains the difference: decay to another time, another half-life or another
+    interpolation.
 
     \b
     Examples:

@@ -19,9 +19,11 @@ PATH = click.Path(path_type=Path)
 @click.argument("catalog", type=CatalogPath(writes=True, exists=False), required=False)
 @click.option("--list", "list_only", is_flag=True, help="Show the sources with their layout and options, and stop.")
 @batch_options(overwrite=False)
-@click.option("--add", is_flag=True, help="Keep the cases of this source that the catalog has and FOLDER has not.")
-@click.option("--replace", "replace_rows", is_flag=True, help="Replace what the catalog has of this source.")
-@click.option("--shard", metavar="I/N", help="Every N-th patient from the I-th on (from 0); merge the catalogs after.")
+@click.option("--add", is_flag=True, help="Keep cases of this source that are in the catalog but not in FOLDER.")
+@click.option("--replace", "replace_rows", is_flag=True, help="Replace all cases of this source in the catalog.")
+@click.option(
+    "--shard", metavar="I/N", help="Every N-th patient starting at the I-th (from 0); merge the catalogs later."
+)
 @click.option("--option", "pairs", multiple=True, metavar="NAME=VALUE", help="An option of the source; repeatable.")
 def command(
     source: str | None,
@@ -36,12 +38,12 @@ def command(
     shard: str | None,
     pairs: tuple[str, ...],
 ) -> None:
-    """Bring a publisher's FOLDER into a CATALOG.
+    """Convert a publisher's FOLDER into a CATALOG.
 
-    SOURCE is one of `clicksim convert --list`. Images that are harmonised already are used in place. Whatever is
-    found becomes a row, or is listed in the table `rejected` with its reason; the exit code is 1 if something was
-    rejected. Converting the same folder again renews its rows. Rows from another folder, or cases that the folder no
-    longer has, are kept with --add and removed with --replace; without either the conversion is refused.
+    SOURCE is one of `clicksim convert --list`. Images that are already harmonised are used in place. Every study found
+    becomes a row, or is listed in the table `rejected` with its reason; the exit code is 1 if something was rejected.
+    Converting the same folder again updates its rows. Rows from another folder, and cases that the folder no longer
+    has, are kept with --add and removed with --replace; without either option the conversion stops with an error.
 
     \b
     Examples:
@@ -84,7 +86,7 @@ def command(
 
 
 def read_shard(text: str | None) -> tuple[int, int]:
-    """`I/N` as numbers; all of it without one."""
+    """Parse `I/N`; without a text, take everything."""
     if text is None:
         return (0, 1)
     first, _, count = text.partition("/")
@@ -94,7 +96,7 @@ def read_shard(text: str | None) -> tuple[int, int]:
 
 
 def read_options(pairs: tuple[str, ...], known: Mapping[str, str]) -> dict[str, str]:
-    """Options of a source; an unknown one is refused with the nearest name."""
+    """Parse the options of a source; the error for an unknown option gives the nearest name."""
     from clicksim.errors import unknown_name
 
     options = read_pairs(pairs)

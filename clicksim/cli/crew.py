@@ -1,4 +1,4 @@
-"""Who does the work of a batch command: processes of this machine or a Dask cluster, with progress on stderr."""
+"""Workers of a batch command: processes of this machine or a Dask cluster, with progress on stderr."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
@@ -23,7 +23,7 @@ class Workers(click.ParamType):  # type: ignore[type-arg]
     name = f"N|{AUTO}"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
-        """The number; `auto` stays as it is."""
+        """Convert to a number; `auto` is kept."""
         if value == AUTO:
             return AUTO
         number: int = click.IntRange(0).convert(value, param, ctx)
@@ -31,45 +31,45 @@ class Workers(click.ParamType):  # type: ignore[type-arg]
 
 
 def batch_options(when: str = "", *, cluster: bool = True, overwrite: bool = True) -> Decorator:
-    """The options of a batch command: `--workers`, `--scheduler`, `--resume` and `--overwrite`.
+    """Add the options of a batch command: `--workers`, `--scheduler`, `--resume` and `--overwrite`.
 
     Args:
-        when: When they apply, said before each.
-        cluster: Whether there is `--scheduler`.
-        overwrite: Whether there is `--overwrite`.
+        when: When they apply; the text before each help.
+        cluster: Whether to add `--scheduler`.
+        overwrite: Whether to add `--overwrite`.
     """
 
     def say(words: str) -> str:
         return (when + words)[0].upper() + (when + words)[1:]
 
-    addresses = say("a Dask scheduler, tcp://host:8786, or its --scheduler-file; its workers see the same files.")
-    again = say("replace a result that was made in another way, and drop what an interrupted run left.")
+    addresses = say("a Dask scheduler, tcp://host:8786, or its --scheduler-file; its workers must see the same files.")
+    again = say("replace a result that was made with other settings, and drop the work of an interrupted run.")
     return together(
         click.option(
             "--workers",
             type=Workers(),
             default=0,
             show_default=True,
-            help=say("processes; auto takes all cores that may be used, 0 works in this process."),
+            help=say("processes; auto takes all available cores, 0 works in this process."),
         ),
         *([click.option("--scheduler", metavar="ADDRESS|FILE.json", help=addresses)] if cluster else []),
-        click.option("--resume", is_flag=True, help=say("go on with a run that was interrupted.")),
+        click.option("--resume", is_flag=True, help=say("continue an interrupted run.")),
         *([click.option("--overwrite", is_flag=True, help=again)] if overwrite else []),
     )
 
 
 @contextmanager
 def open_crew(what: str, workers: int | str = 0, scheduler: str | None = None) -> Iterator["Crew"]:
-    """The workers of a command.
+    """Open the workers of a command.
 
     Args:
         what: What progress counts, in the plural.
         workers: Processes, or `auto`.
-        scheduler: A Dask scheduler instead, or None.
+        scheduler: A Dask scheduler to use instead, or None.
 
     Raises:
-        SettingError: Neither an address nor a file.
-        CatalogError: Nobody answers there, or Dask is not installed.
+        SettingError: `scheduler` is neither an address nor a file.
+        CatalogError: The scheduler does not answer, or Dask is not installed.
     """
     from clicksim.cli.progress import progress
     from clicksim.pipeline.workers import Crew

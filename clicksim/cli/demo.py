@@ -1,4 +1,4 @@
-"""`clicksim demo`: synthetic downloads of four publishers, converted, clicked in, played with, and reported on."""
+"""`clicksim demo`: convert synthetic downloads of four publishers, simulate clicks, play rounds, and report."""
 
 import shutil
 from collections.abc import Mapping, Sequence
@@ -47,21 +47,21 @@ PARTS = (
     type=click.Path(file_okay=False, path_type=Path),
     default=Path("clicksim-demo"),
     show_default=True,
-    help="Folder for the files; made where it does not exist.",
+    help="Folder for the files; created if it does not exist.",
 )
 @click.option(
     "--patients",
     type=click.IntRange(1, 1000),
     default=3,
     show_default=True,
-    help="Of fdat; the others have a third as many.",
+    help="Number of patients in fdat; the other sources have a third as many.",
 )
-@click.option("--seed", type=int, default=42, show_default=True, help="Of phantoms and clicks.")
+@click.option("--seed", type=int, default=42, show_default=True, help="Seed of phantoms and clicks.")
 def command(out: Path, patients: int, seed: int) -> None:
-    """Write synthetic downloads, convert them, click in them, play six rounds, and write a page to look at.
+    """Write synthetic downloads, convert them, simulate clicks, play six rounds, and write a report.
 
     The steps are those of `clicksim convert`, `clicksim clicks --catalog`, `clicksim rounds` and `clicksim report`.
-    An earlier demo in the folder is replaced; other files are left alone.
+    An earlier demo in the folder is replaced; other files are kept.
     """
     click.echo(f"open {make_demo(out, patients=patients, seed=seed)} in a browser")
 
@@ -69,11 +69,11 @@ def command(out: Path, patients: int, seed: int) -> None:
 def make_demo(out: Path, *, patients: int = 3, seed: int = 42) -> Path:
     """Write the demo's files to a folder and return the page.
 
-    `sources/<name>` as the publishers have their files, `catalog`, `<case>_clicks.json` in `clicks/<source>`,
+    They are `sources/<name>` in the layout of the publishers, `catalog`, `<case>_clicks.json` in `clicks/<source>`,
     `pictures`, and the report `index.html`.
 
     Raises:
-        ClicksimError: The folder has things of these names that no demo made.
+        ClicksimError: The folder has files of these names that a demo did not make.
     """
     from clicksim.catalog import find_source, open_catalog
     from clicksim.cli.crew import open_crew
@@ -99,7 +99,7 @@ def make_demo(out: Path, *, patients: int = 3, seed: int = 42) -> Path:
     click.echo(f"six rounds of autopet-v@2 against {PREDICTOR}", err=True)
     _play(catalog, seed)
     click.echo("report", err=True)
-    with open_crew("pictures") as crew:  # phantoms have no face to hide
+    with open_crew("pictures") as crew:  # phantoms have no face
         return report(catalog, out / "index.html", show_head=True, title=TITLE, crew=crew)
 
 
@@ -114,7 +114,7 @@ def _play(catalog: Path, seed: int) -> None:
 
 
 def _clear(out: Path) -> None:
-    """Take away an earlier demo, and nothing else."""
+    """Delete an earlier demo, and nothing else."""
     found = [name for name in MADE if (out / name).exists()]
     if found and not (out / MARK).is_file():
         raise ClicksimError(f"{out} has {', '.join(found)} that no demo made; name another folder with --out")
@@ -126,7 +126,7 @@ def _clear(out: Path) -> None:
 
 
 def _write_source(folder: Path, part: DemoPart, patients: int, seed: int) -> Path:
-    """The phantoms of one source, on a grid fine enough to look at."""
+    """Write the phantoms of one source, on a grid fine enough for pictures."""
     from clicksim.phantom import layouts
 
     few = (patients + 2) // 3
@@ -142,7 +142,7 @@ def _write_source(folder: Path, part: DemoPart, patients: int, seed: int) -> Pat
 
 
 def _draw_cases(catalog: "Catalog", part: DemoPart, run: str, folder: Path) -> None:
-    """A picture of each case of a source."""
+    """Draw a picture of each case of a source."""
     from clicksim.report.mip import draw_preview, save_picture, show_bone
     from clicksim.volumes import read_image, read_label
 
@@ -158,7 +158,7 @@ def _draw_cases(catalog: "Catalog", part: DemoPart, run: str, folder: Path) -> N
 
 
 def _prompts(case: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], about: Mapping[str, Any]) -> "Prompts":
-    """The clicks of a case, from its rows in the catalog."""
+    """Return the clicks of a case, from its rows in the catalog."""
     import numpy as np
 
     from clicksim.geometry import Grid

@@ -28,16 +28,16 @@ def _list(context: click.Context, _: click.Parameter, wanted: bool) -> None:
 
 
 LIST = click.option(
-    "--list", is_flag=True, is_eager=True, expose_value=False, callback=_list, help="All encodings and presets."
+    "--list", is_flag=True, is_eager=True, expose_value=False, callback=_list, help="List all encodings and presets."
 )
 
 
 @click.command("encode")
 @click.option("--prompts", "file", type=INPUT, required=True, help="Prompts as JSON.")
-@click.option("--like", type=INPUT, required=True, help="The image on whose grid the prompts lie.")
+@click.option("--like", type=INPUT, required=True, help="An image on the grid of the prompts.")
 @click.option("--encoding", default="gaussian", show_default=True, help="Encoding or preset; --list names all.")
 @click.option("--set", "pairs", multiple=True, metavar="NAME=VALUE", help="A setting of the encoding; repeatable.")
-@click.option("--image", type=INPUT, help="The uptake, for encodings that read one.  [default: the image of --like]")
+@click.option("--image", type=INPUT, help="The uptake, for encodings that use it.  [default: the image of --like]")
 @click.option("--out", "prefix", metavar="PREFIX", help="Write PREFIX_0002.nii.gz and PREFIX_0003.nii.gz, float32.")
 @click.option(
     "--first", type=click.IntRange(0, 9998), default=2, show_default=True, help="Number of the first channel."
@@ -60,7 +60,7 @@ def command(
     checked: tuple[Path, ...],
     as_json: bool,
 ) -> None:
-    """Guidance channels from prompts: drawn, checked, and written where you ask for files.
+    """Draw guidance channels from prompts, check them, and write them to files.
 
     \b
     Examples:
@@ -107,12 +107,12 @@ def _draw(prompts: "Prompts", like: Path, image: Path | None, encoding: str, set
     elif image:
         click.echo(f"--image has no effect: the encoding {plan.encoding.name} reads none", err=True)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # said above
+        warnings.simplefilter("ignore", UserWarning)  # already reported above
         return encode(prompts, prompts.grid.shape, encoding=encoding, image=uptake, **settings)
 
 
 def _read(files: tuple[Path, ...], grid: Any) -> Any:
-    """One signed channel, or foreground and background."""
+    """Read one signed channel, or foreground and background."""
     import numpy as np
 
     from clicksim.volumes import read_image

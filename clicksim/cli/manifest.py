@@ -18,16 +18,16 @@ if TYPE_CHECKING:
 
 
 class ExportGroup(Listing):
-    """The group whose commands are `check` and one for each format, loaded on use."""
+    """A group with the command `check` and one command per format, loaded on use."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """The names of all commands."""
+        """Return the names of all commands."""
         from clicksim.manifests.export_format import EXPORTS
 
         return sorted({*super().list_commands(ctx), *EXPORTS.names})
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The command of a format, or `check`."""
+        """Return the command of a format, or `check`."""
         from clicksim.manifests.export_format import EXPORTS
 
         if cmd_name in self.commands or cmd_name not in EXPORTS:
@@ -35,7 +35,7 @@ class ExportGroup(Listing):
         return _export_command(EXPORTS.find(cmd_name))
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The list for `--help`; a format of another package that cannot be loaded is listed with the reason."""
+        """Write the list for `--help`; a format that cannot be loaded is listed with the reason."""
         rows = []
         for name in self.list_commands(ctx):
             try:
@@ -49,10 +49,10 @@ class ExportGroup(Listing):
 
 @click.group("manifest", cls=ExportGroup)
 def command() -> None:
-    """Write a catalog in the form that a trainer, a challenge or an archive reads.
+    """Export a catalog for a trainer, a challenge or an archive.
 
-    The licences and citations of exactly the exported sources are included. Cases that cannot be exported are named,
-    the others are written, and the exit code is 1.
+    The export includes the licences and citations of its sources. Cases that cannot be exported are named, the others
+    are written, and the exit code is 1.
 
     \b
     Examples:
@@ -63,12 +63,12 @@ def command() -> None:
 
 
 def _export_command(chosen: "ExportFormat") -> click.Command:
-    """The command of a format; its settings are options."""
+    """Make the command of a format; its settings are options."""
 
     @click.argument("catalog", type=CatalogPath())
     @click.argument("out", type=click.Path(path_type=Path))
     @click.option("--source", "sources", multiple=True, help="One source of the catalog; repeatable.")
-    @click.option("--run", help="The prompt run to export; latest is the one that ended last.")
+    @click.option("--run", help="The prompt run to export; latest is the run that ended last.")
     @click.option("--folds", "plan", help="A fold plan of the catalog; by default the one that training uses.")
     @click.option("--include-controlled", is_flag=True, help="Include cases under controlled access.")
     @click.option("--set", "pairs", multiple=True, metavar="NAME=VALUE", help="A setting; repeatable.")
@@ -113,7 +113,7 @@ def _export_command(chosen: "ExportFormat") -> click.Command:
 
 
 def _setting_option(name: str, setting: "Setting") -> Any:
-    """The option of a setting; without it the setting has its default."""
+    """Make the option of a setting; without it the setting has its default."""
     option, text = f"--{name.replace('_', '-')}", f"{setting.text[0].upper()}{setting.text[1:]}."
     if setting.kind == "bool":
         return click.option(option, name, is_flag=True, default=None, help=text)

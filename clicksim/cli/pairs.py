@@ -1,4 +1,4 @@
-"""Texts of the form NAME=VALUE, as options that may be repeated take them."""
+"""Texts of the form NAME=VALUE, for repeatable options."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,10 +7,10 @@ import click
 
 
 def split_pair(text: str) -> tuple[str, str]:
-    """The name and the value, without blanks around them.
+    """Split a text into name and value, without surrounding blanks.
 
     Raises:
-        click.UsageError: There is no sign between them, or one of them is empty.
+        click.UsageError: There is no `=`, or one of them is empty.
     """
     name, equals, value = (part.strip() for part in text.partition("="))
     if not equals or not name or not value:
@@ -19,10 +19,10 @@ def split_pair(text: str) -> tuple[str, str]:
 
 
 def read_pairs(texts: Sequence[str]) -> dict[str, str]:
-    """The values by name.
+    """Return the values by name.
 
     Raises:
-        click.UsageError: Another text; a name that is given twice.
+        click.UsageError: A text is not NAME=VALUE, or a name is given twice.
     """
     found: dict[str, str] = {}
     for name, value in map(split_pair, texts):
@@ -33,14 +33,14 @@ def read_pairs(texts: Sequence[str]) -> dict[str, str]:
 
 
 def read_settings(texts: Sequence[str], options: Sequence[str] = ()) -> dict[str, Any]:
-    """The settings behind the texts: values as TOML has them; a word without quotes is a text.
+    """Parse settings: values are TOML; a word without quotes is a string.
 
     Args:
-        texts: Of `--set`.
+        texts: Texts of `--set`.
         options: Names of the command's own options that look like settings.
 
     Raises:
-        click.UsageError: As `read_pairs`; the name of an option.
+        click.UsageError: As `read_pairs`, or a name is that of an option.
     """
     from clicksim.settings import parse_value
 

@@ -1,4 +1,4 @@
-"""Paths on the command line: catalogs, which are folders, or URLs where a command only reads; folders to write to."""
+"""Paths on the command line: catalogs (folders, or URLs for commands that only read), and output folders."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,11 +13,11 @@ from clicksim.errors import ClicksimError, StorageError
 
 @contextmanager
 def making_folder(file: Path) -> Iterator[None]:
-    """Make the folder of a file that is written within; what the system refuses becomes one sentence that names it.
+    """Create the folder of a file that the block writes; system errors become a sentence that names the file.
 
     Raises:
-        StorageError: The disk is full, or may not be written.
-        ClicksimError: Any other refusal, as where a folder of that name is a file.
+        StorageError: The disk is full or cannot be written.
+        ClicksimError: Any other system error, such as a file with the name of the folder.
     """
     files.make_folder(file.parent)
     try:
@@ -29,7 +29,7 @@ def making_folder(file: Path) -> Iterator[None]:
 
 
 def write_result(file: Path, text: str) -> None:
-    """Write text, complete or not at all, with the folder that it is to stand in.
+    """Write text to a file that is complete or missing; create its folder.
 
     Raises:
         StorageError, ClicksimError: As `making_folder`.
@@ -39,13 +39,13 @@ def write_result(file: Path, text: str) -> None:
 
 
 def check_distinct(read: Mapping[str, Any], written: Mapping[str, Path | None]) -> None:
-    """Refuse to write over a file that the same command reads or writes.
+    """Reject an output that would overwrite a file that the same command reads or writes.
 
     Args:
-        read, written: By option; what is no path is passed over.
+        read, written: Values by option; values that are not paths are skipped.
 
     Raises:
-        click.UsageError: The options that name one file.
+        click.UsageError: Two options name one file.
     """
     seen: dict[Path, str] = {}
     for option, path in [*read.items(), *written.items()]:
@@ -57,11 +57,11 @@ def check_distinct(read: Mapping[str, Any], written: Mapping[str, Path | None]) 
 
 
 class CatalogPath(click.Path):
-    """The folder of a catalog as a `Path`, or its URL as text: as a path it would lose one of its slashes.
+    """The folder of a catalog as a `Path`, or its URL as text, since a path would lose one of its slashes.
 
     Args:
-        writes: Whether the command writes to the catalog, so that a URL is refused.
-        exists: Whether the folder must be there.
+        writes: Whether the command writes to the catalog, so that a URL is an error.
+        exists: Whether the folder must exist.
     """
 
     def __init__(self, *, writes: bool = False, exists: bool = True) -> None:
@@ -69,16 +69,16 @@ class CatalogPath(click.Path):
         self.writes = writes
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """The path or the URL.
+        """Convert to a path or a URL.
 
         Raises:
-            CatalogError: A URL for a command that writes, or one that `check_address` refuses; a folder that is not
-                there and must be.
+            CatalogError: A command that writes gets a URL, `check_address` rejects the URL, or a folder that must
+                exist is missing.
         """
         from clicksim.catalog.remote.places import check_address, is_url, read_only
         from clicksim.errors import CatalogError
 
-        check_address(value)  # first, as every other refusal repeats the value
+        check_address(value)  # first, since every other error repeats the value
         if not is_url(value):
             if self.exists and not Path(value).exists():
                 raise CatalogError(f"no catalog in {value}: the folder does not exist; clicksim convert makes one")

@@ -1,4 +1,4 @@
-"""Progress on stderr: a bar with rate and time left on a terminal, a line now and then in a log."""
+"""Progress on stderr: a bar with rate and time left on a terminal, occasional lines in a log."""
 
 import sys
 import time
@@ -14,14 +14,14 @@ LOG_EVERY_S = 30.0
 
 
 class Report(Protocol):
-    """What long work calls as it goes on."""
+    """A callback for progress."""
 
     def __call__(self, done: int, total: int, refused: int = 0) -> None:
-        """Done of all; refused so far."""
+        """Report the number done, the total, and the number refused so far."""
 
 
 def track(items: Sequence[Item], what: str) -> Iterator[Item]:
-    """The items, with progress."""
+    """Yield the items, with progress."""
     with progress(what) as report:
         for done, item in enumerate(items, start=1):
             yield item
@@ -30,7 +30,7 @@ def track(items: Sequence[Item], what: str) -> Iterator[Item]:
 
 @contextmanager
 def progress(what: str) -> Iterator[Report]:
-    """Something to report to while work of unknown length goes on."""
+    """Yield a callback for the progress of work whose length is not known in advance."""
     if not sys.stderr.isatty():
         yield _Lines(what)
         return
@@ -58,7 +58,7 @@ def progress(what: str) -> Iterator[Report]:
 
 
 def in_units(seconds: float) -> str:
-    """A time in its two largest units.
+    """Format a time in its two largest units.
 
     >>> in_units(42), in_units(725), in_units(12_000), in_units(6_848_273)
     ('42 s', '12 min 5 s', '3 h 20 min', '79 d 6 h')
@@ -72,7 +72,7 @@ def in_units(seconds: float) -> str:
 
 
 class _Bar:
-    """A bar of rich."""
+    """A progress bar of rich."""
 
     def __init__(self, bar: Any, task: Any) -> None:
         self.bar, self.task, self.clock = bar, task, _Clock()
@@ -84,7 +84,7 @@ class _Bar:
 
 
 class _Lines:
-    """Plain lines, not too many, and always the last."""
+    """Plain lines at a limited rate, always including the last."""
 
     def __init__(self, what: str) -> None:
         self.what, self.clock, self.last = what, _Clock(), time.monotonic()
@@ -99,14 +99,14 @@ class _Lines:
 
 
 class _Clock:
-    """Rate and time left. What a resumed run finds done already does not count, and a count may begin anew."""
+    """Rate and time left. Work done before a resume does not count, and the count may restart."""
 
     def __init__(self) -> None:
         self.start, self.first = time.monotonic(), -1
         self.last = self.start
 
     def read(self, done: int, total: int) -> tuple[float, float]:
-        """Rate a second, and seconds left; to be asked at each report."""
+        """Return the rate per second and the seconds left; call it at each report."""
         if self.first < 0 or done <= self.first:
             self.start, self.first = self.last, done - 1
         self.last = time.monotonic()

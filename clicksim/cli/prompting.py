@@ -1,4 +1,4 @@
-"""What `clicksim clicks` and `clicksim scribbles` share: check the request, run it, print what came of it."""
+"""Shared code of `clicksim clicks` and `clicksim scribbles`: check the request, run it, print the result."""
 
 import json
 import os
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """Where images come from and where prompts go; most attributes are options of both commands.
+    """Inputs and outputs of a command; most attributes are options of both commands.
 
     Attributes:
         kind: `clicks` or `scribbles`: the command, the protocol's table and the ending of files.
-        companions: By role, the images that go with `--label` only: a file or a folder.
-        drawn: Images that are read for the preview alone.
+        companions: By role, images that need `--label`: a file or a folder.
+        drawn: Images that are read only for the preview.
         number: The round of a correction.
     """
 
@@ -62,11 +62,11 @@ class Request:
     number: int = 0
 
     def carry_out(self, defaults: Mapping[str, Any]) -> None:
-        """Do what was asked for; exit code 1 where a case was refused.
+        """Carry out the request; exit code 1 if a case was refused.
 
         Raises:
             SettingError: As `plan_runs`.
-            click.UsageError: Options that do not go together.
+            click.UsageError: Options do not fit together.
         """
         options = {name: getattr(self, name) for name in ("protocol", "seed", "instances", "annotator")}
         runs = plan_runs(self.config, options, self.pairs, self.sweep, table=self.kind, defaults=defaults)
@@ -94,7 +94,7 @@ class Request:
             raise click.UsageError("--instances has no effect with --prediction: errors are split into components")
 
     def _simulate_catalog(self, catalog: Path, runs: Sequence[AskedRun]) -> None:
-        """One prompt run of the catalog per combination of settings."""
+        """Make one prompt run of the catalog per combination of settings."""
         from clicksim.pipeline.simulation import simulate_catalog
 
         more = {"--preview": self.preview, "--save-config": self.save_config, "--dry-run": self.dry_run}
@@ -134,7 +134,7 @@ class Request:
             raise click.exceptions.Exit(1)
 
     def _simulate_folder(self, runs: Sequence[AskedRun]) -> None:
-        """A file for each case of each run."""
+        """Write a file for each case of each run."""
         from clicksim.pipeline.simulation import simulate_cases
 
         with open_crew("cases", self.workers, self.scheduler) as crew:
@@ -162,7 +162,7 @@ class Request:
             raise click.exceptions.Exit(1)
 
     def _simulate_one(self, run: AskedRun) -> None:
-        """One case, to stdout or a file."""
+        """Simulate one case, to stdout or a file."""
         from clicksim.pipeline.simulation import write_prompts_as
 
         ((entry,),) = [unit.content for unit in self._units()]
@@ -183,7 +183,7 @@ class Request:
             _draw(prompts, case, None if uptake is None else uptake.array, self.preview)
 
     def _say(self, case_id: str, notes: Sequence[str], said: set[str]) -> None:
-        """Notes as lines on stderr, each once."""
+        """Print each note once, as a line on stderr."""
         for note in notes:
             line = f"{case_id}: {note}"
             if line not in said:
@@ -200,7 +200,7 @@ class Request:
         return file_units([self.label], self.companions, case_id=self.case_id)
 
     def _roles(self, runs: Sequence[AskedRun]) -> tuple[str, ...]:
-        """The images that are read for the prompts: those for pictures alone only where a person looks at them."""
+        """Return the images to read; those needed only for pictures are left out unless an annotator sees them."""
         given = [role for role, path in self.companions.items() if path is not None]
         person = any(run.annotator is not None for run in runs)
         return ("label", *(role for role in given if person or role not in self.drawn))
@@ -210,7 +210,7 @@ class Request:
 
     @property
     def many(self) -> bool:
-        """Whether the result is a folder."""
+        """Whether the output is a folder."""
         return bool(self.sweep) or self._folder
 
     @property
@@ -219,11 +219,11 @@ class Request:
 
     @property
     def ending(self) -> str:
-        """What the name of a file ends with."""
+        """The ending of file names."""
         return PROMPT_ENDINGS[self.layout].format(self.kind)
 
     def _check(self) -> None:
-        """Refuse, before any work, what cannot end well."""
+        """Reject invalid requests before any work."""
         self._check_effect({"--source": self.source, "--run": self.run}, "only with --catalog")
         if not self.many:
             batch = {"--workers": self.workers, "--scheduler": self.scheduler, "--resume": self.resume}
@@ -252,7 +252,7 @@ class Request:
             raise click.UsageError("--save-config is for one run; each run of a sweep writes its settings.toml")
 
     def _check_effect(self, options: Mapping[str, Any], when: str) -> None:
-        """Refuse options that would change nothing."""
+        """Reject options without effect."""
         if given := [name for name, value in options.items() if value]:
             raise click.UsageError(f"{when}: {', '.join(given)}")
 
@@ -269,7 +269,7 @@ class Request:
             raise ClicksimError(f"--out {self.out} is a folder; for one label give a file, such as {path / name}")
 
     def _check_distinct(self) -> None:
-        """No file is written over another one of the same command."""
+        """Check that no output overwrites another file of the same command."""
         out = None if self.out is None or self.many else Path(self.out)
         images = {f"--{role}": path for role, path in self.companions.items()}
         named = {"--annotator": self.annotator, "--protocol": self.protocol}
@@ -281,7 +281,7 @@ class Request:
 
 
 def as_prompt_run(run: AskedRun) -> "PromptRun":
-    """A run of the command line as the library takes it."""
+    """Convert a requested run for the library."""
     from clicksim.pipeline.simulation import PromptRun
 
     keys = run.keys

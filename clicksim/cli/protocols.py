@@ -37,7 +37,7 @@ def command(name: str | None, as_json: bool) -> None:
 
 
 def describe_protocol(protocol: Protocol) -> str:
-    """The protocol as text: its source, what to know about it, and each setting with meaning and range."""
+    """Describe a protocol: its source, its notes, and each setting with meaning and range."""
     lines = [f"{protocol.id}: {protocol.title}", f"Source: {protocol.source}", ""]
     lines += [f"- {note}" for note in protocol.notes]
     for table, settings in protocol.tables.items():

@@ -11,7 +11,9 @@ from clicksim.cli.paths import check_distinct
 @click.command("refine")
 @click.option("--prediction", type=INPUT, required=True, help="Predicted lesions, on the native grid of the PET.")
 @click.option("--pet", type=INPUT, required=True, help="Uptake, in the unit of the threshold.")
-@click.option("--threshold", type=float, required=True, help="Of the case; voxels at or above it can be lesion.")
+@click.option(
+    "--threshold", type=float, required=True, help="Threshold of the case; voxels at or above it can be lesion."
+)
 @click.option(
     "--dilation",
     type=float,
@@ -26,9 +28,9 @@ from clicksim.cli.paths import check_distinct
     default="liver",
     show_default=True,
     metavar="NAME,...",
-    help="With --organs: where the prediction stays as it was; names or labels, such as liver,kidney_left,21.",
+    help="With --organs: organs in which the prediction does not change; names or labels, such as liver,21.",
 )
-@click.option("--normal", type=INPUT, help="Predicted normal uptake, which is taken out.")
+@click.option("--normal", type=INPUT, help="Predicted normal uptake, which is removed.")
 @click.option(
     "--normal-value", type=click.IntRange(1), help="The value of normal uptake in a prediction of several classes."
 )
@@ -46,8 +48,8 @@ def command(
 ) -> None:
     """Fit a prediction to the uptake by the threshold of its case, as DEEP-PSMA does.
 
-    The prediction is dilated, and of that the voxels at or above the threshold stay; in the organs of --keep it
-    stays as it was; predicted normal uptake is taken out.
+    The prediction is dilated, and voxels below the threshold are removed. In the organs of --keep the prediction does
+    not change. Predicted normal uptake is removed.
 
     \b
     Examples:

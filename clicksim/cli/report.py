@@ -11,9 +11,11 @@ from clicksim.cli.paths import CatalogPath
 @click.command("report")
 @click.argument("catalog", type=CatalogPath())
 @click.argument("out", type=click.Path(path_type=Path, dir_okay=False))
-@click.option("--public", is_flag=True, help="To be given away: no names, UIDs, dates and paths; 90 for ages over 89.")
-@click.option("--show-head", is_flag=True, help="Show the top 250 mm of cases that are not known to be defaced.")
-@click.option("--cases", type=click.IntRange(1), help="List so many cases, spread evenly; figures count all of them.")
+@click.option("--public", is_flag=True, help="For publication: no names, UIDs, dates or paths; ages over 89 become 90.")
+@click.option("--show-head", is_flag=True, help="Show the top 250 mm of cases that may not be defaced.")
+@click.option(
+    "--cases", type=click.IntRange(1), help="Number of cases to list, spread evenly; figures count all cases."
+)
 @batch_options(cluster=False)
 def command(
     catalog: str | Path,
@@ -27,8 +29,8 @@ def command(
 ) -> None:
     """Write a page OUT about CATALOG: figures, all cases with pictures, findings, curves of rounds.
 
-    The page is one file that works without a network. The top 250 mm of the field of view of a case that is not
-    known to be defaced are not drawn.
+    The page is one file that works without a network. Unless a case is known to be defaced, the top 250 mm of its field
+    of view are not drawn.
 
     \b
     Examples:

@@ -41,11 +41,16 @@ KINDS = "py:module:function, 'cmd:<shell with {input} {output}>', dir:PATH, buil
     help="A model of a person who changes the prompts of every round: ideal, careful, hurried, or a fitted one.",
 )
 @click.option(
-    "--time-limit", type=Number(min=0.01), default=600.0, show_default=True, metavar="SECONDS", help="For a prediction."
+    "--time-limit",
+    type=Number(min=0.01),
+    default=600.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Limit for one prediction.",
 )
-@click.option("--run", "name", metavar="NAME", help="Name of the run; by default a hash of what makes it.")
+@click.option("--run", "name", metavar="NAME", help="Name of the run; by default a hash of its inputs.")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder for tables, summary and curve.")
-@click.option("--keep-predictions", is_flag=True, help="Keep them in --out, where dir: finds them.")
+@click.option("--keep-predictions", is_flag=True, help="Keep predictions in --out, where dir: finds them.")
 @click.option(
     "--replay",
     multiple=True,
@@ -154,7 +159,7 @@ def _play(
 
 
 def _file_cases(label: Path | None, companions: dict[str, Path | None], case_id: str | None) -> Any:
-    """The units of one label, or of a folder of labels."""
+    """Return the units of one label, or of a folder of labels."""
     from clicksim.pipeline.cases import file_units, folder_units
 
     assert label is not None
@@ -166,7 +171,7 @@ def _file_cases(label: Path | None, companions: dict[str, Path | None], case_id:
 
 
 def _report(result: "RoundsResult") -> None:
-    """Say what failed and what was refused; exit code 1 if a case was refused or every round failed."""
+    """Report failed rounds and refused cases; exit code 1 if a case was refused or every round failed."""
     from clicksim.rounds.texts import failure_lines, ten_lines
 
     for line in failure_lines(result.rounds.to_pylist()):
@@ -181,7 +186,7 @@ def _report(result: "RoundsResult") -> None:
 
 
 def _page(summary: dict[str, Any]) -> str:
-    """The run in a few lines."""
+    """Summarise the run in a few lines."""
     from clicksim.rounds.texts import mean_text, summary_lines
 
     whole = summary["all"]
@@ -205,7 +210,7 @@ def _page(summary: dict[str, Any]) -> str:
 
 
 def _difference(pairs: dict[str, Any]) -> str:
-    """The mean differences of the main numbers."""
+    """Return the mean differences of the main scores."""
     from clicksim.rounds.texts import mean_text
 
     names = ("auc_dice", "auc_dmm", "final_dice", "final_dmm", "final_fpv_ml", "final_fnv_ml")

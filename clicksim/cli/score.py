@@ -62,9 +62,9 @@ def command(
 ) -> None:
     """Score a prediction: Dice, lesion F1 (dmm), false-positive and false-negative volume.
 
-    Volumes use the voxel size of the label. A case without lesions is scored as the protocol says. Of two folders, each
-    label is scored against the prediction of the same name; a missing prediction is reported and not scored, and the
-    exit code is then 1.
+    Volumes use the voxel size of the label. The protocol says how a case without lesions is scored. With two folders,
+    each label is compared with the prediction of the same name. A missing prediction is reported and not scored, and
+    the exit code is 1.
 
     \b
     Examples:
@@ -86,7 +86,7 @@ def command(
 
 
 def _check_options(folders: bool) -> None:
-    """Refuse options without effect."""
+    """Reject options without effect."""
     names = FOR_FILES if folders else FOR_FOLDERS
     every = [str(param.name) for param in click.get_current_context().command.params]
     idle = given_options(but=[name for name in every if name not in names])
@@ -156,14 +156,14 @@ def _write_table(file: Path, rows: "pa.Table") -> None:
 
 
 def _means(found: "FolderScores") -> str:
-    """The means over the cases of a folder."""
+    """Return the means over the cases of a folder."""
     head = f"{counted(len(found.rows), 'case')} scored, {len(found.refused)} refused; means over the cases"
     lines = [f"{name:18}{_short(entry['mean']):12}{entry['n']} cases" for name, entry in found.means.items()]
     return "\n".join([head, *lines])
 
 
 def _page(found: dict[str, Any]) -> str:
-    """One score on a line."""
+    """Show one score per line."""
     return "\n".join(f"{name:18}{_short(value)}" for name, value in found.items())
 
 

@@ -29,7 +29,7 @@ STANDARD = DEFAULTS | {"protocol": "autopet-v@2"}
 @click.option(
     "--prediction",
     type=IMAGE,
-    help="On the label's grid: scribbles that correct its errors. For a folder, the folder of <case>.",
+    help="On the label's grid: scribbles correct its errors. For a folder, the folder of <case>.",
 )
 @click.option("--pet", type=IMAGE, help="Uptake, for --preview and --annotator.")
 @CASE_ID
@@ -40,7 +40,7 @@ STANDARD = DEFAULTS | {"protocol": "autopet-v@2"}
     type=click.IntRange(0),
     default=0,
     show_default=True,
-    help="With --prediction: the exchange; keys the draws of mended rules.",
+    help="With --prediction: number of the round; part of the seed of revised rules.",
 )
 @click.option(
     "--annotator",
@@ -56,7 +56,7 @@ STANDARD = DEFAULTS | {"protocol": "autopet-v@2"}
 @RUN_AND_JSON
 @batch_options("With a catalog, a folder or a sweep: ")
 def command(prediction: Path | None, pet: Path | None, number: int, **given: Any) -> None:
-    """Simulated scribbles in and around lesions, or in the errors of a prediction.
+    """Simulate scribbles in and around lesions, or in the errors of a prediction.
 
     \b
     Examples:

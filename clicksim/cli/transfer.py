@@ -15,15 +15,17 @@ if TYPE_CHECKING:
 @click.command("push")
 @click.argument("catalog", type=CatalogPath(writes=True))
 @click.argument("url")
-@click.option("--images/--no-images", default=True, show_default=True, help="Also the images in the catalog's folder.")
-@click.option("--prune", is_flag=True, help="Then delete files of older states, which somebody may be reading.")
-@click.option("--verify", is_flag=True, help="Also read what is there, and send again what is damaged.")
+@click.option(
+    "--images/--no-images", default=True, show_default=True, help="Include the images in the catalog's folder."
+)
+@click.option("--prune", is_flag=True, help="Then delete files of older states; somebody may be reading them.")
+@click.option("--verify", is_flag=True, help="Also read the stored files, and send damaged ones again.")
 @click.option("--root", "moves", multiple=True, metavar="NAME=URL", help="Where readers find a root; repeatable.")
 def push(catalog: Path, url: str, images: bool, prune: bool, verify: bool, moves: tuple[str, ...]) -> None:
-    """Bring CATALOG to object storage at URL.
+    """Copy CATALOG to object storage at URL.
 
-    What is not there yet is sent, and catalog.json last: until then readers see the old state, whole. What was
-    interrupted is taken up by the same command. Credentials come from the environment.
+    Only missing files are sent. catalog.json is sent last; until then readers see the complete old state. To continue
+    after an interruption, run the same command again. Credentials come from the environment.
 
     \b
     Examples:
@@ -36,7 +38,7 @@ def push(catalog: Path, url: str, images: bool, prune: bool, verify: bool, moves
     roots = {}
     for move in moves:
         name, equals, roots[name] = move.partition("=")
-        if not equals or "/" in name:  # not repeated: it may be an address with a secret
+        if not equals or "/" in name:  # the text is not repeated: it may be an address with a secret
             raise click.UsageError("--root takes NAME=URL, such as fdat=s3://bucket/folder")
     with progress("files") as report:
         done = push_catalog(catalog, url, images=images, prune=prune, verify=verify, roots=roots, progress=report)
@@ -48,9 +50,10 @@ def push(catalog: Path, url: str, images: bool, prune: bool, verify: bool, moves
 @click.argument("catalog", type=CatalogPath(writes=True, exists=False))
 @click.option("--overwrite", is_flag=True, help="Replace files of CATALOG that differ.")
 def pull(url: str, catalog: Path, overwrite: bool) -> None:
-    """Bring the catalog that was pushed to URL to a folder.
+    """Copy the catalog that was pushed to URL to a folder.
 
-    What the folder CATALOG does not have yet is fetched. What was interrupted is taken up by the same command.
+    Only files that are missing in the folder CATALOG are fetched. To continue after an interruption, run the same
+    command again.
 
     \b
     Example:

@@ -28,8 +28,8 @@ FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
 def command(catalog: str | Path | None, run: str, as_json: bool, **given: Any) -> None:
     """Simulate every case of a prompt run again, and compare voxel by voxel.
 
-    Prints equal, unequal or not reproducible for each case and in total; exit code 1 unless all are equal. With
-    the published files imported, this is the proof that the published rule is met.
+    It prints equal, unequal or not reproducible for each case and in total; the exit code is 1 unless all are equal.
+    With imported published files, this proves that clicksim follows the published rule.
 
     \b
     Examples:
@@ -64,7 +64,7 @@ def command(catalog: str | Path | None, run: str, as_json: bool, **given: Any) -
 
 
 def _rule_of(folder: Path, protocol: str | None, seed: int | None) -> tuple[Any, str]:
-    """The rule of a folder of prompt files, from its settings where they are there, and the layout of the files."""
+    """Return the rule of a folder of prompt files, from its settings if there are any, and the layout of the files."""
     from clicksim.cli.asked_runs import plan_runs
     from clicksim.cli.prompting import as_prompt_run
     from clicksim.files import PROMPT_ENDINGS, read_toml

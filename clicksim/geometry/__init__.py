@@ -1,4 +1,4 @@
-"""Where voxels lie: grids in millimetres, and arrays as they lie in memory (`clicksim.geometry.arrays`)."""
+"""Voxel positions: grids in millimetres, and the memory layout of arrays (`clicksim.geometry.arrays`)."""
 
 from clicksim.geometry.grid import Grid, Shape, Spacing, check_shape, check_spacing, steps_within
 

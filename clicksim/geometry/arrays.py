@@ -1,7 +1,7 @@
-"""Arrays as the kernels take them: one line of their own memory, in a dtype that costs no copy.
+"""Prepare arrays for the kernels: flat views of their memory, in a dtype that needs no copy.
 
-A volume is never re-ordered or converted as a whole where that can be avoided: its memory is viewed as it lies, and
-`Memory` says which voxel stands where.
+Whole volumes are not re-ordered or converted if this can be avoided: the code views the memory as it is, and `Memory`
+says which voxel is where.
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ WHOLE = 1e-3
 
 @dataclass(frozen=True)
 class Memory:
-    """How a volume lies in memory: which axis is slow, middle and fast.
+    """The memory layout of a volume: which axis is slow, middle and fast.
 
     Attributes:
         shape: `(I, J, K)`.
@@ -37,13 +37,13 @@ class Memory:
 
     @property
     def ranks(self) -> Ints:
-        """What a step along (slow, middle, fast) adds to the C-order index of a voxel."""
+        """The change of a voxel's C-order index for a step along (slow, middle, fast)."""
         _, J, K = self.shape
         steps = (J * K, K, 1)
         return np.array([steps[a] for a in self.axes], dtype=np.int64)
 
     def coordinates(self, indices: Ints) -> Ints:
-        """`(n,)` flat indices in memory order to `(n, 3)` voxels `i, j, k`."""
+        """Convert `(n,)` flat indices in memory order to `(n, 3)` voxels `i, j, k`."""
         _, middle, fast = self.lengths
         out = np.empty((len(indices), 3), dtype=np.int64)
         line, out[:, self.axes[2]] = np.divmod(indices, fast)
@@ -51,17 +51,17 @@ class Memory:
         return out
 
     def indices(self, voxels: Ints) -> Ints:
-        """`(n, 3)` voxels `i, j, k` to flat indices in memory order."""
+        """Convert `(n, 3)` voxels `i, j, k` to flat indices in memory order."""
         _, middle, fast = self.lengths
         slow_axis, middle_axis, fast_axis = self.axes
         return (voxels[:, slow_axis] * middle + voxels[:, middle_axis]) * fast + voxels[:, fast_axis]
 
 
 def flat_view(array: NDArray[Any]) -> tuple[NDArray[Any], Memory]:
-    """A volume as one line of its own memory; a copy only where it does not fill a block of memory.
+    """Return a flat view of a volume's memory; copy only if the volume is not contiguous.
 
     Raises:
-        GeometryError: Not three axes, or an axis without voxels.
+        GeometryError: If there are not three axes, or an axis has no voxels.
     """
     shape = check_shape(array.shape)
     order = sorted(range(3), key=lambda a: (-abs(array.strides[a]) if shape[a] > 1 else 0, -a))
@@ -72,14 +72,14 @@ def flat_view(array: NDArray[Any]) -> tuple[NDArray[Any], Memory]:
 
 
 def as_mask(mask: ArrayLike, *, where: str = "") -> NDArray[Any]:
-    """A mask or label array as it is, once it is known to be a volume.
+    """Check that a mask or label array is a volume, and return it unchanged.
 
     Args:
         mask: `(I, J, K)`.
         where: A case to name in errors.
 
     Raises:
-        GeometryError: Not three axes.
+        GeometryError: If there are not three axes.
     """
     array = np.asarray(mask)
     if array.ndim != 3:
@@ -88,15 +88,15 @@ def as_mask(mask: ArrayLike, *, where: str = "") -> NDArray[Any]:
 
 
 def check_pair(prediction: ArrayLike, truth: ArrayLike, *, where: str = "") -> list[NDArray[Any]]:
-    """Prediction and truth as labels of one dtype.
+    """Convert prediction and truth to labels of one dtype.
 
     Args:
         prediction, truth: `(I, J, K)`.
         where: A case to name in errors.
 
     Raises:
-        GeometryError: Shapes that differ or have not three axes.
-        LabelError: Values that are no labels.
+        GeometryError: If the shapes differ or do not have three axes.
+        LabelError: If a value is not a valid label.
     """
     masks = [np.asarray(prediction), np.asarray(truth)]
     if masks[0].shape != masks[1].shape or masks[0].ndim != 3:
@@ -109,14 +109,14 @@ def check_pair(prediction: ArrayLike, truth: ArrayLike, *, where: str = "") -> l
 
 
 def as_labels(mask: ArrayLike, *, where: str = "") -> NDArray[Any]:
-    """A mask or label array in a dtype that the kernels take: uint8, int16 or int32, without a copy where possible.
+    """Convert labels to a dtype that the kernels accept: uint8, int16 or int32, without a copy if possible.
 
     Args:
         mask: Any shape.
         where: A case to name in errors.
 
     Raises:
-        LabelError: Values that are negative, not whole (to one part in a thousand), or above 2**31 - 1.
+        LabelError: If a value is negative, not a whole number (within 0.001), or above 2**31 - 1.
     """
     array = np.asarray(mask)
     place = in_case(where)
@@ -131,7 +131,7 @@ def as_labels(mask: ArrayLike, *, where: str = "") -> NDArray[Any]:
         if not (float(low) >= 0 and float(high) < 2**31 - 0.5):
             raise LabelError(
                 f"labels must be 0 for background and positive for lesions, got {low} to {high}{place}; "
-                "set what is to be ignored to 0"
+                "set voxels to ignore to 0"
             )
     if array.dtype.kind == "f":
         whole = np.rint(array)
@@ -146,10 +146,10 @@ def as_labels(mask: ArrayLike, *, where: str = "") -> NDArray[Any]:
 
 
 def as_uptake(uptake: ArrayLike) -> NDArray[Any]:
-    """The uptake in float32 or float64, without a copy where it is so already; whole numbers convert exactly.
+    """Convert the uptake to float32 or float64; copy only if needed. Integers convert exactly.
 
     Raises:
-        UptakeError: Not real numbers.
+        UptakeError: If the values are not real numbers.
     """
     array = np.asarray(uptake)
     if array.dtype.kind not in "iuf":

@@ -1,7 +1,7 @@
 """Grids: shape, spacing and affine, and what happens to points when an image is cropped, flipped or resampled.
 
 Voxel axes `i, j, k` are the axes of the stored array; a whole number is the centre of a voxel. Millimetres
-`x, y, z` are RAS+. Arrays are never re-oriented; the affine says where a voxel lies.
+`x, y, z` are RAS+. Arrays are never re-oriented; the affine gives the position of a voxel.
 """
 
 from collections.abc import Sequence
@@ -16,18 +16,18 @@ from clicksim.errors import GeometryError
 Spacing = tuple[float, float, float]
 Shape = tuple[int, int, int]
 
-WITHIN = 1e-9  # relative; 6 mm are three voxels of 2 mm, whatever the rounding
+WITHIN = 1e-9  # relative; 6 mm are three voxels of 2 mm, despite rounding
 
 
 def check_shape(shape: Sequence[int]) -> Shape:
-    """Three positive whole numbers, or a `GeometryError`."""
+    """Return the shape, or raise a `GeometryError` unless it is three positive whole numbers."""
     if len(shape) != 3 or any(int(n) != n or n < 1 for n in shape):
         raise GeometryError(f"a volume has three axes with at least one voxel each, got shape {tuple(shape)}")
     return (int(shape[0]), int(shape[1]), int(shape[2]))
 
 
 def check_spacing(spacing: Sequence[float]) -> Spacing:
-    """Three positive finite numbers in mm, or a `GeometryError`."""
+    """Return the spacing, or raise a `GeometryError` unless it is three positive finite numbers in mm."""
     values = tuple(float(s) for s in spacing)
     if len(values) != 3 or not all(np.isfinite(s) and s > 0 for s in values):
         raise GeometryError(f"spacing must be three positive lengths in mm, got {values}")
@@ -35,7 +35,7 @@ def check_spacing(spacing: Sequence[float]) -> Spacing:
 
 
 def steps_within(distance: float, spacing: Sequence[float] | NDArray[np.float64]) -> NDArray[np.int64]:
-    """`(n, axes)` steps in voxels that are no longer than a distance, in C order; no step at all is one of them.
+    """Return `(n, axes)` steps in voxels up to a distance, in C order; the zero step is included.
 
     Args:
         distance: At least 0.
@@ -52,8 +52,8 @@ class Grid:
 
     Attributes:
         shape: Voxels along `i, j, k`.
-        spacing: Voxel size along `i, j, k` in mm, or None where only voxels are known.
-        affine: `(4, 4)`, voxel index to RAS+ mm, or None where only voxels are known.
+        spacing: Voxel size along `i, j, k` in mm, or None if unknown.
+        affine: `(4, 4)`, voxel index to RAS+ mm, or None if unknown.
     """
 
     shape: Shape
@@ -67,7 +67,7 @@ class Grid:
             if affine.shape != (4, 4) or not np.all(np.isfinite(affine)):
                 raise GeometryError(f"affine must be a finite 4 x 4 matrix, got shape {affine.shape}")
             lengths = np.abs(affine[:3, :3]).max(axis=0)  # the largest part: squares of huge numbers overflow
-            # of axes of one length: 1e17 mm of shear leave a large determinant, and two axes that are one
+            # after scaling axes to equal length: 1e17 mm of shear give a large determinant, but two equal axes
             if lengths.min() == 0 or abs(np.linalg.det(affine[:3, :3] / lengths)) < 1e-6:
                 raise GeometryError("affine is singular: an axis has no length or two axes coincide")
             affine.setflags(write=False)
@@ -79,7 +79,7 @@ class Grid:
 
     @classmethod
     def from_spacing(cls, shape: Sequence[int], spacing: Sequence[float] | None) -> Self:
-        """A grid along the axes of the world with its first voxel at the origin; voxels only without a spacing."""
+        """Make a grid along the world axes with its first voxel at the origin; without a spacing, only voxels."""
         if spacing is None:
             return cls(check_shape(shape))
         checked = check_spacing(spacing)
@@ -87,7 +87,7 @@ class Grid:
 
     @property
     def known_affine(self) -> NDArray[np.float64]:
-        """The affine, or a `GeometryError` where only voxels are known."""
+        """Return the affine, or raise a `GeometryError` if there is none."""
         if self.affine is None:
             raise GeometryError(
                 f"a place in mm needs an affine; this grid has none: {self}; Grid.from_spacing makes one with both"
@@ -96,7 +96,7 @@ class Grid:
 
     @property
     def known_spacing(self) -> Spacing:
-        """The spacing, or a `GeometryError` where only voxels are known."""
+        """Return the spacing, or raise a `GeometryError` if there is none."""
         if self.spacing is None:
             raise GeometryError(f"a length in mm needs a spacing; this grid has only a shape, {self.shape}")
         return self.spacing
@@ -112,25 +112,25 @@ class Grid:
         return self.shape[0] * self.shape[1] * self.shape[2]
 
     def to_mm(self, voxels: ArrayLike) -> NDArray[np.float64]:
-        """`(n, 3)` voxel indices to `(n, 3)` RAS+ millimetres."""
+        """Convert `(n, 3)` voxel indices to `(n, 3)` RAS+ millimetres."""
         affine = self.known_affine
         return np.asarray(voxels, dtype=np.float64).reshape(-1, 3) @ affine[:3, :3].T + affine[:3, 3]
 
     def to_voxel(self, points: ArrayLike) -> NDArray[np.float64]:
-        """`(n, 3)` RAS+ millimetres to `(n, 3)` fractional voxel indices."""
+        """Convert `(n, 3)` RAS+ millimetres to `(n, 3)` fractional voxel indices."""
         inverse = np.linalg.inv(self.known_affine)
         return np.asarray(points, dtype=np.float64).reshape(-1, 3) @ inverse[:3, :3].T + inverse[:3, 3]
 
     def holds(self, voxels: ArrayLike) -> NDArray[np.bool_]:
-        """`(n,)`, True for each of `(n, 3)` voxel indices whose voxel lies inside the volume."""
+        """Return `(n,)` booleans: which of `(n, 3)` voxel indices are inside the volume."""
         index = np.asarray(voxels, dtype=np.float64).reshape(-1, 3)
         return np.all((index >= -0.5) & (index < np.asarray(self.shape) - 0.5), axis=1)
 
     def same_as(self, other: "Grid", *, tolerance_mm: float = 1e-2) -> bool:
-        """Whether two grids are the same lattice: equal shapes, and no corner further apart than the tolerance.
+        """Whether two grids are the same lattice: equal shapes, and corners that agree within the tolerance.
 
-        Where one of them knows no affine, the spacings are compared (to one part in a thousand, as headers of
-        one study disagree by that much); where one knows no spacing either, the shapes decide.
+        If one grid has no affine, the spacings are compared (to one part in a thousand, because headers of one study
+        differ by that much). If one has no spacing either, only the shapes are compared.
         """
         if self.shape != other.shape:
             return False
@@ -174,18 +174,18 @@ class Grid:
         return self._moved(np.zeros(3), np.eye(3)[:, list(axes)], [self.shape[a] for a in axes])
 
     def resample(self, shape: Sequence[int]) -> "Grid":
-        """A grid of another shape over the same field of view: outer faces stay where they are."""
+        """The grid of another shape over the same field of view: the outer faces do not move."""
         new = check_shape(shape)
         factor = np.asarray(self.shape) / np.asarray(new)
         return self._moved(factor / 2 - 0.5, np.diag(factor), new)
 
     def _apart_mm(self, other: "Grid") -> float:
-        """The largest difference of a coordinate between the corners of two grids of one shape."""
+        """The largest coordinate difference between the corners of two grids of equal shape."""
         corners = np.array(np.meshgrid(*([0, n - 1] for n in self.shape))).reshape(3, -1).T
         return float(np.max(np.abs(self.to_mm(corners) - other.to_mm(corners))))
 
     def _moved(self, origin: NDArray[np.float64], step: NDArray[np.float64], shape: Sequence[int]) -> "Grid":
-        """The grid whose voxel `v` lies at voxel `origin + step @ v` of this one."""
+        """The grid whose voxel `v` is at voxel `origin + step @ v` of this one."""
         checked = check_shape(shape)
         spacing = None if self.spacing is None else check_spacing(np.abs(step).T @ np.asarray(self.spacing))
         if self.affine is None:

@@ -1,4 +1,4 @@
-"""Work on the images of one case that several runs share: done once, as long as a block lasts."""
+"""Reuse results on the images of one case across several runs, within a `with` block."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,7 +18,7 @@ _results: ContextVar[dict[Any, Any] | None] = ContextVar("results", default=None
 def reusing_results() -> Iterator[None]:
     """Within this block, functions marked `reusable` return the same result for the same arguments.
 
-    Meant for one case: all arguments and results are kept until the block ends. Nobody may change the arrays meanwhile.
+    Use it for one case: all arguments and results are kept until the block ends. Do not change the arrays inside it.
     """
     token = _results.set({})
     try:
@@ -28,10 +28,10 @@ def reusing_results() -> Iterator[None]:
 
 
 def reusable(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
-    """Mark a function whose result depends on its arguments alone, and is not changed by its callers.
+    """Mark a function whose result depends only on its arguments, and whose callers do not change the result.
 
-    Outside `reusing_results` the function is called as it is. Arrays are the same argument where they are the same
-    memory; other objects that cannot be hashed where they are the same object.
+    Outside `reusing_results` the function is called as usual. Arrays are the same argument if they share the same
+    memory. Other unhashable objects are the same argument if they are the same object.
     """
 
     @wraps(function)
@@ -42,7 +42,7 @@ def reusable(function: Callable[Arguments, Result]) -> Callable[Arguments, Resul
         named = tuple((name, _key(value)) for name, value in sorted(kwargs.items()))
         key = (function, tuple(map(_key, args)), named)
         if key not in results:
-            results[key] = (function(*args, **kwargs), args, kwargs)  # kept, so that no other object takes their place
+            results[key] = (function(*args, **kwargs), args, kwargs)  # kept, so that their ids are not reused
         found: Result = results[key][0]
         return found
 

@@ -1,4 +1,4 @@
-"""The decorator of all kernels. It compiles nothing itself, so that its import does not spoil any cache."""
+"""The decorator of all kernels. Importing it compiles nothing, so it does not affect any cache."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,10 +9,10 @@ Compiled = Callable[..., Any]
 
 
 def kernel(function: Compiled) -> Compiled:
-    """Compile on first use, cached on disk; without a cache where no folder can be written.
+    """Compile on first use and cache on disk; do not cache if no folder is writable.
 
-    Numba raises at import time when neither the package's folder nor the user's cache folder is writable, as
-    in a read-only container; compiling again in each process is slower than a cache and better than a crash.
+    Numba raises at import time if neither the package's folder nor the user's cache folder is writable, for example
+    in a read-only container. Compiling again in each process is slower than a cache but better than a crash.
     """
     try:
         compiled: Compiled = njit(nogil=True, cache=True)(function)

@@ -1,13 +1,13 @@
 """Depth: the distance from each voxel of a component to the nearest voxel outside it.
 
-The exact squared Euclidean distance is separable: along the fastest axis it follows from the run itself, along
-the other two it is the smallest of `value(t steps away) + t**2 * weight` (Saito and Toriwaki, 1994). The search
-along a line stops as soon as the step alone is longer than the best distance so far, so its cost follows the
-depth of the component: lesions are shallow. Only voxels of the component are visited.
+The exact squared Euclidean distance is separable: along the fastest axis it follows from the run itself; along
+the other two it is the minimum of `value(t steps away) + t**2 * weight` (Saito and Toriwaki, 1994). The search
+along a line stops when the step alone is longer than the best distance so far, so the cost depends on the
+depth of the component, and lesions are shallow. Only voxels of the component are visited.
 
-A voxel beyond the border of the volume counts as outside when `closed`, and not at all otherwise: then a
-component without any voxel outside has an infinite depth everywhere. Values of equal-labelled neighbours that
-belong to other components lie outside as any other voxel.
+If `closed`, voxels beyond the border of the volume count as outside. Otherwise they do not count, and a component
+that fills the volume has infinite depth everywhere. Neighbours with the same label that belong to other components
+count as outside, like any other voxel.
 """
 
 import numpy as np
@@ -17,10 +17,10 @@ from clicksim.kernels.compiler import kernel
 
 @kernel
 def squared_depths(starts, stops, shape, low, high, weights, closed):
-    """Squared depth of each voxel of one component.
+    """Compute the squared depth of each voxel of one component.
 
     Args:
-        starts, stops: Its runs.
+        starts, stops: The runs of the component.
         shape: `(slow, middle, fast)` of the volume.
         low, high: First and last voxel of its box along (slow, middle, fast).
         weights: float64, squared voxel size along (slow, middle, fast).
@@ -47,15 +47,14 @@ def squared_depths(starts, stops, shape, low, high, weights, closed):
 
 @kernel
 def deepest_voxel(starts, stops, shape, low, high, weights, closed, ranks, tolerance):
-    """The deepest voxel of one component.
+    """Find the deepest voxel of one component.
 
-    Of voxels that are equally deep (to one part in `1 / tolerance`, which absorbs the rounding of sums taken in
-    another order) the one of lowest rank wins. Voxels that cannot win any more are dropped before the search
-    along the last axis has ended.
+    Among equally deep voxels, the one with the lowest rank wins. The tolerance absorbs the rounding of sums in a
+    different order. Voxels that can no longer win are dropped before the search along the last axis ends.
 
     Args:
         starts, stops, shape, low, high, weights, closed: As in `squared_depths`.
-        ranks: int64, what a step along (slow, middle, fast) adds to the rank of a voxel.
+        ranks: int64, the change of a voxel's rank for a step along (slow, middle, fast).
         tolerance: Relative difference below which squared depths are equal.
 
     Returns:
@@ -80,9 +79,9 @@ def deepest_voxel(starts, stops, shape, low, high, weights, closed, ranks, toler
 
 @kernel
 def is_rim(starts, stops, shape, low, high, closed):
-    """Which voxels have a 6-neighbour that lies outside the component.
+    """Mark the voxels that have a 6-neighbour outside the component.
 
-    A neighbour beyond the border of the volume lies outside when `closed`, and does not count otherwise.
+    A neighbour beyond the border of the volume counts as outside only if `closed`.
 
     Returns:
         bool, one value per voxel in the order of the runs.
@@ -185,7 +184,7 @@ def _nearest_middle(plane, b, x, weight):
 
 @kernel
 def _nearest_slow(box, a, b, x, weight, floor):
-    """As `_nearest_middle`, along the slowest axis; gives up once the result is certain to lie below `floor`."""
+    """Like `_nearest_middle`, along the slowest axis; stop when the result must be below `floor`."""
     best = box[a, b, x]
     t = 1
     while best >= floor and t * t * weight < best and (t <= a or a + t < box.shape[0]):

@@ -2,9 +2,9 @@
 
 A step between neighbours p and q costs `length(p, q) + contrast * |image(p) - image(q)|`; the distance of a voxel is
 the cheapest path to any seed. Forward and backward sweeps (Toivanen, 1996) alternate until nothing changes, so the
-result is that of Dijkstra's algorithm and not that of a fixed number of scans. A row is visited only where a row
-beside it has changed since it was last looked at: the cost follows the reached part of the box, and late sweeps,
-which shorten a few detours, are cheap.
+result equals that of Dijkstra's algorithm, unlike that of a fixed number of scans. A row is visited only if a
+neighbouring row has changed since its last visit. So the cost depends on the reached part of the box, and late
+sweeps, which shorten a few detours, are cheap.
 """
 
 import numpy as np
@@ -14,19 +14,19 @@ from clicksim.kernels.compiler import kernel
 
 @kernel
 def sweep_geodesic(distance, image, lengths, contrast, reach, limit):
-    """Bring distances to their final values, in place.
+    """Compute the final distances, in place.
 
     Args:
         distance: float64 `(n0, n1, n2)`, C-contiguous: 0 at seeds, infinite elsewhere.
         image: float64, of the same shape.
-        lengths: float64 `(2, 2, 2)`, cost of a step by its direction: `lengths[1, 0, 1]` for one voxel along the
+        lengths: float64 `(2, 2, 2)`, cost of a step by direction, such as `lengths[1, 0, 1]` for one voxel along the
             first and the last axis; `lengths[0, 0, 0]` is not read.
         contrast: Cost of a difference of 1 in the image.
         reach: Voxels farther than this stay infinite.
-        limit: Most sweeps.
+        limit: Maximum number of sweeps.
 
     Returns:
-        The number of sweeps, the last of which changed nothing, or `limit`.
+        The number of sweeps, including the last one, which changed nothing; or `limit`.
     """
     n0, n1 = distance.shape[0], distance.shape[1]
     changed = np.zeros((n0, n1), np.int64)  # the last sweep in which a row changed; 0 for never
@@ -65,9 +65,9 @@ def sweep_geodesic(distance, image, lengths, contrast, reach, limit):
 
 @kernel
 def _relax_row(row, other, values, beside, side, contrast, reach):
-    """Steps from another row, straight and to both sides; whether any was cheaper.
+    """Take steps from another row, straight and to both sides; return whether any was cheaper.
 
-    Without branches in the loop, so that it becomes vector instructions: a branch on noise costs more than the work.
+    The loop has no branches, so it compiles to vector instructions: branches on noise cost more than the work.
     """
     n = row.size
     better = _relax_end(row, other, values, beside, side, contrast, reach, 0)
@@ -90,7 +90,7 @@ def _relax_row(row, other, values, beside, side, contrast, reach):
 
 @kernel
 def _relax_end(row, other, values, beside, side, contrast, reach, x):
-    """As `_relax_row`, for the first or the last voxel of the row."""
+    """Like `_relax_row`, for the first or the last voxel of the row."""
     better = False
     for y in range(max(0, x - 1), min(row.size, x + 2)):
         cost = other[y] + (side[0 if y == x else 1] + contrast * abs(values[x] - beside[y]))
@@ -102,7 +102,7 @@ def _relax_end(row, other, values, beside, side, contrast, reach, x):
 
 @kernel
 def _relax_along(row, values, length, contrast, reach, step):
-    """Steps along the row, in the direction of the sweep; whether any was cheaper."""
+    """Take steps along the row, in the direction of the sweep; return whether any was cheaper."""
     count = 0
     x = 0 if step == 1 else row.size - 1
     before = row[x]

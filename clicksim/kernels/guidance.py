@@ -1,8 +1,8 @@
-"""Drawing of guidance: small templates and separable blobs, painted into a large buffer at each prompt.
+"""Draw guidance: paint small templates and separable blobs into a large buffer at each prompt.
 
-The buffer is any dense float32 memory, given as a flat view; the voxel `(a, b, x)` of the channel lies at
-`base + a * strides[0] + b * strides[1] + x * strides[2]`, axes in memory order, so that no layout costs a copy.
-What lies outside the channel is not painted.
+The buffer is any dense float32 memory, given as a flat view. The voxel `(a, b, x)` of the channel is at
+`base + a * strides[0] + b * strides[1] + x * strides[2]`, axes in memory order, so no layout needs a copy.
+Nothing is painted outside the channel.
 """
 
 import numpy as np
@@ -16,12 +16,12 @@ def stamp(flat, base, strides, shape, template, centre, places, weights, add):
 
     Args:
         flat: float32, the memory.
-        base, strides, shape: int64, where the channel lies in it; see the module.
+        base, strides, shape: int64, where the channel is in the memory; see the module.
         template: float32 `(t0, t1, t2)`, C-contiguous.
-        centre: int64 `(3,)`, the cell of the template that comes to lie on a place.
-        places: int64 `(n, 3)`, also outside the channel.
+        centre: int64 `(3,)`, the cell of the template that is put on a place.
+        places: int64 `(n, 3)`, may be outside the channel.
         weights: float64 `(n,)`.
-        add: Whether values add up; else the largest stays, whatever the order of the places.
+        add: Whether values are summed; otherwise the maximum is kept, in any order of the places.
     """
     for n in range(places.shape[0]):
         a0, b0, x0 = places[n, 0] - centre[0], places[n, 1] - centre[1], places[n, 2] - centre[2]
@@ -39,7 +39,7 @@ def paint_separable(flat, base, strides, shape, starts, counts, profiles, weight
     """Paint the product of three profiles, times a weight, for each prompt.
 
     Args:
-        flat, base, strides, shape, weights, add: As in `stamp`.
+        flat, base, strides, shape, weights, add: See `stamp`.
         starts: int64 `(n, 3)`, voxel of the first value of each profile; the channel begins at 0.
         counts: int64 `(n, 3)`, values of each profile.
         profiles: float64 `(n, 3, longest)`.
@@ -59,9 +59,9 @@ def paint_separable(flat, base, strides, shape, starts, counts, profiles, weight
 
 @kernel
 def _blend(flat, at, step, values, factor, add):
-    """Add a row of values to the memory, or raise the memory to it.
+    """Add a row of values to the memory, or take the maximum of both.
 
-    Neighbours in memory have a loop of their own, without branches, which becomes vector instructions.
+    Contiguous memory has a separate loop without branches, which compiles to vector instructions.
     """
     if step != 1:
         for x in range(values.size):

@@ -1,4 +1,4 @@
-"""What a lesion table needs from the uptake."""
+"""The peak uptake of a lesion, for lesion tables."""
 
 import numpy as np
 
@@ -7,15 +7,15 @@ from clicksim.kernels.compiler import kernel
 
 @kernel
 def highest_mean(uptake, voxels, offsets):
-    """The highest mean over a neighbourhood that is moved over some voxels and cut by the border.
+    """Find the highest mean over a neighbourhood centred on each given voxel, cut at the border.
 
     Args:
         uptake: `(I, J, K)`, any layout and float dtype.
         voxels: int64 `(n, 3)`, centres.
-        offsets: int64 `(m, 3)`, the neighbourhood; it holds `(0, 0, 0)`.
+        offsets: int64 `(m, 3)`, the neighbourhood; it includes `(0, 0, 0)`.
 
     Returns:
-        float64; the first mean that is not finite, where there is one.
+        float64; the first non-finite mean, if there is one.
     """
     I, J, K = uptake.shape
     best = -np.inf

@@ -1,4 +1,4 @@
-"""Which voxels lie near a lesion."""
+"""Which voxels are near a lesion."""
 
 import numpy as np
 
@@ -7,16 +7,16 @@ from clicksim.kernels.compiler import kernel
 
 @kernel
 def is_near(labels, lengths, voxels, offsets):
-    """Whether any voxel of a neighbourhood is labelled.
+    """Test whether any voxel of a neighbourhood is labelled.
 
     Args:
         labels: `(n,)` in memory order.
         lengths: `(slow, middle, fast)` of the labels' memory.
         voxels: int64 `(m, 3)`, along (slow, middle, fast).
-        offsets: int64 `(o, 3)`, the neighbourhood; the nearest first, since the search stops at a hit.
+        offsets: int64 `(o, 3)`, the neighbourhood; nearest first, because the search stops at a hit.
 
     Returns:
-        bool `(m,)`; what lies beyond the border is not labelled.
+        bool `(m,)`; voxels beyond the border are not labelled.
     """
     out = np.zeros(voxels.shape[0], np.bool_)
     for n in range(voxels.shape[0]):

@@ -1,4 +1,4 @@
-"""What two sets of runs have in common."""
+"""Overlaps between two sets of runs."""
 
 import numpy as np
 
@@ -7,10 +7,10 @@ from clicksim.kernels.compiler import kernel
 
 @kernel
 def overlap_runs(starts, stops, other_starts, other_stops):
-    """Pairs of runs that overlap, and by how many voxels; both lists sorted by start and free of overlaps.
+    """List the pairs of runs that overlap. Each list is sorted by start and has no overlaps in itself.
 
     Returns:
-        int64 `(n, 3)`: place in the first list, place in the second, voxels.
+        int64 `(n, 3)`: place in the first list, place in the second, shared voxels.
     """
     out = np.empty((starts.size + other_starts.size, 3), np.int64)
     count, a, b = 0, 0, 0

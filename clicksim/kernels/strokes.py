@@ -1,4 +1,4 @@
-"""Lines in a 2-D mask: the skeleton, the longest way through it, straight lines, and the walk along the rim.
+"""Lines in a 2-D mask: the skeleton, the longest path through it, straight lines, and the walk along the rim.
 
 A mask is `(rows, columns)`, uint8, C-ordered. Pixels are listed row by row. The eight neighbours of a pixel are
 visited row by row as well: north-west first, south-east last.
@@ -16,12 +16,12 @@ COLUMN_STEPS = np.array([-1, 0, 1, -1, 1, -1, 0, 1])
 def thin(mask, table):
     """Skeleton by two-subiteration thinning (Zhang and Suen, 1984, as changed by a table).
 
-    Each subiteration looks at a frozen image and deletes all its pixels at once; the end is reached when a
-    double pass deletes nothing. Beyond the border there is background.
+    Each subiteration tests all pixels on an unchanged image, then deletes at once. Thinning ends when a double pass
+    deletes nothing. Pixels beyond the border are background.
 
     Args:
         mask: `(rows, columns)`, 0 or 1.
-        table: uint8 `(256,)`, in which subiterations a pixel goes (bit 1: first, bit 2: second), by the code of
+        table: uint8 `(256,)`, the subiterations that delete a pixel (bit 1: first, bit 2: second), by the code of
             its neighbours: NW 1, N 2, NE 4, E 8, SE 16, S 32, SW 64, W 128.
 
     Returns:
@@ -61,7 +61,7 @@ def thin(mask, table):
 
 @kernel
 def largest_part(mask):
-    """The 8-connected part with most pixels; of equal ones that whose first pixel comes first row by row.
+    """Find the largest 8-connected part; among equal ones, the one whose first pixel comes first row by row.
 
     Returns:
         uint8, the same shape.
@@ -88,7 +88,7 @@ def largest_part(mask):
 
 @kernel
 def farthest_pair(pixels, weights):
-    """Indices of the two pixels farthest apart; of equal pairs the one with the smallest first, then second.
+    """Find the indices of the two pixels farthest apart; among equal pairs, the smallest first, then second index.
 
     Args:
         pixels: int64 `(n, 2)`.
@@ -106,17 +106,17 @@ def farthest_pair(pixels, weights):
 
 @kernel
 def shortest_path(mask, start, stop):
-    """Fewest steps from one pixel to another through 8-neighbours of a mask, by search from both ends.
+    """Find a shortest path between two pixels through 8-neighbours of a mask, by search from both ends.
 
-    The side with the smaller frontier is expanded, the first one where they are equal; the nodes of a frontier in
-    order, neighbours row by row. The search stops at the first neighbour that the other side has reached.
+    The side with the smaller frontier is expanded (the first one if they are equal), node by node in order, with
+    neighbours row by row. The search stops at the first neighbour that the other side has reached.
 
     Args:
         mask: `(rows, columns)`, 0 or 1.
         start, stop: int64 `(2,)`, different pixels of the mask.
 
     Returns:
-        int64 `(n, 2)`, both ends included; `(0, 2)` where there is no way.
+        int64 `(n, 2)`, both ends included; `(0, 2)` if there is no path.
     """
     rows, columns = mask.shape
     parents = np.full((2, rows * columns), -1)
@@ -179,7 +179,7 @@ def straight_line(r0, c0, r1, c1):
 
 @kernel
 def inner_rim(mask):
-    """uint8, pixels of the mask with a 4-neighbour inside the image that is outside the mask."""
+    """Mark, as uint8, the pixels of the mask with a 4-neighbour in the image but outside the mask."""
     rows, columns = mask.shape
     out = np.zeros((rows, columns), np.uint8)
     for r in range(rows):
@@ -197,12 +197,12 @@ def inner_rim(mask):
 
 @kernel
 def walk(mask, start, steps):
-    """A walk over the pixels of a mask: always to the first neighbour not visited yet, until there is none.
+    """Walk over the pixels of a mask: always to the first unvisited neighbour, until there is none.
 
     Args:
         mask: `(rows, columns)`, 0 or 1.
         start: int64 `(2,)`, a pixel of the mask.
-        steps: The most steps.
+        steps: Maximum number of steps.
 
     Returns:
         int64 `(n, 2)`, the start first.
@@ -232,7 +232,7 @@ def walk(mask, start, steps):
 
 @kernel
 def _flood(mask, part, r, c, number, queue):
-    """Number one 8-connected part; returns its pixels."""
+    """Number one 8-connected part and return its pixels."""
     part[r, c] = number
     queue[0, 0], queue[0, 1] = r, c
     done, found = 0, 1
@@ -251,7 +251,7 @@ def _flood(mask, part, r, c, number, queue):
 
 @kernel
 def _expand(mask, parents, others, front, size):
-    """One level of the search from one side; returns the meeting node or -1, and the size of the new frontier."""
+    """Search one level from one side; return the meeting node or -1, and the size of the new frontier."""
     rows, columns = mask.shape
     level = front[:size].copy()
     found = 0

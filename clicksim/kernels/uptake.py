@@ -1,21 +1,21 @@
-"""One pass over an uptake: what lies above a floor; and the exact order statistic by selection on bit patterns."""
+"""Voxels of an uptake above a floor, in one pass, and exact order statistics by selection on bit patterns."""
 
 import numpy as np
 
 from clicksim.kernels.compiler import kernel
 
-BLOCK = 128  # voxels looked at together: the comparison of a block becomes a few vector instructions
+BLOCK = 128  # voxels compared together: comparing a block takes a few vector instructions
 
 
 @kernel
 def collect_above(flat, floor, lowest):
-    """Flat indices of all voxels that are not at or below `floor`, in order.
+    """Collect the flat indices of all voxels above `floor`, in order.
 
     NaN and infinities are always collected, so that the caller sees them.
 
     Args:
         flat: `(n,)` float32 or float64 in memory order.
-        floor: Of the dtype of `flat`.
+        floor: A number of the dtype of `flat`.
         lowest: The lowest finite number of that dtype.
 
     Returns:
@@ -50,17 +50,17 @@ def collect_above(flat, floor, lowest):
 
 @kernel
 def order_statistic(bits, sign, digits, excluded, rank):
-    """The value of a rank among all voxels but the excluded ones, by radix selection.
+    """Find the value of a given rank among all voxels but the excluded ones, by radix selection.
 
-    The bit pattern of a float, with its sign bit turned and all bits of a negative number turned, orders as
-    the float does. One pass per 16-bit digit, most significant first, counts the patterns that agree with what is
-    known so far; nothing is sorted or copied.
+    If the sign bit of a float is flipped, and for a negative number all bits, the bit patterns sort like the floats.
+    One pass per 16-bit digit, most significant first, counts the patterns that match the digits found so far.
+    Nothing is sorted or copied.
 
     Args:
         bits: `(n,)` bit patterns, uint32 or uint64.
         sign: The sign bit, as uint64.
         digits: 2 for float32, 4 for float64.
-        excluded: int64 flat indices that do not count.
+        excluded: int64 flat indices to leave out.
         rank: From 0, the smallest.
 
     Returns:

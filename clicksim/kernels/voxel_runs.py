@@ -1,8 +1,8 @@
-"""Runs: the foreground of a volume as stretches of equal value along the fastest axis.
+"""Runs: stretches of equal foreground value along the fastest axis of a volume.
 
-A lesion fills a few millionths of a volume. One streaming pass finds the runs; components, sizes and boxes are
-then computed from them at a cost that follows the lesions. A run is `starts[r] <= v < stops[r]`, `v` the index
-into flat memory; runs are sorted by start and never cross the end of a row.
+A lesion fills a few millionths of a volume. One streaming pass finds the runs. Components, sizes and boxes are
+computed from the runs, so their cost depends on the size of the lesions. A run is `starts[r] <= v < stops[r]`,
+where `v` is the index into flat memory. Runs are sorted by start and never cross the end of a row.
 """
 
 import numpy as np
@@ -12,11 +12,11 @@ from clicksim.kernels.compiler import kernel
 
 @kernel
 def find_runs(flat, words, per_word, row):
-    """Runs of equal non-zero value.
+    """Find the runs of equal non-zero value.
 
     Args:
         flat: `(n,)` labels in memory order.
-        words: The same memory as uint64, as far as it fills whole words; zero words are skipped unseen.
+        words: The same memory as uint64, as far as it fills whole words; zero words are skipped.
         per_word: Labels in a word.
         row: Length of the fastest axis.
 
@@ -50,10 +50,10 @@ def find_runs(flat, words, per_word, row):
 
 @kernel
 def find_error_runs(prediction, truth, prediction_words, truth_words, per_word, row):
-    """Runs of voxels in which two masks differ; voxels of equal words are skipped unseen.
+    """Find the runs of voxels in which two masks differ; equal words are skipped.
 
     Args:
-        prediction, truth: `(n,)` of one dtype and one memory order; not 0 is foreground.
+        prediction, truth: `(n,)` of one dtype and one memory order; non-zero is foreground.
         prediction_words, truth_words: The same memory as uint64, as far as it fills whole words.
         per_word: Voxels in a word.
         row: Length of the fastest axis.
@@ -88,7 +88,7 @@ def find_error_runs(prediction, truth, prediction_words, truth_words, per_word, 
 
 @kernel
 def join_indices(indices, row):
-    """Runs of a sorted list of flat indices: neighbours in one row are joined.
+    """Convert a sorted list of flat indices to runs: neighbours in one row are joined.
 
     Returns:
         starts, stops: int64.
@@ -108,11 +108,11 @@ def join_indices(indices, row):
 
 @kernel
 def connect_runs(starts, stops, values, middle, row, connectivity):
-    """Union of all runs of equal value that touch.
+    """Join all touching runs of equal value.
 
     Two runs touch when a voxel of one is a neighbour of a voxel of the other under 6-, 18- or
-    26-connectivity. Each run is compared with the runs of the at most four rows before it that touch its own,
-    through one pointer a row that only moves on: linear in the number of runs.
+    26-connectivity. Each run is compared with the runs of at most four earlier rows that touch its own.
+    One pointer per row only moves forward, so the cost is linear in the number of runs.
 
     Args:
         starts, stops, values: The runs.
@@ -124,8 +124,8 @@ def connect_runs(starts, stops, values, middle, row, connectivity):
         int64, for each run the index of the first run of its component.
     """
     parent = np.arange(starts.size)
-    # the neighbouring rows that come first in memory: steps along the slow and the middle axis, and how far
-    # along the fastest axis a neighbour may lie
+    # the neighbouring rows that come first in memory: steps along the slow and the middle axis, and the maximum
+    # distance of a neighbour along the fastest axis
     slow_steps = np.array([0, -1, -1, -1])
     middle_steps = np.array([-1, 0, -1, 1])
     straight = 0 if connectivity == 6 else 1
@@ -158,7 +158,7 @@ def connect_runs(starts, stops, values, middle, row, connectivity):
 
 @kernel
 def measure_runs(starts, stops, numbers, count, middle, row):
-    """Size, box and sum of coordinates of each component.
+    """Compute the size, box and coordinate sums of each component.
 
     Args:
         starts, stops: The runs.
@@ -192,7 +192,7 @@ def measure_runs(starts, stops, numbers, count, middle, row):
 
 @kernel
 def expand_runs(starts, stops):
-    """int64, the flat index of each voxel of the runs, in order."""
+    """Return the flat index of each voxel of the runs, in order, as int64."""
     total = 0
     for r in range(starts.size):
         total += stops[r] - starts[r]
@@ -212,7 +212,7 @@ def _error(prediction, truth):
 
 @kernel
 def _append(runs, count, start, stop, value):
-    """The table with one more run, moved to twice the room where it is full."""
+    """Append a run to the table; double the table if it is full."""
     if count == runs.shape[1]:
         larger = np.empty((3, 2 * count), np.int64)
         larger[:, :count] = runs
@@ -225,7 +225,7 @@ def _append(runs, count, start, stop, value):
 
 @kernel
 def _unite(parent, a, b):
-    """Join two trees under the smaller root, halving paths on the way."""
+    """Join two trees under the smaller root, with path halving."""
     while parent[a] != a:
         parent[a] = parent[parent[a]]
         a = parent[a]

@@ -1,9 +1,8 @@
-"""Components and lesions: a mask in; sizes, boxes, depths, rims and uptake of each component out.
+"""Components and lesions of a mask: sizes, boxes, depths, rims and uptake.
 
-Everything works on the runs of the foreground (`clicksim.kernels.voxel_runs`), so its cost follows the lesions and
-not the volume. Components are numbered from 1 by their first voxel in the order k, then j, then i (i runs
-fastest), whatever the memory layout of the array: the order in which cc3d numbers a Fortran-ordered array, and
-so the order behind the published clicks.
+Everything works on the runs of the foreground (`clicksim.kernels.voxel_runs`), so the cost depends on the lesions, not
+on the volume. Components are numbered from 1 by their first voxel in the order k, then j, then i (i runs fastest), for
+any memory layout of the array. cc3d numbers a Fortran-ordered array in this order, and so do the published clicks.
 """
 
 from clicksim.lesions.components import Component as Component

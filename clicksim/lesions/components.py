@@ -1,4 +1,4 @@
-"""Components as runs of voxels: sizes, boxes, depths and rims. What is asked for is computed once."""
+"""Components as runs of voxels: sizes, boxes, depths and rims. Each value is computed once, on first use."""
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 Answer = TypeVar("Answer")
 
-EQUAL_DEPTH = 1e-9  # relative; absorbs the rounding of sums of squares taken in another order
+EQUAL_DEPTH = 1e-9  # relative; absorbs the rounding of sums of squares in a different order
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,9 @@ class Components:
 
     Attributes:
         memory: Layout that the runs refer to.
-        ids: `(n,)` what each component is called: its number from 1, or the stored label of an instance.
-        keys: `(n,)` what its random streams are keyed by: the place of its first voxel in the order k, j, i, or the
-            stored label, so that other components change nothing.
+        ids: `(n,)` the id of each component: its number from 1, or the stored label of an instance.
+        keys: `(n,)` the keys of the random streams: the place of the component's first voxel in the order k, j, i, or
+            the stored label. So a key does not depend on other components.
         starts, stops: Runs of all components, component by component.
         bounds: `(n + 1,)`, where each component begins and ends among the runs.
     """
@@ -74,12 +74,12 @@ class Components:
 
     @cached_property
     def numbers(self) -> Ints:
-        """For each run the place of its component, from 0."""
+        """The place of the component of each run, from 0."""
         return np.repeat(np.arange(len(self)), np.diff(self.bounds))
 
     @cached_property
     def runs_in_order(self) -> tuple[Ints, Ints, Ints]:
-        """Starts and stops of all runs in memory order, and for each the place of its component, from 0."""
+        """Starts and stops of all runs in memory order, and the place of the component of each, from 0."""
         order = np.argsort(self.starts)
         return self.starts[order], self.stops[order], self.numbers[order]
 
@@ -93,7 +93,7 @@ class Components:
         return measured
 
     def select(self, keep: NDArray[np.bool_] | Ints) -> "Components":
-        """Some of the components, in their order; ids stay."""
+        """Select some components, in their order; ids do not change."""
         places = np.arange(len(self))[keep]
         runs = np.concatenate([np.arange(self.bounds[n], self.bounds[n + 1]) for n in places] or [places])
         bounds = np.concatenate([[0], np.cumsum(np.diff(self.bounds)[places])])
@@ -102,12 +102,12 @@ class Components:
 
 @dataclass(frozen=True)
 class Component:
-    """One component: its voxels, its depth, its rim. What is asked for is computed once.
+    """One component: its voxels, depth and rim. Each value is computed once, on first use.
 
     Attributes:
-        memory, id, key, starts, stops: As in `Components`.
+        memory, id, key, starts, stops: See `Components`.
         low, high: First and last voxel of its box along (slow, middle, fast).
-        answers: What was asked of its voxels so far. The same voxels found again may take them over.
+        answers: The values computed so far. An equal component that is found later may take them over.
     """
 
     memory: Memory
@@ -138,7 +138,7 @@ class Component:
 
     @cached_property
     def _c_order(self) -> Ints:
-        """Places of the voxels in memory order, sorted by C order."""
+        """Places of the voxels in memory order, sorted in C order."""
         voxels = self.memory.coordinates(self.indices)
         _, J, K = self.memory.shape
         return np.argsort((voxels[:, 0] * J + voxels[:, 1]) * K + voxels[:, 2], kind="stable")
@@ -146,9 +146,8 @@ class Component:
     def rim(self, *, closed: bool) -> Ints:
         """`(n, 3)` voxels with a 6-neighbour outside the component, in C order.
 
-        They are the voxels of least depth in voxel units. Where the border of the volume does not count as
-        outside and the component fills the volume, there is no rim; all voxels are equally deep then, and all
-        of them are given.
+        These voxels have the least depth in voxel units. If the border of the volume does not count as outside and
+        the component fills the volume, there is no rim: all voxels are equally deep, and all are returned.
         """
         geometry = (self.starts, self.stops, self.memory.lengths, self.low, self.high)
         mask = depth_kernels.is_rim(*geometry, closed)
@@ -165,7 +164,7 @@ class Component:
         return self._depths(spacing, closed)[self._c_order]
 
     def deepest(self, spacing: Spacing | None, *, closed: bool) -> tuple[tuple[int, int, int], float]:
-        """The deepest voxel and its depth; of equally deep ones the first in C order of `(i, j, k)`."""
+        """The deepest voxel and its depth; among equally deep voxels, the first in C order of `(i, j, k)`."""
 
         def compute() -> tuple[tuple[int, int, int], float]:
             geometry = self._geometry(spacing)
@@ -178,11 +177,11 @@ class Component:
     def deepest_but(
         self, used: Ints, spacing: Spacing | None, *, closed: bool
     ) -> tuple[tuple[int, int, int], float] | None:
-        """The deepest voxel that is not used, as `deepest` says; None where all are.
+        """The deepest unused voxel, chosen as in `deepest`; None if all are used.
 
         Args:
             used: `(n, 3)` voxels of the volume, also outside the component.
-            spacing, closed: As in `deepest`.
+            spacing, closed: See `deepest`.
         """
         depths = self._depths(spacing, closed).copy()
         depths[self._places(used)] = -1.0
@@ -196,14 +195,14 @@ class Component:
         return (i, j, k), float(most)
 
     def once(self, question: Hashable, compute: Callable[[], Answer]) -> Answer:
-        """The answer to a question about its voxels; computed when it is asked first, and not to be changed."""
+        """Return a value derived from the voxels; it is computed on first use. Do not change it."""
         if question not in self.answers:
             self.answers[question] = compute()
         answer: Answer = self.answers[question]
         return answer
 
     def same_voxels(self, other: "Component") -> bool:
-        """Whether two components of one memory layout have the same voxels, as one component of two scans may."""
+        """Whether two components of one memory layout have the same voxels."""
         return (
             self.memory == other.memory
             and np.array_equal(self.starts, other.starts)
@@ -217,7 +216,7 @@ class Component:
         return bool(len(self._own(np.array([voxel]))))
 
     def without(self, voxels: Ints) -> "Component | None":
-        """What is left under its name without some voxels; None for nothing, itself where it has none of them.
+        """The component without some voxels, with the same id; None if no voxel is left, itself if it has none of them.
 
         Args:
             voxels: `(n, 3)` of the volume, also outside the component.
@@ -241,13 +240,13 @@ class Component:
         return np.cumsum(self.stops - self.starts)
 
     def _own(self, voxels: Ints) -> Ints:
-        """Flat indices of those of some voxels that belong to it, each once, sorted."""
+        """Sorted flat indices of the given voxels that belong to the component, without repeats."""
         indices = np.unique(self.memory.indices(np.asarray(voxels, dtype=np.int64).reshape(-1, 3)))
         run = np.searchsorted(self.starts, indices, side="right") - 1
         return indices[(run >= 0) & (indices < self.stops[run])]
 
     def _places(self, voxels: Ints) -> Ints:
-        """Where those of some voxels that belong to it stand among its voxels in memory order."""
+        """Places, in memory order, of the given voxels that belong to the component."""
         indices = self._own(voxels)
         run = np.searchsorted(self.starts, indices, side="right") - 1
         return self._ends[run] - (self.stops[run] - indices)
@@ -262,7 +261,7 @@ class Component:
         return self.once(("depths", spacing, closed), compute)
 
     def _geometry(self, spacing: Spacing | None) -> tuple[Any, ...]:
-        """What the depth kernels take."""
+        """The arguments of the depth kernels."""
         size = np.ones(3) if spacing is None else np.asarray(spacing, dtype=np.float64)
         weights = size[list(self.memory.axes)] ** 2
         return self.starts, self.stops, self.memory.lengths, self.low, self.high, weights

@@ -1,4 +1,4 @@
-"""From a mask or an instance map to its components, by one scan over its voxels."""
+"""Find the components of a mask or an instance map in one scan over its voxels."""
 
 from typing import Any, Literal
 
@@ -15,22 +15,22 @@ Instances = Literal["auto", "labels", "components", "touching"]
 
 INSTANCE_RULES = ("auto", "labels", "components", "touching")
 CONNECTIVITIES = (6, 18, 26)
-DENSE = 20  # one voxel in so many, from which a volume is re-ordered as a whole
+DENSE = 20  # if more than one voxel in 20 is set, re-order the whole volume
 
 
 @reusable
 def find_lesions(
     mask: ArrayLike, *, instances: Instances = "auto", connectivity: int = 26, where: str = ""
 ) -> Components:
-    """The lesions of a mask or of an instance map.
+    """Find the lesions of a mask or an instance map.
 
     Args:
         mask: `(I, J, K)`; 0 is background. Booleans, integers and whole-valued floats of any layout.
-        instances: `components` splits the mask into connected components, whatever its values. `labels` takes
-            each distinct value as one lesion with that id, even in several parts. `auto` is `labels` where
-            there is more than one distinct non-zero value, else `components`. `touching` is the published
-            rule: voxels are connected where their values are equal, so touching instances are separate and one
-            value in two parts is two components.
+        instances: `components` splits the mask into connected components and ignores the values. `labels` takes
+            each distinct value as one lesion with that id, even in several parts. `auto` is `labels` if
+            there is more than one distinct non-zero value, otherwise `components`. `touching` is the published
+            rule: voxels are connected if their values are equal, so touching instances are separate, and one
+            value in two parts gives two components.
         connectivity: 6, 18 or 26.
         where: A case to name in errors.
 
@@ -39,8 +39,8 @@ def find_lesions(
         None for an empty mask.
 
     Raises:
-        LabelError: Values that are no labels.
-        GeometryError: Not three axes.
+        LabelError: If a value is not a valid label.
+        GeometryError: If there are not three axes.
     """
     if instances not in INSTANCE_RULES:
         raise unknown_name("rule for instances", str(instances), INSTANCE_RULES)
@@ -61,7 +61,7 @@ def find_lesions(
 
 
 def scan_labels(flat: NDArray[Any], memory: Memory) -> tuple[Ints, Ints, Ints]:
-    """Runs of equal non-zero value: starts, stops, values. One pass over the labels."""
+    """Find the runs of equal non-zero value in one pass: starts, stops, values."""
     per_word = 8 // flat.itemsize
     words = flat[: flat.size // per_word * per_word].view(np.uint64)
     found: tuple[Ints, Ints, Ints] = run_kernels.find_runs(flat, words, per_word, int(memory.lengths[2]))
@@ -69,13 +69,13 @@ def scan_labels(flat: NDArray[Any], memory: Memory) -> tuple[Ints, Ints, Ints]:
 
 
 def flat_in(array: NDArray[Any], memory: Memory) -> NDArray[Any]:
-    """A label array as one line in the order of a given memory; a view where it lies so.
+    """Return a label array as a flat array in a given memory order; a view if it already has that order.
 
-    Where it lies otherwise, only its non-zero voxels are moved: to re-order a whole volume costs some twenty times
-    as much. An array that is not sparse is copied as a whole.
+    Otherwise only its non-zero voxels are moved, because re-ordering a whole volume costs about twenty times as much.
+    An array that is not sparse is copied as a whole.
 
     Args:
-        array: `(I, J, K)` of a dtype that `as_labels` gives.
+        array: `(I, J, K)`, as returned by `as_labels`.
         memory: Layout of the result.
     """
     flat, own = flat_view(array)
@@ -93,7 +93,7 @@ def flat_in(array: NDArray[Any], memory: Memory) -> NDArray[Any]:
 def connect(
     memory: Memory, starts: Ints, stops: Ints, values: Ints, connectivity: int, *, order: Literal["F", "C"] = "F"
 ) -> Components:
-    """Components of runs: equal values that touch.
+    """Find the components of runs: touching runs of equal value.
 
     Args:
         memory: Layout that the runs refer to.
@@ -119,14 +119,14 @@ def _group_by_value(memory: Memory, starts: Ints, stops: Ints, values: Ints) -> 
 
 
 def _gather(memory: Memory, starts: Ints, stops: Ints, places: Ints, ids: Ints, keys: Ints) -> Components:
-    """Runs sorted by component, in memory order within each."""
+    """Sort the runs by component, in memory order within each."""
     order = np.argsort(places, kind="stable")
     bounds = np.searchsorted(places[order], np.arange(len(ids) + 1))
     return Components(memory, ids.astype(np.int64), keys.astype(np.int64), starts[order], stops[order], bounds)
 
 
 def _close_gaps(starts: Ints, stops: Ints, row: int) -> tuple[Ints, Ints]:
-    """Join neighbouring runs of one row, which differ in value only."""
+    """Join adjacent runs of one row, which differ only in value."""
     if not len(starts):
         return starts, stops
     opens = np.concatenate([[True], (starts[1:] != stops[:-1]) | (starts[1:] % row == 0)])

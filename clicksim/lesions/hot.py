@@ -1,10 +1,9 @@
 """Hot uptake outside lesions: a threshold, and the components above it.
 
 The threshold is a percentile of the uptake over all voxels outside the lesions, air included, by linear
-interpolation in float64, exactly as `numpy.percentile` gives it. A sample of the volume brackets it from below;
-one pass collects what lies above the bracket, a few thousandths of the volume; the percentile is selected among
-those, and the hot voxels are already there. Where the bracket fails (many equal values), a radix selection on
-the bit patterns takes its place.
+interpolation in float64, exactly as `numpy.percentile` gives it. A sample of the volume gives a lower
+bound. One pass collects the voxels above the bound, a few thousandths of the volume, and the percentile and the hot
+voxels are selected from these. If the bound fails (many equal values), a radix selection on the bit patterns is used.
 """
 
 import math
@@ -24,28 +23,28 @@ from clicksim.lesions.find import connect
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
-SAMPLE = 1 << 16  # voxels; the bracket is then within some ten per cent of the wanted tail
+SAMPLE = 1 << 16  # voxels; with this sample the bound is within about ten per cent of the wanted tail
 
 
 @reusable
 def hot_voxels(
     uptake: NDArray[Any], lesions: Components, *, percentile: float, suv: float = 0.0, where: str = ""
 ) -> tuple[Memory, Ints]:
-    """The voxels of hot uptake outside the lesions.
+    """Find the voxels of hot uptake outside the lesions.
 
     Args:
         uptake: `(I, J, K)`, the shape of the mask, any layout.
-        lesions: What does not count, whatever its uptake.
-        percentile: The threshold, over all voxels outside the lesions.
+        lesions: Voxels to leave out, whatever their uptake.
+        percentile: The threshold, as a percentile over all voxels outside the lesions.
         suv: A threshold in the unit of the uptake; 0 takes the percentile.
         where: A case to name in errors.
 
     Returns:
-        The memory layout of the uptake, and the sorted flat indices of the voxels strictly above the threshold;
-        none where lesions fill the volume or nothing lies above it.
+        The memory layout of the uptake, and the sorted flat indices of the voxels strictly above the threshold. The
+        list is empty if lesions fill the volume or no voxel is above the threshold.
 
     Raises:
-        UptakeError: NaN or infinite values.
+        UptakeError: If the uptake has NaN or infinite values.
     """
     flat, memory = flat_view(as_uptake(uptake))
     inside = lesion_indices(lesions, memory)
@@ -58,7 +57,7 @@ def hot_voxels(
 
 
 def check_finite(uptake: NDArray[Any], *, where: str = "") -> None:
-    """Raise an `UptakeError` that names up to ten voxels of an uptake that are NaN or infinite. One pass."""
+    """Raise an `UptakeError` that names up to ten NaN or infinite voxels. This takes one pass."""
     flat, memory = flat_view(as_uptake(uptake))
     _collect(flat, memory, math.inf, np.empty(0, np.int64), where)
 
@@ -70,7 +69,7 @@ def join_voxels(memory: Memory, indices: Ints) -> Components:
 
 
 def lesion_indices(lesions: Components, memory: Memory) -> Ints:
-    """Flat indices of all lesion voxels in another volume's memory order, sorted."""
+    """Sorted flat indices of all lesion voxels, in the memory order of another volume."""
     indices: Ints = run_kernels.expand_runs(lesions.starts, lesions.stops)
     if memory != lesions.memory:
         indices = memory.indices(lesions.memory.coordinates(indices))
@@ -79,7 +78,7 @@ def lesion_indices(lesions: Components, memory: Memory) -> Ints:
 
 
 def without(indices: Ints, excluded: Ints) -> Ints:
-    """Those of the indices that are not among the excluded ones; both sorted."""
+    """Indices without the excluded ones; both are sorted."""
     if not len(excluded):
         return indices
     place = np.minimum(np.searchsorted(excluded, indices), len(excluded) - 1)
@@ -87,14 +86,14 @@ def without(indices: Ints, excluded: Ints) -> Ints:
 
 
 def _select(flat: NDArray[Any], memory: Memory, inside: Ints, percentile: float, where: str) -> tuple[float, Ints]:
-    """The percentile over the voxels outside the lesions, and the voxels outside that may lie above it."""
+    """The percentile over the voxels outside the lesions, and the outside voxels that may be above it."""
     outside = flat.size - len(inside)
     position = (outside - 1) * (percentile / 100.0)
     rank = int(np.floor(position))
     ranks = [rank, min(rank + 1, outside - 1)]
     candidates = _collect(flat, memory, _bracket(flat, outside - rank), inside, where)
     values = flat[candidates]
-    skipped = outside - len(values)  # all of them lie at or below the bracket
+    skipped = outside - len(values)  # all of them are at or below the bound
     if skipped <= rank:
         places = [r - skipped for r in ranks]
         lower, upper = np.partition(values, places)[places].astype(np.float64)
@@ -105,8 +104,8 @@ def _select(flat: NDArray[Any], memory: Memory, inside: Ints, percentile: float,
 
 
 def _bracket(flat: NDArray[Any], tail: int) -> float:
-    """A value that, but for bad luck, fewer voxels than `tail` exceed by far less than half as many again."""
-    step = max(1, flat.size // SAMPLE) | 1  # odd, so that it does not keep to the columns of a grid
+    """A lower bound from a sample: with high probability, somewhat more than `tail` voxels are above it."""
+    step = max(1, flat.size // SAMPLE) | 1  # odd, so that the sample does not follow the columns of the grid
     sample = flat[::step]
     expected = tail / flat.size * len(sample)
     above = int(expected + 6 * np.sqrt(expected) + 8)
@@ -116,7 +115,7 @@ def _bracket(flat: NDArray[Any], tail: int) -> float:
 
 
 def _collect(flat: NDArray[Any], memory: Memory, floor: float, inside: Ints, where: str) -> Ints:
-    """Sorted flat indices of the voxels outside the lesions that lie above a floor. One pass."""
+    """Collect the sorted flat indices of the voxels above a floor and outside the lesions, in one pass."""
     kind = flat.dtype.type
     bound = kind(min(floor, float(np.finfo(kind).max)))  # below infinity, so that the kernel sees infinite values
     if float(bound) > floor:  # rounded up: one step down, so that nothing above the floor is missed
@@ -133,7 +132,7 @@ def _collect(flat: NDArray[Any], memory: Memory, floor: float, inside: Ints, whe
 
 
 def _order_statistic(flat: NDArray[Any], inside: Ints, rank: int) -> np.float64:
-    """The value of a rank among the voxels outside the lesions."""
+    """The value of a given rank among the voxels outside the lesions."""
     kind = np.uint32 if flat.itemsize == 4 else np.uint64
     sign, digits = np.uint64(1 << (8 * flat.itemsize - 1)), flat.itemsize // 2
     pattern = uptake_kernels.order_statistic(flat.view(kind), sign, digits, inside, rank)
@@ -141,6 +140,6 @@ def _order_statistic(flat: NDArray[Any], inside: Ints, rank: int) -> np.float64:
 
 
 def _interpolate(lower: np.float64, upper: np.float64, fraction: float) -> float:
-    """Between two neighbours, from the nearer end, rounded as `numpy.percentile` rounds."""
+    """Interpolate between two neighbours from the nearer end, with the rounding of `numpy.percentile`."""
     step = upper - lower
     return float(lower + step * fraction if fraction < 0.5 else upper - step * (1 - fraction))

@@ -1,4 +1,4 @@
-"""Lesions as a table: size, place, depth and uptake of each."""
+"""Lesion tables: size, position, depth and uptake of each lesion."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 def measure_lesions(
     lesions: Components, *, spacing: Sequence[float], uptake: ArrayLike | None = None, peak_ml: float = 1.0
 ) -> "pa.Table":
-    """One row per lesion: size, box, centroid, deepest voxel, and its uptake where one is given.
+    """Make a table with one row per lesion: size, box, centroid, deepest voxel, and its uptake if given.
 
     Args:
-        lesions: From `find_lesions`.
+        lesions: The result of `find_lesions`.
         spacing: Voxel size along `(I, J, K)`, in mm.
         uptake: `(I, J, K)`, such as SUV; the three SUV columns are null without it.
-        peak_ml: Volume of the sphere behind `suv_peak`.
+        peak_ml: Volume of the sphere used for `suv_peak`.
 
     Returns:
         `lesion` (id), `voxels`, `volume_ml`, `box_first`, `box_last` (voxels, both inside), `centroid` (voxels),
@@ -34,9 +34,9 @@ def measure_lesions(
         border of the volume; no smaller than one voxel.
 
     Raises:
-        GeometryError: The uptake is on another grid.
-        UptakeError: The uptake is not finite in or near a lesion, or not real.
-        SettingError: `peak_ml` is not positive and finite.
+        GeometryError: If the uptake is on another grid.
+        UptakeError: If the uptake is not real, or not finite in or near a lesion.
+        SettingError: If `peak_ml` is not positive and finite.
     """
     import pyarrow as pa
 
@@ -68,7 +68,7 @@ def measure_lesions(
 def _measure_uptake(
     lesions: Components, uptake: NDArray[Any], grid: Grid, peak_ml: float
 ) -> tuple[list[float], list[float], list[float]]:
-    """Maximum, mean and peak of each lesion."""
+    """Compute the maximum, mean and peak of each lesion."""
     if uptake.shape != lesions.memory.shape:
         raise GeometryError(f"uptake and mask have different shapes: {uptake.shape} and {lesions.memory.shape}")
     if not 0 < peak_ml < np.inf:
@@ -86,5 +86,5 @@ def _measure_uptake(
 
 
 def radius_mm(volume_ml: ArrayLike) -> NDArray[np.float64]:
-    """Radius of the sphere of a volume, in mm."""
+    """The radius in mm of a sphere with the given volume."""
     return np.asarray((3000.0 * np.asarray(volume_ml, dtype=np.float64) / (4 * np.pi)) ** (1 / 3))

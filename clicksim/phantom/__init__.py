@@ -1,8 +1,8 @@
-"""A seeded synthetic whole-body PET/CT with its lesions, for tests, demos and benchmarks.
+"""A seeded synthetic whole-body PET/CT with lesions, for tests, demos and benchmarks.
 
-It looks like a patient from thigh to vertex and has the size, the intensities and the lesion statistics of
-public data. It simulates no physics: tissue is painted, blurred with the resolution of a scanner and given
-correlated noise that grows with uptake.
+It looks like a patient from thigh to vertex, and matches public data in size, intensities and lesion statistics.
+There is no simulation of physics: tissue is painted, blurred with the resolution of a scanner and given correlated
+noise that grows with uptake.
 """
 
 from collections.abc import Sequence
@@ -24,13 +24,13 @@ __all__ = ["TRACERS", "Phantom", "make_phantom"]
 TRACERS = ("fdg", "psma")
 REFERENCE_HEIGHT_MM = 1720.0
 LENGTH_MM, WIDTH_MM, DEPTH_MM = 960.0, 440.0, 300.0
-"""What of the reference patient must lie in the field of view; a smaller one gets a smaller patient."""
+"""The part of the reference patient that must be in the field of view; a smaller one gets a smaller patient."""
 ABOVE_VERTEX_MM = 14.0
 PSF_FWHM_MM = 5.5
 NOISE = 0.15
-"""Standard deviation of the noise where the uptake is 1 SUV, after blurring."""
+"""Standard deviation of the noise at an uptake of 1 SUV, after blurring."""
 STEPS_PER_SUV = 1024
-"""Scanners store whole numbers and a slope; so values repeat, and files compress, as those of patients do."""
+"""Scanners store whole numbers and a slope. With such steps values repeat and files compress as for real patients."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,10 +43,10 @@ class Phantom:
         grid: Orientation LAS, as in the public NIfTI data: `i` runs to the patient's left, `j` to anterior,
             `k` from the thighs to the head.
         ct: int16 Hounsfield units.
-        pet: float32 SUV, in steps of 1/1024 as from a stored whole number; no voxel negative.
-        label: uint8 mask of the lesions; their numbers, uint8 or uint16, where instances were asked for.
-        organs: uint8 organ numbers of TotalSegmentator v2; 0 where it has none.
-        n_lesions: How many lesions the label has.
+        pet: float32 SUV, in steps of 1/1024 as if stored as whole numbers; never negative.
+        label: uint8 mask of the lesions; with `instances`, their numbers as uint8 or uint16.
+        organs: uint8 organ numbers of TotalSegmentator v2; 0 where there is none.
+        n_lesions: Number of lesions in the label.
     """
 
     case_id: str
@@ -71,25 +71,24 @@ def make_phantom(
 ) -> Phantom:
     """Make one synthetic PET/CT.
 
-    The same arguments give the same bytes; other seeds give other patients. A field of view too small for
-    the patient gets a smaller patient, so that any grid holds a whole body; lesion volumes stay as drawn, as
-    far as the body has room. The label is the ideal shape of each lesion; in the PET it is blurred like all
-    the rest.
+    The same arguments give the same bytes; other seeds give other patients. If the field of view is too small for the
+    patient, the patient is made smaller, so that any grid contains a whole body. Lesion volumes are kept if there is
+    room in the body. The label is the ideal shape of each lesion; the PET is blurred.
 
     Args:
-        seed: Which patient.
+        seed: Selects the patient.
         tracer: `fdg` or `psma`.
-        shape: Voxels along `(I, J, K)`; None takes what the body needs at this spacing.
+        shape: Voxels along `(I, J, K)`; None uses what the body needs at this spacing.
         spacing: Voxel size along `(I, J, K)`, in mm.
-        n_lesions: Exactly so many lesions (26-connected, none touching another); None draws the number from
-            the published statistics, where half of the FDG cases have none.
+        n_lesions: Exact number of lesions (26-connected, not touching each other); None draws it from the published
+            statistics, in which half of the FDG cases have no lesion.
         instances: Number the lesions in the label instead of marking them with 1.
         height_mm: Body height; None draws one between 1,500 and 1,950.
 
     Raises:
         SettingError: If the tracer is unknown, or the number of lesions or the height is impossible.
         GeometryError: If shape or spacing is impossible.
-        EmptyMaskError: If the volume has no room for so many lesions.
+        EmptyMaskError: If the volume has no room for this many lesions.
     """
     if tracer not in TRACERS:
         raise unknown_name("tracer", tracer, TRACERS)
@@ -139,7 +138,7 @@ def make_phantom(
 
 
 def _place(placer: LesionPlacer, wanted: int | None, case_id: str) -> int:
-    """Grow the lesions; a drawn number may end where the body is full, one that was asked for may not."""
+    """Grow the lesions. If the body is full, stop at a drawn number, but raise for a requested one."""
     count = placer.draw_count() if wanted is None else wanted
     for number in range(1, count + 1):
         try:
@@ -152,14 +151,14 @@ def _place(placer: LesionPlacer, wanted: int | None, case_id: str) -> int:
 
 
 def _needed_shape(stature: float, spacing: Spacing) -> Shape:
-    """A square field of view around the body, from the vertex to mid-thigh."""
+    """The shape of a square field of view around the body, from the vertex to mid-thigh."""
     wide = int(np.ceil(620 * stature / spacing[0]))
     deep = int(np.ceil(620 * stature / spacing[1]))
     return wide, deep, int(np.ceil(1010 * stature / spacing[2]))
 
 
 def _grid(shape: Shape, spacing: Spacing) -> Grid:
-    """LAS, with the world's origin in the middle of the lowest slice."""
+    """A LAS grid with the world origin in the middle of the lowest slice."""
     affine = np.diag([-spacing[0], spacing[1], spacing[2], 1.0])
     affine[0, 3] = (shape[0] - 1) / 2 * spacing[0]
     affine[1, 3] = -(shape[1] - 1) / 2 * spacing[1]
@@ -169,7 +168,7 @@ def _grid(shape: Shape, spacing: Spacing) -> Grid:
 def _body_box(
     shape: Shape, spacing: Spacing, scale: float
 ) -> tuple[tuple[slice, slice, slice], tuple[Floats, Floats, Floats]]:
-    """The part of the volume that can hold the body, and the body coordinates of its voxels, slices first."""
+    """The part of the volume that can contain the body, and the body coordinates of its voxels, slices first."""
     u, v, w = (np.arange(n, dtype=np.float64) * (s / scale) for n, s in zip(shape, spacing, strict=True))
     u -= u[-1] / 2
     v -= v[-1] / 2
@@ -184,10 +183,10 @@ def _body_box(
 
 
 def _scan(canvas: PhantomCanvas, spacing: Spacing, shrink: float, rng: np.random.Generator) -> None:
-    """Turn activity into a PET image, in place: noise, then the scanner's blur, which correlates it.
+    """Convert activity to a PET image, in place: add noise, then blur, which correlates the noise.
 
-    White noise is scaled so that its standard deviation after the blur is `NOISE` times the root of the
-    uptake, whatever the voxel size. Reconstruction keeps images non-negative, so the rest is cut at zero.
+    White noise is scaled so that its standard deviation after the blur is `NOISE` times the root of the uptake, for
+    any voxel size. Negative values become zero, because reconstructed images are non-negative.
     """
     from scipy.ndimage import gaussian_filter
 
@@ -209,7 +208,7 @@ def _scan(canvas: PhantomCanvas, spacing: Spacing, shrink: float, rng: np.random
 
 
 def _air(shape: Shape, rng: np.random.Generator) -> NDArray[np.float32]:
-    """What a reconstruction leaves in air: zero in half of the voxels, small values in the others."""
+    """Values of a reconstruction in air: zero in half of the voxels, small values in the others."""
     levels = np.rint(20 * (np.maximum(np.arange(256) - 127, 0) / 128) ** 2) / STEPS_PER_SUV
     volume = np.empty(shape[::-1], np.float32)
     for layer in volume:

@@ -1,6 +1,6 @@
-"""The healthy patient: outline, bones, organs and what a tracer does in them.
+"""Paint the healthy patient: outline, bones and organs, with their tracer uptake.
 
-Positions are those of a reference patient, in body coordinates. Nothing here was measured on a patient.
+Positions are those of a reference patient, in body coordinates. None were measured on a patient.
 """
 
 import numpy as np
@@ -26,7 +26,7 @@ THIGH = ((90, -6, -862), (90, -4, -915), (88, -2, -1000), (82, -6, -1320), (80, 
 
 
 def paint_patient(canvas: PhantomCanvas, patient: PhantomPatient) -> None:
-    """Paint everything but lesions, from the outside inwards."""
+    """Paint everything except lesions, from the outside inwards."""
     _outline(canvas, patient)
     _texture(canvas, patient)
     _lungs(canvas, patient)
@@ -71,7 +71,7 @@ def _outline(canvas: PhantomCanvas, patient: PhantomPatient) -> None:
 
 
 def _arm(patient: PhantomPatient, side: int) -> list[tuple[float, float, float]]:
-    """Shoulder, elbow and hand; beside the head or beside the body."""
+    """Shoulder, elbow and hand; raised beside the head or lowered beside the body."""
     if patient.arms_up:
         return [(side * 160, -12, -325), (side * 182, 5, -260), (side * 205, 35, -40), (side * 130, 60, 150)]
     reach = 178 * patient.girth
@@ -84,7 +84,7 @@ def _arm(patient: PhantomPatient, side: int) -> list[tuple[float, float, float]]
 
 
 def _torso(canvas: PhantomCanvas, patient: PhantomPatient, shrink: float, hu: int, suv: float) -> None:
-    """Neck to groin: a rounded cross-section in each slice; separable, so that it costs one sum per voxel."""
+    """Neck to groin: a rounded cross-section in each slice; separable, so it costs one sum per voxel."""
     box, u, v, w = canvas.box((-260, -180, TORSO[-1, 0]), (260, 180, TORSO[0, 0]))
     levels = w.ravel()
     wide = 1 + (patient.girth - 1) * np.interp(levels, (-700, -420, -280, -230), (1.0, 1.0, 0.3, 0.0))
@@ -100,7 +100,7 @@ def _torso(canvas: PhantomCanvas, patient: PhantomPatient, shrink: float, hu: in
 
 
 def _texture(canvas: PhantomCanvas, patient: PhantomPatient) -> None:
-    """Slow unevenness of the soft tissues, along each axis on its own."""
+    """Slow variation of the soft tissues, independent along each axis."""
     for axis, coordinates in enumerate(canvas.axes):
         shape = [1, 1, 1]
         shape[axis] = -1
@@ -112,7 +112,7 @@ def _texture(canvas: PhantomCanvas, patient: PhantomPatient) -> None:
 
 
 def _lungs(canvas: PhantomCanvas, patient: PhantomPatient) -> None:
-    """Five lobes; the fissures are planes. Denser and a little warmer towards the back."""
+    """Five lobes separated by planes; denser and slightly warmer towards the back."""
     for side, lobes in ((LEFT, (10, 10, 11)), (RIGHT, (12, 13, 14))):
         region = ellipsoid(canvas, (side * 76, -2, -428), (60, 86, 126), tilt=-side * 6, rng=patient.rng, wobble=0.02)
         w, v, _ = canvas.at(region)
@@ -148,7 +148,7 @@ def _limbs(canvas: PhantomCanvas, patient: PhantomPatient, side: int) -> None:
 
 
 def _ribs(canvas: PhantomCanvas, patient: PhantomPatient, side: int) -> None:
-    """Twelve bows from the spine, around the chest and down."""
+    """Twelve arcs from the spine, around the chest and down."""
     wide = np.interp(np.arange(12), (0, 2, 5, 8, 11), (62, 108, 134, 138, 118)) * (1 + (patient.girth - 1) * 0.4)
     deep = np.interp(np.arange(12), (0, 2, 5, 8, 11), (42, 76, 97, 98, 80))
     for number in range(12):

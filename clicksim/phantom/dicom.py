@@ -1,9 +1,9 @@
-"""A phantom as a DICOM study: PET with a slope per slice, CT on its own grid and extent, and a SEG.
+"""Write a phantom as a DICOM study: PET with a slope per slice, CT on its own grid and extent, and a SEG.
 
-The headers are those that scanners of three vendors write, as far as a reader of SUV looks at them: Siemens (Bq/ml,
-START, several bed positions), GE (the same with its private times) and Philips (counts with its private factors).
-The SEG is written by highdicom, without its empty frames as PSMA-PET-CT-Lesions has it, or with all frames and
-without a word on spatial locations, as dcmqi wrote that of FDG-PET-CT-Lesions.
+The tags that matter for SUV are written as three vendors write them: Siemens (Bq/ml, START, several bed positions),
+GE (the same with its private times) and Philips (counts with its private factors). highdicom writes the SEG: either
+without empty frames, as in PSMA-PET-CT-Lesions, or with all frames and without the tag on spatial locations, as dcmqi
+wrote it for FDG-PET-CT-Lesions.
 """
 
 import math
@@ -22,9 +22,9 @@ from clicksim.phantom import Phantom
 from clicksim.phantom.phantom_trees import to_lps
 
 BED_SLICES, BED_SECONDS = 24, 120.0
-"""A bed position, and how long it is scanned; from the thighs to the head."""
+"""Length of a bed position and its scan time; the scan goes from the thighs to the head."""
 CT_BELOW = 2
-"""Slices that the CT has below the PET."""
+"""Number of CT slices below the PET."""
 
 COUNTS_TO_SUV = 1e-4
 LPS = np.array([-1.0, -1.0, 1.0])
@@ -32,7 +32,7 @@ LPS = np.array([-1.0, -1.0, 1.0])
 
 @dataclass(frozen=True)
 class Scanner:
-    """What a vendor writes into its headers."""
+    """The header values of a vendor."""
 
     manufacturer: str
     model: str
@@ -58,7 +58,7 @@ NUCLIDES = {"F18": ("C-111A1", "^18^Fluorine"), "Ga68": ("C-131A3", "^68^Gallium
 
 @dataclass(frozen=True)
 class StudyFacts:
-    """What is written into the headers of a study, beside the images.
+    """Facts for the headers of a study.
 
     Attributes:
         patient_id: Such as `PETCT_0123456789`.
@@ -67,9 +67,9 @@ class StudyFacts:
         vendor: A key of `SCANNERS`.
         nuclide: `F18` or `Ga68`.
         seg: `sparse` as highdicom writes it, or `dcmqi`.
-        weight_kg, dose_bq, uptake_s: What the SUV needs; the uptake time runs from injection to SeriesTime.
-        ct_short: Slices at the head that the CT leaves out.
-        ct_grid: The lattice of the CT; None makes one of half the pixel size whose pixels meet the PET's.
+        weight_kg, dose_bq, uptake_s: Values for the SUV; the uptake time is from injection to SeriesTime.
+        ct_short: Number of slices at the head that the CT lacks.
+        ct_grid: The grid of the CT; None makes one with half the pixel size, aligned with the PET's pixels.
     """
 
     patient_id: str
@@ -87,7 +87,7 @@ class StudyFacts:
 
 @dataclass(frozen=True)
 class WrittenStudy:
-    """A study on disk, `folders` by modality, and `suv_steps`: how much SUV one stored number is, slice by slice."""
+    """A study on disk: `folders` by modality, and `suv_steps`, the SUV of one stored unit in each slice."""
 
     study_uid: str
     series_uids: dict[str, str]
@@ -100,14 +100,14 @@ def write_study(folder: Path, phantom: Phantom, facts: StudyFacts, *, layout: st
     """Write a phantom as a DICOM study: one file per slice of PET and CT, one for the SEG.
 
     Args:
-        folder: Of the collection; the folders of patient, study and series are made below it.
+        folder: Folder of the collection; the folders of patient, study and series are created in it.
         phantom: The images.
-        facts: The headers.
-        layout: `descriptive` and `classic` as NBIA's retriever makes them, or `uids`: a folder per series, named by
-            its UID alone, as cloud buckets have them.
+        facts: Values for the headers.
+        layout: `descriptive` and `classic` as made by NBIA's retriever, or `uids`: one folder per series, named by
+            its UID only, as in cloud buckets.
 
     Raises:
-        SettingError: On an unknown vendor, nuclide, layout or kind of SEG; or if pydicom and highdicom are missing.
+        SettingError: If vendor, nuclide, layout or kind of SEG is unknown, or pydicom or highdicom is missing.
     """
     for name, value, allowed in (
         ("vendor", facts.vendor, tuple(SCANNERS)),
@@ -127,12 +127,12 @@ def write_study(folder: Path, phantom: Phantom, facts: StudyFacts, *, layout: st
 
 
 def folder_description(text: str) -> str:
-    """A description as NBIA's retriever puts it into a folder's name: letters, digits, blanks, dots and dashes stay."""
+    """Convert a description to a folder name like NBIA's retriever: keep letters, digits, blanks, dots and dashes."""
     return "".join(c for c in text if (c.isascii() and c.isalnum()) or c in " .-_")
 
 
 class _Writer:
-    """One study."""
+    """Writes one study."""
 
     def __init__(self, folder: Path, phantom: Phantom, facts: StudyFacts, layout: str) -> None:
         try:
@@ -158,14 +158,14 @@ class _Writer:
         self.steps = np.zeros(self.grid.shape[2])
 
     def uid(self, *words: object) -> str:
-        """The same study gives the same UIDs."""
+        """A UID that is the same for the same study."""
         from pydicom.uid import generate_uid
 
         named = (self.facts.patient_id, self.facts.day, self.facts.description, *words)
         return str(generate_uid(entropy_srcs=[str(w) for w in named]))
 
     def pet(self) -> Iterator[Any]:
-        """The slices of the PET, from the thighs to the head; the first file is the last of them."""
+        """The slices of the PET, from the thighs to the head; the last has instance number 1."""
         count = self.grid.shape[2]
         for k in range(count):
             made = self.slice("PT", self.grid, k, number=count - k)
@@ -202,7 +202,7 @@ class _Writer:
         made.RadiopharmaceuticalInformationSequence = [injection]
 
     def _pet_times(self, made: Any, k: int) -> None:
-        """Acquisition of the bed position, and what follows from it for the decay."""
+        """Set the acquisition time of the bed position, and the decay values that follow from it."""
         start = (k // BED_SLICES) * BED_SECONDS
         rate = math.log(2) / self.half_life
         middle = start + math.log(rate * BED_SECONDS / -math.expm1(-rate * BED_SECONDS)) / rate
@@ -239,7 +239,7 @@ class _Writer:
             yield made
 
     def _ct_grid(self) -> Grid:
-        """Half the pixel size, with pixels in the middle of the PET's; slices on the PET's and beyond."""
+        """Half the pixel size, with pixel centres on those of the PET; slices on the PET's and beyond."""
         if self.facts.ct_grid is not None:
             return self.facts.ct_grid
         count = self.grid.shape[2] + CT_BELOW - self.facts.ct_short
@@ -248,7 +248,7 @@ class _Writer:
         return Grid((2 * self.grid.shape[0] - 1, 2 * self.grid.shape[1] - 1, count), affine=affine)
 
     def seg(self, pet: list[Any]) -> Any:
-        """The mask, on the slices of the PET."""
+        """The mask as a SEG on the slices of the PET."""
         import highdicom
         from pydicom.sr.codedict import codes
 
@@ -287,7 +287,7 @@ class _Writer:
         return made
 
     def _settle(self, made: Any) -> None:
-        """Replace what highdicom takes from the clock and from chance."""
+        """Replace the values that highdicom takes from the clock or chooses at random."""
         for keyword in ("ContentDate", "SeriesDate", "InstanceCreationDate"):
             if keyword in made:
                 setattr(made, keyword, f"{self.facts.day:%Y%m%d}")
@@ -303,7 +303,7 @@ class _Writer:
             item.DimensionOrganizationUID = uid
 
     def slice(self, modality: str, grid: Grid, k: int, *, number: int) -> Any:
-        """The part of a header that PET and CT share."""
+        """The part of the header that PET and CT share."""
         from pydicom.dataset import Dataset
         from pydicom.uid import CTImageStorage, PositronEmissionTomographyImageStorage
 
@@ -331,7 +331,7 @@ class _Writer:
         return made
 
     def save(self, made: Any) -> None:
-        """Write a data set where the layout puts it."""
+        """Write a data set to its place in the layout."""
         from pydicom.dataset import FileMetaDataset
         from pydicom.uid import ExplicitVRLittleEndian
 
@@ -360,7 +360,7 @@ class _Writer:
 
 
 def _on_grid(values: NDArray[Any], grid: Grid, target: Grid) -> NDArray[np.int16]:
-    """`(I, J, K)` values on another grid, linear, the border's value beyond it; rounded."""
+    """Interpolate `(I, J, K)` values linearly on another grid and round them; outside, the border value is used."""
     from scipy.ndimage import affine_transform
 
     step = np.linalg.inv(grid.known_affine) @ target.known_affine
@@ -370,7 +370,7 @@ def _on_grid(values: NDArray[Any], grid: Grid, target: Grid) -> NDArray[np.int16
 
 
 def _put_pixels(made: Any, values: NDArray[Any], *, signed: bool, bits: int = 16) -> None:
-    """`(rows, columns)` of whole numbers in 16 bits."""
+    """Store `(rows, columns)` whole numbers as 16-bit pixels."""
     made.SamplesPerPixel, made.PhotometricInterpretation = 1, "MONOCHROME2"
     made.BitsAllocated, made.BitsStored, made.HighBit = 16, bits, bits - 1
     made.PixelRepresentation = int(signed)

@@ -1,4 +1,4 @@
-"""Head and neck: skull, brain, glands, airway."""
+"""Paint head and neck: skull, brain, glands, airway."""
 
 import numpy as np
 
@@ -32,7 +32,7 @@ def paint_head(canvas: PhantomCanvas, patient: PhantomPatient) -> None:
 
 
 def _brain_uptake(canvas: PhantomCanvas, patient: PhantomPatient, region: Region) -> Floats:
-    """Grey matter as a folded rind, white matter inside, the fissure between the halves."""
+    """Grey matter as a folded rind, white matter inside, and the fissure between the hemispheres."""
     rho = region[1]
     w, v, u = canvas.at(region)
     folds = waves(patient.rng, u, v, w, length_mm=26, count=8)

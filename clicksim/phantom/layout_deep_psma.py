@@ -1,4 +1,4 @@
-"""Phantoms in the layout of DEEP-PSMA: each patient with a PSMA and an FDG PET/CT, CT on a grid of its own."""
+"""Write phantoms in the layout of DEEP-PSMA: a PSMA and an FDG PET/CT per patient, with the CT on its own grid."""
 
 import json
 import shutil
@@ -33,9 +33,9 @@ TRACERS = ("FDG", "PSMA")
 LIVER = 5
 PSMA_THRESHOLD = 3.0
 CT_FINER = 0.75
-"""Voxel size of the native CT in plane, in that of the PET."""
+"""In-plane voxel size of the native CT, as a fraction of the PET's."""
 PADDING_HU = -2352
-"""What a scanner writes outside its round field of view."""
+"""The value that a scanner writes outside its round field of view."""
 
 SPOILERS: tuple[tuple[str, str, Spoiler], ...] = (
     ("CT.nii.gz", "MissingChannel", leave_out),
@@ -59,20 +59,20 @@ def write_deep_psma(
     lesions: tuple[int, int] = (2, 5),
     spoil: bool = False,
 ) -> SourceTree:
-    """Write phantoms as DEEP-PSMA has its cases: six files for each tracer of each patient.
+    """Write phantoms in the layout of DEEP-PSMA: six files for each tracer of each patient.
 
-    With its irregularities: LPS, tracers on different grids, TTB as int8 and in one case with several values, a
-    header without sform, CT that covers less than the PET and has padding below -1024 HU. The two scans of a patient
-    are two bodies: only the files of the registration are as in the data, inverse to each other.
+    The irregularities of the data are included: LPS, tracers on different grids, TTB as int8 and in one case with
+    several values, a header without sform, and a CT that covers less than the PET and has padding below -1024 HU. The
+    two scans of a patient are different bodies: only the registration files are realistic, inverse to each other.
 
     Args:
-        folder: Where to write; made where it does not exist.
-        patients: How many, `train_0001` and on.
-        seed: Of the phantoms.
-        shape: Voxels of the FDG; None takes what the body needs at this spacing.
-        spacing: Voxel size of the FDG in mm; that of the PSMA is a little smaller along the body.
-        lesions: The fewest and the most lesions of a scan.
-        spoil: Add one broken scan of each kind; the other tracer of those patients is sound.
+        folder: Where to write; created if it does not exist.
+        patients: How many, from `train_0001` on.
+        seed: Seed of the phantoms.
+        shape: Voxels of the FDG; None uses what the body needs at this spacing.
+        spacing: Voxel size of the FDG in mm; that of the PSMA is slightly smaller along the body.
+        lesions: Smallest and largest number of lesions of a scan.
+        spoil: Add one broken scan of each kind; the other tracer of those patients is valid.
     """
     tree = SourceTree(Path(folder))
     for number in range(1, patients + 1):
@@ -94,7 +94,7 @@ def _write_scan(
     lattice: tuple[Sequence[int] | None, Sequence[float]],
     lesions: tuple[int, int],
 ) -> None:
-    """The files of one tracer, but for the registration."""
+    """Write the files of one tracer, except the registration."""
     folder.mkdir(parents=True, exist_ok=True)
     count = int(stream(seed, f"train_{number:04d}", tracer).integers(lesions[0], lesions[1] + 1))
     shape, spacing = lattice
@@ -118,7 +118,7 @@ def _write_scan(
 
 
 def _threshold(phantom: Phantom) -> float:
-    """3 for PSMA; for FDG mean and two standard deviations of the liver, as the readers had it."""
+    """3 for PSMA; for FDG the mean plus two standard deviations of the liver, as the readers used."""
     if phantom.tracer == "psma":
         return PSMA_THRESHOLD
     liver = phantom.pet[phantom.organs == LIVER].astype(np.float64)
@@ -126,7 +126,7 @@ def _threshold(phantom: Phantom) -> float:
 
 
 def _write_native(folder: Path, phantom: Phantom, *, is_short: bool) -> None:
-    """CT and organs, finer in plane than the PET; a short one ends below the vertex."""
+    """Write CT and organs, with smaller pixels than the PET; a short CT ends below the vertex."""
     scale = np.array([CT_FINER, CT_FINER, 1.0])
     reach = np.array([1.0, 1.0, 0.9 if is_short else 1.0])
     shape = np.floor(np.array(phantom.grid.shape) / scale * reach).astype(int)
@@ -150,7 +150,7 @@ def _stretch(
 
 
 def _write_registrations(patient: Path, rng: np.random.Generator) -> None:
-    """`rigid.tfm` of both tracers, in LPS mm, each fixed to moving."""
+    """Write `rigid.tfm` of both tracers, in LPS mm, each fixed to moving."""
     import SimpleITK
 
     sitk: Any = SimpleITK
@@ -162,7 +162,7 @@ def _write_registrations(patient: Path, rng: np.random.Generator) -> None:
 
 
 def _write_spoiled(tree: SourceTree, seed: int) -> None:
-    """Small patients from `train_0091` on, each with one broken file in its PSMA, and a folder that is no patient."""
+    """Write small patients from `train_0091` on, each with one broken PSMA file, and a folder that is not a patient."""
     sound = tree.folder / TOP / "train_0091"
     _write_registrations(sound, stream(seed, "spoiled"))
     for tracer in TRACERS:

@@ -1,4 +1,4 @@
-"""Phantoms in the layout of the fdat release: whole-body FDG and PSMA PET/CT as nnU-Net wants them."""
+"""Write phantoms in the layout of the fdat release: whole-body FDG and PSMA PET/CT in nnU-Net's layout."""
 
 import json
 from collections.abc import Sequence
@@ -38,8 +38,8 @@ PSMA_COLUMNS = (
     "Subject ID", "Study Date", "age", "manufacturer_model_name", "pet_radionuclide", "ct_contrast_agent",
 )  # fmt: skip
 KINDS = 6
-"""Patients take turns: FDG with two studies, PSMA, FDG without lesion, PSMA without lesion, FDG stored LPS as
-float64 with a qform alone, PSMA."""
+"""Patients go through these in turn: FDG with two studies, PSMA, FDG without lesion, PSMA without lesion, FDG stored
+LPS as float64 with only a qform, PSMA."""
 
 SPOILERS: tuple[tuple[str, str, Spoiler], ...] = (
     ("imagesTr/{}_0001.nii.gz", "MissingChannel", leave_out),
@@ -54,7 +54,7 @@ SPOILERS: tuple[tuple[str, str, Spoiler], ...] = (
 
 @dataclass(frozen=True)
 class Study:
-    """One study, as names and tables tell of it."""
+    """One study, with what its name and the tables say about it."""
 
     patient: str
     day: date
@@ -83,19 +83,19 @@ def write_fdat(
     lesions: tuple[int, int] = (2, 5),
     spoil: bool = False,
 ) -> SourceTree:
-    """Write phantoms as the fdat release has its cases: `imagesTr`, `labelsTr`, tables, folds, fingerprint.
+    """Write phantoms in the layout of the fdat release: `imagesTr`, `labelsTr`, tables, folds, fingerprint.
 
-    With the irregularities of the release: names with two spaces and dots, a patient with two studies, empty labels,
-    a case stored LPS as float64 with a qform alone, both channels called CT, tables with a byte order mark and one
-    row per series. The same arguments give the same bytes.
+    The irregularities of the release are included: names with two spaces and dots, a patient with two studies, empty
+    labels, a case stored LPS as float64 with only a qform, both channels named CT, tables with a byte order mark and
+    one row per series. The same arguments give the same bytes.
 
     Args:
-        folder: Where to write; made where it does not exist.
+        folder: Where to write; created if it does not exist.
         patients: How many.
-        seed: Of names and phantoms.
-        shape: Voxels; None takes what the body needs at this spacing.
+        seed: Seed of names and phantoms.
+        shape: Voxels; None uses what the body needs at this spacing.
         spacing: Voxel size in mm.
-        lesions: The fewest and the most lesions of a case that is not empty.
+        lesions: Smallest and largest number of lesions of a case that is not empty.
         spoil: Add one broken case of each kind.
     """
     root = Path(folder)
@@ -115,7 +115,7 @@ def write_fdat(
 
 
 def _draw_studies(number: int, seed: int) -> list[Study]:
-    """The studies of a patient; of the first of each `KINDS` two."""
+    """The studies of a patient; the first of each `KINDS` has two."""
     rng, kind = stream(seed, "fdat", number), number % KINDS
     tracer = ("fdg", "psma")[kind % 2]
     patient = rng.bytes(5 if tracer == "fdg" else 8).hex()
@@ -133,7 +133,7 @@ def _draw_studies(number: int, seed: int) -> list[Study]:
 def _write_study(
     root: Path, study: Study, n_lesions: int, shape: Sequence[int] | None, spacing: Sequence[float]
 ) -> tuple[list[int], list[float]]:
-    """Write CT, PET and label; the fingerprint of the case."""
+    """Write CT, PET and label; return the fingerprint of the case."""
     phantom = make_phantom(study.seed, tracer=study.tracer, shape=shape, spacing=spacing, n_lesions=n_lesions)
     images: dict[str, NDArray[Any]] = {"0000": phantom.ct, "0001": phantom.pet}
     grid = phantom.grid
@@ -142,7 +142,7 @@ def _write_study(
         images = {channel: to_lps(array, phantom.grid)[0] for channel, array in images.items()}
         label, grid = to_lps(label, phantom.grid)
     for channel, array in images.items():
-        # headers of one PSMA study disagree by rounding, such as 3.27 and 3.27002
+        # headers of one PSMA study differ by rounding, such as 3.27 and 3.27002
         noisy = study.tracer == "psma" and channel == "0000"
         write_image(root / f"imagesTr/{study.case_id}_{channel}.nii.gz", array, _rounded(grid) if noisy else grid)
     file = root / f"labelsTr/{study.case_id}.nii.gz"
@@ -160,7 +160,7 @@ def _rounded(grid: Grid) -> Grid:
 
 
 def _write_tables(root: Path, studies: Sequence[Study], prints: dict[str, Any]) -> None:
-    """dataset.json, fingerprint, folds and the two clinical tables."""
+    """Write dataset.json, fingerprint, folds and the two clinical tables."""
     names = sorted(prints)
     dataset = {
         "channel_names": {"0": "CT", "1": "CT"},
@@ -220,7 +220,7 @@ def _psma_row(study: Study) -> dict[str, str]:
 
 
 def _write_spoiled(tree: SourceTree, seed: int) -> None:
-    """One broken case of each kind, and one invalid name."""
+    """Write one broken case of each kind, and one invalid name."""
     phantom = make_phantom(seed, shape=SMALL_SHAPE, spacing=SMALL_SPACING, n_lesions=2)
     images: dict[str, NDArray[Any]] = {
         "imagesTr/{}_0000.nii.gz": phantom.ct,

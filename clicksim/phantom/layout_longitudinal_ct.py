@@ -1,7 +1,7 @@
-"""Phantoms in the layout of the longitudinal CT of melanoma: two time points, every lesion with its identity.
+"""Write phantoms in the layout of the longitudinal CT of melanoma: two time points, with the identity of each lesion.
 
-What becomes of the lesions is painted: unchanged ones grow a little, some disappear, two merge, a new one comes. The
-body moves between the time points, and the header with it.
+The changes of the lesions are painted: unchanged ones grow slightly, some disappear, two merge, a new one appears.
+Between the time points, the body and the header move.
 """
 
 import json
@@ -41,12 +41,12 @@ COLUMNS = (
 )  # fmt: skip
 RELEASES = ("v1", "v2", "v3")
 SHIFT_VX = (1, 0, 2)
-"""How far the body moved in the array between the time points."""
+"""Movement of the body in the array between the time points."""
 LESION_HU = 90
 FIGURES = ((1, 5), (10, 15), (25, 51), (71, 79), (90, 91), (92, 117))
 SITES = {1: "Spleen", 2: "Kidney", 3: "Kidney", 5: "Liver", 90: "CNS"}
 
-# by lesion: what is at baseline and at follow-up; 3 and 4 merge into 4
+# state of each lesion at baseline and at follow-up; 3 and 4 merge into 4
 EVENTS = {1: "UNCHANGED", 2: "DISAPPEARING", 3: "MERGING", 4: "MERGING", 5: "NEWLYAPPEARING"}
 RESPONSE = {1: "DISAPPEARING", 2: "DISAPPEARING"}
 FURTHER = {6: "UNCHANGED", 7: "NEWLYAPPEARING"}
@@ -63,7 +63,7 @@ SPOILERS: tuple[tuple[str, str, Spoiler], ...] = (
 
 @dataclass
 class BodyRegion:
-    """One body region of a patient at both time points; arrays are those of the phantom, LAS."""
+    """One body region of a patient at both time points; arrays are LAS, as in the phantom."""
 
     number: int
     grid: Grid
@@ -83,24 +83,24 @@ def write_longitudinal_ct(
     spacing: Sequence[float] = SMALL_SPACING,
     spoil: bool = False,
 ) -> SourceTree:
-    """Write phantoms as the longitudinal CT data has its cases: CT, instance masks, a lesion table, points.
+    """Write phantoms in the layout of the longitudinal CT data: CT, instance masks, a lesion table, points.
 
-    Patients take turns: one of every event, one with two body regions, a complete responder. With the
-    irregularities of the data: centroids half a voxel off, points that mix propagated and true centroids, tables with
-    a byte order mark, a table without `linking_unclear`, images 00 and 02. The names of the columns in
-    `demographics.csv` (v3) are this function's own.
+    Three kinds of patients take turns: one with every event, one with two body regions, a complete responder. The
+    irregularities of the data are included: centroids half a voxel off, points that mix propagated and true
+    centroids, tables with a byte order mark, a table without `linking_unclear`, images 00 and 02. The column names in
+    `demographics.csv` (v3) are invented here.
 
     Args:
-        folder: Where to write; made where it does not exist.
+        folder: Where to write; created if it does not exist.
         patients: How many.
-        seed: Of names, phantoms and lesions.
-        release: `v1`, `v2` or `v3`: names of files, columns, tables.
-        shape: Voxels; None takes what the body needs at this spacing.
+        seed: Seed of names, phantoms and lesions.
+        release: `v1`, `v2` or `v3`: decides file names, columns and tables.
+        shape: Voxels; None uses what the body needs at this spacing.
         spacing: Voxel size in mm.
-        spoil: Add one broken image of each kind; the follow-up of those patients is sound.
+        spoil: Add one broken image of each kind; the follow-up of those patients is valid.
 
     Raises:
-        SettingError: On an unknown release.
+        SettingError: The release is unknown.
         EmptyMaskError: The volume has no room for the lesions.
     """
     if release not in RELEASES:
@@ -138,7 +138,7 @@ def write_longitudinal_ct(
 def _make_region(
     pid: str, number: int, events: dict[int, str], seed: int, shape: Sequence[int] | None, spacing: Sequence[float]
 ) -> BodyRegion:
-    """A phantom's CT, and the lesions of both time points in it."""
+    """Make a phantom's CT, and the lesions of both time points in it."""
     phantom = make_phantom(seed, shape=shape, spacing=spacing, n_lesions=0)
     region = BodyRegion(number, phantom.grid, phantom.ct)
     rng = stream(0, pid, "lesions", number)
@@ -157,7 +157,7 @@ def _make_region(
 
 
 def _merge(region: BodyRegion, events: dict[int, str], centres: NDArray[np.int64]) -> None:
-    """Put the lesions of a merge beside each other, and one around both at follow-up."""
+    """Put the lesions of a merge side by side, with one lesion around both at follow-up."""
     merging = [place for place, fate in enumerate(events.values()) if fate == "MERGING"]
     if not merging:
         return
@@ -207,7 +207,7 @@ def _site(organ: int) -> str:
 
 
 def _write_region(tree: SourceTree, pid: str, region: BodyRegion, *, long: bool) -> None:
-    """CT and mask of both time points."""
+    """Write CT and mask of both time points."""
     for timepoint, lesions in (("BL", region.bl), ("FU", region.fu)):
         ct = region.ct.copy(order="F") if timepoint == "BL" else _moved(region.ct)
         mask = np.zeros(ct.shape, np.uint8, order="F")
@@ -226,7 +226,7 @@ def _write_region(tree: SourceTree, pid: str, region: BodyRegion, *, long: bool)
 
 
 def _moved(ct: NDArray[np.int16]) -> NDArray[np.int16]:
-    """The body `SHIFT_VX` further on; what comes in is air."""
+    """Move the body by `SHIFT_VX`; the gap is filled with air."""
     out = np.full(ct.shape, -1000, ct.dtype, order="F")
     i, j, k = SHIFT_VX
     out[i:, j:, k:] = ct[: ct.shape[0] - i, : ct.shape[1] - j, : ct.shape[2] - k]
@@ -234,14 +234,14 @@ def _moved(ct: NDArray[np.int16]) -> NDArray[np.int16]:
 
 
 def _shifted(grid: Grid) -> Grid:
-    """Another day, another table height."""
+    """Move the origin, as for a scan on another day at another table height."""
     affine = grid.known_affine.copy()
     affine[:3, 3] += (3.0, -12.5, 40.0)
     return Grid(grid.shape, grid.spacing, affine)
 
 
 def _cog(mask: NDArray[np.bool_] | None) -> NDArray[np.float64] | None:
-    """The publisher's centre of gravity, on the stored array (LPS): the mean voxel and a half."""
+    """The publisher's centre of gravity, on the stored array (LPS): the mean voxel index plus 0.5."""
     if mask is None:
         return None
     centre = np.argwhere(mask).mean(axis=0)
@@ -254,7 +254,7 @@ def _text(cog: NDArray[np.float64] | None) -> str:
 
 
 def _table(regions: Sequence[BodyRegion], fates: dict[int, str]) -> list[dict[str, Any]]:
-    """The lesion table: the columns of all releases."""
+    """The lesion table, with the columns of all releases."""
     rows = []
     for region in regions:
         into = max((lesion for lesion, fate in fates.items() if fate == "MERGING"), default=None)
@@ -273,7 +273,7 @@ def _table(regions: Sequence[BodyRegion], fates: dict[int, str]) -> list[dict[st
                     "cog_propagated": _text(None if own is None else own + shift),
                     "cog_backpropagated": "" if own is not None else _text(_cog(after)),
                     "cog_fu": _text(_cog(after)),
-                    "img_id_fu": f"{region.number}.0",  # as pandas writes it beside missing ones
+                    "img_id_fu": f"{region.number}.0",  # pandas writes integers so if other values are missing
                     "lesion_type": region.sites[lesion],
                     "topology_class": fate,
                     "merged_into": into if fate == "MERGING" else "",
@@ -288,7 +288,7 @@ def _table(regions: Sequence[BodyRegion], fates: dict[int, str]) -> list[dict[st
 
 
 def _write_points(root: Path, pid: str, regions: Sequence[BodyRegion], rows: Sequence[dict[str, Any]]) -> None:
-    """The published points: of the follow-up the propagated centroid where there is one, else the true one."""
+    """Write the published points: at follow-up, the propagated centroid if there is one, else the true one."""
     for region in regions:
         own = [row for row in rows if row["lesion_id"] in region.sites]
         chosen = {"BL": [(row, row["cog_bl"]) for row in own]}
@@ -310,7 +310,7 @@ def _person(pid: str) -> dict[str, Any]:
 
 
 def _write_spoiled(tree: SourceTree, seed: int) -> None:
-    """Patients of one lesion, each with one broken file at baseline; a table that contradicts itself; a bad name."""
+    """Write patients with one lesion and one broken baseline file each, a table that contradicts itself, a bad name."""
     region = _make_region("spoiled", 0, {1: "UNCHANGED"}, seed, SMALL_SHAPE, SMALL_SPACING)
     pids = [stream(seed, "spoiled", number).bytes(5).hex() for number in range(len(SPOILERS) + 2)]
     rows = _table([region], {1: "UNCHANGED"})

@@ -1,4 +1,4 @@
-"""Phantoms in the layout of TCIA's DICOM collections, as NBIA's retriever or a cloud bucket lays them out."""
+"""Write phantoms in the layout of TCIA's DICOM collections, as from NBIA's retriever or a cloud bucket."""
 
 from collections.abc import Callable, Sequence
 from datetime import date, timedelta
@@ -34,24 +34,24 @@ def write_tcia(
     layout: str = "descriptive",
     spoil: bool = False,
 ) -> SourceTree:
-    """Write phantoms as DICOM studies of a collection: PET, CT and SEG, a file per slice.
+    """Write phantoms as DICOM studies of a collection: PET, CT and SEG, one file per slice.
 
-    The first patient has two studies, the third has no lesion. FDG is written as Siemens and dcmqi wrote it, PSMA
-    by two vendors, both nuclides and a SEG without its empty frames. The same arguments give the same bytes.
+    The first patient has two studies, the third has no lesion. FDG is written like Siemens and dcmqi output; PSMA has
+    two vendors, both nuclides and a SEG without its empty frames. The same arguments give the same bytes.
 
     Args:
-        folder: Where to write; made where it does not exist.
+        folder: Where to write; created if it does not exist.
         collection: `fdg` or `psma`.
         patients: How many.
-        seed: Of names and phantoms.
-        shape: Voxels of the PET; None takes what the body needs at this spacing.
+        seed: Seed of names and phantoms.
+        shape: Voxels of the PET; None uses what the body needs at this spacing.
         spacing: Voxel size of the PET in mm.
-        lesions: The fewest and the most lesions of a study that has any.
+        lesions: Smallest and largest number of lesions of a study that is not empty.
         layout: `descriptive`, `classic` or `uids`, as for `write_study`.
         spoil: Add one broken study of each kind.
 
     Raises:
-        SettingError: On an unknown collection or layout, or if pydicom and highdicom are missing.
+        SettingError: If the collection or layout is unknown, or pydicom or highdicom is missing.
     """
     if collection not in COLLECTIONS:
         raise unknown_name("collection", collection, COLLECTIONS)

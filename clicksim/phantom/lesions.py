@@ -1,7 +1,7 @@
-"""Lesions of the phantom: how many, how large, where, of what shape, how hot.
+"""Lesions of the phantom: number, size, place, shape and uptake.
 
-Counts and volumes follow the published statistics of autoPET: 27,542 components over 1,611 cases, none in 513
-of 1,014 FDG and 60 of 597 PSMA cases, a median volume near 1 ml.
+Counts and volumes follow the published statistics of autoPET: 27,542 components in 1,611 cases; 513 of 1,014 FDG and
+60 of 597 PSMA cases without lesions; a median volume near 1 ml.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ MEDIAN_ML, ML_SIGMA, LARGEST_ML = 1.0, 1.3, 250.0
 TRIES = 24
 TRACHEA = 16
 
-# where lesions grow: organ numbers, share of the lesions per tracer
+# sites of lesions: organ numbers, share of the lesions per tracer
 SITES: dict[str, tuple[tuple[int, ...], dict[str, float]]] = {
     "bone": ((*range(25, 51), *range(71, 79), *range(92, 117)), {"fdg": 0.22, "psma": 0.5}),
     "liver": ((5,), {"fdg": 0.12, "psma": 0.03}),
@@ -44,15 +44,15 @@ STATION_WEIGHTS = {
 
 @dataclass
 class LesionPlacer:
-    """Grows lesions on a canvas, none touching another.
+    """Grows lesions on a canvas; they do not touch each other.
 
     Attributes:
-        canvas: Where they grow; its activity is painted over.
+        canvas: The canvas to paint on; its activity is overwritten.
         tracer: `fdg` or `psma`.
         voxel_ml: Volume of a voxel.
         step: Voxel size along `(w, v, u)` in body mm.
         scale: Real mm per body mm.
-        draw: A stream for a purpose.
+        draw: Gives a random stream for a purpose.
         labels: `(K, J, I)` number of the lesion, 0 outside.
     """
 
@@ -71,7 +71,7 @@ class LesionPlacer:
         self._body_voxels = int(np.count_nonzero(self._tissue))
 
     def draw_count(self) -> int:
-        """How many lesions a patient of this tracer has; no more than a small body could hold."""
+        """Draw the number of lesions of a patient with this tracer, limited to what a small body can contain."""
         rng = self.draw("lesions")
         if rng.random() < EMPTY_SHARE[self.tracer]:
             return 0
@@ -82,7 +82,7 @@ class LesionPlacer:
         """Grow one more lesion.
 
         Raises:
-            EmptyMaskError: If no voxel of the body is left that touches no lesion.
+            EmptyMaskError: If every voxel of the body that is left touches a lesion.
         """
         rng = self.draw("lesion", number)
         volume = float(np.exp(rng.normal(np.log(MEDIAN_ML), ML_SIGMA)))
@@ -104,7 +104,7 @@ class LesionPlacer:
         self._grow_at(seed, self.voxel_ml, number, rng)
 
     def _seed(self, rng: np.random.Generator) -> tuple[int, int, int] | None:
-        """A voxel in a plausible tissue, or None where the chance voxel lies outside the body."""
+        """A voxel in a plausible tissue, or None if the random voxel is outside the body."""
         shares = np.array([share[self.tracer] for _, share in SITES.values()])
         site = list(SITES)[int(rng.choice(len(SITES), p=shares / shares.sum()))]
         if site != "node":
@@ -129,7 +129,7 @@ class LesionPlacer:
         return self._voxels[site]
 
     def _grow_at(self, seed: tuple[int, int, int], volume_ml: float, number: int, rng: np.random.Generator) -> bool:
-        """Grow at a voxel; False where it would touch another lesion or leave the body."""
+        """Grow a lesion at a voxel; return False if it would touch another lesion or leave the body."""
         wanted = max(1, round(volume_ml / self.voxel_ml))
         radius = (3 * volume_ml * 1000 / (4 * np.pi)) ** (1 / 3) / self.scale
         reach = [int(np.ceil(2.1 * radius / s)) + 1 for s in self.step]
@@ -154,7 +154,7 @@ class LesionPlacer:
         wanted: int,
         rng: np.random.Generator,
     ) -> NDArray[np.bool_]:
-        """The `wanted` voxels nearest to a few unequal, uneven ellipsoids around the seed."""
+        """The `wanted` voxels nearest to a few irregular ellipsoids of different size around the seed."""
         w, v, u = (axis[cut] for axis, cut in zip(self.canvas.axes, box, strict=True))
         w, v, u = w[:, None, None], v[None, :, None], u[None, None, :]
         centre = np.array([self.canvas.axes[a][seed[a]] for a in (2, 1, 0)], np.float64)
@@ -174,7 +174,7 @@ class LesionPlacer:
         return np.asarray(nearest <= level)
 
     def _touches(self, box: tuple[slice, slice, slice], mask: NDArray[np.bool_]) -> bool:
-        """Whether another lesion lies among the 26 neighbours of the mask."""
+        """Whether another lesion is among the 26 neighbours of the mask."""
         from scipy.ndimage import binary_dilation
 
         wide = tuple(slice(max(0, c.start - 1), c.stop + 1) for c in box)
@@ -186,7 +186,7 @@ class LesionPlacer:
         return bool(np.any(other & binary_dilation(grown, np.ones((3, 3, 3), np.bool_))))
 
     def _heat(self, box: tuple[slice, slice, slice], mask: NDArray[np.bool_], rng: np.random.Generator) -> None:
-        """Give a lesion its uptake: mostly hot, some faint, a large one with a colder core."""
+        """Give a lesion its uptake: most are hot, some faint; large ones may have a colder core."""
         from scipy.ndimage import distance_transform_edt
 
         median, spread, hottest = (6.5, 0.5, 22.0) if self.tracer == "fdg" else (9.0, 0.65, 40.0)
@@ -211,7 +211,7 @@ class LesionPlacer:
 
 
 def _piece(shape: NDArray[np.bool_], seed: tuple[int, int, int]) -> NDArray[np.bool_] | None:
-    """The 26-connected part that holds the seed; None where the seed itself is not in it."""
+    """The 26-connected part that contains the seed; None if the seed is not in the shape."""
     from scipy.ndimage import label
 
     if not shape[seed]:

@@ -1,7 +1,7 @@
-"""What differs between patients: build, posture, sex, and what a tracer does in each organ.
+"""Differences between patients: build, posture, sex, and the uptake of each organ.
 
-FDG is hot in brain, bladder and at times myocardium; PSMA in kidneys, salivary and lacrimal glands, duodenum
-and bladder. The values are typical ones, not measurements.
+FDG is hot in brain, bladder and sometimes myocardium; PSMA in kidneys, salivary and lacrimal glands, duodenum and
+bladder. The values are typical ones, not measurements.
 """
 
 from dataclasses import dataclass
@@ -26,12 +26,12 @@ SUV = {
         "prostate": 2.6, "testis": 0.8,
     },
 }  # fmt: skip
-"""SUV in each organ before blurring; every patient multiplies them by factors of its own."""
+"""SUV in each organ before blurring; each patient has random factors for them."""
 
 
 @dataclass(frozen=True)
 class PhantomPatient:
-    """What differs between patients."""
+    """Build, posture, sex and uptake of one patient."""
 
     tracer: str
     suv: dict[str, float]
@@ -43,7 +43,7 @@ class PhantomPatient:
 
 
 def draw_patient(tracer: str, rng: np.random.Generator) -> PhantomPatient:
-    """A patient of random build and uptake."""
+    """Draw a patient of random build and uptake."""
     suv = {name: value * float(np.exp(rng.normal(0, 0.16))) for name, value in SUV[tracer].items()}
     suv["bladder"] *= float(np.exp(rng.normal(0, 0.4)))
     suv["myocardium"] = float(rng.uniform(3, 11) if tracer == "fdg" and rng.random() < 0.65 else 1.9)

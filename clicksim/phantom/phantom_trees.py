@@ -1,4 +1,4 @@
-"""What the phantom source trees have in common: what was written, files with odd headers, and files that are broken."""
+"""Shared code of the phantom source trees: the record of written files, odd headers, and ways to break files."""
 
 import gzip
 import io
@@ -15,7 +15,7 @@ from clicksim.volumes import read_image, write_image
 
 SMALL_SHAPE: Shape = (48, 40, 60)
 SMALL_SPACING: Spacing = (9.0, 9.0, 10.0)
-"""A whole body, made smaller, that is painted and converted in a tenth of a second."""
+"""A small whole body that is painted and converted in a tenth of a second."""
 
 
 @dataclass
@@ -24,8 +24,8 @@ class SourceTree:
 
     Attributes:
         folder: The tree.
-        cases: Ids of the cases that a converter takes, in the order in which they were written.
-        spoiled: Files that were broken, relative to the folder, with the reason code that each must get.
+        cases: Ids of the cases that a converter accepts, in the order in which they were written.
+        spoiled: Broken files, relative to the folder, each with the expected reason code.
     """
 
     folder: Path
@@ -34,12 +34,12 @@ class SourceTree:
 
 
 def to_lps(array: NDArray[Any], grid: Grid) -> tuple[NDArray[Any], Grid]:
-    """A phantom, which is stored LAS, with its second axis the other way round."""
+    """Reverse the second axis of a phantom, which is stored LAS."""
     return np.asfortranarray(array[:, ::-1]), grid.flip(1)
 
 
 def write_odd_header(path: Path, array: NDArray[Any], grid: Grid, *, sform: int, qform: int) -> None:
-    """Write NIfTI with form codes and types that `write_image` does not write; the input alone decides the bytes."""
+    """Write NIfTI with form codes and types that `write_image` does not write; the same input gives the same bytes."""
     import nibabel
 
     images: Any = nibabel
@@ -52,7 +52,7 @@ def write_odd_header(path: Path, array: NDArray[Any], grid: Grid, *, sform: int,
 def write_table_csv(
     path: Path, rows: Sequence[Mapping[str, Any]], columns: Iterable[str], *, bom: bool = False
 ) -> None:
-    """Write a table as spreadsheets do, with the byte order mark that some of them put first."""
+    """Write a CSV table; `bom` adds the byte order mark that some spreadsheets write."""
     import csv
 
     text = io.StringIO()
@@ -66,34 +66,34 @@ Spoiler = Callable[[Path], None]
 
 
 def leave_out(path: Path) -> None:
-    """A file that is not there."""
+    """Delete a file."""
     path.unlink()
 
 
 def empty_file(path: Path) -> None:
-    """A download that never began."""
+    """Empty a file, like a download that never started."""
     path.write_bytes(b"")
 
 
 def cut_file(path: Path) -> None:
-    """A download that broke off."""
+    """Cut a file, like a download that was interrupted."""
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
 
 
 def write_prose(path: Path) -> None:
-    """What a portal serves to visitors who are not logged in."""
+    """Replace a file by the web page that a portal serves to visitors who are not logged in."""
     path.write_bytes(b"<html>Please log in.</html>")
 
 
 def move_grid(path: Path) -> None:
-    """An image of another case: the same shape, elsewhere."""
+    """Move the grid, as for an image of another case with the same shape."""
     volume = read_image(path)
     write_image(path, volume.array, volume.grid.crop((3, 3, 3), volume.grid.shape))
 
 
 def put_value(value: float) -> Spoiler:
-    """One voxel with a value that cannot be; an image of whole numbers becomes one of fractions where it must."""
+    """Give one voxel an impossible value; an image of whole numbers is converted to fractions if necessary."""
 
     def spoil(path: Path) -> None:
         volume = read_image(path)

@@ -1,8 +1,8 @@
 """A canvas in body coordinates, and the shapes that are painted on it.
 
 Body coordinates are millimetres of a patient of 1.72 m: `u` towards the left, `v` towards anterior, `w`
-towards superior with 0 at the vertex. Every shape is evaluated in its own box: an organ costs what it fills.
-Arrays stand here as `(K, J, I)`, slices outermost, as `(I, J, K)` in Fortran order lies in memory.
+towards superior with 0 at the vertex. Every shape is evaluated only in its own box, so its cost depends on its size.
+Arrays are `(K, J, I)`, slices first: the memory order of `(I, J, K)` in Fortran order.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,20 +14,20 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float32]
 Box = tuple[slice, slice, slice]
 Region = tuple[Box, Floats]
-"""A box of the canvas and, in it, the distance from a shape's centre as a share of its radius."""
+"""A box of the canvas, and the distance from the centre of a shape as a fraction of its radius, in that box."""
 
 AIR_HU = -1000
 
 
 @dataclass
 class PhantomCanvas:
-    """What the phantom is painted on: the box around the body.
+    """The arrays that the phantom is painted on: the box around the body.
 
     Attributes:
         axes: Body coordinates of the voxels along `(w, v, u)`, in mm.
         activity: `(K, J, I)` SUV before the scanner blurs it.
         hu: `(K, J, I)` Hounsfield units.
-        organs: `(K, J, I)` TotalSegmentator v2 numbers, 0 where it has none.
+        organs: `(K, J, I)` TotalSegmentator v2 numbers, 0 where there is none.
         body: `(K, J, I)`, True inside the skin.
     """
 
@@ -75,15 +75,15 @@ class PhantomCanvas:
         core: float = 0.0,
         part: NDArray[np.bool_] | None = None,
     ) -> None:
-        """Paint a shape where it lies inside the body.
+        """Paint the part of a shape that is inside the body.
 
         Args:
             region: The shape.
-            organ: Its number in the organ map; None leaves the map as it is.
+            organ: Its number in the organ map; None does not change the map.
             hu: Hounsfield units.
             suv: One value, or one for each voxel of the region's box.
-            core: Share of the radius inside which nothing is painted, for shells.
-            part: Only where this is True.
+            core: For shells, the fraction of the radius inside which nothing is painted.
+            part: Paint only where this is True.
         """
         box, rho = region
         inside = (rho <= 1) & self.body[box]
@@ -102,11 +102,11 @@ def waves(rng: np.random.Generator, u: Floats, v: Floats, w: Floats, *, length_m
 
     Args:
         rng: Source of directions and phases.
-        u: Coordinates, in mm, broadcast against each other; so are `v` and `w`.
+        u: Coordinates in mm; `u`, `v` and `w` are broadcast against each other.
         v: See `u`.
         w: See `u`.
         length_mm: Typical wavelength.
-        count: How many waves are added.
+        count: Number of waves.
     """
     total = np.zeros(np.broadcast_shapes(u.shape, v.shape, w.shape), np.float32)
     for _ in range(count):
@@ -127,7 +127,7 @@ def ellipsoid(
     rng: np.random.Generator | None = None,
     wobble: float = 0.0,
 ) -> Region:
-    """An ellipsoid, if wanted with an uneven surface.
+    """An ellipsoid, optionally with an uneven surface.
 
     Args:
         canvas: Where it will be painted.
@@ -136,7 +136,7 @@ def ellipsoid(
         tilt: Rotation in the coronal plane, in degrees; positive leans the top to the left.
         pitch: Rotation in the sagittal plane, in degrees; positive leans the top forward.
         rng: Source of the surface noise.
-        wobble: Height of the surface noise as a share of the radius.
+        wobble: Height of the surface noise as a fraction of the radius.
     """
     reach = (max(semi) if tilt or pitch else 1.0) * (1 + 2 * wobble)
     extent = [reach] * 3 if tilt or pitch else [s * reach for s in semi]
@@ -158,7 +158,7 @@ def ellipsoid(
 
 
 def tube(canvas: PhantomCanvas, points: Sequence[Sequence[float]], radii: float | Sequence[float]) -> Iterator[Region]:
-    """A round tube along a polyline, one region per piece; the radius changes evenly along each piece."""
+    """A round tube along a polyline, one region per segment; the radius changes linearly along each segment."""
     thick = [float(radii)] * len(points) if isinstance(radii, int | float) else [float(r) for r in radii]
     path = np.asarray(points, np.float64)
     for start, end, r0, r1 in zip(path[:-1], path[1:], thick[:-1], thick[1:], strict=True):
@@ -176,7 +176,7 @@ def tube(canvas: PhantomCanvas, points: Sequence[Sequence[float]], radii: float 
 
 
 def bend(points: Sequence[Sequence[float]], pieces: int) -> NDArray[np.float64]:
-    """A smooth curve through points, cut into pieces."""
+    """A smooth curve through points, divided into pieces."""
     from scipy.interpolate import CubicSpline
 
     path = np.asarray(points, np.float64)

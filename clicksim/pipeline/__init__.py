@@ -19,6 +19,7 @@ _HOMES = {
     "convert": "conversion",
     "export": "exporting",
     "import_prompts": "prompt_import",
+    "merge_catalogs": "merging",
     "play_rounds": "playing",
     "report": "reporting",
     "run_job": "job",

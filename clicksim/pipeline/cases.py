@@ -135,7 +135,10 @@ def folder_units(folder: Path, companions: Mapping[str, Path | None]) -> list[Un
                 "for each case"
             )
         if not any(_companion(label, path, role).is_file() for label in labels):
-            find_companion(labels[0], path, CHANNELS.get(role, ""))  # says what is missing
+            try:
+                find_companion(labels[0], path, CHANNELS.get(role, ""))
+            except ImageError as error:
+                raise ImageError(f"--{role}: {error}; none of the {len(labels)} cases has one there") from error
     return file_units(labels, companions)
 
 

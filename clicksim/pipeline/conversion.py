@@ -12,7 +12,7 @@ from clicksim.catalog.source import Convert as ConvertUnit
 from clicksim.catalog.store import CatalogCommit
 from clicksim.errors import CatalogError, SettingError, counted, up_to_ten
 from clicksim.files import check_space
-from clicksim.pipeline.job import Job, check_keys, run_job, tables_of, write_record
+from clicksim.pipeline.job import Job, check_unit_keys, run_job, tables_of, write_record
 from clicksim.pipeline.parts import Tables
 from clicksim.pipeline.workers import Crew
 
@@ -69,11 +69,11 @@ def convert(
         raise SettingError("a conversion either adds to the cases of a source or replaces them; ask for one of both")
     context = Context(folder.resolve(), catalog_path.resolve(), source.name, dict(options or {}))
     units, found = source.plan(context)  # before anything is written: it refuses a folder of another kind
-    check_keys(source.name, units)
+    check_unit_keys(source.name, units)
     chosen = sorted(units, key=lambda unit: unit.key)[shard[0] :: shard[1]]
     if shard[0] > 0:
         found = Outcome()  # what the plan rejected belongs to the first shard
-    check_keys(f"convert-{source.name}", chosen)
+    check_unit_keys(f"convert-{source.name}", chosen)
     catalog = create_catalog(catalog_path)
     job = Job(
         name=f"convert-{source.name}",

@@ -129,7 +129,7 @@ def run_job(job: Job[Result], crew: Crew | None = None, *, resume: bool = False,
     """
     crew, started = crew or Crew(), time.time()
     crew.processes  # noqa: B018 - a wrong number is refused before anything is written
-    check_keys(job.name, job.units)
+    check_unit_keys(job.name, job.units)
     make_folder(job.home)
     check_work(job.home / WORK)
     with writing(job.home):
@@ -260,7 +260,7 @@ class _Origin:
         return {"job": self.identity, "unit": unit.key, "content": content, "inputs": inputs}
 
 
-def check_keys(name: str, units: Sequence[Unit]) -> None:
+def check_unit_keys(name: str, units: Sequence[Unit]) -> None:
     """Refuse units that share a key: of two, one would be lost.
 
     Raises:

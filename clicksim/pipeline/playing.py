@@ -470,7 +470,7 @@ def refused_rows(run: RoundsRun, entry: CaseEntry, recording: Recording | None, 
     )  # fmt: skip
 
 
-def finish_tables(run: RoundsRun, units: Sequence[Unit], tables: Tables) -> Tables:
+def finish_round_tables(run: RoundsRun, units: Sequence[Unit], tables: Tables) -> Tables:
     """The tables of a run: sorted, with rows for the cases whose process died, and with the metadata of the run."""
     import pyarrow as pa
 
@@ -539,7 +539,7 @@ def _finish(
     facts: Mapping[str, Any],
 ) -> RoundsResult:
     """Sum up the run, and write it into the catalog, into the folder, or both."""
-    found = finish_tables(run, units, tables)
+    found = finish_round_tables(run, units, tables)
     summary = rounds_summary(run, run_id, units, found)
     rows = found[JOB].to_pylist()
     if recorded is not None:

@@ -1,4 +1,4 @@
-"""Prompts as records, and the JSON files of the field."""
+"""Prompts as records, and the common JSON files for prompts."""
 
 from clicksim.prompts.kinds import Box, Click, Scribble
 from clicksim.prompts.records import Prompts

@@ -1,11 +1,11 @@
-"""The JSON files of the field, read and written.
+"""Read and write the common JSON files for prompts.
 
     plain             {"tumor": [[x, y, z], ...], "background": [...]}, on one line
     grand-challenge   {"version": ..., "type": "Multiple points", "points": [{"point": ..., "name": ...}]}
-    lesion points     the same container with one named point per lesion, in fractional voxels
+    lesion points     as grand-challenge, with one named point per lesion, in fractional voxels
 
-`x, y, z` are voxel indices `i, j, k` of the stored array, never millimetres, although the container is the
-generic one for points. Files hold neither strokes nor boxes: what is read are clicks.
+`x, y, z` are voxel indices `i, j, k` of the stored array, never millimetres, although the format is a general one for
+points. The files have no strokes or boxes, so reading gives only clicks.
 """
 
 import json
@@ -34,9 +34,9 @@ _KIND = "Multiple points"
 
 
 def dump_prompts(prompts: "Prompts", format: str = "plain", *, indent: int | None = None) -> str:  # noqa: A002
-    """Write prompts as text in one of the field's formats, without a line end behind it.
+    """Write prompts as text in one of these formats, without a final newline.
 
-    Foreground comes first, then background, each in its order. A scribble is the row of its voxels.
+    Foreground comes first, then background, each in its order. A scribble is written as its voxels.
 
     >>> from clicksim.prompts import Prompts
     >>> dump_prompts(Prompts((Click((1, 2, 3), True),), Grid((4, 4, 4))))
@@ -45,11 +45,11 @@ def dump_prompts(prompts: "Prompts", format: str = "plain", *, indent: int | Non
     Args:
         prompts: Clicks and scribbles.
         format: `plain` or `grand-challenge`.
-        indent: Spaces per level; None writes one line, as the published files have it.
+        indent: Spaces per level; None writes one line, as in the published files.
 
     Raises:
         SettingError: If the format is unknown.
-        PromptFormatError: If there are boxes, which these formats cannot say.
+        PromptFormatError: If there are boxes, which these formats do not support.
     """
     if format not in _WRITERS:
         raise unknown_name("prompt format", format, _WRITERS)
@@ -65,23 +65,23 @@ def dump_prompts(prompts: "Prompts", format: str = "plain", *, indent: int | Non
 def parse_prompts(
     text: str, grid: Grid, *, where: str = "", strict: bool = True
 ) -> tuple[tuple[Click, ...], tuple[str, ...]]:
-    """Read clicks from plain or Grand Challenge text; which of them it is shows in its keys.
+    """Read clicks from plain or Grand Challenge text; the keys tell which format it is.
 
-    A missing list means an empty one, and a Grand Challenge file needs no `name` of its own. Coordinates may
-    be written as 3 or as 3.0. The clicks stand in the order of the file.
+    A missing list counts as empty, and a Grand Challenge file needs no top-level `name`. Coordinates may be written
+    as 3 or 3.0. The clicks are in the order of the file.
 
     Args:
         text: The JSON.
         grid: The lattice of the image that was clicked.
         where: The file, for messages.
-        strict: Refuse names other than `tumor` and `background`, also `Tumor`; if False, such points are left
-            out, with a sentence in the notes.
+        strict: Reject names other than `tumor` and `background`, including `Tumor`. If False, such points are left
+            out, with a note.
 
     Returns:
-        The clicks, also those outside the volume, and notes.
+        The clicks, including those outside the volume, and notes.
 
     Raises:
-        PromptFormatError: If the text is not JSON, repeats a key, or holds anything but such points.
+        PromptFormatError: If the text is not JSON, repeats a key, or has other content than such points.
     """
     root = _parse(text, where)
     points = _plain_points(root, where) if _is_plain(root, where) else _named_points(root, where)
@@ -99,12 +99,12 @@ def parse_prompts(
 
 @contextmanager
 def replacing_prompts(file: Path) -> Iterator[Path]:
-    """A name to write prompts to, which becomes `file` when all went well; its folder is made where it is missing.
+    """Give a temporary path to write prompts to, which becomes `file` on success; create a missing folder.
 
     Raises:
         PromptFormatError: If the file cannot have that name.
-        ClicksimError: If there can be no such folder, as below a file.
-        StorageError: If the disk is full, or may not be written.
+        ClicksimError: If the folder cannot be created, for example below a file.
+        StorageError: If the disk is full or not writable.
     """
     make_folder(file.parent)
     try:
@@ -118,10 +118,10 @@ def replacing_prompts(file: Path) -> Iterator[Path]:
 
 @dataclass(frozen=True, slots=True)
 class LesionPoint:
-    """Where a lesion of the longitudinal CT data lies.
+    """The position of a lesion in the longitudinal CT data.
 
     Attributes:
-        lesion_id: Its number, the value of its voxels in the mask.
+        lesion_id: The number of the lesion, which is the value of its voxels in the mask.
         name: The name in the file, which ends with that number.
         point: `(x, y, z)` as published: the centre of gravity in voxels plus 0.5 along each axis.
     """
@@ -138,7 +138,7 @@ class LesionPoint:
 
     @property
     def voxel(self) -> Voxel:
-        """The voxel that holds the point."""
+        """The voxel that contains the point."""
         x, y, z = self.point
         return (math.floor(x), math.floor(y), math.floor(z))
 
@@ -147,7 +147,7 @@ def load_lesion_points(text: str, *, where: str = "") -> list[LesionPoint]:
     """Read the points of a per-lesion file of the longitudinal CT data.
 
     The number of a lesion is the last word of the point's name: 7 for `7` and for `Lesion 7`. An empty list
-    of points is a result, an empty file is refused.
+    of points is valid; an empty file is rejected.
 
     Args:
         text: The JSON.
@@ -157,8 +157,8 @@ def load_lesion_points(text: str, *, where: str = "") -> list[LesionPoint]:
         The points in the order of the file.
 
     Raises:
-        PromptFormatError: If the text is not such JSON, a name does not end with a number from 1, a point has
-            not three finite coordinates, or two points have one number.
+        PromptFormatError: If the text is not such JSON, a name does not end with a number from 1, a point does
+            not have three finite coordinates, or two points have the same number.
     """
     named = _named_points(_parse(text, where), where)
     _refuse_points(named, _is_number, "three finite numbers", where)
@@ -173,14 +173,14 @@ def load_lesion_points(text: str, *, where: str = "") -> list[LesionPoint]:
 
 
 def dump_lesion_points(points: Iterable[LesionPoint]) -> str:
-    """Write lesion points in the published layout: sorted keys, 4 spaces, no line end behind it."""
+    """Write lesion points in the published layout: sorted keys, 4 spaces, no final newline."""
     named = [{"name": p.name, "point": list(p.point)} for p in points]
     root = {"name": "Points of interest", "points": named, "type": _KIND, "version": _VERSION}
     return json.dumps(root, indent=4, sort_keys=True)
 
 
 class _Point(NamedTuple):
-    """A point as it stands in a file: where, such as `points[3]`, its name, and what should be its coordinates."""
+    """A point in a file: its place, such as `points[3]`, its name, and its unchecked coordinates."""
 
     place: str
     name: str
@@ -207,7 +207,7 @@ def _refuse(message: str, where: str) -> NoReturn:
 
 
 def _parse(text: str, where: str) -> dict[str, Any]:
-    """The object that the text is, without repeated keys, NaN or Infinity."""
+    """Parse a JSON object; reject repeated keys, NaN and Infinity."""
 
     def unrepeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
@@ -217,7 +217,7 @@ def _parse(text: str, where: str) -> dict[str, Any]:
         return found
 
     def no_constant(name: str) -> NoReturn:
-        _refuse(f"{name} is no coordinate; allowed: finite numbers", where)
+        _refuse(f"{name} is not a coordinate; allowed: finite numbers", where)
 
     if not text.strip():
         _refuse("the file is empty; a case without prompts has empty lists", where)
@@ -229,7 +229,7 @@ def _parse(text: str, where: str) -> dict[str, Any]:
         _refuse("not a prompt file: lists or objects are nested too deeply", where)
     except PromptFormatError:
         raise
-    except ValueError as error:  # a number of thousands of digits
+    except ValueError as error:  # a number with thousands of digits
         _refuse(f"not a prompt file: {error}", where)
     if not isinstance(root, dict):
         _refuse(f"a prompt file is a JSON object, got a {type(root).__name__}", where)
@@ -243,7 +243,7 @@ def _is_plain(root: dict[str, Any], where: str) -> bool:
         keys = up_to_ten(map(_short, root)) or "none"
         kind = "both" if plain else "neither"
         _refuse(
-            f"the keys are those of {kind} of the formats, got {keys}; allowed: {FOREGROUND} and {BACKGROUND} "
+            f"the keys match {kind} of the formats, got {keys}; allowed: {FOREGROUND} and {BACKGROUND} "
             "(plain), or version, type and points (Grand Challenge)",
             where,
         )
@@ -276,7 +276,7 @@ def _named_points(root: dict[str, Any], where: str) -> list[_Point]:
 def _voxels(points: list[_Point], grid: Grid, where: str) -> list[Voxel]:
     _refuse_points(points, _is_whole, "three whole numbers", where)
     voxels = [(int(x), int(y), int(z)) for _, _, (x, y, z) in points]
-    # beyond the whole numbers of a table; check_inside looks at the others
+    # too large for the integers of a table; check_inside checks the others
     huge = [str(v) for v in voxels if max(map(abs, v)) >= 2**31]
     if huge:
         place = f" ({where})" if where else ""
@@ -285,7 +285,7 @@ def _voxels(points: list[_Point], grid: Grid, where: str) -> list[Voxel]:
 
 
 def _refuse_points(points: list[_Point], fits: Callable[[Any], bool], rule: str, where: str) -> None:
-    """Name up to ten points that are not three numbers of a kind."""
+    """Reject points that are not three numbers of a kind, and name up to ten of them."""
     bad = [
         f"{place} = {_short(value)}"
         for place, _, value in points
@@ -317,5 +317,5 @@ def _lesion_id(name: str, where: str) -> int:
 
 
 def _short(value: Any) -> str:
-    """The value as it may stand in a message, however long or deep it is."""
+    """Shorten a value of any length or depth for a message."""
     return reprlib.repr(value)

@@ -17,7 +17,7 @@ class Click:
     Attributes:
         voxel: `(i, j, k)`.
         foreground: True for lesion, False for background.
-        lesion: Number of the lesion or of the background component it was placed in, where there is one.
+        lesion: Number of the lesion or background component in which it was placed, if any.
         round: The exchange with the model in which it was made, from 0.
     """
 
@@ -28,17 +28,17 @@ class Click:
 
     @property
     def voxels(self) -> tuple[Voxel, ...]:
-        """The one voxel, as a path."""
+        """The voxel, as a path of length one."""
         return (self.voxel,)
 
 
 @dataclass(frozen=True, slots=True)
 class Scribble:
-    """The voxels that one stroke covers, in drawing order where the rule has one.
+    """The voxels that one stroke covers, in drawing order if the rule has one.
 
     Attributes:
         voxels: Each `(i, j, k)`.
-        foreground, lesion, round: As in `Click`.
+        foreground, lesion, round: See `Click`.
     """
 
     voxels: tuple[Voxel, ...]
@@ -53,7 +53,7 @@ class Box:
 
     Attributes:
         first, last: `(i, j, k)`, the lowest and the highest voxel.
-        foreground, lesion, round: As in `Click`.
+        foreground, lesion, round: See `Click`.
     """
 
     first: Voxel
@@ -72,16 +72,16 @@ Prompt = Click | Scribble | Box
 
 
 def as_voxel(row: Sequence[float] | NDArray[Any]) -> Voxel:
-    """Three whole numbers, of whatever type, as a plain tuple."""
+    """Convert three whole numbers of any type to a plain tuple."""
     i, j, k = row
     return (int(i), int(j), int(k))
 
 
 def as_path(rows: NDArray[np.int64]) -> tuple[Voxel, ...]:
-    """`(n, 3)` voxels as plain tuples."""
+    """Convert `(n, 3)` voxels to plain tuples."""
     return tuple((i, j, k) for i, j, k in rows.tolist())
 
 
 def kind_of(prompt: Prompt) -> str:
-    """`click`, `scribble` or `box`: the name in tables."""
+    """The kind in tables: `click`, `scribble` or `box`."""
     return type(prompt).__name__.lower()

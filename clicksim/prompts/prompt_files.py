@@ -1,4 +1,4 @@
-"""Prompt files, read and written whole."""
+"""Read and write prompt files."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ def read_prompts(path: str | Path, grid: Grid, *, case_id: str = "", strict: boo
     """Read a prompt file; see `Prompts.from_json`. A byte order mark is skipped.
 
     Raises:
-        PromptFormatError: If the file is missing or not UTF-8; otherwise as `Prompts.from_json`.
+        PromptFormatError: If the file is missing or not UTF-8; otherwise see `Prompts.from_json`.
     """
     return Prompts.from_json(_read(Path(path)), grid, case_id=case_id, where=str(path), strict=strict)
 
@@ -25,11 +25,11 @@ def write_prompts(
     *,
     indent: int | None = None,
 ) -> None:
-    """Write a prompt file, complete or not at all; see `dump_prompts`. An existing file is replaced.
+    """Write a prompt file atomically; see `dump_prompts`. An existing file is replaced.
 
     Raises:
-        SettingError, PromptFormatError: As `dump_prompts`.
-        PromptFormatError, ClicksimError, StorageError: As `replacing_prompts`.
+        SettingError, PromptFormatError: See `dump_prompts`.
+        PromptFormatError, ClicksimError, StorageError: See `replacing_prompts`.
     """
     text = dump_prompts(prompts, format, indent=indent)
     with replacing_prompts(Path(path)) as temporary:

@@ -1,7 +1,7 @@
-"""The set of prompts that belongs to one case.
+"""The set of prompts of one case.
 
-Prompts carry their grid: cropped, flipped, permuted or resampled together with the image, they stay on the same
-tissue.
+Prompts have a grid. If they are cropped, flipped, permuted or resampled together with the image, they stay on the
+same tissue.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,18 +21,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Prompts:
-    """All prompts of one case, in the order in which they were made within each polarity.
+    """All prompts of one case; within each polarity, in the order in which they were made.
 
     Attributes:
         items: Foreground and background prompts.
-        grid: The lattice their voxels live on.
+        grid: The lattice of their voxels.
         case_id: The case they belong to.
         protocol: The rule that made them, such as `autopet-iv@2`; empty for prompts from a file.
-        seed: The seed that made them, where one did.
+        seed: The seed that made them, if any.
         settings: The effective settings of the rule.
-        notes: Sentences for the user: what could not be done, and why.
+        notes: Messages for the user about what could not be done, and why.
         annotator: Who made them; `simulated` for a rule.
-        effort_s: Seconds that a person, or the model of one, spent on each; None where there was none.
+        effort_s: Seconds that a person, or a model of a person, spent on each; None if there was no person.
     """
 
     items: tuple[Prompt, ...]
@@ -62,7 +62,7 @@ class Prompts:
         return self._voxels(foreground=False)
 
     def crop(self, start: Sequence[int], shape: Sequence[int]) -> Self:
-        """The prompts of a cropped or padded image; what leaves the volume is gone, and noted."""
+        """The prompts of a cropped or padded image; prompts outside the volume are dropped, with a note."""
         grid = self.grid.crop(start, shape)
         origin = np.array([int(n) for n in start])
         return self._moved(lambda v: v - origin, grid)._cut("the crop")
@@ -84,29 +84,29 @@ class Prompts:
         """The prompts of an image padded by some voxels before and after each axis, as `numpy.pad` does.
 
         Raises:
-            GeometryError: A number below 0: `crop` is what takes away.
+            GeometryError: If a number is below 0; use `crop` to remove voxels.
         """
         if len(before) != 3 or len(after) != 3 or min(*before, *after) < 0:
-            raise GeometryError(f"padding takes three numbers from 0 twice, got {tuple(before)} and {tuple(after)}")
+            raise GeometryError(f"padding takes two triples of numbers from 0, got {tuple(before)} and {tuple(after)}")
         shape = [n + a + b for n, a, b in zip(self.grid.shape, before, after, strict=True)]
         return self.crop([-n for n in before], shape)
 
     def resample(self, shape: Sequence[int]) -> Self:
         """The prompts of an image resampled to another shape over the same field of view.
 
-        A voxel moves to the new one that holds its centre (halves go up), a box to the voxels whose centres it
-        holds, at least one. Voxels of a scribble that fall together become one; a finer grid leaves gaps in it.
-        Clicks survive the way to a finer grid and back.
+        A voxel moves to the new voxel that contains its centre (halves round up). A box moves to the voxels whose
+        centres it contains, at least one. Voxels of a scribble that coincide become one; a finer grid leaves gaps.
+        Resampling clicks to a finer grid and back restores them.
         """
         grid = self.grid.resample(shape)
         factor = np.asarray(grid.shape) / np.asarray(self.grid.shape)
         return self._placed(lambda points: (points + 0.5) * factor - 0.5, grid)
 
     def to_grid(self, grid: Grid) -> Self:
-        """The prompts on another grid, through their place in mm; what lies outside is gone, and noted.
+        """Move the prompts to another grid by their position in mm; prompts outside are dropped, with a note.
 
-        This follows any image that keeps its affine: cropped, flipped, permuted, rotated or resampled. Rounding
-        and boxes are as in `resample`; a box that is turned becomes the smallest box around it.
+        This works for any image with an updated affine: cropped, flipped, permuted, rotated or resampled. Rounding
+        and boxes are as in `resample`; a rotated box becomes the smallest box around it.
 
         Raises:
             GeometryError: If one of the grids has no affine.
@@ -114,16 +114,16 @@ class Prompts:
         return self._placed(lambda points: grid.to_voxel(self.grid.to_mm(points)), grid)
 
     def affine(self, matrix: ArrayLike, grid: Grid | None = None) -> Self:
-        """The prompts of an image whose content was moved in mm: `new = matrix @ old`, both RAS+.
+        """Move the prompts with an image whose content was moved in mm: `new = matrix @ old`, both RAS+.
 
         Args:
-            matrix: `(4, 4)`, without zooming to nothing; its last row is 0, 0, 0, 1.
-            grid: The grid to land on; by default their own.
+            matrix: `(4, 4)`, invertible; its last row is 0, 0, 0, 1.
+            grid: The target grid; by default the grid of the prompts.
 
         Raises:
-            GeometryError: If the matrix is no such thing, or a grid has no affine.
+            GeometryError: If the matrix is invalid, or a grid has no affine.
         """
-        move = Grid((1, 1, 1), None, np.asarray(matrix, dtype=np.float64))  # checks it
+        move = Grid((1, 1, 1), None, np.asarray(matrix, dtype=np.float64))  # checks the matrix
         if not np.array_equal(np.asarray(matrix, dtype=np.float64)[3], [0.0, 0.0, 0.0, 1.0]):
             raise GeometryError("the last row of an affine matrix must be 0, 0, 0, 1")
         target = self.grid if grid is None else grid
@@ -136,25 +136,25 @@ class Prompts:
         return to_table(self)
 
     def to_json(self, format: str = "plain") -> str:  # noqa: A002 - the field calls it format
-        """The prompts as one of the field's JSON files; see `clicksim.prompts.formats`."""
+        """Write the prompts as JSON; see `clicksim.prompts.formats`."""
         from clicksim.prompts.formats import dump_prompts
 
         return dump_prompts(self, format)
 
     @classmethod
     def from_json(cls, text: str, grid: Grid, *, case_id: str = "", where: str = "", strict: bool = True) -> "Prompts":
-        """The prompts of a plain or Grand Challenge JSON text, with the annotator `file`.
+        """Read prompts from plain or Grand Challenge JSON, with the annotator `file`.
 
         Args:
-            text: As `clicksim.prompts.formats.parse_prompts` takes it.
+            text: The JSON; see `clicksim.prompts.formats.parse_prompts`.
             grid: The lattice of the image that was clicked.
             case_id: The case, for the result.
             where: The file, for messages.
-            strict: Refuse names other than `tumor` and `background`; if False, such points are left out, and noted.
+            strict: Reject names other than `tumor` and `background`. If False, such points are left out, with a note.
 
         Raises:
-            PromptFormatError: If the text is not JSON, repeats a key, or holds anything but such points.
-            GeometryError: If a point lies outside the volume.
+            PromptFormatError: If the text is not JSON, repeats a key, or has other content than such points.
+            GeometryError: If a point is outside the volume.
         """
         from clicksim.prompts.formats import parse_prompts
 
@@ -168,7 +168,7 @@ class Prompts:
         return np.array(voxels, dtype=np.int32).reshape(-1, 3)
 
     def _cut(self, what: str) -> Self:
-        """Without what lies outside the grid, which is noted."""
+        """Drop the parts outside the grid, with a note."""
         inside = [(prompt, _inside(prompt, self.grid)) for prompt in self.items]
         kept = tuple(part for _, part in inside if part is not None)
         lost = len(inside) - len(kept)
@@ -178,7 +178,7 @@ class Prompts:
         return replace(self, items=kept, notes=(*self.notes, *notes))
 
     def _placed(self, move: Callable[[NDArray[np.float64]], NDArray[np.float64]], grid: Grid) -> Self:
-        """The prompts on another grid, by a change of fractional voxel indices."""
+        """Move the prompts to another grid by a map of fractional voxel indices."""
         return replace(self, items=tuple(_place(p, move) for p in self.items), grid=grid)._cut("the grid")
 
     def _moved(self, move: Callable[[NDArray[np.int64]], NDArray[np.int64]], grid: Grid) -> Self:
@@ -203,7 +203,7 @@ def _array(prompt: Prompt) -> NDArray[np.int64]:
 
 
 def _with_voxels(prompt: Prompt, voxels: NDArray[np.int64]) -> Prompt:
-    """The same prompt elsewhere; the corners of a box are put in order again."""
+    """The prompt with other voxels; the corners of a box are put in order."""
     path = as_path(voxels)
     if isinstance(prompt, Click):
         return replace(prompt, voxel=path[0])
@@ -213,31 +213,31 @@ def _with_voxels(prompt: Prompt, voxels: NDArray[np.int64]) -> Prompt:
 
 
 def _place(prompt: Prompt, move: Callable[[NDArray[np.float64]], NDArray[np.float64]]) -> Prompt:
-    """A prompt by a change of fractional indices; a box by its outer faces."""
+    """Move a prompt by a map of fractional indices; a box moves by its outer faces."""
     points = _array(prompt).astype(np.float64)
     if not isinstance(prompt, Box):
         voxels = _to_whole(move(points))
         if isinstance(prompt, Scribble):
-            # the first of each run of equal voxels; a stroke may come back to a voxel
+            # keep the first of each run of equal voxels; a stroke may return to a voxel
             new = np.any(np.diff(voxels, axis=0, prepend=voxels[:1] - 1) != 0, axis=1)
             voxels = voxels[new]
         return _with_voxels(prompt, voxels)
     faces = np.stack([points[0] - 0.5, points[1] + 0.5])
     corners = move(np.array(np.meshgrid(*faces.T)).reshape(3, -1).T)
     low, high = corners.min(axis=0), corners.max(axis=0)
-    first, last = _to_whole(low + 0.5), _to_whole(high + 0.5) - 1  # centres from low to below high
+    first, last = _to_whole(low + 0.5), _to_whole(high + 0.5) - 1  # centres in low <= c < high
     middle = _to_whole((low + high) / 2)
     thin = last < first
     return _with_voxels(prompt, np.stack([np.where(thin, middle, first), np.where(thin, middle, last)]))
 
 
 def _to_whole(points: NDArray[np.float64]) -> NDArray[np.int64]:
-    """The nearest voxel; halves go up, and what the arithmetic loses does not count."""
+    """Round to the nearest voxel; halves round up, and rounding errors are ignored."""
     return np.floor(points + 0.5 + 1e-6).astype(np.int64)
 
 
 def _inside(prompt: Prompt, grid: Grid) -> Prompt | None:
-    """The part of a prompt inside the volume, or None where nothing is left; a box is cut to the volume."""
+    """The part of a prompt inside the volume, or None if nothing is left; a box is cut to the volume."""
     voxels = _array(prompt)
     limit = np.asarray(grid.shape) - 1
     if isinstance(prompt, Box):

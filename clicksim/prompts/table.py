@@ -1,6 +1,6 @@
-"""Prompts as rows: one row per prompt voxel, the form in which they are stored.
+"""Prompt tables: prompts are stored with one row per voxel.
 
-What the whole set shares (protocol, settings, seed, versions) stands once, in the table's metadata.
+Values that apply to the whole set (protocol, settings, seed, versions) are in the table's metadata.
 """
 
 import json
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 METADATA_KEY = b"clicksim"
 NEEDED = ("case", "round", "polarity", "kind", "stroke", "i", "j", "k")
-"""Columns without which rows are no prompts."""
+"""Required columns."""
 NUMBERS = ("round", "stroke", "i", "j", "k")
 WORDS = {"polarity": ("foreground", "background"), "kind": ("click", "scribble", "box")}
 Row = Mapping[str, Any]
@@ -54,7 +54,7 @@ def prompt_schema() -> "pa.Schema":
 
 
 def to_table(prompts: "Prompts") -> "pa.Table":
-    """The rows of one case, with protocol, settings, seed and version in the metadata."""
+    """Make the table of one case, with protocol, settings, seed and version in the metadata."""
     import pyarrow as pa
 
     from clicksim import __version__
@@ -94,14 +94,15 @@ def to_table(prompts: "Prompts") -> "pa.Table":
 
 
 def prompt_rows(table: "pa.Table", *, where: str = "") -> list[Row]:
-    """The rows of a table of prompts, whoever wrote it, once each is known to be a voxel of a prompt.
+    """Check the rows of a prompt table from any source, and return them.
 
     Args:
-        table: Columns as in `prompt_schema`; those that are not in `NEEDED` may be missing.
+        table: Columns as in `prompt_schema`; columns not in `NEEDED` may be missing.
         where: A file to name in errors.
 
     Raises:
-        PromptFormatError: A missing column; a round below 0, an unknown polarity or kind, a voxel that is none.
+        PromptFormatError: If a column is missing, or a row has a round below 0, an unknown polarity or kind, or an
+            invalid voxel.
     """
     missing = [name for name in NEEDED if name not in table.column_names]
     if missing:
@@ -116,7 +117,7 @@ def prompt_rows(table: "pa.Table", *, where: str = "") -> list[Row]:
 
 
 def prompt_of(rows: Sequence[Row]) -> Prompt:
-    """The prompt whose rows these are, in the order of its voxels."""
+    """Make a prompt from its rows, in the order of its voxels."""
     voxels = tuple((row["i"], row["j"], row["k"]) for row in rows)
     kind, foreground, lesion, number = (
         rows[0]["kind"], rows[0]["polarity"] == "foreground", rows[0].get("lesion"), rows[0]["round"]
@@ -141,10 +142,10 @@ def _check_row(row: Row, where: str) -> None:
 
 
 def write_prompt_table(path: str | Path, table: "pa.Table") -> None:
-    """Write rows as Parquet, complete or not at all; an existing file is replaced.
+    """Write rows as Parquet, atomically; an existing file is replaced.
 
     Raises:
-        PromptFormatError, ClicksimError, StorageError: As `replacing_prompts`.
+        PromptFormatError, ClicksimError, StorageError: See `replacing_prompts`.
     """
     import pyarrow.parquet as pq
 

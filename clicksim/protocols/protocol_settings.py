@@ -19,7 +19,7 @@ def _stroke_choices() -> list[str]:
 BACKGROUNDS = ("hot", "threshold", "shell", "body", "organ", "others")
 IN_COMPONENTS = ("hot", "threshold", "organ", "others")
 BY_BUDGET = ("uniform", "volume", "uptake")
-"""The choices of `lesions` that spend the budget; `all` clicks each lesion once, whatever the budget."""
+"""The choices of `lesions` that use the budget; `all` clicks each lesion once, for any budget."""
 
 CLICKS = {
     "rule": Setting("str", "the algorithm; fixed by the protocol", ("published", "revised")),

@@ -1,9 +1,9 @@
-"""Protocols: rules with a version, one TOML file each. Also presets, and protocols from the user's own files.
+"""Protocols: versioned rules, one TOML file each. Also presets, and protocols from the user's own files.
 
-A preset is a rule of the field whose source leaves choices open. Its notes say which, and what was chosen; it has no
-version. A file of one's own is named by its path, which ends in `.toml`:
+A preset is a published rule whose source leaves choices open. Its notes list these choices and the values used here.
+A preset has no version. A user's file is named by its path, which ends in `.toml`:
 
-    based_on = "autopet-iv@2"       # optional: the settings that this file does not give
+    based_on = "autopet-iv@2"       # optional: gives the settings that this file leaves out
 
     [clicks]
     n_foreground = 5
@@ -27,7 +27,7 @@ from clicksim.protocols.protocol_settings import TABLES
 from clicksim.settings import check_value, idle_settings, unknown_setting
 
 FACTS = ("file", "name", "version", "title", "source", "notes", "based_on")
-"""What a file may say besides its tables."""
+"""Allowed entries of a file besides its tables."""
 FILE_ENDING = ".toml"
 
 
@@ -37,9 +37,9 @@ class Protocol:
 
     Attributes:
         name: Such as `autopet-iv`.
-        version: From 1; a version never changes once released. 0 for a preset and for a file of the user's.
-        title, source, notes: What it is, where its rule is published, and what its user should know.
-        tables: Settings by table: `clicks`, `scribbles`, `score`, `rounds`, as far as it defines them.
+        version: From 1; a released version never changes. 0 for presets and user files.
+        title, source, notes: A short description, where the rule is published, and remarks for the user.
+        tables: Settings by table: `clicks`, `scribbles`, `score`, `rounds`; only tables that it defines.
         file: The name of the user's file; empty for protocols and presets of clicksim.
     """
 
@@ -53,7 +53,7 @@ class Protocol:
 
     @property
     def id(self) -> str:
-        """The name in metadata: `autopet-iv@1`, `ritm`, or for a file its name and a hash of its settings."""
+        """The name in metadata: `autopet-iv@1`, `ritm`, or the name of a file and a hash of its settings."""
         if self.file:
             content = json.dumps(self.tables, sort_keys=True)
             return f"{self.file}#{hashlib.blake2b(content.encode(), digest_size=6).hexdigest()}"
@@ -61,9 +61,9 @@ class Protocol:
 
     @property
     def content(self) -> dict[str, Any]:
-        """A file of the user's as plain data, complete, so that a record holds what the file was; else empty.
+        """A user file as complete plain data, so that a record keeps its content; otherwise empty.
 
-        `load_protocol` takes it back.
+        `load_protocol` accepts it.
         """
         if not self.file:
             return {}
@@ -88,13 +88,13 @@ def list_presets() -> list[Protocol]:
 def load_protocol(name: ProtocolName) -> Protocol:
     """Load a protocol by its name with version, such as `autopet-iv@2`, a preset by its name, or a TOML file.
 
-    A name without a version is refused, because results must not change with the release of clicksim.
+    A name without a version is rejected, because results must not depend on the release of clicksim.
 
     Args:
         name: See `ProtocolName`. A text that ends in `.toml` is a path.
 
     Raises:
-        SettingError: There is no such protocol or file, or the file is not a complete and valid protocol.
+        SettingError: If there is no such protocol or file, or the file is not a complete and valid protocol.
     """
     if isinstance(name, Protocol):
         return name
@@ -112,10 +112,10 @@ def load_protocol(name: ProtocolName) -> Protocol:
 
 
 def freeze_protocol(name: ProtocolName) -> str | Protocol:
-    """A protocol for a job that takes time: its name, or the content of a file, which may change meanwhile.
+    """Freeze a protocol for a long job: keep its name, or load a file now, because the file may change later.
 
     Raises:
-        SettingError: As `load_protocol`, for a file.
+        SettingError: See `load_protocol`; only for a file.
     """
     if isinstance(name, str) and not name.endswith(FILE_ENDING):
         return name
@@ -124,23 +124,23 @@ def freeze_protocol(name: ProtocolName) -> str | Protocol:
 
 
 def protocol_facts(name: ProtocolName) -> dict[str, Any]:
-    """What a record says of a protocol: `protocol`, its id, and for a file `protocol_content` too."""
+    """The entries of a record for a protocol: its id as `protocol` and, for a file, `protocol_content`."""
     protocol = load_protocol(name)
     content = {"protocol_content": protocol.content} if protocol.file else {}
     return {"protocol": protocol.id, **content}
 
 
 def protocol_of(record: Mapping[str, Any]) -> str | Protocol:
-    """The protocol of a record that `protocol_facts` made.
+    """Get the protocol from a record made by `protocol_facts`.
 
     Raises:
-        SettingError: This version of clicksim does not have it.
+        SettingError: If this version of clicksim does not have it.
     """
     return freeze_protocol(load_protocol(record.get("protocol_content") or record["protocol"]))
 
 
 def effective_settings(protocol: Protocol, table: str, given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Put the user's settings on top of one table of a protocol.
+    """Override one table of a protocol with the user's settings.
 
     Args:
         protocol: Gives the defaults; its `rule` cannot be changed.
@@ -148,10 +148,10 @@ def effective_settings(protocol: Protocol, table: str, given: Mapping[str, Any])
         given: The user's settings by name.
 
     Returns:
-        All settings, and sentences about given settings that have no effect.
+        All settings, and messages about given settings that have no effect.
 
     Raises:
-        SettingError: The protocol has no such table or setting, or the value is not allowed.
+        SettingError: If the protocol has no such table or setting, or the value is not allowed.
     """
     if table not in protocol.tables:
         able = [p.id for p in list_protocols() if table in p.tables]
@@ -161,7 +161,7 @@ def effective_settings(protocol: Protocol, table: str, given: Mapping[str, Any])
         if name == "rule" or name not in defaults:
             raise _unknown(protocol, table, name)
     checked = {name: check_value(name, declared[name], value) for name, value in given.items()}
-    # copied, lists included, so that a caller who changes the result does not change the protocol
+    # a deep copy, so that changes to the result do not change the protocol
     settings = deepcopy(dict(defaults)) | checked
     return settings, idle_settings(declared, settings, given)
 
@@ -216,7 +216,7 @@ def _check_table(table: str, values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _parse(content: Mapping[str, Any], file: str, where: str) -> Protocol:
-    """Make a protocol of the content of a user's file."""
+    """Make a protocol from the content of a user's file."""
     try:
         _check_facts(content, file)
         made = {"title": f"rule of {file}", "source": f"the file {file}", "notes": [], **content}
@@ -255,10 +255,10 @@ def _check_facts(content: Mapping[str, Any], file: str) -> None:
 
 
 def _check_complete(table: str, settings: Mapping[str, Any]) -> None:
-    """Refuse a table that does not have exactly the settings that its rule reads.
+    """Reject a table that does not have exactly the settings that its rule reads.
 
-    A rule may read a different set for different work (a protocol that only corrects has no settings for labels), so
-    the table is compared with that of the most similar protocol of the same rule.
+    A rule may read different settings for different tasks (a protocol that only corrects has no settings for labels).
+    So the table is compared with that of the most similar protocol with the same rule.
     """
     rule = settings.get("rule")
     if rule is None:

@@ -1,9 +1,9 @@
-"""The strategies by which rules place clicks and draw strokes, as far as packages have registered them.
+"""The registered strategies for placing clicks and drawing strokes.
 
 A strategy is a function, named in the entry-point group `clicksim.strategies` as `clicks.<name>` or
-`scribbles.<name>`. The name becomes a choice of the settings of that table; the function is imported when it is used.
-What it takes and returns is described at `clicksim.simulate.clicks.click_strategies` and
-`clicksim.simulate.scribbles.stroke_strategies`.
+`scribbles.<name>`. The name becomes a choice for the settings of that table; the function is imported on use.
+`clicksim.simulate.clicks.click_strategies` and `clicksim.simulate.scribbles.stroke_strategies` describe its arguments
+and its result.
 """
 
 from collections.abc import Callable

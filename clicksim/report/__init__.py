@@ -1,1 +1,1 @@
-"""Pictures and pages."""
+"""Pictures of cases and the HTML report of a catalog."""

@@ -170,7 +170,7 @@ function update() {
     head.querySelector("span").textContent = head.dataset.column === sorting ? (falling ? " \u25bc" : " \u25b2") : "";
   }
   $("sort").value = sorting;
-  $("direction").textContent = falling ? "falling" : "rising";
+  $("direction").textContent = falling ? "descending" : "ascending";
   $("direction").setAttribute("aria-pressed", falling);
   if (data.rounds.length) drawRounds();
 }

@@ -1,7 +1,7 @@
-"""The report of a catalog: one HTML file with figures, cases, findings and curves, which loads nothing from elsewhere.
+"""Write the report of a catalog: one HTML file with figures, cases, findings and curves, without external resources.
 
-What the page shows of a case is decided in `privacy`; the pictures come from `thumbnails`. Everything that was read
-travels as JSON and is put into the page as text, never as markup; a policy in the head lets no other script run.
+`privacy` decides what the page shows of a case; `thumbnails` draws the pictures. All data is embedded as JSON and
+inserted as text, never as markup. A policy in the head lets no other script run.
 """
 
 import base64
@@ -34,19 +34,19 @@ COLUMNS = (
     "contrast", "shape", "spacing", "lesions", "volume", "suv", "fold", "split", "defaced", "date", "flags",
 )  # fmt: skip
 Picture = tuple[bytes, str]
-"""WebP, and the overlay as JSON."""
+"""A picture as WebP, and its overlay as JSON."""
 
 
 @dataclass(frozen=True)
 class Selection:
-    """What a report is about, chosen before anything is drawn.
+    """The cases and runs of a report, chosen before anything is drawn.
 
     Attributes:
         catalog: An open catalog.
         released: All its cases, as a page may show them.
-        shown: Places in `released.rows` of the cases that get a line and a picture.
+        shown: Indices into `released.rows` of the cases that get a line and a picture.
         runs: Ids of the prompt runs.
-        public: Whether the page is to be given to others.
+        public: Whether the page will be given to others.
     """
 
     catalog: "Catalog"
@@ -62,12 +62,12 @@ class Selection:
 
 
 def select_cases(catalog: "Catalog", *, public: bool = False, cases: int | None = None) -> Selection:
-    """Choose what a report shows.
+    """Choose the cases and runs of a report.
 
     Args:
         catalog: An open catalog.
         public: Drop names, UIDs, dates and paths, and show ages over 89 as 90.
-        cases: How many cases are listed, spread evenly over the catalog; None lists all. Figures count all.
+        cases: How many cases to list, spread evenly over the catalog; None lists all. Figures count all cases.
 
     Raises:
         CatalogError: The catalog has no cases.
@@ -75,7 +75,7 @@ def select_cases(catalog: "Catalog", *, public: bool = False, cases: int | None 
     released = release_cases(catalog, public=public)
     count = len(released.rows)
     if not count:
-        raise CatalogError(f"{catalog.home} has no cases to report on; clicksim convert brings some in")
+        raise CatalogError(f"{catalog.home} has no cases to report on; add cases with clicksim convert")
     wanted = count if cases is None else min(cases, count)
     shown = [n * count // wanted for n in range(wanted)]
     return Selection(catalog, released, shown, catalog.runs, public)
@@ -89,13 +89,13 @@ def write_report(
     *,
     title: str = "Catalog report",
 ) -> Path:
-    """Write the report, complete or not at all; the same input gives the same bytes.
+    """Write the report, completely or not at all; the same input gives the same bytes.
 
     Args:
-        path: The HTML file; replaced where it exists.
+        path: The HTML file; an existing file is replaced.
         selection: From `select_cases`.
-        pictures: By source and case id; a case without one is listed all the same.
-        findings: Of checks and audits. A public page names check and case only.
+        pictures: By source and case id; a case without a picture is still listed.
+        findings: From checks and audits. A public page shows only check and case.
         title: Heading and window title.
     """
     from markupsafe import Markup
@@ -136,10 +136,10 @@ def write_report(
 
 
 def as_json(content: Any) -> "Markup":
-    """JSON that can stand inside a `script` element: no text in it can end the element or open a comment.
+    """Encode JSON for use inside a `script` element: no text in it can end the element or open a comment.
 
     Raises:
-        ValueError: A number that is not finite.
+        ValueError: If a number is not finite.
     """
     from markupsafe import Markup
 
@@ -150,13 +150,13 @@ def as_json(content: Any) -> "Markup":
 
 
 def _asset(environment: Any, name: str) -> str:
-    """A file beside the template, as it is."""
+    """Read a file from the template folder, unchanged."""
     text, _, _ = environment.loader.get_source(environment, name)
     return str(text)
 
 
 def _policy(style: str, script: str) -> str:
-    """What the browser may load: the two texts of this page by their hashes, and embedded pictures."""
+    """The content security policy: only the style and the script of this page, by hash, and embedded pictures."""
     hashes = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (style, script)]
     return (
         f"default-src 'none'; style-src 'sha256-{hashes[0]}'; script-src 'sha256-{hashes[1]}'; img-src data:; "
@@ -180,7 +180,7 @@ def _tiles(selection: Selection, findings: int, rounds: int) -> list[tuple[str, 
 
 
 def _lesions(selection: Selection) -> list[tuple[str, float | None, float | None]]:
-    """Tracer, volume and highest SUV of each lesion that its mask holds."""
+    """Tracer, volume and highest SUV of each lesion that is in its mask."""
     table = selection.catalog.lesions.select(["source", "case_id", "voxels", "volume_ml", "suv_max"]).to_pylist()
     tracers = {row["key"]: row["tracer"] or OTHER for row in selection.released.rows}
     return [
@@ -195,7 +195,7 @@ def _finite(value: float | None) -> float | None:
 
 
 def _list_findings(selection: Selection, findings: Sequence[Finding]) -> list[dict[str, Any]]:
-    """Findings as the page shows them, with the place of the case in its list, or -1."""
+    """Findings as the page shows them, each with the index of its case in the list, or -1."""
     released = selection.released
     places = {place: n for n, place in enumerate(selection.shown)}
 
@@ -234,7 +234,7 @@ def _count_flags(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _count_rejected(catalog: "Catalog") -> list[dict[str, Any]]:
-    """How much was not taken, by source and reason; the messages name files and stay in the catalog."""
+    """Count rejected items by source and reason; their messages name files and are not shown."""
     rows = catalog.rejected.select(["source", "code"]).to_pylist()
     counts = Counter((row["source"], row["code"] if row["code"] in REASONS else OTHER) for row in rows)
     return [
@@ -244,13 +244,13 @@ def _count_rejected(catalog: "Catalog") -> list[dict[str, Any]]:
 
 
 def _describe_sources(catalog: "Catalog") -> list[dict[str, Any]]:
-    """What the publishers want to be said of the sources that the catalog has cases of."""
+    """Licence and citation of the sources that have cases in the catalog."""
     used = set(catalog.parts("cases"))
     return [row for row in catalog.sources.to_pylist() if row["source"] in used]
 
 
 def _data(selection: Selection, findings: Sequence[Mapping[str, Any]], rounds: Sequence[Any]) -> dict[str, Any]:
-    """What the script works on."""
+    """The data for the script of the page."""
     rows = [selection.released.rows[place] for place in selection.shown]
     catalog = selection.catalog
     protocols = [str(catalog.metadata(run).get("protocol") or "") for run in selection.runs]
@@ -269,7 +269,7 @@ def _data(selection: Selection, findings: Sequence[Mapping[str, Any]], rounds: S
 
 
 def _round_series(selection: Selection) -> list[dict[str, Any]]:
-    """The scores of each run of rounds and annotator: for every listed case a list over the rounds."""
+    """The scores of each run of rounds and annotator: for each listed case, a list over the rounds."""
     catalog, places = selection.catalog, {place: n for n, place in enumerate(selection.shown)}
     runs = catalog.parts("rounds")
     about = [json.loads(catalog.part_metadata("rounds", run).get(METADATA_KEY, b"{}")) for run in runs]
@@ -301,7 +301,7 @@ def _short(value: float | None) -> float | None:
 
 
 def _picture(picture: Picture | None) -> "Markup":
-    """A picture with its overlay, as the script takes it."""
+    """A picture and its overlay in the form that the script reads."""
     webp, overlay = picture or (b"", '{"note":"it has no picture"}')
     content = json.loads(overlay)
     if webp:

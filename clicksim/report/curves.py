@@ -1,4 +1,4 @@
-"""Curves over rounds as a picture: the mean of each run with its interval."""
+"""Draw curves over rounds: the mean of each run with its interval."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -15,12 +15,12 @@ Entry = Mapping[str, Any]
 
 
 def draw_curves(curves: Mapping[str, Sequence[Entry]], *, title: str = "", what: str = "Dice") -> "Image":
-    """Draw means over rounds; the band is the interval, as far as there is one.
+    """Draw means over rounds, with the interval as a band where it is known.
 
     Args:
         curves: By name, one entry per round with `mean`, `low` and `high`, from 0 to 1; None is left out.
         title: One line above the picture.
-        what: The score, at the axis.
+        what: Name of the score, for the axis.
 
     Returns:
         An RGB picture.
@@ -41,7 +41,7 @@ def draw_curves(curves: Mapping[str, Sequence[Entry]], *, title: str = "", what:
 
 
 def _place(number: float, value: float, longest: int) -> tuple[float, float]:
-    """Where a round and a value from 0 to 1 lie."""
+    """Pixel position of a round and a value from 0 to 1."""
     span = WIDTH_PX - LEFT_PX - MARGIN_PX
     x = LEFT_PX + (span / 2 if longest < 2 else span * number / (longest - 1))
     y = TOP_PX + (HEIGHT_PX - TOP_PX - BOTTOM_PX) * (1 - min(max(value, 0.0), 1.0))
@@ -68,7 +68,7 @@ def _draw_axes(pen: "ImageDraw", longest: int, title: str, what: str) -> None:
 
 
 def _draw_band(sheet: "Image", entries: Sequence[Entry], longest: int, colour: tuple[int, int, int]) -> "Image":
-    """The interval, as a see-through band."""
+    """Draw the interval as a transparent band."""
     from PIL import Image, ImageDraw
 
     known = [(n, entry) for n, entry in enumerate(entries) if entry["low"] is not None]

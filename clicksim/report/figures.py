@@ -1,4 +1,4 @@
-"""Figures of a cohort: counts as bars in SVG, divided by tracer, each with its numbers as a table."""
+"""Figures of a cohort: SVG bar charts of counts, split by tracer, each with its numbers as a table."""
 
 import itertools
 import math
@@ -20,12 +20,12 @@ Scale = Sequence[tuple[str, float]]
 
 
 def make_scale(*edges: float, zero: bool = False, whole: bool = False) -> Scale:
-    """Ranges as label and least value: from each edge up to, but not with, the next; the last is open.
+    """Make ranges, each with a label and its lowest value; a range ends before the next edge, and the last is open.
 
     Args:
-        edges: Rising; the first range also takes what lies below it.
-        zero: Whether 0 has a range of its own, before the first.
-        whole: Whether the values are whole numbers, so that a range ends one below the next edge.
+        edges: In ascending order; the first range also includes lower values.
+        zero: Whether 0 has its own range, before the first.
+        whole: Whether values are whole numbers, so that a range ends one below the next edge.
 
     >>> [label for label, _ in make_scale(1, 2, 5, zero=True, whole=True)]
     ['0', '1', '2-4', '5+']
@@ -49,12 +49,12 @@ UPTAKES = make_scale(0, 2.5, 5, 10, 15, 20, 30, 50)
 
 @dataclass(frozen=True)
 class CohortFigure:
-    """One figure: bars with their numbers.
+    """One bar chart with its numbers.
 
     Attributes:
         title: What is counted.
         bars: Label and count by series, top to bottom.
-        unit: What one count is.
+        unit: The unit of the counts.
     """
 
     title: str
@@ -63,24 +63,24 @@ class CohortFigure:
 
     @property
     def total(self) -> int:
-        """All counts together."""
+        """The sum of all counts."""
         return sum(sum(counts.values()) for _, counts in self.bars)
 
     @property
     def series(self) -> list[str]:
-        """The series that occur, in their order."""
+        """The series that occur, in display order."""
         return [name for name in SERIES if any(counts.get(name) for _, counts in self.bars)]
 
     @property
     def svg(self) -> "Markup":
-        """The figure as inline SVG; colours come from the page's classes."""
+        """The figure as inline SVG; colours come from CSS classes of the page."""
         return draw_bars(self)
 
 
 def cohort_figures(
     cases: Sequence[Row], lesions: Sequence[tuple[str, float | None, float | None]]
 ) -> list[CohortFigure]:
-    """The figures of a cohort.
+    """Make the figures of a cohort.
 
     Args:
         cases: Rows of `clicksim.report.privacy.release_cases`.
@@ -104,20 +104,20 @@ def cohort_figures(
 
 
 def by_word(title: str, rows: Sequence[Row], column: str) -> CohortFigure:
-    """Counts of the values of a column; the most frequent nine, the others together."""
+    """Count the values of a column: the nine most frequent, and the rest together."""
     return _by(title, rows, lambda row: row[column])
 
 
 def by_range(
     title: str, found: Sequence[tuple[str | None, float | None]], scale: Scale, unit: str = "cases"
 ) -> CohortFigure:
-    """Counts within ranges, from the first to the last that has any, empty ones between them too.
+    """Count values by range, from the first to the last non-empty range, including empty ranges in between.
 
     Args:
-        title: Of the figure.
-        found: Tracer and value; None where the value is unknown.
+        title: Title of the figure.
+        found: Tracer and value; None if the value is unknown.
         scale: From `make_scale`.
-        unit: What one count is.
+        unit: The unit of the counts.
     """
     counts = [Counter[str]() for _ in scale]
     unknown: Counter[str] = Counter()
@@ -140,7 +140,7 @@ def fold_balance(
 
     Args:
         cases: Rows of `clicksim.report.privacy.release_cases`.
-        plans: By name of a plan, the fold of each case by source and id.
+        plans: By plan name, the fold of each case by source and id.
     """
     groups: dict[str, list[Row]] = {}
     for row in cases:
@@ -154,7 +154,7 @@ def fold_balance(
 
 
 def draw_bars(figure: CohortFigure) -> "Markup":
-    """Horizontal bars, one under the other, with label and count; a label that is too long is cut with dots."""
+    """Draw horizontal bars with label and count; a label that is too long is shortened with dots."""
     from markupsafe import Markup
 
     most = max((sum(counts.values()) for _, counts in figure.bars), default=0) or 1
@@ -180,7 +180,7 @@ def draw_bars(figure: CohortFigure) -> "Markup":
 
 
 def show_tracer(name: str) -> str:
-    """A tracer in words."""
+    """The display name of a tracer."""
     return {"none": "no tracer", "other": "other tracer"}.get(name, name)
 
 

@@ -1,6 +1,6 @@
-"""Pictures of a case: maximum projections from the front and from the side, with lesions and prompts.
+"""Pictures of a case: coronal and sagittal maximum projections, with lesions and prompts.
 
-As in nuclear medicine the patient stands upright, the right side on the left of the picture; hot is black.
+As is usual in nuclear medicine, the patient is upright, the patient's right is on the left, and high uptake is black.
 """
 
 import io
@@ -34,16 +34,16 @@ LESION, FOREGROUND, BACKGROUND = (30, 110, 235), (0, 158, 73), (222, 38, 38)
 
 @dataclass(frozen=True)
 class View:
-    """How a projection lies in the picture.
+    """The orientation of a projection in the picture.
 
     Attributes:
         name: `coronal` or `sagittal`.
-        project: The stored axis that is projected away.
-        across: The stored axis along the picture's width.
-        up: The stored axis along the picture's height.
-        mirror: Whether the first voxel of `across` stands at the right edge.
-        upright: Whether the last voxel of `up` stands at the top edge.
-        sides: The letters at the left and the right edge; empty where the directions are unknown.
+        project: The stored axis that is projected.
+        across: The stored axis along the width of the picture.
+        up: The stored axis along the height of the picture.
+        mirror: Whether the first voxel of `across` is at the right edge.
+        upright: Whether the last voxel of `up` is at the top edge.
+        sides: The letters at the left and the right edge; empty if the directions are unknown.
     """
 
     name: str
@@ -55,13 +55,13 @@ class View:
     sides: tuple[str, str]
 
     def lay(self, projection: NDArray[Any]) -> NDArray[Any]:
-        """A projection (its two axes in stored order) as rows and columns of the picture."""
+        """Turn a projection (its two axes in stored order) to rows and columns of the picture."""
         picture = projection.T if self.across < self.up else projection
         picture = picture[:, ::-1] if self.mirror else picture
         return picture[::-1] if self.upright else picture
 
     def place(self, voxels: ArrayLike, grid: Grid) -> NDArray[np.float64]:
-        """`(n, 3)` voxels to `(n, 2)` column and row, in voxels from the top left edge of the picture."""
+        """Convert `(n, 3)` voxels to `(n, 2)` column and row, in voxels from the top left edge of the picture."""
         index = np.asarray(voxels, np.float64).reshape(-1, 3)
         column, row = index[:, self.across] + 0.5, index[:, self.up] + 0.5
         column = grid.shape[self.across] - column if self.mirror else column
@@ -70,10 +70,10 @@ class View:
 
 
 def find_views(grid: Grid) -> tuple[View, View]:
-    """The coronal and the sagittal view of a grid.
+    """Find the coronal and the sagittal view of a grid.
 
-    The stored axes are matched to the patient's by the affine, the nearest ones where it is oblique. Without
-    an affine `i` is drawn to the right, `j` is taken as front to back and `k` as up.
+    The affine gives the patient axis of each stored axis, or the nearest one if the grid is oblique. Without an
+    affine, `i` points right, `j` runs from front to back and `k` points up.
     """
     if grid.affine is None:
         return (
@@ -103,23 +103,23 @@ def draw_preview(
 ) -> "Image":
     """Draw a case from the front and from the side.
 
-    Lesions are outlined where they project; foreground clicks are green discs, background clicks red crosses,
-    both with their number in the order in which they were made; more than 60 prompts get no numbers.
+    Lesions are outlined. Foreground clicks are green discs, background clicks red crosses, numbered in the order in
+    which they were made; more than 60 prompts get no numbers.
 
     Args:
-        uptake: `(I, J, K)` SUV; None draws lesions and prompts on white. Values that cannot be SUV are
-            shown up to their 99th percentile instead of 10.
-        labels: `(I, J, K)`, non-zero inside lesions; None where there is no truth.
-        prompts: What to mark; may be empty.
-        grid: The lattice of all of them.
+        uptake: `(I, J, K)` SUV; None draws lesions and prompts on white. If the values cannot be SUV, the window
+            ends at their 99th percentile instead of 10.
+        labels: `(I, J, K)`, non-zero inside lesions; None if unknown.
+        prompts: The prompts to draw; may be empty.
+        grid: The grid of all of them.
         title: One line above the picture.
-        caption: What the shades mean, below it; by default the window of the uptake.
+        caption: The meaning of the grey values, below the picture; by default the window of the uptake.
 
     Returns:
-        An RGB picture whose millimetres are equally long in both directions.
+        An RGB picture with the same scale in both directions.
 
     Raises:
-        GeometryError: If a shape is not that of the grid.
+        GeometryError: If a shape differs from that of the grid.
     """
     from PIL import Image
 
@@ -150,14 +150,14 @@ def draw_preview(
 
 
 def save_picture(image: "Image", path: str | Path) -> Path:
-    """Write a picture as PNG or WebP, complete or not at all.
+    """Write a picture as PNG or WebP, completely or not at all.
 
     Raises:
         SettingError: If the name ends neither in `.png` nor in `.webp`.
     """
     target = Path(path)
     if target.suffix.lower() not in PICTURE_ENDINGS:
-        raise SettingError(f"a picture is written as .png or .webp, got {target.name!r}")
+        raise SettingError(f"a picture must be .png or .webp, got {target.name!r}")
     data = encode_picture(image, target.suffix[1:].lower())
     with replacing(target) as temporary:
         temporary.write_bytes(data)
@@ -165,7 +165,7 @@ def save_picture(image: "Image", path: str | Path) -> Path:
 
 
 def encode_picture(image: "Image", kind: str = "webp", *, height: int | None = None, quality: int = 82) -> bytes:
-    """The bytes of a picture as `png` or `webp`, made smaller to a height in pixels where one is given."""
+    """Encode a picture as `png` or `webp`, scaled down to a height in pixels if one is given."""
     from PIL import Image
 
     if height is not None and height < image.height:
@@ -187,25 +187,25 @@ def _check_shapes(uptake: NDArray[Any] | None, labels: NDArray[Any] | None, prom
                 f"{name} has shape {array.shape}, its grid {grid.shape}; pass the grid it was read with"
             )
     if prompts.grid.shape != grid.shape:
-        raise GeometryError(f"the prompts live on a grid of shape {prompts.grid.shape}, the image on {grid.shape}")
+        raise GeometryError(f"the prompts have a grid of shape {prompts.grid.shape}, the image {grid.shape}")
 
 
 def show_bone(ct: NDArray[Any]) -> NDArray[Any]:
-    """A CT as if it were an uptake: -50 to 550 HU become 0 to 10, so that bone is dark and soft tissue a shade."""
+    """Scale a CT like an uptake: -50 to 550 HU become 0 to 10, so that bone is dark and soft tissue light grey."""
     return np.clip((ct.astype(np.float32) + 50) / 60, 0, 10)
 
 
 def project(
     uptake: NDArray[Any] | None, labels: NDArray[Any] | None, views: Sequence[View]
 ) -> tuple[list[NDArray[Any] | None], list[NDArray[np.bool_] | None]]:
-    """The highest uptake behind each pixel, without what is not a number, and where lesions project; for each view."""
+    """For each view, the highest uptake behind each pixel, ignoring NaN, and where lesions project."""
     projections = [None if uptake is None else _highest(uptake, view.project) for view in views]
     masks = [None if labels is None else labels.max(axis=view.project) > 0 for view in views]
     return projections, masks
 
 
 def _highest(uptake: NDArray[Any], axis: int) -> NDArray[Any]:
-    """The maximum along an axis; 0 where there is no number."""
+    """The maximum along an axis; 0 if there is no number."""
     found: NDArray[Any] = uptake.max(axis=axis)
     if np.isnan(found).any():
         found = np.fmax.reduce(uptake, axis=axis)
@@ -213,7 +213,7 @@ def _highest(uptake: NDArray[Any], axis: int) -> NDArray[Any]:
 
 
 def find_window(projection: NDArray[Any] | None) -> float:
-    """The value drawn black: 10 for SUV, the 99th percentile of the projection for anything else."""
+    """The value that is drawn black: 10 for SUV, else the 99th percentile of the projection."""
     warm = np.empty(0) if projection is None else projection[projection > 0]
     if not warm.size:
         return WINDOW_SUV
@@ -245,13 +245,13 @@ def find_columns(
 def pixels_per_voxel(
     views: Sequence[View], columns: Sequence[tuple[int, int]], grid: Grid, *, high: int, wide: int
 ) -> NDArray[np.float64]:
-    """`(3,)`, pixels per voxel along the stored axes; a mm has as many in each direction.
+    """`(3,)`, pixels per voxel along the stored axes; a mm has the same number of pixels in each direction.
 
     Args:
-        views: What is drawn.
-        columns: First and last column of each.
-        grid: Of the volume; without a spacing voxels count as cubes.
-        high, wide: Pixels that no view may exceed.
+        views: The views to draw.
+        columns: First and last column of each view.
+        grid: Grid of the volume; without a spacing, voxels count as cubes.
+        high, wide: Largest size of a view, in pixels.
     """
     spacing = np.array(grid.spacing or (1.0, 1.0, 1.0))
     highest = max(grid.shape[view.up] * spacing[view.up] for view in views)
@@ -270,7 +270,7 @@ def _draw_view(
     scale: NDArray[np.float64],
     top: float,
 ) -> "Image":
-    """One projection with its lesions and prompts."""
+    """Draw one projection with its lesions and prompts."""
     from PIL import Image, ImageDraw
 
     first, last = columns
@@ -291,7 +291,7 @@ def _draw_view(
 
 
 def _outline(panel: "Image", mask: NDArray[np.bool_], *, filled: bool) -> None:
-    """Colour the rim just outside the lesions, so that the lesion itself stays visible."""
+    """Colour the voxels just outside the lesions, so that the lesions stay visible."""
     from PIL import Image, ImageChops, ImageFilter
 
     soft = Image.fromarray(mask.astype(np.uint8) * 255).resize(panel.size, Image.Resampling.BICUBIC)
@@ -303,7 +303,7 @@ def _outline(panel: "Image", mask: NDArray[np.bool_], *, filled: bool) -> None:
 
 
 def _draw_prompts(pen: "ImageDraw", prompts: Prompts, to_pixels: Any) -> None:
-    """Background first, so that no lesion's mark is covered; each with its number in its polarity."""
+    """Draw background prompts first, so that foreground marks stay on top; each polarity is numbered separately."""
     numbered = len(prompts) <= MOST_NUMBERS
     font = _font(12)
     for foreground, colour in ((False, BACKGROUND), (True, FOREGROUND)):
@@ -323,7 +323,7 @@ def _draw_prompt(
     points: NDArray[np.float64],
     colour: tuple[int, int, int],
 ) -> None:
-    """A click as a disc or a cross, a scribble as dots, a box as a frame."""
+    """Draw a click as a disc or a cross, a scribble as dots, a box as a frame."""
     r = 4 * SUPERSAMPLE
     if isinstance(prompt, Box):
         low, high = points.min(axis=0), points.max(axis=0)
@@ -352,7 +352,7 @@ def _font(size: int) -> "FreeTypeFont | ImageFont":
 
 
 def _letter(sheet: "Image", view: View, x: int, width: int, y: int) -> None:
-    """The letters of the sides, in the upper corners of a view."""
+    """Write the side letters in the upper corners of a view."""
     from PIL import ImageDraw
 
     pen, font, pad = ImageDraw.Draw(sheet), _font(13), 6 * SUPERSAMPLE
@@ -361,7 +361,7 @@ def _letter(sheet: "Image", view: View, x: int, width: int, y: int) -> None:
 
 
 def _write_title(sheet: "Image", title: str) -> None:
-    """The title, cut with dots where it is wider than the picture."""
+    """Write the title, shortened with dots if it is wider than the picture."""
     from PIL import ImageDraw
 
     pen, font = ImageDraw.Draw(sheet), _font(16)
@@ -380,7 +380,7 @@ def _window_text(uptake: NDArray[Any] | None, top: float) -> str:
 
 
 def _write_legend(sheet: "Image", prompts: Prompts, caption: str, *, lesions: bool) -> None:
-    """What the colours mean, and the range of the grey scale."""
+    """Write the meaning of the colours and the range of the grey scale."""
     from PIL import ImageDraw
 
     pen, font = ImageDraw.Draw(sheet), _font(12)

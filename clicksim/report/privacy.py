@@ -1,8 +1,8 @@
-"""What a report may say of a case: a list of columns, each with a rule for what it lets through.
+"""Decide what a report may show of a case: a list of columns, each with a rule for its values.
 
-A page is sent around, so nothing reaches it because it happens to stand in a table. A text is shown where it is a
-known word or made of known words; free text, keys of patients, UIDs and paths are not. Names of cases are shown,
-since they are what a user works with; a public page has numbers in their place.
+Pages are shared, so a value is shown only if a rule allows it. A text is shown if it is a known word or consists of
+known words; free text, patient keys, UIDs and paths are not shown. Case names are shown, because users need them; a
+public page has numbers instead.
 """
 
 import hashlib
@@ -48,12 +48,12 @@ PROTOCOL_NAME = re.compile(r"[a-z0-9-]{1,40}@\d{1,3}")
 
 @dataclass(frozen=True)
 class Released:
-    """The cases as the page may show them.
+    """The cases as a page may show them.
 
     Attributes:
-        rows: One per case, by source and name; `key` holds source and case id and is not for the page.
-        places: By case id, where its rows stand; two sources may use the same id.
-        hidden: Texts of the catalog that must not be shown, with what to show in their place.
+        rows: One per case, by source and name; `key` has source and case id and must not be shown.
+        places: By case id, the indices of its rows; two sources may use the same id.
+        hidden: Texts of the catalog that must not be shown, each with its replacement.
     """
 
     rows: Sequence[Row]
@@ -61,9 +61,9 @@ class Released:
     hidden: Mapping[str, str]
 
     def scrub(self, text: str) -> str:
-        """A sentence about the catalog without the texts that are not shown; longer ones go first.
+        """Replace hidden texts in a sentence, longer ones first.
 
-        Each piece of the sentence is looked up, so that the cost does not grow with the catalog.
+        Each part of the sentence is looked up, so the cost does not grow with the catalog.
         """
         for length in self._lengths:
             for start in range(len(text) - length, -1, -1):
@@ -77,19 +77,19 @@ class Released:
         return sorted({len(value) for value in self.hidden}, reverse=True)
 
     def find(self, case_id: str, source: str | None = None) -> int | None:
-        """The place of a case; of several with the same id the one of the source, or else the first."""
+        """The index of a case; if several have this id, that of the given source, else the first."""
         found = self.places.get(case_id, ())
         named = [place for place in found if source is None or self.rows[place]["key"][0] == source]
         return named[0] if named else None
 
 
 def release_cases(catalog: "Catalog", *, public: bool) -> Released:
-    """The cases of a catalog, column by column through `show_case`.
+    """Convert the cases of a catalog with `show_case`.
 
     Args:
         catalog: An open catalog.
         public: Number cases and patients instead of naming them, drop dates, and show ages over 89 as 90. The
-            numbers follow a hash of the names, so that their order tells nothing.
+            numbers follow a hash of the names, so that their order reveals nothing.
     """
     table = catalog.cases.to_pylist()
     patients = _number((row["patient_key"] or "" for row in table), "patient")
@@ -112,7 +112,7 @@ def release_cases(catalog: "Catalog", *, public: bool) -> Released:
 
 
 def show_case(row: Mapping[str, Any], *, public: bool) -> Row:
-    """The columns of a case that a page may show; everything that is not named here is left out."""
+    """The columns of a case that a page may show; all others are left out."""
     age = _number_or_none(row["age_years"])
     return {
         "tracer": known_word("tracer_class", row["tracer_class"]),
@@ -137,12 +137,12 @@ def show_case(row: Mapping[str, Any], *, public: bool) -> Row:
 
 
 def known_word(column: str, value: str | None) -> str | None:
-    """A word of a column's vocabulary; `other` for any other text."""
+    """The value if it is in the vocabulary of the column, else `other`."""
     return value if value is None or value in WORDS[column] else OTHER
 
 
 def show_scanner(model: str | None) -> str | None:
-    """A scanner's model where it is made of words and numbers that scanners are called by, else `other`.
+    """The scanner model if it consists of words and numbers that occur in scanner names, else `other`.
 
     >>> show_scanner("Biograph 64-4R TruePoint"), show_scanner("Biograph DOE^JOHN")
     ('Biograph 64-4R TruePoint', 'other')
@@ -158,7 +158,7 @@ def show_scanner(model: str | None) -> str | None:
 
 
 def name_runs(names: Sequence[str], protocols: Sequence[str], *, public: bool) -> list[str]:
-    """What runs are called on the page: by their name, or by number and protocol in a public one."""
+    """The names of runs on the page: their own, or number and protocol on a public page."""
     if not public:
         return [f"{name} ({protocol})" if protocol else name for name, protocol in zip(names, protocols, strict=True)]
     shown = [protocol if PROTOCOL_NAME.fullmatch(protocol) else "" for protocol in protocols]
@@ -172,12 +172,12 @@ def _number(names: Iterable[str], prefix: str) -> dict[str, str]:
 
 
 def _binned(age: float | None) -> float | None:
-    """Whole years; 90 stands for all above 89."""
+    """Age in whole years; all ages above 89 are 90."""
     return None if age is None else float(min(math.floor(age), OLDEST_YEARS + 1))
 
 
 def _number_or_none(value: float | None) -> float | None:
-    """Five figures are enough for a page; what is not finite is unknown."""
+    """The value with five significant digits; None if it is not finite."""
     return float(f"{value:.5g}") if value is not None and math.isfinite(value) else None
 
 
@@ -186,7 +186,7 @@ def _rounded(spacing: Sequence[float] | None) -> list[float] | None:
 
 
 def _hidden_texts(catalog: "Catalog", table: Sequence[Row], patients: Mapping[str, str]) -> dict[str, str]:
-    """All texts of columns that a page does not show, paths also without their root."""
+    """All texts of columns that a page does not show; paths also without their root."""
     found = dict.fromkeys([*catalog.roots.values(), str(catalog.home.resolve())], HIDDEN)
     allowed = _allowed_texts()
     for column in CASES:
@@ -203,7 +203,7 @@ def _hidden_texts(catalog: "Catalog", table: Sequence[Row], patients: Mapping[st
 
 
 def _allowed_texts() -> dict[str, Callable[[str], bool]]:
-    """For each text column, whether a sentence may hold one of its values; columns of fixed codes are left out."""
+    """For each text column, whether its value may appear in a sentence; columns of fixed codes are left out."""
     rules: dict[str, Callable[[str], bool]] = {
         column.name: lambda _: False for column in CASES if column.kind in ("text", "texts")
     }

@@ -1,7 +1,7 @@
-"""Small pictures of the cases of a catalog: projections as WebP, lesion outlines and prompts as lines over them.
+"""Draw small pictures of the cases of a catalog: projections as WebP, with lesion outlines and prompts as vectors.
 
-Outlines and prompts stay vectors, so that one small picture serves the list and the large view, and a reader can
-choose the run. The top of a body that is not known to be defaced is left out before anything is projected.
+With vectors, one small picture serves the list and the large view, and the reader can choose the run. Unless a body
+is known to be defaced, its top is removed before projection.
 """
 
 import json
@@ -46,10 +46,10 @@ Stroke = dict[str, Any]
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """A picture of a case and what lies over it.
+    """A picture of a case and its overlay.
 
     Attributes:
-        webp: The coronal and the sagittal projection side by side; empty where there is nothing to show.
+        webp: The coronal and the sagittal projection side by side; empty if there is nothing to show.
         overlay: Plain data for the page: size, panels, outlines, strokes by run, and notes.
     """
 
@@ -59,10 +59,10 @@ class Thumbnail:
 
 @dataclass(frozen=True)
 class ThumbnailJob:
-    """What is drawn of every case.
+    """Settings for the pictures of all cases.
 
     Attributes:
-        catalog: Its folder.
+        catalog: The folder of the catalog.
         show_head: Draw the head of cases that are not known to be defaced.
     """
 
@@ -71,7 +71,7 @@ class ThumbnailJob:
 
 
 def plan_thumbnails(catalog: "Catalog", keys: Sequence[tuple[str, str]], runs: Sequence[str]) -> list[Unit]:
-    """One unit of work per case: its files and its prompts, as plain data.
+    """Plan one unit of work per case: its files and its prompts, as plain data.
 
     Args:
         catalog: An open catalog.
@@ -93,13 +93,13 @@ def plan_thumbnails(catalog: "Catalog", keys: Sequence[tuple[str, str]], runs: S
 
 
 def draw_unit(job: ThumbnailJob, unit: Unit, _folder: Path) -> "dict[str, pa.Table]":
-    """The picture of one case as a table of one row; a case that cannot be read gets a note instead."""
+    """Draw one case as a table of one row; a case that cannot be read gets a note instead."""
     import pyarrow as pa
 
     row = unit.content
     try:
         drawn = draw_case(open_catalog(job.catalog), row, show_head=job.show_head)
-    except (ClicksimError, OSError):  # the message may hold what the page must not show; `catalog check` has it
+    except (ClicksimError, OSError):  # the message may have private text; `catalog check` shows it
         drawn = Thumbnail(b"", {"note": "its images cannot be read"})
     content = {
         "source": [row["source"]],
@@ -111,7 +111,7 @@ def draw_unit(job: ThumbnailJob, unit: Unit, _folder: Path) -> "dict[str, pa.Tab
 
 
 def draw_case(catalog: "Catalog", row: Mapping[str, Any], *, show_head: bool) -> Thumbnail:
-    """Read the images of a case and draw them; a case without PET shows its CT.
+    """Read and draw the images of a case; a case without PET shows its CT.
 
     Raises:
         ClicksimError: A file is missing or cannot be read.
@@ -144,15 +144,15 @@ def draw_thumbnail(
     grid: Grid,
     hide_head: bool,
 ) -> Thumbnail:
-    """The two projections of a case, with lines for lesions and marks for prompts.
+    """Draw the two projections of a case, with lines for lesions and marks for prompts.
 
     Args:
         uptake: `(I, J, K)` SUV, or None.
         labels: `(I, J, K)`, non-zero inside lesions, or None.
-        runs: By the number of a prompt run its strokes: `foreground`, `kind`, `voxels`.
-        grid: The lattice of both.
-        hide_head: Leave out the top 250 mm of the field of view: uptake, lesions and prompts. Where the grid does
-            not say which way is up, or the field of view is no higher, there is no picture.
+        runs: By number of a prompt run, its strokes: `foreground`, `kind`, `voxels`.
+        grid: The grid of both.
+        hide_head: Leave out uptake, lesions and prompts in the top 250 mm of the field of view. There is no picture
+            if the grid does not say which way is up, or the field of view is not higher than that.
     """
     if hide_head and grid.affine is None:
         return Thumbnail(b"", {"note": f"which way is up is unknown, and the top {HEAD_MM:.0f} mm are not shown"})
@@ -184,12 +184,12 @@ def draw_thumbnail(
 
 @dataclass(frozen=True)
 class Panel:
-    """Where a projection lies in the picture.
+    """The place of a projection in the picture.
 
     Attributes:
         view: Its axes.
-        first, last: The columns that are drawn, in voxels.
-        rows: How many rows there are, in voxels.
+        first, last: The columns to draw, in voxels.
+        rows: Number of rows, in voxels.
         x: Its left edge, in pixels.
         width, height: In pixels.
     """
@@ -208,25 +208,25 @@ class Panel:
         return self.width / (self.last - self.first), self.height / self.rows
 
     def place(self, voxels: ArrayLike, grid: Grid) -> NDArray[np.float64]:
-        """`(n, 3)` voxels to `(n, 2)` pixels of the picture."""
+        """Convert `(n, 3)` voxels to `(n, 2)` pixels of the picture."""
         return (self.view.place(voxels, grid) - (self.first, 0)) * self.unit + (self.x, 0)
 
     def describe(self, mask: NDArray[Any] | None) -> dict[str, Any]:
-        """What the page needs to draw the outlines of a projected mask."""
+        """The data that the page needs to draw the outlines of a projected mask."""
         path, step = _trace(None if mask is None else self.view.lay(mask)[:, self.first : self.last])
         unit = [round(u * step, 5) for u in self.unit]
         return {"x": self.x, "w": self.width, "unit": unit, "outline": path, "sides": self.view.sides}
 
 
 def cut_head(array: NDArray[Any], grid: Grid) -> NDArray[Any]:
-    """The array with 0 in all voxels of the top 250 mm of the field of view; the input stays as it is.
+    """Set all voxels in the top 250 mm of the field of view to 0, in a copy.
 
     The top is the highest corner of the volume, whichever axis points up and however oblique the grid is. A voxel
     that reaches into the 250 mm is cut.
 
     Args:
         array: `(I, J, K)`.
-        grid: Its lattice.
+        grid: Its grid.
 
     Raises:
         GeometryError: The grid has no affine.
@@ -243,18 +243,18 @@ def cut_head(array: NDArray[Any], grid: Grid) -> NDArray[Any]:
 
 
 def _heights(grid: Grid) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], float]:
-    """The share of each axis in a voxel's height in mm, and the height above which a voxel is cut."""
+    """How much a voxel along each axis adds to the height, in mm, and the height above which voxels are cut."""
     if grid.affine is None:
         raise GeometryError(f"which way is up is unknown: the grid has no affine, {grid}")
     row = grid.affine[2]
     zi, zj, zk = (row[axis] * np.arange(n) for axis, n in enumerate(grid.shape))
     zk = zk + row[3]
-    # both the top of the field and the upper corner of a voxel lie half a voxel above its centre
+    # the top of the field and the upper corner of a voxel are both half a voxel above a centre
     return zi, zj, zk, float(zi.max() + zj.max() + zk.max()) - HEAD_MM
 
 
 def _head_cover(view: View, grid: Grid) -> NDArray[np.bool_]:
-    """The pixels of a projection that show nothing but cut voxels, in stored order."""
+    """The pixels of a projection that show only cut voxels, in stored order."""
     *shares, limit = _heights(grid)
     first, second = sorted((view.across, view.up))
     lowest = shares[view.project].min()
@@ -267,7 +267,7 @@ def _lay_panels(
     masks: Sequence[NDArray[Any] | None],
     grid: Grid,
 ) -> list[Panel]:
-    """The panels side by side, without the air beside the patient, in one scale."""
+    """Place the panels side by side, in one scale, without the air beside the patient."""
     nothing = Prompts((), grid)
     columns = [
         find_columns(projection, mask, view, nothing, grid)
@@ -286,7 +286,7 @@ def _lay_panels(
 def _draw_panel(
     panel: Panel, projection: NDArray[Any] | None, cover: NDArray[np.bool_] | None, *, top: float
 ) -> "Image":
-    """One projection in grey; what is cut in an even grey."""
+    """Draw one projection in grey; the cut part has an even grey."""
     from PIL import Image
 
     size, columns = (panel.width, panel.height), slice(panel.first, panel.last)
@@ -312,9 +312,9 @@ def _join(pictures: "Sequence[Image]", panels: Sequence[Panel], width: int) -> b
 
 
 def _trace(mask: NDArray[Any] | None) -> tuple[str, int]:
-    """The edges of a mask as an SVG path, and the voxels per unit of it.
+    """Convert the edges of a mask to an SVG path; also return the voxels per unit of the path.
 
-    Of a mask that would need more than 12 kB, pairs of voxels are put together until it does not.
+    If the path would need more than 12 kB, the mask is halved in resolution until it does not.
     """
     if mask is None or not mask.any():
         return "", 1
@@ -327,7 +327,7 @@ def _trace(mask: NDArray[Any] | None) -> tuple[str, int]:
 
 
 def _edges(mask: NDArray[Any]) -> str:
-    """All edges between inside and outside, straight runs in one stroke; rows point down."""
+    """All edges between inside and outside, one stroke per straight run; rows point down."""
     padded = np.pad(np.asarray(mask, bool), 1)
     lines = []
     level = padded[1:, 1:-1] != padded[:-1, 1:-1]  # an edge above each row
@@ -342,7 +342,7 @@ def _edges(mask: NDArray[Any]) -> str:
 def _place_strokes(
     strokes: Sequence[Stroke], panels: Sequence[Panel], grid: Grid, *, hide_head: bool
 ) -> tuple[list[list[Any]], int]:
-    """Strokes in pixels of the picture, and how many are left out: in the head, or above 300."""
+    """Strokes in pixels of the picture, and the number left out: in the head, or beyond 300."""
     placed: list[list[Any]] = []
     order = {True: 0, False: 0}
     for stroke in strokes:
@@ -355,13 +355,13 @@ def _place_strokes(
 
 
 def _in_head(voxels: NDArray[np.float64], grid: Grid) -> bool:
-    """Whether any voxel of a stroke is one that is cut."""
+    """Whether any voxel of a stroke is cut."""
     *_, limit = _heights(grid)
     return bool((grid.to_mm(voxels)[:, 2] > limit).any())
 
 
 def _thin(points: NDArray[np.float64]) -> list[float]:
-    """X and y in turn, in tenths of pixels; of many points every n-th, and none twice in a row."""
+    """X and y in turn, in tenths of pixels; every n-th of many points, without repeated points."""
     step = -(-len(points) // MOST_POINTS)
     kept: list[float] = []
     for x, y in points[::step].round(1).tolist():

@@ -1,4 +1,4 @@
-"""Simulation: masks in, prompts out."""
+"""Simulate prompts from masks."""
 
 from clicksim.simulate.clicks.click_rules import simulate_clicks
 

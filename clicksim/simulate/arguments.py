@@ -1,4 +1,4 @@
-"""What all public simulators do with their arguments first: settings that warn, and what a rule must be given."""
+"""Argument checks of all public simulators: settings without effect, and inputs that a rule needs."""
 
 import warnings
 from collections.abc import Mapping, Sequence
@@ -12,17 +12,17 @@ from clicksim.protocols import Protocol, ProtocolName, effective_settings, load_
 def open_rule(
     protocol: ProtocolName, table: str, given: Mapping[str, Any], *, elsewhere: Sequence[str] = (), work: str = ""
 ) -> tuple[Protocol, dict[str, Any]]:
-    """A protocol, and its settings with the given ones on top; one without effect warns where the simulator was called.
+    """Load a protocol and override its settings; a setting without effect warns at the caller of the simulator.
 
     Args:
         protocol: Name and version.
         table: Such as `clicks`.
         given: The user's settings.
-        elsewhere: Settings that the table has for other work alone.
-        work: This work, in words.
+        elsewhere: Settings of the table that only apply to other tasks.
+        work: This task, in words.
 
     Raises:
-        SettingError: An unknown protocol or setting, or a value that is not allowed.
+        SettingError: If the protocol or a setting is unknown, or a value is not allowed.
     """
     rule = load_protocol(protocol)
     settings, idle = effective_settings(rule, table, given)
@@ -32,13 +32,13 @@ def open_rule(
 
 
 def refuse_instances(rule: Protocol, instances: str) -> None:
-    """Raise a `SettingError` unless a published rule is left its own way from values to lesions."""
+    """Raise a `SettingError` if `instances` is set for a published rule, which has its own rule for them."""
     if instances != "auto":
         raise SettingError(f"{rule.id} has its own rule for instances; leave instances at auto, got {instances!r}")
 
 
 def spacing_of(grid: Grid, who: str) -> Spacing:
-    """The voxel size, or a `GeometryError` that says who needs it."""
+    """The voxel size; if there is none, raise a `GeometryError` that says who needs it."""
     if grid.spacing is None:
         raise GeometryError(f"{who} measures in mm and needs the voxel size: give spacing=(i, j, k) in mm")
     return grid.spacing

@@ -1,8 +1,8 @@
 """Corrections: prompts from a prediction's errors.
 
-The wrong voxels are found in one pass over both masks that skips equal words, and everything after that works on
-their runs. To find what changed since the last round would be a pass of the same kind, so the regions are found anew in
-each; what is dear is the depth of a large one, and that is kept while the region stays as it is (`KeptRegions`).
+One pass over both masks, which skips equal words, finds the wrong voxels. All further work uses their runs. Finding
+the changes since the last round would take the same pass, so each round finds the regions again. The expensive part is
+the depth of a large region; it is kept as long as the region does not change (`KeptRegions`).
 """
 
 import operator
@@ -32,42 +32,42 @@ def correct(
     prediction: ArrayLike,
     truth: ArrayLike,
     *,
-    uptake: ArrayLike | None = None,  # noqa: ARG001 - so that a rule that looks at it needs no other call
+    uptake: ArrayLike | None = None,  # noqa: ARG001 - reserved for rules that use it
     spacing: Sequence[float] | None = None,
     protocol: ProtocolName = "autopet-v@2",
     seed: int = 42,
     case_id: str = "",
-    round: int = 0,  # noqa: A002 - the field's word
+    round: int = 0,  # noqa: A002 - the usual term
     previous: Prompts | None = None,
     kept: KeptRegions | None = None,
     **settings: Any,
 ) -> Prompts:
-    """The prompts with which a person would correct a prediction in one round.
+    """Simulate the prompts that correct a prediction in one round.
 
-    The mended rule corrects the largest error regions (26-connected components of the false positives or of the
-    false negatives) with one prompt each, of the polarity that mends them, and never on a voxel that a previous
-    prompt of the same polarity has. A perfect prediction gives none, with a note. The published rule gives the
-    one stroke of the published loop, or none where that loop fails.
+    The revised rule corrects the largest error regions (26-connected components of the false positives or of the false
+    negatives) with one prompt each, of the polarity that fixes them. It never uses a voxel of a previous prompt of the
+    same polarity. A perfect prediction gives no prompt and a note. The published rule gives the one stroke of the
+    published loop, or none if that loop fails.
 
     Args:
-        prediction: `(I, J, K)`; not 0 is predicted lesion.
-        truth: `(I, J, K)`; not 0 is lesion; an instance map tells lesions apart.
-        uptake: `(I, J, K)`; no rule looks at it yet.
+        prediction: `(I, J, K)`; non-zero is predicted lesion.
+        truth: `(I, J, K)`; non-zero is lesion; the values of an instance map separate lesions.
+        uptake: `(I, J, K)`; no rule uses it yet.
         spacing: Voxel size in mm; rules in mm need it.
         protocol: Name and version.
-        seed, case_id, round: Key the streams of mended rules.
+        seed, case_id, round: Keys of the random streams of revised rules.
         previous: Prompts of earlier rounds.
-        kept: What earlier rounds of this case measured; this round reads it and leaves its own. Without it a large
-            error that nobody mends is measured in each round.
-        **settings: Of the protocol's table `[scribbles]`, such as `kind="click"`.
+        kept: Measurements from earlier rounds of this case; this round reads and updates them. Without it, a large
+            uncorrected error is measured again in each round.
+        **settings: Settings of the protocol's table `[scribbles]`, such as `kind="click"`.
 
     Returns:
-        The prompts of this round alone.
+        Only the prompts of this round.
 
     Raises:
-        SettingError: An unknown protocol or setting.
-        GeometryError: Shapes that differ, those of previous prompts included; a missing spacing.
-        ImageError: Values that are no labels.
+        SettingError: If the protocol or a setting is unknown.
+        GeometryError: If shapes differ, including those of previous prompts, or the spacing is missing.
+        ImageError: If a value is not a valid label.
     """
     seed, number = operator.index(seed), operator.index(round)
     rule, chosen = open_rule(protocol, "scribbles", settings, elsewhere=LABEL_SETTINGS, work="a correction")
@@ -97,7 +97,7 @@ def correct(
 
 @dataclass(frozen=True)
 class _Correction:
-    """One round under the mended rule."""
+    """One round of the revised rule."""
 
     spacing: Spacing
     settings: Mapping[str, Any]
@@ -107,7 +107,7 @@ class _Correction:
     previous: Prompts | None
 
     def prompts(self, regions: list[Region]) -> Iterator[Click | Scribble]:
-        """Prompts for the chosen regions, until the budget of the round is spent."""
+        """Yield prompts for the chosen regions until the budget of the round is spent."""
         used = self._used()
         if self.settings["choose"] in CLASS_CHOICES:
             yield from self._by_class(regions, used)
@@ -123,7 +123,7 @@ class _Correction:
                 yield prompt
 
     def _by_class(self, regions: list[Region], used: dict[bool, set[Voxel]]) -> Iterator[Click]:
-        """Clicks in the errors of a class as a whole."""
+        """Yield clicks in all errors of a class together."""
         draws = {
             polarity: stream(self.seed, self.case_id, "correct", self.round, "class", name)
             for polarity, name in ((True, "foreground"), (False, "background"))
@@ -140,7 +140,7 @@ class _Correction:
         return ClickPlacer(self.settings, self.spacing)
 
     def _chosen(self, regions: list[Region]) -> list[Region]:
-        """Regions in the order in which they are corrected."""
+        """Regions in the order of correction."""
         sizes = np.array([region.size for region in regions], dtype=np.float64)
         if self.settings["choose"] == "depth":
             sizes = np.array([region.component.deepest(self.spacing, closed=True)[1] for region in regions])
@@ -150,7 +150,7 @@ class _Correction:
         return [regions[n] for n in np.argsort(-sizes, kind="stable")]
 
     def _prompt(self, region: Region, used: set[Voxel]) -> Click | Scribble | None:
-        """A prompt in a region on voxels that have none; None where all are used."""
+        """Make a prompt on unused voxels of a region; None if all are used."""
         polarity = "foreground" if region.foreground else "background"
         draws = stream(self.seed, self.case_id, "correct", self.round, polarity, region.component.key)
         if self.settings["kind"] == "click":
@@ -172,15 +172,15 @@ class _Correction:
 
 def _why_none(regions: Sequence[Region], kinds: Sequence[str]) -> str:
     if regions:
-        return "every error is prompted already"
+        return "every error already has a prompt"
     return f"no error of kind {' or '.join(kinds)} left to correct" if kinds else "no error left to correct"
 
 
 def _check_clicks(rule: str, settings: Mapping[str, Any]) -> None:
-    """Refuse what only clicks can do, and strokes of a rule that has none."""
+    """Reject settings that need clicks, and strokes of a rule that draws none."""
     if settings["kind"] == "click":
         return
     if "strategy" not in settings:
         raise SettingError(f"{rule} is a rule for clicks and draws no strokes; leave kind at click")
     if settings["choose"] in CLASS_CHOICES:
-        raise SettingError(f"choose={settings['choose']} places clicks; set kind=click beside it")
+        raise SettingError(f"choose={settings['choose']} places clicks; also set kind=click")

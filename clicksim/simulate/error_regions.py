@@ -1,4 +1,4 @@
-"""Where a prediction is wrong: runs of false positives and false negatives, and what kind of error each region is."""
+"""Errors of a prediction: runs of false positives and false negatives, and the kind of each error region."""
 
 from bisect import bisect_left
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ class ErrorRuns:
 
     Attributes:
         prediction, truth: Both masks, flat, in one memory order.
-        memory: Layout that they and the runs refer to: that of the truth.
+        memory: Layout of the masks and the runs: that of the truth.
         starts, stops: The runs.
         kinds: `FALSE_POSITIVE` or `FALSE_NEGATIVE` of each.
     """
@@ -40,7 +40,7 @@ class ErrorRuns:
     def of(self, *, missed: bool) -> tuple[Memory, Ints, Ints]:
         """Layout and runs of the false negatives (missed) or of the false positives, with k slow and i fast.
 
-        A slice across the last axis is a block of rows then.
+        So a slice across the last axis is a block of rows.
         """
         keep = self.kinds == (FALSE_NEGATIVE if missed else FALSE_POSITIVE)
         starts, stops = self.starts[keep], self.stops[keep]
@@ -57,7 +57,7 @@ class ErrorRegions:
 
     Attributes:
         runs: The wrong voxels.
-        components: Numbered in the order k, j, i of their first voxels, both sorts together.
+        components: Components of both kinds, numbered together in the order k, j, i of their first voxels.
     """
 
     runs: ErrorRuns
@@ -71,7 +71,7 @@ class ErrorRegions:
 
     @cached_property
     def kinds(self) -> list[str]:
-        """The kind of each region, from what whole lesions and whole predicted components share."""
+        """The kind of each region, from the overlaps of whole lesions and whole predicted components."""
         lesions = _Parts.of(self.runs.truth, self.runs.memory, instances=True)
         predicted = _Parts.of(self.runs.prediction, self.runs.memory, instances=False)
         shared = lesions.shared(predicted)
@@ -79,7 +79,7 @@ class ErrorRegions:
         joined = np.bincount(shared[:, 1], minlength=predicted.count)
         regions = _Parts.of_components(self.components)
         kinds = [""] * regions.count
-        for region, lesion in regions.shared(lesions):  # a region of false positives meets no lesion
+        for region, lesion in regions.shared(lesions):  # a region of false positives overlaps no lesion
             if kinds[region] != "missed":
                 kinds[region] = "under" if found[lesion] else "missed"
         for region, component in regions.shared(predicted):
@@ -89,7 +89,7 @@ class ErrorRegions:
 
 @dataclass(frozen=True)
 class _Parts:
-    """A mask in parts: its runs by start, and the part of each run, from 0."""
+    """The parts of a mask: its runs by start, and the part of each run, from 0."""
 
     starts: Ints
     stops: Ints
@@ -98,7 +98,7 @@ class _Parts:
 
     @classmethod
     def of(cls, flat: NDArray[Any], memory: Memory, *, instances: bool) -> "_Parts":
-        """The 26-connected components of a mask; or the distinct values, where there are several and they count."""
+        """The 26-connected components of a mask, or its distinct values if `instances` and there are several."""
         starts, stops, values = scan_labels(flat, memory)
         if np.any(values != values[:1]):
             if instances:
@@ -112,23 +112,23 @@ class _Parts:
         return cls(*components.runs_in_order, len(components))
 
     def shared(self, other: "_Parts") -> Ints:
-        """`(n, 2)` pairs of parts that share a voxel, each once."""
+        """`(n, 2)` unique pairs of parts that share a voxel."""
         found = overlap_runs(self.starts, self.stops, other.starts, other.stops)
         pairs = np.column_stack([self.places[found[:, 0]], other.places[found[:, 1]]])
         return np.asarray(np.unique(pairs, axis=0)) if len(pairs) else pairs
 
 
 def find_errors(prediction: ArrayLike, truth: ArrayLike, *, where: str = "") -> ErrorRuns:
-    """The wrong voxels of a prediction, in one pass over both masks that skips equal words.
+    """Find the wrong voxels of a prediction, in one pass over both masks that skips equal words.
 
     Args:
-        prediction: `(I, J, K)`; not 0 is predicted lesion.
-        truth: `(I, J, K)`; not 0 is lesion.
+        prediction: `(I, J, K)`; non-zero is predicted lesion.
+        truth: `(I, J, K)`; non-zero is lesion.
         where: A case to name in errors.
 
     Raises:
-        GeometryError: Shapes that differ or have not three axes.
-        ImageError: Values that are no labels.
+        GeometryError: If the shapes differ or do not have three axes.
+        ImageError: If a value is not a valid label.
     """
     predicted, true = check_pair(prediction, truth, where=where)
     two, memory = flat_view(true)
@@ -145,8 +145,8 @@ class Region:
     """One error region.
 
     Attributes:
-        regions: All of them.
-        place: Its place among them, from 0.
+        regions: All error regions.
+        place: Place of this one among them, from 0.
     """
 
     regions: ErrorRegions
@@ -154,7 +154,7 @@ class Region:
 
     @cached_property
     def component(self) -> Component:
-        """Its voxels; the id counts all regions in the order k, j, i of their first voxel."""
+        """The voxels of the region; the id counts all regions in the order k, j, i of their first voxel."""
         return self.regions.components[self.place]
 
     @property
@@ -164,7 +164,7 @@ class Region:
 
     @property
     def was_asked(self) -> bool:
-        """Whether its component was looked at."""
+        """Whether its component was used."""
         return "component" in vars(self)
 
     @property
@@ -174,14 +174,14 @@ class Region:
 
     @property
     def foreground(self) -> bool:
-        """True where lesion was missed: the prompt that mends it is a foreground prompt."""
+        """True for a missed lesion part, which needs a foreground prompt."""
         return bool(self.regions.missed[self.place])
 
     @property
     def kind(self) -> str:
-        """What sort of error it is.
+        """The kind of error.
 
-        `missed` (it holds a lesion without any overlap), `under` (the missing part of a lesion that was found),
+        `missed` (it contains a lesion without any overlap), `under` (the missing part of a lesion that was found),
         `false` (a predicted component without any overlap), `over` (what a prediction adds to a lesion), or
         `merged` (the same, of a predicted component that joins several lesions).
         """
@@ -189,28 +189,28 @@ class Region:
 
 
 class KeptRegions:
-    """What was measured of a case's error regions, kept from round to round for those that stay as they are.
+    """Measurements of a case's error regions, kept between rounds for regions that do not change.
 
-    A region is known again by its voxels, to the last one; one that changed or went is forgotten. So what is kept
-    changes no answer. It takes at most 8 bytes for each voxel of the regions that were looked at, and 16 for each run.
+    A region is recognised only if all its voxels are the same; changed regions are forgotten. So keeping measurements
+    never changes a result. It takes at most 8 bytes for each voxel of the regions that were used, and 16 for each run.
     """
 
     def __init__(self) -> None:
         self._components: list[Component] = []
 
     def meet(self, regions: Sequence[Region]) -> None:
-        """Hand what is known on to the regions of the next prediction that are the same."""
+        """Pass the measurements to equal regions of the next prediction."""
         for component in self._components:
-            place = bisect_left(regions, component.key, key=lambda region: region.key)  # they stand in that order
+            place = bisect_left(regions, component.key, key=lambda region: region.key)  # regions are in that order
             if place < len(regions) and regions[place].key == component.key:
                 same = regions[place].component
                 if same.same_voxels(component):
                     same.answers.update(component.answers)
 
     def keep(self, regions: Sequence[Region]) -> None:
-        """Keep what was measured of these regions, and nothing else."""
+        """Keep only the measurements of these regions."""
         asked = [region.component for region in regions if region.was_asked]
-        # without lists of its voxels, and without the runs of other regions that its own are a view of
+        # without voxel lists; copy the runs, because they are a view into the runs of all regions
         self._components = [
             replace(component, starts=component.starts.copy(), stops=component.stops.copy())
             for component in asked
@@ -221,11 +221,11 @@ class KeptRegions:
 def find_regions(
     prediction: ArrayLike, truth: ArrayLike, *, errors: Sequence[str] = (), where: str = ""
 ) -> list[Region]:
-    """The error regions of a prediction, in the order k, j, i of their first voxels.
+    """Find the error regions of a prediction, in the order k, j, i of their first voxels.
 
     Args:
         prediction, truth: `(I, J, K)`; a truth of more than one distinct value is an instance map.
-        errors: Kinds to give; empty for all.
+        errors: Kinds to return; empty for all.
         where: A case to name in errors.
     """
     runs = find_errors(prediction, truth, where=where)

@@ -1,4 +1,4 @@
-"""Prompts from files: one case, read, checked and simulated."""
+"""Simulate prompts for one case from files."""
 
 from dataclasses import replace
 from typing import Any
@@ -29,20 +29,20 @@ def click_case(
     """Simulate the clicks of one case; see `clicksim.simulate_clicks` for the rule.
 
     Args:
-        case: Its images; the label, and the PET and the organ labels where it has them.
-        instances, protocol, seed, **settings: As `clicksim.simulate_clicks` takes them.
-        annotator: A model of the person, who changes the clicks of the rule; None for the clicks of the rule.
+        case: Its images: the label and, if available, the PET and the organ labels.
+        instances, protocol, seed, **settings: See `clicksim.simulate_clicks`.
+        annotator: A model of the person, which changes the clicks of the rule; None for the unchanged clicks.
 
     Returns:
-        Prompts on the grid of the label, affine included.
+        Prompts on the grid of the label, including its affine.
 
     Raises:
-        GeometryError: An image on another grid than the label.
-        ImageError: A file that cannot be read; a PET that is a CT or a label, see `read_pet`.
-        SettingError: As `clicksim.simulate_clicks`.
+        GeometryError: If an image is on another grid than the label.
+        ImageError: If a file cannot be read, or the PET is a CT or a label, see `read_pet`.
+        SettingError: See `clicksim.simulate_clicks`.
     """
     rules, _ = effective_settings(load_protocol(protocol), "clicks", settings)
-    # an image that no rule looks at is not read: over a catalog that is most of the time
+    # do not read unused images: over a catalog, reading takes most of the time
     uptake = case.pet if rules.get("n_background", 0) or annotator else None
     organs = case.organs if rules.get("background") == "organ" else None
     prompts = simulate_clicks(
@@ -66,21 +66,21 @@ def scribble_case(
     instances: Instances = "auto",
     protocol: ProtocolName = "autopet-v@2",
     seed: int = 42,
-    round: int = 0,  # noqa: A002 - the field's word
+    round: int = 0,  # noqa: A002 - the usual term
     annotator: Annotator | None = None,
     **settings: Any,
 ) -> Prompts:
     """Simulate the scribbles of one case: in and around its lesions, or in the errors of its prediction.
 
     Args:
-        case: Its images; the label, the prediction where it has one, and for an annotator the PET.
-        instances, protocol, seed, round, **settings: As `simulate_scribbles` and `correct` take them.
-        annotator: A model of the person, who changes the strokes of the rule.
+        case: Its images: the label, the prediction if there is one, and the PET for an annotator.
+        instances, protocol, seed, round, **settings: See `simulate_scribbles` and `correct`.
+        annotator: A model of the person, which changes the strokes of the rule.
 
     Raises:
-        SettingError: As those; `instances` beside a prediction, whose errors are split into components.
-        GeometryError: An image on another grid than the label.
-        ImageError: A file that cannot be read; a PET that is a CT or a label, see `read_pet`.
+        SettingError: See there; also if `instances` is set with a prediction, whose errors are split into components.
+        GeometryError: If an image is on another grid than the label.
+        ImageError: If a file cannot be read, or the PET is a CT or a label, see `read_pet`.
     """
     truth, mask = case.label, case.prediction
     uptake = None if annotator is None else case.pet
@@ -91,7 +91,7 @@ def scribble_case(
         raise SettingError("instances has no effect with a prediction: errors are split into components")
     else:
         revised = load_protocol(protocol).tables.get("scribbles", {}).get("rule") == "revised"
-        person = annotator if revised else None  # the published loop looks for all errors
+        person = annotator if revised else None  # the published loop uses all errors
         seen = _seen_truth(truth, mask, uptake, person, case.case_id, seed)
         prompts = correct(mask.array, seen, round=round, **shared)
     prompts = replace(prompts, grid=truth.grid, notes=(*prompts.notes, *case.notes))
@@ -101,7 +101,7 @@ def scribble_case(
 def _seen_truth(
     truth: Volume, prediction: Volume, uptake: Volume | None, annotator: Annotator | None, case_id: str, seed: int
 ) -> NDArray[Any]:
-    """The truth in which the errors are looked for: a person overlooks those in lesions that they miss."""
+    """The truth for finding errors: a person ignores errors in the lesions that they miss."""
     if annotator is None:
         return truth.array
     person = Person.before(annotator, truth.array, truth.grid, uptake=_array(uptake), case_id=case_id, seed=seed)
@@ -111,7 +111,7 @@ def _seen_truth(
 def _by_person(
     prompts: Prompts, label: Volume, uptake: Volume | None, annotator: Annotator, instances: Instances, seed: int
 ) -> Prompts:
-    """The prompts as the annotator makes them, with the lesions that the rule had."""
+    """Apply the annotator to the prompts, with the lesions of the rule."""
     if prompts.settings["rule"] == "published":
         instances = "labels" if prompts.settings.get("per_lesion") else "touching"
     return annotate(prompts, label.array, annotator, uptake=_array(uptake), instances=instances, seed=seed)

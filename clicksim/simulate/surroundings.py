@@ -1,4 +1,4 @@
-"""What lies around lesions: margins and shells, in mm."""
+"""Margins and shells around lesions, in mm."""
 
 from functools import cache
 from typing import Any
@@ -23,7 +23,7 @@ class Surroundings:
         self._flat, self._memory = flat_view(as_labels(labels))
 
     def near(self, voxels: Ints, margin_mm: float) -> NDArray[np.bool_]:
-        """Which of `(n, 3)` voxels have a lesion voxel within a distance; with 0, which are lesion voxels."""
+        """Mark which of `(n, 3)` voxels have a lesion voxel within a distance; with 0, which are lesion voxels."""
         axes = list(self._memory.axes)
         offsets = ball(margin_mm, self.spacing)[:, axes]
         along_memory = np.ascontiguousarray(np.asarray(voxels, dtype=np.int64)[:, axes])
@@ -31,10 +31,10 @@ class Surroundings:
         return near
 
     def shell(self, lesion: Component, nearest_mm: float, farthest_mm: float) -> Ints:
-        """`(n, 3)` voxels around one lesion, in C order, whose distance to the nearest lesion lies in a range.
+        """`(n, 3)` voxels around one lesion, in C order, whose distance to the nearest lesion is in a range.
 
-        Both ends belong to the range. The search box is the lesion's box grown by the farthest distance; other
-        lesions count as far as they reach in.
+        Both ends belong to the range. The search box is the lesion's box grown by the farthest distance; parts of
+        other lesions inside it count.
         """
         import edt
 
@@ -50,6 +50,6 @@ class Surroundings:
 
 @cache
 def ball(radius_mm: float, spacing: Spacing) -> Ints:
-    """`(n, 3)` offsets within a distance, the nearest first; `(0, 0, 0)` is always one of them."""
+    """`(n, 3)` offsets within a distance, nearest first; `(0, 0, 0)` is always included."""
     offsets = steps_within(radius_mm, spacing)
     return offsets[np.argsort(((offsets * np.asarray(spacing)) ** 2).sum(1), kind="stable")]

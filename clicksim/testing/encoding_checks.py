@@ -13,7 +13,7 @@ from clicksim.guidance import ENCODINGS, Encoding, encode
 from clicksim.guidance.encoding_settings import COMMON, DrawingPlan, in_voxels
 from clicksim.prompts import Click, Prompts, Scribble
 from clicksim.settings import check_value
-from clicksim.testing.trees import promise
+from clicksim.testing.damaged_trees import promise
 
 SPACINGS = ((2.0, 2.0, 3.0), (1.0, 1.0, 1.0), (1.3, 0.7, 4.0))
 CLOSE = 1e-5

@@ -10,7 +10,7 @@ from clicksim.catalog.schema import REASONS
 from clicksim.errors import CatalogError, ClicksimError
 from clicksim.pipeline.conversion import convert
 from clicksim.pipeline.workers import Crew
-from clicksim.testing.trees import assert_same, contents, damages, files_of, promise
+from clicksim.testing.damaged_trees import assert_same, contents, damages, promise, tree_files
 
 WriteTree = Callable[[Path], object]
 
@@ -108,7 +108,7 @@ def _resumes(source: Source, tree: Path, catalog: Path, sound: dict[str, str]) -
 
 
 def _survives_damage(source: Source, tree: Path, folder: Path, most: int) -> None:
-    names = [file.relative_to(tree).as_posix() for file in files_of(tree)]
+    names = [file.relative_to(tree).as_posix() for file in tree_files(tree)]
     chosen = [(name, how) for name in names for how in damages()]
     step = max(1, -(-len(chosen) // most))
     for number, (name, how) in enumerate(chosen[::step]):

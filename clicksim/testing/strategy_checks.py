@@ -10,7 +10,7 @@ from clicksim.lesions import Component, find_lesions
 from clicksim.protocols import load_protocol
 from clicksim.protocols.strategy_registry import CLICK_STRATEGIES, STROKE_STRATEGIES
 from clicksim.simulate.scribbles.revised_strokes import cut_section
-from clicksim.testing.trees import promise
+from clicksim.testing.damaged_trees import promise
 
 SPACINGS = ((2.0, 2.0, 3.0), (1.0, 1.0, 1.0), (1.3, 0.7, 4.0))
 

@@ -1,14 +1,14 @@
 """Image files: the only reader and writer of image arrays.
 
-    read_image, read_label     .nii, .nii.gz, .mha to a Volume: the array as stored, and its grid
-    read_grid                  the grid alone, from the header
-    write_image                a new file, complete or not there at all
-    case_id_of                 the file name without its ending
+    read_image, read_label     read .nii, .nii.gz or .mha as a Volume: the stored array and its grid
+    read_grid                  read only the grid, from the header
+    write_image                write a file atomically
+    case_id_of                 the file name without its extension
 
-Arrays come in the axes of the file, `i` fastest in memory (Fortran order), as nibabel gives them. Geometry is
-parsed by nibabel and SimpleITK; the voxels are read here, since that is twice as fast, and since SimpleITK
-takes a damaged compressed stream without a word. What a file promises is compared with its size before any
-memory is asked for, and compressed streams are read to their end, so that their checksum is known to match.
+Arrays have the axes of the file, with `i` fastest in memory (Fortran order), as in nibabel. nibabel and SimpleITK
+parse the geometry. The voxels are read here, because this is twice as fast and because SimpleITK accepts damaged
+compressed streams without an error. The size in the header is compared with the size of the file before memory is
+allocated. Compressed streams are read to the end, so their checksum is verified.
 """
 
 from clicksim.volumes.header import EXTENSIONS

@@ -1,4 +1,4 @@
-"""The images of a case: which files there are, and the one way to read and check them."""
+"""The images of a case: their files, and how they are read and checked."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -12,34 +12,34 @@ from clicksim.geometry.arrays import flat_view
 from clicksim.volumes.header import EXTENSIONS
 from clicksim.volumes.image import Volume, case_id_of, read_image, read_label
 
-SAMPLE = 1 << 14  # voxels that are looked at: a look, not a pass
-NO_PET = -100  # SUV and Bq/ml have noise below 0; air and lung of a CT lie far below this
-CT_SHARE = 0.02  # of the voxels below NO_PET: a CT has some ten times that, ringing at the edges of a PET far less
+SAMPLE = 1 << 14  # sample size in voxels; the volume is not scanned
+NO_PET = -100  # SUV and Bq/ml have noise below 0; air and lung in a CT are far below this
+CT_SHARE = 0.02  # share of voxels below NO_PET: a CT has about ten times that, a PET with ringing at edges far less
 
 
 ROLES = ("label", "pet", "ct", "organs", "prediction")
-"""What the images of a case are."""
+"""The roles of the images of a case."""
 NAMES = {"label": "label", "pet": "PET", "ct": "CT", "organs": "organ mask", "prediction": "prediction"}
-"""How messages call them."""
+"""Names of the roles in messages."""
 
 
 class CaseImages:
-    """The images of one case, each read when it is first asked for, once, and compared with the grid of the label.
+    """The images of one case. Each is read once, on first use, and its grid is compared with that of the label.
 
     Attributes:
         case_id: The name of the case.
-        files: Its files by role; see `ROLES`.
+        files: Files by role; see `ROLES`.
     """
 
     def __init__(self, files: Mapping[str, Path | None], case_id: str = "") -> None:
-        """Name the images of a case.
+        """Set the files of a case.
 
         Args:
-            files: By role; what is absent or None is not there.
-            case_id: By default the label's file name without its ending.
+            files: Files by role; missing or None means that the case has no such image.
+            case_id: By default the label's file name without its extension.
 
         Raises:
-            ImageError: The case has no label.
+            ImageError: If the case has no label.
         """
         self.files = {role: file for role, file in files.items() if file is not None}
         if "label" not in self.files:
@@ -54,7 +54,7 @@ class CaseImages:
 
     @cached_property
     def pet(self) -> Volume | None:
-        """The uptake, which is looked at as `read_pet` does; its doubts are among `notes`."""
+        """The uptake, read and checked by `read_pet`; its warnings are in `notes`."""
         if "pet" not in self.files:
             return None
         volume, self._notes["pet"] = read_pet(self.files["pet"])
@@ -72,45 +72,45 @@ class CaseImages:
 
     @cached_property
     def prediction(self) -> Volume | None:
-        """The mask that a model predicted."""
+        """The mask predicted by a model."""
         if "prediction" not in self.files:
             return None
         return self._on_grid(read_label(self.files["prediction"]), "prediction")
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Doubts about the images that were read so far, a sentence each."""
+        """Warnings about the images read so far."""
         return tuple(note for notes in self._notes.values() for note in notes)
 
     def _on_grid(self, volume: Volume, role: str) -> Volume:
-        """The image, which must be on the grid of the label.
+        """Check that an image is on the grid of the label, and return it.
 
         Raises:
-            GeometryError: It is on another grid.
+            GeometryError: If it is on another grid.
         """
         self.label.grid.check_same(volume.grid, ("label", NAMES[role]), where=f"case {self.case_id}")
         return volume
 
 
 def read_pet(path: str | Path) -> tuple[Volume, tuple[str, ...]]:
-    """A PET from its file, and a sentence where it may be none.
+    """Read a PET. Also return a warning if it does not look like one.
 
-    Some ten thousand voxels, evenly spread, are looked at; only where all of them are 0 or 1 is the volume read to
-    the end. That is enough for a CT or a label in the place of the PET, and no proof of an SUV.
+    About ten thousand evenly spaced voxels are checked; the whole volume is checked only if all of them are 0 or 1.
+    This detects a CT or a label in place of the PET. It does not prove that the values are SUV.
 
     Returns:
-        The image, and at most one note: values below -100 in less than a fiftieth of the voxels, as resampling may
-        leave them in a PET in Bq/ml.
+        The image, and at most one note: less than 2 % of the voxels are below -100, which resampling can cause in a
+        PET in Bq/ml.
 
     Raises:
-        UptakeError: More than that lies below -100, as in a CT; 0 and 1 alone, of whatever type, as in a mask.
-        ImageError: A file that cannot be read.
+        UptakeError: If more voxels are below -100, as in a CT, or all values are 0 or 1 (of any type), as in a mask.
+        ImageError: If the file cannot be read.
     """
     volume = read_image(path)
     flat, _ = flat_view(volume.array)
-    sample = flat[:: max(1, flat.size // SAMPLE) | 1]  # odd, so that it does not keep to the columns of a grid
+    sample = flat[:: max(1, flat.size // SAMPLE) | 1]  # odd, so that the sample does not follow the columns of the grid
     if all(np.isin(part, (0, 1)).all() for part in (sample, flat)) and flat.any() and not flat.all():
-        raise UptakeError(f"{path} has the numbers 0 and 1 alone: is this a label? A PET holds SUV")
+        raise UptakeError(f"{path} contains only 0 and 1: is this a label? A PET holds SUV")
     share = float(np.mean(sample < NO_PET))
     if share == 0:
         return volume, ()
@@ -121,10 +121,10 @@ def read_pet(path: str | Path) -> tuple[Volume, tuple[str, ...]]:
 
 
 def list_labels(folder: str | Path) -> list[Path]:
-    """The image files of a folder, by name; hidden files, such as `._x.nii.gz`, are no labels.
+    """List the image files of a folder by name, without hidden files such as `._x.nii.gz`.
 
     Raises:
-        ImageError: The folder cannot be read or has no image, or two files are of one case.
+        ImageError: If the folder cannot be read or has no image, or two files belong to one case.
     """
     try:
         paths = sorted(Path(folder).iterdir())
@@ -141,10 +141,10 @@ def list_labels(folder: str | Path) -> list[Path]:
 
 
 def find_companion(label: Path, folder: str | Path, channel: str = "_0001") -> Path:
-    """The image of a case in another folder: `<case>_0001` as nnU-Net names the PET, or the label's own name.
+    """Find the image of a case in another folder: `<case>_0001`, as nnU-Net names the PET, or the name of the label.
 
     Raises:
-        ImageError: Neither is there.
+        ImageError: If neither exists.
     """
     name = case_id_of(label)
     stems = dict.fromkeys([f"{name}{channel}", name])

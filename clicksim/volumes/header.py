@@ -1,4 +1,4 @@
-"""What the formats share: the header of an image, and refusals that name the file."""
+"""Shared by the formats: the header of an image, and errors that name the file."""
 
 import stat
 import zlib
@@ -16,12 +16,12 @@ from clicksim.geometry import Grid
 
 EXTENSIONS = (".nii.gz", ".nii", ".mha")
 
-BLOCK = 1 << 20  # bytes read and inflated at a time
+BLOCK = 1 << 20  # bytes to read and inflate at a time
 
 
 @dataclass(frozen=True)
 class ImageHeader:
-    """Where the voxels of a file stand, and how to read them; `packing` is `none`, `gzip` or `zlib`."""
+    """Where the voxels are in a file, and how to read them; `packing` is `none`, `gzip` or `zlib`."""
 
     grid: Grid
     dtype: np.dtype[Any]
@@ -32,12 +32,12 @@ class ImageHeader:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the voxels, uncompressed."""
+        """Number of uncompressed voxel bytes."""
         return self.grid.size * self.dtype.itemsize
 
 
 def extension_of(file: Path) -> str:
-    """The ending that names the format, or an `ImageError` that lists the known ones."""
+    """The extension that names the format; if it is unknown, raise an `ImageError` that lists the known ones."""
     for extension in EXTENSIONS:
         if file.name.endswith(extension) and file.name != extension:
             return extension
@@ -46,11 +46,11 @@ def extension_of(file: Path) -> str:
 
 @contextmanager
 def refusing(file: Path, verb: str) -> Iterator[None]:
-    """Turn whatever a bad file sets off in the libraries below into a refusal that names the file.
+    """Turn library errors about a bad file into an error that names the file.
 
     Raises:
-        ImageError: The file, or the image, is at fault.
-        StorageError: The disk is, not the image: it is full, or cannot be written.
+        ImageError: If the file or the image is invalid.
+        StorageError: If the disk is full or not writable.
     """
     from isal import isal_zlib
 
@@ -78,7 +78,7 @@ def refusing(file: Path, verb: str) -> Iterator[None]:
 
 @contextmanager
 def reading(file: Path) -> Iterator[BinaryIO]:
-    """The open file; only a regular one is opened, as a pipe would wait for ever."""
+    """Open a regular file. Other files are rejected, because a pipe could block forever."""
     with refusing(file, "read"):
         extension_of(file)
         status = file.stat()
@@ -91,7 +91,7 @@ def reading(file: Path) -> Iterator[BinaryIO]:
 
 
 def three_axes(shape: tuple[int, ...]) -> tuple[int, int, int]:
-    """The shape without further axes of length 1; an `ImageError` where there are not three."""
+    """Drop axes of length 1 after the third; raise an `ImageError` unless three axes are left."""
     if any(n < 1 for n in shape):
         raise ImageError(f"impossible shape in the header: {shape}")
     if len(shape) < 3 or any(n != 1 for n in shape[3:]):
@@ -110,7 +110,7 @@ def check_lengths(spacing: Any) -> None:
 
 
 def make_grid(shape: tuple[int, int, int], spacing: Any, affine: Any) -> Grid:
-    """The grid of a header."""
+    """Make the grid from the header values."""
     x, y, z = (float(s) for s in spacing)
     with np.errstate(all="ignore"):  # a nonsensical header may overflow in the checks
         return Grid(shape, (x, y, z), np.array(affine, dtype=np.float64))

@@ -1,4 +1,4 @@
-"""Images of all formats: read and written, whole or not at all."""
+"""Read and write images of all formats."""
 
 import io
 import os
@@ -19,7 +19,7 @@ from clicksim.volumes.labels import whole_labels
 from clicksim.volumes.metaimage import Zlib, read_mha_header, write_mha
 from clicksim.volumes.nifti import gunzip, nifti_header, read_nifti, read_nifti_header, write_nifti
 
-MOST_DEFLATE = 1032  # no deflate stream grows by more than this factor
+MOST_DEFLATE = 1032  # maximum expansion factor of a deflate stream
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +29,7 @@ class Volume:
     Attributes:
         array: `(I, J, K)`, in the axes of the file.
         grid: Its lattice.
-        path: The file it came from, where it came from one.
+        path: The file that it was read from, if any.
     """
 
     array: NDArray[Any]
@@ -38,13 +38,13 @@ class Volume:
 
 
 def case_id_of(path: str | Path) -> str:
-    """The file name without `.nii.gz`, `.nii` or `.mha`, byte for byte: spaces and dots inside it stay.
+    """The file name without `.nii.gz`, `.nii` or `.mha`, with spaces and dots unchanged.
 
     >>> case_id_of("labels/fdg_01  primaer.v2.nii.gz")
     'fdg_01  primaer.v2'
 
     Raises:
-        ImageError: If the name has none of these endings.
+        ImageError: If the name has none of these extensions.
     """
     return Path(path).name.removesuffix(extension_of(Path(path)))
 
@@ -52,23 +52,23 @@ def case_id_of(path: str | Path) -> str:
 def read_image(path: str | Path) -> Volume:
     """Read a `.nii`, `.nii.gz` or `.mha` image.
 
-    Voxels keep their stored type, in the byte order of the machine. Where a NIfTI header scales them (a slope
-    or intercept other than 1 and 0; a slope of 0 or NaN means no scaling) they come out as float64, equal to
-    what nibabel computes. Axes of length 1 after the third are dropped. NaN is not looked for.
+    Voxels keep their stored type, in the byte order of the machine. If a NIfTI header scales them (a slope or
+    intercept other than 1 and 0; a slope of 0 or NaN means no scaling), they are returned as float64, equal to the
+    result of nibabel. Axes of length 1 after the third are dropped. There is no check for NaN.
 
-    A file may hold up to 1 MiB behind its image; more is refused, as is a checksum that does not match.
+    A file may have up to 1 MiB after its image; more is an error, and so is a wrong checksum.
 
     Args:
         path: The file.
 
     Returns:
-        The array, `(I, J, K)` in Fortran order, and the grid. Spacing is the header's `pixdim`; the affine is
-        the sform, else the qform (NIfTI), or origin, spacing and direction turned to RAS+ (MetaImage).
+        The array, `(I, J, K)` in Fortran order, and the grid. The spacing is the header's `pixdim`. The affine is
+        the sform, otherwise the qform (NIfTI), or origin, spacing and direction converted to RAS+ (MetaImage).
 
     Raises:
         ImageError: If the file is missing, damaged, of another kind, not 3-D, or complex or colour.
-        TruncatedError: If it ends before its header says, or can't hold what its header promises.
-        GeometryError: If spacing or affine are impossible.
+        TruncatedError: If the file is shorter than its header says.
+        GeometryError: If the spacing or the affine is invalid.
     """
     file = Path(path)
     with reading(file) as raw:
@@ -78,7 +78,7 @@ def read_image(path: str | Path) -> Volume:
 
 
 def read_grid(path: str | Path) -> Grid:
-    """The grid of an image file, from its header alone; impossible headers are refused as by `read_image`."""
+    """Read the grid of an image file from its header; invalid headers give the errors of `read_image`."""
     file = Path(path)
     with reading(file) as raw:
         return _read_header(file, raw).grid
@@ -87,45 +87,44 @@ def read_grid(path: str | Path) -> Grid:
 def read_label(path: str | Path) -> Volume:
     """Read a label image: whole numbers from 0.
 
-    Integer files keep their type, and unsigned ones are not even looked at. Floating point labels are taken
-    when every value is within 0.001 of a whole number, and come out as uint8, or as uint16 or int32 where a
-    label needs it.
+    Integer files keep their type; unsigned ones need no check. Floating-point labels are accepted if every value is
+    within 0.001 of a whole number. They are returned as uint8, or as uint16 or int32 if a label needs it.
 
     Args:
         path: The file.
 
     Returns:
-        As `read_image`, with an integer array.
+        See `read_image`; the array has an integer type.
 
     Raises:
-        LabelError: If a value is negative, fractional, not finite or above 2147483647 in a floating point
-            file; up to ten of them are named.
-        ImageError, GeometryError: As `read_image`.
+        LabelError: If a value is negative, fractional, not finite, or above 2147483647 in a floating-point
+            file; the message names up to ten of them.
+        ImageError, GeometryError: See `read_image`.
     """
     volume = read_image(path)
     return Volume(whole_labels(volume.array, str(path)), volume.grid, volume.path)
 
 
 def write_image(path: str | Path, array: NDArray[Any], grid: Grid, *, like: str | Path | None = None) -> None:
-    """Write an image, complete or not at all: a temporary file in the same folder takes the name at the end.
+    """Write an image atomically: write a temporary file in the same folder, then rename it.
 
-    The type of the array is kept (bool becomes uint8). Equal arrays on equal grids give equal bytes, whatever
-    their memory layout and whenever they are written. NIfTI: sform and qform carry the grid's affine with
-    code 1, scanner coordinates; the qform has code 0 where the affine is sheared, which it cannot say.
-    `pixdim` carries the grid's spacing, units are mm. The sform is float32. MetaImage: the spacing is that of the
-    affine, since it holds no other. An existing file is replaced.
+    The type of the array is kept (bool becomes uint8). Equal arrays on equal grids give equal bytes, for any
+    memory layout and at any time. NIfTI: sform and qform store the grid's affine with code 1, scanner coordinates. The
+    qform has code 0 if the affine is sheared, because a qform cannot describe shear. `pixdim` stores the grid's
+    spacing; units are mm. The sform is float32. MetaImage: the spacing is that of the affine, because the format has
+    no other. An existing file is replaced.
 
     Args:
-        path: The file to write; its ending decides the format.
+        path: The file to write; its extension sets the format.
         array: `(I, J, K)`, integer, bool, float32 or float64.
         grid: Its lattice, with an affine.
-        like: An image on the same grid. Where it and `path` are both NIfTI, its header is taken over, but for
-            type, scaling and extensions: the affine is then equal to the last bit, and the codes stay.
+        like: An image on the same grid. If it and `path` are both NIfTI, its header is copied except for type,
+            scaling and extensions: the affine is then bit-identical, and the codes are kept.
 
     Raises:
-        GeometryError: If the grid has no affine or not the array's shape, or `like` has another grid.
-        ImageError: If the type cannot be stored, or the file cannot have that name.
-        StorageError: If the disk is full, or may not be written.
+        GeometryError: If the grid has no affine, its shape differs from the array's, or `like` has another grid.
+        ImageError: If the type cannot be stored, or the file name is invalid.
+        StorageError: If the disk is full or not writable.
     """
     file = Path(path)
     extension = extension_of(file)
@@ -152,7 +151,7 @@ def _read_header(file: Path, raw: BinaryIO) -> ImageHeader:
 
 
 def _check_size(header: ImageHeader, size: int) -> None:
-    """Refuse what the file cannot hold, before any memory is asked for."""
+    """Raise an error if the size in the header does not fit the file, before memory is allocated."""
     promised = header.nbytes + (header.offset if header.packing != "zlib" else 0)
     held = size if header.packing == "none" else size * MOST_DEFLATE
     what = f"shape {header.grid.shape} of {header.dtype.name}"
@@ -162,17 +161,17 @@ def _check_size(header: ImageHeader, size: int) -> None:
             f"the header promises {promised} bytes ({what}), the file holds {most}{held}: cut off or damaged"
         )
     if header.packing == "none" and held > promised + BLOCK:
-        raise ImageError(f"the file goes on for {held - promised} bytes behind the image of its header ({what})")
+        raise ImageError(f"the file goes on for {held - promised} bytes after the image in its header ({what})")
 
 
 def _read_array(header: ImageHeader, raw: BinaryIO) -> NDArray[Any]:
-    """The voxels, `(I, J, K)` in Fortran order."""
+    """Read the voxels, `(I, J, K)` in Fortran order."""
     with closing(_voxel_stream(header, raw)) as stream:
         array = np.empty(header.grid.shape, header.dtype, order="F")
         view = memory_of(array)
         filled = 0
         while filled < len(view):
-            # block by block, as the gzip reader fills a buffer of the same size first
+            # block by block, because the gzip reader first fills a buffer of the same size
             count = stream.readinto(view[filled : filled + BLOCK])
             if not count:
                 raise TruncatedError(f"the image ends after {filled} of {len(view)} bytes: the file is cut off")
@@ -184,7 +183,7 @@ def _read_array(header: ImageHeader, raw: BinaryIO) -> NDArray[Any]:
 
 
 def _voxel_stream(header: ImageHeader, raw: BinaryIO) -> Any:
-    """The uncompressed bytes of the file from its first voxel on."""
+    """Open the uncompressed bytes of the file from its first voxel on."""
     raw.seek(header.offset if header.packing != "gzip" else 0)
     if header.packing == "none":
         return raw
@@ -198,16 +197,16 @@ def _voxel_stream(header: ImageHeader, raw: BinaryIO) -> Any:
 
 
 def _finish(stream: Any) -> None:
-    """Read on to the end, where the checksum stands; not for ever, as a small file can hold a huge tail."""
+    """Read to the end to verify the checksum, but with a limit, because a small file can have a huge tail."""
     left = BLOCK
     while left and (block := stream.read(left)):
         left -= len(block)
     if not left and stream.read(1):
-        raise ImageError(f"the file goes on for more than {BLOCK} bytes behind the image of its header")
+        raise ImageError(f"the file goes on for more than {BLOCK} bytes after the image in its header")
 
 
 def _scaled(array: NDArray[Any], slope: float, intercept: float) -> NDArray[Any]:
-    """The values that slope and intercept make of the stored ones, by nibabel's operations in its order."""
+    """Apply slope and intercept to the stored values, with the same operations and order as nibabel."""
     if (slope, intercept) == (1.0, 0.0):
         return array
     with np.errstate(invalid="ignore", over="ignore"):
@@ -218,7 +217,7 @@ def _scaled(array: NDArray[Any], slope: float, intercept: float) -> NDArray[Any]
 
 
 def _template(file: Path, grid: Grid) -> Any:
-    """The NIfTI header of an image on the same grid, or None where the image is of another format."""
+    """The NIfTI header of an image on the same grid, or None if the image has another format."""
     read_grid(file).check_same(grid, (str(file), "the array"))
     if extension_of(file) == ".mha":
         return None
@@ -226,7 +225,7 @@ def _template(file: Path, grid: Grid) -> Any:
 
 
 def _storable(array: NDArray[Any], grid: Grid, where: str) -> NDArray[Any]:
-    """The array as it can be stored, little-endian; a `GeometryError` where the grid does not fit it."""
+    """Convert the array to a storable little-endian array; raise a `GeometryError` if the grid does not fit."""
     if grid.affine is None:
         raise GeometryError(
             f"an image needs to say where its voxels lie; this grid has no affine: {grid}; "
@@ -246,13 +245,13 @@ def _storable(array: NDArray[Any], grid: Grid, where: str) -> NDArray[Any]:
 
 @contextmanager
 def _packing(raw: BinaryIO, extension: str) -> Iterator[Any]:
-    """The stream to write voxels to, compressed where the name says so."""
+    """Open the stream to write voxels to; it compresses if the extension says so."""
     if extension == ".nii":
         yield raw
         return
     from isal import igzip
 
-    # an empty name and the time 0 keep the bytes independent of where and when they are written
+    # an empty name and time 0, so that the bytes do not depend on the place and time of writing
     writer: Any = igzip.IGzipFile
     with writer(filename="", mode="wb", compresslevel=2, fileobj=raw, mtime=0) as packed:
         yield packed

@@ -12,7 +12,7 @@ NAMED = 10  # invalid values that a message lists
 
 
 def whole_labels(array: NDArray[Any], where: str) -> NDArray[Any]:
-    """The same labels as integers, or a `LabelError` that names up to ten invalid values."""
+    """Convert labels to integers, or raise a `LabelError` that names up to ten invalid values."""
     if array.dtype.kind == "u":
         return array
     if array.dtype.kind == "i":

@@ -1,6 +1,6 @@
-"""MetaImage: geometry and writing by SimpleITK, voxels by ourselves.
+"""MetaImage: SimpleITK parses the geometry and writes files; this module reads the voxels.
 
-SimpleITK takes a damaged or cut compressed stream without a word, ignores its checksum, and turns a negative
+SimpleITK accepts a damaged or truncated compressed stream without an error, ignores its checksum, and turns a negative
 spacing into a flipped axis.
 """
 
@@ -33,20 +33,20 @@ MET_TYPES = {
 
 
 LONGEST_LINE = 4096
-"""Bytes; this reader and SimpleITK, which reads the header after it, must understand the header alike."""
+"""Bytes. This reader and SimpleITK both read the header and must interpret it in the same way."""
 
 
 def read_mha_header(file: Path, raw: BinaryIO, size: int) -> ImageHeader:
-    """The header of an open file of `size` bytes."""
+    """Read the header of an open file of `size` bytes."""
     fields, offset = _mha_fields(raw)
     shape = three_axes(tuple(int(n) for n in fields.get("DimSize", "").split()))
-    # SimpleITK would count up to any number of axes
+    # SimpleITK would accept any number of axes
     if fields.get("NDims") != str(len(fields.get("DimSize", "").split())):
         raise ImageError(f"NDims is {fields.get('NDims', 'absent')[:20]!r}, DimSize {fields.get('DimSize', '')[:80]!r}")
     name, channels = fields.get("ElementType", ""), fields.get("ElementNumberOfChannels", "1")
     if name not in MET_TYPES or channels != "1":
         raise ImageError(f"voxels are {channels} x {name or 'of no type'}; allowed: 1 x one of {', '.join(MET_TYPES)}")
-    # SimpleITK would take a minus sign for a flipped axis
+    # SimpleITK would read a minus sign as a flipped axis
     check_lengths(fields.get("ElementSpacing", fields.get("ElementSize", "1 1 1")).split()[:3])
     packed = _is_true(fields, "CompressedData")
     stored = int(fields.get("CompressedDataSize", "0")) if packed else 0
@@ -63,7 +63,7 @@ def write_mha(temporary: Path, data: NDArray[Any], grid: Grid) -> None:
 
     sitk: Any = SimpleITK
     lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ np.asarray(grid.affine)
-    lengths = np.linalg.norm(lps[:3, :3], axis=0)  # not the grid's spacing, which a NIfTI header may hold apart
+    lengths = np.linalg.norm(lps[:3, :3], axis=0)  # not the grid's spacing, which may differ in a NIfTI header
     image = sitk.GetImageFromArray(np.ascontiguousarray(data.T))
     image.SetSpacing(lengths.tolist())
     image.SetOrigin(lps[:3, 3].tolist())
@@ -72,7 +72,7 @@ def write_mha(temporary: Path, data: NDArray[Any], grid: Grid) -> None:
 
 
 class Zlib(io.RawIOBase):
-    """The bytes of a zlib stream; unlike MetaIO it fails where the stream is cut off or damaged."""
+    """The bytes of a zlib stream; unlike MetaIO, it raises if the stream is truncated or damaged."""
 
     def __init__(self, raw: BinaryIO) -> None:
         from isal import isal_zlib
@@ -80,11 +80,11 @@ class Zlib(io.RawIOBase):
         self._raw, self._inflate, self._waiting = raw, isal_zlib.decompressobj(), b""
 
     def readable(self) -> bool:
-        """It can be read."""
+        """Always True."""
         return True
 
     def readinto(self, buffer: Any) -> int:
-        """Fill a buffer as far as the next block reaches; 0 at the end."""
+        """Fill a buffer with up to one block; return the number of bytes, 0 at the end."""
         target = memoryview(buffer).cast("B")
         while not self._inflate.eof:
             packed = self._waiting or self._raw.read(BLOCK)
@@ -99,7 +99,7 @@ class Zlib(io.RawIOBase):
 
 
 def _mha_fields(raw: BinaryIO) -> tuple[dict[str, str], int]:
-    """The `key = value` lines at the top of the file, and where the voxels begin behind them."""
+    """Read the `key = value` lines at the top of the file; also return the offset of the voxels after them."""
     fields: dict[str, str] = {}
     for _ in range(1000):
         line = raw.readline(LONGEST_LINE).decode("latin-1")
@@ -120,7 +120,7 @@ def _check_mha_fields(fields: dict[str, str]) -> None:
     if fields["ElementDataFile"].upper() != "LOCAL":
         raise ImageError(f"the voxels are in another file, {fields['ElementDataFile']!r}: write one .mha file")
     if not _is_true(fields, "BinaryData", default="True") or int(fields.get("HeaderSize", "0")) > 0:
-        raise ImageError("voxels as text, or behind a foreign header, are not read: write a binary .mha")
+        raise ImageError("voxels as text, or after a foreign header, are not supported: write a binary .mha")
 
 
 def _is_true(fields: dict[str, str], key: str, *, default: str = "False") -> bool:
@@ -128,7 +128,7 @@ def _is_true(fields: dict[str, str], key: str, *, default: str = "False") -> boo
 
 
 def _mha_grid(file: Path, shape: tuple[int, int, int]) -> Grid:
-    """The grid by SimpleITK, turned from LPS to RAS."""
+    """Read the grid with SimpleITK, and convert it from LPS to RAS."""
     import SimpleITK
 
     sitk: Any = SimpleITK

@@ -1,4 +1,4 @@
-"""NIfTI: headers by nibabel, voxels by ourselves."""
+"""NIfTI: nibabel parses the headers; clicksim reads the voxels."""
 
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -12,7 +12,7 @@ from clicksim.volumes.header import ImageHeader, check_lengths, make_grid, memor
 
 
 def read_nifti_header(raw: BinaryIO, *, packed: bool) -> ImageHeader:
-    """The header of an open file, from its first bytes."""
+    """Read the header of an open file from its first bytes."""
     is_gzip = raw.read(2) == b"\x1f\x8b"
     raw.seek(0)
     if is_gzip != packed:
@@ -24,7 +24,7 @@ def read_nifti_header(raw: BinaryIO, *, packed: bool) -> ImageHeader:
 
 
 def gunzip(raw: BinaryIO) -> Any:
-    """The uncompressed bytes of an open file."""
+    """Open the uncompressed bytes of a file."""
     from isal import igzip
 
     reader: Any = igzip.IGzipFile
@@ -32,13 +32,13 @@ def gunzip(raw: BinaryIO) -> Any:
 
 
 def read_nifti(file: Path) -> Any:
-    """The whole header of a sound file, as nibabel has it."""
+    """Read the whole header of a valid file with nibabel."""
     with file.open("rb") as raw:
         return checked_nifti((gunzip(raw) if file.name.endswith(".gz") else raw).read(540))
 
 
 def checked_nifti(block: bytes) -> Any:
-    """The header as nibabel reads it, with its repairs of codes and of `qfac`, but without its log lines."""
+    """Parse the header with nibabel, including its repairs of codes and `qfac`, but without its log lines."""
     import logging
 
     from nibabel.nifti1 import Nifti1Header
@@ -65,7 +65,7 @@ def checked_nifti(block: bytes) -> Any:
 
 
 def nifti_header(data: NDArray[Any], grid: Grid, template: Any) -> Any:
-    """The header to write: made from the grid, or taken over from a template on the same grid."""
+    """Make the header to write, from the grid or from a template on the same grid."""
     from nibabel.nifti1 import Nifti1Header
     from nibabel.nifti2 import Nifti2Header
 
@@ -90,8 +90,8 @@ def nifti_header(data: NDArray[Any], grid: Grid, template: Any) -> Any:
 
 def write_nifti(stream: Any, header: Any, data: NDArray[Any]) -> None:
     """Write header and voxels to a stream."""
-    stream.write(header.binaryblock + b"\0\0\0\0")  # the four bytes say: no extensions follow
-    # slice by slice: an array in another order than the file's is never copied as a whole
+    stream.write(header.binaryblock + b"\0\0\0\0")  # four bytes that mean: no extensions follow
+    # slice by slice, so that an array in another order is never copied as a whole
     for k in range(data.shape[2]):
         stream.write(memory_of(np.asfortranarray(data[:, :, k])))
 

@@ -1,10 +1,10 @@
 """DEEP-PSMA: 100 men with prostate cancer, each with a PSMA and an FDG PET/CT, with native CT and a threshold.
 
 The training data of the Grand Challenge "Deep-learning Evaluation for Enhanced Prognostics - PSMA PET", by the
-Peter MacCallum Cancer Centre. Licence CC BY-NC 4.0; cite the record, https://doi.org/10.5281/zenodo.15281784,
-where it is also to be had. Its tree, with the top folder or without it:
+Peter MacCallum Cancer Centre. Licence CC BY-NC 4.0. Download and citation: https://doi.org/10.5281/zenodo.15281784.
+The tree, with or without the top folder:
 
-    CHALLENGE_DATA/train_0001/PSMA/CT.nii.gz          HU, on a grid of its own
+    CHALLENGE_DATA/train_0001/PSMA/CT.nii.gz          HU, on its own grid
                                    PET.nii.gz         SUV
                                    TTB.nii.gz         total tumour burden, on the PET's grid; above 0 is lesion
                                    threshold.json     {"suv_threshold": 3.0}
@@ -12,21 +12,19 @@ where it is also to be had. Its tree, with the top folder or without it:
                                    rigid.tfm          PSMA fixed, FDG moving
                               FDG/                    the same six; in rigid.tfm FDG is fixed
 
-Each tracer becomes a case, `train_0001/PSMA`, that names the other as its pair. The arrays of the two never lie on
-each other: matrices, spacings and extents differ, and `rigid_to_other_ras` leads from one to the other
+Each tracer becomes a case, such as `train_0001/PSMA`, that names the other as its pair. The arrays of the two are not
+aligned: matrices, spacings and extents differ, and `rigid_to_other_ras` maps one to the other
 (`converters.shared.registration.bring_onto`).
 
-PET and TTB are used in place. Written below the catalog, on the PET's grid and with its header:
+PET and TTB are used in place. These are written to the catalog, on the PET's grid and with its header:
 
-    ct.nii.gz       int16 HU, clipped to -1024 ... 3071, then linear; -1024 where the CT does not reach
+    ct.nii.gz       int16 HU, clipped to -1024 ... 3071, then linear; -1024 outside the CT
     organs.nii.gz   the ids of `converters.deep_psma.deep_psma_source.organ_names`, nearest neighbour
-    normal.nii.gz   physiological uptake: at or above the threshold, and no lesion
-    label.nii.gz    only where the TTB has other values than 0 and 1, or a header a little off
+    normal.nii.gz   physiological uptake: at or above the threshold, outside lesions
+    label.nii.gz    only if the TTB has values other than 0 and 1, or a slightly different header
 
-One scan of DEEP-PSMA, PET/CT with its lesions, to the row of a case and the images beside it.
-
-Lesions are sought among voxels at or above the threshold, so none should lie below it. That is checked on the
-native grid, where it can hold exactly, with a tolerance of 0.001 as thresholds are also published with rounding.
+Readers drew lesions among voxels at or above the threshold, so no lesion voxel should be below it. This is checked on
+the native grid, where it can hold exactly. The tolerance is 0.001, because some published thresholds are rounded.
 """
 
 import json
@@ -64,7 +62,7 @@ NEEDED = ("CT.nii.gz", "PET.nii.gz", "TTB.nii.gz")
 CT_RANGE_HU = (-1024, 3071)
 COVERED_ENOUGH = 0.98
 BELOW = 1e-3
-"""A lesion voxel counts as below the threshold when it is so by more than this, in g/ml."""
+"""g/ml; a lesion voxel counts as below the threshold if it is lower by more than this."""
 
 MANY_BELOW = 0.01
 USUAL_THRESHOLDS = (1.5, 8.0)
@@ -72,10 +70,10 @@ HIGHEST_THRESHOLD = 20.0
 
 
 def convert_scan(context: Context, folder: Path, case_id: str) -> tuple[Row, list[Row]]:
-    """The row of a case, but for its names and its pair, and its lesions; every check comes before the first write.
+    """The row of a case, without its names and its pair, and its lesions; all checks come before the first write.
 
     Raises:
-        Rejection: The case is not taken.
+        Rejection: The case cannot be used.
     """
     root = context.source
     _check_files(root, folder)
@@ -125,14 +123,14 @@ def convert_scan(context: Context, folder: Path, case_id: str) -> tuple[Row, lis
 
 
 def read_threshold(file: Path, root: Path) -> float:
-    """The SUV at and above which a scan was searched for lesions.
+    """Read the SUV threshold of a scan; lesions were drawn at or above it.
 
     Args:
         file: `{"suv_threshold": number}` as in the training data, or the bare number as at test time.
-        root: The folder that the rejection's path is relative to.
+        root: The folder that the path in the rejection is relative to.
 
     Raises:
-        Rejection: `BadThreshold`: no such file or number, or one that is not finite, not positive or above 20.
+        Rejection: `BadThreshold`: the file or number is missing, not finite, not positive, or above 20.
     """
     path = file.relative_to(root).as_posix()
     try:
@@ -153,13 +151,13 @@ def read_threshold(file: Path, root: Path) -> float:
 
 @cache
 def organ_names() -> dict[int, str]:
-    """What the ids of `organs_path` mean: TotalSegmentator v2, task "total", 1 to 117."""
+    """The meaning of the ids in `organs_path`: TotalSegmentator v2, task "total", 1 to 117."""
     content = json.loads(files("converters.deep_psma").joinpath("totalsegmentator_v2.json").read_text(encoding="utf-8"))
     return {int(number): name for number, name in content["labels"].items()}
 
 
 def _constants() -> Row:
-    """What the design of the collection says of every case."""
+    """Columns that are the same for every case of the collection."""
     return {
         "source_release": RELEASE,
         "licence": LICENCE,
@@ -173,7 +171,7 @@ def _constants() -> Row:
 
 
 class _Writer:
-    """Writes the images of a case, on the grid and with the header of its PET."""
+    """Writes the images of a case, on the grid of its PET and with its header."""
 
     def __init__(self, context: Context, case_id: str, grid: Grid, pet: Path) -> None:
         self.context, self.grid, self.pet = context, grid, pet
@@ -181,23 +179,23 @@ class _Writer:
         self.written: set[Path] = set()
 
     def write(self, name: str, array: NDArray[Any]) -> str:
-        """The catalog's name for the file written."""
+        """Write an image and return its name in the catalog."""
         file = self.folder / f"{name}.nii.gz"
         write_image(file, array, self.grid, like=self.pet)
         self.written.add(file)
         return self.context.written(file)
 
     def sweep(self) -> None:
-        """Delete what an earlier conversion wrote and this one did not."""
+        """Delete files of an earlier conversion that this one did not write."""
         for file in set(self.folder.glob("*.nii.gz")) - self.written:
             file.unlink()
 
 
 def _check_files(root: Path, folder: Path) -> None:
-    """Refuse a case without all it needs, or with a link that leads out of the source.
+    """Refuse a case that lacks a file, or has a link that leads out of the source.
 
     Raises:
-        Rejection: `MissingChannel`; as `inside_source`.
+        Rejection: `MissingChannel`; also as `inside_source`.
     """
     place = folder.relative_to(root).as_posix()
     if missing := [name for name in NEEDED if not (folder / name).is_file()]:
@@ -207,7 +205,7 @@ def _check_files(root: Path, folder: Path) -> None:
 
 
 def _same_lattice(pet: Grid, ttb: Grid) -> bool:
-    """Whether the headers agree; False where they differ by less than a tenth of a voxel, as rounding leaves them.
+    """True if the headers agree, False if they differ by less than a tenth of a voxel, as after rounding.
 
     Raises:
         Rejection: `GridMismatch`.
@@ -220,7 +218,7 @@ def _same_lattice(pet: Grid, ttb: Grid) -> bool:
 
 
 def _resample_ct(file: Path, root: Path, grid: Grid) -> tuple[NDArray[np.int16], Row, list[str]]:
-    """The CT on the PET's grid, in whole HU, with its columns and flags.
+    """The CT on the PET's grid, in whole HU, with columns and flags.
 
     Raises:
         Rejection: `UnreadableFile`, `TruncatedFile`, `BadCt`.
@@ -241,7 +239,7 @@ def _resample_ct(file: Path, root: Path, grid: Grid) -> tuple[NDArray[np.int16],
 
 
 def _resample_organs(folder: Path, root: Path, grid: Grid) -> tuple[NDArray[Any] | None, list[str]]:
-    """The organ labels on the PET's grid, or None with the flag that says why."""
+    """The organ labels on the PET's grid, or None with the flag that gives the reason."""
     file = folder / "totseg_24.nii.gz"
     if not file.is_file():
         return None, ["ORGANS_MISSING"]
@@ -259,7 +257,7 @@ def _resample_organs(folder: Path, root: Path, grid: Grid) -> tuple[NDArray[Any]
 
 
 def _holding(noticed: Mapping[str, bool]) -> list[str]:
-    """The flags that hold."""
+    """The flags that are True."""
     return [flag for flag, holds in noticed.items() if holds]
 
 
@@ -270,14 +268,14 @@ PATIENT = re.compile(r"train_\d{4}")
 HIDDEN = (".", "__MACOSX")
 
 INVERSE_WITHIN_MM = 0.1
-"""Two registrations are each other's inverse when there and back no corner of the PET moves farther than this."""
+"""Two registrations are inverse if, there and back, no corner of the PET moves farther than this."""
 
 
 def plan(context: Context) -> tuple[list[Unit], Outcome]:
-    """One unit per patient, from the names of the folders alone.
+    """Plan one unit per patient, from folder names alone.
 
     Raises:
-        CatalogError: No folder `train_NNNN` is there.
+        CatalogError: There is no folder `train_NNNN`.
     """
     top = context.source / TOP if (context.source / TOP).is_dir() else context.source
     units, found = [], Outcome()
@@ -285,20 +283,20 @@ def plan(context: Context) -> tuple[list[Unit], Outcome]:
         if PATIENT.fullmatch(folder.name):
             units.append(Unit(folder.name, {"folder": folder.relative_to(context.source).as_posix()}, (folder,)))
         else:
-            found.reject("BadName", f"{folder.name!r} is no patient; they are train_NNNN", path=_path(context, folder))
+            found.reject("BadName", f"{folder.name!r} is not a patient (train_NNNN)", path=_path(context, folder))
     if not units:
-        raise CatalogError(f"{context.source} has no folder train_NNNN; expected is\n{SOURCE.layout}")
+        raise CatalogError(f"{context.source} has no folder train_NNNN; expected:\n{SOURCE.layout}")
     return units, found
 
 
 def convert(context: Context, unit: Unit) -> Outcome:
-    """Both tracers of a patient; a bad one does not cost the other."""
+    """Convert both tracers of a patient; if one is rejected, the other is still converted."""
     outcome, patient = Outcome(), unit.key
     folder = context.source / unit.content["folder"]
     about = {"patient_key": f"{NAME}:{patient}"}
     names = [child.name for child in _folders(folder)]
     for name in sorted(set(names) - set(TRACERS)):
-        message = f"{name!r} is no tracer; they are {' and '.join(TRACERS)}"
+        message = f"{name!r} is not a tracer; allowed: {' and '.join(TRACERS)}"
         outcome.reject("BadName", message, path=_path(context, folder / name), **about)
     tracers = [name for name in names if name in TRACERS]
     if not tracers:
@@ -322,7 +320,7 @@ def convert(context: Context, unit: Unit) -> Outcome:
 
 
 def _read_registration(context: Context, file: Path) -> Matrix | None:
-    """The registration of a scan; None where it cannot be used."""
+    """The registration of a scan; None if it cannot be used."""
     try:
         return read_rigid(inside_source(context.source, _path(context, file)))
     except (GeometryError, Rejection):
@@ -330,7 +328,7 @@ def _read_registration(context: Context, file: Path) -> Matrix | None:
 
 
 def _register(case: Row, own: Matrix | None, other: Matrix | None) -> None:
-    """Put the registration to the other tracer into a case: its own, else the inverse of the other's."""
+    """Store the registration to the other tracer in a case: its own, else the inverse of the other's."""
     flags = []
     grid = Grid(tuple(case["shape_xyz"]), affine=np.reshape(case["affine_ras"], (4, 4)))
     if own is None and other is None:
@@ -345,7 +343,7 @@ def _register(case: Row, own: Matrix | None, other: Matrix | None) -> None:
 
 
 def _pair(cases: list[Row], patient: str) -> None:
-    """Name the pair of each case; a case without one is flagged."""
+    """Store the pair of each case; flag a case without one."""
     taken = {case["tracer_class"] for case in cases}
     for case in cases:
         other = _other(case["tracer_class"])
@@ -360,7 +358,7 @@ def _other(tracer: str) -> str:
 
 
 def _folders(parent: Path) -> list[Path]:
-    """The folders in one, by name, without hidden ones; none where it is no folder."""
+    """The visible folders in `parent`, by name; empty if it is not a folder."""
     if not parent.is_dir():
         return []
     return sorted(child for child in parent.iterdir() if child.is_dir() and not child.name.startswith(HIDDEN))
@@ -371,11 +369,11 @@ def _path(context: Context, file: Path) -> str:
 
 
 def least_bytes(context: Context, unit: Unit) -> float:
-    """The CT on the lattice of each PET, packed."""
+    """Estimate the packed size of the CT on the grid of each PET."""
     folders = [context.source / unit.content["folder"] / tracer for tracer in TRACERS]
     total = 0.0
     for file in (folder / "PET.nii.gz" for folder in folders):
-        with suppress(ClicksimError):  # its conversion will say what is wrong
+        with suppress(ClicksimError):  # the conversion reports the problem
             total += read_grid(file).size * np.dtype(np.int16).itemsize * LEAST_PACKED
     return total
 

@@ -1,1 +1,1 @@
-"""Reading DICOM: series, geometry, pixels, SEG and RTSTRUCT."""
+"""Read DICOM: series, geometry, pixels, SEG and RTSTRUCT."""

@@ -1,16 +1,15 @@
-"""DICOM image series to exact volumes.
+"""Read DICOM image series as exact volumes.
 
     read_volume     a series as one array with its grid, or a refusal that names the rule
     slice_values    the values of one slice
 
 Arrays are `(i, j, k)`: `i` runs along an image row (the column index), `j` down the columns, `k` along the normal
-row x column, ascending. That is DICOM's own order, so no voxel is flipped, and with the usual axial orientation
-`k` runs to the head and the axes are L, P, S. It is right-handed, and it is the order of SimpleITK's series reader.
+row x column, ascending. This is DICOM's own order, so no voxel is flipped. With the usual axial orientation, `k` runs
+to the head and the axes are L, P, S. The order is right-handed, and the same as in SimpleITK's series reader.
 
-Pixels: stored values come from pydicom where they are not compressed, and from SimpleITK where they are, as it
-decodes every transfer syntax without plug-ins. Slope and intercept are applied here in either case, slice by
-slice, in double precision: SimpleITK's own scaling changes its type from file to file and leaves some modalities
-out.
+pydicom reads uncompressed pixels. SimpleITK reads compressed ones, because it decodes every transfer syntax without
+plug-ins. In both cases slope and intercept are applied here, slice by slice, in double precision: SimpleITK's own
+scaling gives different types for different files and skips some modalities.
 
 Sources of the rules: DICOM PS3.3 C.7.6.2 (image plane), C.11.1 (modality LUT), C.8.9 (PET).
 """
@@ -34,13 +33,13 @@ from converters.dicom.slices import SliceGeometry, slice_geometry
 def read_volume(series: Series, *, double: bool = False, gaps: str = "refuse") -> Volume:
     """Read a series as one volume; slope and intercept of each slice are applied before stacking.
 
-    Slices go one by one into one array, so that nothing of its size is held beside it. A CT comes as int16 where
-    every value is one exactly, else as float32, as all other modalities do. A value is computed in double precision
-    and rounded once.
+    Slices are read one by one into one array, so no second array of that size is needed. A CT is int16 if every value
+    is an exact int16, else float32; all other modalities are float32. Values are computed in double precision and
+    rounded once.
 
     Args:
         series: A stack of single-frame slices.
-        double: float64 instead.
+        double: Return float64 instead.
         gaps: As for `SliceGeometry.grid`; `interpolate` is linear between the slices.
 
     Returns:
@@ -49,14 +48,14 @@ def read_volume(series: Series, *, double: bool = False, gaps: str = "refuse") -
     Raises:
         GeometryRefusal: As `slice_geometry` and `SliceGeometry.grid`.
         DicomError: `UnreadableDicom`, `UndecodablePixels`, `TruncatedPixels`, `UnsupportedPixels`.
-        SettingError: On an unknown `gaps`.
+        SettingError: If `gaps` is unknown.
     """
     geometry = slice_geometry(series)
     by_uid = {s.uid: s for s in series.slices}
     ordered = [by_uid[uid] for uid in geometry.uids]
     grid = geometry.grid(gaps=gaps)
     weights = _weights(geometry, grid.shape[2])
-    # a header that promises more than its file holds is refused before the volume takes memory
+    # check the header against the size of its file before memory is allocated
     known = {0: slice_values(ordered[0], series)}
     whole = series.modality == "CT" and not double and all(weight == 0 for _, weight in weights)
     kind = np.float64 if double else np.int16 if whole else np.float32
@@ -69,19 +68,19 @@ def read_volume(series: Series, *, double: bool = False, gaps: str = "refuse") -
 
 
 def _weights(geometry: SliceGeometry, count: int) -> list[tuple[int, float]]:
-    """For each of `count` slices of the grid, the stored slice below and the weight of the next one."""
+    """For each of `count` slices of the grid, the stored slice below it and the weight of the next one."""
     if not geometry.faults():
         return [(k, 0.0) for k in range(count)]
     offsets = geometry.offsets
     targets = np.linspace(offsets[0], offsets[-1], count)
     below = np.clip(np.searchsorted(offsets, targets, side="right") - 1, 0, offsets.size - 2)
-    # rounded, so that a slice that is there stays exactly as it is
+    # rounded, so that an existing slice keeps its exact values
     weight = np.round((targets - offsets[below]) / (offsets[below + 1] - offsets[below]), 6)
     return list(zip(below.tolist(), weight.tolist(), strict=True))
 
 
 class _Stack:
-    """The array under construction; it widens from int16 to float32 when a slice asks for it."""
+    """The array being filled; it is converted from int16 to float32 when a slice needs it."""
 
     def __init__(self, grid: Grid, dtype: "np.dtype[Any]", first: Path) -> None:
         self.first = first
@@ -107,7 +106,7 @@ def _fits_int16(values: NDArray[Any]) -> bool:
 
 
 def slice_values(entry: Slice, series: Series) -> NDArray[Any]:
-    """`(J, I)`, the values of one slice, stored value x slope + intercept: int64 where exact, else float64."""
+    """`(J, I)`, the values of one slice, stored value x slope + intercept: int64 if exact, else float64."""
     dataset = read_dataset(entry.path)
     with quietly("UnsupportedPixels", entry.path):
         if entry.slope is None and series.modality == "PT":
@@ -132,7 +131,7 @@ def slice_values(entry: Slice, series: Series) -> NDArray[Any]:
 
 
 def _stored_values(dataset: Any, where: Path) -> NDArray[Any]:
-    """The stored pixel values of a data set, before slope and intercept; `(J, I)`, or `(F, J, I)` for frames."""
+    """The stored pixel values, before slope and intercept; `(J, I)`, or `(F, J, I)` for frames."""
     with quietly("UndecodablePixels", where):
         if not any(k in dataset for k in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
             raise DicomError("TruncatedPixels", f"the file holds no pixel data ({where})")
@@ -147,7 +146,7 @@ def _native(dataset: Any, syntax: Any, where: Path) -> NDArray[Any]:
     from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
     if syntax is None:
-        # a file without its meta header: pydicom has found the encoding out, and pixels ask for its name
+        # the file has no meta header: pydicom guessed the encoding, but its pixel code needs the name
         dataset.ensure_file_meta()
         implicit, little = dataset.original_encoding
         explicit = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
@@ -165,9 +164,9 @@ def _promised_bytes(dataset: Any) -> int:
 
 
 def _decoded(dataset: Any, where: Path) -> NDArray[Any]:
-    """Compressed pixels by SimpleITK, from a copy whose slope is 1: what comes back are the stored values.
+    """Decode compressed pixels with SimpleITK, from a copy with slope 1, so that the result is the stored values.
 
-    Their items are packed anew: where one is torn, SimpleITK asks for all the memory there is.
+    The fragments are repacked: SimpleITK tries to allocate all memory if one of them is damaged.
     """
     import SimpleITK
     from pydicom.encaps import encapsulate, generate_frames
@@ -193,7 +192,7 @@ def _decoded(dataset: Any, where: Path) -> NDArray[Any]:
 
 @contextmanager
 def _itk_quiet(sitk: Any) -> Iterator[None]:
-    """ITK writes its warnings to stderr unless told otherwise; the old setting comes back."""
+    """Suppress ITK's warnings on stderr; restore the old setting at the end."""
     before = sitk.ProcessObject.GetGlobalWarningDisplay()
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
     try:

@@ -1,9 +1,9 @@
-"""Reading DICOM headers: files that are damaged in any way end in one kind of refusal.
+"""Read DICOM headers; every kind of damage ends in the same kind of refusal.
 
 DicomError      every refusal of DICOM input; its `code` names the rule
-read_dataset    a file, whole, without pixels, or only some of its elements; read_open, one that is open
-quietly         every access to a data set goes through it
-words, word, numbers, whole    an element as text or numbers, absent ones as nothing
+read_dataset    read a file: whole, without pixels, or only some elements; read_open does so from an open file
+quietly         wraps every access to a data set
+words, word, numbers, whole    an element as text or numbers; empty or None if absent
 """
 
 import warnings
@@ -18,11 +18,11 @@ import numpy as np
 from clicksim.errors import ClicksimError
 
 LONGEST = 2000
-"""Characters of a refusal; what is longer loses its middle, as the end names the file."""
+"""Longest message, in characters; a longer one loses its middle, because the end names the file."""
 MOST_INFLATED = 1 << 30
-"""Bytes of a deflated data set; one slice, or one SEG, has far less."""
+"""Most bytes of an inflated data set; one slice or one SEG is far smaller."""
 MOST_SLICE = 1 << 26
-"""Bytes of one slice that need no proof."""
+"""A slice of up to this many bytes is accepted without a check."""
 _BLOCK = 1 << 20
 
 
@@ -34,7 +34,7 @@ class DicomError(ClicksimError):
     """
 
     def __init__(self, code: str, message: str) -> None:
-        # a damaged length makes one element of all that follows it, and messages show elements
+        # a damaged length can make one element of the rest of the file, and messages show elements
         cut = message if len(message) <= LONGEST else f"{message[: LONGEST // 2]} ... {message[-LONGEST // 2 :]}"
         super().__init__(code, cut)
         self.code = code
@@ -45,9 +45,9 @@ class DicomError(ClicksimError):
 
 @contextmanager
 def quietly(code: str, where: object) -> Iterator[None]:
-    """Turn whatever damaged DICOM sets off in pydicom into one refusal, and keep its warnings away.
+    """Turn any error that damaged DICOM causes in pydicom into one refusal, and suppress its warnings.
 
-    pydicom converts a value when it is first looked at, and damaged ones raise nearly every exception there is.
+    pydicom converts a value on first access, and damaged values raise almost any exception.
     """
     try:
         with warnings.catch_warnings():
@@ -71,7 +71,7 @@ def read_dataset(path: str | Path, *, pixels: bool = True, keywords: Sequence[st
 
 
 def read_open(raw: BinaryIO, path: object, *, pixels: bool = True, keywords: Sequence[str] | None = None) -> Any:
-    """As `read_dataset`, from the beginning of an open file; `path` is its name in refusals."""
+    """As `read_dataset`, from the beginning of an open file; `path` names it in messages."""
     import pydicom
 
     with quietly("UnreadableDicom", path):
@@ -86,7 +86,7 @@ def read_open(raw: BinaryIO, path: object, *, pixels: bool = True, keywords: Seq
 
 
 def _check_deflated(raw: BinaryIO, path: object) -> None:
-    """Refuse a deflated data set that grows beyond all measure: pydicom inflates it whole before it looks inside."""
+    """Refuse a deflated data set that inflates to too many bytes; pydicom inflates it whole before parsing it."""
     from pydicom.filereader import read_dataset as read_elements
     from pydicom.filereader import read_preamble
     from pydicom.uid import DeflatedExplicitVRLittleEndian
@@ -104,13 +104,13 @@ def _check_deflated(raw: BinaryIO, path: object) -> None:
 
 
 def check_promise(promised: int, held: int, where: object) -> None:
-    """Refuse compressed pixels that cannot be as many as the header says, before memory is asked for.
+    """Refuse compressed pixels that are too few for the size in the header, before memory is allocated.
 
-    Empty slices pack to a thousandth; what a scanner's slice can hold is allowed in any case.
+    Empty slices compress to a thousandth. The size of a usual slice is accepted without a check.
 
     Args:
-        promised: Bytes of the pixels, unpacked.
-        held: Bytes of the file's pixel data.
+        promised: Bytes of the unpacked pixels, by the header.
+        held: Bytes of the pixel data in the file.
         where: The file, for the message.
 
     Raises:
@@ -121,11 +121,11 @@ def check_promise(promised: int, held: int, where: object) -> None:
 
 
 def words(dataset: Any, keyword: str) -> tuple[str, ...]:
-    """An element of text as a tuple, empty where it is absent; backslashes have split it."""
+    """A text element as a tuple, split at backslashes; empty if absent."""
     value = dataset.get(keyword)
     if value is None or value == "":
         return ()
-    if isinstance(value, bytes):  # damaged: an element whose type is no text
+    if isinstance(value, bytes):  # damaged: the element does not have a text type
         value = value.decode("latin-1").strip("\0")
     parts = [value] if isinstance(value, str | int | float) else list(value)
     return tuple(str(p).strip() for p in parts)
@@ -137,10 +137,10 @@ def word(dataset: Any, keyword: str) -> str:
 
 
 def numbers(dataset: Any, keyword: str, count: int) -> tuple[float, ...] | None:
-    """An element of `count` finite numbers; None where it is absent or of another length.
+    """An element of `count` finite numbers; None if absent or of another length.
 
     Raises:
-        ValueError: If one is no finite number.
+        ValueError: If a number is not finite.
     """
     parts = words(dataset, keyword)
     if len(parts) != count:
@@ -152,6 +152,6 @@ def numbers(dataset: Any, keyword: str, count: int) -> tuple[float, ...] | None:
 
 
 def whole(dataset: Any, keyword: str) -> int | None:
-    """An element that is one number, without its fraction, or None."""
+    """An element with one number, without its fraction, or None."""
     values = numbers(dataset, keyword, 1)
     return None if values is None else int(values[0])

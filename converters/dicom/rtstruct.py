@@ -1,10 +1,10 @@
-"""DICOM RTSTRUCT to labels on a grid.
+"""Convert DICOM RTSTRUCT to labels on a grid.
 
     read_rtstruct    the closed planar contours of each structure, filled slice by slice
 
-A voxel is inside when its centre is. Contours of one structure in one plane are combined by exclusive or, so that
-an inner contour is a hole, and so is what a keyhole goes around. The fill counts the edges that cross each column
-of voxels; Pillow and others fill to the outer pixels of a polygon, which is half a voxel too much on every side.
+A voxel is inside if its centre is. Contours of one structure in one plane are combined by exclusive or, so an inner
+contour is a hole, and so is the area that a keyhole contour encloses. The fill counts the edges that cross each
+column of voxels. Pillow and others fill to the outer pixels of a polygon: half a voxel too much on every side.
 """
 
 from collections.abc import Sequence
@@ -19,10 +19,10 @@ from converters.dicom.headers import quietly, read_dataset, word, words
 from converters.dicom.segmentation import LabelCanvas, Segmentation, SegmentationError
 
 OFF_PLANE = 0.1
-"""Of the slice spacing: how far a point of a contour may lie from the contour's plane."""
+"""Fraction of the slice spacing: how far a point of a contour may be from the plane of the contour."""
 
 SAME_PLANE = 0.05
-"""Of the slice spacing: contours nearer than this lie in one plane, so that a tilted hole stays a hole."""
+"""Fraction of the slice spacing: contours closer than this are in one plane, so that a tilted hole stays a hole."""
 
 _CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR", "CLOSED_PLANAR_XOR")
 
@@ -30,21 +30,21 @@ _CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR", "CLOSED_PLANAR_XOR")
 def read_rtstruct(source: Any, grid: Grid, *, frame_of_reference: str = "", structures: str = "") -> Segmentation:
     """Fill the contours of an RTSTRUCT on a grid.
 
-    A contour belongs to the slice nearest to it, within half the spacing; where several planes of contours are
-    nearest to one slice, as of an RTSTRUCT drawn on thinner slices, it gets the union of what they enclose. The parts
-    of contours outside the grid are cut off, with a warning. Nothing is filled in between contours: slices without
-    one stay empty. Points and open contours are left out, with a warning. Of overlapping structures the lowest number
-    stands. A centre on an edge belongs to the side of lower `i` and `j`.
+    A contour belongs to the nearest slice, within half the spacing. If several planes of contours are nearest to one
+    slice, as in an RTSTRUCT drawn on thinner slices, the slice gets their union. Parts of contours outside the grid
+    are cut off, with a warning. Nothing is interpolated between contours: slices without a contour stay empty. Points
+    and open contours are left out, with a warning. Where structures overlap, the lowest number wins. A voxel centre
+    on an edge belongs to the side of lower `i` and `j`.
 
     Args:
         source: A path, or a `pydicom.Dataset`.
         grid: The grid, with an affine; `k` is the axis across the contours.
-        frame_of_reference: Where given, contours of another frame of reference are refused.
-        structures: A regular expression; structures whose names it does not match are left out, with a warning.
+        frame_of_reference: If given, contours in another frame of reference are refused.
+        structures: A regular expression; structures whose names do not match are left out, with a warning.
 
     Raises:
-        SegmentationError: `NotASegmentation`; `RtFrameOfReference`; `RtOblique`, contours that are not parallel to
-            the slices; `RtInconsistent`; `NoSuchStructure`.
+        SegmentationError: `NotASegmentation`; `RtFrameOfReference`; `RtOblique` if contours are not parallel to the
+            slices; `RtInconsistent`; `NoSuchStructure`.
         DicomError: `UnreadableDicom`.
     """
     dataset = read_dataset(source) if isinstance(source, str | Path) else source
@@ -67,7 +67,7 @@ def read_rtstruct(source: Any, grid: Grid, *, frame_of_reference: str = "", stru
 
 
 def _structures(dataset: Any, frame: str, where: str) -> dict[int, str]:
-    """The structures' names by their numbers."""
+    """Names of the structures, by number."""
     if word(dataset, "Modality") != "RTSTRUCT" or "StructureSetROISequence" not in dataset:
         raise SegmentationError(
             "NotASegmentation",
@@ -80,7 +80,7 @@ def _structures(dataset: Any, frame: str, where: str) -> dict[int, str]:
         if not 0 < number < 1 << 16 or number in found:
             raise SegmentationError(
                 "RtInconsistent",
-                f"structure {name!r} has the number {number}; each needs one of its own, 1 to 65535 ({where})",
+                f"structure {name!r} has the number {number}; each needs its own number, 1 to 65535 ({where})",
             )
         own = word(item, "ReferencedFrameOfReferenceUID")
         if frame and own and own != frame:
@@ -93,7 +93,7 @@ def _structures(dataset: Any, frame: str, where: str) -> dict[int, str]:
 
 
 def _draw(item: Any, number: int, grid: Grid, canvas: LabelCanvas, where: str) -> int:
-    """Fill the contours of one structure; how many were filled."""
+    """Fill the contours of one structure; return how many were filled."""
     contours: list[tuple[float, NDArray[np.float64]]] = []
     for contour in item.get("ContourSequence") or ():
         kind = word(contour, "ContourGeometricType")
@@ -130,7 +130,7 @@ def _draw(item: Any, number: int, grid: Grid, canvas: LabelCanvas, where: str) -
 def _planes(
     contours: list[tuple[float, NDArray[np.float64]]],
 ) -> list[tuple[float, list[NDArray[np.float64]]]]:
-    """The contours of each plane, by the depth of its first."""
+    """The contours of each plane, by the depth of its first contour."""
     planes: list[tuple[float, list[NDArray[np.float64]]]] = []
     last = -np.inf
     for depth, polygon in sorted(contours, key=lambda contour: contour[0]):
@@ -154,10 +154,10 @@ def _points(contour: Any, where: str) -> NDArray[np.float64]:
 
 
 def fill_polygons(polygons: Sequence[NDArray[np.float64]], shape: tuple[int, int]) -> NDArray[np.bool_]:
-    """`(I, J)`, which voxel centres lie inside an odd number of closed polygons of `(n, 2)` voxel coordinates.
+    """`(I, J)`, True where a voxel centre is inside an odd number of closed polygons of `(n, 2)` voxel coordinates.
 
-    An edge toggles, in each row `j` that it crosses, every voxel from its crossing on; edges are half open in `j`,
-    so that a corner counts once, and horizontal edges count nothing.
+    In each row `j` that an edge crosses, it toggles every voxel from the crossing on. Edges are half open in `j`, so
+    that a corner counts once; horizontal edges do not count.
     """
     toggles = np.zeros((shape[0] + 1, shape[1]), np.bool_)
     for polygon in polygons:

@@ -1,20 +1,18 @@
-"""DICOM SEG to labels on the grid of the images that it was drawn on.
+"""Convert DICOM SEG to labels on the grid of its source images.
 
     read_seg        BINARY, FRACTIONAL and LABELMAP objects, on the slices of a series
-    Segmentation    labels, names, what was noticed
+    Segmentation    labels, names, warnings
 
-Frames are placed here, and not by highdicom, for three reasons: highdicom refuses objects that say nothing of
-spatial locations, which is what dcmqi writes and what the largest collection holds; it does not check a frame's
-position against the slice that the frame references; and it can't place frames on slices with uneven gaps. Tests
-compare the two wherever highdicom reads an object. SimpleITK is no help: it stacks the frames of a SEG without
-regard to where they belong.
+Frames are placed here rather than by highdicom, for three reasons. highdicom refuses objects that do not say whether
+spatial locations are preserved; dcmqi writes such objects, and they make up the largest collection. It does not
+compare the position of a frame with that of the slice that it references. It cannot place frames on slices with
+uneven gaps. Tests compare the two for every object that highdicom reads. SimpleITK stacks the frames of a SEG
+regardless of their positions, so it cannot be used.
 
 Source of the rules: DICOM PS3.3 C.8.20 (segmentation).
 
-The stored pixels of a DICOM SEG, frame by frame.
-
-Compressed frames are decoded by highdicom, single bits in JPEG 2000 by Pillow. The bits of single-bit pixels run on
-from frame to frame (DICOM PS3.5 8.1.1).
+Stored pixels are read frame by frame. highdicom decodes compressed frames, Pillow single bits in JPEG 2000. The bits
+of single-bit pixels run on from frame to frame (DICOM PS3.5 8.1.1).
 """
 
 import re
@@ -36,7 +34,7 @@ JPEG2000 = ("1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91")
 
 
 def read_frames(dataset: Any, count: int, where: str) -> Iterator[NDArray[Any]]:
-    """The `(rows, columns)` stored values of each of `count` frames in turn.
+    """Yield the `(rows, columns)` stored values of each of `count` frames.
 
     Raises:
         DicomError: `SegInconsistent`, `TruncatedPixels`, `UndecodablePixels`.
@@ -67,7 +65,7 @@ def read_frames(dataset: Any, count: int, where: str) -> Iterator[NDArray[Any]]:
 
 
 def _cut(data: NDArray[np.uint8], start: int, size: int, bits: int) -> NDArray[Any]:
-    """`size` values from value `start` on; the bits of one frame need not begin at a byte."""
+    """`size` values from value `start` on; a frame of bits need not begin at a byte."""
     if bits == 1:
         first, last = start // 8, (start + size + 7) // 8
         return np.unpackbits(data[first:last], bitorder="little")[start % 8 : start % 8 + size]
@@ -103,17 +101,17 @@ def _compressed(dataset: Any, syntax: Any, count: int, where: str) -> Iterator[N
 
 
 def _one_bit(frame: bytes) -> NDArray[Any]:
-    """A frame of single bits in JPEG 2000, by Pillow: highdicom needs a further plug-in for these."""
+    """Decode a frame of single bits in JPEG 2000 with Pillow; highdicom needs another plug-in for these."""
     from PIL import Image
 
     return np.asarray(Image.open(BytesIO(frame))) > 0
 
 
 POSITION_MM = 1e-3
-"""A frame lies on the slice that it references when their positions along the normal differ by no more."""
+"""mm; a frame is on the slice that it references if their positions along the normal differ by no more than this."""
 
 NEAR = 0.1
-"""Of the slice spacing (or pixel size): how far off a frame may lie when its position alone places it."""
+"""Fraction of the slice spacing (or pixel size): largest offset of a frame that is placed by position alone."""
 
 
 class SegmentationError(DicomError):
@@ -125,9 +123,9 @@ class Segmentation:
     """Segments on a grid.
 
     Attributes:
-        labels: `(I, J, K)` uint16 in Fortran order: 0, or the number of the segment. Where segments overlap the
-            lowest number stands.
-        names: Label of each segment, by number, empty ones included.
+        labels: `(I, J, K)` uint16 in Fortran order: 0, or the number of the segment. Where segments overlap, the
+            lowest number wins.
+        names: Label of each segment by number, including empty segments.
         kind: `BINARY`, `FRACTIONAL`, `LABELMAP` or `RTSTRUCT`.
         frames: How many frames (or contours) were placed.
         warnings: Pairs of a code and a sentence.
@@ -147,24 +145,24 @@ class Segmentation:
 
 @dataclass
 class LabelCanvas:
-    """Labels under construction; segments come in any order."""
+    """Labels being filled; segments may come in any order."""
 
     labels: NDArray[np.uint16]
     warnings: dict[str, str] = field(default_factory=dict)
 
     def draw(self, k: int, number: int, mask: NDArray[np.bool_]) -> None:
-        """Add `(I, J)` voxels of a segment to slice `k`; of two segments the lower number stands."""
+        """Add `(I, J)` voxels of a segment to slice `k`; where two segments overlap, the lower number wins."""
         plane = self.labels[:, :, k]
         if np.any(mask & (plane > 0) & (plane != number)):
             self.warn("SegmentsOverlap", "voxels belong to several segments; the lowest number stands")
         plane[mask & ((plane == 0) | (plane > number))] = number
 
     def warn(self, code: str, text: str) -> None:
-        """Keep the first sentence of each code."""
+        """Record a warning; only the first sentence of each code is kept."""
         self.warnings.setdefault(code, text)
 
     def choose(self, names: dict[int, str], pattern: str, where: str) -> dict[int, str]:
-        """The structures whose names match a regular expression, without regard to case; all of them for none.
+        """The structures whose names match a regular expression, ignoring case; all if the pattern is empty.
 
         Raises:
             SegmentationError: `NoSuchStructure`.
@@ -175,30 +173,30 @@ class LabelCanvas:
             raise SegmentationError("NoSuchStructure", f"no structure matches {pattern!r}; there are {found} ({where})")
         if left_out := [name for n, name in names.items() if n not in chosen]:
             taken = up_to_ten(map(repr, chosen.values()))
-            self.warn("StructuresChosen", f"structures {taken} taken, {up_to_ten(map(repr, left_out))} left out")
+            self.warn("StructuresChosen", f"structures {taken} used, {up_to_ten(map(repr, left_out))} left out")
         return chosen
 
     def finish(self, names: dict[int, str], kind: str, frames: int) -> Segmentation:
-        """The result."""
+        """Return the finished segmentation."""
         return Segmentation(self.labels, names, kind, frames, tuple(self.warnings.items()))
 
 
 def read_seg(source: Any, geometry: SliceGeometry, *, structures: str = "") -> Segmentation:
     """Read a DICOM SEG onto the slices of the series that it was drawn on.
 
-    The result has the series' shape, and is zero where the SEG has no frame. A frame belongs to the slice whose
-    SOPInstanceUID it references, if the positions along the normal agree within 0.001 mm. Where they don't, or
-    where the frame references nothing, the nearest slice within a tenth of the spacing gets it, with a warning. A
-    reference to a slice that the series lacks is refused. Rows and columns may run the other way or change places;
-    a SEG at another angle is refused. Smaller frames go where their position says.
+    The result has the shape of the series and is zero where the SEG has no frame. A frame belongs to the slice whose
+    SOPInstanceUID it references, if the positions along the normal agree within 0.001 mm. If they do not agree, or
+    the frame references nothing, it goes to the nearest slice within a tenth of the spacing, with a warning. A
+    reference to a slice that the series lacks is refused. Rows and columns may be reversed or swapped; a SEG at
+    another angle is refused. Smaller frames are placed by their position.
 
-    BINARY: 1 is inside. FRACTIONAL: half of MaximumFractionalValue and more is inside, with a warning. LABELMAP:
+    BINARY: 1 is inside. FRACTIONAL: half of MaximumFractionalValue or more is inside, with a warning. LABELMAP:
     the stored value is the segment; 0, PixelPaddingValue and segments named background are outside.
 
     Args:
         source: A path, or a `pydicom.Dataset`.
-        geometry: The slices, `converters.dicom.dicom_volume.slice_geometry(series)`; their gaps may be uneven.
-        structures: A regular expression; segments whose labels it does not match are left out, with a warning.
+        geometry: The slices, from `converters.dicom.slices.slice_geometry(series)`; gaps may be uneven.
+        structures: A regular expression; segments whose labels do not match are left out, with a warning.
 
     Raises:
         SegmentationError: `NotASegmentation`, `SegReferencesMissingSlice`, `SegPositionMismatch`,
@@ -212,7 +210,7 @@ def read_seg(source: Any, geometry: SliceGeometry, *, structures: str = "") -> S
 
 
 class _Reader:
-    """One SEG object on one stack of slices."""
+    """Reads one SEG object onto one stack of slices."""
 
     def __init__(self, dataset: Any, geometry: SliceGeometry, where: str, structures: str) -> None:
         self.dataset = dataset
@@ -277,7 +275,7 @@ class _Reader:
             self.canvas.draw(k, number, whole)
 
     def item(self, group: Any, keyword: str) -> Any:
-        """The first item of a functional group of the frame, or of the group that all frames share."""
+        """The first item of a functional group of the frame, else of the shared group."""
         return next(iter(group.get(keyword) or self.shared.get(keyword) or ()), {})
 
     def segments(self, group: Any, values: NDArray[Any]) -> Iterator[tuple[int, NDArray[np.bool_]]]:
@@ -310,7 +308,7 @@ class _Reader:
         return self.kind == "LABELMAP" and self.names.get(number, "").strip().lower() == "background"
 
     def slice_index(self, group: Any, position: NDArray[np.float64]) -> int:
-        """Which slice a frame lies on: by reference, checked by position; else by position."""
+        """The slice that a frame belongs to: by reference, checked by position; else by position."""
         offset = float(position @ self.geometry.normal)
         away = np.abs(self.geometry.offsets - offset)
         if uids := self.referenced(group):
@@ -347,7 +345,7 @@ class _Reader:
         return [uid for image in images if (uid := word(image, "ReferencedSOPInstanceUID"))]
 
     def layout(self, group: Any, position: NDArray[np.float64], shape: tuple[int, ...]) -> "_Layout":
-        """How the pixels of a frame lie in the plane of the slices."""
+        """How to place the pixels of a frame in the plane of the slices."""
         spacing = numbers(self.item(group, "PixelMeasuresSequence"), "PixelSpacing", 2)
         orientation = numbers(self.item(group, "PlaneOrientationSequence"), "ImageOrientationPatient", 6)
         if orientation is None or spacing is None or len(shape) != 2:
@@ -360,7 +358,7 @@ class _Reader:
         if not np.allclose((spacing[1], spacing[0]), expected, rtol=1e-3, atol=0):
             raise self.refusal(
                 "SegGridMismatch",
-                f"pixels of {spacing[1]:g} x {spacing[0]:g} mm, where those of the images are {expected[0]:g} x "
+                f"pixels of {spacing[1]:g} x {spacing[0]:g} mm, but those of the images are {expected[0]:g} x "
                 f"{expected[1]:g} mm",
             )
         # the turned frame begins at its corner with the lowest i and j
@@ -381,7 +379,7 @@ class _Reader:
         return _Layout(transposed, turns, int(corner[0]), int(corner[1]))
 
     def turns(self, orientation: tuple[float, ...]) -> tuple[bool, tuple[int, int]]:
-        """Whether rows and columns change places, and the signs along `i` and `j`."""
+        """Whether to swap rows and columns, and the signs along `i` and `j`."""
         try:
             row, column = orthonormal(orientation, self.where)
         except GeometryRefusal as error:
@@ -402,7 +400,7 @@ class _Reader:
 
 @dataclass(frozen=True)
 class _Layout:
-    """How the pixels of a frame become `(i, j)`, and where the first of them goes."""
+    """How to turn the pixels of a frame to `(i, j)`, and where its first pixel goes."""
 
     transposed: bool
     signs: tuple[int, int]

@@ -1,13 +1,11 @@
-"""What a scan of DICOM files gives: slices, the series that they make, and what was noticed.
-
-From a folder tree to the DICOM series in it.
+"""Find the DICOM series in a folder tree, with their slices and the problems that were found.
 
     scan_folder, find_series    every series under a folder, from headers alone, grouped by UID
-    scan_files                  the same for some files
-    by_study                    the same, study by study
-    normal_of, in_order         how slices are put in order
+    scan_files                  the same for a list of files
+    by_study                    the series of each study
+    normal_of, in_order         the order of slices
 
-Names of folders and files decide nothing: publishers shorten, repeat and renumber them.
+Names of folders and files are not used: publishers shorten, repeat and renumber them.
 """
 
 import filecmp
@@ -30,7 +28,7 @@ Point = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class SeriesFinding:
-    """Something that was found and not taken, or taken with care: the rule's name, a sentence, the place."""
+    """A problem: something was not used, or used with care. Has the rule's name, a sentence, and the place."""
 
     code: str
     message: str
@@ -39,7 +37,7 @@ class SeriesFinding:
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """What one file says of itself; lengths in mm, patient coordinates LPS+, None where the header is silent."""
+    """The header of one file; lengths in mm, patient coordinates LPS+, None for absent values."""
 
     path: Path
     uid: str
@@ -61,12 +59,12 @@ class Series:
     """One stack of slices, or one SEG or RTSTRUCT object.
 
     Attributes:
-        part: Empty, or which of several stacks that share one series UID, as `acquisition 4`.
-        slices: Along the normal of the slices, by position; by instance number where there is no position.
+        part: Empty, or which of several stacks with one series UID, such as `acquisition 4`.
+        slices: Ordered by position along the normal of the slices, or by instance number if there is no position.
         references: UIDs of the series that a SEG or RTSTRUCT names as its source.
-        promised_slices: How many slices the header says the series has, where it says so.
-        time_points: Time slices of a dynamic or time slots of a gated PET, where the header says so.
-        findings: What was noticed while grouping.
+        promised_slices: The number of slices according to the header, if present.
+        time_points: Time slices of a dynamic or time slots of a gated PET, if present.
+        findings: Problems found while grouping.
     """
 
     study_uid: str
@@ -93,7 +91,7 @@ class Series:
         return [s.path for s in self.slices]
 
     def headers(self) -> list[Any]:
-        """The whole header of each slice, in slice order: `pydicom.Dataset` without pixels, read anew.
+        """The complete header of each slice, in slice order: `pydicom.Dataset` without pixels, read again.
 
         Raises:
             DicomError: `UnreadableDicom`, if a file has changed since the folder was scanned.
@@ -107,12 +105,12 @@ class Series:
 
 @dataclass(frozen=True)
 class ScannedFiles:
-    """What a folder holds.
+    """The series in a folder.
 
     Attributes:
         series: Sorted by patient, study, modality, series UID and part.
-        findings: DICOM files that could not be used, each with the rule's name; files that are not DICOM and are
-            not named so, and directories of DICOM files (DICOMDIR), are passed over.
+        findings: DICOM files that could not be used, each with the rule's name. Directories of DICOM files (DICOMDIR)
+            and other files are skipped, unless the name of a file that is not DICOM says that it is.
     """
 
     series: tuple[Series, ...]
@@ -135,10 +133,10 @@ __all__ = [
 ]
 
 SAME_PLACE_MM = 1e-2
-"""Two slices nearer than this along the normal are at one position."""
+"""Two slices closer than this along the normal have the same position."""
 
 _OBJECTS = {"SEG", "RTSTRUCT"}
-"""Each instance is a whole; the instances of one series are never stacked."""
+"""Each instance is complete; instances of one series are not stacked."""
 
 _DIRECTORY = "1.2.840.10008.1.3.10"
 
@@ -176,20 +174,20 @@ _KEYWORDS = [
 
 
 def find_series(root: str | Path) -> list[Series]:
-    """Every series under a folder; see `scan_folder`, which also says what was left out."""
+    """Find every series under a folder; see `scan_folder`, which also reports what was left out."""
     return list(scan_folder(root).series)
 
 
 def scan_folder(root: str | Path) -> ScannedFiles:
     """Find every DICOM series under a folder, from headers alone.
 
-    Files and folders whose name begins with a dot are passed over, links to folders are not followed. A file is
-    DICOM by its preamble, or, without one, when its first element is one of DICOM's and it names its series. Files
-    are grouped by study and series UID. Localizers that share a UID with a stack are set apart. Where slices of a
-    series share a position, the series is split by temporal position or acquisition number, if that gives stacks
-    of at least two slices without shared positions; else it stays whole, and reading it is refused. A copy of a
-    slice, the same UID at the same place, is dropped. A series whose files name several patients, modalities or
-    frames of reference is left out, with a finding; so are links that lead nowhere and folders that cannot be read.
+    Files and folders whose name begins with a dot are skipped, and links to folders are not followed. A file is DICOM
+    if it has the preamble, or if its first element is a DICOM element and it names its series. Files are grouped by
+    study and series UID. Localizers that share a UID with a stack are separated. If slices of a series share a
+    position, the series is split by temporal position or acquisition number, provided that each stack then has at
+    least two slices and no shared positions; else it stays one series, and reading it is refused. A copy of a slice
+    (same UID, same place) is dropped. A series whose files have different patients, modalities or frames of reference
+    is left out, with a finding; so are broken links and unreadable folders.
 
     Args:
         root: A folder, or one file.
@@ -204,7 +202,7 @@ def scan_folder(root: str | Path) -> ScannedFiles:
 
 
 def scan_files(paths: Iterable[Path]) -> ScannedFiles:
-    """The same for files, as `scan_folder` for those under a folder."""
+    """Find every DICOM series among some files, as `scan_folder` does under a folder."""
     groups: defaultdict[tuple[str, str, bool], list[tuple[Slice, Any]]] = defaultdict(list)
     findings: list[SeriesFinding] = []
     for path in paths:
@@ -212,7 +210,7 @@ def scan_files(paths: Iterable[Path]) -> ScannedFiles:
             header = dicom_header(path)
             if header is None:
                 if path.suffix.lower() == ".dcm" and not is_dicomdir(path):
-                    raise DicomError("UnreadableDicom", f"the name ends in .dcm, but the file is no DICOM ({path})")
+                    raise DicomError("UnreadableDicom", f"the name ends in .dcm, but the file is not DICOM ({path})")
                 continue
             key, entry = _describe(path, header)
             groups[key].append(entry)
@@ -237,7 +235,7 @@ def by_study(series: Iterable[Series]) -> dict[str, list[Series]]:
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """Regular files, in an order that does not depend on the file system, and what cannot be looked into."""
+    """Regular files, and entries that cannot be read, in an order that does not depend on the file system."""
     if folder.is_file():
         yield folder
         return
@@ -248,7 +246,7 @@ def _files(folder: Path) -> Iterator[Path]:
             path = Path(parent) / name
             try:
                 regular = stat.S_ISREG(path.stat().st_mode)
-            except OSError:  # a link that leads nowhere: opening it will say so
+            except OSError:  # a broken link: opening it reports the error
                 regular = True
             if regular and not name.startswith("."):
                 yield path
@@ -256,12 +254,12 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def dicom_header(path: Path) -> Any:
-    """The elements that grouping needs, or None where the file is not DICOM; it is opened once."""
+    """The elements that grouping needs, or None if the file is not DICOM; the file is opened once."""
     try:
         with path.open("rb") as raw:
             start = raw.read(132)
             preamble = start[128:132] == b"DICM"
-            # without a preamble a data set begins with group 2 or 8, whichever byte order
+            # without a preamble, a data set begins with group 2 or 8 in either byte order
             if not preamble and start[:2] not in (b"\x08\x00", b"\x00\x08", b"\x02\x00"):
                 return None
             header = read_open(raw, path, pixels=False, keywords=_KEYWORDS)
@@ -280,7 +278,7 @@ def dicom_header(path: Path) -> Any:
 
 
 def is_dicomdir(path: Path) -> bool:
-    """Whether a file that is no slice begins as DICOM does: then it is a directory of files."""
+    """Whether a file that is not a slice begins like DICOM; then it is a directory of files."""
     try:
         with path.open("rb") as raw:
             return raw.read(132)[128:] == b"DICM"
@@ -300,7 +298,7 @@ def _describe(path: Path, header: Any) -> tuple[tuple[str, str, bool], tuple[Sli
             raise DicomError("MissingUid", f"a DICOM file without study, series or instance UID ({path})")
         entry = _slice_of(path, uid, header)
         if word(header, "Modality") in ("PT", "CT") and not (entry.rows and entry.columns):
-            # cut inside its UID, a slice would pass for a series of its own and leave a gap at the end of the stack
+            # if the file was cut inside its UID, it would become a series of one slice and leave a gap in its stack
             raise DicomError("UnreadableDicom", f"a slice without Rows and Columns; was the file cut off? ({path})")
         localizer = "LOCALIZER" in words(header, "ImageType")
         return (study, series, localizer), (entry, header)
@@ -358,7 +356,7 @@ def _build(study: str, uid: str, entries: list[tuple[Slice, Any]]) -> list[Serie
 
 
 def _check_same(entries: list[tuple[Slice, Any]], keyword: str, code: str) -> None:
-    """Refuse a series whose files name several patients, modalities or frames of reference."""
+    """Refuse a series whose files have different patients, modalities or frames of reference."""
     found = {word(header, keyword): entry.path for entry, header in reversed(entries)}
     if len(found) > 1:
         listed = up_to_ten(f"{value or 'none'} in {path}" for value, path in sorted(found.items()))
@@ -408,7 +406,7 @@ def _reading_order(entry: Slice) -> tuple[int, str, str]:
 
 
 def _without_copies(entries: list[Slice], *, whole_files: bool) -> tuple[list[Slice], tuple[SeriesFinding, ...]]:
-    """Each slice once; a copy has the same UID, position and size, or with `whole_files` the same bytes."""
+    """Drop copies of slices: same UID, position and size, or with `whole_files` the same bytes."""
     kept: dict[str, Slice] = {}
     dropped = 0
     for entry in sorted(entries, key=_reading_order):
@@ -432,7 +430,7 @@ def normal_of(orientation: Sequence[float]) -> NDArray[np.float64]:
 
 
 def in_order(entries: Iterable[Slice]) -> list[Slice]:
-    """Slices by their position along the normal of the first, by instance number where one has no position."""
+    """Slices by position along the normal of the first, or by instance number if one has no position."""
     ordered = sorted(entries, key=_reading_order)
     if not ordered or any(e.position is None for e in ordered) or ordered[0].orientation is None:
         return ordered
@@ -441,7 +439,7 @@ def in_order(entries: Iterable[Slice]) -> list[Slice]:
 
 
 def _split(ordered: list[Slice]) -> list[tuple[str, list[Slice]]] | None:
-    """Several stacks of one series, where slices share positions and a key tells them apart; else None."""
+    """Several stacks of one series, if slices share positions and a key separates them; else None."""
     if not _share_places(ordered):
         return None
     keys: list[tuple[str, Callable[[Slice], str]]] = [

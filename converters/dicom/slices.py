@@ -1,10 +1,11 @@
-"""Where the slices of a series lie, and whether they make a regular volume.
+"""Find the positions of the slices of a series, and whether they form a regular volume.
 
     slice_geometry    the exact positions of a series, before any averaging
     SliceGeometry     the faults, and the grid if there are none
 
-Positions are taken along the normal row x column, from ImagePositionPatient and ImageOrientationPatient alone;
-SliceThickness and SpacingBetweenSlices say how thick slices are or were meant to lie. Source: DICOM PS3.3 C.7.6.2.
+Positions are along the normal row x column, from ImagePositionPatient and ImageOrientationPatient alone.
+SliceThickness and SpacingBetweenSlices are not used: they give the thickness or the planned spacing. Source: DICOM
+PS3.3 C.7.6.2.
 """
 
 from dataclasses import dataclass
@@ -20,31 +21,31 @@ from converters.dicom.series import SAME_PLACE_MM, Series, Slice
 
 GAP_RELATIVE = 0.01
 GAP_MM = 0.1
-"""Gaps within one of these of the median gap count as even, and their average is the spacing."""
+"""Gaps count as even if they differ from the median gap by at most one of these; the spacing is their average."""
 
 TILT_MM = 0.1
 TILT_RELATIVE = 1e-3
-"""A stack may lean by the larger of 0.1 mm and a thousandth of its length."""
+"""A stack may lean by up to 0.1 mm or a thousandth of its length, whichever is larger."""
 
 DIRECTION = 1e-4
-"""Direction cosines are equal, and axes at right angles, within this."""
+"""Tolerance for equal direction cosines and for right angles."""
 
 FARTHEST_MM = 1e6
 
 MOST_FILLED = 20
-"""Interpolation makes at most so many slices of one."""
+"""Interpolation makes at most this many slices per stored slice."""
 
 TO_RAS = np.diag([-1.0, -1.0, 1.0])
 """DICOM's patient coordinates are LPS+."""
 
 
-class GeometryRefusal(DicomError):  # noqa: N818 - a refusal of slices, not of grids: GeometryError is taken
-    """Slices that make no volume: `IncompleteSeries`, `DuplicateSlice`, `NonUniformSpacing`, `GantryTilt`, ..."""
+class GeometryRefusal(DicomError):  # noqa: N818 - GeometryError is the name of the error for grids
+    """Slices that do not form a volume: `IncompleteSeries`, `DuplicateSlice`, `NonUniformSpacing`, `GantryTilt`, ..."""
 
 
 @dataclass(frozen=True, eq=False)
 class SliceGeometry:
-    """Where the slices of a series lie, in LPS+ mm.
+    """Positions of the slices of a series, in LPS+ mm.
 
     Attributes:
         shape: Voxels along `i, j, k`.
@@ -54,7 +55,7 @@ class SliceGeometry:
         origins: `(K, 3)`, centre of the first pixel of each slice.
         pixel_mm: Pixel size along `i` and `j`.
         frame_of_reference: Its UID, or an empty string.
-        series: The series, in words, for messages.
+        series: A description of the series, for messages.
     """
 
     shape: tuple[int, int, int]
@@ -83,12 +84,12 @@ class SliceGeometry:
 
     @property
     def typical_gap(self) -> float:
-        """The median gap in mm; of two in the middle the smaller, as a missing slice makes a gap larger."""
+        """The median gap in mm; the smaller of two middle gaps, because a missing slice makes a gap larger."""
         gaps = np.sort(self.gaps)
         return float(gaps[(gaps.size - 1) // 2]) if gaps.size else float("nan")
 
     def faults(self) -> list[tuple[str, str]]:
-        """What keeps the slices from being a regular volume, as pairs of code and sentence; empty if nothing does."""
+        """Reasons why the slices are not a regular volume, as pairs of code and sentence; empty if there are none."""
         if self.shape[2] < 2:
             return [("IncompleteSeries", "one slice alone: the spacing between slices is unknown")]
         return [f for f in (self._duplicate(), self._unevenness(), self._tilt()) if f is not None]
@@ -97,13 +98,13 @@ class SliceGeometry:
         """The regular grid of the slices; the spacing along `k` is the average gap, never SliceThickness.
 
         Args:
-            gaps: `refuse` uneven gaps and missing slices, or `interpolate`: as many slices, at even distances from
-                the first to the last, as make the spacing nearest to the typical gap. Shared positions and a lean
-                are refused in either case.
+            gaps: `refuse` uneven gaps and missing slices, or `interpolate` them: evenly spaced slices from the first
+                to the last, as many as bring the spacing closest to the typical gap. Shared positions and a lean are
+                always refused.
 
         Raises:
-            GeometryRefusal: With the code of the first of `faults` and the sentences of all.
-            SettingError: On an unknown `gaps`.
+            GeometryRefusal: With the code of the first fault in `faults` and the sentences of all.
+            SettingError: If `gaps` is unknown.
         """
         if gaps not in ("refuse", "interpolate"):
             raise SettingError(f"gaps must be refuse or interpolate, got {gaps!r}")
@@ -120,7 +121,7 @@ class SliceGeometry:
                     f"interpolated ({self.series})",
                 )
         step = (self.origins[-1] - self.origins[0]) / (count - 1)
-        # along the normal, since the remaining tilt is below the tolerance and a sheared grid is not allowed
+        # along the normal: the remaining tilt is below the tolerance, and a grid must not be sheared
         step = self.normal * float(step @ self.normal)
         axes = np.column_stack([self.row * self.pixel_mm[0], self.column * self.pixel_mm[1], step])
         affine = np.eye(4)
@@ -165,14 +166,14 @@ class SliceGeometry:
 
 
 def slice_geometry(series: Series) -> SliceGeometry:
-    """Where the slices of a series lie; uneven gaps and missing slices are kept as they are.
+    """Find the positions of the slices of a series; uneven gaps and missing slices are kept as they are.
 
     Args:
         series: A stack of single-frame slices.
 
     Raises:
         GeometryRefusal: `MultiFrame`, `MissingGeometry`, `SeriesInconsistent` (slices of different size or pixel
-            spacing), or `GantryTilt` where the orientation changes from slice to slice.
+            spacing), or `GantryTilt` if the orientation changes from slice to slice.
     """
     first = series.slices[0]
     for entry in series.slices:
@@ -188,7 +189,7 @@ def slice_geometry(series: Series) -> SliceGeometry:
     row, column = _axes(first)
     spacing = first.pixel_spacing or (0.0, 0.0)
     origins = np.array([s.position for s in series.slices], dtype=np.float64)
-    # by the axes that the grid will have; a stable sort keeps slices at one place in the order they came
+    # by the axes of the later grid; the sort is stable, so slices at one place keep their order
     order = np.argsort(origins @ np.cross(row, column), kind="stable")
     return SliceGeometry(
         shape=(first.columns, first.rows, len(series.slices)),
@@ -238,7 +239,7 @@ def orthonormal(orientation: Any, where: object) -> tuple[NDArray[np.float64], N
     """Row and column direction of six direction cosines, made exactly orthonormal.
 
     Raises:
-        GeometryRefusal: `SeriesInconsistent`, if they are no unit vectors at right angles within 1e-3.
+        GeometryRefusal: `SeriesInconsistent`, if the directions are not orthogonal unit vectors within 1e-3.
     """
     row, column = np.asarray(orientation[:3], dtype=np.float64), np.asarray(orientation[3:], dtype=np.float64)
     lengths = np.linalg.norm(row), np.linalg.norm(column)

@@ -13,21 +13,21 @@ CC BY-NC 4.0. The DICOM originals are TCIA's collections with the DOIs 10.7937/g
     <case> = fdg_<10 hex>_<MM-DD-YYYY>-NA-<StudyDescription>-<5 digits>     two spaces and dots occur
              psma_<16 hex>_<YYYY-MM-DD>
 
-The images are used where they lie: the catalog names them `fdat:imagesTr/...`. The published zip is taken as it
-is: its labels (0.26 of 150 GB) are unpacked, byte for byte, below the catalog's `images/fdat/`, where every
-program can read them; PET and CT stay packed. `labels_only=false` measures each PET from a temporary copy, and
-`unpack` leaves PET and CT in the catalog as well.
+The images are used in place: the catalog names them `fdat:imagesTr/...`. The published zip can be used directly: its
+labels (0.26 of 150 GB) are unpacked unchanged into the catalog's `images/fdat/`, where every program can read them;
+PET and CT stay packed. `labels_only=false` measures each PET from a temporary copy, and `unpack` also unpacks PET and
+CT into the catalog.
 
-`patient_key` is TCIA's PatientID, `PETCT_<10 hex>` or `PSMA_<16 hex>`, so that one person has one key in both
-publishers' releases. `study_key` is that and the date of the case name, `PSMA_<16 hex>_2019-06-10`; TCIA's
-StudyDate is the same for FDG, and 6,247 days earlier for PSMA.
+`patient_key` is TCIA's PatientID, `PETCT_<10 hex>` or `PSMA_<16 hex>`, so that a person has the same key in both
+releases. `study_key` is the patient and the date of the case name, `PSMA_<16 hex>_2019-06-10`; TCIA's StudyDate is
+the same for FDG, and 6,247 days earlier for PSMA.
 
-What would need a pass over the CT is left out: `ct_coverage_fraction` is null, and of the CT only the header is
-read. A PET of a folder is read as a whole, as its uptake is measured. Two files of a case on different grids are
-a `GridMismatch`: the publisher promises one grid, so one of them belongs to another case or was changed, and
-it is unknown which. If you know that the label is right, set `resample_labels`.
+The voxels of the CT are not read, only its header, so `ct_coverage_fraction` is null. In a folder, each PET is read
+completely to measure its uptake. If two files of a case have different grids, the case is rejected as `GridMismatch`:
+the publisher promises one grid, so one of the files was changed or belongs to another case, and it is unknown which.
+If you know that the label is right, set `resample_labels`.
 
-From the names and small tables of the fdat release to units of work.
+This module also plans the units of work, from the names and small tables of the fdat release.
 """
 
 import re
@@ -84,8 +84,8 @@ LAYOUT = """\
   [dataset.json] [dataset_fingerprint.json] [splits_final.json] [psma_metadata.csv] [fdg_metadata.csv]"""
 
 OPTIONS = {
-    "labels_only": "true: no PET and no CT is opened, and none needs to be there; uptake columns stay null. "
-    "The default for a zip, where false measures the uptake of a temporary copy; a folder needs both channels",
+    "labels_only": "true: PET and CT are not opened and may be missing; uptake columns stay null. "
+    "The default for a zip; there, false measures the uptake of a temporary copy. Without it, a folder needs both",
     "unpack": "true, zip only: PET and CT are unpacked into the catalog too, and the uptake is measured",
     "resample_labels": "true: a label on another grid than its PET is resampled (nearest neighbour) into the catalog",
     "injection_times": "JSON file with seconds from injection to scan by case, for PSMA",
@@ -101,11 +101,11 @@ class CaseName:
     """What the name of a case says.
 
     Attributes:
-        case_id: The name, byte for byte.
+        case_id: The name, unchanged.
         tracer: `FDG` or `PSMA`.
         patient_key: TCIA's PatientID.
-        day: Date of the study, shifted.
-        day_raw: As in the name.
+        day: Study date, shifted.
+        day_raw: The date as in the name.
         description: StudyDescription; None for PSMA.
     """
 
@@ -139,14 +139,14 @@ def parse_name(case_id: str) -> CaseName:
             return CaseName(case_id, tracer, key, day, found["date"], found.groupdict().get("description"))
     raise Rejection(
         "BadName",
-        f"{case_id!r} is no case; allowed: fdg_<10 hex>_<MM-DD-YYYY>-NA-<description>-<5 digits>, "
+        f"{case_id!r} is not the name of a case; allowed: fdg_<10 hex>_<MM-DD-YYYY>-NA-<description>-<5 digits>, "
         "psma_<16 hex>_<YYYY-MM-DD>",
     )
 
 
 @dataclass(frozen=True)
 class FdatCase:
-    """All that the names and tables say about a case; paths are relative to the source, None where there is no file."""
+    """What names and tables say about a case; paths are relative to the source, None if the file is missing."""
 
     name: CaseName
     label: str | None
@@ -160,7 +160,7 @@ class FdatCase:
 
 @dataclass(frozen=True)
 class FdatSettings:
-    """The user's options."""
+    """The options of the user."""
 
     labels_only: bool
     unpack: bool
@@ -169,10 +169,10 @@ class FdatSettings:
 
     @classmethod
     def of(cls, context: Context, *, is_archive: bool) -> "FdatSettings":
-        """The options of a run.
+        """Read the options of a run.
 
         Raises:
-            SettingError: An unknown option, or a value that it does not take.
+            SettingError: An unknown option or an invalid value.
         """
         given = context.options
         for name in given:
@@ -180,7 +180,7 @@ class FdatSettings:
                 raise unknown_name("option of fdat", name, OPTIONS)
         unpack = _switch(given, "unpack", default=False)
         if unpack and not is_archive:
-            raise SettingError("unpack has no effect on a folder: its images are used where they lie")
+            raise SettingError("unpack has no effect on a folder: its images are used in place")
         times = given.get("injection_times")
         labels_only = _switch(given, "labels_only", default=is_archive and not unpack)
         if unpack and labels_only:
@@ -197,11 +197,11 @@ def _switch(options: Mapping[str, Any], name: str, *, default: bool) -> bool:
 
 
 def plan(context: Context) -> tuple[list[Unit], Outcome]:
-    """One unit per patient, from the names of files and the small tables.
+    """Plan one unit per patient, from file names and the small tables.
 
     Raises:
         CatalogError: The source has no such tree, or is a damaged or hostile archive.
-        SettingError: An option that is unknown or cannot be read.
+        SettingError: An option is unknown or cannot be read.
     """
     tree = open_tree(context.source, MARKS, LAYOUT)
     settings = FdatSettings.of(context, is_archive=tree.is_archive)
@@ -225,7 +225,7 @@ def plan(context: Context) -> tuple[list[Unit], Outcome]:
 
 
 def _inputs(tree: Tree, cases: Iterable[FdatCase]) -> tuple[Path, ...]:
-    """The images of a patient, or the archive that holds them; what the tables say is in the cases."""
+    """The images of a patient, or the archive that contains them. What the tables say is in `cases`."""
     if tree.is_archive:
         return (tree.source,)
     return tuple(tree.source / path for case in cases for path in (case.label, case.ct, case.pet) if path is not None)
@@ -235,29 +235,29 @@ Files = dict[str, list[str]]  # by role: `label`, CT, PET
 
 
 def _gather_files(tree: Tree, found: Outcome) -> dict[str, Files]:
-    """The files of each case, whatever its name; further channels, such as a baseline's guidance, are passed over."""
+    """The files of each case, whatever its name; other channels, such as a baseline's guidance, are skipped."""
     cases: defaultdict[str, Files] = defaultdict(lambda: defaultdict(list))
     for folder in MARKS:
         for path in tree.files(folder):
             file = PurePosixPath(path).name
             if not file.endswith(EXTENSIONS) or file in EXTENSIONS:
-                found.reject("BadName", f"no image; allowed endings: {', '.join(EXTENSIONS)}", path=path)
+                found.reject("BadName", f"not an image; allowed endings: {', '.join(EXTENSIONS)}", path=path)
                 continue
             stem, role = case_id_of(file), "label"
             if folder == "imagesTr":
                 channel = _CHANNEL.fullmatch(stem)
                 if channel is None:
-                    found.reject("BadName", "an image ends in its channel: _0000 (CT) or _0001 (PET)", path=path)
+                    found.reject("BadName", "the name must end in a channel: _0000 (CT) or _0001 (PET)", path=path)
                     continue
                 stem, role = channel[1], channel[2]
-            files = cases[stem]  # a case that has further channels alone is a case, and is named
+            files = cases[stem]  # a case that has only other channels is still a case
             if role in ("label", CT, PET):
                 files[role].append(path)
     return cases
 
 
 def _file_ending(tree: Tree, found: Outcome) -> str:
-    """The ending that dataset.json names: it decides between two files; any known one is read."""
+    """The file ending in dataset.json. It decides between two files; all known endings are read."""
     dataset = read_small(tree, "dataset.json", parse_json, found)
     ending = dataset.get("file_ending") if isinstance(dataset, dict) else None
     return ending if ending in EXTENSIONS else EXTENSIONS[0]
@@ -266,7 +266,7 @@ def _file_ending(tree: Tree, found: Outcome) -> str:
 def _name_cases(
     files: Mapping[str, Files], ending: str, found: Outcome
 ) -> Iterator[tuple[CaseName, tuple[str | None, str | None, str | None]]]:
-    """Name and paths of label, CT and PET of each case whose name can be read."""
+    """Name and paths of label, CT and PET of each case with a valid name."""
     for stem in sorted(files):
         roles = files[stem]
         try:
@@ -279,10 +279,10 @@ def _name_cases(
 
 
 def _only_file(paths: list[str], ending: str, found: Outcome, name: CaseName) -> str | None:
-    """The file of a role; of several the one with the dataset's ending, the others are recorded.
+    """The file of a role. If there are several, the one with the dataset's ending; the others are recorded.
 
     Raises:
-        Rejection: `DuplicateCase`: several, and none of them is that.
+        Rejection: `DuplicateCase`: there are several, and none has that ending.
     """
     if len(paths) <= 1:
         return paths[0] if paths else None
@@ -292,7 +292,7 @@ def _only_file(paths: list[str], ending: str, found: Outcome, name: CaseName) ->
     for path in sorted(set(paths) - set(published)):
         found.reject(
             "DuplicateCase",
-            f"{published[0]} is taken; remove the other",
+            f"{published[0]} is used; remove the other",
             path=path,
             case_id=name.case_id,
             patient_key=name.patient_key,
@@ -301,7 +301,7 @@ def _only_file(paths: list[str], ending: str, found: Outcome, name: CaseName) ->
 
 
 def _clinical_columns(name: CaseName, table: Clinical) -> tuple[Row, list[str]]:
-    """What the release and its tables say of a study."""
+    """Columns of a study from the release and its tables."""
     fixed: Row = {"radionuclide": "F18"} if name.tracer == "FDG" else {"sex": "M", "diagnosis": "PROSTATE"}
     columns, flags = table.get(name.study_key, ({}, ["METADATA_MISSING"] if table else []))
     columns = {**columns, **fixed}
@@ -347,7 +347,7 @@ FACTS = {
 
 
 def convert(context: Context, unit: Unit) -> Outcome:
-    """The rows of a patient; each study ends in `cases` or in `rejected`."""
+    """Convert a patient; each study ends in `cases` or in `rejected`."""
     tree = open_tree(context.source, MARKS, LAYOUT)
     settings = FdatSettings.of(context, is_archive=tree.is_archive)
     outcome = Outcome()
@@ -373,10 +373,10 @@ Opened = dict[str, tuple[Path, Path]]  # by role: the file, and the folder that 
 
 
 def _convert_case(context: Context, settings: FdatSettings, tree: Tree, case: FdatCase) -> tuple[Row, list[Row]]:
-    """Row and lesions of a case.
+    """The row of a case, and its lesions.
 
     Raises:
-        Rejection: Whatever is wrong with it.
+        Rejection: The case cannot be used.
     """
     with ExitStack() as stack:
         roles = _roles(case, tree, settings)
@@ -408,7 +408,7 @@ def _convert_case(context: Context, settings: FdatSettings, tree: Tree, case: Fd
 
 
 def _roles(case: FdatCase, tree: Tree, settings: FdatSettings) -> dict[str, str]:
-    """The files to open, by role; with `labels_only` those of a folder are named as far as they are there.
+    """The files to open, by role; with `labels_only` on a folder, PET and CT are optional.
 
     Raises:
         Rejection: `MissingChannel`.
@@ -430,7 +430,7 @@ def _described(role: str) -> str:
 def _measure_uptake(
     labels: Labels, pet_file: tuple[Path, Path], *, resample: bool
 ) -> tuple[Labels, Row, list[Row], set[str]]:
-    """Labels on the PET's grid, and what `measure_case` finds, with flags: one read of the PET."""
+    """Labels on the PET's grid, the results of `measure_case`, and flags; the PET is read once."""
     pet = read_uptake(*pet_file)
     flags: set[str] = set()
     if resample and not labels.grid.same_as(pet.grid):
@@ -444,17 +444,17 @@ def _measure_uptake(
 def _resampled(labels: Labels, target: Grid) -> Labels:
     array = bring_onto(Volume(labels.array, labels.grid), target, fill=0, labels=True)
     if labels.array.any() and not array.any():
-        raise Rejection("GridMismatch", "no lesion of the label lies on the grid of the PET; is it of another case?")
+        raise Rejection("GridMismatch", "no lesion is on the grid of the PET; does the label belong to another case?")
     return Labels(array, replace(labels.facts, grid=target, axcodes=axis_codes(target.known_affine)), labels.flags)
 
 
 def _ct_flags(labels: Labels, ct_file: tuple[Path, Path]) -> set[str]:
-    """`CT_GRID_DIFFERS`; the voxels of the CT are not read."""
+    """`CT_GRID_DIFFERS`, from the header alone."""
     return set() if read_facts(*ct_file).grid.same_as(labels.grid) else {"CT_GRID_DIFFERS"}
 
 
 def _contradictions(case: FdatCase, measured: Row) -> set[str]:
-    """Flags for what names and tables say and the images do not."""
+    """Flags for contradictions between the images and the names and tables."""
     flags = diagnosis_flags(case.name.tracer, case.columns.get("diagnosis"), is_present=measured["lesion_present"])
     shape, spacing = tuple(measured["shape_xyz"]), tuple(measured["spacing_xyz_mm"])
     differs = case.fingerprint is not None and not fits_print(shape, spacing, case.fingerprint)
@@ -462,7 +462,7 @@ def _contradictions(case: FdatCase, measured: Row) -> set[str]:
 
 
 def _place_files(context: Context, tree: Tree, case: FdatCase, files: Opened, resampled: Labels | None) -> Row:
-    """Where the catalog finds each image: in the source, or in the catalog once it is put there."""
+    """The path of each image for the catalog: in the source, or in the catalog after copying it there."""
     paths: Row = {}
     for role, (file, _) in files.items():
         if role == "label" and resampled is not None:
@@ -480,7 +480,7 @@ def _place_files(context: Context, tree: Tree, case: FdatCase, files: Opened, re
 
 
 def _named_columns(name: CaseName, tree: Tree) -> Row:
-    """Columns that follow from the name of the case and of the release."""
+    """Columns that follow from the names of the case and of the release."""
     return {
         "case_id": name.case_id,
         "source_release": _release(tree),
@@ -498,13 +498,13 @@ def _named_columns(name: CaseName, tree: Tree) -> Row:
 
 
 def _release(tree: Tree) -> str | None:
-    """The release whose published name the tree still bears, or what holds it; None where both were renamed."""
+    """The release, from the name of the tree or of its source; None if both were renamed."""
     names = (tree.top, tree.source.name.removesuffix(".zip"))
     return next((RELEASES[name.lower()] for name in names if name.lower() in RELEASES), None)
 
 
 def least_bytes(context: Context, unit: Unit) -> int:
-    """What is unpacked into the catalog."""
+    """The size of what is unpacked into the catalog."""
     tree = open_tree(context.source, MARKS, LAYOUT)
     if not isinstance(tree, ArchiveTree):
         return 0
@@ -523,4 +523,4 @@ SOURCE = Source(
     options=OPTIONS,
     least_bytes=least_bytes,
 )
-"""What the entry point `fdat` of the group `clicksim.sources` names."""
+"""The source behind the entry point `fdat` of the group `clicksim.sources`."""

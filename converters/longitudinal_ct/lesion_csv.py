@@ -1,17 +1,17 @@
-"""The lesion table of a patient of the longitudinal CT data: one row per lesion, over both time points.
+"""Read the lesion table of a patient of the longitudinal CT data: one row per lesion, for both time points.
 
-    lesion_id                          value of the lesion in the masks; one count over all body regions
-    cog_bl, cog_fu                     centre of gravity, `x y z` in voxels plus 0.5 along each axis; empty if none
-    cog_propagated                     cog_bl carried to the follow-up image by registration; may lie outside it
-    cog_backpropagated                 cog_fu of a new lesion carried to the baseline image (v2, v3)
-    img_id_bl, img_id_fu               number of the image of the time point; empty or NaN if there is none
+    lesion_id                          value of the lesion in the masks; one numbering for all body regions
+    cog_bl, cog_fu                     centre of gravity, `x y z` in voxels plus 0.5 along each axis; empty if absent
+    cog_propagated                     cog_bl mapped to the follow-up image by registration; may lie outside it
+    cog_backpropagated                 cog_fu of a new lesion mapped to the baseline image (v2, v3)
+    img_id_bl, img_id_fu               number of the image of the time point; empty or NaN if absent
     lesion_type                        site
     topology_class, merged_into        what became of the lesion (v2, v3)
     volume_bl, volume_fu               mm³ (v2, v3); every row of a merge repeats the volume of the merged lesion
     target_lesion, use_for_challenge   as published (v2, v3)
     linking_unclear                    as published (v2, v3); two patients have no such column
 
-A value that cannot be read is None, and its column is listed in `LesionRow.unreadable`.
+An unreadable value is None, and its column is listed in `LesionRow.unreadable`.
 """
 
 import math
@@ -46,12 +46,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Cog:
-    """A centre of gravity of the table.
+    """A centre of gravity from the table.
 
     Attributes:
-        text: The cell as it is: lesions that merged are known by equal text.
-        point: `(x, y, z)` as published, half a voxel more than the index along each axis; None without one.
-        reason: Why there is no point; `empty` where none is meant to be.
+        text: The cell as written. Lesions that merged have equal text.
+        point: `(x, y, z)` as published, half a voxel more than the index along each axis; None if missing.
+        reason: Why there is no point; `empty` if the cell is meant to be empty.
     """
 
     text: str = ""
@@ -60,7 +60,7 @@ class Cog:
 
     @property
     def is_unreadable(self) -> bool:
-        """Whether the cell has a value that is not a point."""
+        """Whether the cell has a value that is not a valid point."""
         return self.point is None and self.reason != "empty"
 
     @property
@@ -70,7 +70,7 @@ class Cog:
 
     @property
     def voxel(self) -> tuple[int, int, int] | None:
-        """The voxel that holds the point: the published number rounded down, never to the nearest."""
+        """The voxel that contains the point: the published number rounded down, not to the nearest."""
         if self.point is None:
             return None
         x, y, z = (math.floor(value) for value in self.point)
@@ -80,8 +80,8 @@ class Cog:
 def parse_cog(cell: str | None) -> Cog:
     """Read a centre of gravity: three numbers, separated by blanks.
 
-    Copies made by users write commas or semicolons between them, and brackets around them; both are taken. A
-    decimal comma is not: it makes six numbers.
+    Copies edited by users may have commas or semicolons between the numbers, and brackets around them; both are
+    accepted. A decimal comma is not, because it makes six numbers.
 
     >>> parse_cog("314.5 242.25 104.75").index, parse_cog("nan nan nan").reason, parse_cog("1 2").reason
     ([314.0, 241.75, 104.25], 'empty', '2 numbers instead of 3')
@@ -95,7 +95,7 @@ def parse_cog(cell: str | None) -> Cog:
         return Cog(text)
     odd = [word for word in words if not _NUMBER.fullmatch(word) or not math.isfinite(float(word))]
     if odd:
-        return Cog(text, None, f"{odd[0][:20]!r} is no finite number")
+        return Cog(text, None, f"{odd[0][:20]!r} is not a finite number")
     if len(words) != 3:
         return Cog(text, None, f"{len(words)} numbers instead of 3")
     x, y, z = (float(word) for word in words)
@@ -104,7 +104,7 @@ def parse_cog(cell: str | None) -> Cog:
 
 @dataclass(frozen=True)
 class LesionRow:
-    """One lesion of the table; see the module for the columns. None is what is empty, absent or unreadable."""
+    """One lesion of the table; the module lists the columns. Empty, absent and unreadable values are None."""
 
     lesion_id: int
     cog_bl: Cog = Cog()
@@ -130,7 +130,7 @@ class LesionTable:
 
     Attributes:
         rows: In ascending order of id.
-        refused: Rows that cannot be used: their id, as far as it has one, and why.
+        refused: Rows that cannot be used: their id, if it can be read, and the reason.
     """
 
     rows: tuple[LesionRow, ...] = ()
@@ -140,11 +140,11 @@ class LesionTable:
 def read_lesion_csv(path: Path) -> LesionTable:
     """Read the lesion table of a patient.
 
-    A row without an id from 1 is refused. Of two rows with one id and different content both are: which of them
-    is right cannot be known. Equal rows count once.
+    A row is refused if its id is not a whole number from 1. If two rows have the same id and different content,
+    both are refused, because nothing says which is right. Equal rows count once.
 
     Raises:
-        Rejection: `BadTable`: the file cannot be read, or has no column `lesion_id`.
+        Rejection: `BadTable`: the file cannot be read or has no column `lesion_id`.
     """
     by_id: dict[int, list[dict[str, str]]] = defaultdict(list)
     refused: list[tuple[int | None, str]] = []
@@ -153,7 +153,7 @@ def read_lesion_csv(path: Path) -> LesionTable:
         if number:
             by_id[number] += [] if cells in by_id[number] else [cells]
         else:
-            wrong = f"{path.name}: lesion_id {cells['lesion_id'][:40]!r} is no whole number from 1; the row is not used"
+            wrong = f"{path.name}: lesion_id {cells['lesion_id'][:40]!r} is not a whole number from 1; row not used"
             refused.append((None, wrong))
     rows = []
     for number, copies in sorted(by_id.items()):
@@ -166,7 +166,7 @@ def read_lesion_csv(path: Path) -> LesionTable:
 
 
 def whole_or_none(cell: str | None) -> int | None:
-    """A whole number from 0 to 2147483647, also as pandas writes it beside missing ones.
+    """A whole number from 0 to 2147483647. Also reads `3.0`, which pandas writes if other values are missing.
 
     >>> whole_or_none("3"), whole_or_none("3.0"), whole_or_none("3.5"), whole_or_none("-1"), whole_or_none("nan")
     (3, 3, None, None, None)
@@ -221,11 +221,11 @@ def _class_or_none(cell: str) -> str | None:
 
 @dataclass(frozen=True)
 class Presence:
-    """Which lesions the masks of a time point hold.
+    """The lesions in the masks of a time point.
 
     Attributes:
-        ids: Over all body regions.
-        complete: All masks of the time point could be read, so that an absent lesion is absent.
+        ids: Lesion ids of all body regions.
+        complete: All masks of the time point could be read, so a lesion that was not found is really absent.
     """
 
     ids: frozenset[int]
@@ -237,11 +237,11 @@ class Topology:
     """What became of a lesion.
 
     Attributes:
-        topology_class: One of `CLASSES`, or None where it cannot be known.
-        merged_into: For MERGING the lesion of the follow-up that it is part of, its own id for the destination.
-        split_from: For SPLITTING the lesion of the baseline that it is part of.
-        is_derived: By ids and centroids; otherwise as published.
-        contradicts: The published class is one that the masks cannot have.
+        topology_class: One of `CLASSES`, or None if unknown.
+        merged_into: For MERGING, the follow-up lesion that it became part of; the destination has its own id here.
+        split_from: For SPLITTING, the baseline lesion that it was part of.
+        is_derived: Derived from ids and centroids; otherwise as published.
+        contradicts: The masks rule out the published class.
     """
 
     topology_class: str | None
@@ -252,16 +252,18 @@ class Topology:
 
 
 def find_topology(rows: Iterable[LesionRow], bl: Presence, fu: Presence) -> dict[int, Topology]:
-    """What became of each lesion of the table and of the masks.
+    """Find what became of each lesion of the table and of the masks.
 
-    A published class is kept. Without one, a lesion of both time points is UNCHANGED, which
-    means the same identity, not the same size; one of the baseline alone is MERGING where another row has the
-    same text in `cog_fu` and its id is in the follow-up's masks, else DISAPPEARING; one of the follow-up alone is
-    SPLITTING where another row has the same text in `cog_bl` and its id is in the baseline's masks, else
-    NEWLYAPPEARING. The lesion that others merged into is MERGING too, as in the published classes. Absence is
-    believed only where all masks of the time point could be read.
+    A published class is kept. Otherwise the class is derived:
 
-    The published script stops at a lesion that is gone but has a `cog_fu` of its own; it is DISAPPEARING here.
+    - A lesion at both time points is UNCHANGED: the same identity, not the same size.
+    - A lesion at baseline only is MERGING if another row has the same text in `cog_fu` and its id is in the masks of
+      the follow-up, else DISAPPEARING. The lesion that others merged into is MERGING too, as in the published classes.
+    - A lesion at follow-up only is SPLITTING if another row has the same text in `cog_bl` and its id is in the masks
+      of the baseline, else NEWLYAPPEARING.
+
+    A lesion counts as absent only if all masks of the time point could be read. The published script stops at a
+    lesion that is gone but has its own `cog_fu`; here it is DISAPPEARING.
     """
     by_id = {row.lesion_id: row for row in rows}
     by_id |= {number: LesionRow(number) for number in (bl.ids | fu.ids) - by_id.keys()}
@@ -314,7 +316,7 @@ def _published(
     row: LesionRow, merged: int | None, parent: int | None, by_id: Mapping[int, LesionRow], bl: Presence, fu: Presence
 ) -> Topology:
     own = row.topology_class
-    # what each class says about the two time points; None where it says nothing
+    # whether each class requires the lesion at baseline and at follow-up; None if it says nothing
     expects = {
         "UNCHANGED": (True, True), "DISAPPEARING": (True, False), "NEWLYAPPEARING": (False, True),
         "MERGING": (True, None), "SPLITTING": (None, True),
@@ -330,7 +332,7 @@ def _published(
 
 
 def _destination(row: LesionRow, by_id: Mapping[int, LesionRow], fu: Presence) -> int | None:
-    """Where `merged_into` leads to; through rows that are themselves merged away, and never in a circle."""
+    """Follow `merged_into` to its end, through rows that were merged themselves; stop at a circle."""
     seen, target = {row.lesion_id}, row.merged_into
     while target is not None and target not in fu.ids and target not in seen and target in by_id:
         seen.add(target)
@@ -344,16 +346,16 @@ def _destination(row: LesionRow, by_id: Mapping[int, LesionRow], fu: Presence) -
 def link_lesions(
     topology: Mapping[int, Topology], bl_cases: Mapping[int, str], fu_cases: Mapping[int, str]
 ) -> list[Row]:
-    """The identity of lesions across the two time points, without `patient_key`.
+    """Link the lesions of the two time points; the column `patient_key` is not set.
 
-    One row per lesion: `same` and `merged` from the baseline's lesion to the follow-up's (the destination of a
-    merge has a row of its own), `split` from the parent, `disappeared` and `appeared` with one side null. A link
-    whose other side lies in a case that was rejected is left out; `topology_class` of the lesion still tells.
+    One row per lesion: `same` and `merged` from the baseline lesion to the follow-up lesion (the destination of a
+    merge has its own row), `split` from the parent, `disappeared` and `appeared` with one side null. A link is left
+    out if its other side is in a rejected case; `topology_class` of the lesion still records the event.
 
     Args:
         topology: From `find_topology`.
-        bl_cases: The case of each lesion at baseline, where that case was taken.
-        fu_cases: The same at follow-up.
+        bl_cases: The case of each baseline lesion whose case was converted.
+        fu_cases: The same for the follow-up.
     """
     links: list[Row] = []
     for number, fate in sorted(topology.items()):

@@ -1,15 +1,15 @@
-"""One recorded point per lesion of the longitudinal CT data, each with where it came from.
+"""One recorded point per lesion of the longitudinal CT data, with its origin.
 
-    cog_bl, cog_fu       centre of gravity in the lesion table: drawn from the truth of that time point
-    cog_propagated       the baseline's centre carried to the follow-up by registration: a prior, no truth of the
-                         follow-up is in it
-    cog_backpropagated   the centre of a new lesion carried to the baseline: the truth of the follow-up is in it
+    cog_bl, cog_fu       centre of gravity in the lesion table: computed from the truth of that time point
+    cog_propagated       the baseline centre mapped to the follow-up by registration: a prior, without truth of the
+                         follow-up
+    cog_backpropagated   the centre of a new lesion mapped to the baseline: contains truth of the follow-up
     mask                 the deepest voxel of the lesion in the mask: truth
 
-The published point files of the follow-up use `cog_propagated` where there is one and `cog_fu` else: a mixture of
-prior and truth, in which a model learns to tell new lesions by their exact centres. So points come as prompt runs
-that do not mix: `longitudinal-cog`, `longitudinal-propagated`, `longitudinal-mask`. The column `annotator` of a
-prompt says the origin of each.
+The published point files of the follow-up use `cog_propagated` if there is one, else `cog_fu`. They mix prior and
+truth, so a model can learn to recognise new lesions by their exact centres. Here the points are split into prompt
+runs that do not mix: `longitudinal-cog`, `longitudinal-propagated`, `longitudinal-mask`. The column `annotator` of
+a prompt gives its origin.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -43,16 +43,16 @@ _EQUAL_VX = 1e-6
 
 @dataclass(frozen=True)
 class RecordedPoint:
-    """A point of the publisher's, or of the mask.
+    """A point from the publisher or from the mask.
 
     Attributes:
         case_id: The case whose grid it is on.
-        lesion: Its id.
+        lesion: Lesion id.
         origin: `cog_bl`, `cog_fu`, `cog_propagated`, `cog_backpropagated` or `mask`; `unknown` for a published point
-            that the lesion table does not have.
+            that is not in the lesion table.
         index: Fractional voxel index `(i, j, k)`; a whole number is the centre of a voxel.
         in_image: Whether its voxel lies inside the image.
-        knows_truth: Whether what was drawn at its own or a later time point is in it; None where unknown.
+        knows_truth: Whether it uses an annotation of the same or a later time point; None if unknown.
     """
 
     case_id: str
@@ -64,21 +64,21 @@ class RecordedPoint:
 
     @property
     def voxel(self) -> tuple[int, int, int]:
-        """The voxel that holds it."""
+        """The voxel that contains the point."""
         i, j, k = (floor(value + 0.5) for value in self.index)
         return (i, j, k)
 
 
 def lesion_points(cases: Iterable[Row], lesions: Iterable[Row]) -> list[RecordedPoint]:
-    """All points of the catalog's lesions, by case and lesion.
+    """List all points of the catalog's lesions, by case and lesion.
 
     Args:
-        cases: Rows of the table of cases; those of other sources are passed over.
+        cases: Rows of the table of cases; cases of other sources are skipped.
         lesions: Rows of the table of lesions, of any cases.
 
     Returns:
-        Up to three points per row: of the lesion table, carried from the other time point, of the mask. Points
-        outside the image are kept and say so.
+        Up to three points per row: from the lesion table, mapped from the other time point, and from the mask. Points
+        outside the image are kept and marked.
     """
     by_id = {case["case_id"]: case for case in cases if case.get("timepoint") in ("BL", "FU")}
     points = []
@@ -105,19 +105,19 @@ def _point(case: Row, lesion: int, origin: str, index: Sequence[float]) -> Recor
 
 
 def point_tables(cases: Iterable[Row], lesions: Iterable[Row]) -> "dict[str, pa.Table]":
-    """The points as prompt runs, by the run's name: rows of `clicksim.prompts.table.prompt_schema`.
+    """Convert the points to prompt runs, by run name: rows of `clicksim.prompts.table.prompt_schema`.
 
-    Each point is a foreground click of round 0 on the voxel that holds it, in ascending order of lesion id; `x, y,
-    z` is the centre of that voxel. `annotator` names the origin, `longitudinal_ct:cog_fu` for one; the metadata's
-    `protocol` is the run's name and its settings say whether the run knows the truth. A point outside its image
-    can be no click and is left out; it stays in the table of lesions.
+    Each point is a foreground click of round 0 on the voxel that contains it, in ascending order of lesion id; `x, y,
+    z` is the centre of that voxel. `annotator` gives the origin, such as `longitudinal_ct:cog_fu`. In the metadata,
+    `protocol` is the name of the run, and the settings say whether the run uses the truth. A point outside its image
+    cannot be a click and is left out; it stays in the table of lesions.
 
     Args:
         cases: As for `lesion_points`.
         lesions: As for `lesion_points`.
 
     Returns:
-        A table for each of `RUNS`, without rows where there is no such point.
+        A table for each of `RUNS`, empty if there are no such points.
     """
     known = {case["case_id"]: case for case in cases}
     points = [point for point in lesion_points(known.values(), lesions) if point.in_image]
@@ -135,7 +135,7 @@ def _run_table(run: str, cases: Mapping[str, Row], points: Iterable[RecordedPoin
     tables = [nothing]
     for case_id, own in sorted(by_case.items()):
         clicks = tuple(Click(point.voxel, True, point.lesion) for point in own)
-        annotator = ANNOTATOR.format(origin=own[0].origin)  # a run has one origin per time point, and so per case
+        annotator = ANNOTATOR.format(origin=own[0].origin)  # a run has one origin per time point, so one per case
         prompts = Prompts(clicks, _grid(cases[case_id]), case_id, run, None, settings, annotator=annotator)
         tables.append(prompts.to_table())
     return pa.concat_tables(tables).unify_dictionaries().combine_chunks()
@@ -147,10 +147,10 @@ def _grid(case: Row) -> Grid:
 
 
 def read_published_points(path: Path, case: Row, rows: Iterable[LesionRow]) -> list[RecordedPoint]:
-    """The points of a published file, each with the column of the lesion table that it came from.
+    """Read a published point file and find the lesion table column that each point came from.
 
-    The file does not say which; equal numbers do. Where `cog_propagated` and `cog_fu` are equal it is the former,
-    which the publisher's script prefers.
+    The file does not name the column; equal numbers identify it. If `cog_propagated` and `cog_fu` are equal, the
+    origin is `cog_propagated`, which the publisher's script prefers.
 
     Args:
         path: `<pid>_<BL|FU>_<NN>.json`.
@@ -158,7 +158,7 @@ def read_published_points(path: Path, case: Row, rows: Iterable[LesionRow]) -> l
         rows: The lesion table; without it every origin is `unknown`.
 
     Raises:
-        PromptFormatError: The file is not such a file.
+        PromptFormatError: The file is not a valid point file.
     """
     try:
         text = read_bounded(path).decode("utf-8-sig")

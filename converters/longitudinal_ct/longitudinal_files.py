@@ -1,7 +1,7 @@
-"""The files of the longitudinal CT data: names, `data_split.json`, demographics; the patients that they make.
+"""The files of the longitudinal CT data: names, `data_split.json` and demographics, grouped by patient.
 
-Both forms of names are read side by side, in either folder. A name that fits neither is rejected, as is a file that
-a link leads out of the source folder to.
+Both forms of names are read together, in either folder. A file is rejected if its name has neither form, or if it is
+a link to a place outside the source folder.
 """
 
 import re
@@ -26,7 +26,7 @@ TIMEPOINTS = ("BL", "FU")
 SPLITS = {"train": "train", "val": "val", "validation": "val", "test": "test"}
 SEXES = {"f": "F", "female": "F", "m": "M", "male": "M"}
 LAYOUT = """SOURCE/
-  data_split.json, *demographics*.csv      where the release has them
+  data_split.json, *demographics*.csv      if the release has them
   inputsTr/<pid>.csv
   inputsTr/<pid>_<BL|FU>_img_<NN>.nii.gz   v1: <pid>_BL_img_BL_img_<NN>.nii.gz
   inputsTr/<pid>_BL_mask_<NN>.nii.gz       v1: <pid>_BL_mask_BL_img_<NN>.nii.gz
@@ -44,7 +44,7 @@ _OURS = (".nii", ".nii.gz", ".csv", ".json")
 
 @dataclass
 class LongitudinalScan:
-    """The files of one image of a time point, relative to the source; more than one of a kind is refused later."""
+    """The files of one image of a time point, relative to the source; duplicates are refused later."""
 
     img: list[str] = field(default_factory=list)
     mask: list[str] = field(default_factory=list)
@@ -53,15 +53,15 @@ class LongitudinalScan:
 
 @dataclass
 class LongitudinalPatient:
-    """What the names and small tables say of a patient.
+    """What file names and small tables say about a patient.
 
     Attributes:
         pid: Ten hexadecimal digits.
         scans: By time point and region.
-        tables: Lesion tables; one, as a rule.
+        tables: Lesion tables; normally one.
         release: A key of `RELEASES`.
         official_split: `train`, `val` or `test`.
-        demographics: Columns of the case by time point.
+        demographics: Columns of the case, by time point.
     """
 
     pid: str
@@ -73,23 +73,23 @@ class LongitudinalPatient:
 
     @property
     def key(self) -> str:
-        """The pseudonym with the source before it."""
+        """The pseudonym, prefixed with the source."""
         return f"longitudinal_ct:{self.pid}"
 
     def case_id(self, timepoint: str, region: int) -> str:
-        """Such as `0a09c8844b_BL_00`."""
+        """The case id, such as `0a09c8844b_BL_00`."""
         return f"{self.pid}_{timepoint}_{region:02d}"
 
 
 def plan(context: Context) -> tuple[list[Unit], Outcome]:
-    """Patients by the names of their files.
+    """Group files into patients by name.
 
-    The release is the one of the options, else v3 with demographics, v2 with `data_split.json` or a name of the
-    short form, v1 without any of them.
+    The option `release` decides the release. Without it, a source with demographics is v3, one with `data_split.json`
+    or a short name is v2, and any other is v1.
 
     Raises:
         CatalogError: The folder is not this source.
-        SettingError: An unknown release.
+        SettingError: The release is unknown.
     """
     if not (context.source / "inputsTr").is_dir():
         raise CatalogError(f"{context.source} has no folder inputsTr; longitudinal CT is expected as\n{LAYOUT}")
@@ -110,13 +110,13 @@ def plan(context: Context) -> tuple[list[Unit], Outcome]:
 
 
 def _inputs(context: Context, patient: LongitudinalPatient) -> tuple[Path, ...]:
-    """The files of a patient; what the shared tables say is in the patient."""
+    """The files of a patient. What the shared tables say is in `patient`."""
     scans = [path for scan in patient.scans.values() for path in (*scan.img, *scan.mask, *scan.points)]
     return tuple(context.source / path for path in (*patient.tables, *scans))
 
 
 def _find_files(context: Context, found: Outcome) -> tuple[dict[str, LongitudinalPatient], bool]:
-    """Patients, and whether any name is of the short form of v2 and v3."""
+    """Patients, and whether any name has the short form of v2 and v3."""
     patients: dict[str, LongitudinalPatient] = {}
     is_short = False
     for folder in FOLDERS:
@@ -168,7 +168,7 @@ def _read_split(context: Context, found: Outcome) -> dict[str, str] | None:
             if isinstance(pid, str) and _PID.fullmatch(pid):
                 splits[pid].add(SPLITS[key])
             else:
-                found.reject("BadName", f"{name} lists {pid!r:.80} under {key}, which is no patient", path=name)
+                found.reject("BadName", f"{name} lists {pid!r:.80} under {key}, which is not a patient", path=name)
     for pid, names in sorted(splits.items()):
         if len(names) > 1:
             message = f"{name} lists patient {pid} under {' and '.join(sorted(names))}; it has no split now"
@@ -184,7 +184,7 @@ def _read_demographics(context: Context, found: Outcome) -> dict[str, dict[str, 
     by_pid: dict[str, dict[str, Row]] = {}
     name, *further = (file.relative_to(context.source).as_posix() for file in files)
     for other in further:
-        found.reject("BadTable", f"{name} is taken; a second table of demographics is not read: remove one", path=other)
+        found.reject("BadTable", f"{name} is used; a second table of demographics is not read: remove one", path=other)
     try:
         rows = read_csv_table(inside_source(context.source, name))
         columns = list(rows[0]) if rows else []
@@ -201,7 +201,7 @@ def _read_demographics(context: Context, found: Outcome) -> dict[str, dict[str, 
     for row in rows:
         pid = row[keys[0]]
         if not _PID.fullmatch(pid) or pid in by_pid:
-            problem = "a second time" if pid in by_pid else "which is no patient"
+            problem = "a second time" if pid in by_pid else "which is not a patient"
             found.reject("BadName", f"{name} lists {pid[:80]!r}, {problem}", path=name)
             continue
         by_pid[pid] = {timepoint: _demographics(row, timepoint) for timepoint in TIMEPOINTS}
@@ -209,7 +209,7 @@ def _read_demographics(context: Context, found: Outcome) -> dict[str, dict[str, 
 
 
 def _demographics(row: Mapping[str, str], timepoint: str) -> Row:
-    """Age, sex and interval of a row; each only where one column alone can be meant."""
+    """Age, sex and interval of a row; a value is used only if exactly one column can hold it."""
 
     def value(*names: str) -> str | None:
         other = {"BL": {"fu", "followup"}, "FU": {"bl", "baseline"}}[timepoint]
@@ -226,10 +226,10 @@ def _demographics(row: Mapping[str, str], timepoint: str) -> Row:
 
 
 def only_file(context: Context, files: list[str], what: str) -> Path:
-    """The one file of a kind.
+    """Return the only file of a kind.
 
     Raises:
-        Rejection: `MissingChannel`, `DuplicateCase`; as `inside_source`.
+        Rejection: `MissingChannel`, `DuplicateCase`; also as `inside_source`.
     """
     if not files:
         raise Rejection("MissingChannel", f"there is no {what}; complete the download")

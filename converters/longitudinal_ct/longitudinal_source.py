@@ -1,8 +1,8 @@
 """Longitudinal CT of melanoma: 300 patients, baseline and follow-up, every lesion with its identity.
 
-Made at the University Hospital Tübingen, published on FDAT: v1 10.57754/FDAT.qwsry-7t837 (autoPET IV), v2
+From the University Hospital Tübingen, published on FDAT: v1 10.57754/FDAT.qwsry-7t837 (autoPET IV), v2
 10.57754/FDAT.75kj1-64747 (adds topology and `data_split.json`), v3 10.57754/FDAT.qe950-g4h94 (adds demographics).
-Paper: 10.1038/s41597-026-07466-y. Licence CC BY-NC 4.0; the paper names CC BY, the stricter holds.
+Paper: 10.1038/s41597-026-07466-y. Licence: CC BY-NC 4.0. The paper names CC BY; the stricter licence applies.
 
     SOURCE/
       data_split.json                                      train, val, test (v2, v3)
@@ -13,14 +13,15 @@ Paper: 10.1038/s41597-026-07466-y. Licence CC BY-NC 4.0; the paper names CC BY, 
       inputsTr/<pid>_<BL|FU>_<NN>.json                     points, see `converters.longitudinal_ct.lesion_points`
       targetsTr/<pid>_FU_mask_<NN>.nii.gz                  lesion ids; in v1 <pid>_FU_mask_FU_img_<NN>.nii.gz
 
-`NN` is the image of a time point, a body region, and not the time point. Images are used in place, and read to
-their end: a case that is taken has a whole CT and a whole mask. The stored ids stay. An empty mask is a valid
-case: a complete responder. The demographics of v3 and real masks were not available when this was written: columns
-of the former are known by their names, and none is invented.
+`NN` numbers the images (body regions) of a time point; it is not the time point. Images are used in place and read
+completely, so a converted case has a complete CT and a complete mask. Stored ids are kept. An empty mask is a valid
+case: a complete responder. The demographics of v3 and real masks were not available when this was written.
+Demographic columns are recognised by their names; missing ones are not filled in.
 
-A lesion has a row at each time point of which the masks or the table say anything. One that the mask does not
-hold has null voxels: gone and merged lesions at follow-up, which keep `cog_propagated_ijk`, and new ones at
-baseline. Every row of a merge repeats the volume of the merged lesion in `csv_volume_mm3`: sum `volume_ml`.
+A lesion has a row at each time point at which the masks or the table mention it. If the mask does not contain the
+lesion, its voxel columns are null: lesions that are gone or merged at follow-up, which keep `cog_propagated_ijk`,
+and new lesions at baseline. Every row of a merge repeats the volume of the merged lesion in `csv_volume_mm3`: sum
+`volume_ml` instead.
 """
 
 from collections import defaultdict
@@ -59,14 +60,14 @@ from converters.shared.trees import inside_source
 
 LICENCE = "CC-BY-NC-4.0"
 USUAL_AXES = "LPS"
-APART_VX = 0.25  # a table that leaves the half voxel out is further off than this, a rounded one is not
+APART_VX = 0.25  # rounding moves a point by less than this, a missing half voxel by more
 
 Placed = list[tuple[LesionRow, int | None]]
 
 
 @dataclass
 class Measured:
-    """A scan that was taken: its row, its lesions by id, its grid."""
+    """A converted scan: its row, its lesions by id, its grid."""
 
     case: Row
     lesions: dict[int, Row]
@@ -75,7 +76,7 @@ class Measured:
 
 
 def convert(context: Context, unit: Unit) -> Outcome:
-    """The cases, lesions and links of one patient."""
+    """Convert the cases, lesions and links of one patient."""
     patient: LongitudinalPatient = unit.content
     outcome = Outcome()
     table = _read_table(context, patient, outcome)
@@ -104,7 +105,7 @@ def convert(context: Context, unit: Unit) -> Outcome:
 
 
 def _read_table(context: Context, patient: LongitudinalPatient, outcome: Outcome) -> LesionTable | None:
-    """The lesion table; None if there is none to read. Rows that cannot be used are rejected one by one."""
+    """Read the lesion table; None if it is missing. Unusable rows are rejected one by one."""
     path = patient.tables[0] if patient.tables else f"inputsTr/{patient.pid}.csv"
     try:
         table = read_lesion_csv(only_file(context, patient.tables, "lesion table"))
@@ -123,7 +124,7 @@ def _read_table(context: Context, patient: LongitudinalPatient, outcome: Outcome
 def _take_scan(
     context: Context, patient: LongitudinalPatient, key: tuple[str, int], scan: LongitudinalScan, outcome: Outcome
 ) -> Measured | None:
-    """Read and measure one image with its mask, or reject it."""
+    """Read and measure one image and its mask, or reject it."""
     case_id, source = patient.case_id(*key), context.source
     try:
         image, mask = only_file(context, scan.img, "CT"), only_file(context, scan.mask, "mask")
@@ -168,7 +169,7 @@ def _presence(patient: LongitudinalPatient, taken: Mapping[tuple[str, int], Meas
 
 
 def _at(row: LesionRow, timepoint: str) -> tuple[Cog, Cog, float | None, int | None]:
-    """What the table says of a time point: the centroid, the one carried there, the volume, the image."""
+    """What the table says about a time point: its centroid, the centroid mapped there, the volume, the image."""
     if timepoint == "BL":
         return row.cog_bl, row.cog_backpropagated, row.volume_bl, row.img_id_bl
     return row.cog_fu, row.cog_propagated, row.volume_fu, row.img_id_fu
@@ -181,10 +182,10 @@ def _place_rows(
     timepoint: str,
     outcome: Outcome,
 ) -> Placed:
-    """The rows that say anything of a time point, each with its image.
+    """The rows that mention a time point, each with its image.
 
-    Where the table names no image it is the one whose mask holds the lesion, else the only one, else None. Images
-    that the table names and that are not there are rejected as cases.
+    If the table names no image, use the image whose mask contains the lesion, else the only image, else None. Images
+    that the table names but that are missing are rejected as cases.
     """
     regions = sorted(region for time, region in patient.scans if time == timepoint)
     placed: Placed = []
@@ -216,9 +217,9 @@ def _cases_of_lesions(
     taken: Mapping[tuple[str, int], Measured],
     timepoint: str,
 ) -> dict[int, str]:
-    """The case of each lesion at a time point: the mask that holds it, else where the table places it.
+    """The case of each lesion at a time point: the case whose mask contains it, else the one that the table names.
 
-    Of several masks that hold it, the one that the table names.
+    If several masks contain the lesion, use the one that the table names.
     """
     cases: dict[int, str] = {}
     for (time, _), measured in sorted(taken.items(), reverse=True):
@@ -234,7 +235,7 @@ def _cases_of_lesions(
 def _join_lesions(
     measured: Measured, rows: Mapping[int, LesionRow], topology: Mapping[int, Topology], timepoint: str
 ) -> list[Row]:
-    """Rows of the table of lesions: those of the mask, those of the lesion table, and both joined by id."""
+    """Rows of the table of lesions: mask and lesion table, joined by id; rows of one side alone are kept."""
     joined = []
     for number in sorted(measured.lesions.keys() | rows.keys()):
         fate = topology[number]
@@ -272,7 +273,7 @@ def _is_inside(cog: Cog, grid: Grid) -> bool | None:
 
 
 def _flags_of_row(row: LesionRow, lesion: Row, fate: Topology, grid: Grid, timepoint: str) -> set[str]:
-    """What is odd about a row of the lesion table beside its mask."""
+    """Flag differences between a row of the lesion table and its mask."""
     own, carried, volume, _ = _at(row, timepoint)
     voxels = lesion.get("voxels")
     flags = set()
@@ -294,9 +295,9 @@ def _flags_of_row(row: LesionRow, lesion: Row, fate: Topology, grid: Grid, timep
 
 
 def _is_expected(own: Cog, fate: Topology, number: int, timepoint: str) -> bool:
-    """Whether the table wants the mask of a time point to hold a lesion.
+    """Whether the table expects the lesion in the mask of a time point.
 
-    A derived class follows the masks, so there the centroid decides; rows of a merge or split share theirs.
+    A derived class follows the masks, so the centroid decides; rows of a merge or split share a centroid.
     """
     name = fate.topology_class
     if timepoint == "FU" and name == "MERGING":
@@ -309,7 +310,7 @@ def _is_expected(own: Cog, fate: Topology, number: int, timepoint: str) -> bool:
 
 
 def _flag_table(measured: Measured, table: LesionTable | None, rows: Mapping[int, LesionRow]) -> None:
-    """Flags of a case that come from the lesion table as a whole."""
+    """Flag a case for problems of the lesion table as a whole."""
     if table is None:
         measured.flags.add("LESION_TABLE_MISSING")
         return
@@ -331,7 +332,7 @@ def _flag_points(
     rows: Mapping[int, LesionRow],
     outcome: Outcome,
 ) -> None:
-    """Look at the published points: do they mix what a prior may know with what only the truth does?"""
+    """Flag published points that mix prior knowledge with truth."""
     for path in patient.scans[key].points:
         try:
             points = read_published_points(inside_source(context.source, path), measured.case, rows.values())
@@ -370,6 +371,6 @@ SOURCE = Source(
         ),
         "readers": None,
     },
-    options={"release": "v1, v2 or v3, where the folder does not tell"},
+    options={"release": "v1, v2 or v3, if the folder does not show it"},
     prompt_runs=point_tables,
 )

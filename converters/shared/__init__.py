@@ -1,1 +1,1 @@
-"""What several sources use: tables, file trees, NIfTI images, measurements, registration and resampling."""
+"""Code that several sources share: tables, file trees, NIfTI images, measurements, registration and resampling."""

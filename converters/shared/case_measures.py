@@ -1,4 +1,4 @@
-"""What every source measures in the same way: the lesions of a mask, with their uptake, in one read of each."""
+"""Measurements that are the same for every source: the lesions of a mask and their uptake, in one read of each."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -15,22 +15,22 @@ from clicksim.lesions import Instances, find_lesions, measure_lesions
 def measure_case(
     labels: NDArray[Any], grid: Grid, uptake: NDArray[Any] | None, *, instances: Instances
 ) -> tuple[Row, list[Row]]:
-    """Columns of a case, and rows of its lesions without `case_id`.
+    """Measure the columns of a case, and the rows of its lesions without `case_id`.
 
     Args:
         labels: `(I, J, K)`, a mask or an instance map.
-        grid: Their lattice, with an affine.
-        uptake: On the same lattice, or None.
-        instances: `components` for masks, `labels` where ids are the publisher's.
+        grid: Their grid, with an affine.
+        uptake: On the same grid, or None.
+        instances: `components` for masks, `labels` if the publisher gives ids.
 
     Returns:
         `shape_xyz`, `spacing_xyz_mm`, `affine_ras`, `instances`, `lesion_present`, `n_lesions`,
-        `lesion_volume_ml`, `suv_max`, `suv_max_in_lesion`; and for each lesion the columns that a mask and an
-        uptake give.
+        `lesion_volume_ml`, `suv_max`, `suv_max_in_lesion`; and for each lesion the columns that can be measured from
+        a mask and an uptake.
 
     Raises:
-        ImageError: Invalid labels; an uptake that is not finite.
-        GeometryError: A grid without an affine.
+        ImageError: The labels are invalid, or the uptake is not finite.
+        GeometryError: The grid has no affine.
     """
     lesions = find_lesions(labels, instances=instances)
     table = measure_lesions(lesions, spacing=grid.known_spacing, uptake=uptake)
@@ -52,12 +52,12 @@ def measure_case(
 
 
 def highest(uptake: NDArray[Any]) -> float:
-    """The maximum of an uptake whose every value is finite.
+    """The maximum of an uptake; all its values must be finite.
 
     Raises:
-        ImageError: NaN or infinite values.
+        ImageError: A value is NaN or infinite.
     """
-    high, low = float(uptake.max()), float(uptake.min())  # a NaN shows in both
+    high, low = float(uptake.max()), float(uptake.min())  # both are NaN if one value is
     if not (np.isfinite(high) and np.isfinite(low)):
         bad = int(uptake.size - np.count_nonzero(np.isfinite(uptake)))
         raise ImageError(f"the uptake is NaN or infinite in {bad} of {uptake.size} voxels")
@@ -65,12 +65,12 @@ def highest(uptake: NDArray[Any]) -> float:
 
 
 def uptake_flags(uptake: NDArray[Any], labels: NDArray[Any], lesions: Iterable[Row]) -> set[str]:
-    """`NEGATIVE_UPTAKE`; `LESION_IN_DEFACED` where a lesion voxel has an uptake of exactly 0.
+    """`NEGATIVE_UPTAKE`; `LESION_IN_DEFACED` if a lesion voxel has an uptake of exactly 0.
 
     Args:
         uptake: `(I, J, K)`, finite.
-        labels: On the same lattice, above 0 in lesions.
-        lesions: Rows of `measure_case`: only their boxes are looked at.
+        labels: On the same grid, above 0 in lesions.
+        lesions: Rows of `measure_case`; only their boxes are checked.
     """
     flags = {"NEGATIVE_UPTAKE"} if float(uptake.min()) < 0 else set()
     for lesion in lesions:

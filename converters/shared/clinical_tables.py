@@ -1,6 +1,6 @@
-"""The tables beside the fdat images: clinical metadata, folds, the dataset's fingerprint, injection times.
+"""Read the tables beside the fdat images: clinical metadata, folds, the dataset's fingerprint, injection times.
 
-A table that cannot be parsed costs its columns and one rejected row, never a case.
+If a table cannot be parsed, its columns are missing and one row of `rejected` says why; no case is lost.
 """
 
 import math
@@ -35,7 +35,7 @@ SPLITS = "splits_final.json"
 CLINICAL_REQUIRED = {"FDG": ("Subject ID",), "PSMA": ("Subject ID", "Study Date")}
 DIAGNOSES = ("NEGATIVE", "MELANOMA", "LYMPHOMA", "LUNG_CANCER")
 NUCLIDES = {"18F": "F18", "F18": "F18", "68GA": "Ga68", "GA68": "Ga68"}
-FINGERPRINT_TOLERANCE = 1e-3  # relative; headers of one study disagree by less
+FINGERPRINT_TOLERANCE = 1e-3  # relative; headers of one study differ by less
 
 Rows = list[dict[str, str]]
 Clinical = dict[str, tuple[Row, list[str]]]
@@ -44,7 +44,7 @@ T = TypeVar("T")
 
 
 def read_small(tree: Tree, path: str, parse: Callable[[bytes, str], T], found: Outcome) -> T | None:
-    """A table of the tree; None where it is absent, or cannot be parsed, which is recorded."""
+    """Read a table of the tree; None if it is absent or cannot be parsed, which is recorded."""
     file = (PurePosixPath(tree.top) / path).as_posix()
     if file not in tree.files(PurePosixPath(path).parent.as_posix()):
         return None
@@ -56,7 +56,7 @@ def read_small(tree: Tree, path: str, parse: Callable[[bytes, str], T], found: O
 
 
 def read_clinical(tree: Tree, found: Outcome) -> dict[str, Clinical]:
-    """Columns and flags by study key, for `FDG` and `PSMA`; empty where there is no table."""
+    """Columns and flags by study key, for `FDG` and `PSMA`; empty if there is no table."""
     clinical: dict[str, Clinical] = {}
     for tracer, paths in CLINICAL_TABLES.items():
         tables = (read_small(tree, path, partial(parse_clinical, tracer=tracer), found) for path in paths)
@@ -65,10 +65,10 @@ def read_clinical(tree: Tree, found: Outcome) -> dict[str, Clinical]:
 
 
 def parse_clinical(content: bytes, name: str, *, tracer: str) -> Clinical:
-    """Columns and flags by study key, from a publisher's table for `FDG` or `PSMA`; empty where it has no row.
+    """Columns and flags by study key, from a publisher's table for `FDG` or `PSMA`; empty if the table has no rows.
 
     Raises:
-        Rejection: `BadTable`: as `parse_table`; or no row says of which patient and day it is.
+        Rejection: `BadTable`: as `parse_table`; or no row identifies a patient and a day.
     """
     rows = parse_table(content, name, CLINICAL_REQUIRED[tracer])
     dated, columns = (_fdg_date, FDG_COLUMNS) if tracer == "FDG" else (_psma_date, PSMA_COLUMNS)
@@ -84,14 +84,14 @@ def parse_clinical(content: bytes, name: str, *, tracer: str) -> Clinical:
 
 
 def diagnosis_flags(tracer: str, diagnosis: str | None, *, is_present: bool) -> set[str]:
-    """Flags where the diagnosis and the mask contradict each other.
+    """Flag contradictions between the diagnosis and the mask.
 
-    PSMA gives no flag: every patient has the diagnosis, whether a lesion was found or not.
+    There is no flag for PSMA: every patient has the diagnosis, whether a lesion was found or not.
 
     Args:
         tracer: `FDG` or `PSMA`.
-        diagnosis: One of `DIAGNOSES`; None where it is not known.
-        is_present: The mask has a lesion.
+        diagnosis: One of `DIAGNOSES`; None if unknown.
+        is_present: Whether the mask has a lesion.
     """
     if tracer != "FDG" or diagnosis is None or is_present == (diagnosis != "NEGATIVE"):
         return set()
@@ -99,7 +99,7 @@ def diagnosis_flags(tracer: str, diagnosis: str | None, *, is_present: bool) -> 
 
 
 def _by_study(rows: Rows, date_of: Callable[[dict[str, str]], date | None]) -> dict[str, Rows]:
-    """Rows by patient and date: the table has one row per series."""
+    """Group rows by patient and date; the table has one row per series."""
     grouped: defaultdict[str, Rows] = defaultdict(list)
     for row in rows:
         day = date_of(row)
@@ -109,7 +109,7 @@ def _by_study(rows: Rows, date_of: Callable[[dict[str, str]], date | None]) -> d
 
 
 def _fdg_date(row: dict[str, str]) -> date | None:
-    """The date at the start of the study's folder name, which follows the patient's in the path of the series."""
+    """The date at the start of the study's folder name, which follows that of the patient in the path of the series."""
     parts = PurePosixPath(row.get("File Location", "").replace("\\", "/")).parts
     for patient, study in pairwise(parts):
         if patient == row["Subject ID"] and (day := date_or_none(study[:10])):
@@ -145,7 +145,7 @@ PSMA_COLUMNS: Columns = {
 
 
 def _clinical(rows: Rows, columns: Columns) -> tuple[Row, list[str]]:
-    """The columns that the rows of one study agree on, and flags where they do not or cannot be read."""
+    """Columns on which the rows of one study agree, and flags for values that differ or cannot be read."""
     values: Row = {}
     flags: set[str] = set()
     for name, (column, parse) in columns.items():
@@ -159,9 +159,9 @@ def _clinical(rows: Rows, columns: Columns) -> tuple[Row, list[str]]:
 
 
 def read_fdat_folds(tree: Tree, found: Outcome) -> tuple[dict[str, int], list[str]]:
-    """The validation fold of each case, and all names that the splits know, sorted; both empty without splits.
+    """The validation fold of each case, and all names in the splits, sorted; both empty without splits.
 
-    A case in the validation set of two folds has none, and is recorded.
+    A case that is in the validation set of two folds gets no fold, and is recorded.
     """
     splits = read_small(tree, SPLITS, _parse_splits, found) or []
     folds: dict[str, int] = {}
@@ -194,10 +194,10 @@ def _is_split(split: Any) -> bool:
 
 
 def read_fingerprint(tree: Tree, cohorts: Iterable[list[str]], found: Outcome) -> dict[str, Print]:
-    """Shape and spacing (i, j, k) by case, from nnU-Net's lists without names.
+    """Shape and spacing (i, j, k) by case, from nnU-Net's lists, which have no names.
 
-    nnU-Net goes through its sorted names, so that the lists belong to the first of `cohorts` that is as long as
-    they are: of a partial download only the splits know all names. Where none is, the lists say nothing.
+    nnU-Net sorts the names, so the lists belong to the first of `cohorts` with the same length. In a partial
+    download only the splits have all names. If no cohort has this length, the lists are not used.
     """
     lists = read_small(tree, "dataset_fingerprint.json", _parse_fingerprint, found)
     if lists is None:
@@ -217,16 +217,16 @@ def _parse_fingerprint(content: bytes, name: str) -> list[Print]:
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise Rejection(
             "BadTable",
-            f"{name} is no fingerprint of nnU-Net: it must have shapes_after_crop and spacings, two lists as long as "
-            "each other, with a list of numbers for each case",
+            f"{name} is not a fingerprint of nnU-Net: it must have shapes_after_crop and spacings, two lists of "
+            "the same length, with a list of numbers for each case",
         ) from error
 
 
 def fits_print(shape: tuple[int, ...], spacing: tuple[float, ...], known: Print) -> bool:
     """Whether a header agrees with the fingerprint.
 
-    The fingerprint's shapes are those after cropping to voxels that are not 0; the CT is filled with -1024, so
-    nothing is ever cropped, and they are the shapes of the headers in all 1,611 published cases.
+    The fingerprint has the shapes after cropping to voxels that are not 0. The CT is filled with -1024, so nothing
+    is cropped: in all 1,611 published cases these are the shapes of the headers.
     """
     near = (math.isclose(a, b, rel_tol=FINGERPRINT_TOLERANCE) for a, b in zip(spacing, known[1], strict=False))
     return shape == known[0] and len(known[1]) == 3 and all(near)
@@ -236,7 +236,7 @@ def read_injection_times(path: str | None) -> dict[str, float]:
     """Seconds from injection to scan by case, from the user's JSON table.
 
     Raises:
-        SettingError: The file cannot be read, or holds something else.
+        SettingError: The file cannot be read or has other content.
     """
     if path is None:
         return {}
@@ -252,10 +252,10 @@ def read_injection_times(path: str | None) -> dict[str, float]:
 
 
 def check_times_used(path: str | None, names: Iterable[str], *, used: bool) -> None:
-    """Refuse a table of injection times of which no case has one: another source's, or with other names.
+    """Refuse a table of injection times that matches no case, because it is for another source or has other names.
 
     Raises:
-        SettingError: Such a table.
+        SettingError: No case of the table is in the source.
     """
     if path is not None and not used:
         listed = up_to_ten(names) or "nothing"
@@ -263,7 +263,7 @@ def check_times_used(path: str | None, names: Iterable[str], *, used: bool) -> N
 
 
 def parse_option(option: str, path: str, parse: Callable[[bytes, str], T]) -> T:
-    """The content of a file that the user names by an option.
+    """Read and parse a file that the user gives as an option.
 
     Raises:
         SettingError: The file cannot be read, or `parse` refuses it.

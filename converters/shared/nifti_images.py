@@ -1,6 +1,6 @@
-"""Images of the sources: labels with their flags, uptake, header facts.
+"""Read the images of the sources: labels with their flags, uptake, and facts from headers.
 
-What is wrong with an image becomes a `Rejection` with its code.
+A problem with an image becomes a `Rejection` with its code.
 """
 
 import hashlib
@@ -22,12 +22,12 @@ from converters.shared.tables import Rejection
 
 @dataclass(frozen=True)
 class HeaderFacts:
-    """What a header says beside the grid.
+    """What a header says in addition to the grid.
 
     Attributes:
         grid: Shape, spacing, affine.
-        axcodes: Where the stored axes point to, such as `LAS`.
-        sform_code: 0 where the sform is not set; None for a file that is not NIfTI.
+        axcodes: Directions of the stored axes, such as `LAS`.
+        sform_code: 0 if the sform is not set; None for a file that is not NIfTI.
         qform_code: The same for the qform.
         is_float: Values are stored as floating point, or scaled to it; None for a file that is not NIfTI.
     """
@@ -39,7 +39,7 @@ class HeaderFacts:
     is_float: bool | None
 
     def flags(self, usual_axes: str | None = None) -> list[str]:
-        """`QFORM_ONLY`, `AFFINE_GUESSED`, and `AXES_NOT_LAS` where the axes are not the usual ones."""
+        """`QFORM_ONLY`, `AFFINE_GUESSED`, and `AXES_NOT_LAS` if the axes are not the usual ones."""
         found = []
         if self.sform_code == 0:
             found.append("QFORM_ONLY" if self.qform_code else "AFFINE_GUESSED")
@@ -64,17 +64,17 @@ class Labels:
 
     @property
     def grid(self) -> Grid:
-        """The lattice."""
+        """The grid of the image."""
         return self.facts.grid
 
 
 @contextmanager
 def rejecting(file: Path, root: Path, code: str = "UnreadableFile") -> Iterator[None]:
-    """Turn a refusal of `file` into a `Rejection`: its code by its type, its message without the path of `root`.
+    """Turn a refusal of `file` into a `Rejection`: its type decides the code; the message omits the path of `root`.
 
     Args:
-        file: What is being read; a file of 0 bytes is `TruncatedFile` whatever the reader says.
-        root: The folder that the message's paths become relative to, so that equal trees give equal rows.
+        file: The file being read; a file of 0 bytes is `TruncatedFile` whatever the reader reports.
+        root: Paths in the message become relative to this folder, so that equal trees give equal rows.
         code: For an unreadable or unsuitable image; invalid label values are `BadLabel`.
     """
     try:
@@ -109,7 +109,7 @@ def read_facts(file: Path, root: Path) -> HeaderFacts:
 
 
 def header_facts(file: Path, grid: Grid) -> HeaderFacts:
-    """The facts of an image whose grid is known; `file` has been read already, so its header is sound."""
+    """The facts of an image whose grid is known; `file` was read before, so its header is valid."""
     axcodes = axis_codes(grid.known_affine)
     if file.name.endswith(".mha"):
         return HeaderFacts(grid, axcodes, None, None, None)
@@ -120,7 +120,7 @@ def header_facts(file: Path, grid: Grid) -> HeaderFacts:
 
 
 def axis_codes(affine: NDArray[np.float64]) -> str:
-    """Where the stored axes point to: three of `L R A P I S`, by the largest part of each.
+    """Directions of the stored axes: three of `L R A P I S`, by the largest component of each axis.
 
     >>> axis_codes(np.diag([-2.0, 2.0, 3.0, 1.0]))
     'LAS'
@@ -136,12 +136,12 @@ def read_labels(file: Path, root: Path, *, highest: int | None = None, usual_axe
 
     Args:
         file: The image.
-        root: Messages name paths relative to it.
-        highest: The largest value that is a label, 1 for a mask; None allows any.
+        root: Paths in messages are relative to this folder.
+        highest: The largest allowed value, 1 for a mask; None allows any.
         usual_axes: As for `HeaderFacts.flags`.
 
     Raises:
-        Rejection: `UnreadableFile`, `TruncatedFile`; `BadLabel` for values that are no labels.
+        Rejection: `UnreadableFile`, `TruncatedFile`; `BadLabel` for values that are not labels.
     """
     with rejecting(file, root):
         volume = read_label(file)
@@ -152,7 +152,7 @@ def read_labels(file: Path, root: Path, *, highest: int | None = None, usual_axe
 
 
 def read_uptake(file: Path, root: Path) -> Volume:
-    """Read an uptake; its values are looked at by `converters.shared.case_measures.measure_case`.
+    """Read an uptake; `converters.shared.case_measures.measure_case` checks its values.
 
     Raises:
         Rejection: `UnreadableFile`, `TruncatedFile`.
@@ -162,13 +162,13 @@ def read_uptake(file: Path, root: Path) -> Volume:
 
 
 def check_grids(grid: Grid, other: Grid, names: tuple[str, str], *, remedy: str = "") -> None:
-    """Refuse two images on different lattices: no corner may be further apart than 0.01 mm.
+    """Refuse two images on different grids: no corner may differ by more than 0.01 mm.
 
     Args:
-        grid: The lattice of one image.
-        other: That of the other.
-        names: What the refusal calls the two.
-        remedy: The end of the refusal, such as the option that resamples.
+        grid: The grid of one image.
+        other: The grid of the other.
+        names: The names of the two in the message.
+        remedy: The end of the message, such as the option that resamples.
 
     Raises:
         Rejection: `GridMismatch`.

@@ -1,15 +1,14 @@
-"""Rigid registrations between two scans of a patient, and one scan brought onto the lattice of the other.
+"""Rigid registrations between two scans of a patient, and resampling of one scan onto the grid of the other.
 
     read_rigid               a SimpleITK transform file (`rigid.tfm`) to a 4 x 4 matrix
     read_challenge_affine    the JSON of the Grand Challenge platform to the same
     round_trip_mm            how far two registrations are from being each other's inverse
-    bring_onto               an image on another lattice, through a registration
+    bring_onto               an image on another grid, through a registration
 
 A matrix maps points of the **fixed** scan to points of the **moving** one, in RAS+ mm: `moving = M @ fixed`. The
-centre of rotation is folded into the translation. This is the direction in which SimpleITK resamples: for each
-voxel of the fixed lattice it asks where in the moving image to look. So the matrix of `FDG/rigid.tfm`, fixed FDG
-and moving PSMA, takes a place in the FDG scan to the same place in the PSMA scan, and brings the PSMA image onto
-the FDG lattice.
+centre of rotation is folded into the translation. SimpleITK resamples in this direction: for each voxel of the fixed
+grid it looks up a place in the moving image. So the matrix of `FDG/rigid.tfm` (fixed FDG, moving PSMA) maps a place
+in the FDG scan to the same place in the PSMA scan, and resamples the PSMA image onto the FDG grid.
 """
 
 import json
@@ -29,23 +28,23 @@ Matrix = NDArray[np.float64]
 CHALLENGE_KEY = "3d_affine_transform"
 
 RIGID_WITHIN = 1e-4
-"""A matrix is a rotation when its product with its transpose is the identity within this: 0.1 mm over a metre."""
+"""A matrix is a rotation if its product with its transpose is the identity within this: 0.1 mm over a metre."""
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 _SILENT = np.errstate(all="ignore")
-"""Numbers beyond all measure overflow on their way to the check that refuses them."""
+"""Ignores overflow: huge numbers may overflow before a check refuses them."""
 
 _RIGID_KINDS = {"Euler3DTransform": (6, (3, 4)), "VersorRigid3DTransform": (6, (3,))}
-"""Transforms that are read, with the numbers of their parameters and of their fixed parameters."""
+"""Allowed transforms, with the numbers of their parameters and of their fixed parameters."""
 
 
 @_SILENT
 def read_rigid(path: str | Path) -> Matrix:
     """Read a rigid transform in ITK's text format (`.tfm`), as SimpleITK writes it.
 
-    The text is checked before SimpleITK sees a number of it: given fewer parameters than a transform has, its own
-    reader continues with whatever is in memory, or crashes the process.
+    The text is checked before SimpleITK reads it: with fewer parameters than the transform needs, SimpleITK reads
+    uninitialised memory or crashes the process.
 
     Args:
         path: A file with one Euler3DTransform or VersorRigid3DTransform, alone or inside a CompositeTransform.
@@ -54,7 +53,7 @@ def read_rigid(path: str | Path) -> Matrix:
         `(4, 4)`, fixed to moving, RAS+ mm, the centre folded in.
 
     Raises:
-        GeometryError: The file is missing, is no such text, holds another transform or several, or its numbers are
+        GeometryError: The file is missing, is not such a text, has another transform or several, or its numbers are
             too few, too many or not finite.
     """
     import SimpleITK
@@ -66,7 +65,7 @@ def read_rigid(path: str | Path) -> Matrix:
     columns = [transform.TransformPoint(point) for point in np.vstack([np.eye(3), np.zeros(3)]).tolist()]
     matrix = np.eye(4)
     matrix[:3] = np.array(columns).T
-    matrix[:3, :3] -= matrix[:3, 3:]  # images of the unit vectors, less the image of the origin
+    matrix[:3, :3] -= matrix[:3, 3:]  # images of the unit vectors minus the image of the origin
     return _checked_rigid(matrix, str(path))
 
 
@@ -85,7 +84,7 @@ def read_challenge_affine(path: str | Path) -> Matrix:
         `(4, 4)`, fixed to moving, RAS+ mm, the centre folded in.
 
     Raises:
-        GeometryError: The file is missing, is no such JSON, or its block is no rotation.
+        GeometryError: The file is missing, is not such a JSON file, or its block is not a rotation.
     """
     text = _read_text(path)
     try:
@@ -101,14 +100,14 @@ def read_challenge_affine(path: str | Path) -> Matrix:
 
 
 def round_trip_mm(there: Matrix, back: Matrix, grid: Grid) -> float:
-    """How far the farthest corner of a lattice ends from where it began, there and back, in mm.
+    """How far the farthest corner of a grid moves there and back, in mm.
 
-    For two linear maps no point inside the lattice ends farther away than its farthest corner.
+    Both maps are linear, so no point inside the grid moves farther than its farthest corner.
 
     Args:
-        there: `(4, 4)`, from the scan of the lattice to the other.
+        there: `(4, 4)`, from the scan of the grid to the other scan.
         back: `(4, 4)`, from the other scan to this one.
-        grid: The lattice, with an affine.
+        grid: The grid, with an affine.
     """
     corners = np.array(np.meshgrid(*([0, n - 1] for n in grid.shape))).reshape(3, -1).T
     points = np.hstack([grid.to_mm(corners), np.ones((8, 1))])
@@ -118,25 +117,24 @@ def round_trip_mm(there: Matrix, back: Matrix, grid: Grid) -> float:
 def bring_onto(
     volume: Volume, grid: Grid, *, fill: float, labels: bool = False, fixed_to_moving_ras: Matrix | None = None
 ) -> NDArray[Any]:
-    """An image on another lattice, by SimpleITK.
+    """Resample an image onto another grid, with SimpleITK.
 
-    A place belongs to the moving image up to half a voxel beyond the centres of its outermost voxels, and has the
-    value of the border there; farther out it gets `fill`. Nothing is clipped or rounded. The answer does not depend
-    on the number of threads.
+    Up to half a voxel beyond the centres of the outermost voxels of the moving image, the border value is used;
+    beyond that, `fill`. Nothing is clipped or rounded. The result does not depend on the number of threads.
 
     Args:
         volume: The moving image, with an affine.
-        grid: The fixed lattice, with an affine.
+        grid: The fixed grid, with an affine.
         fill: Value outside the moving image.
-        labels: The nearest voxel's value in the type of the image, instead of linear interpolation to float32.
-        fixed_to_moving_ras: `(4, 4)`, RAS+ mm of `grid` to RAS+ mm of `volume`; None if both are in one space, as
-            CT and PET of one study do.
+        labels: Use the nearest voxel, in the type of the image, instead of linear interpolation to float32.
+        fixed_to_moving_ras: `(4, 4)`, RAS+ mm of `grid` to RAS+ mm of `volume`; None if both are in one space, such
+            as CT and PET of one study.
 
     Returns:
         `(I, J, K)` of `grid`, in Fortran order.
 
     Raises:
-        GeometryError: An image or lattice without an affine, or a matrix that is not finite, 4 x 4 and homogeneous.
+        GeometryError: An image or grid has no affine, or the matrix is not finite, 4 x 4 and homogeneous.
     """
     import SimpleITK
 
@@ -146,7 +144,7 @@ def bring_onto(
     transform = sitk.AffineTransform(matrix[:3, :3].ravel().tolist(), matrix[:3, 3].tolist())
     array = volume.array.view(np.uint8) if volume.array.dtype == np.bool_ else volume.array
     if not labels and array.dtype == np.float64:
-        array = array.astype(np.float32)  # the answer is float32; twice the memory would not make it better
+        array = array.astype(np.float32)  # the result is float32, so float64 would only cost memory
     moving = sitk.GetImageFromArray(np.ascontiguousarray(array.T))
     origin, spacing, direction = _itk_geometry(volume.grid)
     moving.SetOrigin(origin)
@@ -168,7 +166,7 @@ def _read_text(path: str | Path) -> str:
 
 
 def _parse_transform(text: str, where: str) -> tuple[str, list[float], list[float]]:
-    """Kind, parameters and fixed parameters of the one transform in a text of `key: value` lines."""
+    """Kind, parameters and fixed parameters of the only transform in a text of `key: value` lines."""
     found: list[dict[str, str]] = []
     for line in text.splitlines():
         key, colon, value = line.partition(":")
@@ -205,11 +203,11 @@ def _numbers(entry: dict[str, str], key: str, counts: tuple[int, ...], where: st
 
 
 def _checked_rigid(matrix_lps: Matrix, where: str) -> Matrix:
-    """The matrix in RAS, if it is a rotation and a shift."""
+    """Convert a matrix to RAS, if it is a rotation and a translation."""
     rotation = matrix_lps[:3, :3]
     off = float(np.abs(rotation @ rotation.T - np.eye(3)).max()) if np.all(np.isfinite(matrix_lps)) else np.inf
     if not off <= RIGID_WITHIN:
-        raise GeometryError(f"a registration is a rotation and a shift; this matrix is not, by {off:.3g} ({where})")
+        raise GeometryError(f"the matrix is not a rotation and a shift: it differs by {off:.3g} ({where})")
     if np.linalg.det(rotation) < 0:
         raise GeometryError(f"a registration is a rotation and a shift; this matrix mirrors the image ({where})")
     return _lps(matrix_lps)
@@ -225,12 +223,12 @@ def _checked_affine(matrix: Matrix) -> Matrix:
 
 
 def _lps(matrix: Matrix) -> Matrix:
-    """A map of points in RAS as a map of points in LPS, or the other way round: the two signs flip."""
+    """Convert a map of points from RAS to LPS or back, by flipping two signs."""
     return LPS_TO_RAS @ matrix @ LPS_TO_RAS
 
 
 def _itk_geometry(grid: Grid) -> tuple[list[float], list[float], list[float]]:
-    """Origin, spacing and direction in LPS, as ITK wants them."""
+    """Origin, spacing and direction in LPS, for ITK."""
     affine = LPS_TO_RAS @ grid.known_affine
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     return affine[:3, 3].tolist(), spacing.tolist(), (affine[:3, :3] / spacing).ravel().tolist()

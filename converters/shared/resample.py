@@ -1,13 +1,13 @@
-"""A CT onto the grid of a PET, slice by slice, without ever holding the CT.
+"""Resample a CT onto the grid of a PET, slice by slice, without holding the whole CT in memory.
 
     resample_series      a series on a grid: int16 HU, linear
     resample_volume      the same for a volume
-    resample_planes      the same for planes from anywhere
-    coverage_fraction    how much of a grid lies inside another
+    resample_planes      the same for planes from a function
+    coverage_fraction    how much of a grid is inside another
 
-Where the axes of the two grids are parallel, as in every PET/CT from one scanner, linear interpolation splits into
-one along each axis: each CT slice is brought to the PET's pixels once, and two of those make a PET slice. It needs
-less time than SimpleITK's filter, and one volume less; tests compare the two. Oblique grids go through SimpleITK.
+If the axes of the two grids are parallel, as in every PET/CT from one scanner, linear interpolation is separable:
+each CT slice is interpolated to the PET's pixels once, and two of those make a PET slice. This is faster than
+SimpleITK's filter and needs one volume less; tests compare the two. Oblique grids are resampled by SimpleITK.
 """
 
 import math
@@ -26,7 +26,7 @@ from converters.dicom.slices import SliceGeometry
 from converters.shared.registration import bring_onto
 
 PARALLEL = 1e-3
-"""Voxels: how far a line of voxels may drift aside over the whole grid and still count as parallel."""
+"""Voxels; a line of voxels that drifts sideways by up to this over the whole grid still counts as parallel."""
 
 Plane = Callable[[int], NDArray[Any]]
 
@@ -37,8 +37,8 @@ class Resampled:
 
     Attributes:
         array: `(I, J, K)` int16 in Fortran order.
-        coverage: Which part of the voxels has its centre inside the source, 0 to 1.
-        clipped: Values outside the limits were set to them.
+        coverage: Fraction of the voxels whose centre is inside the source, 0 to 1.
+        clipped: Whether values were outside the limits.
     """
 
     array: NDArray[np.int16]
@@ -49,13 +49,13 @@ class Resampled:
 def resample_series(
     series: Series, geometry: SliceGeometry, grid: Grid, *, fill: int, limits: tuple[int, int], gaps: str = "refuse"
 ) -> Resampled:
-    """Resample a series linearly; values are set to the limits before, so that padding does not bleed into tissue.
+    """Resample a series linearly; values are clipped before, so that padding does not affect tissue.
 
     Args:
         series: A stack of single-frame slices.
         geometry: Its `slice_geometry`.
         grid: The target, with an affine.
-        fill: The value where the series does not reach.
+        fill: The value outside the series.
         limits: The lowest and the highest value.
         gaps: As for `read_volume`.
 
@@ -72,10 +72,10 @@ def resample_series(
 
 
 def resample_volume(volume: Volume, grid: Grid, *, fill: int, limits: tuple[int, int]) -> Resampled:
-    """As `resample_series`, of a volume whose values are finite.
+    """As `resample_series`, for a volume with finite values.
 
     Raises:
-        GeometryError: A volume or a grid without an affine.
+        GeometryError: The volume or the grid has no affine.
     """
     if is_parallel(volume.grid, grid):
         return resample_planes(lambda k: volume.array[:, :, k].T, volume.grid, grid, fill=fill, limits=limits)
@@ -87,7 +87,7 @@ def resample_volume(volume: Volume, grid: Grid, *, fill: int, limits: tuple[int,
 
 
 def is_parallel(source: Grid, target: Grid) -> bool:
-    """Whether the axes of two grids are parallel, in the same order and of any sign."""
+    """Whether the axes of two grids are parallel and in the same order; they may point in opposite directions."""
     change = _change(source, target)[:3, :3]
     aside = np.abs(change - np.diag(np.diag(change))) * np.asarray(target.shape)
     return bool(np.all(aside < PARALLEL))
@@ -99,7 +99,7 @@ def _change(source: Grid, target: Grid) -> NDArray[np.float64]:
 
 
 def coverage_fraction(source: Grid, target: Grid) -> float:
-    """Which part of the target's voxels has its centre inside the source, up to its outer faces: 0 to 1."""
+    """Fraction of the target's voxels whose centre is inside the source, up to its outer faces: 0 to 1."""
     change = _change(source, target)
     if is_parallel(source, target):
         return _coverage(_lines(source, target), target)
@@ -116,17 +116,17 @@ def _is_inside(place: NDArray[np.floating[Any]], size: Any) -> NDArray[np.bool_]
 
 
 def resample_planes(plane: Plane, source: Grid, target: Grid, *, fill: int, limits: tuple[int, int]) -> Resampled:
-    """Resample planes linearly onto a grid whose axes are parallel.
+    """Resample planes linearly onto a grid with parallel axes.
 
-    Within the outer half voxel of the source the border value holds; beyond it `fill`. Each plane is asked for at
-    most once, those that the target does not need never.
+    In the outer half voxel of the source the border value is used; beyond it `fill`. Each plane is requested at most
+    once, and only if the target needs it.
 
     Args:
-        plane: `k` to the `(J, I)` values of that plane.
-        source: Their grid.
+        plane: Function from `k` to the `(J, I)` values of that plane.
+        source: The grid of the planes.
         target: The grid to fill.
         fill: The value outside the source.
-        limits: The lowest and the highest value; others are set to these.
+        limits: The lowest and the highest value; others are clipped.
     """
     lines = i, j, k = _lines(source, target)
     out = np.full(target.shape, fill, np.int16, order="F")
@@ -144,7 +144,7 @@ def resample_planes(plane: Plane, source: Grid, target: Grid, *, fill: int, limi
 
 @dataclass(frozen=True, eq=False)
 class _Line:
-    """Along one axis, where each voxel of the target lies in the source: `first` + `weight`, and whether inside."""
+    """Where each target voxel is in the source, along one axis: `first` + `weight`, and whether it is inside."""
 
     first: NDArray[np.int64]
     weight: NDArray[np.float32]
@@ -162,7 +162,7 @@ class _Line:
 
     @property
     def span(self) -> slice:
-        """The target's voxels that lie inside; they are neighbours."""
+        """The target voxels that are inside the source; they are contiguous."""
         found = np.flatnonzero(self.inside)
         return slice(int(found[0]), int(found[-1]) + 1) if found.size else slice(0, 0)
 
@@ -178,7 +178,7 @@ def _coverage(lines: tuple[_Line, _Line, _Line], target: Grid) -> float:
 
 
 class _Planes:
-    """Source planes on the target's pixels, the last two of them kept."""
+    """Source planes on the target's pixels; the last two are kept."""
 
     def __init__(self, plane: Plane, i: _Line, j: _Line, limits: tuple[int, int]) -> None:
         self.read, self.limits, self.clipped = plane, limits, False

@@ -1,6 +1,6 @@
-"""Small tables of the sources: CSV and JSON to plain values, one function per rule, and what a refusal is.
+"""Read small tables of the sources: CSV and JSON to plain values, one function per rule. Also defines `Rejection`.
 
-A value that cannot be read is None; a file that cannot be read is a `Rejection`. Nothing here guesses.
+A value that cannot be read is None; a file that cannot be read is a `Rejection`. Nothing is guessed.
 """
 
 import csv
@@ -26,12 +26,12 @@ _AGE = re.compile(r"(\d{1,3})([YMWD])", re.IGNORECASE)
 _UNITS_PER_YEAR = {"Y": 1.0, "M": 12.0, "W": 365.25 / 7, "D": 365.25}
 
 
-class Rejection(ClicksimError):  # noqa: N818 - a verdict on the data, as the table `rejected` calls it
-    """Why something that was found is not taken.
+class Rejection(ClicksimError):  # noqa: N818 - named after the table `rejected`
+    """The reason why something that was found is not converted.
 
     Attributes:
         code: A key of `clicksim.catalog.schema.REASONS`.
-        path: The file at fault, relative to the source; empty where it is not one file.
+        path: The file at fault, relative to the source; empty if it is not a single file.
     """
 
     def __init__(self, code: str, message: str, path: str = "") -> None:
@@ -43,7 +43,7 @@ class Rejection(ClicksimError):  # noqa: N818 - a verdict on the data, as the ta
 
 
 def read_csv_table(path: Path, required: Sequence[str] = ()) -> list[dict[str, str]]:
-    """The rows of a CSV file, as `parse_table`.
+    """Read the rows of a CSV file, as `parse_table`.
 
     Raises:
         Rejection: `BadTable`.
@@ -56,18 +56,19 @@ def read_csv_table(path: Path, required: Sequence[str] = ()) -> list[dict[str, s
 
 
 def parse_table(content: bytes, name: str, required: Sequence[str] = ()) -> list[dict[str, str]]:
-    """The rows of a CSV file, all values text without blanks around them.
+    """Parse a CSV file; all values are text, without blanks around them.
 
-    A byte order mark is dropped; semicolons or tabs separate where the head has them and no comma. A short row
-    is filled with empty text, as spreadsheets write it; an empty line is skipped.
+    A byte order mark is dropped. The separator is a semicolon or a tab if the header has these and no comma. A short
+    row is filled with empty text, as spreadsheets write it; an empty line is skipped.
 
     Args:
-        content: The file.
-        name: To name in errors.
-        required: Columns that must be there.
+        content: The bytes of the file.
+        name: Name of the file in messages.
+        required: Columns that must be present.
 
     Raises:
-        Rejection: `BadTable`: not UTF-8, no head, a column that is required or named twice, a row too long.
+        Rejection: `BadTable`: not UTF-8, no header, a required column is missing, a column is named twice, or a row
+            is too long.
     """
     try:
         lines = content.decode("utf-8-sig")
@@ -102,7 +103,7 @@ def _named(head: list[str], row: list[str], where: str) -> dict[str, str]:
 
 
 def parse_json(content: bytes, name: str) -> Any:
-    """A JSON file; NaN and Infinity are refused.
+    """Parse a JSON file; NaN and Infinity are refused.
 
     Raises:
         Rejection: `BadTable`.
@@ -114,11 +115,11 @@ def parse_json(content: bytes, name: str) -> Any:
 
 
 def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no number of JSON")
+    raise ValueError(f"{name} is not a number in JSON")
 
 
 def word_or_none(value: str | None) -> str | None:
-    """The text without blanks around it; None for the words that tables use for nothing.
+    """The text without blanks around it; None for words that tables use for missing values.
 
     >>> word_or_none(" F "), word_or_none("NaN"), word_or_none(None)
     ('F', None, None)
@@ -164,7 +165,7 @@ def age_years(value: str | None) -> float | None:
 
 
 def date_or_none(value: str | None) -> date | None:
-    """A date written `YYYY-MM-DD`, `YYYYMMDD` or `MM-DD-YYYY`; None where there is no such day.
+    """A date written `YYYY-MM-DD`, `YYYYMMDD` or `MM-DD-YYYY`; None if there is no such day.
 
     >>> date_or_none("03-23-2003"), date_or_none("2019-06-10"), date_or_none("02-30-2003")
     (datetime.date(2003, 3, 23), datetime.date(2019, 6, 10), None)
@@ -180,9 +181,9 @@ def date_or_none(value: str | None) -> date | None:
 
 
 def common_value(rows: Iterable[dict[str, str]], column: str) -> tuple[str | None, bool]:
-    """What the rows of one study say in a column, and whether they contradict each other.
+    """The value of a column in the rows of one study, and whether the rows contradict each other.
 
-    Rows without a value do not count. If two values differ, there is no value.
+    Rows without a value do not count. If two values differ, the value is None.
     """
     values = {value for row in rows if (value := word_or_none(row.get(column))) is not None}
     return (values.pop(), False) if len(values) == 1 else (None, len(values) > 1)

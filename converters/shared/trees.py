@@ -1,8 +1,8 @@
-"""A publisher's tree of files: a folder, or a zip archive that is read without being unpacked.
+"""Access a publisher's tree of files: a folder, or a zip archive that is read without unpacking it.
 
-`open_tree` finds where the tree begins. Its methods give the paths in a folder of it, relative to the source, the
-bytes of a small file, and any file as one on this disk. `inside_source` gives access to the files of a folder: no
-link leads out of it.
+`open_tree` finds where the tree begins. Its methods list the files of a folder, relative to the source, read a small
+file, and make any file available on this disk. `inside_source` gives access to the files of a folder and refuses
+links that lead out of it.
 """
 
 import os
@@ -22,12 +22,12 @@ MOST_TABLE_BYTES = 1 << 28
 
 
 class FolderTree:
-    """The tree of a folder.
+    """A tree in a folder.
 
     Attributes:
-        source: What the user named.
-        top: The folder in it where the tree begins; empty where that is `source` itself.
-        is_archive: Files must be unpacked before another program can read them.
+        source: The path that the user gave.
+        top: The folder in it where the tree begins; empty if that is `source` itself.
+        is_archive: Whether files must be unpacked before another program can read them.
     """
 
     is_archive = False
@@ -36,10 +36,10 @@ class FolderTree:
         self.source, self.top = source, top
 
     def files(self, folder: str) -> list[str]:
-        """The files in a folder of the tree, sorted, without those that begin with a dot; none where it is absent.
+        """The files in a folder of the tree, sorted, without those that begin with a dot; empty if it is absent.
 
         Returns:
-            Paths relative to the source, as the other methods take them.
+            Paths relative to the source, for use in the other methods.
         """
         place = PurePosixPath(self.top) / folder
         try:
@@ -53,7 +53,7 @@ class FolderTree:
         """The bytes of a small file.
 
         Raises:
-            Rejection: As `inside_source`; `BadTable` where it cannot be read.
+            Rejection: As `inside_source`; `BadTable` if it cannot be read.
         """
         with self.local(path) as (file, _):
             try:
@@ -65,7 +65,7 @@ class FolderTree:
 
     @contextmanager
     def local(self, path: str) -> Iterator[tuple[Path, Path]]:
-        """The file on this disk, and the folder that its path is relative to.
+        """Yield the file on this disk, and the folder that its path is relative to.
 
         Raises:
             Rejection: As `inside_source`.
@@ -74,12 +74,12 @@ class FolderTree:
 
 
 def _is_folder(entry: "os.DirEntry[str]") -> bool:
-    """Whether an entry is a folder; a link that leads nowhere or to itself is a file, and becomes an unreadable one."""
+    """Whether an entry is a folder; a broken or circular link counts as a file, which then is unreadable."""
     return Path(entry).is_dir() if entry.is_symlink() else entry.is_dir()
 
 
 class ArchiveTree:
-    """The tree of a zip archive; attributes and methods as for `FolderTree`."""
+    """A tree in a zip archive; attributes and methods as for `FolderTree`."""
 
     is_archive = True
 
@@ -97,7 +97,7 @@ class ArchiveTree:
         return sorted(self._folders.get((PurePosixPath(self.top) / folder).as_posix(), []))
 
     def size(self, path: str) -> int:
-        """Bytes of a file, unpacked."""
+        """Size of a file in bytes, unpacked."""
         return self._files[path].file_size
 
     def content(self, path: str) -> bytes:
@@ -109,10 +109,10 @@ class ArchiveTree:
 
     @contextmanager
     def local(self, path: str) -> Iterator[tuple[Path, Path]]:
-        """A copy of the file in a temporary folder, gone when the context ends.
+        """Yield a copy of the file in a temporary folder, which is deleted when the context ends.
 
         Raises:
-            Rejection: `UnreadableFile`: damaged, encrypted, or packed by a method that is not known here.
+            Rejection: `UnreadableFile`: damaged, encrypted, or packed by an unknown method.
             StorageError: The disk of temporary files is full.
         """
         with tempfile.TemporaryDirectory(prefix="clicksim-") as folder:
@@ -132,14 +132,14 @@ Tree = FolderTree | ArchiveTree
 
 
 def inside_source(source: Path, path: str) -> Path:
-    """A file of a folder, unless a link leads out of that, where a catalog would not follow it.
+    """Resolve a file of a folder; refuse it if a link leads out of the folder, which a catalog would not follow.
 
     Args:
         source: The folder, without links in its own path.
-        path: Of the file, relative to it.
+        path: Path of the file, relative to it.
 
     Raises:
-        Rejection: `PathLeavesRoot`; `UnreadableFile` where links lead in a circle.
+        Rejection: `PathLeavesRoot`; `UnreadableFile` for circular links.
     """
     file = source / path
     try:
@@ -154,15 +154,16 @@ def inside_source(source: Path, path: str) -> Path:
 
 
 def open_tree(source: Path, marks: Sequence[str], layout: str) -> Tree:
-    """The tree of a source; an archive's directory is read once per process.
+    """Open the tree of a source; an archive's directory is read once per process.
 
     Args:
         source: A folder or a `.zip` archive.
-        marks: Folders of which the tree has at least one, in the source or in one folder of it.
-        layout: What is expected, for errors.
+        marks: Folder names; the tree has at least one of them, in the source or in one folder of it.
+        layout: The expected layout, for messages.
 
     Raises:
-        CatalogError: No such tree, or several; an archive that is cut off or names paths outside itself.
+        CatalogError: There is no such tree, or there are several; the archive is cut off or names paths outside
+            itself.
     """
     if source.is_dir():
         tops = ["", *sorted(e.name for e in source.iterdir() if e.is_dir() and not e.name.startswith("."))]
@@ -177,7 +178,7 @@ def _only_top(found: list[str], source: Path, marks: Sequence[str], layout: str)
         return "" if "" in found else found[0]
     if found:
         raise CatalogError(f"{source} holds several trees: {up_to_ten(found)}; name one of them")
-    raise CatalogError(f"{source} has no folder {' or '.join(marks)}; expected is\n{layout}")
+    raise CatalogError(f"{source} has no folder {' or '.join(marks)}; expected:\n{layout}")
 
 
 @lru_cache(maxsize=1)
@@ -185,7 +186,7 @@ def _open_archive(source: Path, marks: tuple[str, ...], layout: str, _size: int,
     try:
         archive = zipfile.ZipFile(source)  # stays open for the process: each patient reads from it
     except (zipfile.BadZipFile, OSError) as error:
-        raise CatalogError(f"{source} is no complete zip archive: {error}; was the download cut off?") from error
+        raise CatalogError(f"{source} is not a complete zip archive: {error}; was the download cut off?") from error
     members = [member for member in archive.infolist() if not member.is_dir()]
     try:
         _check_members(members, source)
@@ -199,17 +200,15 @@ def _open_archive(source: Path, marks: tuple[str, ...], layout: str, _size: int,
 
 
 def _check_members(members: list[zipfile.ZipInfo], source: Path) -> None:
-    """Such names suggest an attack: the whole archive is refused."""
+    """Refuse an archive with suspicious names, which suggest an attack."""
     names = [member.orig_filename.rstrip("\0") for member in members]
     leaving = [name for name in names if _leaves(name)]
     if leaving:
         raise CatalogError(
-            f"{source} holds names that lead out of it: {up_to_ten(map(repr, leaving))}; this archive is not taken"
+            f"{source} holds names that lead out of it: {up_to_ten(map(repr, leaving))}; the archive is refused"
         )
     if twice := sorted(name for name, count in Counter(names).items() if count > 1):
-        raise CatalogError(
-            f"{source} holds the same name twice: {up_to_ten(map(repr, twice))}; this archive is not taken"
-        )
+        raise CatalogError(f"{source} holds the same name twice: {up_to_ten(map(repr, twice))}; the archive is refused")
 
 
 def _leaves(name: str) -> bool:

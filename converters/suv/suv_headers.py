@@ -1,9 +1,9 @@
-"""What the SUV rules read: the tags of a series, and the records of refusals and provenance.
+"""Read the tags that the SUV rules need, and record refusals and the origin of each value.
 
-Values are as the file has them: text with trailing blanks, bytes, several values, numbers written as text, or text in
-place of a number. Nothing here raises for such a value; it becomes None, and the rule that needs it refuses.
+A value may be text with trailing blanks, bytes, several values, a number written as text, or text where a number is
+expected. Nothing here raises for such a value: it becomes None, and the rule that needs it refuses the series.
 
-The file also checks the series before an SUV is computed, and finds weight, dose and half-life.
+This module also checks the series before an SUV is computed, and finds weight, dose and half-life.
 """
 
 import base64
@@ -46,7 +46,7 @@ INJECTION = ("RadiopharmaceuticalStartDateTime", "RadiopharmaceuticalStartTime",
 
 @dataclass(frozen=True)
 class PrivateTag:
-    """A vendor's tag: its group, block name and offset, and its names in a header written as keywords."""
+    """A vendor's private tag: group, block name, offset, and its names in a header keyed by keyword."""
 
     group: int
     creator: str
@@ -77,7 +77,7 @@ class SuvError(ClicksimError):
 
     Attributes:
         code: Name of the broken rule, one of `CODES`.
-        also: Codes of further rules that the same series breaks, as far as they could be tried.
+        also: Codes of the other rules that the series breaks, of those that could be checked.
     """
 
     def __init__(self, code: str, problem: str, also: Sequence[str] = ()) -> None:
@@ -90,7 +90,7 @@ class SuvError(ClicksimError):
 
 @dataclass(frozen=True)
 class SuvRule:
-    """Where one quantity came from: the rule's short code, the tag, and the value that it gave."""
+    """The origin of one quantity: the code of the rule, the tag, and its value."""
 
     code: str
     source: str
@@ -99,9 +99,9 @@ class SuvRule:
 
 @dataclass
 class Notes:
-    """What a conversion collects: rules by subject, the instant of the rule `reference_time`, and warnings.
+    """The record of a conversion: rules by subject, the instant of the rule `reference_time`, and warnings.
 
-    Warnings are in the order in which they arose.
+    Warnings are in the order in which they occurred.
     """
 
     rules: dict[str, SuvRule] = field(default_factory=dict)
@@ -122,7 +122,7 @@ class Notes:
 
 @dataclass(frozen=True)
 class Amounts:
-    """The injected amount and the patient's weight; None if neither given nor needed."""
+    """Injected amount and patient weight; None if absent and not needed."""
 
     weight_kg: float | None
     dose_bq: float | None
@@ -130,9 +130,9 @@ class Amounts:
 
 
 class SuvHeader:
-    """One slice's header: a pydicom `Dataset`, the DICOM JSON model, or a plain mapping of keywords.
+    """The header of one slice: a pydicom `Dataset`, the DICOM JSON model, or a mapping of keywords.
 
-    A mapping of keywords is an excerpt: it may leave tags out (see `is_excerpt`).
+    A mapping of keywords is an excerpt and may lack tags (see `is_excerpt`).
     """
 
     def __init__(self, source: Any) -> None:
@@ -146,7 +146,7 @@ class SuvHeader:
         return _value_at(self.source, TAGS[keyword])
 
     def items(self, keyword: str) -> list["SuvHeader"]:
-        """The items of a sequence; an excerpt holds the injection's tags beside the others."""
+        """The items of a sequence; in an excerpt the tags of the injection are at the top level."""
         value = self[keyword]
         if value is None and self.is_excerpt and keyword == "RadiopharmaceuticalInformationSequence":
             return [self] if any(name in self.source for name in INJECTION) else []
@@ -155,7 +155,7 @@ class SuvHeader:
         return [SuvHeader(item) for item in value if isinstance(item, Mapping) or hasattr(item, "get_item")]
 
     def private(self, tag: PrivateTag) -> Any:
-        """A vendor's value: in the block that its creator claims, or in block 0x10 where `fixed` allows it."""
+        """The value of a private tag: from the block of its creator, or from block 0x10 if `fixed` allows it."""
         if self.is_excerpt:
             group, name = tag.keywords
             block = self.source.get(group)
@@ -184,11 +184,11 @@ def _value_at(source: Any, number: int) -> Any:
         return None
     try:
         return source[number].value
-    except Exception:  # a value that pydicom cannot convert raises whatever its converter raises
+    except Exception:  # pydicom's converters raise many kinds of exceptions
         pass
     try:
         return getattr(source.get_item(number), "value", None)
-    except Exception:  # without a value as it is stored, that asks the converter once more
+    except Exception:  # this may call the same converter again
         return None
 
 
@@ -206,7 +206,7 @@ def _json_value(element: Any) -> Any:
 
 
 def text(value: Any) -> str:
-    r"""A value as plain text: bytes decoded, blanks and NULs dropped, several values joined by a backslash.
+    r"""Convert a value to text: decode bytes, drop blanks and NULs, join several values with a backslash.
 
     >>> text(b"0.5 "), text(["STATIC", "IMAGE"]), text(None)
     ('0.5', 'STATIC\\IMAGE', '')
@@ -226,12 +226,12 @@ def text(value: Any) -> str:
 
 
 def parts(value: Any) -> list[str]:
-    """The values of a multi-valued tag, in upper case and without blanks."""
+    """The values of a multi-valued tag, in upper case, without blanks."""
     return [part.strip().upper() for part in text(value).split("\\")]
 
 
 def number(value: Any) -> float | None:
-    """The one finite number that a value holds; None for anything else.
+    """The finite number that a value contains; None unless it is exactly one.
 
     >>> number("3.5 "), number(b"1e3"), number("nan"), number(["1", "2"]), number("1_0")
     (3.5, 1000.0, None, None, None)
@@ -252,7 +252,7 @@ def suv_numbers(value: Any) -> tuple[float, ...] | None:
 
 
 def show_value(value: Any) -> str:
-    """A value for a message: quoted, cut to 60 characters, with commas between several; `absent` if there is none."""
+    """Format a value for a message: quoted, cut to 60 characters, several joined by commas; `absent` if None."""
     if value is None:
         return "absent"
     words = repr(text(value).replace("\\", ", "))
@@ -260,11 +260,11 @@ def show_value(value: Any) -> str:
 
 
 def read_headers(headers: Any) -> list[SuvHeader]:
-    """Wrap one header or several.
+    """Wrap one or more headers.
 
     Raises:
-        SuvError: `IncompleteSeries` if there is none.
-        TypeError: If one is neither a pydicom `Dataset` nor a mapping.
+        SuvError: `IncompleteSeries` if there is no header.
+        TypeError: If an item is neither a pydicom `Dataset` nor a mapping.
     """
     if isinstance(headers, Mapping) or hasattr(headers, "get_item"):
         headers = [headers]
@@ -283,12 +283,12 @@ def injections(header: SuvHeader) -> list[SuvHeader]:
 
 
 def injected(header: SuvHeader, keyword: str) -> Any:
-    """A tag of the (first) injection; None if there is no injection."""
+    """A tag of the first injection; None if there is no injection."""
     items = injections(header)
     return items[0][keyword] if items else None
 
 
-HALF_LIVES = {"F18": 6586.2, "Ga68": 4062.6}  # s; files hold 6586.2 and 6588, and 4057 to 4080
+HALF_LIVES = {"F18": 6586.2, "Ga68": 4062.6}  # s; real files have 6586.2 and 6588, and 4057 to 4080
 NUCLIDE_CODES = {"C-111A1": "F18", "77004003": "F18", "C-131A3": "Ga68", "35337001": "Ga68"}
 HALF_LIFE_TOLERANCE = 0.01
 POSSIBLE_HALF_LIFE = (1.0, 1e9)  # s, for nuclides that are not in the table
@@ -307,7 +307,7 @@ SAME_INJECTION = (
 
 
 def check_series(headers: list[SuvHeader]) -> None:
-    """One PET series: a PT Modality, and tags that belong to the series are the same in every slice."""
+    """Check that this is one PET series: Modality is PT, and the tags of the series are equal in all slices."""
     for header in headers:
         if text(header["Modality"]).upper() != "PT" and not (header.is_excerpt and header["Modality"] is None):
             raise SuvError("SeriesInconsistent", f"Modality is {show_value(header['Modality'])}; PT is needed")
@@ -326,7 +326,7 @@ def _comparable(value: Any) -> Any:
 
 
 def same_in_all(name: str, values: list[Any]) -> None:
-    """Refuse a tag that differs between slices; a list of numbers may differ by 1e-4 in each."""
+    """Refuse a tag that differs between slices; numbers may differ by 1e-4 each."""
     for index, value in enumerate(values):
         if not _equal(values[0], value):
             raise SuvError(
@@ -347,13 +347,13 @@ def _equal(one: Any, other: Any) -> bool:
         return True
     if not isinstance(one, tuple) or not isinstance(other, tuple) or len(one) != len(other):
         return False
-    if len(one) == 1:  # a weight, a dose: the same number
+    if len(one) == 1:  # a single number, such as weight or dose, must be equal
         return bool(one[0] == other[0])
     return all(abs(a - b) <= GEOMETRY_TOLERANCE for a, b in zip(one, other, strict=True))
 
 
 def check_slopes(headers: list[SuvHeader]) -> None:
-    """Each slice has a Rescale Slope above 0."""
+    """Check that each slice has a Rescale Slope above 0."""
     for index, header in enumerate(headers):
         slope = header["RescaleSlope"]
         if header.is_excerpt and slope is None:
@@ -365,7 +365,7 @@ def check_slopes(headers: list[SuvHeader]) -> None:
 
 
 def check_intercepts(headers: list[SuvHeader]) -> None:
-    """Each Rescale Intercept is 0, or absent."""
+    """Check that each Rescale Intercept is 0 or absent."""
     for index, header in enumerate(headers):
         value = header["RescaleIntercept"]
         if text(value) and number(value) != 0:
@@ -375,7 +375,7 @@ def check_intercepts(headers: list[SuvHeader]) -> None:
 
 
 def check_attenuation(headers: list[SuvHeader]) -> None:
-    """Corrected Image names ATTN."""
+    """Check that Corrected Image contains ATTN."""
     for header in headers:
         if "ATTN" not in parts(header["CorrectedImage"]):
             came = show_value(header["CorrectedImage"])
@@ -383,7 +383,7 @@ def check_attenuation(headers: list[SuvHeader]) -> None:
 
 
 def check_dynamic(headers: list[SuvHeader], notes: Notes) -> None:
-    """The series is one volume: static or whole body, or one time slice of a dynamic or gated one."""
+    """Check that the series is one volume: static, whole body, or a single time slice of a dynamic or gated series."""
     for header in headers:
         series_type = header["SeriesType"]
         kind = parts(series_type)[0]
@@ -405,7 +405,7 @@ def check_dynamic(headers: list[SuvHeader], notes: Notes) -> None:
 
 
 def check_slices(headers: list[SuvHeader], interpolated: int) -> None:
-    """No two slices at one position, and as many as Number of Slices says; one header alone says neither."""
+    """Check that positions are unique and that Number of Slices is right; skipped for a single header."""
     if len(headers) == 1:
         return
     positions = [_position(header) for header in headers]
@@ -436,7 +436,7 @@ def _position(header: SuvHeader) -> float | None:
 
 
 def check_injections(headers: list[SuvHeader], *, needed: bool) -> None:
-    """One injection per series; none is allowed only if the values are SUV already."""
+    """Check that the series has one injection; it may have none if the values already are SUV."""
     count = max(len(injections(header)) for header in headers)
     if count > 1:
         raise SuvError("MultipleInjections", f"RadiopharmaceuticalInformationSequence has {count} items; 1 is allowed")
@@ -445,7 +445,7 @@ def check_injections(headers: list[SuvHeader], *, needed: bool) -> None:
 
 
 def find_weight(header: SuvHeader, notes: Notes) -> float:
-    """Patient Weight in kg; above 1000 it is in grams."""
+    """Patient Weight in kg; a value above 1000 is taken as grams."""
     weight, source = number(header["PatientWeight"]) or 0.0, "PatientWeight"
     if weight == 0:
         raise SuvError(
@@ -460,13 +460,13 @@ def find_weight(header: SuvHeader, notes: Notes) -> float:
             "ImplausibleWeight", f"PatientWeight is {show_value(header['PatientWeight'])}; 2 to 500 kg are allowed"
         )
     if not USUAL_WEIGHT[0] <= weight <= USUAL_WEIGHT[1]:
-        notes.warn("WEIGHT_UNUSUAL", f"PatientWeight is {weight:g} kg; usual are 20 to 300 kg")
+        notes.warn("WEIGHT_UNUSUAL", f"PatientWeight is {weight:g} kg; 20 to 300 kg is usual")
     notes.rules["weight"] = SuvRule("GRAMS" if "/" in source else "KG", source, f"{weight:g} kg")
     return weight
 
 
 def find_dose(header: SuvHeader, notes: Notes) -> float:
-    """Radionuclide Total Dose in Bq; below 1e5 it is in MBq. Vendors give it decayed to the injection, net."""
+    """Radionuclide Total Dose in Bq; below 1e5 it is taken as MBq. Vendors give the net dose at the injection."""
     value = injected(header, "RadionuclideTotalDose")
     dose, code = number(value) or 0.0, "BQ"
     if dose == 0:
@@ -490,13 +490,13 @@ def find_nuclide(header: SuvHeader) -> str | None:
 
 
 def nuclide_of(half_life: float) -> str | None:
-    """The nuclide that has this half-life within 1 %; None if neither F-18 nor Ga-68."""
+    """The nuclide whose half-life agrees within 1 %; None if neither F-18 nor Ga-68."""
     near = (name for name, known in HALF_LIVES.items() if abs(half_life / known - 1) <= HALF_LIFE_TOLERANCE)
     return next(near, None)
 
 
 def find_half_life(header: SuvHeader, nuclide: str | None, notes: Notes) -> float:
-    """Radionuclide Half Life in s, which must be that of the nuclide; if missing, that of the nuclide's code."""
+    """Radionuclide Half Life in s, checked against the nuclide; if missing, the half-life of the coded nuclide."""
     value = injected(header, "RadionuclideHalfLife")
     half_life = number(value) or 0.0
     if half_life == 0:

@@ -1,10 +1,9 @@
-"""The factor that turns the rescaled values of a PET series into SUV by body weight.
+"""Compute the factor that converts the rescaled values of a PET series to SUV by body weight.
 
-`SUV = RescaleSlope * stored value * factor`. The entry point is `suv_factor`; each rule below is one function. A series
-that breaks a rule is refused with a `SuvError`, never estimated. This file has the decay correction and the order of
-the rules; tags, series checks, weight, dose and half-life are in `suv_headers`, instants in `suv_times`.
-
-It also finds the unit of the rescaled values, from Units, SUV Type and the private factors of Philips.
+`SUV = RescaleSlope * stored value * factor`. The entry point is `suv_factor`; each rule is one function. A series
+that breaks a rule is refused with a `SuvError`; nothing is estimated. This module has the decay correction, the unit
+of the values (from Units, SUV Type and the private factors of Philips) and the order of the rules. Tags, series
+checks, weight, dose and half-life are in `suv_headers`, instants in `suv_times`.
 """
 
 import math
@@ -50,11 +49,11 @@ from converters.suv.suv_times import (
     reference_time,
 )
 
-POSSIBLE_HEIGHT, POSSIBLE_MASS = (0.3, 2.7), (0.1, 10.0)  # m; part of the weight
+POSSIBLE_HEIGHT, POSSIBLE_MASS = (0.3, 2.7), (0.1, 10.0)  # m; fraction of the weight
 PHILIPS_AGREEMENT = 0.05
 UNITS_ALLOWED = "BQML, CNTS of Philips, GML and CM2ML are convertible"
 
-# mass in kg that a value in g/ml is normalised to, from weight (kg) and height (cm); male, female
+# kg that a value in g/ml is normalised to, from weight (kg) and height (cm); male, female
 MASSES: dict[str, tuple[Callable[[float, float], float], Callable[[float, float], float]]] = {
     "LBM": (lambda w, h: 1.10 * w - 120 * (w / h) ** 2, lambda w, h: 1.07 * w - 148 * (w / h) ** 2),
     "LBMJAMES128": (lambda w, h: 1.10 * w - 128 * (w / h) ** 2, lambda w, h: 1.07 * w - 148 * (w / h) ** 2),
@@ -68,7 +67,7 @@ MASSES: dict[str, tuple[Callable[[float, float], float], Callable[[float, float]
 
 @dataclass(frozen=True)
 class Units:
-    """What Units means: `factor` to Bq/ml, or to SUV if `direct`; `kind` is the mass or area that SUV refers to."""
+    """The meaning of Units: `factor` gives Bq/ml, or SUV if `direct`; `kind` is the mass or area of the SUV."""
 
     name: str
     factor: float = 1.0
@@ -76,7 +75,7 @@ class Units:
     kind: str = ""
 
     def scale(self, header: SuvHeader, weight: float) -> float:
-        """Factor from SUV over `kind` to SUV by body weight."""
+        """Factor from SUV by `kind` to SUV by body weight."""
         if not self.kind:
             return 1.0
         height = find_height(header)
@@ -93,7 +92,7 @@ class Units:
 
 
 def find_units(headers: list[SuvHeader], notes: Notes) -> Units:
-    """What the values are, from Units, SUV Type and the private factors of Philips."""
+    """Find the unit of the values from Units, SUV Type and the private factors of Philips."""
     header = headers[0]
     name = text(header["Units"]).upper()
     if name == "BQML":
@@ -140,7 +139,7 @@ def _philips_counts(headers: list[SuvHeader]) -> tuple[Units, SuvRule]:
 
 
 def find_height(header: SuvHeader) -> float:
-    """Patient Size in cm; the header holds metres.
+    """Patient Size in cm; the header has metres.
 
     Raises:
         SuvError: `MissingPatientSize` if absent or outside 0.3 to 2.7 m.
@@ -165,7 +164,7 @@ def find_mass(kind: str, header: SuvHeader, weight: float, height: float) -> flo
 def check_philips(
     header: SuvHeader, units: Units, amounts: Amounts, decay: str | None, uptake: float | None, notes: Notes
 ) -> None:
-    """Warn if the two factors of Philips give SUVs more than 5 % apart."""
+    """Warn if the two private factors of Philips give SUVs that differ by more than 5 %."""
     if units.name != "CNTS" or decay not in ("START", "ADMIN"):
         return
     weight, dose, half_life = amounts.weight_kg, amounts.dose_bq, amounts.half_life_s
@@ -191,21 +190,21 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Suv:
-    """How the values of one series become SUV by body weight.
+    """How to convert the values of one series to SUV by body weight.
 
     Attributes:
         factor: Multiplies the rescaled value; g/Bq for Bq/ml, 1 for g/ml. NaN if `per_slice` has different values,
-            so that it cannot be used by mistake.
-        per_slice: One factor per header, in their order, for DecayCorrection NONE; else None.
-        rules: Of `units`, `decay`, `reference_time`, `injection_time`, `weight`, `dose`, `half_life`: the rule that
-            gave it, the tag and the value. A subject that nothing needed and nothing gave has the code `NONE`.
+            to prevent its use.
+        per_slice: For DecayCorrection NONE, one factor per header, in the order of the headers; else None.
+        rules: For each of `units`, `decay`, `reference_time`, `injection_time`, `weight`, `dose`, `half_life`: the
+            rule, the tag and the value. The code is `NONE` if the quantity is absent and not needed.
         warnings: `CODE: text`, in the order in which the rules are tried.
-        weight_kg, dose_bq, half_life_s, uptake_time_s: None if neither given nor needed.
+        weight_kg, dose_bq, half_life_s, uptake_time_s: None if absent and not needed.
         radionuclide: `F18`, `Ga68`, or None for any other.
-        decay_correction: `START`, `ADMIN`, `NONE`, or None if Units needed none and none was given.
+        decay_correction: `START`, `ADMIN`, `NONE`, or None if absent and not needed for these Units.
         units: As in the header: `BQML`, `CNTS`, `GML` or `CM2ML`.
-        reference_s: The instant of the rule `reference_time`, in seconds since 1970 of the scanner's clock; None if
-            nothing gave it.
+        reference_s: The instant of the rule `reference_time`, in seconds since 1970 on the scanner's clock; None if
+            unknown.
     """
 
     factor: float
@@ -223,13 +222,13 @@ class Suv:
 
     @property
     def warning_codes(self) -> tuple[str, ...]:
-        """The names of the warnings, without their text."""
+        """The codes of the warnings, without their text."""
         return tuple(warning.partition(":")[0] for warning in self.warnings)
 
 
 @dataclass
 class _Refusals:
-    """Tries every rule, so that one refusal names everything that is wrong; the first one found is raised."""
+    """Tries every rule and raises the first refusal, so that it also names the other broken rules."""
 
     errors: list[SuvError] = field(default_factory=list)
 
@@ -250,27 +249,27 @@ class _Refusals:
 def suv_factor(headers: Any, *, injection_seconds: float | None = None, interpolated: int = 0) -> Suv:
     """Find the factor from rescaled PET values to SUV by body weight.
 
-    All rules are tried on all headers given. Two of them need more than one header and are left out for a single
-    one: the number of slices, and slices at the same position. A mapping of keywords (`{"Units": "BQML", ...}`) is
-    an excerpt of a header; its Modality and RescaleSlope may be left out.
+    All rules are tried on all headers. Two rules need more than one header and are skipped for a single one: the
+    number of slices, and slices at the same position. A mapping of keywords (`{"Units": "BQML", ...}`) is an excerpt
+    of a header; it may lack Modality and RescaleSlope.
 
     Args:
         headers: One per slice, or a single one: pydicom Datasets, DICOM JSON, or mappings of keywords.
         injection_seconds: Seconds from injection to scan; replaces the injection times of the headers.
-        interpolated: How many missing slices the caller makes from their neighbours; the number of slices that the
-            headers promise may be larger by so many.
+        interpolated: How many missing slices the caller interpolates. The number of slices in the headers may be
+            larger by this many.
 
     Returns:
-        The factor and where each of its parts came from.
+        The factor and the origin of each of its parts.
 
     Raises:
-        SuvError: With `code`, the broken rule; `also` names what else is wrong.
-        TypeError: If a header is not a header, or `injection_seconds` is not a number.
+        SuvError: `code` is the broken rule; `also` lists other broken rules.
+        TypeError: If an item is not a header, or `injection_seconds` is not a number.
     """
     if injection_seconds is not None and not hasattr(injection_seconds, "__float__"):
         raise TypeError(f"injection_seconds must be a number of seconds; got {injection_seconds!r}")
     with python_warnings.catch_warnings():
-        python_warnings.simplefilter("ignore")  # pydicom's remarks on values that the rules judge themselves
+        python_warnings.simplefilter("ignore")  # pydicom warns about values that the rules check anyway
         return _convert(read_headers(headers), injection_seconds, interpolated)
 
 
@@ -316,7 +315,7 @@ def _convert(headers: list[SuvHeader], injection_seconds: float | None, interpol
 def _check_headers(
     headers: list[SuvHeader], interpolated: int, refusals: _Refusals, notes: Notes
 ) -> tuple[Units, str | None]:
-    """Check what must hold before anything is computed; returns the units and the decay correction, as far as known."""
+    """Check the series before anything is computed; return units and decay correction, None for what is unknown."""
     refusals.attempt(lambda: check_series(headers))
     units = refusals.attempt(lambda: find_units(headers, notes)) or Units("")
     for check in (check_slopes, check_intercepts, check_attenuation):
@@ -332,7 +331,7 @@ def _check_headers(
 
 
 def find_decay(headers: list[SuvHeader], direct: bool, notes: Notes) -> str | None:
-    """Decay Correction, which must not contradict Corrected Image; it may be absent if Units gave SUV."""
+    """Decay Correction, which must agree with Corrected Image; it may be absent if the values already are SUV."""
     value = headers[0]["DecayCorrection"]
     decay = text(value).upper()
     if decay not in ("START", "ADMIN", "NONE"):
@@ -375,7 +374,7 @@ def _find_times(
     needed: bool,
     notes: Notes,
 ) -> _Times:
-    """The uptake time. If the factor does not need it, unusable times are at most a warning."""
+    """Find the uptake time. If the factor does not need it, unusable times only give a warning."""
     found = Notes()
     try:
         times = _try_times(headers, decay, half_life, injection_seconds, found)
@@ -408,7 +407,7 @@ def _try_times(
 def _times_by_table(
     headers: list[SuvHeader], decay: str | None, half_life: float | None, seconds: float, notes: Notes
 ) -> _Times:
-    """The user's seconds are the uptake time; only factors by slice also need the times of the header."""
+    """Use the user's seconds as uptake time; only factors by slice also need the times of the header."""
     reference = None
     if decay == "NONE":
         reference = earliest_acquisition(headers)
@@ -427,7 +426,7 @@ def _times_by_table(
 def _factors(
     headers: list[SuvHeader], scale: float, direct: bool, decay: str | None, amounts: Amounts, times: _Times
 ) -> list[float]:
-    """The factor, or for DecayCorrection NONE one per slice."""
+    """The factor; for DecayCorrection NONE, one per slice."""
     weight, dose, half_life = amounts.weight_kg, amounts.dose_bq, amounts.half_life_s
     if direct or weight is None or dose is None:
         return [scale]
@@ -442,7 +441,7 @@ def _factors(
 
 
 def _quantity(find: Callable[[Notes], float], needed: bool, refusals: _Refusals, notes: Notes) -> float | None:
-    """A quantity. If the factor does not need it, an invalid one is a warning and a missing one None."""
+    """Find a quantity. If the factor does not need it, an invalid value gives a warning and a missing one None."""
     found = Notes()
     try:
         value = find(found)

@@ -1,7 +1,7 @@
-"""The instants of a PET series: acquisition, decay reference and injection, each by the first rule that applies.
+"""Find the instants of a PET series: acquisition, decay reference and injection, each by the first rule that applies.
 
-An instant is a float: seconds of the scanner's own clock since 1970-01-01 00:00. A time without a date gets
-the day of the instant that it belongs to.
+An instant is a float: seconds since 1970-01-01 00:00 on the scanner's own clock. A time without a date gets the date
+of a related instant.
 """
 
 import math
@@ -24,8 +24,8 @@ from converters.suv.suv_headers import (
 )
 
 DAY = 86400.0
-SERIES_SLACK = 1.0  # s that SeriesTime may lie after the first acquisition
-BACK_SPREAD = 5.0  # s within which the back-computed instants of all slices agree
+SERIES_SLACK = 1.0  # s; SeriesTime may be this much later than the first acquisition
+BACK_SPREAD = 5.0  # s; largest spread of the instants computed back from all slices
 CONFLICT_WARNING, CONFLICT_ERROR = 30.0, 300.0  # s between the reference time and that of DecayFactor
 INJECTION_DISAGREEMENT, TRUSTED_UPTAKE = 60.0, 6 * 3600.0
 LONGEST_SCAN = 12 * 3600.0
@@ -76,10 +76,10 @@ def parse_offset(value: Any) -> float | None:
 
 
 def parse_datetime(value: Any, zone: float | None = None) -> float | None:
-    """A DICOM date and time on the scanner's clock; None if it has no date, hours or minutes.
+    """A DICOM date and time on the scanner's clock; None if date, hours or minutes are missing.
 
-    A UTC offset is dropped, because it nearly always names the scanner's own zone. The instant is moved only if the
-    header states a zone (Timezone Offset From UTC) and the two differ.
+    A UTC offset is ignored, because it is nearly always that of the scanner's own zone. The instant is shifted only
+    if the header has a Timezone Offset From UTC that differs from it.
 
     >>> parse_datetime("19700102000000.5+0100"), parse_datetime("197001020000+0100", zone=0.0)
     (86400.5, 82800.0)
@@ -95,7 +95,7 @@ def parse_datetime(value: Any, zone: float | None = None) -> float | None:
 
 
 def iso(instant: float) -> str:
-    """An instant as text, `2000-09-07T11:20:11`; the bare number if it is outside the calendar."""
+    """An instant as text, `2000-09-07T11:20:11`; the bare number if outside the calendar."""
     try:
         return (datetime(1970, 1, 1) + timedelta(seconds=instant)).isoformat()
     except (OverflowError, ValueError):
@@ -113,7 +113,7 @@ def _pair(header: SuvHeader, dates: tuple[str, ...], time: str) -> float | None:
 
 
 def acquisition(header: SuvHeader) -> float | None:
-    """Start of a slice's acquisition; a missing date is that of the series or of the study."""
+    """Start of a slice's acquisition; a missing date is taken from the series or the study."""
     found = _pair(header, ("AcquisitionDate",), "AcquisitionTime")
     if found is None:
         found = parse_datetime(header["AcquisitionDateTime"], _zone(header))
@@ -124,8 +124,8 @@ def earliest_acquisition(headers: list[SuvHeader]) -> float | None:
     """The first acquisition start of the series; None if no slice has one.
 
     Raises:
-        SuvError: `SeriesInconsistent` if the starts span more than 12 h: then a scan over midnight has the date of
-            one day in all slices, and it is unknown which came first.
+        SuvError: `SeriesInconsistent` if the starts span more than 12 h. A scan over midnight may have the same date
+            in all slices, and then the order is unknown.
     """
     starts = _starts(headers)
     return _first_of(starts) if starts else None
@@ -147,13 +147,13 @@ def _first_of(starts: list[float]) -> float:
 
 
 def frame_seconds(header: SuvHeader) -> float | None:
-    """Actual Frame Duration in seconds; None unless it is above 0 and at most a day."""
+    """Actual Frame Duration in seconds; None unless above 0 and at most a day."""
     duration = number(header["ActualFrameDuration"])
     return duration / 1000 if duration is not None and 0 < duration <= DAY * 1000 else None
 
 
 def average_time(frame: float, half_life: float) -> float:
-    """Seconds after the frame's start at which the activity has its mean over the frame.
+    """Seconds from the start of the frame until the activity equals its mean over the frame.
 
     `ln(x / (1 - e^-x)) / lambda` with `x = lambda * frame`; just below half the frame.
     """
@@ -162,21 +162,21 @@ def average_time(frame: float, half_life: float) -> float:
 
 
 def reference_time(headers: list[SuvHeader], half_life: float | None, notes: Notes, *, check: bool = True) -> float:
-    """The instant to which START corrects the decay: the first of four rules that applies.
+    """The instant to which START corrects the decay, by the first of four rules that applies.
 
     1. GE: the scan's private date and time, if within a day of the first acquisition.
     2. Series date and time, unless later than the first acquisition (then it was rewritten).
-    3. Counted back from Frame Reference Time, if all slices agree.
-    4. The first acquisition, with a warning, since the series may be cropped.
+    3. Computed back from Frame Reference Time, if all slices agree.
+    4. The first acquisition, with a warning, because the series may be cropped.
 
     Args:
         headers: One per slice.
-        half_life: Seconds; None leaves out rule 3 and the check.
-        notes: Takes the rule and the warnings.
+        half_life: Seconds; None skips rule 3 and the check.
+        notes: Receives the rule and the warnings.
         check: Compare with the instant that Decay Factor implies.
 
     Raises:
-        SuvError: `MissingReferenceTime` without any acquisition time; `SeriesInconsistent` as
+        SuvError: `MissingReferenceTime` if there is no acquisition time; `SeriesInconsistent` as for
             `earliest_acquisition`, unless rule 1 applies; `REF_TIME_CONFLICT` if Decay Factor implies an instant
             more than 300 s away.
     """
@@ -246,7 +246,7 @@ def _check_decay_factor(headers: list[SuvHeader], instant: float, half_life: flo
         factor, start, frame = number(header["DecayFactor"]), acquisition(header), frame_seconds(header)
         if factor is not None and factor > 0 and factor != 1 and start is not None and frame is not None:
             factors.append((factor, start + average_time(frame, half_life)))
-    if not factors:  # 1 everywhere means that it was not filled in
+    if not factors:  # 1 in all slices means that it was not filled in
         return
     factor, centre = min(factors)
     implied = centre - half_life * math.log2(factor)
@@ -262,10 +262,10 @@ def _check_decay_factor(headers: list[SuvHeader], instant: float, half_life: flo
 
 
 def injection_time(headers: list[SuvHeader], reference: float, notes: Notes) -> float:
-    """The instant of injection: its date and time, its time alone, or GE's private tag, whichever works first.
+    """The instant of injection: its date and time, its time alone, or GE's private tag, whichever can be used first.
 
-    A date more than a day from the reference was probably missed when dates were shifted: only its clock time counts.
-    A time without a date that would lie after the reference belongs to the day before.
+    If the date is more than a day from the reference, date shifting probably missed it: only the time of day is used.
+    A time without a date is on the day before if it would otherwise be later than the reference.
 
     Raises:
         SuvError: `MissingInjectionTime` if no source can be read.
@@ -297,7 +297,7 @@ def injection_time(headers: list[SuvHeader], reference: float, notes: Notes) -> 
     )
 
 
-_Dated = tuple[float, str, str]  # instant, source, what was wrong with its date
+_Dated = tuple[float, str, str]  # instant, source, problem with its date
 
 
 def _midnight(instant: float) -> float:
@@ -316,7 +316,7 @@ def _dated(value: Any, source: str, header: SuvHeader, reference: float) -> _Dat
     if abs(_midnight(instant) - _midnight(reference)) <= DAY:
         return instant, source, ""
     placed = _on_the_day(instant - _midnight(instant), reference)
-    return placed, source, f"{source} {iso(instant)} is far from the scan at {iso(reference)}; only its clock is used"
+    return placed, source, f"{source} {iso(instant)} is far from the scan at {iso(reference)}; only its time is used"
 
 
 def _take(code: str, dated: _Dated, notes: Notes) -> float:
@@ -340,7 +340,7 @@ def _prefer_dated(dated: float, timed: float | None, reference: float, notes: No
 
 
 def check_uptake_time(uptake: float, half_life: float | None, notes: Notes) -> None:
-    """Refuse an impossible uptake time, and warn of an unusual one.
+    """Refuse an impossible uptake time, and warn about an unusual one.
 
     Raises:
         SuvError: `NegativeUptakeTime` below 0 s; `ImplausibleUptakeTime` above 12 h or 6 half-lives.
@@ -351,9 +351,9 @@ def check_uptake_time(uptake: float, half_life: float | None, notes: Notes) -> N
     ]
     _refuse_uptake(uptake, half_life, f" ({', '.join(told)})" if told else "")
     if uptake < USUAL_UPTAKE[0]:
-        notes.warn("UPTAKE_SHORT", f"{uptake:.1f} s from injection to scan; usual are 1800 to 10800 s")
+        notes.warn("UPTAKE_SHORT", f"{uptake:.1f} s from injection to scan; 1800 to 10800 s is usual")
     elif uptake > USUAL_UPTAKE[1]:
-        notes.warn("UPTAKE_LONG", f"{uptake:.1f} s from injection to scan; usual are 1800 to 10800 s")
+        notes.warn("UPTAKE_LONG", f"{uptake:.1f} s from injection to scan; 1800 to 10800 s is usual")
 
 
 def _refuse_uptake(uptake: float, half_life: float | None, where: str) -> None:
@@ -371,7 +371,7 @@ def _refuse_uptake(uptake: float, half_life: float | None, where: str) -> None:
 
 
 def frame_factors(headers: list[SuvHeader], injection: float, half_life: float) -> list[float]:
-    """For values without decay correction: activity at injection over the frame's mean, slice by slice.
+    """Factors for values without decay correction: activity at injection over the mean of the frame, by slice.
 
     `lambda T / (1 - e^(-lambda T)) * e^(lambda (t_acq - t_adm))`.
 

@@ -1,9 +1,9 @@
-"""Which PET, CT and mask of a study belong together.
+"""Choose the PET, the CT and the mask of a study that belong together.
 
-    choose_series    the choice, with the reason of each step, or a refusal that lists what is left
-    Rule             what a user says where headers alone do not decide
+    choose_series    the choice, with the reason of each step, or a refusal that lists the candidates
+    SeriesRule       what the user prefers if the headers do not decide
 
-No folder name, no series number and no order of files takes part. What cannot be distinguished is refused.
+Folder names, series numbers and the order of files are not used. Candidates that cannot be distinguished are refused.
 """
 
 import re
@@ -19,13 +19,13 @@ from converters.dicom.headers import DicomError
 from converters.dicom.series import Series, SeriesFinding, normal_of
 
 Measure = Callable[[Series], float]
-"""What series are ranked by; the least comes first."""
+"""A criterion for ranking series; the lowest value is first."""
 
 Fault = Callable[[Series], tuple[str, str] | None]
-"""The code and the sentence of why a series cannot be used, or None."""
+"""Code and sentence that say why a series cannot be used, or None."""
 
 FEW_SLICES = 20
-"""A stack of fewer slices comes after every longer one."""
+"""A stack with fewer slices ranks after longer ones."""
 
 _ABSENT = {"pet": ("NoUsablePet", "PET"), "ct": ("NoUsableCt", "CT"), "seg": ("NoUsableSeg", "mask")}
 
@@ -35,19 +35,19 @@ _SOFT_UP_TO = 45
 
 @dataclass(frozen=True)
 class SeriesRule:
-    """What decides where several series are left.
+    """The user's preferences if several series are left.
 
-    A pattern decides nothing else: a series that is first without it is taken, matching or not. `Choice.unmatched`
-    then names the pattern.
+    A pattern only breaks ties: if one series ranks first without it, that series is chosen, whether it matches or
+    not, and `Choice.unmatched` lists the pattern.
 
     Attributes:
-        pet: A regular expression, searched in the series description without regard to case; empty for none.
+        pet: A regular expression, searched in the series description, ignoring case; empty for none.
         ct: The same for the CT.
         seg: The same for the mask.
-        then: What decides after that: empty for nothing, `most-slices`, or `largest-fov`, in mm^2.
+        then: The next tie-breaker: empty for none, `most-slices`, or `largest-fov`, in mm^2.
 
     Raises:
-        SettingError: No regular expression, or an unknown `then`.
+        SettingError: An invalid regular expression, or an unknown `then`.
     """
 
     pet: str = ""
@@ -63,26 +63,26 @@ class SeriesRule:
 
 
 def check_pattern(name: str, pattern: str) -> None:
-    """Refuse an option that is no regular expression.
+    """Reject an option that is not a regular expression.
 
     Raises:
-        SettingError: It is none.
+        SettingError: The pattern is invalid.
     """
     try:
         re.compile(pattern)
     except re.error as error:
-        raise SettingError(f"{name} is no regular expression: {error}, got {pattern!r}") from error
+        raise SettingError(f"{name} is not a regular expression: {error}, got {pattern!r}") from error
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What of a study is used.
+    """The series of a study to use.
 
     Attributes:
         pet, ct, seg: The chosen series.
-        reasons: What decided, step by step, in sentences.
-        left_out: A finding for each series that was not taken.
-        unmatched: Which of the rule's patterns, `pet`, `ct`, `seg`, the chosen series does not match.
+        reasons: What decided each step, in sentences.
+        left_out: A finding for each series that was not chosen.
+        unmatched: The patterns of the rule (`pet`, `ct`, `seg`) that the chosen series does not match.
     """
 
     pet: Series
@@ -96,20 +96,20 @@ class Choice:
 def choose_series(series: Iterable[Series], *, rule: SeriesRule | None = None) -> Choice:
     """Choose the PET, the CT and the mask of one study.
 
-    PET: corrected for attenuation, neither gated nor dynamic (unless of one time point), neither projection nor
-    one of several stacks under one UID. Of those the one that the mask references; else original before derived,
-    and 20 slices or more before fewer. CT: no localizer, the PET's frame of reference; then 20 slices or more,
-    how much of the PET's extent it covers, soft kernel, original before derived, the finest slices. Mask: the one
-    that references the chosen PET first, then SEG before RTSTRUCT. What is left after that is decided by `rule`,
-    or refused.
+    PET: attenuation-corrected, not gated or dynamic (unless it has one time point), not a projection, and not one of
+    several stacks with one UID. Among those, the one that the mask references; else original before derived, and 20
+    slices or more before fewer. CT: not a localizer, in the PET's frame of reference; then 20 slices or more, the
+    largest coverage of the PET, a soft kernel, original before derived, the smallest slice distance. Mask: the one
+    that references the chosen PET, then SEG before RTSTRUCT. If several are still left, `rule` decides, or the study
+    is refused.
 
     Args:
         series: The series of one study.
-        rule: What the user says about ties.
+        rule: The user's tie-breakers.
 
     Raises:
-        DicomError: `NoUsablePet`, `NoUsableCt`, `NoUsableSeg` with a reason for each series that was left out;
-            `AmbiguousSeries` with the list of the candidates; `SeveralStudies`.
+        DicomError: `NoUsablePet`, `NoUsableCt`, `NoUsableSeg` with a reason for each excluded series;
+            `AmbiguousSeries` with the candidates; `SeveralStudies`.
     """
     own = list(series)
     if len({s.study_uid for s in own}) > 1:
@@ -122,7 +122,7 @@ def choose_series(series: Iterable[Series], *, rule: SeriesRule | None = None) -
 
 
 class _Chooser:
-    """The three choices and what they leave behind."""
+    """Makes the three choices and collects reasons and findings."""
 
     def __init__(self, rule: SeriesRule) -> None:
         self.rule = rule
@@ -173,7 +173,7 @@ class _Chooser:
         return usable
 
     def _best(self, kind: str, usable: list[Series], order: Sequence[tuple[str, Measure]]) -> Series:
-        """The one that is first by each criterion in turn."""
+        """Apply the criteria in turn; return the series that ranks first."""
         for name, measure in order:
             usable = self._least(usable, measure, name)
         pattern = getattr(self.rule, kind)
@@ -257,20 +257,20 @@ def _slices(one: Series) -> float:
 
 
 def _area(one: Series) -> float:
-    """Minus the field of view in mm^2, so that the largest is first."""
+    """Minus the field of view in mm^2, so that the largest ranks first."""
     first = one.slices[0]
     spacing = first.pixel_spacing or (0.0, 0.0)
     return -first.rows * spacing[0] * first.columns * spacing[1]
 
 
 def _gap(one: Series) -> float:
-    """The median step along the normal in mm, to 0.01 mm; infinite if there is none."""
+    """The median slice distance along the normal in mm, to 0.01 mm; infinite if unknown."""
     offsets = _offsets(one, one)
     return float("inf") if offsets is None or offsets.size < 2 else round(float(np.median(np.diff(offsets))), 2)
 
 
 def coverage_along_normal(one: Series, other: Series) -> float:
-    """Which part of the extent of `other`, between its outer slice centres, `one` covers: 0 to 1."""
+    """Fraction of the extent of `other`, between its outer slice centres, that `one` covers: 0 to 1."""
     mine, theirs = _offsets(one, other), _offsets(other, other)
     if mine is None or theirs is None:
         return 0.0
@@ -289,7 +289,7 @@ def _offsets(one: Series, frame: Series) -> NDArray[np.float64] | None:
 
 
 def sharpness(one: Series) -> float:
-    """0 for a soft-tissue kernel, 1 for one that nothing is known of, 2 for a sharp one (lung, bone, edge).
+    """0 for a soft-tissue kernel, 1 for an unknown kernel, 2 for a sharp one (lung, bone, edge).
 
     Names: GE (STANDARD, SOFT, LUNG, BONE, EDGE, DETAIL), Siemens (B30f, Br38, I31f, Bl57), Philips (A, B, C soft;
     D, E, L, Y sharp), Canon (FC01 to FC19 soft; FC30 and above sharp).

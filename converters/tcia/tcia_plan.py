@@ -1,10 +1,10 @@
-"""From a downloaded tree of DICOM files to one unit of work per patient.
+"""Plan the conversion of a downloaded tree of DICOM files: one unit of work per patient.
 
-A whole collection has some 700,000 files, so the plan opens as few as it can. Where a folder above the files is
-named after a patient, as both of NBIA's layouts and IDC's have it, no file is opened at all. A folder that bears
-the UID of a series, as in a cloud bucket, gives one header. In any other folder every file's PatientID is read.
-Names of folders group files and nothing more: who the patient is, and what belongs together, the headers say, and a
-file of another patient is recorded.
+A whole collection has about 700,000 files, so the plan opens as few as possible. If a folder above the files is named
+after a patient, as in both layouts of NBIA and in that of IDC, no file is opened. In a folder named after a series
+UID, as in a cloud bucket, one header is read. In any other folder, the PatientID of every file is read. Folder names
+only group files. The headers decide who the patient is and what belongs together; a file of another patient is
+recorded.
 """
 
 import os
@@ -45,14 +45,14 @@ OPTIONS = {
     "StudyInstanceUID; replaces the times in the headers",
     "clinical": "CSV file of the publisher with diagnosis, age and sex (FDG) or nuclide and contrast (PSMA)",
     "nnunet": "folder for nnU-Net: imagesTr and labelsTr under the names of fdat, as links to the catalog's images",
-    "pet": "regular expression on the description of the PET series, where several are left",
+    "pet": "regular expression on the description of the PET series, if several are left",
     "ct": "the same for the CT",
     "seg": "the same for the mask",
     "structures": "regular expression on the names of the mask's structures or segments that are lesions; without it "
     "all are",
-    "then": "most-slices or largest-fov: what decides after that",
+    "then": "most-slices or largest-fov: decides if several are still left",
     "gaps": "interpolate: missing slices and uneven gaps are interpolated instead of refused",
-    "defaced": "true or false, where the headers do not say which variant of FDG-PET-CT-Lesions it is",
+    "defaced": "true or false, if the headers do not say which variant of FDG-PET-CT-Lesions it is",
 }
 
 TRACERS = {"tcia_fdg": "FDG", "tcia_psma": "PSMA"}
@@ -62,7 +62,7 @@ _SERIES_FOLDER = re.compile(r"(?:[A-Z]{2,8}_)?[0-9]+(?:\.[0-9]+){4,}|[0-9a-f]{8}
 
 @dataclass(frozen=True)
 class TciaSettings:
-    """The user's options."""
+    """The options of the user."""
 
     rule: SeriesRule
     structures: str
@@ -74,10 +74,10 @@ class TciaSettings:
 
     @classmethod
     def of(cls, context: Context) -> "TciaSettings":
-        """The options of a run.
+        """Read the options of a run.
 
         Raises:
-            SettingError: An unknown option, or a value that it does not take.
+            SettingError: An unknown option or an invalid value.
         """
         given = {name: str(value) for name, value in context.options.items()}
         for name in given:
@@ -97,14 +97,14 @@ class TciaSettings:
 
 @dataclass(frozen=True)
 class TciaPatient:
-    """What the plan knows of a patient; paths are relative to the source.
+    """What the plan knows about a patient; paths are relative to the source.
 
     Attributes:
-        key: PatientID, from a folder's name or from a header.
-        folders: All files in these belong to the patient, as far as the plan knows.
-        files: Single files in folders that hold several patients.
+        key: PatientID, from a folder name or a header.
+        folders: Folders whose files all seem to belong to the patient.
+        files: Single files from folders with several patients.
         clinical: Columns and flags by study key.
-        has_table: Whether there is a clinical table at all.
+        has_table: Whether there is a clinical table.
         times: Seconds from injection to scan, by any name of a study.
     """
 
@@ -123,24 +123,24 @@ class _Found:
 
 
 def plan(context: Context) -> tuple[list[Unit], Outcome]:
-    """One unit per patient.
+    """Plan one unit per patient.
 
     Raises:
-        CatalogError: No DICOM file anywhere; the source is no folder; pydicom is missing.
-        SettingError: An option that is unknown or cannot be read.
+        CatalogError: There is no DICOM file; the source is not a folder; or pydicom is missing.
+        SettingError: An option is unknown or cannot be read.
     """
     try:
         import pydicom  # noqa: F401
     except ImportError as error:
         raise CatalogError("DICOM needs pydicom and highdicom: pip install 'clicksim[dicom]'") from error
     if not context.source.is_dir():
-        raise CatalogError(f"{context.source} is no folder; unpack the download first. Expected is\n{LAYOUT}")
+        raise CatalogError(f"{context.source} is not a folder; unpack the download first. Expected:\n{LAYOUT}")
     settings, outcome = TciaSettings.of(context), Outcome()
     patients: defaultdict[str, _Found] = defaultdict(_Found)
     for folder, names in _folders(context.source, outcome):
         _assign(context.source, folder, names, patients, outcome)
     if not patients and not outcome.rejected:
-        raise CatalogError(f"{context.source} holds no DICOM file; expected is\n{LAYOUT}")
+        raise CatalogError(f"{context.source} holds no DICOM file; expected:\n{LAYOUT}")
     clinical = _clinical(context, settings)
     times = read_injection_times(settings.injection_times)
     units = [
@@ -152,12 +152,12 @@ def plan(context: Context) -> tuple[list[Unit], Outcome]:
 
 
 def _inputs(context: Context, found: _Found) -> tuple[Path, ...]:
-    """The folders and files of a patient; what the tables say is in the patient."""
+    """The folders and files of a patient. What the tables say is in the unit itself."""
     return tuple(context.source / path for path in (*found.folders, *found.files))
 
 
 def _patient(key: str, found: _Found, clinical: Clinical, times: Mapping[str, float]) -> TciaPatient:
-    """What of the tables belongs to one patient; a time may be keyed by any UID."""
+    """Collect what the tables say about one patient; a time may be keyed by any UID."""
     own = {study: row for study, row in clinical.items() if study.startswith(f"{key}_")}
     token = key.partition("_")[2] or key
     mine = {name: seconds for name, seconds in times.items() if token in name or re.fullmatch(r"[0-9.]+", name)}
@@ -165,10 +165,10 @@ def _patient(key: str, found: _Found, clinical: Clinical, times: Mapping[str, fl
 
 
 def _folders(root: Path, outcome: Outcome) -> Iterator[tuple[Path, list[str]]]:
-    """Folders that hold files, with the names of these; those that begin with a dot are passed over.
+    """Folders that contain files, with the file names; names that begin with a dot are skipped.
 
-    Links to folders are not followed: what lies inside the source is found in its own place, and a link that leads
-    out of it is recorded, as is a folder that cannot be read.
+    Links to folders are not followed: what is inside the source is found in its own place. A link that leads out of
+    the source is recorded, as is a folder that cannot be read.
     """
 
     def unreadable(error: OSError) -> None:
@@ -188,7 +188,7 @@ def _folders(root: Path, outcome: Outcome) -> Iterator[tuple[Path, list[str]]]:
 
 
 def _assign(root: Path, folder: Path, names: list[str], patients: defaultdict[str, _Found], outcome: Outcome) -> None:
-    """Give a folder, or each of its files, to a patient."""
+    """Assign a folder, or each of its files, to a patient."""
     relative = folder.relative_to(root)
     for part in (root.name, *relative.parts):
         if any(pattern.fullmatch(part) for pattern in PATIENTS.values()):
@@ -207,14 +207,14 @@ def _assign(root: Path, folder: Path, names: list[str], patients: defaultdict[st
             continue
         if is_series:
             patients[key].folders.append(relative.as_posix())
-            return  # the patient's conversion reads every file of the folder, and names those that were refused here
+            return  # the conversion reads all files of the folder and reports the unreadable ones
         patients[key].files.append(path)
     for path, refusal in refused:
         outcome.reject(refusal.code, show_relative(root, refusal.args[1]), path=path)
 
 
 def _patient_of(path: Path) -> str | None:
-    """PatientID of a file; None where it is not DICOM, and not named so.
+    """PatientID of a file; None if it is not DICOM and its name does not say that it is.
 
     Raises:
         DicomError: `UnreadableDicom`; `MissingPatientId`.
@@ -224,7 +224,7 @@ def _patient_of(path: Path) -> str | None:
     header = dicom_header(path)
     if header is None:
         if path.suffix.lower() == ".dcm" and not is_dicomdir(path):
-            raise DicomError("UnreadableDicom", f"the name ends in .dcm, the content is no DICOM image ({path})")
+            raise DicomError("UnreadableDicom", f"the name ends in .dcm, the content is not a DICOM image ({path})")
         return None
     if not (key := word(header, "PatientID")):
         raise DicomError("MissingPatientId", f"a DICOM file without PatientID ({path})")
@@ -232,21 +232,21 @@ def _patient_of(path: Path) -> str | None:
 
 
 def _clinical(context: Context, settings: TciaSettings) -> Clinical:
-    """The publisher's table, where the user names it.
+    """Read the publisher's table, if the user gave one.
 
     Raises:
-        SettingError: It cannot be read, or says nothing of any study.
+        SettingError: The table cannot be read or has no study.
     """
     if settings.clinical is None:
         return {}
     clinical = parse_option("clinical", settings.clinical, partial(parse_clinical, tracer=TRACERS[context.name]))
     if not clinical:
-        raise SettingError(f"clinical has no rows, only its head ({settings.clinical}); leave the option out")
+        raise SettingError(f"clinical has only a header and no rows ({settings.clinical}); leave the option out")
     return clinical
 
 
 def files_of(root: Path, patient: TciaPatient) -> Iterator[Path]:
-    """The patient's files, in an order that does not depend on the file system."""
+    """The files of a patient, in an order that does not depend on the file system."""
     for folder in patient.folders:
         with os.scandir(root / folder) as entries:
             names = sorted(e.name for e in entries if not e.name.startswith(".") and e.is_file())
@@ -255,13 +255,13 @@ def files_of(root: Path, patient: TciaPatient) -> Iterator[Path]:
 
 
 def least_bytes(context: Context, unit: Unit) -> float:
-    """CT and uptake on the lattice of the largest PET series, packed: one header is read in each folder.
+    """Estimate the size of CT and uptake on the grid of the largest PET series, packed; reads one header per folder.
 
-    A folder may hold other series beside the PET: its slices are as many as its header says, where that many files are.
+    A folder may contain other series too: the number of slices is the one in the header, if there are enough files.
     """
     largest = 0
     for folder in unit.content.folders:
-        with suppress(ClicksimError, ValueError, OSError):  # its conversion will say what is wrong
+        with suppress(ClicksimError, ValueError, OSError):  # the conversion reports the problem
             files = list(files_of(context.source, TciaPatient(unit.key, (folder,))))
             header = dicom_header(files[0]) if files else None
             if header is not None and word(header, "Modality") == "PT":

@@ -8,18 +8,18 @@ The de-faced variant is CC BY 4.0; the originals are under controlled access. PS
         <number>.000000-<SeriesDescription>-<5 digits>/1-001.dcm ...        one series each of CT, PT and SEG
     PSMA-PET-CT-Lesions/PSMA_<16 hex>/<MM-DD-YYYY>-NA-PETCT whole-body PSMA-<5 digits>/...
 
-Any other tree of the same files is read as well. Of each study the catalog gets, on the grid of the PET,
+Any other tree of the same files can be read too. For each study, the catalog gets these images on the grid of the PET:
 
-    pet.nii.gz      float32 SUV by body weight; neither clipped nor smoothed
-    ct.nii.gz       int16 HU, linear, -1024 where the CT does not reach, clipped to -1024 ... 3071
+    pet.nii.gz      float32 SUV by body weight; not clipped or smoothed
+    ct.nii.gz       int16 HU, linear, clipped to -1024 ... 3071; -1024 outside the CT
     label.nii.gz    0 and 1; several segments keep their numbers
 
-Axes are those of DICOM, L, P, S. A study of which any part breaks a rule is rejected with the name of the rule, and
-the others go on. One study of the release is such: the SEG of PSMA_771c8dc6051db4d7 of 1998-11-19 references a PET
-slice that does not exist (`SegReferencesMissingSlice`). The publisher advises to read no injection time from the
-PSMA headers; the option `injection_times` takes the table that comes with its own converter.
+Axes are those of DICOM: L, P, S. A study is rejected with the name of the rule if any part of it breaks one; the
+others are converted. One study of the release is rejected: the SEG of PSMA_771c8dc6051db4d7 of 1998-11-19 references
+a PET slice that does not exist (`SegReferencesMissingSlice`). The publisher advises against reading injection times
+from the PSMA headers; the option `injection_times` takes the table that comes with the publisher's converter.
 
-What the headers of a PET/CT study say of it, as columns of the catalog.
+This module also turns the headers of a PET/CT study into columns of the catalog.
 """
 
 import os
@@ -69,7 +69,7 @@ from converters.tcia.tcia_plan import (
 )
 
 PSMA_SHIFT = timedelta(days=6247)
-"""The dates of PSMA-PET-CT-Lesions lie so far before those of the same studies in fdat."""
+"""PSMA-PET-CT-Lesions has dates this much earlier than those of the same studies in fdat."""
 
 _ITERATIONS = re.compile(r"(\d+)\s*i(?:ter)?[a-z]*\s*(\d+)\s*s", re.IGNORECASE)
 _GAUSS = re.compile(r"gauss(?:ian)?\s*([\d.]+)", re.IGNORECASE)
@@ -77,7 +77,7 @@ _HEX = re.compile(r"(?:PETCT|PSMA)_([0-9a-f]{10}|[0-9a-f]{16})")
 
 
 def clean_description(text: str) -> str:
-    """A description as NBIA's retriever puts it into the name of a folder.
+    """Convert a description to the form that NBIA's retriever uses in folder names.
 
     >>> clean_description("PET-CT (Ganzkoerper  primaer mit KM)")
     'PET-CT Ganzkoerper  primaer mit KM'
@@ -86,7 +86,7 @@ def clean_description(text: str) -> str:
 
 
 def study_day(header: Any, tracer: str) -> tuple[str, date | None, date | None]:
-    """StudyDate as found and parsed, and the date that fdat gives the same study."""
+    """StudyDate as stored and as parsed, and the date of the same study in fdat."""
     raw = word(header, "StudyDate")
     day = date_or_none(raw)
     try:
@@ -96,10 +96,10 @@ def study_day(header: Any, tracer: str) -> tuple[str, date | None, date | None]:
 
 
 def fdat_name(patient: str, study_uid: str, header: Any, tracer: str) -> str | None:
-    """The name of the same study in fdat; None if the PatientID is not one of the collection."""
+    """The name of the same study in fdat; None if the PatientID is not from this collection."""
     found = _HEX.fullmatch(patient)
     _, day, fdat_day = study_day(header, tracer)
-    # a UID is digits and dots; the end of anything else could name another file
+    # a UID has only digits and dots; other text could become the path of another file
     if not found or day is None or fdat_day is None or not study_uid.replace(".", "").isdigit():
         return None
     if tracer == "PSMA":
@@ -109,7 +109,7 @@ def fdat_name(patient: str, study_uid: str, header: Any, tracer: str) -> str | N
 
 
 def study_columns(patient: str, study_uid: str, header: Any, tracer: str) -> Row:
-    """Who and when."""
+    """Columns for patient, study and dates."""
     raw, day, fdat_day = study_day(header, tracer)
     sex = word(header, "PatientSex").upper()
     return {
@@ -132,7 +132,7 @@ def study_columns(patient: str, study_uid: str, header: Any, tracer: str) -> Row
 
 
 def suv_columns(suv: Suv, headers: Sequence[Any], series: Series) -> Row:
-    """The factor, and which rule and which tag gave it."""
+    """Columns for the SUV factor, and the rule and tag behind each part of it."""
     rules = suv.rules
     return {
         "radionuclide": suv.radionuclide,
@@ -167,12 +167,12 @@ def _bed_columns(suv: Suv, headers: Sequence[Any], series: Series) -> Row:
 
 
 def scan_columns(pet: Any, chosen: tuple[Series, Series, Series], geometry: SliceGeometry) -> Row:
-    """How the images were made.
+    """Columns for how the images were made.
 
     Args:
-        pet: The header of a slice of the PET.
+        pet: The header of a PET slice.
         chosen: PET, CT and mask.
-        geometry: Of the PET.
+        geometry: The geometry of the PET.
 
     Raises:
         DicomError: `UnreadableDicom`, if the CT's middle slice has changed since the scan.
@@ -207,9 +207,9 @@ def scan_columns(pet: Any, chosen: tuple[Series, Series, Series], geometry: Slic
 
 
 def reconstruction(header: Any) -> tuple[int | None, int | None, float | None]:
-    """Iterations, subsets and the filter in mm: from their tags, else from the texts that scanners write.
+    """Iterations, subsets and filter in mm: from their tags, else from the text that scanners write.
 
-    `PSF+TOF 2i21s` has two iterations of 21 subsets; `XYZ Gauss2.00` is a filter of 2 mm.
+    `PSF+TOF 2i21s` means two iterations and 21 subsets; `XYZ Gauss2.00` means a 2 mm filter.
     """
     found = _ITERATIONS.search(word(header, "ReconstructionMethod"))
     named = (int(found[1]), int(found[2])) if found else (None, None)
@@ -232,7 +232,7 @@ def _count(header: Any, keyword: str, named: int | None) -> int | None:
 
 
 def has_contrast(agent: str, description: str) -> bool | None:
-    """Whether the CT has contrast agent: by its tag, else by the German words of a description; None if neither."""
+    """Whether the CT has contrast agent, by its tag, else by German words in the description; None if unknown."""
     if agent:
         return agent.upper() not in ("NO", "NONE", "N", "WITHOUT")
     text = description.upper()
@@ -257,7 +257,7 @@ def _positive(header: Any, keyword: str) -> float | None:
 
 
 def is_defaced(header: Any) -> bool | None:
-    """Whether the name of the NBIA site, in the private group that its anonymiser writes, says defaced; else None."""
+    """True if the NBIA site name, in the private group of its anonymiser, says defaced; else None."""
     for element in header.group_dataset(0x0013):
         if "deface" in str(element.value).lower():
             return True
@@ -265,7 +265,7 @@ def is_defaced(header: Any) -> bool | None:
 
 
 def mask_flags(seg: Segmentation, description: str) -> set[str]:
-    """Flags of what was noticed while reading the mask."""
+    """Flags for the warnings that arose while reading the mask."""
     flags = {flag_of(code) for code, _ in seg.warnings}
     text, present = description.lower(), bool(seg.labels.any())
     says = False if "no tumor lesions" in text else True if "tumor lesions detected" in text else None
@@ -275,7 +275,7 @@ def mask_flags(seg: Segmentation, description: str) -> set[str]:
 
 
 def flag_of(code: str) -> str:
-    """A code as flags are written.
+    """Convert a code to the spelling of flags.
 
     >>> flag_of("SegPlacedByPosition")
     'SEG_PLACED_BY_POSITION'
@@ -286,7 +286,7 @@ def flag_of(code: str) -> str:
 def clinical_columns(
     study_key: str | None, table: Mapping[str, tuple[Row, list[str]]], *, has_table: bool
 ) -> tuple[Row, list[str]]:
-    """What the publisher's table says of a study; only its known values replace those of the headers."""
+    """What the publisher's table says about a study; only known values replace those of the headers."""
     if study_key is None or study_key not in table:
         return {}, ["METADATA_MISSING"] if has_table else []
     columns, flags = table[study_key]
@@ -301,7 +301,7 @@ DOIS = {"tcia_fdg": "10.7937/gkr0-xv29", "tcia_psma": "10.7937/r7ep-3x37"}
 
 
 def convert(context: Context, unit: Unit) -> Outcome:
-    """The rows of a patient; each study and each file that was found ends in `cases` or in `rejected`."""
+    """Convert a patient; each study and each file ends in `cases` or in `rejected`."""
     patient: TciaPatient = unit.content
     settings, outcome = TciaSettings.of(context), Outcome()
     scan = scan_files(files_of(context.source, patient))
@@ -327,7 +327,7 @@ def convert(context: Context, unit: Unit) -> Outcome:
 
 
 def code_of(error: ClicksimError) -> str:
-    """The reason that a refusal ends as."""
+    """The reason code in `rejected` for a refusal."""
     if isinstance(error, DicomError | SuvError | Rejection):
         return error.code
     if isinstance(error, GeometryError):
@@ -348,10 +348,10 @@ def _relative(context: Context, path: Path) -> str:
 def _convert_study(
     context: Context, settings: TciaSettings, patient: TciaPatient, series: list[Series]
 ) -> tuple[Row, list[Row]]:
-    """Row and lesions of a study. What headers refuse is refused before pixels are read.
+    """Convert one study to a case and its lesions. Headers are checked before pixels are read.
 
     Raises:
-        ClicksimError: Whatever is wrong with it; `code_of` names the reason.
+        ClicksimError: The study cannot be converted; `code_of` gives the reason.
     """
     _check_patient(context, patient, series)
     choice = choose_series(series, rule=settings.rule)
@@ -399,13 +399,13 @@ def _check_patient(context: Context, patient: TciaPatient, series: list[Series])
         named = up_to_ten(name or "(none)" for name in found)
         raise DicomError(
             "PatientMismatch",
-            f"files in the folders of {patient.key} have the PatientID {named}; put them into a folder of their own",
+            f"files in the folders of {patient.key} have the PatientID {named}; move them to a separate folder",
         )
     other = next((n for n, p in PATIENTS.items() if n != context.name and p.fullmatch(patient.key)), None)
     if other:
         command = other.replace("_", "-")
         raise DicomError(
-            "OtherCollection", f"{patient.key} is of the other collection; bring it in by clicksim convert {command}"
+            "OtherCollection", f"{patient.key} belongs to the other collection; use clicksim convert {command}"
         )
 
 
@@ -417,7 +417,7 @@ def _read_headers(
     geometry: SliceGeometry,
     grid: Grid,
 ) -> tuple[Row, Suv, set[str]]:
-    """The columns that headers give, the factor from stored values to SUV, and flags; `chosen` are PET, CT and mask."""
+    """Columns from headers, the factor from stored values to SUV, and flags; `chosen` is PET, CT and mask."""
     pet = chosen[0]
     headers = pet.headers()
     with quietly("UnreadableDicom", pet.paths[0]):
@@ -453,14 +453,14 @@ def _series_flags(choice: Choice) -> set[str]:
 
 
 def _read_mask(mask: Series, geometry: SliceGeometry, grid: Grid, structures: str) -> Segmentation:
-    """The mask on the slices of the PET; contours on those of its grid."""
+    """Read the mask: a SEG on the slices of the PET, contours on its grid."""
     if mask.modality == "RTSTRUCT":
         return read_rtstruct(mask.paths[0], grid, frame_of_reference=geometry.frame_of_reference, structures=structures)
     return read_seg(mask.paths[0], geometry, structures=structures)
 
 
 def _labels(seg: Segmentation, geometry: SliceGeometry, grid: Grid) -> tuple[NDArray[Any], Instances]:
-    """A mask; or an instance map, where several segments have voxels. Labels of interpolated slices are the nearest."""
+    """A mask, or an instance map if several segments have voxels. Interpolated slices get the nearest labels."""
     present = [n for n in seg.names if (seg.labels == n).any()] if len(seg.names) > 1 else []
     if len(present) > 1:
         labels = seg.labels.astype(np.uint8 if max(present) < 256 else np.uint16)
@@ -480,13 +480,13 @@ def read_suv(
     """`(I, J, K)` SUV in Fortran order: slope and factor in double precision, rounded once.
 
     Raises:
-        SuvError: `CountsNotConvertible`, where factors differ by slice and slices would have to be interpolated.
+        SuvError: `CountsNotConvertible`, if factors differ by slice and slices would have to be interpolated.
         DicomError: As `converters.dicom.dicom_volume.read_volume`.
     """
     factors = suv.per_slice or (suv.factor,) * len(series.slices)
     if gaps == "interpolate" and geometry.faults():
         if suv.per_slice is not None:
-            raise SuvError("CountsNotConvertible", "slices with factors of their own cannot be interpolated")
+            raise SuvError("CountsNotConvertible", "slices with different factors cannot be interpolated")
         values: NDArray[np.float64] = read_volume(series, double=True, gaps=gaps).array
         with np.errstate(over="ignore"):
             return (values * suv.factor).astype(np.float32)
@@ -502,7 +502,7 @@ def read_suv(
 
 
 def _case_flags(row: Row, geometry: SliceGeometry, ct_geometry: SliceGeometry, *, is_clipped: bool) -> set[str]:
-    """What was done to the images of a case, or is unsure about them."""
+    """Flag what was changed in the images of a case or is uncertain about them."""
     flags = {
         "SEVERAL_SEGMENTS": row["instances"] == "labels",
         "GAPS_INTERPOLATED": bool(geometry.faults()),
@@ -515,7 +515,7 @@ def _case_flags(row: Row, geometry: SliceGeometry, ct_geometry: SliceGeometry, *
 
 
 def _write(context: Context, settings: TciaSettings, row: Row, images: dict[str, NDArray[Any]], grid: Grid) -> Row:
-    """The images in the catalog, and links to them for nnU-Net; the columns that name them."""
+    """Write the images to the catalog, link them for nnU-Net, and return the columns that name them."""
     folder = context.images(slug(row["case_id"]))
     paths: Row = {}
     for role, array in images.items():
@@ -535,7 +535,7 @@ def _write(context: Context, settings: TciaSettings, row: Row, images: dict[str,
 
 
 def link(file: Path, target: Path) -> None:
-    """A hard link, or a copy where the file system has none; an older file of that name is replaced."""
+    """Make a hard link, or a copy if the file system has no links; replaces an older file of that name."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with replacing(target) as temporary:
         try:
@@ -575,7 +575,7 @@ FDG = _source(
     "CC-BY-4.0 (de-faced); originals under NIH controlled access",
     "manual annotation of tumour lesions, one DICOM SEG per study",
 )
-"""What the entry point `tcia-fdg` of the group `clicksim.sources` names."""
+"""The source behind the entry point `tcia-fdg` of the group `clicksim.sources`."""
 
 PSMA = _source(
     "tcia_psma",
@@ -584,4 +584,4 @@ PSMA = _source(
     "CC-BY-4.0",
     "manual annotation of tumour lesions, one DICOM SEG per study",
 )
-"""What the entry point `tcia-psma` of the group `clicksim.sources` names."""
+"""The source behind the entry point `tcia-psma` of the group `clicksim.sources`."""

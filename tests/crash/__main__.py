@@ -40,7 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--most", type=int, default=0, help="so many points of a job and mode; 0 for all")
     parser.add_argument("--sparse", action="store_true", help="of writes in a row to one file only the first")
     parser.add_argument("--by-job", action="store_true", help="each process plays jobs of its own, for small shares")
-    parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)))
+    cores = min(8, len(os.sched_getaffinity(0)))
+    parser.add_argument("--processes", type=int, default=cores, help="by default the cores, at most 8")
     parser.add_argument("--out", type=Path, help="write the results as JSON")
     parser.add_argument("--page", action="store_true", help="write the results, and the table of docs/failures.md")
     given = parser.parse_args(arguments)
@@ -61,10 +62,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def write_results(results: dict[str, Any]) -> None:
     """Keep the results beside this file, and write the page."""
-    from studies.faults import PAGE, crash_table, write_page
+    from studies.faults import PAGE, crash_table, write_failures_page
 
     RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    write_page(PAGE, crash=crash_table(results, json.loads(BEFORE.read_text(encoding="utf-8"))))
+    write_failures_page(PAGE, crash=crash_table(results, json.loads(BEFORE.read_text(encoding="utf-8"))))
 
 
 def run_parts(order: dict[str, Any], processes: int) -> dict[str, Any]:
@@ -106,8 +107,8 @@ def join_parts(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     order = {job.name: n for n, job in enumerate(JOBS)}
     jobs: dict[str, Any] = {}
     for row in sorted(rows, key=lambda row: order.get(row["job"], -1)):
-        if "unsound" in row:
-            jobs[row["job"]] = {"unsound": row["unsound"]}
+        if reason := {name: row[name] for name in ("unsound", "skipped") if name in row}:
+            jobs[row["job"]] = reason
             continue
         whole = jobs.setdefault(row["job"], {"operations": row["operations"], "modes": {}, "findings": []})
         if "unsound" in whole:
@@ -138,8 +139,8 @@ def show(results: dict[str, Any]) -> str:
     """The results as text: a line for each job and mode, and how many points of how many."""
     lines, ran, points = [], 0, 0
     for name, job in results["jobs"].items():
-        if "unsound" in job:
-            lines.append(f"{name:16} cannot be tested: {job['unsound']}")
+        if reason := job.get("unsound") or job.get("skipped"):
+            lines.append(f"{name:16} cannot be tested: {reason}")
             continue
         for mode, counts in job["modes"].items():
             of = f"{counts['ran']:5} of {counts['points']:5} points ({counts['trees']} trees)"

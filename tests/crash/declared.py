@@ -102,7 +102,10 @@ CONVERT = "clicksim convert deep-psma {inputs}/deep-psma catalog"
 CLICKS = "clicksim clicks --catalog catalog --out clicks"
 SLOW = COMMAND.replace("cmd:: ", "cmd:sleep 0.3; : ")
 STORE = "clickseg prepare catalog store --set spacing_mm=18,18,20"
-EVALUATE = "clickseg evaluate model.safetensors catalog out --fold all --protocol autopet-v@2 --set n_rounds=2 --lint 0"
+EVALUATE = (
+    "clickseg evaluate model.safetensors catalog out --fold all --protocol autopet-v@2 --set n_rounds=1 --overlap 0"
+    " --lint 0"
+)
 FOLDER = "clicksim clicks --label {inputs}/fdat/labelsTr --pet {inputs}/fdat/imagesTr --out clicks"
 
 JOBS = (
@@ -118,7 +121,7 @@ JOBS = (
     CrashJob("clicks", CLICKS, "fdat", resume=True),
     CrashJob("scribbles", "clicksim scribbles --catalog catalog", "fdat", resume=True),
     CrashJob("sweep", "clicksim clicks --catalog catalog --sweep n_foreground=1,2", "fdat", resume=True, each=True),
-    CrashJob("clicks-folder", FOLDER, "empty", catalogs=()),
+    CrashJob("clicks-folder", FOLDER, "empty", resume=True, catalogs=()),
     CrashJob("rounds", f"{ROUNDS} --keep-predictions", "fdat", resume=True),
     CrashJob("rounds-command", COMMAND, "case", resume=True, catalogs=()),
     CrashJob("report", "clicksim report catalog page.html", "both", resume=True),
@@ -126,33 +129,43 @@ JOBS = (
         "nnunet",
         "clicksim manifest nnunet catalog Dataset001_Crash --copy",
         "fdat",
+        resume=True,
         seals=("Dataset001_Crash/clicksim-manifest.json",),
     ),
-    CrashJob("monai", "clicksim manifest monai catalog lists", "fdat", seals=("lists/clicksim-manifest.json",)),
-    CrashJob("csv", "clicksim manifest csv catalog tables", "fdat", seals=("tables/clicksim-manifest.json",)),
+    CrashJob(
+        "monai", "clicksim manifest monai catalog lists", "fdat", resume=True, seals=("lists/clicksim-manifest.json",)
+    ),
+    CrashJob(
+        "csv", "clicksim manifest csv catalog tables", "fdat", resume=True, seals=("tables/clicksim-manifest.json",)
+    ),
     CrashJob(
         "croissant",
         "clicksim manifest croissant catalog published",
         "fdat",
+        resume=True,
         seals=("published/clicksim-manifest.json",),
     ),
     CrashJob(
         "grand-challenge",
         "clicksim manifest grand-challenge catalog archive",
         "fdat",
+        resume=True,
         seals=("archive/clicksim-manifest.json",),
     ),
     CrashJob(
         "huggingface",
         "clicksim manifest huggingface catalog hub --copy",
         "fdat",
+        resume=True,
         seals=("hub/clicksim-manifest.json",),
     ),
-    CrashJob("merge", "clicksim catalog merge merged one two", "shards", catalogs=("one", "two", "merged")),
-    CrashJob("import-prompts", "clicksim catalog import-prompts catalog first --run mine", "fdat"),
+    CrashJob(
+        "merge", "clicksim catalog merge merged one two", "shards", resume=True, catalogs=("one", "two", "merged")
+    ),
+    CrashJob("import-prompts", "clicksim catalog import-prompts catalog first --run mine", "fdat", resume=True),
     CrashJob("folds", "clicksim catalog folds catalog --folds 2", "fdat"),
     CrashJob("relocate", "clicksim catalog relocate catalog fdat={inputs}/moved", "fdat"),
-    CrashJob("audit", "clicksim catalog audit catalog --read-data --out audit.html", "fdat"),
+    CrashJob("audit", "clicksim catalog audit catalog --read-data --out audit.html", "fdat", resume=True),
     CrashJob("push", "clicksim catalog push catalog file://{tree}/pushed", "both", catalogs=("catalog", "pushed")),
     CrashJob("pull", "clicksim catalog pull file://{tree}/pushed pulled", "pushed", catalogs=("pushed", "pulled")),
     CrashJob("prepare", STORE, "fdat", resume=True),

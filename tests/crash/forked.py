@@ -262,4 +262,11 @@ def end_orphans(grace_s: float) -> list[str]:
 def _children() -> list[int]:
     """Processes whose parent is this one."""
     listed = Path(f"/proc/self/task/{threading.get_native_id()}/children")
-    return [int(word) for word in listed.read_text().split()]
+    if listed.exists():
+        return [int(word) for word in listed.read_text().split()]
+    found = []
+    for status in Path("/proc").glob("[0-9]*/stat"):  # a kernel without that list
+        with suppress(OSError):
+            parent = status.read_text().rpartition(")")[2].split()[1]
+            found += [int(status.parent.name)] if int(parent) == os.getpid() else []
+    return found

@@ -1,17 +1,17 @@
-"""Images of a catalog on object storage, fetched once into a folder of this machine.
+"""A local cache for images of catalogs on object storage; each image is fetched once.
 
-Files and not streams: every reader stays as it is (SimpleITK and links need a file), what the network delivers is
-compared with its checksum before a reader sees it, and training, pictures and rounds read the same images again.
+The cache holds files rather than streams for three reasons: SimpleITK and links need a file, a checksum is compared
+before anyone reads the data, and training, pictures and rounds read the same images again.
 
 The folder is `$CLICKSIM_CACHE`, else `clicksim` in `$XDG_CACHE_HOME` or `~/.cache`; all processes of a user share it.
-A file is named by its content where a pushed catalog says its checksum, so it is never out of date; else by its
-address, the server that the environment names, and what the storage says of its version, which on S3 is its size and
-the second of its writing. Through a file system that the caller brought, such a file is kept for that one open catalog
-alone. It is complete or not there; two processes that want the same one at the same time both fetch it.
+If a pushed catalog gives the checksum of a file, the file is named by its content and is never out of date. Otherwise
+it is named by its address, the server in the environment, and the version that the storage reports; on S3 that is its
+size and the second of its writing. With a file system that the caller passes, such a file is kept only for that open
+catalog. A file is complete or missing; two processes that need it at the same time both fetch it.
 
-Above `$CLICKSIM_CACHE_GIB` (50) the files that were used longest ago go first, though none that was used within the
-last five minutes: it may have been handed out and not been opened yet. A process looks after the first file that it
-fetches, and then after every hundredth of that size. The folder may be deleted when nobody reads.
+Above `$CLICKSIM_CACHE_GIB` (50) the least recently used files are deleted first, except those used within the last five
+minutes, which a reader may be about to open. A process checks the size after the first file that it fetches, and then
+after every hundredth of the limit. The folder may be deleted when no process is reading it.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ from clicksim.errors import CatalogError, SettingError
 from clicksim.files import replacing, storing
 
 ENDPOINTS = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_PROFILE")
-"""What makes another server, and another file, of the same URL."""
+"""Environment variables that make the same URL mean another server, and so another file."""
 BLOCK = 1 << 22
 GIB = 1 << 30
 IN_USE_S = 300.0
@@ -36,27 +36,27 @@ ABANDONED_S = 86_400.0
 DEFAULT_GIB = 50.0
 LOOK_SHARE = 0.01
 _fetched: dict[Path, float] = {}
-"""Bytes that this process has fetched into a folder since it last looked for what must go."""
+"""Bytes that this process has fetched into each folder since its last check of the size."""
 
 
 def fetch(file: RemotePath, sha256: str = "") -> Path:
-    """The local copy of a file, fetched if it is not there.
+    """Return the local copy of a file; fetch it if needed.
 
     Args:
         file: The remote file.
-        sha256: Its checksum, where it is known.
+        sha256: Its checksum, if known.
 
     Raises:
-        CatalogError: It is not there, cannot be reached, or has another checksum.
+        CatalogError: The file does not exist, cannot be reached, or has another checksum.
         StorageError: The disk is full or cannot be written.
-        SettingError: `CLICKSIM_CACHE_GIB` is no size, or the folder is a file.
+        SettingError: `CLICKSIM_CACHE_GIB` is not a size, or the folder is a file.
     """
     limit = _limit()
     try:
         key = sha256 or _address_key(file)
         held = cache_folder() / key[:2] / f"{key[2:32]}-{file.name}"
         with suppress(FileNotFoundError):
-            os.utime(held)  # used now; a sign for the others that it must stay
+            os.utime(held)  # marks the file as used, so that other processes keep it
             return held
         with storing(held):
             held.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -73,11 +73,11 @@ def fetch(file: RemotePath, sha256: str = "") -> Path:
 
 
 def download(file: Place, target: Path, sha256: str = "") -> None:
-    """Copy a remote file to a new local one, and compare its checksum where one is given.
+    """Copy a remote file to a new local one, and compare its checksum if one is given.
 
     Raises:
         FileNotFoundError: There is no such file.
-        CatalogError: It cannot be reached, or its checksum differs.
+        CatalogError: The file cannot be reached, or its checksum differs.
     """
     total = hashlib.sha256()
     with file.open("rb") as source, target.open("xb") as out:
@@ -96,26 +96,26 @@ def download(file: Place, target: Path, sha256: str = "") -> None:
 
 
 def cache_folder() -> Path:
-    """Where fetched images lie."""
+    """Return the folder of fetched images."""
     if own := os.environ.get("CLICKSIM_CACHE"):
         return Path(own)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "clicksim"
 
 
 def blocks_of(file: Any) -> Iterator[bytes]:
-    """The content of an open file, block by block."""
+    """Yield the content of an open file, block by block."""
     while block := file.read(BLOCK):
         yield block
 
 
 def _address_key(file: RemotePath) -> str:
-    """The name of a file whose content is unknown: where it lies, by which server, and what it says of its version."""
+    """Name a file whose checksum is unknown: a hash of its address, its server and its version."""
     where = [str(file), file.opened, *(os.environ.get(name, "") for name in ENDPOINTS), file.version()]
     return hashlib.sha256("\0".join(where).encode()).hexdigest()
 
 
 def _trim_now_and_then(folder: Path, size: int, limit: float) -> None:
-    """Trim at the first file that a process fetches, and whenever it has fetched a hundredth of the limit."""
+    """Trim after the first file that a process fetches, and after every hundredth of the limit."""
     total = _fetched.get(folder, math.inf) + size
     _fetched[folder] = total
     if total > LOOK_SHARE * limit:
@@ -124,11 +124,11 @@ def _trim_now_and_then(folder: Path, size: int, limit: float) -> None:
 
 
 def _trim(folder: Path, limit: float) -> None:
-    """Delete what was used longest ago until the rest fits, and what killed processes left."""
+    """Delete the least recently used files until the rest fits, and leftovers of killed processes."""
     now = time.time()
     found = []
     for file in folder.glob("??/*"):
-        with suppress(OSError):  # another process may delete as well
+        with suppress(OSError):  # another process may delete it too
             status = file.stat()
             if not file.name.startswith(".writing-"):
                 found.append((status.st_mtime, status.st_size, file))

@@ -1,8 +1,8 @@
-"""The files of a pushed catalog: under which names they are stored, and with which content.
+"""The files of a pushed catalog: their stored names and their content.
 
-On object storage each file has its checksum in its name, so nothing that a reader may be reading is ever overwritten.
-The index, a table of all files, has its checksum in its name as well, and `catalog.json` names the index: whoever reads
-`catalog.json` has one state of the catalog, whole, whatever is being pushed meanwhile.
+On object storage each file has its checksum in its name, so no file is overwritten while someone reads it. The index, a
+table of all files, also has its checksum in its name, and `catalog.json` names the index. So a reader of `catalog.json`
+sees one complete state of the catalog, even during a push.
 """
 
 import hashlib
@@ -32,7 +32,7 @@ class Stored:
     Attributes:
         name: Its path in the catalog.
         size: In bytes.
-        sha256: Of its content, in hexadecimal digits.
+        sha256: Checksum of its content, in hexadecimal digits.
     """
 
     name: str
@@ -49,7 +49,7 @@ Files = Mapping[str, Stored]
 
 
 def stored_name(name: str, sha256: str) -> str:
-    """The name of a file with its checksum before the first dot.
+    """Insert the checksum of a file before the first dot of its name.
 
     >>> stored_name("images/fdat/one/pet.nii.gz", "0123456789abcdef" * 4)
     'images/fdat/one/pet-0123456789abcdef.nii.gz'
@@ -60,7 +60,7 @@ def stored_name(name: str, sha256: str) -> str:
 
 
 def index_bytes(files: Files) -> bytes:
-    """The index as a Parquet file, by name: the same files, the same bytes."""
+    """Return the index as a Parquet file, sorted by name; the same files give the same bytes."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -72,14 +72,14 @@ def index_bytes(files: Files) -> bytes:
 
 @lru_cache(maxsize=8)
 def read_index(folder: Place, name: str) -> Files:
-    """The files of a pushed catalog, by their path in it. The name holds the checksum, so it is read once.
+    """Read the files of a pushed catalog, by their path in it. The index never changes, so it is read once.
 
     Args:
-        folder: Where the catalog lies.
-        name: Of the index, as `catalog.json` says it.
+        folder: The place of the catalog.
+        name: Name of the index, from `catalog.json`.
 
     Raises:
-        CatalogError: It is missing, damaged, or no index.
+        CatalogError: The index is missing, damaged or invalid.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq

@@ -1,8 +1,8 @@
-"""Where catalogs and sources lie: folders, and places on object storage that are read over the network.
+"""Places of catalogs and sources: local folders, and object storage that is read over the network.
 
-A place is named by a URL, such as `s3://bucket/prefix`. PyArrow opens `s3://`, `gs://`, `abfs://` and `hdfs://`;
-anything else goes to fsspec, with whatever that needs for it. Credentials, endpoints and regions come from the
-environment alone, as those libraries read it: a URL that holds any is refused, so that none gets into catalogs or logs.
+A remote place is named by a URL, such as `s3://bucket/prefix`. PyArrow opens `s3://`, `gs://`, `abfs://` and `hdfs://`;
+fsspec opens all others, with the packages that it needs. These libraries read credentials, endpoints and regions from
+the environment. A URL that contains any of them is rejected, so that they do not get into catalogs or logs.
 """
 
 import errno
@@ -22,22 +22,22 @@ from clicksim.errors import CatalogError, ClicksimError, StorageError
 SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")
 USER = re.compile(r"[\w.$-]+@[\w.-]+(:\d+)?(/.*)?", re.DOTALL)
 USER_SCHEMES = frozenset({"abfs", "abfss", "hdfs"})
-"""Their usual form is `container@account/path` or `user@host/path`, which holds no secret."""
+"""Schemes whose usual form is `container@account/path` or `user@host/path`, which is not a secret."""
 HINT = "check the address, the network, and the credentials in the environment"
 
 
 @dataclass(frozen=True)
 class RemotePath:
-    """A file or a folder on object storage, with as much of `pathlib` as a reader of catalogs needs.
+    """A file or a folder on object storage, with the part of `pathlib` that a reader of catalogs needs.
 
-    It opens its file system when it is used, so that one that went to another process opens its own there.
+    It opens its file system on first use, so a copy in another process opens its own.
 
     Attributes:
-        root: The URL that the user gave, without a slash at its end.
-        path: Below it, with `/`; empty for the root itself.
-        filesystem: One that the caller brought, of PyArrow or fsspec; `root` is then a path in it.
-        opened: Of such a file system, what tells it from any other: it has no name, and may hold another file at the
-            same path. Copies in other processes keep it.
+        root: The URL that the user gave, without a final slash.
+        path: The path below it, with `/`; empty for the root itself.
+        filesystem: A file system of PyArrow or fsspec that the caller passed; `root` is then a path in it.
+        opened: A unique token for such a file system, which has no name and may have another file at the same path.
+            Copies in other processes keep it.
     """
 
     root: str
@@ -53,7 +53,7 @@ class RemotePath:
 
     @property
     def top(self) -> "RemotePath":
-        """The root, which the path of the file starts from."""
+        """The root of this path."""
         return replace(self, path="")
 
     @property
@@ -62,14 +62,14 @@ class RemotePath:
         return str(self).rpartition("/")[2]
 
     def resolve(self) -> "RemotePath":
-        """Itself: it is absolute."""
+        """Return itself: the path is absolute."""
         return self
 
     def inside(self, relative: str) -> "RemotePath":
-        """A path below this one.
+        """Return a path below this one.
 
         Raises:
-            CatalogError: An absolute path, or one with `..`.
+            CatalogError: The path is absolute or contains `..`.
         """
         pure = PurePosixPath(relative)
         if pure.is_absolute() or ".." in pure.parts or "\\" in relative:
@@ -77,21 +77,21 @@ class RemotePath:
         return self / pure.as_posix()
 
     def is_file(self) -> bool:
-        """Whether there is a file of this name."""
+        """Check whether there is a file of this name."""
         return bool(self._info().is_file)
 
     def is_dir(self) -> bool:
-        """Whether there are files below this name."""
+        """Check whether there are files below this name."""
         from pyarrow.fs import FileType
 
         return self._info().type == FileType.Directory
 
     def exists(self) -> bool:
-        """Whether there is a file of this name, or files below it."""
+        """Check whether there is a file of this name, or files below it."""
         return self.is_file() or self.is_dir()
 
     def version(self) -> str:
-        """What changes when the file changes: its size, and what the storage says of its time or content.
+        """Return a text that changes with the file: its size, and the time or tag that the storage reports.
 
         Raises:
             FileNotFoundError: There is no such file.
@@ -103,11 +103,11 @@ class RemotePath:
         held = getattr(getattr(system, "handler", None), "fs", None)
         if held is None:
             return f"{info.size} {info.mtime_ns}"
-        with reaching(self):  # PyArrow hands on none of what fsspec knows of the version
+        with reaching(self):  # PyArrow does not pass on the version that fsspec knows
             return f"{info.size} {held.ukey(path)}"
 
     def open(self, mode: str = "rb") -> Any:  # noqa: ARG002 - what `Path.open` needs
-        """The open file, to read bytes in any order.
+        """Open the file to read bytes in any order.
 
         Raises:
             FileNotFoundError: There is no such file.
@@ -117,7 +117,7 @@ class RemotePath:
             return system.open_input_file(path)
 
     def read_bytes(self) -> bytes:
-        """The content.
+        """Read the content.
 
         Raises:
             FileNotFoundError: There is no such file.
@@ -126,21 +126,21 @@ class RemotePath:
             return bytes(file.read())
 
     def read_text(self, encoding: str = "utf-8") -> str:
-        """The content as text."""
+        """Read the content as text."""
         return self.read_bytes().decode(encoding)
 
     def files(self) -> dict[str, int]:
-        """The sizes of all files below this one, by their path from here; one request for a thousand of them.
+        """Return the sizes of all files below this path, by relative path; one request lists a thousand files.
 
         Raises:
-            CatalogError: It cannot be reached, or the file system answers with files of another folder.
+            CatalogError: The storage cannot be reached, or it lists files of another folder.
         """
         from pyarrow.fs import FileSelector
 
         system, path = self._open()
         with reaching(self):
             found = system.get_file_info(FileSelector(path, recursive=True, allow_not_found=True))
-        # file systems answer with or without a slash at the start, however they were asked
+        # some file systems answer with a slash at the start and some without
         start = f"{asked}/" if (asked := path.strip("/")) else ""
         names = {info.path.strip("/"): info.size for info in found if info.is_file}
         for name in names:
@@ -149,7 +149,7 @@ class RemotePath:
         return {name[len(start) :]: size for name, size in names.items()}
 
     def write(self, blocks: Iterable[bytes]) -> None:
-        """Write the file anew. Object stores show it once it is whole; one that was interrupted is deleted."""
+        """Write or replace the file. Object stores show it when it is complete; an interrupted file is deleted."""
         half = False
         try:
             with reaching(self), self._output() as file:
@@ -158,8 +158,8 @@ class RemotePath:
                     file.write(block)
                 half = False
         finally:
-            if half:  # no stream can be given up: closing it has published what it had
-                with suppress(Exception):  # the first error tells more
+            if half:  # a stream cannot be aborted: closing it publishes the part that was written
+                with suppress(Exception):  # the first error says more
                     self.unlink()
 
     def unlink(self) -> None:
@@ -169,7 +169,7 @@ class RemotePath:
             system.delete_file(path)
 
     def _open(self) -> tuple[Any, str]:
-        """The file system, and the path in it."""
+        """Return the file system, and the path in it."""
         if self.filesystem is None:
             system, base = _connect(self.root)
         else:
@@ -177,10 +177,10 @@ class RemotePath:
         return system, f"{base.rstrip('/')}/{self.path}" if self.path else base
 
     def _output(self) -> Any:
-        """The file, open to be written; its folder is made where the storage has folders and lacks it."""
+        """Open the file for writing; create its folder if the storage has folders."""
         system, path = self._open()
         try:
-            # without compression: PyArrow would pack what is named .gz a second time
+            # no compression: PyArrow would compress a file named .gz a second time
             return system.open_output_stream(path, compression=None)
         except FileNotFoundError:
             system.create_dir(path.rpartition("/")[0], recursive=True)
@@ -196,7 +196,7 @@ Place = Path | RemotePath
 
 
 def is_url(text: object) -> bool:
-    """Whether a text is a URL and not a path.
+    """Check whether a text is a URL rather than a path.
 
     >>> is_url("s3://bucket/catalog"), is_url("data/catalog")
     (True, False)
@@ -205,14 +205,14 @@ def is_url(text: object) -> bool:
 
 
 def as_place(where: "str | Path | RemotePath", filesystem: Any = None) -> Place:
-    """A folder for a path or for `file://`, else a place on object storage.
+    """Return a folder for a path or `file://`, else a place on object storage.
 
     Args:
         where: A path or a URL.
         filesystem: A file system of PyArrow or fsspec; `where` is then a path in it.
 
     Raises:
-        CatalogError: A URL that has become a path (`s3:/bucket`), one with credentials or settings in it, or `file://`
+        CatalogError: The URL has become a path (`s3:/bucket`), contains credentials or settings, or is `file://`
             with two slashes and a name.
     """
     if isinstance(where, RemotePath):
@@ -231,13 +231,13 @@ def as_place(where: "str | Path | RemotePath", filesystem: Any = None) -> Place:
 
 
 def check_address(where: str | Path) -> None:
-    """Refuse a URL that carries more than an address. Of what is refused the scheme alone is repeated.
+    """Reject a URL that contains more than an address. The message repeats only the scheme.
 
-    Secrets may hold any sign, also the slash, so whatever stands between a colon and a later `@` counts as one.
+    A secret may contain any character, even a slash, so everything between a colon and a later `@` counts as one.
 
     Raises:
-        CatalogError: A URL with credentials or settings in it, one that chains file systems with `::`, or one that has
-            become a path (`s3:/bucket`).
+        CatalogError: The URL contains credentials or settings, chains file systems with `::`, or has become a path
+            (`s3:/bucket`).
     """
     text = str(where)
     if not is_url(where):
@@ -259,7 +259,7 @@ def check_address(where: str | Path) -> None:
 
 
 def _has_user(scheme: str, rest: str) -> bool:
-    """Whether a user, and perhaps a password, stands in what follows `://`."""
+    """Check whether the text after `://` contains a user, and perhaps a password."""
     if scheme in USER_SCHEMES and USER.fullmatch(rest):
         return False
     before, at, _ = rest.rpartition("@")
@@ -267,7 +267,7 @@ def _has_user(scheme: str, rest: str) -> bool:
 
 
 def read_only(place: object) -> CatalogError:
-    """The refusal to write to a catalog that is only read."""
+    """Make the error for writing to a read-only catalog."""
     return CatalogError(
         f"{place} is read only: work on a local copy (clicksim catalog pull URL CATALOG), then clicksim catalog push "
         "CATALOG URL"
@@ -275,13 +275,13 @@ def read_only(place: object) -> CatalogError:
 
 
 def inside(root: Path, relative: str) -> Path:
-    """A path below a root.
+    """Return a path below a root.
 
     Raises:
-        CatalogError: An absolute path, one with `..`, or one that a link leads outside.
+        CatalogError: The path is absolute, contains `..`, or leads outside through a link.
     """
     pure = PurePosixPath(relative)
-    # unlike `Path.resolve` before Python 3.13 it leaves a circle of links as it is: a link to nothing
+    # unlike `Path.resolve` before Python 3.13 this leaves a circle of links as it is: a broken link
     target = Path(os.path.realpath(root / pure))
     if pure.is_absolute() or ".." in pure.parts or not target.is_relative_to(os.path.realpath(root)):
         raise CatalogError(f"path {relative!r} leaves its root {root}")
@@ -289,22 +289,22 @@ def inside(root: Path, relative: str) -> Path:
 
 
 def files_below(folder: Path, name: str, above: tuple[Path, ...] = ()) -> Iterator[str]:
-    """The files below a folder of a catalog, also those behind links that stay in it, as `resolve` finds them.
+    """Yield the files below a folder of a catalog, including those behind links that stay in it, as for `resolve`.
 
     Args:
         folder: The catalog.
-        name: Of the folder in it.
-        above: The folders that led here, without links.
+        name: Name of the folder in the catalog.
+        above: The parent folders on the way here, with links resolved.
 
     Raises:
-        CatalogError: A link that leaves the catalog, leads to nothing, or to a folder that it lies in.
+        CatalogError: A link leaves the catalog, is broken, or points to a folder that contains it.
     """
     here = inside(folder, name)
     if here in above:
         raise CatalogError(f"{folder / name} is a link to a folder that it lies in; delete it, or put the files there")
     for entry in sorted((folder / name).iterdir()):
         below = f"{name}/{entry.name}"
-        if entry.name.startswith(".") and not entry.is_dir():  # what is being written
+        if entry.name.startswith(".") and not entry.is_dir():  # a file that is being written
             continue
         file = inside(folder, below)
         if file.is_dir():
@@ -317,16 +317,16 @@ def files_below(folder: Path, name: str, above: tuple[Path, ...] = ()) -> Iterat
 
 @contextmanager
 def reaching(place: object) -> Iterator[None]:
-    """Turn whatever a storage says into one sentence; a file that is not there stays a `FileNotFoundError`.
+    """Turn errors of a storage into one sentence; a missing file stays a `FileNotFoundError`.
 
     Raises:
-        CatalogError: It cannot be reached, or does not allow this.
+        CatalogError: The storage cannot be reached, or does not allow this.
     """
     try:
         yield
     except (ClicksimError, StorageError):
         raise
-    except FileNotFoundError as error:  # some come without a number
+    except FileNotFoundError as error:  # some have no error number
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(place)) from error
     except Exception as error:
         told = re.sub(r" \(Request ID: [^)]*\)", "", " ".join(str(error).split())) or type(error).__name__
@@ -334,13 +334,13 @@ def reaching(place: object) -> Iterator[None]:
 
 
 def _connect(url: str) -> tuple[Any, str]:
-    """The file system of a URL, and the path in it."""
+    """Return the file system of a URL, and the path in it."""
     return _connect_as(url, frozenset(os.environ.items()))
 
 
 @lru_cache
 def _connect_as(url: str, environment: frozenset[tuple[str, str]]) -> tuple[Any, str]:  # noqa: ARG001 - a key
-    """The same, kept while the environment stays: each new one looks there for its credentials."""
+    """Do the same, cached until the environment changes, since each new file system reads its credentials there."""
     import pyarrow as pa
     from pyarrow.fs import FileSystem
 

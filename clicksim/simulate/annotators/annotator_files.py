@@ -1,4 +1,4 @@
-"""Annotators as TOML files, and recorded prompt rows with their labels as what a fit takes."""
+"""Read and write annotators as TOML files, and fit them to recorded prompt rows and labels."""
 
 import math
 import reprlib
@@ -25,15 +25,15 @@ if TYPE_CHECKING:
 
 MEANINGS = {
     "offset_mm": "standard deviation, along each axis, of the displacement of a click in a point-like lesion, mm",
-    "offset_per_radius": "what that deviation grows by for each mm of the lesion's radius",
+    "offset_per_radius": "growth of that deviation per mm of the lesion's radius",
     "miss_intercept": "log-odds of missing a lesion of 1 ml with a contrast of 2; -inf for never",
-    "miss_per_volume": "change of the log-odds for each e-fold of the volume",
+    "miss_per_volume": "change of the log-odds per e-fold of the volume",
     "miss_per_contrast": "the same for the contrast: highest uptake in the lesion over the mean around it",
     "wrong_polarity": "probability that a prompt gets the opposite polarity",
     "repeat": "probability that a prompt is followed by another one in the same region",
     "tremor_mm": "standard deviation of each voxel of a stroke around its course, mm",
     "seconds": "mean time for a prompt, s",
-    "source": "where the parameters come from; assumed: they rest on no recorded person",
+    "source": "source of the parameters; assumed: not based on recorded persons",
 }
 
 
@@ -43,7 +43,7 @@ class Shown:
 
     Attributes:
         label: Its lesions.
-        uptake: `(I, J, K)`, or None where there is none.
+        uptake: `(I, J, K)`, or None.
         instances: How values of the label become lesions.
     """
 
@@ -57,11 +57,11 @@ OpenCase = Callable[[str], Shown]
 
 @dataclass(frozen=True)
 class RecordedFit:
-    """A fit and what it rests on.
+    """A fit and the data behind it.
 
     Attributes:
         fit: The annotator with its goodness of fit.
-        games: Each of one person on one case.
+        games: Number of games; in a game, one person prompts one case.
         strays: Foreground clicks far from every lesion, left out.
         strokes: Scribbles and boxes, left out.
     """
@@ -73,32 +73,32 @@ class RecordedFit:
 
 
 def open_annotator(text: str) -> Annotator:
-    """A preset by name, or an annotator from a TOML file, whose name ends in `.toml`.
+    """Get a preset by name, or load an annotator from a TOML file if the name ends in `.toml`.
 
     Raises:
-        SettingError: No such preset or file; a file that holds anything else; a parameter that is not allowed.
+        SettingError: If there is no such preset or file, the file has other content, or a parameter is not allowed.
     """
     return load_annotator(Path(text)) if text.endswith(".toml") else find_annotator(text)
 
 
 def load_annotator(path: Path) -> Annotator:
-    """An annotator from a TOML file of its attributes; what it leaves out is as in `ideal`.
+    """Load an annotator from a TOML file of its attributes; missing ones are as in `ideal`.
 
     Raises:
-        SettingError: As `open_annotator`.
+        SettingError: See `open_annotator`.
     """
     return check_annotator(read_toml(path, "annotator"), path)
 
 
 def check_annotator(values: Mapping[str, Any], path: Path) -> Annotator:
-    """The annotator whose attributes stand in a TOML file, alone or as a table of it.
+    """Make an annotator from attributes read from a TOML file, either a whole file or a table.
 
     Args:
         values: Some attributes; the others are as in `ideal`.
-        path: The file, for messages, and for the name and the source where they are left out.
+        path: The file, for messages, and for a missing name or source.
 
     Raises:
-        SettingError: An unknown parameter, or a value that is not allowed.
+        SettingError: If a parameter is unknown, or a value is not allowed.
     """
     for name, value in values.items():
         if name not in ("name", *MEANINGS):
@@ -118,22 +118,22 @@ def check_annotator(values: Mapping[str, Any], path: Path) -> Annotator:
 
 
 def _is_whole(value: Any) -> bool:
-    """Whether it is a whole number that a float can hold; TOML writes them of any length."""
+    """Whether a value is an integer that fits a float; TOML integers can have any length."""
     return isinstance(value, int) and abs(value) <= sys.float_info.max
 
 
 def annotator_toml(annotator: Annotator, table: str = "") -> str:
-    """The annotator as TOML, which `load_annotator` reads back; as a table of a larger file where that is named."""
+    """Write an annotator as TOML for `load_annotator`; with a table name, as a table of a larger file."""
     return dump_table(table, asdict(annotator))
 
 
 def annotator_facts(annotator: Annotator) -> dict[str, Any]:
-    """The parameters as JSON can hold them: null for a person who never misses a lesion."""
+    """Return the parameters for JSON; `miss_intercept` is null if the person never misses a lesion."""
     return {key: None if value == -math.inf else value for key, value in asdict(annotator).items()}
 
 
 def annotator_of(facts: Mapping[str, Any]) -> Annotator:
-    """The annotator that `annotator_facts` describes."""
+    """Make the annotator from the result of `annotator_facts`."""
     given: dict[str, Any] = {key: -math.inf if value is None else value for key, value in facts.items()}
     return Annotator(**given)
 
@@ -147,19 +147,19 @@ def fit_rows(
     seed: int = 42,
     bootstrap: int = 200,
 ) -> RecordedFit:
-    """The annotator that most likely made recorded prompt rows.
+    """Fit an annotator to recorded prompt rows by maximum likelihood.
 
     Args:
         tables: Columns as in `clicksim.prompts.table`; `annotator`, `lesion` and `effort_s` may be missing.
-        open_case: Gives the label, and the uptake where there is one, of a case by its id.
-        name: Of the fitted annotator.
-        annotator: The one person whose rows count; None for all together.
-        seed, bootstrap: Of the intervals, and how many samples they take.
+        open_case: Returns the label, and the uptake if there is one, of a case by its id.
+        name: Name of the fitted annotator.
+        annotator: The person whose rows are used; None for all rows.
+        seed, bootstrap: Seed and number of samples for the intervals.
 
     Raises:
-        PromptFormatError: A missing column; a row that is no prompt; no rows of that person.
-        SettingError: Too few lesions or no click.
-        GeometryError: Prompts outside their case.
+        PromptFormatError: If a column is missing, a row is not a valid prompt, or there are no rows of that person.
+        SettingError: If there are too few lesions or no click.
+        GeometryError: If prompts are outside their case.
     """
     people: dict[tuple[str, str], list[Row]] = {}
     for table in tables:
@@ -182,11 +182,11 @@ def fit_rows(
 
 
 def cases_of_files(label: Path, pet: Path | None = None) -> OpenCase:
-    """Opens cases from a label, or a folder of labels, and the PETs beside them."""
+    """Return a function that opens cases from a label or a folder of labels, and their PETs."""
     files = {case_id_of(file): file for file in (list_labels(label) if label.is_dir() else [label])}
 
     def open_case(case_id: str) -> Shown:
-        # a slash in a case id is an underscore in the name of its files
+        # file names have an underscore in place of a slash in a case id
         file = files.get(case_id) or files.get(case_id.replace("/", "_"))
         if file is None:
             raise ImageError(f"no label of case {case_id} in {label}; there are: {up_to_ten(sorted(files))}")
@@ -201,7 +201,7 @@ def cases_of_files(label: Path, pet: Path | None = None) -> OpenCase:
 
 
 def cases_of_catalog(catalog: Catalog) -> OpenCase:
-    """Opens the cases of a catalog."""
+    """Return a function that opens the cases of a catalog."""
     columns = ["case_id", "label_path", "pet_path", "instances"]
     rows = {row["case_id"]: row for row in catalog.cases.select(columns).to_pylist()}
 
@@ -217,10 +217,10 @@ def cases_of_catalog(catalog: Catalog) -> OpenCase:
 
 
 def read_rows(path: Path) -> "pa.Table":
-    """The prompt rows of a Parquet file, or of a folder with `prompts.parquet`.
+    """Read prompt rows from a Parquet file, or from `prompts.parquet` in a folder.
 
     Raises:
-        PromptFormatError: It cannot be read.
+        PromptFormatError: If the file cannot be read.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -233,7 +233,7 @@ def read_rows(path: Path) -> "pa.Table":
 
 
 def _prompts(rows: Sequence[Row], shown: Shown, case_id: str) -> Prompts:
-    """One person's prompts on one case, with their mean seconds."""
+    """Make the prompts of one person on one case, with their mean seconds."""
     strokes: dict[tuple[int, int], list[Row]] = {}
     for row in rows:
         strokes.setdefault((row["round"], row["stroke"]), []).append(row)

@@ -1,4 +1,4 @@
-"""An annotator from recorded prompts: what is known of each lesion, the fit, and how well it fits."""
+"""Fit an annotator to recorded prompts: the record of each lesion, the fit, and its quality."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -20,17 +20,17 @@ from clicksim.simulate.annotators.people import (
 )
 from clicksim.simulate.arguments import spacing_of
 
-REACH_MM = 20.0  # a foreground click farther than this from every lesion was meant for none
+REACH_MM = 20.0  # a foreground click farther than this from every lesion belongs to no lesion
 
 
 @dataclass(frozen=True)
 class CaseRecord:
-    """What was recorded of one case.
+    """The record of one case.
 
     Attributes:
-        lesions: One entry for each.
+        lesions: One entry per lesion.
         strays: Foreground clicks farther than `REACH_MM` from every lesion.
-        strokes: Scribbles and boxes, which a fit of clicks does not take.
+        strokes: Scribbles and boxes, which a fit of clicks does not use.
     """
 
     lesions: "list[Recorded]"
@@ -41,22 +41,22 @@ class CaseRecord:
 def record_case(
     prompts: Prompts, mask: ArrayLike, *, uptake: ArrayLike | None = None, instances: Instances = "auto"
 ) -> CaseRecord:
-    """What a person did with each lesion of one case.
+    """Record what a person did with each lesion of one case.
 
-    A foreground click belongs to the lesion that it hits, or else to the nearest one within `REACH_MM`. A
-    background click that hits a lesion is one of the wrong polarity; all other background clicks are left out.
-    The fit takes the deepest voxel of a lesion for what the person aimed at: prompts of a task in which they aim at
-    the middle of lesions give the displacement of the hand; others add the choice of the place to it.
+    A foreground click belongs to the lesion that it hits, otherwise to the nearest one within `REACH_MM`. A
+    background click that hits a lesion has the wrong polarity; all other background clicks are left out. The fit
+    assumes that the person aims at the deepest voxel of a lesion. If the task is to click the middle of lesions, the
+    offsets measure the displacement of the hand. In other tasks they also include the choice of the place.
 
     Args:
-        prompts: One person's, on the grid of the mask, with a spacing.
-        mask: `(I, J, K)`, the lesions that the person was to find.
+        prompts: Prompts of one person, on the grid of the mask, with a spacing.
+        mask: `(I, J, K)`, the lesions that the person had to find.
         uptake: `(I, J, K)`; without it every lesion has a contrast of 2.
         instances: How values of the mask become lesions.
 
     Raises:
-        GeometryError: A mask or an uptake on another grid than the prompts; a grid without a spacing.
-        UptakeError: An uptake that is not finite near a lesion.
+        GeometryError: If the mask or the uptake is on another grid than the prompts, or the grid has no spacing.
+        UptakeError: If the uptake is not finite near a lesion.
     """
     spacing = spacing_of(prompts.grid, "a fit")
     image = None if uptake is None else np.asarray(uptake)
@@ -91,9 +91,9 @@ class Fit:
     Attributes:
         annotator: The fitted model.
         intervals: 95 % bootstrap interval of each fitted parameter.
-        offset_p: Probability of displacements at least this unlike the model (Kolmogorov and Smirnov); small is bad.
+        offset_p: p-value of the displacements under the model (Kolmogorov-Smirnov); small means a bad fit.
         miss_error: Mean difference, over fifths of the predicted probability, between predicted and observed misses.
-        lesions, clicks: How many the fit rests on.
+        lesions, clicks: Numbers used in the fit.
     """
 
     annotator: Annotator
@@ -106,11 +106,11 @@ class Fit:
 
 @dataclass(frozen=True)
 class Recorded:
-    """What was recorded of one lesion that a person was shown.
+    """The record of one lesion that a person was shown.
 
     Attributes:
-        volume_ml, contrast: Of the lesion.
-        offsets_mm: `(n, 3)` displacement of each click from the lesion's deepest voxel; none where it was missed.
+        volume_ml, contrast: Volume and contrast of the lesion.
+        offsets_mm: `(n, 3)` displacement of each click from the lesion's deepest voxel; empty if it was missed.
         wrong: Clicks of the wrong polarity among them.
         seconds: Time spent on it.
     """
@@ -123,14 +123,14 @@ class Recorded:
 
 
 def fit_annotator(name: str, recorded: Sequence[Recorded], *, seed: int = 42, bootstrap: int = 200) -> Fit:
-    """The annotator that most likely made the recorded prompts.
+    """Fit an annotator to recorded prompts by maximum likelihood.
 
-    Displacements are Gaussian with a deviation linear in the lesion's radius; misses follow a logistic regression
-    on the logarithms of volume and contrast; polarity and repetition are shares. Intervals come from drawing
-    lesions with replacement.
+    Displacements are Gaussian with a deviation linear in the lesion's radius. Misses follow a logistic regression on
+    the logarithms of volume and contrast. Polarity and repetition are shares. Intervals come from drawing lesions
+    with replacement.
 
     Raises:
-        SettingError: Fewer than ten lesions, no click at all, or no sample for the intervals.
+        SettingError: If there are fewer than ten lesions, no click, or no sample for the intervals.
     """
     if bootstrap < 1:
         raise SettingError(f"intervals need at least one bootstrap sample, got {bootstrap}")
@@ -173,7 +173,7 @@ def _fit(name: str, recorded: Sequence[Recorded]) -> Annotator:
 
 
 def _fit_offsets(seen: Sequence[Recorded]) -> tuple[float, float]:
-    """Deviation at radius 0 and its growth, by maximum likelihood."""
+    """Fit the deviation at radius 0 and its growth by maximum likelihood."""
     from scipy.optimize import minimize
 
     counts = [len(entry.offsets_mm) for entry in seen]
@@ -191,7 +191,7 @@ def _fit_offsets(seen: Sequence[Recorded]) -> tuple[float, float]:
 
 
 def _fit_misses(recorded: Sequence[Recorded]) -> tuple[float, float, float]:
-    """Logistic regression with a weak ridge, which keeps it finite where every lesion was seen or missed."""
+    """Fit a logistic regression with a weak ridge, which keeps it finite if all lesions were seen or missed."""
     from scipy.optimize import minimize
     from scipy.special import expit
 
@@ -213,7 +213,7 @@ def _fit_misses(recorded: Sequence[Recorded]) -> tuple[float, float, float]:
 
 
 def _offset_p(model: Annotator, recorded: Sequence[Recorded]) -> float:
-    """Kolmogorov-Smirnov test of the displacements, in deviations, against the chi distribution of three axes."""
+    """Kolmogorov-Smirnov test of the scaled displacements against the chi distribution of three axes."""
     from scipy.stats import chi, kstest
 
     scaled = [
@@ -232,7 +232,7 @@ def _miss_error(model: Annotator, recorded: Sequence[Recorded]) -> float:
 
 
 def _nearest(voxels: NDArray[np.int64], lesions: Sequence[NDArray[Any]], spacing: Floats) -> NDArray[np.int64]:
-    """Place of the lesion nearest to each voxel, -1 where none is within `REACH_MM`; of equally near ones the first."""
+    """Place of the nearest lesion (the first if equal) for each voxel, -1 if none is within `REACH_MM`."""
     if not len(voxels) or not lesions:
         return np.full(len(voxels), -1)
     from scipy.spatial import cKDTree

@@ -1,8 +1,8 @@
 """Models of the person who prompts: displaced, missing, repeated and wrong clicks.
 
 A rule places ideal prompts; an annotator changes them. Its parameters are those of a statistical model that can be
-fitted to recorded prompts (`annotator_fit`), with a measure of how well it fits. The presets have no such source: they
-are assumed, and say so.
+fitted to recorded prompts (`annotator_fit`), with a measure of the quality of the fit. The parameters of the presets
+are assumed, and `source` says so.
 """
 
 import math
@@ -26,21 +26,20 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Annotator:
-    """A person, as far as their prompts show.
+    """A model of a person who prompts.
 
     Attributes:
-        name: In tables.
+        name: Name in tables.
         offset_mm: Standard deviation, along each axis, of the displacement of a click in a point-like lesion, mm.
-        offset_per_radius: What that deviation grows by for each mm of the lesion's radius (of the sphere of equal
-            volume).
+        offset_per_radius: Growth of that deviation per mm of the lesion's radius (of the sphere of equal volume).
         miss_intercept: Log-odds of missing a lesion of 1 ml with a contrast of 2.
-        miss_per_volume: Change of the log-odds for each e-fold of the volume; negative where large lesions are seen.
+        miss_per_volume: Change of the log-odds per e-fold of the volume; negative if large lesions are missed less.
         miss_per_contrast: The same for the contrast: highest uptake in the lesion over the mean around it.
         wrong_polarity: Probability that a prompt gets the opposite polarity.
         repeat: Probability that a prompt is followed by another one in the same region.
         tremor_mm: Standard deviation of each voxel of a stroke around its course, mm.
         seconds: Mean time for a prompt, s.
-        source: Where the parameters come from; `assumed` for presets.
+        source: The source of the parameters; `assumed` for presets.
     """
 
     name: str
@@ -97,10 +96,10 @@ PRESETS = {
 
 
 def find_annotator(name: str) -> Annotator:
-    """A preset by name.
+    """Get a preset by name.
 
     Raises:
-        SettingError: There is none; the nearest name is given.
+        SettingError: If there is no such preset; the message suggests the nearest name.
     """
     if name not in PRESETS:
         raise unknown_name("annotator", name, PRESETS)
@@ -116,27 +115,27 @@ def annotate(
     instances: Instances = "auto",
     seed: int = 42,
 ) -> Prompts:
-    """The prompts as a person would have made them.
+    """Change ideal prompts to the prompts of a person.
 
     A lesion that the person misses loses all its foreground prompts. Clicks are displaced by a Gaussian in mm; a
-    click that would leave the volume is set on its border. The result depends on the seed, the case, and the
-    place of a prompt in its list, and on nothing else.
+    click that would leave the volume is put on its border. The random draws depend only on the seed, the case, and
+    the place of a prompt in its list.
 
     Args:
-        prompts: Of a rule, with a grid that has a spacing.
-        mask: `(I, J, K)`, the lesions that the prompts were made for.
+        prompts: Prompts of a rule; their grid must have a spacing.
+        mask: `(I, J, K)`, the lesions for which the prompts were made.
         annotator: A model or the name of a preset.
         uptake: `(I, J, K)`; without it every lesion has a contrast of 2.
-        instances: How values of the mask become lesions; as the rule took them.
-        seed: Of the person's draws.
+        instances: How values of the mask become lesions; the same as for the rule.
+        seed: Seed of the person's draws.
 
     Returns:
-        The changed prompts; `annotator` and `effort_s` tell of the person.
+        The changed prompts, with `annotator` and `effort_s` set for the person.
 
     Raises:
-        SettingError: An unknown preset.
-        GeometryError: A mask or an uptake on another grid than the prompts; a grid without a spacing.
-        UptakeError: An uptake that is not finite near a lesion.
+        SettingError: If the preset is unknown.
+        GeometryError: If the mask or the uptake is on another grid than the prompts, or the grid has no spacing.
+        UptakeError: If the uptake is not finite near a lesion.
     """
     person = Person.before(
         annotator, mask, prompts.grid, uptake=uptake, instances=instances, case_id=prompts.case_id, seed=seed
@@ -152,14 +151,14 @@ def annotate(
 
 @dataclass(frozen=True, eq=False)
 class Person:
-    """An annotator before one case: which lesions are seen stays the same from round to round.
+    """An annotator with one case. The lesions that the person sees are the same in all rounds.
 
     Attributes:
         model: The annotator.
-        lesions: Of the case.
-        hidden: Places among them of those that are missed, ascending.
-        grid, spacing: Of the case, in mm.
-        case_id, seed: Key the draws.
+        lesions: The lesions of the case.
+        hidden: Places of the missed lesions among them, ascending.
+        grid, spacing: Grid of the case, and its spacing in mm.
+        case_id, seed: Keys of the draws.
     """
 
     model: Annotator
@@ -182,10 +181,10 @@ class Person:
         case_id: str = "",
         seed: int = 42,
     ) -> "Person":
-        """The person with a case in front of them; the arguments are those of `annotate`.
+        """Make the person for a case; see `annotate` for the arguments.
 
         Raises:
-            SettingError, GeometryError, UptakeError: As `annotate`.
+            SettingError, GeometryError, UptakeError: See `annotate`.
         """
         model = find_annotator(annotator) if isinstance(annotator, str) else annotator
         spacing = spacing_of(grid, "an annotator")
@@ -196,13 +195,13 @@ class Person:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the person misses, as a sentence for the user."""
+        """A note about the lesions that the person misses."""
         if not len(self.hidden):
             return ()
         return (f"{self.model.name} misses {len(self.hidden)} of {len(self.lesions)} lesions",)
 
     def act(self, items: Sequence[Prompt]) -> tuple[Prompt, ...]:
-        """The prompts as the person makes them; strokes lose what they have in missed lesions."""
+        """Change prompts as the person would; strokes lose their voxels in missed lesions."""
         made: list[Prompt] = []
         for number, prompt in enumerate(items):
             places = self._lesions_under(prompt)
@@ -215,7 +214,7 @@ class Person:
         return tuple(made)
 
     def seen_truth(self, truth: NDArray[Any], prediction: NDArray[Any]) -> NDArray[Any]:
-        """The truth as far as the person sees it: in a missed lesion, what is predicted looks right to them."""
+        """The truth that the person sees: in a missed lesion, it equals the prediction."""
         if not len(self.hidden):
             return truth
         seen = truth.copy(order="K")
@@ -225,9 +224,9 @@ class Person:
         return seen
 
     def _lesions_under(self, prompt: Prompt) -> NDArray[np.int64]:
-        """For each voxel of a foreground prompt the place of its lesion, -1 for none.
+        """The place of the lesion under each voxel of a foreground prompt, -1 for none.
 
-        A click that its rule set beside the lesion belongs to the lesion that the rule names.
+        A click that the rule puts beside a lesion belongs to the lesion that the rule names.
         """
         voxels = np.asarray(prompt.voxels, dtype=np.int64)
         if not prompt.foreground or not len(self.lesions):
@@ -242,10 +241,10 @@ class Person:
 def lesions_on(
     grid: Grid, mask: ArrayLike, uptake: NDArray[Any] | None, instances: Instances, case_id: str
 ) -> Components:
-    """The lesions of a mask, once mask and uptake are known to have the shape of the prompts' grid.
+    """Check that mask and uptake have the shape of the prompts' grid, and find the lesions.
 
     Raises:
-        GeometryError: One of them has another.
+        GeometryError: If one of them has another shape.
     """
     labels = np.asarray(mask)
     for name, array in (("mask", labels), ("uptake", uptake)):
@@ -258,7 +257,7 @@ def lesions_on(
 
 
 def place_of(lesions: Components, voxels: NDArray[np.int64]) -> NDArray[np.int64]:
-    """`(n,)` place among the lesions of each voxel inside the volume, -1 outside lesions."""
+    """`(n,)` place of the lesion of each voxel inside the volume, -1 outside lesions."""
     if not len(lesions):
         return np.full(len(voxels), -1)
     starts, stops, numbers = lesions.runs_in_order
@@ -269,7 +268,7 @@ def place_of(lesions: Components, voxels: NDArray[np.int64]) -> NDArray[np.int64
 
 
 def _without(prompt: Prompt, dropped: NDArray[np.bool_]) -> Prompt | None:
-    """A prompt without some of its voxels; None where nothing is left."""
+    """A prompt without some of its voxels; None if nothing is left."""
     if not dropped.any():
         return prompt
     if dropped.all() or not isinstance(prompt, Scribble):
@@ -279,17 +278,17 @@ def _without(prompt: Prompt, dropped: NDArray[np.bool_]) -> Prompt | None:
 
 
 def contrast_of(lesion: Component, uptake: NDArray[Any], spacing: Spacing, *, around_mm: float = 10.0) -> float:
-    """Highest uptake in a lesion over the mean uptake around it, at least 1; 1 where there is nothing around.
+    """Highest uptake in a lesion over the mean uptake around it, at least 1; 1 if there are no voxels around it.
 
     Raises:
-        UptakeError: An uptake that is not finite in or near the lesion.
+        UptakeError: If the uptake is not finite in or near the lesion.
     """
     low, high = lesion.box
     reach = np.ceil(around_mm / np.asarray(spacing)).astype(int)
     first, last = np.maximum(low - reach, 0), np.minimum(high + reach + 1, uptake.shape)
     crop = uptake[tuple(slice(a, b) for a, b in zip(first, last, strict=True))].astype(np.float64)
     if not np.isfinite(crop).all():
-        raise UptakeError(f"uptake is not finite in or near lesion {lesion.id}; mend or mask it first")
+        raise UptakeError(f"uptake is not finite in or near lesion {lesion.id}; repair or mask it first")
     inside = np.zeros(crop.shape, dtype=bool)
     inside[tuple((lesion.voxels - first).T)] = True
     around = crop[~inside].mean() if not inside.all() else 0.0
@@ -304,7 +303,7 @@ def _hidden(
     case_id: str,
     seed: int,
 ) -> NDArray[np.int64]:
-    """Places of the lesions that the person does not see."""
+    """Draw the places of the lesions that the person does not see."""
     hidden = []
     volumes = lesions.sizes * (float(np.prod(spacing)) / 1000.0)
     for place, lesion in enumerate(lesions if model.miss_intercept > -np.inf else ()):
@@ -323,7 +322,7 @@ def _act(
     spacing: Spacing,
     draws: np.random.Generator,
 ) -> Iterator[Prompt]:
-    """One ideal prompt, in a lesion of a volume, as the person makes it, once or several times."""
+    """Change one ideal prompt, in a lesion of given volume, as the person would; it may be repeated."""
     spread = float(model.spread(radius_mm(volume_ml)))
     while True:
         made = _displaced(prompt, spread, model.tremor_mm, grid, spacing, draws)
@@ -336,7 +335,7 @@ def _act(
 def _displaced(
     prompt: Prompt, spread: float, tremor: float, grid: Grid, spacing: Spacing, draws: np.random.Generator
 ) -> Prompt:
-    """A click moved as a whole; a stroke moved as a whole, and each of its voxels by the tremor."""
+    """Displace a click or a stroke as a whole, and each voxel of a stroke by the tremor."""
     shift = draws.standard_normal(3) * spread
     if spread == tremor == 0:
         return prompt
@@ -355,6 +354,6 @@ def _place(voxel: Voxel, shift_mm: Floats, grid: Grid, spacing: Spacing) -> Voxe
 
 
 def miss_predictors(volume_ml: ArrayLike, contrast: ArrayLike) -> Floats:
-    """`(n, 2)`, zero for 1 ml and a contrast of 2."""
+    """`(n, 2)` predictors of a miss, zero for 1 ml and a contrast of 2."""
     volume, ratio = np.broadcast_arrays(np.asarray(volume_ml, float), np.asarray(contrast, float))
     return np.stack([np.log(np.maximum(volume, 1e-6)), np.log(np.maximum(ratio, 1.0) / 2.0)], axis=-1)

@@ -1,4 +1,4 @@
-"""Simulated clicks, as each protocol places them."""
+"""Simulated clicks of each protocol."""
 
 from clicksim.simulate.clicks.click_rules import simulate_clicks
 

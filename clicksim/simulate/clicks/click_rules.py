@@ -1,4 +1,4 @@
-"""Clicks from a mask: the published rules and the mended one behind one function."""
+"""Clicks from a mask: one function for the published rules and the revised rule."""
 
 import operator
 import warnings
@@ -31,12 +31,11 @@ def simulate_clicks(
     organs: ArrayLike | None = None,
     **settings: Any,
 ) -> Prompts:
-    """Simulated foreground and background clicks for one case.
+    """Simulate foreground and background clicks for one case.
 
-    The protocol says where clicks fall; `clicksim protocols NAME` prints it with all its settings. An empty mask
-    gives no foreground clicks. Without an uptake there are no background clicks from uptake, and a note says so.
-    The answer depends on the arguments alone: not on the memory layout of the arrays, on threads, workers or
-    other cases.
+    The protocol defines where clicks are placed; `clicksim protocols NAME` prints it with all its settings. An empty
+    mask gives no foreground clicks. Without an uptake there are no background clicks from uptake, and a note says so.
+    The result depends only on the arguments, not on the memory layout of the arrays, threads, workers or other cases.
 
     Args:
         mask: `(I, J, K)`, 0 outside lesions. A mask or an instance map, of any layout and real dtype.
@@ -44,20 +43,20 @@ def simulate_clicks(
         spacing: Voxel size along `(I, J, K)` in mm. Rules in mm need it.
         instances: How values become lesions; see `clicksim.find_lesions`. A published rule has its own.
         protocol: Name and version.
-        seed: Of all draws; 42 in the published files.
-        case_id: Keys the streams of mended rules; use the name under which the case is known.
+        seed: Seed of all draws; 42 in the published files.
+        case_id: Key of the random streams of revised rules; use the usual name of the case.
         organs: `(I, J, K)` organ labels, for `background="organ"`.
         **settings: Any setting of the protocol, such as `n_foreground=5`.
 
     Returns:
         Foreground clicks, then background clicks, each in order. `lesion` is the number of the component (in the
-        order k, j, i of first voxels) or the id of the instance, for background the number of its component.
+        order k, j, i of first voxels) or the id of the instance; for background, the number of its component.
 
     Raises:
-        SettingError: An unknown protocol or setting, or a value that is not allowed.
-        GeometryError: Shapes that differ; a missing spacing.
-        ImageError: A mask that is no label array; an uptake with NaN or infinite values.
-        ReferenceAbortError: The published script stops at this input.
+        SettingError: If the protocol or a setting is unknown, or a value is not allowed.
+        GeometryError: If the shapes differ, or the spacing is missing.
+        ImageError: If the mask is not a label array, or the uptake has NaN or infinite values.
+        ReferenceAbortError: If the published script aborts on this input.
 
     Examples:
         >>> import numpy as np

@@ -1,11 +1,11 @@
 """Strategies for clicks: the order in which the voxels of a component are clicked.
 
 A strategy is a function that takes a component, the voxel size and a random stream, and yields voxels of the
-component, the best first. The rule takes as many as its budget allows: one where the strategy gives the first click,
-the following ones where it fills. A strategy
+component, the best first. The rule takes as many as its budget allows: the first one for `strategy`, the following
+ones for `fill`. A strategy
 
-- yields voxels of the component only, at least one, and depends on its arguments alone;
-- draws from the given stream only, which belongs to this component and purpose;
+- yields only voxels of the component, at least one, and depends only on its arguments;
+- draws only from the given stream, which belongs to this component and purpose;
 - may repeat a voxel (the rule skips it) and may leave voxels out, as `rim` does.
 
 A package adds one by naming it in its `pyproject.toml`; the settings `strategy`, `fill`, `background_strategy` and
@@ -37,7 +37,7 @@ ClickStrategy = Callable[[Component, Spacing, np.random.Generator], Iterator[Vox
 def deepest(component: Component, spacing: Spacing, draws: np.random.Generator) -> Iterator[Voxel]:  # noqa: ARG001
     """Voxels from the deepest to the shallowest; depth is the distance in mm to the nearest voxel outside."""
     yield component.deepest(spacing, closed=True)[0]
-    # in float32, depths that differ only by the order of a sum are equal
+    # float32 makes depths equal that differ only by the order of a sum
     order = np.argsort(-component.depths(spacing, closed=True).astype(np.float32), kind="stable")
     for n in order:
         yield as_voxel(component.voxels[n])

@@ -1,7 +1,7 @@
-"""Where a corrective click falls: the deepest wrong voxel, or a draw by depth, in one region or in a whole class.
+"""Place a corrective click: on the deepest wrong voxel, or drawn by depth, in one region or in a whole class.
 
-Depth is the distance to the nearest voxel that is not in error; the border of the volume counts as one. Two regions
-of one class never touch, so the depth in a region is the depth in the whole class.
+Depth is the distance to the nearest voxel that is not wrong, or to the border of the volume. Two regions of one class
+never touch, so the depth in a region equals the depth in the whole class.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,9 +26,9 @@ class Spot:
     """A voxel for a click.
 
     Attributes:
-        voxel: Where.
-        depth: Of it, as `depth_in` says.
-        region: Id of the region that it lies in.
+        voxel: The voxel.
+        depth: Its depth, measured as `depth_in` says.
+        region: Id of the region that contains it.
     """
 
     voxel: Voxel
@@ -44,19 +44,19 @@ class ClickPlacer:
     spacing: Spacing
 
     def spot(self, components: Sequence[Component], used: set[Voxel], draws: np.random.Generator) -> Spot | None:
-        """A voxel of the components that is not used; None where all are.
+        """Choose an unused voxel of the components; None if all are used.
 
         Args:
-            components: Of one class of errors.
+            components: Components of one class of errors.
             used: Voxels that cannot be clicked again.
-            draws: One number is drawn, but for `deepest`.
+            draws: One number is drawn, except for `deepest`.
         """
         if self.settings["place"] == "deepest":
             return self.deepest(components, used)
         return self._drawn(components, used, draws)
 
     def deepest(self, components: Sequence[Component], used: set[Voxel]) -> Spot | None:
-        """The deepest voxel that is not used; of equally deep ones the first in the order i, j, k."""
+        """The deepest unused voxel; among equally deep ones, the first in the order i, j, k."""
         best: Spot | None = None
         for component in components:
             found = self._deepest_of(component, used)
@@ -94,7 +94,7 @@ class ClickPlacer:
         return None
 
     def _drawn(self, components: Sequence[Component], used: set[Voxel], draws: np.random.Generator) -> Spot | None:
-        """A voxel drawn by its weight; the voxels are lined up in the order i, j, k."""
+        """Draw a voxel by its weight, from the voxels in the order i, j, k."""
         voxels = np.concatenate([component.voxels for component in components])
         owner = np.repeat([component.id for component in components], [len(c.voxels) for c in components])
         depths = np.ones(len(voxels))
@@ -107,23 +107,23 @@ class ClickPlacer:
         if not len(total) or total[-1] <= 0:
             return None
         n = int(np.searchsorted(total, draws.random() * total[-1], side="right"))
-        n = min(n, int(np.flatnonzero(weights)[-1]))  # what rounding lets pass the end
+        n = min(n, int(np.flatnonzero(weights)[-1]))  # rounding can give an index past the end
         return Spot(as_voxel(voxels[n]), float(depths[n]), int(owner[n]))
 
     def _weights(self, depths: Floats) -> Floats:
         if self.settings["place"] == "depth-exponential":
             deepest = depths.max(initial=0.0)
-            return np.asarray(np.exp(depths - deepest) - np.exp(-deepest))  # exp(d) - 1, scaled, for no overflow
+            return np.asarray(np.exp(depths - deepest) - np.exp(-deepest))  # exp(d) - 1, scaled to avoid overflow
         return depths
 
 
 def choose_class(
     choice: str, regions: Sequence[Region], used: Mapping[bool, set[Voxel]], placer: ClickPlacer
 ) -> list[tuple[bool, list[Component], set[Voxel]]]:
-    """The classes that are corrected under `larger-class`, `deeper-class` or `each-class`.
+    """Choose the classes to correct under `larger-class`, `deeper-class` or `each-class`.
 
     Returns:
-        Polarity of the prompt, components of the class, and the voxels that cannot be clicked again; the lesion
+        Polarity of the prompt, components of the class, and the voxels that cannot be clicked again; foreground
         first.
     """
     sides = {

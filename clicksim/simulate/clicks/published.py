@@ -1,9 +1,9 @@
 """The rule behind the published clicks (autoPET IV), draw by draw.
 
-Source: `simulate_clicks.py` of lab-midas/autoPETCTIV. Distances count voxels, the border of the volume is not
-background, components are those of equal values under 26-connectivity, and all draws of a case come from one
-`RandomState(seed)` in a binding order: choice of lesions, extra lesion clicks, choice of hot components, extra
-background clicks. Offsets, where asked for, come from `random.Random(seed)`: the published ones were unseeded.
+Source: `simulate_clicks.py` of lab-midas/autoPETCTIV. Distances are in voxels, and the border of the volume
+is not background. Components have equal values under 26-connectivity. All draws of a case come from one
+`RandomState(seed)` in a fixed order: choice of lesions, extra lesion clicks, choice of hot components, extra
+background clicks. Requested offsets come from `random.Random(seed)`; the published ones were unseeded.
 """
 
 import math
@@ -27,17 +27,17 @@ Draw = Callable[[Component], Voxel]
 def published_clicks(
     mask: NDArray[Any], uptake: NDArray[Any] | None, settings: Mapping[str, Any], *, seed: int, where: str
 ) -> tuple[list[Click], list[str]]:
-    """Foreground clicks, then background clicks, as the published script places them.
+    """Place foreground clicks, then background clicks, as the published script does.
 
-    An empty mask draws nothing for the foreground. Without an uptake, or with no background clicks asked for,
-    there is no background. Where the script never ends, because there is no component to click or one fills the
-    volume, the list is empty.
+    An empty mask draws nothing for the foreground. Without an uptake, or if no background clicks are requested, there
+    is no background. If the script would never end, because there is no component to click or one fills the volume,
+    the list is empty.
 
     Returns:
         Clicks in their order, and notes for the user.
 
     Raises:
-        ReferenceAbortError: An extra background click is drawn on a lesion voxel, where the script stops.
+        ReferenceAbortError: If an extra background click is drawn on a lesion voxel, where the script aborts.
     """
     if settings.get("per_lesion"):
         lesions = find_lesions(mask, instances="labels", where=where)
@@ -96,7 +96,7 @@ def _place(
     valid: Callable[[Voxel], bool],
     foreground: bool,
 ) -> list[Click]:
-    """Centres of randomly chosen components, then extra clicks in the same order until the budget is spent."""
+    """Click the centres of randomly chosen components, then add clicks in the same order until the budget is spent."""
     shape = components.memory.shape
     if not len(components) or components.sizes[0] == math.prod(shape):
         return []
@@ -111,13 +111,13 @@ def _place(
 
 
 def _centre(component: Component) -> Voxel:
-    """The voxel farthest from the outside, in voxel units; the first in C order of those."""
+    """The voxel farthest from the outside, in voxel units; if several, the first in C order."""
     voxel, _ = component.deepest(None, closed=False)
     return voxel
 
 
 def _rim_draw(stream: np.random.RandomState) -> Draw:
-    """A voxel of least depth, with replacement."""
+    """Draw a voxel of least depth, with replacement."""
     rims: dict[int, Ints] = {}
 
     def draw(component: Component) -> Voxel:
@@ -132,8 +132,8 @@ def _rim_draw(stream: np.random.RandomState) -> Draw:
 def _stray_draw(stream: np.random.RandomState, labels: NDArray[Any], where: str) -> Draw:
     """The published boundary test for hot components, which finds no boundary.
 
-    Where a component has voxels of more than one depth, any of its voxels may be drawn. Where all have the same,
-    any voxel of the volume outside it may be, and the script stops if that is a lesion voxel.
+    If a component has voxels of different depths, any of its voxels may be drawn. If all have the same depth, any
+    voxel of the volume outside the component may be drawn, and the script aborts if that is a lesion voxel.
     """
     candidates: dict[int, tuple[bool, Ints]] = {}
     shape = labels.shape
@@ -147,7 +147,7 @@ def _stray_draw(stream: np.random.RandomState, labels: NDArray[Any], where: str)
             return as_voxel(voxels[stream.randint(0, len(voxels))])
         members = np.ravel_multi_index(tuple(voxels.T), shape)
         nth = stream.randint(0, labels.size - len(members))
-        # the nth voxel outside: as many members precede it as have at most nth outsiders before them
+        # the nth voxel outside: members with at most n outside voxels before them precede it
         nth += int(np.searchsorted(members - np.arange(len(members)), nth, side="right"))
         voxel = as_voxel(np.array(np.unravel_index(nth, shape)))
         if labels[voxel] != 0:

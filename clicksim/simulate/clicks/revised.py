@@ -1,8 +1,8 @@
-"""The mended rule: distances in mm, keyed streams, no repeats, background that keeps off the lesions.
+"""The revised rule: distances in mm, keyed streams, no repeats, and background clicks away from lesions.
 
-Clicks are dealt: each component in turn gives one, the first by `strategy`, further ones by `fill`, until the
-budget is spent or no component has a voxel left. Every draw comes from a stream keyed by seed, case, polarity,
-component and purpose, so that one component never changes another's clicks.
+Each component in turn gives one click, the first by `strategy`, further ones by `fill`, until the budget is spent or no
+component has a voxel left. Every draw comes from a stream keyed by seed, case, polarity, component and purpose, so one
+component never changes the clicks of another.
 """
 
 from collections.abc import Iterator, Mapping
@@ -30,8 +30,8 @@ from clicksim.streams import stream
 Ints = NDArray[np.int64]
 Pool = tuple[int | None, Iterator[Voxel]]
 
-NEED_UPTAKE = ("hot", "threshold", "body")  # backgrounds that are looked for in the uptake
-BODY_ATTEMPTS = 10_000  # draws for one click in the body; a body of a thousandth of the volume is found
+NEED_UPTAKE = ("hot", "threshold", "body")  # backgrounds that come from the uptake
+BODY_ATTEMPTS = 10_000  # draws for one click in the body; enough if the body is a thousandth of the volume
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class RevisedCase:
         spacing: mm.
         settings: All settings of the protocol's `[clicks]`.
         instances: How labels become lesions.
-        seed, case_id: Key of all streams; errors name the case.
+        seed, case_id: Keys of all streams; errors name the case.
     """
 
     labels: NDArray[Any]
@@ -57,7 +57,7 @@ class RevisedCase:
     case_id: str
 
     def clicks(self) -> tuple[list[Click], list[str]]:
-        """Foreground clicks, then background clicks; and notes about budgets that could not be spent."""
+        """Place foreground clicks, then background clicks; add notes about budgets that could not be spent."""
         lesions = find_lesions(self.labels, instances=self.instances, where=self.case_id)
         wanted, chosen = self._choose(lesions)
         foreground = deal((self._pool(lesion, "foreground") for lesion in chosen), wanted, foreground=True)
@@ -66,7 +66,7 @@ class RevisedCase:
         return foreground + background, notes + why
 
     def _choose(self, lesions: Components) -> tuple[int, list[Component]]:
-        """The budget, and the lesions in the order in which they are clicked."""
+        """The budget, and the lesions in the order of clicking."""
         settings = self.settings
         voxel_ml = float(np.prod(self.spacing)) / 1000.0
         able = lesions.sizes * voxel_ml >= settings["min_lesion_ml"]
@@ -129,7 +129,7 @@ class RevisedCase:
         return (components[n] for n in order)
 
     def _clear_of_lesions(self, memory: Memory, indices: Ints) -> Components:
-        """Components of the voxels that keep the margin."""
+        """Components of the voxels outside the margin of lesions."""
         return clear_components(self.labels, self.spacing, memory, indices, self.settings["margin_mm"])
 
     def _hot_voxels(self, kind: str, uptake: NDArray[Any], lesions: Components) -> tuple[Memory, Ints]:
@@ -137,7 +137,7 @@ class RevisedCase:
         if kind == "threshold":
             if suv == 0:
                 raise SettingError("background = threshold needs the threshold of the case: set suv")
-            # at or above, where hot is above; a threshold is compared in the precision of the uptake
+            # `threshold` is at or above, `hot` is above; compared in the precision of the uptake
             suv = float(np.nextafter(float(as_uptake(uptake).dtype.type(suv)), -np.inf))
         return hot_voxels(uptake, lesions, percentile=self.settings["percentile"], suv=suv, where=self.case_id)
 
@@ -157,7 +157,7 @@ class RevisedCase:
         return lesions.select(lesions.ids != self.settings["target"])
 
     def _in_body(self, uptake: NDArray[Any]) -> Iterator[Voxel]:
-        """Voxels of the body outside lesions and margin, drawn uniformly by rejection."""
+        """Draw voxels of the body outside lesions and margin, uniformly by rejection."""
         draws, shape = self._stream("background", "body"), self.labels.shape
         check_finite(uptake, where=self.case_id)
         given: set[Voxel] = set()
@@ -180,7 +180,7 @@ class RevisedCase:
         return (as_voxel(voxels[n]) for n in order)
 
     def _pool(self, component: Component, polarity: str) -> Pool:
-        """The clicks that a component would give, the first by `strategy`, then by `fill`."""
+        """The clicks of a component: the first by `strategy`, then by `fill`."""
         prefix = "" if polarity == "foreground" else "background_"
         strategy, fill = self.settings[prefix + "strategy"], self.settings[prefix + "fill"]
         if polarity == "foreground" and self.settings["lesions"] == "all":
@@ -195,14 +195,14 @@ class RevisedCase:
         return component.id, self._jittered(component, clicks(), polarity)
 
     def _ordered(self, component: Component, strategy: str, draws: np.random.Generator) -> Iterator[Voxel]:
-        """The voxels of a component in the order in which a strategy takes them."""
+        """The voxels of a component in the order of a strategy."""
         place: ClickStrategy = CLICK_STRATEGIES.find(strategy)
         return place(component, self.spacing, draws)
 
     def _jittered(self, component: Component, clicks: Iterator[Voxel], polarity: str) -> Iterator[Voxel]:
-        """Clicks displaced within a ball, as long as they stay in their component.
+        """Displace clicks within a ball, but only inside their component.
 
-        Where further clicks are wanted and displacements fell on one another, the undisplaced ones follow.
+        If displaced clicks coincide and more clicks are needed, the original ones follow.
         """
         radius = self.settings["jitter_mm"]
         if radius == 0:
@@ -234,15 +234,15 @@ class RevisedCase:
 def clear_components(
     labels: NDArray[Any], spacing: Spacing, memory: Memory, indices: Ints, margin_mm: float
 ) -> Components:
-    """The components of some voxels, without those that lie within a margin of a lesion."""
+    """The components of some voxels, without voxels within a margin of a lesion."""
     near = Surroundings(labels, spacing).near(memory.coordinates(indices), margin_mm)
     return join_voxels(memory, indices[~near])
 
 
 def deal(pools: Iterator[Pool], budget: int, *, foreground: bool) -> list[Click]:
-    """One click from each pool in turn, until the budget is spent or all pools are empty; no voxel twice.
+    """Take one click from each pool in turn, until the budget is spent or all pools are empty; no voxel twice.
 
-    Pools are opened only as far as the budget reaches.
+    Pools are opened only as needed.
     """
     clicks: list[Click] = []
     used: set[Voxel] = set()
@@ -274,6 +274,6 @@ def _shortfall(polarity: str, placed: int, wanted: int) -> list[str]:
 
 
 def _in_ball(draws: np.random.Generator, radius: float) -> NDArray[np.float64]:
-    """A point drawn uniformly from a ball."""
+    """Draw a point uniformly from a ball."""
     direction = draws.standard_normal(3)
     return np.asarray(direction / np.linalg.norm(direction) * radius * draws.random() ** (1 / 3))

@@ -1,4 +1,4 @@
-"""Simulated scribbles, as each protocol draws them."""
+"""Simulated scribbles of each protocol."""
 
 from clicksim.simulate.scribbles.scribble_rules import simulate_scribbles
 

@@ -1,8 +1,8 @@
 """The rule behind the published scribbles (autoPET V): from a label, and from a prediction's errors.
 
 Source: the scripts in `interactive/` of lab-midas/autoPETV. Strokes are drawn in one slice across the last axis.
-From a label, five components are chosen by `random.Random(42)`; each gives one stroke in the slice that holds most
-of its voxels. The background is the shell that two steps of a 6-neighbour dilation add. From errors, the largest
+From a label, five components are chosen by `random.Random(42)`; each gives one stroke in the slice with most
+of its voxels. The background is the shell added by two steps of 6-neighbour dilation. From errors, the largest
 8-connected part of any slice of the false positives and of the false negatives gives one stroke each; the one that
 is not shorter is kept.
 """
@@ -26,15 +26,15 @@ from clicksim.simulate.scribbles.published_strokes import STROKES, Pixels, fulle
 
 Ints = NDArray[np.int64]
 
-COMPONENT_SEED = 42  # the published seed of the choice of components, whatever the seed of the strokes
+COMPONENT_SEED = 42  # the published seed for choosing components, for any seed of the strokes
 SHELL_STEPS = 2
 
 
 def published_scribbles(mask: NDArray[Any], settings: Mapping[str, Any], *, seed: int, where: str) -> list[Scribble]:
-    """One foreground and one background scribble, each the voxels of all its strokes in the order x, y, z.
+    """Draw one foreground and one background scribble, each with the voxels of all its strokes in the order x, y, z.
 
-    The published files do not keep strokes apart. The label is cast to eight bits first, as published. An empty
-    label gives none.
+    The published files do not separate strokes. The label is first cast to eight bits, as published. An empty label
+    gives no scribble.
     """
     labels = as_labels(mask, where=where).astype(np.uint8, order="K")
     lesions = find_lesions(labels, instances="touching", where=where)
@@ -52,7 +52,7 @@ def published_scribbles(mask: NDArray[Any], settings: Mapping[str, Any], *, seed
 def published_correction(
     errors: ErrorRuns, settings: Mapping[str, Any], *, seed: int, number: int
 ) -> tuple[list[Scribble], list[str]]:
-    """The one scribble that the published loop adds in a round; none, with a note, where it fails."""
+    """Draw the scribble that the published loop adds in a round; if the loop fails, return none and a note."""
     if not errors.truth.any():
         return [], ["no lesion: the published loop adds no scribble"]
     strokes = {}
@@ -69,9 +69,10 @@ def published_correction(
 
 
 def largest_in_slice(errors: ErrorRuns, *, missed: bool) -> Component | None:
-    """The largest 8-connected part of any slice across the last axis, of the false negatives or positives.
+    """Find the largest 8-connected part of any slice across the last axis, of the false negatives or positives.
 
-    Of equally large ones that in the first slice, and in it that whose first pixel comes first with i fastest.
+    Among equally large parts, the first slice wins; within a slice, the part whose first pixel comes first with i
+    fastest.
     """
     memory, starts, stops = errors.of(missed=missed)
     parts = connect(memory, starts, stops, np.ones_like(starts), 8)
@@ -79,7 +80,7 @@ def largest_in_slice(errors: ErrorRuns, *, missed: bool) -> Component | None:
 
 
 def shell(lesions: Components) -> Components:
-    """The components of what two steps of dilation add around lesions, numbered in C order as published."""
+    """The components of the shell added by two dilation steps around lesions, numbered in C order as published."""
     memory = lesions.memory
     indices = _dilated(lesions, SHELL_STEPS)
     starts, stops = join_indices(without(indices, lesion_indices(lesions, memory)), memory.lengths[2])
@@ -93,9 +94,9 @@ def _choose(components: Components, settings: Mapping[str, Any]) -> list[Compone
 
 
 def _stroke(component: Component, strategy: str, seed: int) -> Ints:
-    """`(n, 3)` voxels of a stroke in the slice that holds most of the component, the first of such."""
+    """Draw a stroke, `(n, 3)` voxels, in the first slice with most voxels of the component."""
     k, flat = fullest_slice(component, 2)
-    # a crop with a margin of one pixel, where the image has one, changes no stroke
+    # cropping with a margin of one pixel (if the image has one) changes no stroke
     low = np.maximum(flat.min(axis=0) - 1, 0)
     high = np.minimum(flat.max(axis=0) + 2, component.memory.shape[:2])
     mask = np.zeros(high - low, dtype=np.uint8)
@@ -127,7 +128,7 @@ def _dilated(lesions: Components, steps: int) -> Ints:
     begin, end = np.concatenate(intervals, axis=1)
     order = np.argsort(begin, kind="stable")
     begin, end = begin[order], np.maximum.accumulate(end[order])
-    fresh = np.maximum(begin, np.concatenate([[0], end[:-1]]))  # what earlier intervals have not covered
+    fresh = np.maximum(begin, np.concatenate([[0], end[:-1]]))  # the part that earlier intervals do not cover
     length = np.maximum(end - fresh, 0)
     within = np.arange(length.sum()) - np.repeat(np.cumsum(length) - length, length)
     return np.repeat(fresh, length) + within

@@ -1,7 +1,7 @@
-"""Strokes in one slice, as the published rule (autopet-v) draws them.
+"""Strokes of the published rule (autopet-v) in one slice.
 
 Source: the scripts of autoPET V. A slice is `(rows, columns)`; pixels are listed row by row; a stroke is a list of
-pixels. `random` and `boundary` begin their stream anew with each stroke, as published.
+pixels. `random` and `boundary` restart their random stream for each stroke, as published.
 """
 
 import random
@@ -17,16 +17,16 @@ from clicksim.lesions import Component
 Slice = NDArray[np.uint8]
 Pixels = NDArray[np.int64]
 
-TRIM = 0.1  # of a centre line, at each end
-SHORT = 10  # nodes up to which a centre line is not trimmed
-WALK = 0.2  # of the rim, the length of a boundary stroke
+TRIM = 0.1  # share of a centre line removed at each end
+SHORT = 10  # centre lines with up to this many nodes are not trimmed
+WALK = 0.2  # length of a boundary stroke as a share of the rim
 
 
 def _thinning_table() -> NDArray[np.uint8]:
-    """In which subiterations a pixel is deleted, by the code of its neighbours.
+    """The subiterations that delete a pixel, by the code of its neighbours.
 
-    The textbook rule of Zhang and Suen, but for 25 codes, as common implementations have them: without those a
-    square of 2 x 2 would vanish.
+    This is the textbook rule of Zhang and Suen, except for 25 codes, as in common implementations. Without these
+    exceptions, a square of 2 x 2 would vanish.
     """
     table = np.zeros(256, dtype=np.uint8)
     for code in range(256):
@@ -49,12 +49,12 @@ THINNING = _thinning_table()
 
 
 def fullest_slice(component: Component, axis: int) -> tuple[int, Pixels]:
-    """The slice across an axis that holds most of a component, the first of such.
+    """Find the first slice across an axis with most voxels of a component.
 
-    Works on the runs, so that only the voxels of that slice are listed.
+    It works on the runs, so only the voxels of that slice are listed.
 
     Returns:
-        Its place along the axis, and its `(n, 2)` pixels along the two other axes, row by row.
+        The index of the slice along the axis, and its `(n, 2)` pixels along the two other axes, row by row.
     """
     memory = component.memory
     first, lengths = memory.coordinates(component.starts), component.stops - component.starts
@@ -75,9 +75,9 @@ def fullest_slice(component: Component, axis: int) -> tuple[int, Pixels]:
 
 
 def centerline(mask: Slice, seed: int) -> Pixels:  # noqa: ARG001 - all strokes take a seed
-    """The longest way through the skeleton, a tenth trimmed off at each end.
+    """The longest path through the skeleton, with a tenth trimmed off at each end.
 
-    A mask without a skeleton of at least two pixels is its own stroke (quirk Q14 of the published rule).
+    If the skeleton has fewer than two pixels, the stroke is the whole mask (quirk Q14 of the published rule).
     """
     skeleton = kernels.largest_part(kernels.thin(mask, THINNING))
     pixels = np.argwhere(skeleton)
@@ -91,7 +91,7 @@ def centerline(mask: Slice, seed: int) -> Pixels:  # noqa: ARG001 - all strokes 
 
 
 def random_line(mask: Slice, seed: int) -> Pixels:
-    """A straight line between two pixels drawn with replacement, as far as it lies in the mask."""
+    """The part inside the mask of a straight line between two pixels, drawn with replacement."""
     pixels = np.argwhere(mask)
     if len(pixels) < 2:
         return pixels
@@ -102,9 +102,9 @@ def random_line(mask: Slice, seed: int) -> Pixels:
 
 
 def boundary(mask: Slice, seed: int) -> Pixels:
-    """A walk along the inner rim over a fifth of its pixels, from one drawn at random.
+    """A walk along the inner rim over a fifth of its pixels, from a random pixel.
 
-    A rim of less than two pixels gives the mask.
+    If the rim has fewer than two pixels, the stroke is the whole mask.
     """
     rim = kernels.inner_rim(mask)
     pixels = np.argwhere(rim)

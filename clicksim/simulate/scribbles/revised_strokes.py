@@ -1,7 +1,7 @@
-"""Strokes in mm: the revised rule, for slices across any axis, with thickness and tremor.
+"""Strokes of the revised rule: in mm, in slices across any axis, with thickness and tremor.
 
-A stroke is drawn in the slice that holds most voxels of its region, in the largest 8-connected part of that slice. It
-never leaves that part: what thickness or tremor would put outside is not drawn.
+A stroke is drawn in the slice with most voxels of its region, in the largest 8-connected part of that slice. Thickness
+and tremor never draw outside that part.
 """
 
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ from clicksim.simulate.scribbles.published_strokes import fullest_slice
 from clicksim.simulate.scribbles.stroke_strategies import Ints, StrokeSection, StrokeStrategy
 
 TREMOR_SMOOTH_MM = 6.0
-"""Distance along a stroke over which its tremor hardly changes."""
+"""Correlation length of the tremor along a stroke."""
 
 
 def draw_stroke(
@@ -28,10 +28,10 @@ def draw_stroke(
     """Draw a stroke through a region.
 
     Args:
-        region: Where the stroke is drawn.
-        spacing: mm.
+        region: The region to draw in.
+        spacing: Voxel size in mm.
         settings: `strategy`, `axis`, `trim`, `walk`, `thickness_mm`, `tremor_mm` of a table `[scribbles]`.
-        draws: Used by the strategy and by tremor.
+        draws: The random stream for the strategy and the tremor.
 
     Returns:
         Voxels in drawing order: at least one, each once, all inside the region.
@@ -47,7 +47,7 @@ def draw_stroke(
 
 
 def cut_section(region: Component, spacing: Spacing, axis: int) -> StrokeSection:
-    """Find the largest 8-connected part of the slice across an axis that holds most of the region."""
+    """Find the largest 8-connected part of the slice across an axis with most voxels of the region."""
     k, flat = fullest_slice(region, axis)
     rows, columns = (a for a in range(3) if a != axis)
     low = flat.min(axis=0) - 1
@@ -60,7 +60,7 @@ def cut_section(region: Component, spacing: Spacing, axis: int) -> StrokeSection
 
 
 def _tremble(section: StrokeSection, path: Ints, amplitude: float, draws: np.random.Generator) -> Ints:
-    """Move a path by noise that varies over a few mm, join it by straight lines, and keep what is inside."""
+    """Move a path by noise that varies over a few mm, join it by straight lines, and keep the part inside."""
     along = section.lengths(path)
     noise = draws.standard_normal((len(path), 2))
     weights = np.exp(-0.5 * ((along[:, None] - along[None]) / TREMOR_SMOOTH_MM) ** 2)

@@ -1,4 +1,4 @@
-"""Scribbles from a label: the published rules and the mended one behind one function."""
+"""Scribbles from a label: one function for the published rules and the revised rule."""
 
 import operator
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,26 +33,26 @@ def simulate_scribbles(
     case_id: str = "",
     **settings: Any,
 ) -> Prompts:
-    """Simulated scribbles in and around the lesions of one case, as before a first prediction.
+    """Simulate scribbles in and around the lesions of one case, for use before a first prediction.
 
-    An empty mask gives none. The answer depends on the arguments alone.
+    An empty mask gives no scribbles. The result depends only on the arguments.
 
     Args:
         mask: `(I, J, K)`, 0 outside lesions.
         spacing: Voxel size in mm; rules in mm need it.
         instances: How values become lesions; a published rule has its own.
         protocol: Name and version.
-        seed: Of the draws; 42 in the published files.
-        case_id: Keys the streams of mended rules.
-        **settings: Of the protocol's table `[scribbles]`, such as `strategy="random"`.
+        seed: Seed of the draws; 42 in the published files.
+        case_id: Key of the random streams of revised rules.
+        **settings: Settings of the protocol's table `[scribbles]`, such as `strategy="random"`.
 
     Returns:
         Foreground strokes, then background strokes.
 
     Raises:
-        SettingError: An unknown protocol or setting, or a value that is not allowed.
-        GeometryError: Not three axes; a missing spacing.
-        ImageError: A mask that is no label array.
+        SettingError: If the protocol or a setting is unknown, or a value is not allowed.
+        GeometryError: If there are not three axes, or the spacing is missing.
+        ImageError: If the mask is not a label array.
     """
     seed = operator.index(seed)
     rule, chosen = open_rule(
@@ -81,7 +81,7 @@ def _mended(
     case_id: str,
     notes: list[str],
 ) -> Iterator[Scribble]:
-    """A stroke in each chosen lesion, then one in the shell around each; notes say where there is no room for one."""
+    """Draw a stroke in each chosen lesion, then one in the shell around each; a note names lesions without room."""
     lesions = find_lesions(labels, instances=instances, where=case_id)
     order = stream(seed, case_id, "scribble", "choice").permutation(len(lesions))
     chosen = [lesions[n] for n in order[: settings["n_components"]]]
@@ -101,7 +101,7 @@ def _mended(
 
 
 def _shell(around: Surroundings, lesion: Component, shell_mm: Sequence[float]) -> Component | None:
-    """The largest component of the shell around a lesion; None where other lesions leave no room."""
+    """The largest component of the shell around a lesion; None if other lesions leave no room."""
     voxels = around.shell(lesion, *shell_mm)
     if not len(voxels):
         return None

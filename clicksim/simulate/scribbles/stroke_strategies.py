@@ -1,10 +1,10 @@
-"""Strategies for scribbles: the line that is drawn in a slice of a region.
+"""Strategies for scribbles: the line to draw in a slice of a region.
 
 A strategy is a function that takes the section of a region, the settings of the table `[scribbles]` and a random
 stream, and returns the pixels of a line as `(n, 2)` rows and columns of the section, in drawing order. A strategy
 
-- returns at least one pixel, only pixels of the section, and depends on its arguments alone;
-- draws from the given stream only, which belongs to this region and purpose.
+- returns at least one pixel, only pixels of the section, and depends only on its arguments;
+- draws only from the given stream, which belongs to this region and purpose.
 
 Thickness and tremor are added afterwards. A package adds a strategy by naming it in its `pyproject.toml`; the setting
 `strategy` then accepts its name:
@@ -35,7 +35,7 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 SHORTEST_WALK_MM = 10.0
-"""Length of a boundary stroke at the least, where the rim allows it."""
+"""Minimum length of a boundary stroke, if the rim is long enough."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def centre_line(section: StrokeSection, settings: Mapping[str, Any], draws: np.r
 
 
 def chord(section: StrokeSection, settings: Mapping[str, Any], draws: np.random.Generator) -> Ints:  # noqa: ARG001
-    """The first unbroken piece, inside the region, of a straight line between two different random pixels."""
+    """The first unbroken piece inside the region of a straight line between two different random pixels."""
     pixels = section.pixels
     if len(pixels) == 1:
         return pixels
@@ -105,7 +105,7 @@ def chord(section: StrokeSection, settings: Mapping[str, Any], draws: np.random.
 
 
 def boundary_walk(section: StrokeSection, settings: Mapping[str, Any], draws: np.random.Generator) -> Ints:
-    """A walk along a share of the rim, but at least `SHORTEST_WALK_MM` where the rim is that long."""
+    """A walk along a share of the rim, at least `SHORTEST_WALK_MM` if the rim is that long."""
     rim = kernels.inner_rim(section.mask)
     pixels = np.argwhere(rim)
     steps = max(settings["walk"] * len(pixels), SHORTEST_WALK_MM / section.size.mean(), 1)

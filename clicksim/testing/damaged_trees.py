@@ -58,6 +58,6 @@ def damages() -> dict[str, Callable[[Path], None]]:
     return {"cut": cut, "emptied": empty, "overwritten": noise, "with a flipped bit": flip, "deleted": Path.unlink}
 
 
-def files_of(folder: Path) -> Iterator[Path]:
+def tree_files(folder: Path) -> Iterator[Path]:
     """All files below a folder, sorted."""
     yield from sorted(file for file in folder.rglob("*") if file.is_file())
