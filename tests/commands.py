@@ -1,5 +1,7 @@
 """`clicksim` called as from a shell, in this process; and command lines that are only read."""
 
+import signal
+
 import click
 from click.testing import CliRunner, Result
 
@@ -32,3 +34,8 @@ def parse(words: list[str]) -> None:
     assert left == []
     needed = [param for param in command.params if param.required]
     assert [p.name for p in needed if p.value_is_missing(p.consume_value(context, values)[0])] == [], words
+
+
+def heed_interrupts() -> None:
+    """For a process that a test starts: a suite in the background of a shell ignores SIGINT, and so would the child."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -263,7 +263,10 @@ def test_clicks__names_a_doubtful_pet_and_takes_it(here):
     write_image("ringing.nii.gz", uptake, GRID)
     result = clicks("--pet", "ringing.nii.gz")
     assert result.exit_code == 0
-    assert result.stderr == f"a: {Path('ringing.nii.gz').absolute()} has values down to -150: is this a CT? It was taken for a PET\n"
+    assert (
+        result.stderr
+        == f"a: {Path('ringing.nii.gz').absolute()} has values down to -150: is this a CT? It was taken for a PET\n"
+    )
     assert len(json.loads(result.stdout)["background"]) == 10
     write_image("whole.nii.gz", np.round(pet()).astype(np.int16), GRID)
     assert clicks("--pet", "whole.nii.gz").exit_code == 0

@@ -160,7 +160,8 @@ def start(*args):
     """The command as a process of its own, and what it prints to stderr in a file."""
     with Path("stderr").open("wb") as heard:
         script = "import sys; from clicksim.cli import main; main()"
-        return subprocess.Popen([sys.executable, "-c", script, *map(str, args)], stdout=heard, stderr=heard)
+        words = [sys.executable, "-c", script, *map(str, args)]
+        return subprocess.Popen(words, stdout=heard, stderr=heard, preexec_fn=commands.heed_interrupts)
 
 
 def wait_for(holds, seconds=120):

@@ -172,7 +172,7 @@ def test_prepare_store__finds_what_did_not_change(catalog, tmp_path):
 )  # fmt: skip
 def test_settings__of_several_numbers_name_their_form(group, name, value):
     form = ",".join(f"{entry:g}" for entry in getattr(group(), name))
-    with pytest.raises(SettingError, match=f"{name} takes {form.count(',') + 1} numbers, as {name}={form}, got"):
+    with pytest.raises(SettingError, match=f"{name} takes {form.count(',') + 1} numbers, such as {name}={form}; got"):
         group.of({name: value})
     assert StoreRules(spacing_mm=()).spacing_mm == ()
 
@@ -180,7 +180,7 @@ def test_settings__of_several_numbers_name_their_form(group, name, value):
 def test_prepare__refuses_one_size_before_the_work_and_once(catalog, tmp_path):
     done = CliRunner().invoke(main, ["prepare", str(catalog.path), str(tmp_path / "store"), "--set", "spacing_mm=4"])
     assert done.exit_code == 1
-    assert done.stderr == "clickseg: spacing_mm takes 3 numbers, as spacing_mm=2,2,3, got 4\n"
+    assert done.stderr == "clickseg: spacing_mm takes 3 numbers, such as spacing_mm=2,2,3; got 1: [4]\n"
     assert not (tmp_path / "store").exists()
 
 

@@ -489,7 +489,7 @@ def test_convert__rejects_a_label_on_another_grid(tree):
     row = only_rejection(tree)
     assert (row["code"], row["case_id"]) == ("GridMismatch", FDG)
     assert "label and PET are on different grids" in row["message"]
-    assert row["message"].endswith("resample one of them first, or set resample_labels where the label is right")
+    assert row["message"].endswith("resample one of them first, or set resample_labels if the label is right")
 
 
 def test_convert__resamples_a_label_on_another_grid_where_asked(tree):

@@ -22,6 +22,7 @@ from clicksim.pipeline import Crew, Job, run_job
 from clicksim.pipeline.job import differences, read_record, write_record
 from clicksim.pipeline.parts import HEAD, TABLES, digest_content, fingerprint, part_folder
 from clicksim.pipeline.workers import available_cores
+from tests.commands import heed_interrupts
 
 ROOT = Path(__file__).resolve().parents[1]
 RUN = [sys.executable, "-c", "import sys; from clicksim.cli import main; main(sys.argv[1:])"]
@@ -424,7 +425,9 @@ def installed(tmp_path: Path) -> dict[str, str]:
 
 def start(place: Path, environment: dict[str, str], *more: str) -> "subprocess.Popen[str]":
     words = [*RUN, "convert", "slow", str(place / "source"), str(place / "catalog"), *more]
-    return subprocess.Popen(words, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    return subprocess.Popen(
+        words, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=heed_interrupts
+    )
 
 
 def wait_for(look: Any, enough: Any) -> Any:

@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -182,8 +182,20 @@ def drop(folder: Path) -> None:
 def _carry_out(home: Path, record: dict[str, Any]) -> None:
     """Carry out a record, also after an interruption: each step can be repeated."""
     work = home / WORK
+    moves = record["moves"]
+    _move_all(home, moves[:-1], record["removed"])
+    _move_all(home, moves[-1:], [])  # what says that all is there reaches the disk after the rest
+    if record["done_with"]:
+        drop(work / record["done_with"])
+    (work / RECORD).unlink()
+    flush_folder(work)
+    _clear(work)
+
+
+def _move_all(home: Path, moves: Sequence[Sequence[str]], removed: Sequence[str]) -> None:
+    """Rename and remove files, as far as that is not done, and flush their folders."""
     folders = set()
-    for source, name in record["moves"]:
+    for source, name in moves:
         staged, target = home / source, _target(home, name)
         if os.path.lexists(staged):
             make_folder(target.parent)
@@ -193,17 +205,12 @@ def _carry_out(home: Path, record: dict[str, Any]) -> None:
                 f"{home} was being changed when its disk lost {source}; do again what was interrupted, without --resume"
             )
         folders.add(target.parent)
-    for name in record["removed"]:
+    for name in removed:
         target = _target(home, name)
         target.unlink(missing_ok=True)
         folders.add(_without_empty_folders(target.parent, home))
     for folder in sorted(filter(Path.is_dir, folders)):
         flush_folder(folder)
-    if record["done_with"]:
-        drop(work / record["done_with"])
-    (work / RECORD).unlink()
-    flush_folder(work)
-    _clear(work)
 
 
 def _without_empty_folders(folder: Path, home: Path) -> Path:

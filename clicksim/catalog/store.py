@@ -23,7 +23,8 @@ from clicksim.catalog.remote.cache import fetch
 from clicksim.catalog.remote.files_index import Files, Stored, read_index
 from clicksim.catalog.remote.places import Place, RemotePath, as_place, inside, is_url, read_only
 from clicksim.catalog.schema import TABLES, UNIQUE, table_schema
-from clicksim.errors import CatalogError, LockedError, StorageError
+from clicksim.errors import CatalogError, ClicksimError, LockedError, StorageError
+from clicksim.files import make_folder
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -463,7 +464,10 @@ def create_catalog(path: str | Path) -> Catalog:
         # a run that was killed at the start leaves a partial head and its lock
         if folder.exists() and any(not file.name.startswith((".writing-", LOCK)) for file in folder.iterdir()):
             raise CatalogError(f"{folder} exists and is no catalog; name an empty or a new folder")
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            make_folder(folder)
+        except ClicksimError as error:
+            raise CatalogError(f"no catalog can be made in {folder}: {error}") from error
         with writing(folder):
             if not (folder / HEAD).exists():  # another process may have made it meanwhile
                 write_head(folder, {"catalog": "."})

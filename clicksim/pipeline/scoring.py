@@ -65,7 +65,7 @@ class ScoreRule:
         import pyarrow as pa
 
         kinds = {float: pa.float64(), int: pa.int64(), str: pa.string()}
-        columns = [(entry.name, kinds[entry.type]) for entry in dataclasses.fields(Scores)]  # type: ignore[index]
+        columns = [(entry.name, kinds.get(entry.type, pa.string())) for entry in dataclasses.fields(Scores)]  # type: ignore[arg-type]
         surface = [] if self.surface_mm is None else [("surface_dice", pa.float64())]
         return pa.schema([("case_id", pa.string()), *columns, *surface])
 
