@@ -20,9 +20,8 @@ from pathlib import Path
 from clicksim import __version__
 from clicksim.catalog import find_source, open_catalog
 from clicksim.catalog.folds import make_folds, write_folds
-from clicksim.manifests import select, write_croissant, write_huggingface, write_monai, write_nnunet
 from clicksim.phantom.layouts import write_deep_psma, write_fdat
-from clicksim.pipeline import PromptRun, convert, simulate_catalog
+from clicksim.pipeline import PromptRun, convert, export, simulate_catalog
 
 ROOT = Path(__file__).resolve().parents[1]
 HOME = Path(os.environ.get("CLICKSIM_RIVALS", ROOT / ".rivals"))
@@ -58,6 +57,15 @@ RIVALS = (
     Rival("Hugging Face Datasets", "tables", "datasets", "in_datasets.py", "huggingface"),
 )
 
+EXPORTS: dict[str, tuple[str, dict[str, str]]] = {
+    "Dataset501_Phantom": ("nnunet", {}),
+    "Dataset502_Guided": ("nnunet", {"guidance": "gaussian"}),
+    "monai": ("monai", {}),
+    "croissant": ("croissant", {"url": "https://example.org/", "published": "2026-01-01"}),
+    "huggingface": ("huggingface", {}),
+}
+"""The exports by folder: the format and its settings."""
+
 
 def main() -> int:
     """Export, run all programs and write the page; returns the number of programs that refused."""
@@ -78,13 +86,9 @@ def write_exports(work: Path) -> int:
     (run,) = simulate_catalog(catalog_path, [PromptRun("autopet-iv@2")])
     catalog = open_catalog(catalog_path)
     write_folds(catalog, "three", make_folds(catalog, n_folds=3, official="ignore"))
-    export = select(catalog, run=run, plan="three")
-    write_nnunet(export, work / "Dataset501_Phantom")
-    write_nnunet(export, work / "Dataset502_Guided", guidance="gaussian")
-    write_monai(export, work / "monai")
-    write_croissant(export, work / "croissant", url="https://example.org/", published="2026-01-01")
-    write_huggingface(export, work / "huggingface")
-    return len(export.cases)
+    for folder, (kind, settings) in EXPORTS.items():
+        export(catalog_path, work / folder, kind, run=run, plan="three", settings=settings)
+    return len(catalog.cases)
 
 
 def run_rival(rival: Rival, work: Path) -> tuple[str, bool, str]:
