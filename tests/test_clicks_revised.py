@@ -490,7 +490,7 @@ def test_simulate_clicks__two_threads_and_two_spawned_processes_give_the_same():
         ({"percentile": float("nan")}, "must be a number, got nan"),
         ({"jitter_mm": "far"}, "must be a number, got 'far'"),
         ({"margin_mm": -1}, "margin_mm must be at least 0"),
-        ({"shell_mm": [5]}, "takes 2 numbers, got 1"),
+        ({"shell_mm": [5]}, "takes 2 numbers; got 1"),
         ({"background": "shell", "shell_mm": [20, 5]}, "shell_mm"),
         ({"target": -1}, "target must be at least 0"),
     ],

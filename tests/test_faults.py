@@ -76,7 +76,7 @@ RESUMED = ("convert", "clicks", "scribbles", "rounds", "report", "prepare")
 def command(name, source, *more):
     """The program and the arguments of a command in the folder that is at work."""
     label = sorted((source / "fdat/labelsTr").iterdir())[0]
-    prompts = sorted((source / "clicks").iterdir())[0]
+    prompts = min(file for file in (source / "clicks").iterdir() if not file.name.startswith("."))
     words = [w.format(source=source, label=label, prompts=prompts) for w in (WRITERS | OTHERS)[name]]
     if words[0] == "clickseg":
         return clickseg.cli.main, [*words[1:], *more]
