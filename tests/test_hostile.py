@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from clicksim.audit import AuditFinding
+from clicksim.findings import Finding
 from clicksim.audit.page import write_audit_page
 from clicksim.catalog import open_catalog
 from clicksim.catalog.schema import TABLES
@@ -254,7 +254,7 @@ def test_report__markup_in_any_text_of_the_catalog_stays_text(tmp_path: Path, pu
 
 
 def test_write_audit_page__markup_in_any_text_stays_text(tmp_path: Path) -> None:
-    findings = [AuditFinding("error", EVIL, (EVIL,), EVIL)]
+    findings = [Finding("error", EVIL, (EVIL,), EVIL)]
     page = write_audit_page(tmp_path / "p.html", findings, checks={EVIL: EVIL, "b": EVIL}, title=EVIL, about=EVIL)
     text = page.read_text(encoding="utf-8")
     assert "<img" not in text
