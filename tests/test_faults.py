@@ -566,12 +566,12 @@ def test_worker__that_dies_costs_its_patient_alone(action, fault, reason, tmp_pa
 
 
 def test_memory__that_ends_in_the_command_itself_is_one_line(source, monkeypatch, record):
-    import clicksim.pipeline.simulation
+    import clicksim.simulate.from_files
 
     def needs_too_much(*args, **kwargs):
         return np.empty(1 << 60, np.uint8)  # what no machine has
 
-    monkeypatch.setattr(clicksim.pipeline.simulation, "click_case", needs_too_much)
+    monkeypatch.setattr(clicksim.simulate.from_files, "click_case", needs_too_much)
     says = refusal(run("clicks --label", source))
     assert says.startswith("clicksim: out of memory (Unable to allocate 1.00 EiB")
     assert "fewer --workers" in says

@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from clicksim.findings import Finding
 from clicksim.audit.page import write_audit_page
 from clicksim.catalog import open_catalog
 from clicksim.catalog.schema import TABLES
 from clicksim.errors import CatalogError, ClicksimError
 from clicksim.files import MOST_BOUNDED, read_bounded
+from clicksim.findings import Finding
 from clicksim.geometry import Grid
 from clicksim.manifests.croissant import check_croissant
 from clicksim.pipeline import report
