@@ -152,7 +152,7 @@ class Command:
 class _Timed:
     """A command predictor that is timed and says what its process needed.
 
-    The facts stand in the output folder, which is gone after the round: the command copies them out of it.
+    The output folder is deleted after each round, so the command copies the facts out of it.
     """
 
     limits_itself = True
