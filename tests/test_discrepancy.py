@@ -78,7 +78,7 @@ def test_compare_catalogs__joins_two_sources_of_one_catalog(both: tuple[Catalog,
     assert found.ours.startswith("PETCT_")
     assert found.theirs.startswith("fdg_")
     assert found.parts == next(compare_catalogs(*both)).parts
-    with pytest.raises(CatalogError, match="at hand twice"):
+    with pytest.raises(CatalogError, match="exists twice"):
         next(compare_catalogs(both[0]))
     with pytest.raises(CatalogError, match="PETCT_x"):
         next(compare_catalogs(one, study="PETCT_x"))

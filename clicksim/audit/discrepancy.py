@@ -1,6 +1,6 @@
 """The same study from two publishers: SUV, CT and mask voxel by voxel, and which rule explains a difference.
 
-    compare_catalogs    every study that is at hand twice, joined by `study_key`
+    compare_catalogs    compare the studies that two catalogs or sources both have, joined by `study_key`
     compare_cases       two rows of one study
 
 Meant for a study converted from DICOM (`ours`) and the NIfTI that its publisher made of it (`theirs`). Arrays are
@@ -91,7 +91,7 @@ def compare_catalogs(ours: Catalog, theirs: Catalog | None = None, *, study: str
     ]
     if not pairs:
         raise CatalogError(
-            f"no study{f' {study}' if study else ''} is at hand twice; studies of two sources meet by study_key: "
+            f"no study{f' {study}' if study else ''} exists twice; studies of two sources are matched by study_key: "
             "convert tcia-fdg or tcia-psma, and fdat"
         )
     for mine, row in pairs:
@@ -117,7 +117,7 @@ def compare_cases(ours: Catalog, mine: Row, theirs: Catalog, row: Row) -> Catalo
     parts: list[ComparedPart] = []
     for name, column in (("suv", "pet_path"), ("mask", "label_path"), ("ct", "ct_path")):
         if mine[column] is None or row[column] is None:
-            parts.append(ComparedPart(name, False, "not at hand in both"))
+            parts.append(ComparedPart(name, False, "missing on one side"))
             continue
         try:
             read = read_label if name == "mask" else read_image
