@@ -135,7 +135,7 @@ def _commit_source(
 
     name = source.name
     new = {table: pa.concat_tables([tables[table], rows]) for table, rows in tables_of(found).items()}
-    held = {table: _held_rows(catalog, table, name) for table in TABLES}
+    held = {table: _held_rows(catalog, table, name, needed=add) for table in TABLES}
     lost = sorted(set(held["cases"]["case_id"].to_pylist()) - set(new["cases"]["case_id"].to_pylist()))
     if lost and not (add or replace_rows):
         raise CatalogError(
@@ -160,11 +160,16 @@ def _commit_source(
     return summary
 
 
-def _held_rows(catalog: Catalog, table: str, source: str) -> "pa.Table":
-    """What the catalog has of a source."""
+def _held_rows(catalog: Catalog, table: str, source: str, *, needed: bool) -> "pa.Table":
+    """What the catalog has of a source; a damaged file counts as empty where its rows are replaced, not needed."""
     if source not in catalog.parts(table):
         return table_schema(table).empty_table()
-    return catalog.table(table, source).drop_columns(["source"]).replace_schema_metadata(None)
+    try:
+        return catalog.table(table, source).drop_columns(["source"]).replace_schema_metadata(None)
+    except CatalogError:
+        if needed:
+            raise
+        return table_schema(table).empty_table()
 
 
 def _added(held: Tables, new: Tables) -> Tables:
