@@ -119,7 +119,7 @@ def test_faults_page__has_a_row_for_each_fault() -> None:
         {"fault": "disk full", "met": "clicks", "times": 1, "lost": None, "says": "other"},
         {"fault": "clock", "met": "convert", "times": 3, "lost": None, "says": "nothing"},
     ]
-    page = faults.page(rows)
+    page = faults.fault_table(rows)
     assert "| disk full | convert, clicks | 4 | 1 | no / space |\n" in page
     assert "| clock | convert | 3 | none at stake | nothing |\n" in page
 
@@ -227,7 +227,7 @@ def test_make_data__refuses_a_folder_that_was_made_for_another_model(tmp_path: P
     learning.make_data(tmp_path, learning.SMOKE)
     learning.make_data(tmp_path, learning.SMOKE)
     other = replace(learning.SMOKE, model=learning.SMOKE.model.but(size="small"))
-    with pytest.raises(SystemExit, match="other settings; name another folder"):
+    with pytest.raises(SystemExit, match="other settings; use another folder"):
         learning.make_data(tmp_path, other)
 
 
@@ -252,10 +252,10 @@ def test_read_lint__tells_use_from_other_faults() -> None:
     lines = ["good     zero         model       without guidance 20.0% of the mask changes"]
     lines += [f"good     {check:12} model       words" for check in ("shuffle", "shift", "flip")]
     lines += [
-        "bad      foreground   model       the foreground prompts add 1 voxels and remove 2",
-        "verdict: bad; 1 of 5",
+        "error    foreground   model       the foreground prompts add 1 voxels and remove 2",
+        "verdict: error; 1 of 5",
     ]
     text = "\n".join(["case a", *lines, "", "case b", *lines])
-    assert read_lint(text) == {"used": True, "change": 20.0, "faults": {"foreground bad": 2}}
-    assert not read_lint(text.replace("good     shift ", "bad      shift "))["used"]
-    assert not read_lint(text.replace("good     zero ", "suspect  zero "))["used"]
+    assert read_lint(text) == {"used": True, "change": 20.0, "faults": {"foreground error": 2}}
+    assert not read_lint(text.replace("good     shift ", "error    shift "))["used"]
+    assert not read_lint(text.replace("good     zero ", "warning  zero "))["used"]

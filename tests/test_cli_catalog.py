@@ -150,7 +150,7 @@ def test_convert__of_another_folder_asks_whether_to_add_or_replace(here):
              for n, name in enumerate(("first", "second"))}  # fmt: skip
     done("convert", "fdat", "first", "new")
     line = refused("convert", "fdat", "second", "new")
-    assert re.search(r"made in another way: source is \S+first. there and \S+second. here", line)
+    assert re.search(r'made in another way: source is "\S+first" there and "\S+second" here', line)
     assert "keep its cases with --add, or replace them with --replace" in line
     assert "ask for one of both" in refused("convert", "fdat", "second", "new", "--add", "--replace")
     both = len({*names["first"], *names["second"]})

@@ -244,9 +244,6 @@ def ended(pid):
 
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-@pytest.mark.xfail(
-    run=False, reason="passes alone; with other tests at work a signal was seen to wait for the predictor"
-)
 def test_rounds__a_signal_ends_the_command_and_deletes_its_images(here, monkeypatch, workers, number):
     monkeypatch.setenv("TMPDIR", str(here / "tmp"))
     monkeypatch.setattr(tempfile, "tempdir", str(here / "tmp"))

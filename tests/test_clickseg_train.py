@@ -102,6 +102,18 @@ def test_train__gives_the_same_curve_and_weights_for_two_loader_workers(folder, 
     assert_same_run(reference, folder / "workers")
 
 
+def test_train__hands_batches_over_below_a_long_temporary_folder(folder, tmp_path):
+    long = tmp_path / ("long" * 30)
+    long.mkdir()
+    quick = QUICK.but(steps=2, batch=1, workers=1, validate_every=0)
+    call = ["train", folder / "store", tmp_path / "run", *words({**MODEL.plain(), **quick.plain()})]
+    environment = {**ENVIRONMENT, "TMPDIR": str(long)}
+    subprocess.run(
+        command(call, blocked="SimpleITK"), env=environment, stdout=subprocess.DEVNULL, check=True, timeout=120
+    )
+    assert (tmp_path / "run/model.safetensors").exists()
+
+
 def test_train__says_that_it_has_no_gpu_and_nothing_to_resume(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(train, "count_cores", lambda: 1)  # more loaders than cores make Torch warn, and warnings fail
     said, quick = [], QUICK.but(steps=2, batch=1, workers=4, validate_every=0)

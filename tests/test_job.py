@@ -492,3 +492,12 @@ def test_signal__to_a_worker_ends_that_worker_alone(
     assert alive([child, worker]) == []
     assert not [file for file in (tmp_path / "tmp").rglob("*") if file.is_file()]
     assert open_catalog(tmp_path / "catalog").cases.num_rows == 6
+
+
+def test_workers__do_their_work_below_a_long_temporary_folder(tmp_path: Path, installed: dict[str, str]) -> None:
+    long = tmp_path / ("long" * 30)
+    long.mkdir()
+    process = start(tmp_path, {**installed, "TMPDIR": str(long)}, "--workers", "2")
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 0, said
+    assert open_catalog(tmp_path / "catalog").cases.num_rows == 6

@@ -4,6 +4,9 @@ A sample depends only on the seed and on its number. It does not depend on the n
 in which they work, or on interruptions of a run.
 """
 
+import multiprocessing.util
+import os
+import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -253,15 +256,31 @@ def make_loader(dataset: PatchDataset, batches: Batches, *, workers: int, pin: b
         workers: Number of loader processes; with 0 each batch is made in this process when it is needed.
         pin: Put batches into pinned memory, which a GPU reads directly.
     """
-    import multiprocessing
-
-    methods = multiprocessing.get_all_start_methods()
-    context = ("forkserver" if "forkserver" in methods else "spawn") if workers else None
+    if workers:
+        make_room_for_sockets()
     loader = DataLoader(
-        dataset, batch_sampler=batches, collate_fn=collate, num_workers=workers, multiprocessing_context=context,
-        prefetch_factor=4 if workers else None, pin_memory=pin, generator=torch.Generator().manual_seed(0),
+        dataset, batch_sampler=batches, collate_fn=collate, num_workers=workers,
+        multiprocessing_context="spawn" if workers else None, prefetch_factor=4 if workers else None,
+        pin_memory=pin, generator=torch.Generator().manual_seed(0),
     )  # fmt: skip
     return fetch_ahead(loader) if workers and not pin else iter(loader)  # a thread does the pinning anyway
+
+
+def make_room_for_sockets() -> None:
+    """Let the sockets between processes lie below `/tmp` where the path of the temporary folder is too long for them.
+
+    Workers hand over batches through such sockets, whose paths must be shorter than 108 bytes on Linux and 104 on
+    macOS. With a longer one, a worker cannot hand over anything and training waits forever. Python 3.14 does the same
+    by itself.
+    """
+    longest = 104 - len("/pymp-12345678/listener-12345678") - 1
+    if os.name != "posix" or len(os.fsencode(tempfile.gettempdir())) <= longest:
+        return
+    usual, tempfile.tempdir = tempfile.tempdir, "/tmp"
+    try:
+        multiprocessing.util.get_temp_dir()  # remembered by this process and by those that it starts
+    finally:
+        tempfile.tempdir = usual
 
 
 def fetch_ahead(loader: "DataLoader[Any]") -> Iterator[Batch]:

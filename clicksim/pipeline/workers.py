@@ -128,13 +128,15 @@ def _do_in_processes(processes: int, work: Work, units: Sequence["Unit"], give_u
 
 @contextmanager
 def _pool(processes: int) -> Iterator[Any]:
-    """Processes that start afresh: a fork would inherit the locks and threads of this one."""
+    """Processes that start afresh: a fork would inherit the locks and threads of this one.
+
+    They are not left to a fork server, whose socket below `TMPDIR` has no room for a long path.
+    """
     import multiprocessing
 
     from pebble import ProcessPool
 
-    method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-    pool: Any = ProcessPool(processes, initializer=_begin_worker, context=multiprocessing.get_context(method))
+    pool: Any = ProcessPool(processes, initializer=_begin_worker, context=multiprocessing.get_context("spawn"))
     try:
         yield pool
         pool.close()
