@@ -1,8 +1,10 @@
 """Files that are complete or not there at all, names for them, and what to do where a disk refuses them."""
 
 import errno
+import glob
 import hashlib
 import os
+import platform
 import re
 import secrets
 import shutil
@@ -63,7 +65,7 @@ def replacing(file: Path) -> Iterator[Path]:
         StorageError: The disk is full, cannot be written, or fails.
         OSError: The folder does not exist.
     """
-    temporary = file.with_name(f".writing-{secrets.token_hex(6)}-{file.name}")
+    temporary = file.with_name(f".writing-{_machine()}{secrets.token_hex(6)}{os.getpid():x}-{file.name}")
     try:
         with storing(file):
             yield temporary
@@ -73,6 +75,35 @@ def replacing(file: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # the folder itself may be gone or be a file; the first error tells more
             temporary.unlink()
+
+
+def clear_abandoned(file: Path) -> None:
+    """Delete what killed processes of this machine left beside a file that they were replacing.
+
+    For a file that a person asks for by name; those of a job lie in its work folder, which is deleted as a whole.
+    """
+    if os.name == "nt":  # where a process cannot be asked whether it lives without ending it
+        return
+    for left in file.parent.glob(f".writing-*-{glob.escape(file.name)}"):
+        found = re.fullmatch(rf"\.writing-{_machine()}[0-9a-f]{{12}}([0-9a-f]+)-{re.escape(file.name)}", left.name)
+        if found and not _is_alive(int(found[1], 16)):
+            with suppress(OSError):
+                left.unlink()
+
+
+def _machine() -> str:
+    """Six hexadecimal digits of the name of this machine."""
+    return hashlib.sha256(platform.node().encode()).hexdigest()[:6]
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # somebody else's
+        return True
+    return True
 
 
 def write_text(file: Path, text: str) -> None:

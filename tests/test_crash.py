@@ -20,9 +20,6 @@ from tests.crash.twins import SPOILED
 
 ROOT = Path(__file__).resolve().parents[1]
 KNOWN = {
-    "audit": "the page is written before the commit, and a kill may leave its temporary file",
-    "push": "the folders of a pushed catalog are not flushed",
-    "pull": "a pulled catalog is not written through a commit",
     "convert-workers": "a signal while a pool starts may show a traceback of the resource tracker",
     "clicks-workers": "a signal while a pool starts may show a traceback of the resource tracker",
     "rounds-signals": "a disk error while the input of a command is deleted counts as a failure of the predictor",

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from urllib.request import Request, urlopen
@@ -23,12 +24,13 @@ from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
 
 from clicksim.audit import check_catalog
 from clicksim.catalog import create_catalog, open_catalog
+from clicksim.catalog.lock import writing
 from clicksim.catalog.push import pull_catalog, push_catalog
 from clicksim.catalog.remote.cache import cache_folder, fetch
 from clicksim.catalog.remote.files_index import index_bytes, read_index, stored_name
 from clicksim.catalog.remote.places import as_place
 from clicksim.catalog.schema import TABLES, rows_to_table
-from clicksim.errors import CatalogError, SettingError, StorageError
+from clicksim.errors import CatalogError, LockedError, SettingError, StorageError
 from clicksim.pipeline import PromptRun
 from clicksim.pipeline.cases import catalog_units
 from clicksim.pipeline.merging import merge_catalogs
@@ -357,6 +359,42 @@ def test_pull_catalog__replaces_nothing_unasked(local, memory, tmp_path):
     (tmp_path / "full/thesis.txt").write_text("mine")
     with pytest.raises(CatalogError, match=r"holds other things, such as thesis\.txt"):
         pull_catalog(memory, tmp_path / "full")
+
+
+def test_pull_catalog__that_is_interrupted_leaves_the_old_state_whole(local, memory):
+    push_catalog(local.path, memory)
+    before = local.digest()
+    for table, column in {"lesions": "volume_ml", "cases": "age_years"}.items():
+        rows = getattr(local, table).drop_columns("source").to_pylist()
+        local.write_part(table, "fdat", rows_to_table(table, [{**rows[0], column: 1.0}, *rows[1:]]))
+    mine = local.digest()
+    assert mine != before
+
+    def stop(done, total):
+        if done == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pull_catalog(memory, local.path, overwrite=True, progress=stop)
+    assert local.digest() == mine
+    pull_catalog(memory, local.path, overwrite=True)
+    assert local.digest() == before
+    assert not (local.path / ".work").exists()
+
+
+def test_push_catalog__to_a_folder_waits_for_no_other_push_and_clears_what_was_killed(local, tmp_path):
+    place = tmp_path / "stored"
+    push_catalog(local.path, f"file://{place}")
+    (place / "images/.writing-0123-pet.nii.gz").write_bytes(b"half")
+    with writing(place), pytest.raises(LockedError, match="stored is being written by"):
+        in_a_thread(lambda: push_catalog(local.path, f"file://{place}"))
+    push_catalog(local.path, f"file://{place}")
+    assert not list(place.rglob(".writing-*"))
+
+
+def in_a_thread(call):
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(call).result()
 
 
 def test_pull_catalog__asks_for_space_before_it_begins(original, memory, tmp_path, monkeypatch):

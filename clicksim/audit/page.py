@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from clicksim import __version__
-from clicksim.files import open_templates, replacing, write_text
+from clicksim.files import clear_abandoned, make_folder, open_templates, replacing, write_text
 from clicksim.findings import SEVERITIES, Finding, findings_table
 
 
@@ -37,7 +37,8 @@ def write_audit_page(
         )
     )
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(target.parent)
+    clear_abandoned(target)
     write_text(target, text)
     return target
 
@@ -46,6 +47,7 @@ def write_audit_table(path: Path, findings: Sequence[Finding]) -> None:
     """Write the findings as Parquet, complete or not at all."""
     import pyarrow.parquet as pq
 
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
+    clear_abandoned(path)
     with replacing(path) as temporary:
         pq.write_table(findings_table(findings), temporary, compression="zstd")

@@ -9,7 +9,7 @@ from clicksim import __version__
 from clicksim.catalog.remote.places import HINT, Place
 from clicksim.catalog.schema import FORMAT_VERSION
 from clicksim.errors import CatalogError
-from clicksim.files import replacing
+from clicksim.files import make_folder, replacing
 
 HEAD = "catalog.json"
 
@@ -56,7 +56,7 @@ def write_catalog_json(file: Path, content: Mapping[str, Any]) -> None:
 
 
 def _write_bytes(file: Path, content: bytes) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(file.parent)
     with replacing(file) as temporary:
         temporary.write_bytes(content)
 

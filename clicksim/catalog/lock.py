@@ -70,10 +70,8 @@ def writing(folder: Path) -> Iterator[None]:
         yield
     finally:
         if not again:
-            # the lock file stays: deleting it while another process opens it would allow two writers
-            with suppress(OSError):
-                (place / HOLDER).unlink()
-        lock.release()
+            _take_back_word(place / HOLDER)
+        lock.release()  # the lock file stays: deleting it while another process opens it would allow two writers
 
 
 def locked(
@@ -96,6 +94,13 @@ def _leave_word(file: Path) -> None:
     with suppress(OSError):  # the lock works without it, for example on a full disk
         # not written atomically as other files: a kill would leave a temporary file
         file.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+
+
+def _take_back_word(file: Path) -> None:
+    for _ in range(2):  # a file server may fail once, and a note that stays would name a process that is gone
+        with suppress(OSError):
+            file.unlink(missing_ok=True)
+            return
 
 
 def _holder(folder: Path) -> str:

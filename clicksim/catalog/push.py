@@ -1,4 +1,4 @@
-"""A catalog onto object storage, and back.
+"""A catalog onto object storage, or into a folder such as one of a file server, and back.
 
 What a reader sees. Every file is stored under a name with its checksum in it, so a push adds files and overwrites none
 but the last: `catalog.json`. Whoever opened the catalog before that goes on reading the old state, whole, tables and
@@ -6,17 +6,20 @@ images; whoever opens it after reads the new one. A push that is killed has chan
 next one finds what is there already. Files of older states stay until a push prunes them; a reader that still has an
 older state open is then told that a file is gone, and opens the catalog again.
 
-Of two pushes at once the one that ends last is what is read, whole. Do not prune while another push runs.
+Of two pushes at once the one that ends last is what is read, whole. Do not prune while another push runs. A folder has
+a lock, and takes one push at a time.
 """
 
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clicksim.catalog.catalog_json import HEAD, head_bytes, write_head
+from clicksim.catalog.catalog_json import HEAD, head_bytes
+from clicksim.catalog.commit import WORK, Commit
 from clicksim.catalog.lock import HOLDER, LOCK, writing
 from clicksim.catalog.remote.cache import blocks_of, download
 from clicksim.catalog.remote.files_index import INDEX, STORED_NAME, Files, Stored, index_bytes, stored_name
@@ -32,9 +35,11 @@ from clicksim.catalog.remote.places import (
 )
 from clicksim.catalog.schema import TABLES
 from clicksim.catalog.store import open_catalog
-from clicksim.errors import CatalogError, counted, unknown_name, up_to_ten
-from clicksim.files import check_space, replacing
+from clicksim.errors import CatalogError, ClicksimError, counted, unknown_name, up_to_ten
+from clicksim.files import check_space, make_folder, replacing
 
+PULL = "pull"
+"""The folder of `.work` in which fetched files wait."""
 Progress = Callable[[int, int], None]
 
 
@@ -75,7 +80,8 @@ def push_catalog(
         progress: Told after each file.
 
     Raises:
-        CatalogError: No catalog, one that is being written, a place that is no URL, holds another kind of catalog or
+        LockedError: The catalog is being written, or another push to the same folder runs.
+        CatalogError: No catalog, a place that is no URL, holds another kind of catalog or
             cannot be written, a link that leaves the folder or leads nowhere, or a file that changed on the way.
         SettingError: A root that the catalog does not have.
     """
@@ -88,7 +94,7 @@ def push_catalog(
             raise unknown_name("root", name, set(catalog.roots) - {"catalog"})
         as_place(where)  # a URL with credentials is refused before it is written
     folder = catalog.path
-    with writing(folder):
+    with writing(folder), _alone(target):
         held, kept = _sizes(target), _kept(target, images=images)
         names = list(_names(folder, images=images))
         files, moved, size = dict(kept), 0, 0
@@ -117,8 +123,9 @@ def pull_catalog(
 ) -> Moved:
     """Bring a pushed catalog into a folder: what is not there yet, and `catalog.json` last.
 
-    Each file is compared with its checksum. Files of the folder that the pushed state does not have stay; roots that
-    the folder's catalog has keep their place.
+    Each file is compared with its checksum, and waits in `.work` until all are there; then they get their names in one
+    step. Files of the folder that the pushed state does not have stay; roots that the folder's catalog has keep their
+    place.
 
     Args:
         url: Where from.
@@ -137,19 +144,53 @@ def pull_catalog(
     if files is None:
         raise CatalogError(f"{url} was not pushed by clicksim: copy it with a tool of that storage")
     missing = _to_fetch(files, folder, overwrite=overwrite)
-    check_space(folder, sum(file.size for file in missing if not (folder / file.name).exists()), f"what is in {url}")
-    folder.mkdir(parents=True, exist_ok=True)
+    check_space(folder, sum(file.size for file in missing if not _is_here(folder, file)), f"what is in {url}")
+    make_folder(folder)
     with writing(folder):
+        commit = Commit(folder)
+        moved = [file for file in missing if not _fetched(folder, file).is_file()]
         for done, file in enumerate(missing, start=1):
-            target = inside(folder, file.name)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(target) as temporary:
-                _fetch(catalog.home / file.at, temporary, file)
+            fetched = _fetched(folder, file)
+            if not fetched.is_file():
+                make_folder(fetched.parent)
+                with replacing(fetched) as temporary:
+                    _fetch(catalog.home / file.at, temporary, file)
+            commit.move(fetched, file.name)
             if progress:
                 progress(done, len(missing))
         own = open_catalog(folder).roots if (folder / HEAD).exists() else {}
-        write_head(folder, {**catalog.roots, **own})
-    return Moved(len(files), len(missing), sum(file.size for file in missing))
+        commit.text(HEAD, head_bytes({**catalog.roots, **own}).decode())
+        commit.finish(done_with=PULL)
+    return Moved(len(files), len(moved), sum(file.size for file in moved))
+
+
+def _fetched(folder: Path, file: Stored) -> Path:
+    """Where a fetched file waits until all are there; its name has its checksum, so it is never another content."""
+    return folder / WORK / PULL / file.at
+
+
+def _is_here(folder: Path, file: Stored) -> bool:
+    """Whether its space is taken already: it was fetched, or it replaces another."""
+    return (folder / file.name).exists() or _fetched(folder, file).is_file()
+
+
+@contextmanager
+def _alone(target: Place) -> Iterator[None]:
+    """Hold the lock of a place that is a folder, and delete what a killed push was writing there.
+
+    Object storage has no locks, and shows no file before it is whole.
+    """
+    if isinstance(target, RemotePath):
+        yield
+        return
+    try:
+        make_folder(target)
+    except ClicksimError as error:
+        raise CatalogError(str(error)) from error
+    with writing(target):
+        for left in target.rglob(".writing-*"):
+            left.unlink()
+        yield
 
 
 def _names(folder: Path, *, images: bool) -> Iterator[str]:
@@ -208,7 +249,7 @@ def _write(target: Place, name: str, blocks: Iterable[bytes]) -> None:
         place.write(blocks)
         return
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(place.parent)
         with replacing(place) as temporary, temporary.open("xb") as out:
             out.writelines(blocks)
     except OSError as error:
@@ -267,7 +308,7 @@ def _to_fetch(files: Files, folder: Path, *, overwrite: bool) -> list[Stored]:
     Raises:
         CatalogError: It holds other things, or files that differ and are not to be replaced.
     """
-    here = {name for name in _sizes(folder) if not name.rpartition("/")[2].startswith((".writing-", LOCK, HOLDER))}
+    here = {name for name in _sizes(folder) if not name.startswith((".writing-", LOCK, HOLDER, f"{WORK}/"))}
     here |= {name for name in files if (folder / name).is_file()}  # behind a linked folder as well
     if not (folder / HEAD).is_file() and (others := sorted(here - set(files))):
         raise CatalogError(f"{folder} holds other things, such as {others[0]}; name an empty or a new folder")

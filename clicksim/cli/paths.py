@@ -20,6 +20,7 @@ def making_folder(file: Path) -> Iterator[None]:
         ClicksimError: Any other system error, such as a file with the name of the folder.
     """
     files.make_folder(file.parent)
+    files.clear_abandoned(file)
     try:
         yield
     except StorageError:

@@ -14,7 +14,7 @@ from clicksim.cli.asked_runs import AskedRun, plan_runs
 from clicksim.cli.crew import open_crew
 from clicksim.cli.paths import check_distinct, making_folder, write_result
 from clicksim.errors import ClicksimError, SettingError, counted
-from clicksim.files import PICTURE_ENDINGS, PROMPT_ENDINGS
+from clicksim.files import PICTURE_ENDINGS, PROMPT_ENDINGS, clear_abandoned
 
 if TYPE_CHECKING:
     from clicksim.pipeline.conversion import Summary
@@ -178,6 +178,7 @@ class Request:
         if self.out is None:
             click.echo(prompts.to_json(self.layout))
         else:
+            clear_abandoned(Path(self.out))
             write_prompts_as(Path(self.out), prompts, self.layout)
         if self.preview:
             _draw(prompts, case, None if uptake is None else uptake.array, self.preview)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from clicksim.catalog.schema import FLAGS, REASONS
 from clicksim.errors import CatalogError
-from clicksim.files import open_templates, write_text
+from clicksim.files import clear_abandoned, open_templates, write_text
 from clicksim.findings import Finding
 from clicksim.prompts.table import METADATA_KEY
 from clicksim.report.figures import SERIES, cohort_figures, fold_balance, show_tracer
@@ -131,6 +131,7 @@ def write_report(
         pictures=[_picture(pictures.get(key)) for key in selection.keys],
     )
     target = Path(path)
+    clear_abandoned(target)
     write_text(target, text)
     return target
 
