@@ -14,14 +14,15 @@ import signal
 import subprocess
 import tempfile
 import uuid
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
 from clicksim.errors import ClicksimError, ImageError, SettingError
-from clicksim.files import LESION_CLICKS
+from clicksim.files import LESION_CLICKS, storing
 from clicksim.geometry import Grid
 from clicksim.interruption import holding_signals
 from clicksim.predictors.interface import Predictor, RoundFailure, Scan, placed
@@ -66,15 +67,16 @@ class CommandPredictor:
     def __call__(self, case: Scan, prompts: Prompts) -> Volume:
         """Run the command for one round."""
         images = self._images(case)
-        with tempfile.TemporaryDirectory(prefix="clicksim-round-", dir=images.parent) as name:
-            source, target = Path(name) / "input", Path(name) / "output"
-            source.mkdir()
-            target.mkdir()
-            for file in sorted(images.glob("*/*.mha")):
-                place = source / "images" / file.relative_to(images)
-                place.parent.mkdir(parents=True)
-                _link(file, place)
-            write_prompts(source / LESION_CLICKS, prompts, "grand-challenge")
+        with _temporary_folder(images.parent) as folder:
+            source, target = folder / "input", folder / "output"
+            with storing(folder):
+                source.mkdir()
+                target.mkdir()
+                for file in sorted(images.glob("*/*.mha")):
+                    place = source / "images" / file.relative_to(images)
+                    place.parent.mkdir(parents=True)
+                    _link(file, place)
+                write_prompts(source / LESION_CLICKS, prompts, "grand-challenge")
             self._run(source, target)
             try:
                 return _read_result(target, _uuid(case.case_id))
@@ -86,20 +88,22 @@ class CommandPredictor:
         """Delete the images of the case."""
         home, self._home, self._case = self._home, None, None
         if home is not None:
-            home.cleanup()
+            with storing(Path(home.name)):
+                home.cleanup()
 
     def _images(self, case: Scan) -> Path:
         """The folder with the images of a case; a new case is written first."""
         if self._home is None or self._case is None or self._case != (case.case_id, case.grid):
             self.finish()
-            with holding_signals():
-                self._home = tempfile.TemporaryDirectory(prefix="clicksim-rounds-")
-            for name, array in (("ct", case.ct), ("pet", case.pet)):
-                if array is not None:
-                    file = Path(self._home.name) / "images" / name / f"{_uuid(case.case_id)}.mha"
-                    file.parent.mkdir(parents=True)
-                    write_image(file, np.asarray(array), placed(case.grid))
-                    file.chmod(0o444)
+            with storing(Path(tempfile.gettempdir())):
+                with holding_signals():
+                    self._home = tempfile.TemporaryDirectory(prefix="clicksim-rounds-")
+                for name, array in (("ct", case.ct), ("pet", case.pet)):
+                    if array is not None:
+                        file = Path(self._home.name) / "images" / name / f"{_uuid(case.case_id)}.mha"
+                        file.parent.mkdir(parents=True)
+                        write_image(file, np.asarray(array), placed(case.grid))
+                        file.chmod(0o444)
             self._case = (case.case_id, case.grid)
         return Path(self._home.name) / "images"
 
@@ -132,6 +136,22 @@ class CommandPredictor:
         except BaseException:
             _end_group(process)
             raise
+
+
+@contextmanager
+def _temporary_folder(above: Path) -> Iterator[Path]:
+    """A folder for one round. What the disk refuses is no failure of the predictor.
+
+    Raises:
+        StorageError: The folder cannot be made or deleted.
+    """
+    with storing(above):
+        folder = tempfile.TemporaryDirectory(prefix="clicksim-round-", dir=above)
+    try:
+        yield Path(folder.name)
+    finally:
+        with storing(above):
+            folder.cleanup()
 
 
 def predict_folder(source: str | Path, target: str | Path, predictor: Predictor) -> Path:
