@@ -1,6 +1,6 @@
 """Crash tests: a share of the points of every job and mode, and the harness itself.
 
-`make crash` plays all points. A job that is known to fail is named in `KNOWN`, with the reason.
+`make crash` plays all points.
 """
 
 import json
@@ -19,12 +19,6 @@ from tests.crash.preload import missing, preloaded
 from tests.crash.twins import SPOILED
 
 ROOT = Path(__file__).resolve().parents[1]
-KNOWN = {
-    "convert-workers": "a signal while a pool starts may show a traceback of the resource tracker",
-    "clicks-workers": "a signal while a pool starts may show a traceback of the resource tracker",
-    "rounds-signals": "a disk error while the input of a command is deleted counts as a failure of the predictor",
-}
-"""Why a job may fail at some points; an entry goes when its job is safe."""
 needs_shim = pytest.mark.skipif(bool(missing()), reason=missing() or "there is a shim")
 
 
@@ -47,15 +41,7 @@ def share(tmp_path_factory):
 
 
 @needs_shim
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(job.name, marks=[pytest.mark.xfail(reason=KNOWN[job.name], raises=AssertionError, strict=False)])
-        if job.name in KNOWN
-        else job.name
-        for job in JOBS
-    ],
-)
+@pytest.mark.parametrize("name", [job.name for job in JOBS])
 def test_crash__of_each_job_loses_nothing(name, share):
     job = share["jobs"][name]
     if "skipped" in job:

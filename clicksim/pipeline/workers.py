@@ -14,7 +14,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from clicksim.errors import SettingError
-from clicksim.interruption import SIGNALS, Terminated
+from clicksim.interruption import SIGNALS, Terminated, holding_signals
 
 if TYPE_CHECKING:
     from clicksim.catalog import Unit
@@ -130,14 +130,22 @@ def _do_in_processes(processes: int, work: Work, units: Sequence["Unit"], give_u
 def _pool(processes: int) -> Iterator[Any]:
     """Processes that start afresh: a fork would inherit the locks and threads of this one.
 
-    They are not left to a fork server, whose socket below `TMPDIR` has no room for a long path.
+    They are not left to a fork server, whose socket below `TMPDIR` has no room for a long path. A signal may
+    go to the whole group. Workers begin with SIGINT blocked, for which a starting interpreter shows a traceback. The
+    process of Python that deletes semaphores after all others must not end before them; SIGHUP is the only one of these
+    signals that it does not ignore by itself.
     """
     import multiprocessing
+    from multiprocessing import resource_tracker
 
     from pebble import ProcessPool
 
+    with _blocking("SIGHUP"):
+        resource_tracker.ensure_running()
     pool: Any = ProcessPool(processes, initializer=_begin_worker, context=multiprocessing.get_context("spawn"))
     try:
+        with holding_signals(), _blocking("SIGINT"):
+            pool.active  # noqa: B018 - asking for it starts the threads and processes, which inherit what is blocked
         yield pool
         pool.close()
     except BaseException:
@@ -147,6 +155,19 @@ def _pool(processes: int) -> Iterator[Any]:
         pool.join()
 
 
+@contextmanager
+def _blocking(name: str) -> Iterator[None]:
+    """Block a signal in this thread, and in threads and processes that it starts; Windows blocks none."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.Signals[name]])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _begin_worker() -> None:
     """Prepare a worker: it ends in order when it is told to, and with the process that started it."""
     import multiprocessing
@@ -154,6 +175,8 @@ def _begin_worker() -> None:
 
     for number in SIGNALS:
         signal.signal(number, _end_worker)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
 
     def watch() -> None:
         parent = multiprocessing.parent_process()
