@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from clicksim.audit import audit_catalog
 from clicksim.catalog import Outcome, Source, Unit, create_catalog, find_source, open_catalog
 from clicksim.catalog.commit import WORK
 from clicksim.catalog.schema import TABLES, rows_to_table
@@ -103,6 +104,29 @@ def test_convert__refuses_to_lose_cases_that_the_folder_no_longer_has(phantoms, 
     assert content(tmp_path / "c") == before
     convert(find_source("fdat"), source, tmp_path / "c", resume=True, replace_rows=True)
     assert gone not in open_catalog(tmp_path / "c").cases["case_id"].to_pylist()
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_convert__leaves_no_image_of_a_case_that_left_or_the_audit_names_it(tmp_path, damaged):
+    for patients in (2, 1):
+        write_fdat(tmp_path / f"{patients}/tree", patients=patients)
+        shutil.make_archive(str(tmp_path / f"{patients}"), "zip", tmp_path / f"{patients}")
+    convert(find_source("fdat"), tmp_path / "2.zip", tmp_path / "c")
+    before = set((tmp_path / "c/images").rglob("*.nii.gz"))
+    if damaged:
+        (tmp_path / "c/cases/source=fdat/part-0.parquet").write_bytes(b"PAR1")
+    convert(find_source("fdat"), tmp_path / "1.zip", tmp_path / "c", replace_rows=True)
+    left = set((tmp_path / "c/images").rglob("*.nii.gz"))
+    opened = open_catalog(tmp_path / "c")
+    listed = {opened.resolve(row["label_path"]) for row in opened.cases.to_pylist()}
+    assert listed < before
+    found = [finding for finding in audit_catalog(opened) if finding.check == "unlisted"]
+    if damaged:
+        assert left == before
+        assert [finding.severity for finding in found] == ["warning"]
+        assert all(file.name in found[0].detail for file in before - listed)
+    else:
+        assert (left, found) == (listed, [])
 
 
 def test_convert__reports_each_patient(phantoms, tmp_path):

@@ -10,6 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
@@ -18,7 +19,7 @@ from clicksim.audit import leakage, outliers
 from clicksim.audit.fingerprints import Fingerprint, take_fingerprint
 from clicksim.catalog.schema import FAILURES, FLAGS, REASONS, table_schema
 from clicksim.catalog.store import Catalog
-from clicksim.errors import CatalogError, ClicksimError, counted, unknown_name
+from clicksim.errors import CatalogError, ClicksimError, counted, unknown_name, up_to_ten
 from clicksim.findings import Finding, sort_findings
 
 Check = Callable[[Catalog], Iterator[Finding]]
@@ -116,6 +117,20 @@ def check_prompts(catalog: Catalog) -> Iterator[Finding]:
     """Every prompt voxel lies inside its case; one finding for each run and case."""
     for found in outliers.check_prompt_outliers(catalog):
         yield _fault("prompts", found.cases[0], found.detail)
+
+
+def check_unlisted(catalog: Catalog) -> Iterator[Finding]:
+    """Every image in the folder of the catalog belongs to a case; one finding for all that do not."""
+    images = catalog.home / "images"
+    if not isinstance(images, Path) or not images.is_dir():  # of a pushed catalog, `push --prune` keeps what is listed
+        return
+    columns = path_columns()
+    listed = {location for row in catalog.cases.select(columns).to_pylist() for location in row.values()}
+    names = (file.relative_to(catalog.home).as_posix() for file in images.rglob("[!.]*") if file.is_file())
+    strays = sorted(name for name in names if f"catalog:{name}" not in listed)
+    if strays:
+        told = f"{counted(len(strays), 'file')} below images belong to no case, such as of a table that was damaged"
+        yield Finding("warning", "unlisted", (), f"{told}: {up_to_ten(strays)}; delete what you do not need")
 
 
 def check_case_files(

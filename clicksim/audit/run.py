@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from clicksim.audit import leakage, outliers
-from clicksim.audit.catalog_checks import check_catalog
+from clicksim.audit.catalog_checks import check_catalog, check_unlisted
 from clicksim.catalog.store import Catalog
 from clicksim.findings import Finding, sort_findings
 
@@ -23,6 +23,7 @@ AUDIT_CHECKS: dict[str, AuditCheck] = {
     "defaced": outliers.check_defaced,
     "points": outliers.check_points,
     "prompts": outliers.check_prompt_outliers,
+    "unlisted": check_unlisted,
 }
 SHARED = {"folds", "prompts"}
 """Checks of `clicksim catalog check` that the audit makes itself."""

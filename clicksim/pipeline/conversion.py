@@ -144,9 +144,8 @@ def _commit_source(
         )
     if add:
         new = _added(held, new)
-    else:
-        for image in sorted(_image_names(held["cases"]) - _image_names(new["cases"])):
-            commit.remove(image)
+    for image in sorted(_image_names(held["cases"]) - _image_names(new["cases"])):
+        commit.remove(image)
     for table in TABLES:
         commit.write_part(table, name, new[table])
     if source.prompt_runs:
