@@ -417,7 +417,10 @@ def _join(tables: Sequence["pa.Table"]) -> "pa.Table":
 
 def _short(value: Any) -> str:
     text = "absent" if value is None else json.dumps(value, default=str)
-    return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}..."
+    if len(text) <= LONGEST_VALUE:
+        return text
+    half = LONGEST_VALUE // 2
+    return f"{text[:half]}...{text[-half:]}"  # two paths often differ at their ends
 
 
 def _instant(seconds: float) -> str:

@@ -174,6 +174,8 @@ class Host:
     ) -> int:
         """The copy: its streams, its folder, its counter."""
         os.setsid()
+        for number in STOPPING:  # a command that ran in the warm process may have set its own
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
         atexit._clear()  # what the warm process would do at its end is none of the command's business
         weakref.finalize._registry.clear()
         atexit.register(weakref.finalize._exitfunc)
