@@ -233,7 +233,7 @@ CHOSEN = {
     "Your own source": (
         "converters.shared.case_measures.measure_case",
         "converters.shared.nifti_images.read_labels",
-        "converters.shared.nifti_images.read_uptake",
+        "converters.shared.nifti_images.read_scan",
         "converters.shared.nifti_images.check_grids",
         "converters.shared.nifti_images.rejecting",
         "converters.shared.nifti_images.sha256_of",

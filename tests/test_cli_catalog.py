@@ -6,12 +6,15 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import nibabel
+import numpy as np
 import pytest
 
 from clicksim.catalog import list_sources, open_catalog
 from clicksim.catalog.schema import rows_to_table
 from clicksim.cli.demo import make_demo
 from clicksim.phantom.layouts import write_deep_psma, write_fdat, write_longitudinal_ct
+from clicksim.volumes import read_image, write_image
 from converters.fdat import fdat_source
 from tests.commands import done, run
 
@@ -161,6 +164,30 @@ def test_convert__of_another_folder_asks_whether_to_add_or_replace(here):
 def test_convert__where_nothing_can_be_written_is_a_refusal(here, phantoms):
     (here / "file").write_text("")
     assert "no catalog can be made in file" in refused("convert", "fdat", phantoms / "fdat", "file/catalog")
+
+
+# find
+
+
+@pytest.mark.parametrize("source", ["fdat", "deep_psma", "longitudinal_ct"])
+def test_find__knows_every_image_in_another_file_type_and_order(here, source):
+    opened = open_catalog("catalog")
+    row = next(row for row in opened.table("cases", source).to_pylist() if row["lesion_present"])
+    roles = [role for role in ("label", "pet", "ct") if row[f"{role}_path"]]
+    assert len(roles) >= 2
+    for role in roles:
+        volume = read_image(opened.resolve(row[f"{role}_path"]))
+        write_image("same.mha", volume.array.astype(np.float32), volume.grid)
+        nibabel.save(nibabel.Nifti1Image(np.asarray(volume.array, np.float64).T, np.eye(4)), "turned.nii")
+        found = json.loads(done("catalog", "find", "catalog", "same.mha", "turned.nii", "--json"))
+        mine = [one for one in found if (one["case_id"], one["role"]) == (row["case_id"], role)]
+        assert [(one["image"], one["axes"]) for one in mine] == [("same.mha", "ijk"), ("turned.nii", "kji")]
+    changed = volume.array.astype(np.float32)
+    changed[0, 0, 0] += 1
+    write_image("other.mha", changed, volume.grid)
+    assert "no case of catalog has an image with the voxels of other.mha" in refused(
+        "catalog", "find", "catalog", "other.mha"
+    )
 
 
 # clicks over a catalog

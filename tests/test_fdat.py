@@ -18,11 +18,11 @@ from clicksim.files import unpack
 from clicksim.geometry import Grid
 from clicksim.lesions import find_lesions, measure_lesions
 from clicksim.pipeline import Crew, convert
-from clicksim.volumes import read_image, write_image
+from clicksim.volumes import read_grid, read_image, write_image
 from converters.fdat.fdat_source import SOURCE, parse_name
 from converters.shared import trees
 from converters.shared.clinical_tables import fits_print
-from converters.shared.nifti_images import read_facts
+from converters.shared.nifti_images import header_facts
 from converters.shared.tables import Rejection, common_value, parse_table
 
 FDG = "fdg_0011f3deaf_03-23-2003-NA-PET-CT Ganzkoerper  primaer mit KM-10445"
@@ -206,10 +206,19 @@ def test_convert__flags_the_four_odd_files(tree):
     assert cases[FDG]["quality_flags"] == ["AXES_NOT_LAS", "LABEL_FLOAT", "QFORM_ONLY"]
     assert cases[FDG]["axcodes_in"] == "LPS"
     assert cases[FDG]["n_lesions"] == 2
-    assert read_facts(tree / f"labelsTr/{FDG}.nii.gz", tree).qform_code == 1
+    label = tree / f"labelsTr/{FDG}.nii.gz"
+    assert header_facts(label, read_grid(label)).qform_code == 1
 
 
-def test_read_facts__has_the_codes_that_the_reader_goes_by(tmp_path):
+def test_convert__rejects_a_case_whose_ct_is_cut_off(tree):
+    ct = tree / f"imagesTr/{FDG}_0000.nii.gz"
+    ct.write_bytes(ct.read_bytes()[:-9])
+    row = only_rejection(tree)
+    assert row["code"] in ("TruncatedFile", "UnreadableFile")
+    assert row["path"].endswith(f"{FDG}_0000.nii.gz")
+
+
+def test_header_facts__has_the_codes_that_the_reader_goes_by(tmp_path):
     import nibabel
 
     image = nibabel.Nifti1Image(np.zeros((2, 3, 4), np.uint8), np.eye(4))
@@ -219,7 +228,7 @@ def test_read_facts__has_the_codes_that_the_reader_goes_by(tmp_path):
     raw = bytearray((tmp_path / "a.nii").read_bytes())
     raw[254:256] = (99).to_bytes(2, "little")  # an sform code that does not exist: the reader takes the qform
     (tmp_path / "a.nii").write_bytes(raw)
-    facts = read_facts(tmp_path / "a.nii", tmp_path)
+    facts = header_facts(tmp_path / "a.nii", read_grid(tmp_path / "a.nii"))
     assert (facts.axcodes, facts.sform_code, facts.flags()) == ("RAS", 0, ["QFORM_ONLY"])
 
 

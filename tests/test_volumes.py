@@ -2,6 +2,7 @@
 
 import contextlib
 import gzip
+import hashlib
 import os
 import zlib
 from pathlib import Path
@@ -18,7 +19,8 @@ from numpy.typing import NDArray
 
 from clicksim.errors import ClicksimError, GeometryError, ImageError, LabelError, StorageError, TruncatedError
 from clicksim.geometry import Grid
-from clicksim.volumes import case_id_of, read_grid, read_image, read_label, write_image
+from clicksim.volumes import case_id_of, digest_voxels, read_grid, read_image, read_label, write_image
+from tests import strategies
 
 AFFINE = np.array([[-2.0, 0, 0, 10], [0, 2.5, 0, -3], [0, 0, 3, 4], [0, 0, 0, 1]])
 SHAPE = (7, 6, 5)
@@ -642,3 +644,27 @@ def test_read_label__agrees_with_nibabel_on_a_published_label(realdata: Path) ->
         volume = read_image(file)
         assert np.array_equal(volume.array, np.asanyarray(image.dataobj))
         assert np.array_equal(volume.grid.affine, image.affine)
+
+
+# content
+
+
+@given(
+    strategies.shapes(), strategies.layouts(), st.sampled_from(["u1", "i2", ">i2", "i4", "f4", ">f4", "f8"]), st.data()
+)
+def test_digest_voxels__is_that_of_the_values_in_any_type_and_memory_order(shape, layout, dtype, data):
+    seed = data.draw(st.integers(0, 99))
+    array = np.random.default_rng(seed).integers(0, 200, shape).astype(np.uint8)
+    expected = hashlib.sha256(repr(tuple(shape)).encode() + array.astype("<f4").tobytes(order="F")).hexdigest()[:32]
+    assert digest_voxels(layout(array).astype(dtype, order="K")) == expected
+    place = tuple(data.draw(st.integers(0, n - 1)) for n in shape)
+    array[place] += 1
+    assert digest_voxels(array) != expected
+
+
+def test_digest_voxels__goes_through_large_images_in_parts(monkeypatch):
+    array = np.arange(5 * 6 * 7, dtype=np.float32).reshape(5, 6, 7)
+    whole = digest_voxels(array)
+    for block in (1, 31, 60):
+        monkeypatch.setattr("clicksim.volumes.content.BLOCK", block)
+        assert digest_voxels(array) == whole

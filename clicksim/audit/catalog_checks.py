@@ -121,12 +121,12 @@ def check_prompts(catalog: Catalog) -> Iterator[Finding]:
 
 def check_unlisted(catalog: Catalog) -> Iterator[Finding]:
     """Every image in the folder of the catalog belongs to a case; one finding for all that do not."""
-    images = catalog.home / "images"
-    if not isinstance(images, Path) or not images.is_dir():  # of a pushed catalog, `push --prune` keeps what is listed
+    home = catalog.home
+    if not isinstance(home, Path) or not (home / "images").is_dir():  # `push --prune` keeps what is listed
         return
     columns = path_columns()
     listed = {location for row in catalog.cases.select(columns).to_pylist() for location in row.values()}
-    names = (file.relative_to(catalog.home).as_posix() for file in images.rglob("[!.]*") if file.is_file())
+    names = (file.relative_to(home).as_posix() for file in (home / "images").rglob("[!.]*") if file.is_file())
     strays = sorted(name for name in names if f"catalog:{name}" not in listed)
     if strays:
         told = f"{counted(len(strays), 'file')} below images belong to no case, such as of a table that was damaged"

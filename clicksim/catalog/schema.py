@@ -139,6 +139,9 @@ CASES = (
     Column("n_frames_seg", "int", "frames of the SEG", _from("SEG")),
     Column("n_segments", "int", "segments of the SEG", _from("SEG")),
     Column("sha256_in", "text", "SHA-256 of the label file as published", _from("SEG", "file", "file", "file")),
+    Column("label_digest", "text", "of the label's voxels, by which it can be found again", _from(*["computed"] * 4)),
+    Column("pet_digest", "text", "of the PET's voxels", _from(*["computed"] * 3)),
+    Column("ct_digest", "text", "of the CT's voxels", _from(*["computed"] * 4)),
     Column("converter_version", "text", "clicksim version", _from(*["converter"] * 4)),
     Column("quality_flags", "texts", "codes of FLAGS", _from(*["converter"] * 4)),
 )  # fmt: skip

@@ -32,6 +32,7 @@ def command() -> None:
       clicksim catalog import-prompts CATALOG all_Autopet_III_clicks.zip --run published --protocol autopet-iv@1
       clicksim catalog folds CATALOG --name five
       clicksim catalog audit CATALOG --read-data --out audit.html
+      clicksim catalog find CATALOG unnamed.nii.gz
       clicksim catalog relocate CATALOG fdat=/data/PSMA-FDG-PET-CT-Lesions_v2
       clicksim catalog push CATALOG s3://bucket/catalog
     """  # noqa: D301 - click wants the character itself
@@ -112,6 +113,40 @@ def _need_data(read_data: bool) -> None:
     idle = sorted({"--workers", "--scheduler", "--resume", "--overwrite"}.intersection(given_options()))
     if idle and not read_data:
         raise click.UsageError(f"only with --read-data: {', '.join(idle)}")
+
+
+@command.command()
+@CATALOG
+@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@JSON
+def find(catalog: str | Path, images: tuple[Path, ...], as_json: bool) -> None:
+    """Find the cases of images that have lost their names, by their voxels; exit code 1 if one is not found.
+
+    \b
+    Example:
+      clicksim catalog find CATALOG unnamed.nii.gz other.mha
+    """  # noqa: D301 - click wants the character itself
+    import pyarrow as pa
+
+    from clicksim.audit import find_image
+    from clicksim.catalog import open_catalog
+    from clicksim.volumes import read_image
+
+    opened = open_catalog(catalog)
+    found = {image: find_image(opened, read_image(image).array) for image in images}
+    rows = [
+        {"image": str(image), "source": one.source, "case_id": one.case_id, "role": one.role,
+         "axes": "kji" if one.is_reversed else "ijk"}
+        for image, cases in found.items() for one in cases
+    ]  # fmt: skip
+    if rows or as_json:
+        names = ("image", "source", "case_id", "role", "axes")
+        _print_table(pa.table({name: [row[name] for row in rows] for name in names}), as_json)
+    unknown = [str(image) for image, cases in found.items() if not cases]
+    for image in unknown:
+        click.echo(f"clicksim: no case of {opened.home} has an image with the voxels of {image}", err=True)
+    if unknown:
+        raise click.exceptions.Exit(1)
 
 
 @command.command()

@@ -4,6 +4,7 @@
     read_grid                  read only the grid, from the header
     write_image                write a file atomically
     case_id_of                 the file name without its extension
+    digest_voxels              digest an image's content, by which it can be found again
 
 Arrays have the axes of the file, with `i` fastest in memory (Fortran order), as in nibabel. nibabel and SimpleITK
 parse the geometry. The voxels are read here, because this is twice as fast and because SimpleITK accepts damaged
@@ -11,6 +12,7 @@ compressed streams without an error. The size in the header is compared with the
 allocated. Compressed streams are read to the end, so their checksum is verified.
 """
 
+from clicksim.volumes.content import digest_voxels
 from clicksim.volumes.header import EXTENSIONS
 from clicksim.volumes.image import Volume, case_id_of, read_grid, read_image, read_label, write_image
 
@@ -18,6 +20,7 @@ __all__ = [
     "EXTENSIONS",
     "Volume",
     "case_id_of",
+    "digest_voxels",
     "read_grid",
     "read_image",
     "read_label",

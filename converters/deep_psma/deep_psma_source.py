@@ -45,9 +45,9 @@ from clicksim.errors import CatalogError, ClicksimError, GeometryError, ImageErr
 from clicksim.files import LEAST_PACKED, read_bounded
 from clicksim.geometry import Grid
 from clicksim.geometry.arrays import as_uptake
-from clicksim.volumes import Volume, read_grid, read_image, write_image
+from clicksim.volumes import Volume, digest_voxels, read_grid, write_image
 from converters.shared.case_measures import measure_case
-from converters.shared.nifti_images import check_grids, header_facts, read_labels, read_uptake, rejecting, sha256_of
+from converters.shared.nifti_images import check_grids, header_facts, read_labels, read_scan, sha256_of
 from converters.shared.registration import Matrix, bring_onto, read_rigid, round_trip_mm
 from converters.shared.resample import resample_volume
 from converters.shared.tables import Rejection
@@ -79,7 +79,7 @@ def convert_scan(context: Context, folder: Path, case_id: str) -> tuple[Row, lis
     _check_files(root, folder)
     threshold = read_threshold(folder / "threshold.json", root)
     labels = read_labels(folder / "TTB.nii.gz", root, usual_axes=USUAL_AXES)
-    pet = read_uptake(folder / "PET.nii.gz", root)
+    pet = read_scan(folder / "PET.nii.gz", root)
     facts = header_facts(folder / "PET.nii.gz", pet.grid)
     is_same = _same_lattice(pet.grid, labels.grid)
     uptake, mask = as_uptake(pet.array), labels.array > 0
@@ -223,8 +223,7 @@ def _resample_ct(file: Path, root: Path, grid: Grid) -> tuple[NDArray[np.int16],
     Raises:
         Rejection: `UnreadableFile`, `TruncatedFile`, `BadCt`.
     """
-    with rejecting(file, root):
-        ct = read_image(file)
+    ct = read_scan(file, root)
     if ct.array.dtype.kind == "f" and not np.all(np.isfinite(ct.array)):
         name = file.relative_to(root).as_posix()
         raise Rejection("BadCt", f"{name} has values that are not finite", name)
@@ -234,7 +233,11 @@ def _resample_ct(file: Path, root: Path, grid: Grid) -> tuple[NDArray[np.int16],
         "CT_COVERAGE_LOW": moved.coverage < COVERED_ENOUGH,
         "CT_CLIPPED": moved.clipped,
     }
-    row = {"ct_native_spacing_mm": list(ct.grid.known_spacing), "ct_coverage_fraction": moved.coverage}
+    row = {
+        "ct_native_spacing_mm": list(ct.grid.known_spacing),
+        "ct_coverage_fraction": moved.coverage,
+        "ct_digest": digest_voxels(moved.array),
+    }
     return moved.array, row, _holding(noticed)
 
 

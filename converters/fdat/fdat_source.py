@@ -45,7 +45,7 @@ from clicksim.catalog.source import Context, Outcome, Row, Source, Unit
 from clicksim.errors import SettingError, unknown_name
 from clicksim.files import replacing, slug
 from clicksim.geometry import Grid
-from clicksim.volumes import EXTENSIONS, Volume, case_id_of, write_image
+from clicksim.volumes import EXTENSIONS, Volume, case_id_of, digest_voxels, write_image
 from converters.shared.case_measures import measure_case, uptake_flags
 from converters.shared.clinical_tables import (
     Clinical,
@@ -63,9 +63,8 @@ from converters.shared.nifti_images import (
     Labels,
     axis_codes,
     check_grids,
-    read_facts,
     read_labels,
-    read_uptake,
+    read_scan,
     rejecting,
     sha256_of,
 )
@@ -388,7 +387,9 @@ def _convert_case(context: Context, settings: FdatSettings, tree: Tree, case: Fd
             measured, lesions = measure_case(labels.array, labels.grid, None, instances="components")
         else:
             labels, measured, lesions, more = _measure_uptake(labels, files["pet"], resample=settings.resample)
-            flags |= {*more, *_ct_flags(labels, files["ct"])}
+            ct = read_scan(*files["ct"])
+            measured["ct_digest"] = digest_voxels(ct.array)
+            flags |= {*more, *(set() if ct.grid.same_as(labels.grid) else {"CT_GRID_DIFFERS"})}
         flags |= _contradictions(case, measured)
         kept = files if settings.unpack or not tree.is_archive else {"label": files["label"]}
         paths = _place_files(context, tree, case, kept, labels if "LABEL_RESAMPLED" in flags else None)
@@ -431,7 +432,7 @@ def _measure_uptake(
     labels: Labels, pet_file: tuple[Path, Path], *, resample: bool
 ) -> tuple[Labels, Row, list[Row], set[str]]:
     """Labels on the PET's grid, the results of `measure_case`, and flags; the PET is read once."""
-    pet = read_uptake(*pet_file)
+    pet = read_scan(*pet_file)
     flags: set[str] = set()
     if resample and not labels.grid.same_as(pet.grid):
         labels, flags = _resampled(labels, pet.grid), {"LABEL_RESAMPLED"}
@@ -446,11 +447,6 @@ def _resampled(labels: Labels, target: Grid) -> Labels:
     if labels.array.any() and not array.any():
         raise Rejection("GridMismatch", "no lesion is on the grid of the PET; does the label belong to another case?")
     return Labels(array, replace(labels.facts, grid=target, axcodes=axis_codes(target.known_affine)), labels.flags)
-
-
-def _ct_flags(labels: Labels, ct_file: tuple[Path, Path]) -> set[str]:
-    """`CT_GRID_DIFFERS`, from the header alone."""
-    return set() if read_facts(*ct_file).grid.same_as(labels.grid) else {"CT_GRID_DIFFERS"}
 
 
 def _contradictions(case: FdatCase, measured: Row) -> set[str]:

@@ -32,7 +32,7 @@ from clicksim import __version__
 from clicksim.catalog.source import Context, Outcome, Row, Source, Unit
 from clicksim.errors import PromptFormatError, up_to_ten
 from clicksim.geometry import Grid
-from clicksim.volumes import read_image
+from clicksim.volumes import digest_voxels
 from converters.longitudinal_ct.lesion_csv import (
     Cog,
     LesionRow,
@@ -54,7 +54,7 @@ from converters.longitudinal_ct.longitudinal_files import (
     plan,
 )
 from converters.shared.case_measures import measure_case
-from converters.shared.nifti_images import check_grids, read_labels, rejecting, sha256_of
+from converters.shared.nifti_images import check_grids, read_labels, read_scan, rejecting, sha256_of
 from converters.shared.tables import Rejection
 from converters.shared.trees import inside_source
 
@@ -129,9 +129,8 @@ def _take_scan(
     try:
         image, mask = only_file(context, scan.img, "CT"), only_file(context, scan.mask, "mask")
         labels = read_labels(mask, source, usual_axes=USUAL_AXES)
-        with rejecting(image, source):
-            ct_grid = read_image(image).grid
-        check_grids(ct_grid, labels.grid, ("CT", "mask"))
+        ct = read_scan(image, source)
+        check_grids(ct.grid, labels.grid, ("CT", "mask"))
         with rejecting(mask, source, "BadLabel"):
             measures, lesions = measure_case(labels.array, labels.grid, None, instances="labels")
     except Rejection as error:
@@ -150,6 +149,7 @@ def _take_scan(
         "contrast_ct": True,
         "defaced": True,
         "ct_path": context.in_place(image),
+        "ct_digest": digest_voxels(ct.array),
         "label_path": context.in_place(mask),
         "axcodes_in": labels.facts.axcodes,
         "ct_native_spacing_mm": measures["spacing_xyz_mm"],

@@ -10,6 +10,7 @@ from clicksim.catalog.source import Row
 from clicksim.errors import ImageError
 from clicksim.geometry import Grid
 from clicksim.lesions import Instances, find_lesions, measure_lesions
+from clicksim.volumes import digest_voxels
 
 
 def measure_case(
@@ -25,8 +26,8 @@ def measure_case(
 
     Returns:
         `shape_xyz`, `spacing_xyz_mm`, `affine_ras`, `instances`, `lesion_present`, `n_lesions`,
-        `lesion_volume_ml`, `suv_max`, `suv_max_in_lesion`; and for each lesion the columns that can be measured from
-        a mask and an uptake.
+        `lesion_volume_ml`, `suv_max`, `suv_max_in_lesion`, `label_digest`, `pet_digest`; and for each lesion the
+        columns that can be measured from a mask and an uptake.
 
     Raises:
         ImageError: The labels are invalid, or the uptake is not finite.
@@ -46,6 +47,8 @@ def measure_case(
         "lesion_volume_ml": float(lesions.sizes.sum()) * grid.voxel_ml,
         "suv_max": top,
         "suv_max_in_lesion": max(peaks, default=None),
+        "label_digest": digest_voxels(labels),
+        "pet_digest": None if uptake is None else digest_voxels(uptake),
     }
     native = instances == "labels"
     return case, [_lesion_row(row, grid, native) for row in table.to_pylist()]

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from clicksim.errors import ClicksimError, GeometryError, LabelError, TruncatedError
 from clicksim.geometry import Grid
-from clicksim.volumes import Volume, read_grid, read_image, read_label
+from clicksim.volumes import Volume, read_image, read_label
 from clicksim.volumes.nifti import read_nifti
 from converters.shared.tables import Rejection
 
@@ -98,16 +98,6 @@ def _is_empty(file: Path) -> bool:
         return False
 
 
-def read_facts(file: Path, root: Path) -> HeaderFacts:
-    """The facts of an image, from its header alone.
-
-    Raises:
-        Rejection: `UnreadableFile`, `TruncatedFile`.
-    """
-    with rejecting(file, root):
-        return header_facts(file, read_grid(file))
-
-
 def header_facts(file: Path, grid: Grid) -> HeaderFacts:
     """The facts of an image whose grid is known; `file` was read before, so its header is valid."""
     axcodes = axis_codes(grid.known_affine)
@@ -151,8 +141,8 @@ def read_labels(file: Path, root: Path, *, highest: int | None = None, usual_axe
     return Labels(volume.array, facts, (["LABEL_FLOAT"] if facts.is_float else []) + facts.flags(usual_axes))
 
 
-def read_uptake(file: Path, root: Path) -> Volume:
-    """Read an uptake; `converters.shared.case_measures.measure_case` checks its values.
+def read_scan(file: Path, root: Path) -> Volume:
+    """Read a PET or a CT; `converters.shared.case_measures.measure_case` checks the values of a PET.
 
     Raises:
         Rejection: `UnreadableFile`, `TruncatedFile`.

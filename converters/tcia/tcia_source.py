@@ -39,7 +39,7 @@ from clicksim.errors import ClicksimError, GeometryError, ImageError, up_to_ten
 from clicksim.files import replacing, slug
 from clicksim.geometry import Grid
 from clicksim.lesions import Instances
-from clicksim.volumes import write_image
+from clicksim.volumes import digest_voxels, write_image
 from converters.dicom.dicom_volume import read_volume, slice_values
 from converters.dicom.headers import DicomError, quietly, read_dataset, word, words
 from converters.dicom.rtstruct import read_rtstruct
@@ -373,6 +373,7 @@ def _convert_study(
         "ct_native_spacing_mm": [*ct_geometry.pixel_mm, ct_geometry.typical_gap],
         "ct_coverage_fraction": moved.coverage,
         "ct_fill_value_hu": CT_FILL_HU,
+        "ct_digest": digest_voxels(moved.array),
         "axcodes_in": axis_codes(grid.known_affine),
         "n_frames_seg": seg.frames,
         "n_segments": len(seg.names),
