@@ -86,7 +86,7 @@ def test_convert__refuses_in_words(here, phantoms):
     assert refused("convert", "fdat", "nowhere", "new") == gone
     assert "such as tcp://host:8786" in refused("convert", "fdat", phantoms / "fdat", "new", "--scheduler", "nothing")
     assert not Path("new").exists()
-    assert "is no catalog" in refused("convert", "fdat", phantoms / "fdat", phantoms / "deep-psma")
+    assert "is not a catalog" in refused("convert", "fdat", phantoms / "fdat", phantoms / "deep-psma")
     assert "did you mean 'labels_only'" in refused(
         "convert", "fdat", phantoms / "fdat", "new", "--option", "label_only=true"
     )
@@ -361,7 +361,7 @@ def test_query__answers_as_lines_and_as_json(here):
     }  # fmt: skip
     every = done("catalog", "query", "catalog", "select * from cases c join lesions l using (case_id)").splitlines()
     assert len({line.count("\t") for line in every}) == 1
-    assert "the query was refused" in refused("catalog", "query", "catalog", "select x from cases")
+    assert "the query was rejected" in refused("catalog", "query", "catalog", "select x from cases")
     assert "no answer" in refused("catalog", "query", "catalog", "")
 
 

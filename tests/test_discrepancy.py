@@ -126,7 +126,7 @@ def test_compare_suv__tells_equal_factor_per_slice_and_noise_apart() -> None:
         changed = np.round(ours / 0.001).astype(np.float32) * np.float32(0.001)
         changed[:2, :2, :2] = spoil
         part = compare_suv(ours, changed, ROW, THEIRS)
-        assert (part.equal, part.rule.split(",")[0]) == (False, "equal but for 8 voxels")
+        assert (part.equal, part.rule.split(",")[0]) == (False, "equal except for 8 voxels")
     starts = np.repeat([0.0, 120.0, 240.0], 4)
     beds = (ours * 2 ** (starts / LIFE)).astype(np.float32)
     assert compare_suv(ours, beds, ROW, THEIRS).rule == "each slice was decayed to its own acquisition"
@@ -167,7 +167,7 @@ def test_compare_ct__recognises_a_cubic_spline_a_fill_and_an_offset() -> None:
     ours = np.rint(zoom(native, 0.6, order=1)).astype(np.int16)
     cubic = zoom(native, 0.6, order=3).astype(np.float32)
     found = compare_ct(ours, cubic)
-    assert "a sharper interpolation than linear, as a cubic spline, with" in found.rule
+    assert "a sharper interpolation than linear, like a cubic spline, with" in found.rule
     assert found.figures["their_lowest_hu"] < -1025
     assert "smoother" in compare_ct(cubic, ours).rule
     assert compare_ct(ours, ours + 0.4).equal

@@ -77,7 +77,7 @@ def test_play_rounds__refuses_to_read_predictions_where_it_keeps_them(files, tmp
 
 def test_play_rounds__refuses_several_cases_of_one_name_and_no_case(files, tmp_path) -> None:
     units = [Unit(key, unit(files, "a").content) for key in "xy"]
-    with pytest.raises(CatalogError, match=r"several cases are called a, .*take one source at a time"):
+    with pytest.raises(CatalogError, match=r"several cases are called a, .*use one source at a time"):
         play_rounds(RoundsRun(THRESHOLD), units)
 
 

@@ -62,7 +62,7 @@ def writing(folder: Path) -> Iterator[None]:
             lock.acquire()
         except Timeout as error:
             raise LockedError(
-                f"{folder} is being written by {_holder(place)}; wait for its end, or stop it, and try again"
+                f"{folder} is being written by {_holder(place)}; wait until it ends, or stop it, and try again"
             ) from error
     try:
         if not again:
