@@ -118,7 +118,7 @@ def test_audit__workers_and_an_interruption_give_the_same_findings(catalog: Cata
 
     with pytest.raises(KeyboardInterrupt):
         audit(catalog.path, read_data=True, crew=Crew(progress=stop))
-    with pytest.raises(CatalogError, match="go on with --resume"):
+    with pytest.raises(CatalogError, match="continue with --resume"):
         audit(catalog.path, read_data=True)
     assert audit(catalog.path, read_data=True, resume=True) == alone
     assert not (catalog.path / ".work").exists()
