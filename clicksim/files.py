@@ -80,7 +80,7 @@ def replacing(file: Path) -> Iterator[Path]:
 def clear_abandoned(file: Path) -> None:
     """Delete the temporary files that killed processes of this machine left beside a file.
 
-    Only for a file that a user names; those of a job are in its work folder, which is deleted as a whole.
+    Only for a file that a user names; those of a job are in its work folder, which is deleted with all its content.
     """
     if os.name == "nt":  # where asking whether a process is alive would end it
         return

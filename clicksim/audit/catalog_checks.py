@@ -114,7 +114,7 @@ def check_lesions(catalog: Catalog) -> Iterator[Finding]:
 
 
 def check_prompts(catalog: Catalog) -> Iterator[Finding]:
-    """Every prompt voxel lies inside its case; one finding for each run and case."""
+    """Every prompt voxel is inside its case; one finding for each run and case."""
     for found in outliers.check_prompt_outliers(catalog):
         yield _fault("prompts", found.cases[0], found.detail)
 

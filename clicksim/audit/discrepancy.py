@@ -209,7 +209,7 @@ def candidates(mine: Row, row: Row) -> Iterator[tuple[str, float]]:
     yield "the dose was not decayed to the scan", 2 ** (-uptake / life)
     if row.get("uptake_time_s") is not None:
         seconds = row["uptake_time_s"]
-        yield f"their injection lies {seconds:g} s before the scan, ours {uptake:g} s", 2 ** ((seconds - uptake) / life)
+        yield f"their injection is {seconds:g} s before the scan, ours {uptake:g} s", 2 ** ((seconds - uptake) / life)
     for other in HALF_LIVES_S:
         if abs(other / life - 1) < 0.01 and other != life:
             yield f"half-life {other:g} s for {life:g} s", 2 ** (uptake / other - uptake / life)

@@ -72,7 +72,7 @@ class Commit:
             temporary.write_text(content, encoding="utf-8", newline="\n")
 
     def link(self, source: Path, name: str) -> None:
-        """Give a file that lies elsewhere on the same disk a second name; its content is not copied.
+        """Give a file elsewhere on the same disk a second name; its content is not copied.
 
         Raises:
             StorageError: The disk is full, cannot be written, or fails.

@@ -97,7 +97,7 @@ def _leave_word(file: Path) -> None:
 
 
 def _take_back_word(file: Path) -> None:
-    for _ in range(2):  # a file server may fail once, and a note that stays would name a process that is gone
+    for _ in range(2):  # a file server may fail once, and a leftover note would name a process that has ended
         with suppress(OSError):
             file.unlink(missing_ok=True)
             return

@@ -4,7 +4,7 @@ Every file is stored under a name with its checksum in it, so a push adds files 
 `catalog.json`. A reader that opened the catalog before continues to read the complete old state, tables and images; a
 reader that opens it afterwards reads the new one. A push that is killed has changed nothing that a reader sees, and the
 next push finds the files that are there already. Files of older states stay until a push prunes them; a reader that
-still has an older state open then gets an error that a file is gone, and must open the catalog again.
+still has an older state open then gets an error for a missing file, and must open the catalog again.
 
 Of two pushes at the same time, readers see the complete state of the one that ends last. Do not prune while another
 push runs. A folder has a lock, and accepts one push at a time.

@@ -172,7 +172,7 @@ def play_rounds(
     """Play interactive rounds in many cases.
 
     The unit of work is a patient. A predictor that fails loses the round, a case that cannot be read or that has no
-    recorded prediction is refused, and the others go on.
+    recorded prediction is refused, and the others continue.
 
     Args:
         run: What to play.

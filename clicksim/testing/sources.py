@@ -23,7 +23,7 @@ def check_source(source: str | Source, write_tree: WriteTree, folder: Path, *, m
     """Try everything that a source promises.
 
     - A folder of another kind is refused with its name, and nothing is written.
-    - Everything that is found is a case or a rejection, `clicksim catalog check` finds no fault, and each path of a case
+    - Everything found is a case or a rejection, `clicksim catalog check` finds no fault, and each path of a case
       can be read.
     - The bytes are the same in this process, in worker processes, when it is run again, and when it is interrupted
       and resumed.
