@@ -253,7 +253,7 @@ def test_settle__says_that_a_staged_file_is_lost(tmp_path: Path) -> None:
     (tmp_path / WORK).mkdir()
     record = {"moves": [[f"{WORK}/{STAGE}/a", "a"]], "removed": [], "done_with": None}
     (tmp_path / WORK / RECORD).write_text(json.dumps(record))
-    with pytest.raises(CatalogError, match=r"its disk lost \.work/commit/a; run that command again"):
+    with pytest.raises(CatalogError, match=r"its disk lost \.work/commit/a; run the command again"):
         settle(tmp_path)
 
 

@@ -114,7 +114,7 @@ def test_explain_factor__knows_half_life_and_their_injection_time() -> None:
     long = {**ROW, "uptake_time_s": 11000.0}
     assert explain_factor(2 ** (11000 / 6588 - 11000 / LIFE), long, THEIRS).startswith("half-life 6588 s for 6586.2")
     theirs = {"uptake_time_s": UPTAKE + 500}
-    assert "their injection lies 4123 s" in explain_factor(2 ** (500 / LIFE), ROW, theirs)
+    assert "their injection is 4123 s" in explain_factor(2 ** (500 / LIFE), ROW, theirs)
 
 
 def test_compare_suv__tells_equal_factor_per_slice_and_noise_apart() -> None:

@@ -5,7 +5,7 @@
 
 Meant for a study converted from DICOM (`ours`) and the NIfTI that its publisher made of it (`theirs`). Arrays are
 aligned by their affines, so that a file stored LAS can be compared with one stored LPS. A factor between two SUV
-volumes is compared with what conversions do differently: the instant to which the injected dose decays, the
+volumes is compared with what conversions do differently: the instant to which the injected dose is decayed, the
 half-life, the order of bed positions, units. A rule is named only if it gives the factor.
 """
 
@@ -227,7 +227,7 @@ def candidates(mine: Row, row: Row) -> Iterator[tuple[str, float]]:
 
 
 def _by_slice(ours: NDArray[Any], theirs: NDArray[Any], chosen: NDArray[np.bool_], mine: Row) -> str:
-    """Explain a factor that is not one number: is it one number per slice, that of the slice's acquisition?"""
+    """Explain a factor that is not one number: it may be one per slice, that of the slice's acquisition."""
     factors = []
     for k in range(ours.shape[2]):
         inside = chosen[:, :, k]

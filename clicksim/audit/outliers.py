@@ -68,7 +68,7 @@ def check_uptake_outliers(catalog: Catalog) -> Iterator[Finding]:
 
 
 def check_lesion_outliers(catalog: Catalog) -> Iterator[Finding]:
-    """Lesions are inside their volume, do not fill it, and have the uptake of tissue."""
+    """Lesions are inside their volume, do not fill it, and have no negative highest uptake."""
     columns = ["case_id", "source", "tracer_class", "shape_xyz", "spacing_xyz_mm", "lesion_volume_ml", "n_lesions"]
     rows = catalog.cases.select(columns).to_pylist()
     shapes = {(row["source"], row["case_id"]): row["shape_xyz"] for row in rows}

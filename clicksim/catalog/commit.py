@@ -202,7 +202,7 @@ def _move_all(home: Path, moves: Sequence[Sequence[str]], removed: Sequence[str]
             staged.replace(target)
         elif not os.path.lexists(target):
             raise CatalogError(
-                f"{home} was being changed when its disk lost {source}; run that command again without --resume"
+                f"{home} was being changed when its disk lost {source}; run the command again without --resume"
             )
         folders.add(target.parent)
     for name in removed:

@@ -324,7 +324,7 @@ FAILURES = {
 REASONS = {
     "BadName": "the file name does not follow the source's grammar",
     "MissingChannel": "a file that the case needs is not there",
-    "UnreadableFile": "a file does not have the expected format",
+    "UnreadableFile": "a file cannot be read, or does not have the expected format",
     "TruncatedFile": "a file is shorter than its header says, or is empty",
     "GridMismatch": "two images of the case are on different grids",
     "BadLabel": "the label has values that are not lesion labels",
