@@ -209,7 +209,7 @@ def test_settle__refuses_a_damaged_record(catalog: Catalog, kind: str) -> None:
     record.write_text(RECORDS[kind], encoding="latin-1")
     before = (catalog.path / "runs/mine.json").read_bytes()
     for call in (lambda: open_catalog(catalog.path), lambda: write_state(catalog, 2)):
-        with pytest.raises(CatalogError, match=r"commit\.json.*; delete it, and run again"):
+        with pytest.raises(CatalogError, match=r"commit\.json.*; delete it, and .* again"):
             call()
     assert (catalog.path / "runs/mine.json").read_bytes() == before
     record.unlink()

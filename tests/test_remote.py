@@ -422,7 +422,7 @@ def test_push_catalog__mends_what_is_damaged_when_it_is_asked_to_verify(original
     catalog = open_catalog(url)
     file = catalog.files["images/pet.nii.gz"]
     spoil(url, file.at, bytes(file.size))
-    with pytest.raises(CatalogError, match="push it again with --verify"):
+    with pytest.raises(CatalogError, match="push again with --verify"):
         pull_catalog(url, tmp_path / "back")
     told = done("catalog", "push", original.path, url, "--verify")
     assert f"{len(catalog.files)} files, 1 sent" in told
@@ -552,8 +552,8 @@ def test_merge_catalogs__keeps_a_root_that_is_a_url(local, memory, tmp_path):
         ("abfs://container:secret@account.dfs.core.windows.net/x", "holds credentials"),
         ("hdfs://user:secret@host/x", "holds credentials"),
         ("sftp://user:1/secret@host", "holds credentials"),
-        ("simplecache::s3://key:secret@bucket", "without ::"),
-        ("zip://x.zip::s3://key:secret@bucket", "without ::"),
+        ("simplecache::s3://key:secret@bucket", "leave out ::"),
+        ("zip://x.zip::s3://key:secret@bucket", "leave out ::"),
         ("key:secret@s3://bucket", "plain address"),
         ("nosuch://[bad", "cannot be opened"),
         ("memory://nothing/here", "catalog.json is missing"),

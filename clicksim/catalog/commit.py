@@ -242,12 +242,12 @@ def _read_record(file: Path) -> dict[str, Any]:
         removed, done_with = [str(name) for name in record["removed"]], record["done_with"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         told = f"{file}, the record of a commit, is damaged ({error!r})"
-        raise CatalogError(f"{told}; delete it, and run the interrupted command again") from error
+        raise CatalogError(f"{told}; delete it, and run the command again") from error
     for source, _ in moves:
         if not source.startswith(f"{WORK}/") or ".." in PurePosixPath(source).parts:
-            raise CatalogError(f"{file} names {source!r}, which is not in {WORK}; delete it, and run again")
+            raise CatalogError(f"{file} names {source!r}, which is not in {WORK}; delete it, and try again")
     if done_with is not None and (done_with in ("", ".", "..") or Path(str(done_with)).name != done_with):
-        raise CatalogError(f"{file} names {done_with!r}, which is not a folder of {WORK}; delete it, and run again")
+        raise CatalogError(f"{file} names {done_with!r}, which is not a folder of {WORK}; delete it, and try again")
     return {"moves": moves, "removed": removed, "done_with": done_with}
 
 
