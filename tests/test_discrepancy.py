@@ -174,7 +174,7 @@ def test_compare_ct__recognises_a_cubic_spline_a_fill_and_an_offset() -> None:
     assert compare_ct(ours, ours + 1024).rule == "an offset of 1024 HU"
     filled = ours.copy()
     filled[..., -4:] = -1024
-    assert compare_ct(filled, np.where(filled == -1024, 0, filled)).rule.startswith("where the CT does not reach: 0 HU")
+    assert compare_ct(filled, np.where(filled == -1024, 0, filled)).rule.startswith("where the CT does not reach, 0 HU")
     assert compare_ct(ours, rng.permutation(ours.ravel()).reshape(ours.shape)).rule == "unexplained"
 
 

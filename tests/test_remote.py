@@ -520,7 +520,7 @@ def test_files__refuses_an_answer_about_another_folder(memory):
 
     system = Elsewhere()
     system.pipe("/cat/a", b"a")
-    with pytest.raises(CatalogError, match="answers with 'dog/a', a file elsewhere"):
+    with pytest.raises(CatalogError, match="returns 'dog/a', a file elsewhere"):
         as_place("cat", system).files()
 
 

@@ -305,7 +305,7 @@ def compare_ct(ours: NDArray[Any], theirs: NDArray[Any]) -> ComparedPart:
     if filled.any():
         values, counts = np.unique(theirs[filled], return_counts=True)
         if counts.max() > 0.9 * counts.sum() and counts.sum() > 0.001 * size.size:
-            rules.append(f"outside the CT, {values[counts.argmax()]:g} HU instead of {ours.min():g} HU")
+            rules.append(f"where the CT does not reach, {values[counts.argmax()]:g} HU instead of {ours.min():g} HU")
     likeness = sharpness_of(ours, apart)
     figures["likeness_to_sharpening"] = likeness
     over = int(np.count_nonzero(theirs < min(-1024.0, float(ours.min())) - SAME_HU))
