@@ -1,9 +1,9 @@
 """The exceptions of clicksim.
 
-    ClicksimError(ValueError)         every refusal of bad input; the command line prints it as one line
+    ClicksimError(ValueError)         bad input; the command line prints the message as one line
     ├── GeometryError                 shapes, spacings, affines, grids that differ, points outside a volume
     ├── ImageError                    a file or an array that is not a usable image
-    │   ├── TruncatedError            the file ends before its header says
+    │   ├── TruncatedError            the file is shorter than its header says
     │   ├── LabelError                a label with invalid values
     │   └── UptakeError               not an uptake: not finite, a CT, a label
     ├── PromptFormatError             a prompt file that cannot be read or written
@@ -12,9 +12,9 @@
     ├── ReferenceAbortError           the published rule has no answer here: its own script stops
     └── CatalogError                  a catalog that cannot be opened, written or trusted
         └── LockedError               another process or thread writes to the folder
-    StorageError(OSError)             the disk is full, read-only, not ours or failing: no input is at fault
+    StorageError(OSError)             the disk is full, read-only, forbidden or failing: the input is not at fault
 
-A message says what is wrong, what was found, what is allowed or how to fix it, and where. A wrong type stays a
+A message says what is wrong, what was found, what is allowed or how to fix it, and where. A wrong type is a
 `TypeError`.
 """
 
@@ -23,7 +23,7 @@ from difflib import get_close_matches
 
 
 class ClicksimError(ValueError):
-    """A refusal: the input, not the program, is at fault."""
+    """Bad input: the input, not the program, is at fault."""
 
 
 class GeometryError(ClicksimError):
@@ -35,7 +35,7 @@ class ImageError(ClicksimError):
 
 
 class TruncatedError(ImageError):
-    """A file that ends before its header says."""
+    """A file that is shorter than its header says."""
 
 
 class LabelError(ImageError):
@@ -71,14 +71,14 @@ class LockedError(CatalogError):
 
 
 class StorageError(OSError):
-    """A disk that is full, cannot be written or fails, with the file: the work stops, and no case is to blame.
+    """A disk that is full, cannot be written or fails: the work stops, because the case is not at fault.
 
-    It is no `ClicksimError`, so that nothing that goes on past a bad case goes on past it.
+    It is not a `ClicksimError`, so that code that continues after a bad case does not continue after this.
     """
 
 
 def unknown_name(kind: str, name: str, allowed: Iterable[str]) -> SettingError:
-    """A `SettingError` for a name that does not exist, with the nearest one that does.
+    """A `SettingError` for an unknown name; it suggests the nearest known one.
 
     >>> str(unknown_name("strategy", "deepst", ["deepest", "rim"]))
     "unknown strategy 'deepst'; did you mean 'deepest'? Allowed: deepest, rim"
@@ -101,7 +101,7 @@ def up_to_ten(names: Iterable[object]) -> str:
 
 
 def in_case(case_id: str) -> str:
-    """The case as a message names it, after its subject; empty for a case without a name.
+    """The case for the end of a message; empty for a case without a name.
 
     >>> f"a mask has three axes, got shape (3, 3){in_case('psma_0017')}"
     'a mask has three axes, got shape (3, 3) (case psma_0017)'

@@ -1,4 +1,4 @@
-"""Files that are complete or not there at all, names for them, and what to do where a disk refuses them."""
+"""Write files completely or not at all, name them, and say what to do when a disk refuses them."""
 
 import errno
 import glob
@@ -21,45 +21,45 @@ if TYPE_CHECKING:
 
     from jinja2 import Environment
 
-RESUME = "what is finished stays, and --resume goes on from there in commands that have it"
+RESUME = "finished work is kept, and commands with --resume continue from there"
 SPACE = f"free some space there, or name a folder on another disk; {RESUME}"
-OWNER = "ask its owner for the right to do that, or name another folder"
+OWNER = "ask its owner for permission, or name another folder"
 REMEDIES = {
     errno.ENOSPC: SPACE,
     getattr(errno, "EDQUOT", errno.ENOSPC): SPACE,  # a quota; Windows has no such number
-    errno.EFBIG: f"no file may be so large there: raise the limit (ulimit -f), or name another folder; {RESUME}",
-    errno.EIO: f"the disk, or the network before it, is failing: ask the administrator; {RESUME}",
+    errno.EFBIG: f"no file can be so large there: raise the limit (ulimit -f), or name another folder; {RESUME}",
+    errno.EIO: f"the disk, or the network to it, is failing: ask the administrator; {RESUME}",
     errno.ENOLCK: "this file system has no locks: ask the administrator, or write to a local disk",
     errno.EROFS: "nothing can be written there: name another folder",
     getattr(errno, "ESTALE", errno.EIO): f"the file server has lost this file: wait until it is back; {RESUME}",
     errno.EACCES: OWNER,
     errno.EPERM: OWNER,
 }
-"""What to do, by the number of the system's error; other numbers say that a path is wrong, not the disk."""
+"""What to do, by error number; other numbers mean that a path is wrong, not the disk."""
 WRONG_PATHS = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)
-"""What the system says of an impossible path: it is no bug, and only another path helps."""
+"""Error numbers of an impossible path: not a bug, and only another path helps."""
 LESION_CLICKS = "lesion-clicks.json"
-"""The prompts beside the images that an algorithm of Grand Challenge is given."""
+"""The prompt file that Grand Challenge gives to an algorithm, beside the images."""
 PROMPT_ENDINGS = {"plain": "_{}.json", "grand-challenge": f"_{LESION_CLICKS}", "rows": "_{}.parquet"}
-"""What the names of prompt files end with, by their layout; the blank is for `clicks` or `scribbles`."""
+"""Endings of the names of prompt files, by their layout; `{}` is `clicks` or `scribbles`."""
 PICTURE_ENDINGS = (".png", ".webp")
-"""What the names of pictures end with."""
+"""Endings of the names of pictures."""
 FLUSHABLE = "rb+" if os.name == "nt" else "rb"
-"""How a file is opened to be flushed: elsewhere than on Windows a file that is only read can be."""
-MEMORY = f"take fewer --workers, or a machine with more memory; {RESUME}"
+"""How to open a file to flush it; only Windows needs one that is open for writing."""
+MEMORY = f"use fewer --workers, or a machine with more memory; {RESUME}"
 LEAST_PACKED = 0.1
-"""No CT and no uptake packs to less than this share of its bytes."""
+"""A CT or an uptake never packs to less than this share of its bytes."""
 MOST_BOUNDED = 1 << 26
-"""Bytes of a table or a list; as Python objects it takes some thirty times as many."""
+"""Largest table or list that is read, in bytes; as Python objects it takes about thirty times as many."""
 
 
 @contextmanager
 def replacing(file: Path) -> Iterator[Path]:
-    """A name beside `file` to write to; it becomes `file` when all went well, and is gone when not.
+    """Yield a name beside `file` to write to; it is renamed to `file` on success and deleted on failure.
 
     The new content is flushed to the disk before the rename, and the folder after it: a crash leaves the old file
-    or the new one, and when the block has ended it is the new one.
-    The temporary name keeps the ending, because some writers choose the format by it.
+    or the new one, and after the block it is the new one.
+    The temporary name keeps the ending, because some writers choose the format from it.
 
     Raises:
         StorageError: The disk is full, cannot be written, or fails.
@@ -78,11 +78,11 @@ def replacing(file: Path) -> Iterator[Path]:
 
 
 def clear_abandoned(file: Path) -> None:
-    """Delete what killed processes of this machine left beside a file that they were replacing.
+    """Delete the temporary files that killed processes of this machine left beside a file.
 
-    For a file that a person asks for by name; those of a job lie in its work folder, which is deleted as a whole.
+    Only for a file that a user names; those of a job are in its work folder, which is deleted with all its content.
     """
-    if os.name == "nt":  # where a process cannot be asked whether it lives without ending it
+    if os.name == "nt":  # where asking whether a process is alive would end it
         return
     for left in file.parent.glob(f".writing-*-{glob.escape(file.name)}"):
         found = re.fullmatch(rf"\.writing-{_machine()}[0-9a-f]{{12}}([0-9a-f]+)-{re.escape(file.name)}", left.name)
@@ -101,7 +101,7 @@ def _is_alive(process: int) -> bool:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
-    except OSError:  # somebody else's
+    except OSError:  # it belongs to another user
         return True
     return True
 
@@ -118,7 +118,7 @@ def write_text(file: Path, text: str) -> None:
 
 @contextmanager
 def storing(file: Path) -> Iterator[None]:
-    """Name `file` in whatever a disk refuses.
+    """Name `file` in every error of the disk.
 
     Raises:
         StorageError: The disk is full, cannot be written, or fails.
@@ -128,7 +128,7 @@ def storing(file: Path) -> Iterator[None]:
     except StorageError:
         raise
     except OSError as error:
-        # NumPy and Pillow give no number where a disk takes fewer bytes than it was given
+        # NumPy and Pillow give no number when a disk takes fewer bytes than it is given
         number = errno.ENOSPC if error.errno is None else error.errno
         if number not in REMEDIES:
             raise
@@ -150,7 +150,7 @@ def flush_folder(folder: Path) -> None:
     try:
         os.fsync(number)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # a file system that flushes no folders
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # a file system that cannot flush folders
             raise
     finally:
         os.close(number)
@@ -163,11 +163,11 @@ def flush_tree(folder: Path) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder and those above it where they are missing; a crash after that does not lose them.
+    """Make a folder and its missing parents; a later crash does not lose them.
 
     Raises:
         StorageError: The disk is full, may not be written, or fails.
-        ClicksimError: There can be no such folder, such as below a file.
+        ClicksimError: The folder cannot exist, such as below a file.
     """
     try:
         with storing(folder):
@@ -186,7 +186,7 @@ def make_folder(folder: Path) -> None:
 
 
 def one_line(error: BaseException) -> str | None:
-    """What a command says of an error that is no bug, with what to do; None for a bug.
+    """The message of an error that is not a bug, with what to do; None for a bug.
 
     >>> one_line(OSError(30, "Read-only file system", "out/a.json"))
     'out/a.json: Read-only file system; nothing can be written there: name another folder'
@@ -197,22 +197,22 @@ def one_line(error: BaseException) -> str | None:
     elif isinstance(error, MemoryError):
         told = f"out of memory{f' ({error})' if str(error) else ''}; {MEMORY}"
     elif isinstance(error, OSError) and (number in REMEDIES or number in WRONG_PATHS):
-        where = error.filename2 or error.filename  # of a copy, the second is what was written
+        where = error.filename2 or error.filename  # of a copy, the second is the one written
         told = f"{where}: {error.strerror}" if where else error.strerror
     if told is None:
         return None
-    # one line, also where a message shows a folder's layout; blanks within a line are somebody's names
+    # one line, even if a message shows a folder's layout; blanks within a line belong to names
     line = " ".join(part.strip() for part in told.splitlines())
     return f"{line}; {REMEDIES[number]}" if number in REMEDIES else line
 
 
 def check_space(folder: Path, need: float, what: str) -> None:
-    """Refuse work, before it begins, that cannot fit on the disk of a folder.
+    """Before work begins, reject it if it cannot fit on the disk of a folder.
 
     Args:
-        folder: Where it will be written; it, or a folder above it, must exist.
-        need: Bytes that it will take at the very least.
-        what: It, in words.
+        folder: Where the work is written; the folder or one above it must exist.
+        need: Bytes that the work takes at least.
+        what: The work, in words.
 
     Raises:
         StorageError: Less than that is free; the message says how much, and where.
@@ -227,7 +227,7 @@ def check_space(folder: Path, need: float, what: str) -> None:
 
 
 def read_bounded(file: Path) -> bytes:
-    """The bytes of a table, a list of prompts, settings: of a regular file, as a pipe would make one wait for ever.
+    """Read a table, a list of prompts or settings from a regular file; a pipe could block for ever.
 
     Raises:
         OSError: There is no such file, it is a folder or a device, or it is larger than any such file can be.
@@ -241,11 +241,11 @@ def read_bounded(file: Path) -> bytes:
 
 
 def unpack(archive: "ZipFile", info: "ZipInfo") -> Iterator[bytes]:
-    """A file of a zip archive, in blocks.
+    """Read a file of a zip archive, in blocks.
 
     Raises:
-        zipfile.BadZipFile: It is damaged, encrypted, or packed by a method that is not known here. Each method has
-            errors of its own; that of bz2 looks like the error of a disk.
+        zipfile.BadZipFile: It is damaged, encrypted, or packed by an unknown method. Each method has its own
+            errors; that of bz2 looks like an error of the disk.
     """
     import lzma
     import zipfile
@@ -260,11 +260,11 @@ def unpack(archive: "ZipFile", info: "ZipInfo") -> Iterator[bytes]:
 
 
 def read_toml(file: Path, what: str = "settings") -> dict[str, Any]:
-    """The content of a TOML file; it may begin with a byte order mark.
+    """Read a TOML file; it may begin with a byte order mark.
 
     Args:
         file: A regular file.
-        what: It, in words.
+        what: The file, in words.
 
     Raises:
         SettingError: It cannot be read, or is not TOML.
@@ -284,7 +284,7 @@ def _in_units(count: float) -> str:
 
 
 def slug(name: str) -> str:
-    """A file name for any text: its plain characters, cut, and a hash of the whole.
+    """A file name for any text: its plain characters, truncated, and a hash of the whole.
 
     >>> slug("psma_01_2019-12-28")
     'psma-01-2019-12-28-419f031b'
@@ -294,7 +294,7 @@ def slug(name: str) -> str:
 
 
 def open_templates(package: str) -> "Environment":
-    """The templates beside the code of a package: all text is escaped, and a value that is not given is an error."""
+    """The templates beside the code of a package: all text is escaped, and a missing value is an error."""
     import jinja2
 
     return jinja2.Environment(

@@ -1,4 +1,4 @@
-"""End a process in order: when it is told to end, it first releases the files and processes that it holds."""
+"""End a process cleanly: when it is told to end, it first releases the files and processes that it holds."""
 
 import signal
 import threading

@@ -118,7 +118,7 @@ def test_audit__workers_and_an_interruption_give_the_same_findings(catalog: Cata
 
     with pytest.raises(KeyboardInterrupt):
         audit(catalog.path, read_data=True, crew=Crew(progress=stop))
-    with pytest.raises(CatalogError, match="go on with --resume"):
+    with pytest.raises(CatalogError, match="continue with --resume"):
         audit(catalog.path, read_data=True)
     assert audit(catalog.path, read_data=True, resume=True) == alone
     assert not (catalog.path / ".work").exists()
@@ -410,7 +410,7 @@ def test_check_lesions__one_name_in_two_sources_is_two_cases(tmp_path: Path) -> 
         opened.write_part("lesions", source, rows_to_table("lesions", lesions))
     assert list(check_lesions(opened)) == []
     opened.write_part("lesions", "lab", rows_to_table("lesions", lesions[:1]))
-    assert [finding.detail for finding in check_lesions(opened)] == ["n_lesions 2, rows 1"]
+    assert [finding.detail for finding in check_lesions(opened)] == ["n_lesions is 2, its rows in lesions: 1"]
 
 
 def test_audit_catalog__a_case_without_a_patient_is_named_and_the_others_are_checked(tmp_path: Path) -> None:

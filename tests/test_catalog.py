@@ -262,7 +262,7 @@ def test_open_catalog__says_how_to_make_one(tmp_path):
 
 def test_create_catalog__refuses_a_folder_with_other_things(tmp_path):
     (tmp_path / "mine.txt").write_text("")
-    with pytest.raises(CatalogError, match="is no catalog"):
+    with pytest.raises(CatalogError, match="is not a catalog"):
         create_catalog(tmp_path)
     with pytest.raises(CatalogError, match="no catalog can be made"):
         create_catalog(tmp_path / "mine.txt")

@@ -85,11 +85,11 @@ def test_convert__names_its_rejections_and_exits_1(name, here):
 
 def test_convert__refuses_in_words(here, phantoms):
     assert "did you mean 'fdat'" in refused("convert", "fdatt", phantoms / "fdat", "new")
-    gone = "clicksim: nowhere does not exist; clicksim convert --list shows what it should hold"
+    gone = "clicksim: nowhere does not exist; clicksim convert --list shows what it should contain"
     assert refused("convert", "fdat", "nowhere", "new") == gone
     assert "such as tcp://host:8786" in refused("convert", "fdat", phantoms / "fdat", "new", "--scheduler", "nothing")
     assert not Path("new").exists()
-    assert "is no catalog" in refused("convert", "fdat", phantoms / "fdat", phantoms / "deep-psma")
+    assert "is not a catalog" in refused("convert", "fdat", phantoms / "fdat", phantoms / "deep-psma")
     assert "did you mean 'labels_only'" in refused(
         "convert", "fdat", phantoms / "fdat", "new", "--option", "label_only=true"
     )
@@ -141,7 +141,7 @@ def test_convert__that_was_interrupted_goes_on_with_resume_alone(here, phantoms,
     monkeypatch.chdir(here)
     assert result.exit_code == 130
     assert "clicksim: ended by SIGINT; what is finished is kept; go on with --resume" in result.stderr
-    assert "go on with --resume, or begin anew with --replace" in refused("convert", "fdat", phantoms / "fdat", "new")
+    assert "--resume, or start again with --replace" in refused("convert", "fdat", phantoms / "fdat", "new")
     other = refused("convert", "fdat", phantoms / "fdat", "new", "--resume", "--option", "labels_only=true")
     assert 'made in another way: options.labels_only is absent there and "true" here; drop it with --replace' in other
     done("convert", "fdat", phantoms / "fdat", "new", "--resume")
@@ -155,7 +155,7 @@ def test_convert__of_another_folder_asks_whether_to_add_or_replace(here):
     line = refused("convert", "fdat", "second", "new")
     assert re.search(r'made in another way: source is "\S+first" there and "\S+second" here', line)
     assert "keep its cases with --add, or replace them with --replace" in line
-    assert "ask for one of both" in refused("convert", "fdat", "second", "new", "--add", "--replace")
+    assert "choose one of the two" in refused("convert", "fdat", "second", "new", "--add", "--replace")
     both = len({*names["first"], *names["second"]})
     assert f"{both} cases in new" in done("convert", "fdat", "second", "new", "--add")
     assert f"{len(names['second'])} cases in new" in done("convert", "fdat", "second", "new", "--replace")
@@ -388,7 +388,7 @@ def test_query__answers_as_lines_and_as_json(here):
     }  # fmt: skip
     every = done("catalog", "query", "catalog", "select * from cases c join lesions l using (case_id)").splitlines()
     assert len({line.count("\t") for line in every}) == 1
-    assert "the query was refused" in refused("catalog", "query", "catalog", "select x from cases")
+    assert "the query was rejected" in refused("catalog", "query", "catalog", "select x from cases")
     assert "no answer" in refused("catalog", "query", "catalog", "")
 
 

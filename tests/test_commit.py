@@ -209,7 +209,7 @@ def test_settle__refuses_a_damaged_record(catalog: Catalog, kind: str) -> None:
     record.write_text(RECORDS[kind], encoding="latin-1")
     before = (catalog.path / "runs/mine.json").read_bytes()
     for call in (lambda: open_catalog(catalog.path), lambda: write_state(catalog, 2)):
-        with pytest.raises(CatalogError, match=r"commit\.json.*; delete it, and run again"):
+        with pytest.raises(CatalogError, match=r"commit\.json.*; delete it, and .* again"):
             call()
     assert (catalog.path / "runs/mine.json").read_bytes() == before
     record.unlink()
@@ -233,7 +233,7 @@ def test_settle__changes_nothing_outside(tmp_path: Path, name: str) -> None:
         {"moves": [], "removed": [name], "done_with": None},
     ):
         (home / WORK / RECORD).write_text(json.dumps(record))
-        with pytest.raises(CatalogError, match=r"leaves its root|names no file"):
+        with pytest.raises(CatalogError, match=r"leaves its root|does not name a file"):
             settle(home)
     assert (tmp_path / "outside.txt").read_text() == (tmp_path / "elsewhere/outside.txt").read_text() == "precious"
 
@@ -253,7 +253,7 @@ def test_settle__says_that_a_staged_file_is_lost(tmp_path: Path) -> None:
     (tmp_path / WORK).mkdir()
     record = {"moves": [[f"{WORK}/{STAGE}/a", "a"]], "removed": [], "done_with": None}
     (tmp_path / WORK / RECORD).write_text(json.dumps(record))
-    with pytest.raises(CatalogError, match=r"its disk lost \.work/commit/a; do again what was interrupted"):
+    with pytest.raises(CatalogError, match=r"its disk lost \.work/commit/a; run the command again"):
         settle(tmp_path)
 
 
@@ -299,7 +299,7 @@ def test_commit__takes_links_that_stay_in_the_folder(catalog: Catalog) -> None:
 def test_commit__refuses_names_that_leave_the_folder(tmp_path: Path, name: str, call: Callable[..., None]) -> None:
     (tmp_path / "home").mkdir()
     (tmp_path / "home/link").symlink_to(tmp_path)
-    with pytest.raises(CatalogError, match=r"leaves its root|names no file"):
+    with pytest.raises(CatalogError, match=r"leaves its root|does not name a file"):
         call(Commit(tmp_path / "home"), name)
     assert [path.name for path in tmp_path.iterdir()] == ["home"]
 
@@ -369,7 +369,7 @@ def test_open_catalog__says_that_it_may_not_complete_a_commit(
 
     monkeypatch.setattr("clicksim.catalog.store.writing", refuses)
     with pytest.raises(
-        CatalogError, match=r"holds a commit that was interrupted, .*Read-only file system; open the cat"
+        CatalogError, match=r"has an interrupted commit that cannot be completed: Read-only file system; open the cat"
     ):
         open_catalog(catalog.path)
 

@@ -114,7 +114,7 @@ def test_explain_factor__knows_half_life_and_their_injection_time() -> None:
     long = {**ROW, "uptake_time_s": 11000.0}
     assert explain_factor(2 ** (11000 / 6588 - 11000 / LIFE), long, THEIRS).startswith("half-life 6588 s for 6586.2")
     theirs = {"uptake_time_s": UPTAKE + 500}
-    assert "their injection lies 4123 s" in explain_factor(2 ** (500 / LIFE), ROW, theirs)
+    assert "their injection is 4123 s" in explain_factor(2 ** (500 / LIFE), ROW, theirs)
 
 
 def test_compare_suv__tells_equal_factor_per_slice_and_noise_apart() -> None:
@@ -126,7 +126,7 @@ def test_compare_suv__tells_equal_factor_per_slice_and_noise_apart() -> None:
         changed = np.round(ours / 0.001).astype(np.float32) * np.float32(0.001)
         changed[:2, :2, :2] = spoil
         part = compare_suv(ours, changed, ROW, THEIRS)
-        assert (part.equal, part.rule.split(",")[0]) == (False, "equal but for 8 voxels")
+        assert (part.equal, part.rule.split(",")[0]) == (False, "equal except for 8 voxels")
     starts = np.repeat([0.0, 120.0, 240.0], 4)
     beds = (ours * 2 ** (starts / LIFE)).astype(np.float32)
     assert compare_suv(ours, beds, ROW, THEIRS).rule == "each slice was decayed to its own acquisition"
@@ -167,14 +167,14 @@ def test_compare_ct__recognises_a_cubic_spline_a_fill_and_an_offset() -> None:
     ours = np.rint(zoom(native, 0.6, order=1)).astype(np.int16)
     cubic = zoom(native, 0.6, order=3).astype(np.float32)
     found = compare_ct(ours, cubic)
-    assert "a sharper interpolation than linear, as a cubic spline, with" in found.rule
+    assert "a sharper interpolation than linear, like a cubic spline, with" in found.rule
     assert found.figures["their_lowest_hu"] < -1025
     assert "smoother" in compare_ct(cubic, ours).rule
     assert compare_ct(ours, ours + 0.4).equal
     assert compare_ct(ours, ours + 1024).rule == "an offset of 1024 HU"
     filled = ours.copy()
     filled[..., -4:] = -1024
-    assert compare_ct(filled, np.where(filled == -1024, 0, filled)).rule.startswith("where the CT does not reach: 0 HU")
+    assert compare_ct(filled, np.where(filled == -1024, 0, filled)).rule.startswith("where the CT does not reach, 0 HU")
     assert compare_ct(ours, rng.permutation(ours.ravel()).reshape(ours.shape)).rule == "unexplained"
 
 

@@ -457,7 +457,7 @@ def test_second_writer__is_refused_at_once_by_every_command_and_goes_on_after_a_
             assert "is being written by process" in says
             if name != "merge":
                 assert f"process {pid} on {platform.node()} since 2" in says
-            assert "wait for its end, or stop it" in says
+            assert "wait until it ends, or stop it" in says
             says = says.replace(str(pid), "4711").replace(platform.node(), "node7")
             record("a second writer", name, lost=len(lost(before, folder)), says=says)
         assert open_catalog(folder / "catalog").cases.num_rows == sum(CASES.values())

@@ -243,7 +243,7 @@ def test_make_folds__wrong_words_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CatalogError, match="no cases"):
         fold_cases(create_catalog(tmp_path / "empty"))
     official = catalog_of(tmp_path / "d", fdat=[case(f"c{n}", f"p{n}", official_fold=n % 5) for n in range(10)])
-    with pytest.raises(SettingError, match="go up to 4, beyond 3 folds from 0; ask for 5"):
+    with pytest.raises(SettingError, match="go up to 4, beyond 3 folds from 0; draw 5"):
         make_folds(official, n_folds=3)
     with pytest.raises(SettingError, match="leave no patient for fold 5, 6 of 7; ask for fewer"):
         make_folds(official, n_folds=7)

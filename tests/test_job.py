@@ -162,7 +162,7 @@ def test_run_job__makes_a_damaged_part_again(halved: Path, sound: dict[str, byte
     damage(part / name)
     done, notes = resume(halved)
     assert done == ["u2", "u4", "u5"]
-    assert notes == ["done again, since the finished work or its inputs have changed: u2"]
+    assert notes == ["done again, because the finished work or its inputs have changed: u2"]
     assert result(halved) == sound
 
 
@@ -234,7 +234,7 @@ def test_run_job__leaves_out_what_is_planned_no_more(halved: Path, sound: dict[s
 
 def test_run_job__gives_up_where_an_input_changes_all_the_time(place: Path) -> None:
     (place / "flag-u2").write_text("change")
-    with pytest.raises(CatalogError, match=r"1 units have no part .*, such as u2: its inputs change while it is done"):
+    with pytest.raises(CatalogError, match=r"1 units have no valid part .*, such as u2: its inputs change while"):
         run_job(copying(place))
     (place / "flag-u2").unlink()
     assert set(started(place)) == {f"u{n}" for n in range(6)}
@@ -266,7 +266,7 @@ def test_digest_content__is_the_same_for_equal_content_alone() -> None:
 
 
 def test_run_job__resumes_the_same_job_only_and_names_what_differs(halved: Path) -> None:
-    with pytest.raises(CatalogError, match="go on with --resume, or begin anew with --overwrite"):
+    with pytest.raises(CatalogError, match="continue with --resume, or start again with --overwrite"):
         run_job(copying(halved))
     other = copying(halved, seed=2, settings={"n": 3})
     expected = r"made in another way: seed is 1 there and 2 here, settings is absent there and {.n.: 3} here; drop it"

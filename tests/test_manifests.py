@@ -467,7 +467,7 @@ def test_export__an_interrupted_one_goes_on_to_the_same_bytes(
     assert {path.name for path in out.iterdir()} == {".lock", ".work"}
     with pytest.raises(CatalogError, match="was interrupted; go on with --resume"):
         check_manifest(out)
-    with pytest.raises(CatalogError, match="go on with --resume, or begin anew with --overwrite"):
+    with pytest.raises(CatalogError, match="continue with --resume, or start again with --overwrite"):
         write(kind, catalog, out, **how)
     write(kind, catalog, out, **how, resume=True)
     assert contents(out) == contents(exports / kind / NAME)

@@ -231,7 +231,7 @@ def test_convert__a_bug_keeps_its_name_and_the_rest_resumes(folder, tmp_path, wo
         convert(NUMBERS, folder, tmp_path / "c", crew=Crew(workers))
     assert open_catalog(tmp_path / "c").cases.num_rows == 0
     (folder / "p04").unlink()
-    with pytest.raises(CatalogError, match="go on with --resume"):
+    with pytest.raises(CatalogError, match="continue with --resume"):
         convert(NUMBERS, folder, tmp_path / "c")
     convert(NUMBERS, folder, tmp_path / "c", resume=True)
     assert content(tmp_path / "c") == content(tmp_path / "sound")
@@ -625,7 +625,7 @@ def test_simulate_catalog__goes_on_with_resume_alone(catalog, monkeypatch):
         simulate_run(catalog, source="fdat")
     monkeypatch.undo()
     assert open_catalog(catalog).runs == []
-    with pytest.raises(CatalogError, match="go on with --resume"):
+    with pytest.raises(CatalogError, match="continue with --resume"):
         simulate_run(catalog, source="fdat")
     assert simulate_run(catalog, source="fdat", resume=True)[0] == whole
     assert (catalog / f"prompts/run={whole}/part-0.parquet").read_bytes() == expected
@@ -753,7 +753,7 @@ def test_import_prompts__refuses_what_is_no_set_of_prompts(catalog, tmp_path):
         import_prompts(catalog, tmp_path / "empty", run="x")
     name = open_catalog(catalog).cases["case_id"][0].as_py().replace("/", "_")
     (tmp_path / f"folders/{name}.json").mkdir(parents=True)
-    with pytest.raises(CatalogError, match=f"could be taken: {name}.json: cannot be read: a folder or a device"):
+    with pytest.raises(CatalogError, match=f"could be imported: {name}.json: cannot be read: a folder or a device"):
         import_prompts(catalog, tmp_path / "folders", run="x")
     with pytest.raises(SettingError, match="unknown protocol"):
         import_prompts(catalog, tmp_path / "empty", run="x", protocol="autopet-vi@1")

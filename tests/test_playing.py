@@ -77,7 +77,7 @@ def test_play_rounds__refuses_to_read_predictions_where_it_keeps_them(files, tmp
 
 def test_play_rounds__refuses_several_cases_of_one_name_and_no_case(files, tmp_path) -> None:
     units = [Unit(key, unit(files, "a").content) for key in "xy"]
-    with pytest.raises(CatalogError, match=r"several cases are called a, .*take one source at a time"):
+    with pytest.raises(CatalogError, match=r"several cases are called a, .*use one source at a time"):
         play_rounds(RoundsRun(THRESHOLD), units)
 
 
@@ -101,7 +101,7 @@ def test_play_rounds__is_bound_to_the_predictions_that_it_reads(files, tmp_path,
     write_image(folder / "b" / "iter_0.nii.gz", np.zeros_like(lesions()), GRID)
     found = play_rounds(run, units, out=tmp_path / "out", resume=True, crew=Crew(note=said.append))
     assert [row["dice"] for row in found.rounds.to_pylist()] == [1.0, 0.0]
-    assert said == ["done again, since the finished work or its inputs have changed: b"]
+    assert said == ["done again, because the finished work or its inputs have changed: b"]
 
 
 def test_rounds_identity__names_what_changes_the_rows_and_nothing_else(files) -> None:

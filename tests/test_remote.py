@@ -348,7 +348,7 @@ def test_pull_catalog__replaces_nothing_unasked(local, memory, tmp_path):
     push_catalog(local.path, memory)
     local.write_part("lesions", "fdat", local.lesions.drop_columns("source").slice(0, 1))
     mine = local.digest()
-    with pytest.raises(CatalogError, match=r"1 file unlike what was pushed: lesions/source=fdat"):
+    with pytest.raises(CatalogError, match=r"1 file unlike the pushed ones: lesions/source=fdat"):
         pull_catalog(memory, local.path)
     assert local.digest() == mine
     local.write_run("own", {"mine": True})
@@ -357,7 +357,7 @@ def test_pull_catalog__replaces_nothing_unasked(local, memory, tmp_path):
     assert (local.path / "runs/own.json").is_file()
     (tmp_path / "full").mkdir()
     (tmp_path / "full/thesis.txt").write_text("mine")
-    with pytest.raises(CatalogError, match=r"holds other things, such as thesis\.txt"):
+    with pytest.raises(CatalogError, match=r"has other files, such as thesis\.txt"):
         pull_catalog(memory, tmp_path / "full")
 
 
@@ -422,7 +422,7 @@ def test_push_catalog__mends_what_is_damaged_when_it_is_asked_to_verify(original
     catalog = open_catalog(url)
     file = catalog.files["images/pet.nii.gz"]
     spoil(url, file.at, bytes(file.size))
-    with pytest.raises(CatalogError, match="push it again with --verify"):
+    with pytest.raises(CatalogError, match="push again with --verify"):
         pull_catalog(url, tmp_path / "back")
     told = done("catalog", "push", original.path, url, "--verify")
     assert f"{len(catalog.files)} files, 1 sent" in told
@@ -463,10 +463,10 @@ def test_push_catalog__takes_along_what_lies_behind_links_in_the_catalog(local, 
 @pytest.mark.parametrize(
     ("to", "told"),
     [
-        ("..", "link to a folder that it lies in"),
+        ("..", "link to a folder that contains it"),
         ("../..", "leaves its root"),
-        ("nothing", "is a link to nothing"),
-        ("a/linked", "is a link to nothing"),
+        ("nothing", "is a broken link"),
+        ("a/linked", "is a broken link"),
     ],
 )
 def test_push_catalog__refuses_links_that_it_cannot_follow(to, told, local, memory):
@@ -520,7 +520,7 @@ def test_files__refuses_an_answer_about_another_folder(memory):
 
     system = Elsewhere()
     system.pipe("/cat/a", b"a")
-    with pytest.raises(CatalogError, match="answers with 'dog/a', a file elsewhere"):
+    with pytest.raises(CatalogError, match="returns 'dog/a', a file elsewhere"):
         as_place("cat", system).files()
 
 
@@ -552,12 +552,12 @@ def test_merge_catalogs__keeps_a_root_that_is_a_url(local, memory, tmp_path):
         ("abfs://container:secret@account.dfs.core.windows.net/x", "holds credentials"),
         ("hdfs://user:secret@host/x", "holds credentials"),
         ("sftp://user:1/secret@host", "holds credentials"),
-        ("simplecache::s3://key:secret@bucket", "without ::"),
-        ("zip://x.zip::s3://key:secret@bucket", "without ::"),
+        ("simplecache::s3://key:secret@bucket", "leave out ::"),
+        ("zip://x.zip::s3://key:secret@bucket", "leave out ::"),
         ("key:secret@s3://bucket", "plain address"),
         ("nosuch://[bad", "cannot be opened"),
         ("memory://nothing/here", "catalog.json is missing"),
-        ("file:///nothing/here", "catalog.json is missing; name the folder of one"),
+        ("file:///nothing/here", "catalog.json is missing; name the folder of a catalog"),
         ("file://nothing/here", "begins with a slash"),
     ],
     ids=str,
@@ -651,7 +651,7 @@ def test_open_catalog__says_in_one_line_that_there_is_no_network(original, s3, m
 def test_push_catalog__refuses_a_target_that_is_no_address(target, original, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     told = refused("catalog", "push", original.path, target)
-    assert f"{target} is no URL" in told or "file:///data" in told
+    assert f"{target} is not a URL" in told or "file:///data" in told
     assert not list(tmp_path.iterdir())
 
 
@@ -671,13 +671,13 @@ def test_open_catalog__refuses_an_index_that_leads_outside(spoilt, original, mem
     head["files"] = stored_name("files.parquet", hashlib.sha256(content).hexdigest())
     spoil(memory, head["files"], content)
     spoil(memory, "catalog.json", json.dumps(head).encode())
-    with pytest.raises(CatalogError, match="no file of a catalog"):
+    with pytest.raises(CatalogError, match="not a file of a catalog"):
         open_catalog(memory).parts("cases")
 
 
 @pytest.mark.parametrize(
     ("files", "told"),
-    [("../files.parquet", "no name of one"), ("files-0123456789abcdef.parquet", "newer state"), ("", "")],
+    [("../files.parquet", "not the name of one"), ("files-0123456789abcdef.parquet", "newer state"), ("", "")],
     ids=["outside", "gone", "none"],
 )
 def test_open_catalog__refuses_a_head_without_its_index(files, told, original, memory):
@@ -694,7 +694,7 @@ def test_open_catalog__refuses_a_head_without_its_index(files, told, original, m
 def test_open_catalog__refuses_a_damaged_index(original, memory):
     push_catalog(original.path, memory)
     spoil(memory, open_catalog(memory).index)
-    with pytest.raises(CatalogError, match="checksum is not that of its name"):
+    with pytest.raises(CatalogError, match="checksum is not the one in its name"):
         open_catalog(memory).parts("cases")
 
 

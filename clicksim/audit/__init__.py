@@ -1,4 +1,4 @@
-"""Whether a catalog can be trusted: it holds what it says, and nothing in it would spoil a result."""
+"""Checks of a catalog: that it holds what it says, and that nothing in it would spoil a result."""
 
 from clicksim.audit.catalog_checks import check_catalog, check_cohort
 from clicksim.audit.known_images import KnownImage, find_image

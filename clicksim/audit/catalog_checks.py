@@ -1,8 +1,8 @@
-"""Whether a catalog holds what it says.
+"""Check that a catalog holds what it says.
 
-Each check is one function from a catalog to findings and reads the tables alone. `check_case_files` opens the images
-of one case. `check_cohort` compares a catalog with the figures of the publisher, as far as these are known, with
-their errors corrected.
+Each check is one function that takes a catalog, reads only its tables and yields findings. `check_case_files` opens the
+images of one case. `check_cohort` compares a catalog with the known figures of the publisher; errors in these are
+corrected.
 """
 
 import tomllib
@@ -28,7 +28,7 @@ READ = ("shape_xyz", "n_lesions", "lesion_volume_ml", "suv_max", "instances")
 
 
 def check_catalog(catalog: Catalog) -> list[Finding]:
-    """Check the tables of a catalog, and that the files exist to which they point.
+    """Check the tables of a catalog, and that the files that they point to exist.
 
     Every finding is an error.
     """
@@ -46,7 +46,7 @@ def check_case_keys(catalog: Catalog) -> Iterator[Finding]:
     rows = catalog.cases.select(["case_id", "source", "patient_key"]).to_pylist()
     for row in rows:
         if row["patient_key"] is None:
-            yield _fault("keys", row["case_id"], "the row has no patient_key, without which no leak can be found")
+            yield _fault("keys", row["case_id"], "the row has no patient_key, so no leak can be found")
     for (source, case), count in Counter((row["source"], row["case_id"]) for row in rows).items():
         if count > 1:
             yield _fault("keys", case, f"{count} rows in {source}")
@@ -84,7 +84,7 @@ def check_folds(catalog: Catalog) -> Iterator[Finding]:
 
 
 def check_codes(catalog: Catalog) -> Iterator[Finding]:
-    """Every flag, every reason and every failure of a round is a known one."""
+    """Every flag, every reason and every failure of a round is known."""
     for row in catalog.cases.select(["case_id", "quality_flags"]).to_pylist():
         for flag in row["quality_flags"] or []:
             if flag not in FLAGS:
@@ -108,13 +108,13 @@ def check_lesions(catalog: Catalog) -> Iterator[Finding]:
     for row in catalog.cases.select(["source", "case_id", "n_lesions", "lesion_volume_ml"]).to_pylist():
         case, lesions, ml = row["case_id"], count[row["source"], row["case_id"]], volume[row["source"], row["case_id"]]
         if row["n_lesions"] != lesions:
-            yield _fault("lesions", case, f"n_lesions {row['n_lesions']}, rows {lesions}")
+            yield _fault("lesions", case, f"n_lesions is {row['n_lesions']}, its rows in lesions: {lesions}")
         elif abs((row["lesion_volume_ml"] or 0) - ml) > 1e-3 * max(1.0, ml):
-            yield _fault("lesions", case, f"lesion_volume_ml {row['lesion_volume_ml']}, rows {ml:.6g}")
+            yield _fault("lesions", case, f"lesion_volume_ml is {row['lesion_volume_ml']}, the rows sum to {ml:.6g}")
 
 
 def check_prompts(catalog: Catalog) -> Iterator[Finding]:
-    """Every prompt voxel lies inside its case; one finding for each run and case."""
+    """Every prompt voxel is inside its case; one finding for each run and case."""
     for found in outliers.check_prompt_outliers(catalog):
         yield _fault("prompts", found.cases[0], found.detail)
 
@@ -129,8 +129,8 @@ def check_unlisted(catalog: Catalog) -> Iterator[Finding]:
     names = (file.relative_to(home).as_posix() for file in (home / "images").rglob("[!.]*") if file.is_file())
     strays = sorted(name for name in names if f"catalog:{name}" not in listed)
     if strays:
-        told = f"{counted(len(strays), 'file')} below images belong to no case, such as of a table that was damaged"
-        yield Finding("warning", "unlisted", (), f"{told}: {up_to_ten(strays)}; delete what you do not need")
+        told = f"{counted(len(strays), 'file')} below images belong to no case, such as after a damaged table"
+        yield Finding("warning", "unlisted", (), f"{told}: {up_to_ten(strays)}; delete those that you do not need")
 
 
 def check_case_files(
@@ -140,8 +140,8 @@ def check_case_files(
 
     Args:
         catalog: An open catalog.
-        row: Of its cases; with `READ` and all columns that name a file.
-        fingerprint: Whether the fingerprint of the PET, or without a PET of the CT, is taken.
+        row: A row of its cases, with `READ` and all columns that name a file.
+        fingerprint: Whether to take the fingerprint of the PET, or of the CT if there is no PET.
 
     Returns:
         A sentence for each fault, and the fingerprint.
@@ -196,7 +196,7 @@ def _compare_uptake(image: NDArray[Any], row: Mapping[str, Any]) -> Iterator[str
 
 
 def _fault(check: str, case_id: str | None, detail: str) -> Finding:
-    """An error in one case, or without an id in the catalog as a whole."""
+    """An error in one case, or without an id in the whole catalog."""
     return Finding("error", check, (case_id,) if case_id else (), detail)
 
 
@@ -205,7 +205,7 @@ CHECKS: tuple[Check, ...] = (check_case_keys, check_files, check_folds, check_co
 
 @dataclass(frozen=True)
 class PublishedFigure:
-    """One figure of a cohort: as the complete download gives it, and as the catalog has it."""
+    """One figure of a cohort, in the complete download and in the catalog."""
 
     name: str
     expected: int
@@ -218,7 +218,7 @@ def check_cohort(catalog: Catalog, cohort: str) -> list[PublishedFigure]:
     `cohorts/<name>.toml` holds the expected figures: counts of cases or of patients under conditions on the columns.
 
     Raises:
-        SettingError: No such cohort; the known ones are named.
+        SettingError: There is no such cohort; the message names the known ones.
     """
     known = {path.name.removesuffix(".toml"): path for path in files("clicksim.audit").joinpath("cohorts").iterdir()}
     if cohort not in known:
@@ -233,6 +233,6 @@ def check_cohort(catalog: Catalog, cohort: str) -> list[PublishedFigure]:
 
 
 def _meets(row: dict[str, Any], key: str, value: Any) -> bool:
-    """Whether a column has a value, or for a list of a column starts with it."""
+    """Whether a column equals a value, or starts with it if the value is a list."""
     held = row[key]
     return held[: len(value)] == value if isinstance(value, list) and held is not None else bool(held == value)

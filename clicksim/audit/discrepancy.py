@@ -4,9 +4,9 @@
     compare_cases       two rows of one study
 
 Meant for a study converted from DICOM (`ours`) and the NIfTI that its publisher made of it (`theirs`). Arrays are
-laid over each other by their affines, so that a file stored LAS meets one stored LPS. What explains a factor
-between two SUV volumes is looked for among the things that conversions do differently: the instant to which the
-injected dose decays, the half-life, the order of bed positions, units. No rule is named unless it gives the factor.
+aligned by their affines, so that a file stored LAS can be compared with one stored LPS. A factor between two SUV
+volumes is compared with what conversions do differently: the instant to which the injected dose is decayed, the
+half-life, the order of bed positions, units. A rule is named only if it gives the factor.
 """
 
 import math
@@ -23,13 +23,13 @@ from clicksim.geometry import Grid
 from clicksim.volumes import read_image, read_label
 
 SAME_FACTOR = 2e-4
-"""Relative: a rule explains a factor that it gives to this."""
+"""Relative difference up to which a rule explains a factor."""
 
 UPTAKE_FROM = 0.5
-"""SUV from which the factor is measured; below, quantisation decides."""
+"""The factor is measured above this SUV; below it, quantisation dominates."""
 
 SAME_SUV = 0.02
-"""SUV: what quantisation may leave between equal voxels."""
+"""SUV difference that quantisation may leave between equal voxels."""
 
 HALF_LIVES_S = (6586.2, 6588.0, 4057.74, 4062.6, 4080.0)
 """F-18 and Ga-68 as vendors write them."""
@@ -41,7 +41,7 @@ SHARPER = 0.5
 
 @dataclass(frozen=True)
 class ComparedPart:
-    """One image of the two.
+    """The comparison of one image of a study.
 
     Attributes:
         name: `grid`, `suv`, `mask` or `ct`.
@@ -58,7 +58,7 @@ class ComparedPart:
 
 @dataclass(frozen=True)
 class CatalogComparison:
-    """One study."""
+    """The comparison of one study."""
 
     study_key: str
     ours: str
@@ -70,15 +70,15 @@ Row = Mapping[str, Any]
 
 
 def compare_catalogs(ours: Catalog, theirs: Catalog | None = None, *, study: str = "") -> Iterator[CatalogComparison]:
-    """Every study that both have, by study key; within one catalog those of two sources, the DICOM one as ours.
+    """Compare every study that both catalogs have; within one catalog, a DICOM source with the other sources.
 
     Args:
         ours: The catalog of the conversion.
-        theirs: The catalog to compare with; the same one where not given.
+        theirs: The catalog to compare with; by default the same one.
         study: One study key; all by default.
 
     Raises:
-        CatalogError: No study is there twice.
+        CatalogError: No study exists twice.
     """
     other = theirs or ours
     published = _by_study(other)
@@ -113,7 +113,7 @@ def _is_pair(mine: Row, row: Row, *, same_catalog: bool) -> bool:
 
 
 def compare_cases(ours: Catalog, mine: Row, theirs: Catalog, row: Row) -> CatalogComparison:
-    """Compare two rows of one study; an image that one of them lacks, or that cannot be read, is said so."""
+    """Compare two rows of one study. An image that is missing or cannot be read is reported."""
     parts: list[ComparedPart] = []
     for name, column in (("suv", "pet_path"), ("mask", "label_path"), ("ct", "ct_path")):
         if mine[column] is None or row[column] is None:
@@ -139,9 +139,9 @@ def compare_cases(ours: Catalog, mine: Row, theirs: Catalog, row: Row) -> Catalo
 
 
 def lay_over(grid: Grid, other: Grid, array: NDArray[Any]) -> tuple[NDArray[Any] | None, ComparedPart]:
-    """An array on another storage order of the same lattice, as a view in the order of `grid`; None if it is not one.
+    """Return an array as a view in the storage order of `grid`, or None if its lattice is another one.
 
-    Half a voxel between the corners is allowed, and told.
+    The corners may differ by half a voxel; the part reports it.
     """
     if grid.affine is None or other.affine is None:
         return None, ComparedPart("grid", False, "a grid without affine")
@@ -161,7 +161,7 @@ def lay_over(grid: Grid, other: Grid, array: NDArray[Any]) -> tuple[NDArray[Any]
     apart = float(np.abs(grid.to_mm(ends) - moved.to_mm(ends)).max())
     figures = {"apart_mm": apart}
     if apart > 0.5 * min(grid.spacing or (1.0,)):
-        return None, ComparedPart("grid", False, f"the same voxels elsewhere, {apart:.3g} mm apart", figures)
+        return None, ComparedPart("grid", False, f"the same voxels and axes, but {apart:.3g} mm apart", figures)
     stored = "the same order" if axes == [0, 1, 2] and np.all(np.diag(turn) > 0) else "another order of the axes"
     return turned, ComparedPart("grid", apart <= 0.01, f"one lattice, stored in {stored}", figures)
 
@@ -180,13 +180,13 @@ def compare_suv(ours: NDArray[Any], theirs: NDArray[Any], mine: Row, row: Row) -
         return ComparedPart("suv", False, _by_slice(ours, theirs, chosen, mine), figures)
     if abs(factor - 1) <= SAME_FACTOR:
         odd = int(np.count_nonzero(apart > np.maximum(SAME_SUV, 2e-3 * ours)))
-        rule = f"equal but for {odd} voxels, as where one of them was changed after the conversion" if odd else "equal"
+        rule = f"equal except for {odd} voxels, as if one image was changed after conversion" if odd else "equal"
         return ComparedPart("suv", not odd and high - low <= SAME_FACTOR, rule, figures)
     return ComparedPart("suv", False, explain_factor(factor, mine, row), figures)
 
 
 def explain_factor(factor: float, mine: Row, row: Row) -> str:
-    """The rules that give a factor, the nearest first; or what comes nearest, by how much it fails."""
+    """Name the rules that give a factor, nearest first; if none does, name the nearest and how far it is off."""
     if not factor > 0:
         return f"unexplained factor {factor:.6g}"
     known = sorted((abs(math.log(factor / value)), text) for text, value in candidates(mine, row))
@@ -198,7 +198,7 @@ def explain_factor(factor: float, mine: Row, row: Row) -> str:
 
 
 def candidates(mine: Row, row: Row) -> Iterator[tuple[str, float]]:
-    """Rules that conversions differ in, with the factor of each between their SUV and ours."""
+    """Rules in which conversions differ, each with the factor that it gives between their SUV and ours."""
     yield "weight in grams for kilograms", 1000.0
     yield "weight in kilograms for grams", 0.001
     if mine["suv_factor"]:
@@ -209,7 +209,7 @@ def candidates(mine: Row, row: Row) -> Iterator[tuple[str, float]]:
     yield "the dose was not decayed to the scan", 2 ** (-uptake / life)
     if row.get("uptake_time_s") is not None:
         seconds = row["uptake_time_s"]
-        yield f"their injection lies {seconds:g} s before the scan, ours {uptake:g} s", 2 ** ((seconds - uptake) / life)
+        yield f"their injection is {seconds:g} s before the scan, ours {uptake:g} s", 2 ** ((seconds - uptake) / life)
     for other in HALF_LIVES_S:
         if abs(other / life - 1) < 0.01 and other != life:
             yield f"half-life {other:g} s for {life:g} s", 2 ** (uptake / other - uptake / life)
@@ -227,7 +227,7 @@ def candidates(mine: Row, row: Row) -> Iterator[tuple[str, float]]:
 
 
 def _by_slice(ours: NDArray[Any], theirs: NDArray[Any], chosen: NDArray[np.bool_], mine: Row) -> str:
-    """Whether a factor that is not one number is one number per slice, and that of its own acquisition."""
+    """Explain a factor that is not one number: it may be one per slice, that of the slice's acquisition."""
     factors = []
     for k in range(ours.shape[2]):
         inside = chosen[:, :, k]
@@ -279,7 +279,7 @@ def compare_masks(ours: NDArray[Any], theirs: NDArray[Any]) -> ComparedPart:
 
 
 def _keys(voxels: NDArray[np.int64], shape: tuple[int, ...]) -> NDArray[np.int64]:
-    """Sorted linear indices; a voxel outside gets one that none inside has."""
+    """Sorted linear indices; a voxel outside gets an index that no voxel inside has."""
     keys = (voxels[:, 0] * (shape[1] + 2) + voxels[:, 1]) * (shape[2] + 2) + voxels[:, 2]
     return np.sort(keys)
 
@@ -305,14 +305,14 @@ def compare_ct(ours: NDArray[Any], theirs: NDArray[Any]) -> ComparedPart:
     if filled.any():
         values, counts = np.unique(theirs[filled], return_counts=True)
         if counts.max() > 0.9 * counts.sum() and counts.sum() > 0.001 * size.size:
-            rules.append(f"where the CT does not reach: {values[counts.argmax()]:g} HU for {ours.min():g} HU")
+            rules.append(f"where the CT does not reach, {values[counts.argmax()]:g} HU instead of {ours.min():g} HU")
     likeness = sharpness_of(ours, apart)
     figures["likeness_to_sharpening"] = likeness
     over = int(np.count_nonzero(theirs < min(-1024.0, float(ours.min())) - SAME_HU))
     figures["voxels_below_ours"] = float(over)
     if likeness >= SHARPER:
         swings = f", with {over} voxels below {min(-1024.0, float(ours.min())):g} HU" if over else ""
-        rules.append(f"a sharper interpolation than linear, as a cubic spline{swings}")
+        rules.append(f"a sharper interpolation than linear, like a cubic spline{swings}")
     elif likeness <= -SHARPER:
         rules.append("a smoother interpolation than linear")
     return ComparedPart("ct", False, "; ".join(rules) or "unexplained", figures)

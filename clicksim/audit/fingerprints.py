@@ -1,10 +1,10 @@
-"""Fingerprints of volumes that survive another orientation, another unit and a little resampling.
+"""Fingerprints of volumes that survive another orientation, another unit and slight resampling.
 
-A volume is averaged into 24 x 24 x 24 cells over its field of view, whatever its matrix. The values are brought to
-a mean of 1 and compressed by a logarithm: a factor between two units is gone, and hot organs do not decide alone.
-Their sorted list does not know where a cell lies, so mirrored and turned volumes have the same one: it finds
-candidates quickly. Two candidates are duplicates where one of the 48 turned and mirrored forms of the one
-correlates with the other almost fully, once the shape that all patients share, a body in air, is taken off.
+A volume is averaged into 24 x 24 x 24 cells over its field of view, whatever its matrix. The values are scaled to
+a mean of 1, which removes a factor between two units, and compressed by a logarithm, so that hot organs do not
+dominate. The sorted list of values does not depend on where a cell is, so mirrored and turned volumes have the same
+list: it finds candidates quickly. Two candidates are duplicates if one of the 48 turned and mirrored forms of one
+correlates almost fully with the other, after removing the shape that all patients share, a body in air.
 """
 
 from collections.abc import Sequence
@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 CELLS = 24
 STEPS = 256
 SORTED_APART = 0.10
-"""Largest relative distance of two sorted lists of candidates."""
+"""Largest relative distance between the sorted lists of two candidates."""
 SAME = 0.983
-"""Smallest correlation of two duplicates, after what cells have in common with their neighbours is taken off.
+"""Smallest correlation of two duplicates, after the mean of its surroundings is subtracted from each cell.
 
 On phantoms of 6 mm voxels, whose patients are more alike than real ones, different patients reach 0.976, and one
 resampled to voxels 1.4 times as large keeps 0.990."""
@@ -28,7 +28,7 @@ resampled to voxels 1.4 times as large keeps 0.990."""
 
 @dataclass(frozen=True, eq=False)
 class Fingerprint:
-    """What is kept of a volume.
+    """The fingerprint of a volume.
 
     Attributes:
         cells: `(24, 24, 24)`, compressed mean value of each cell.
@@ -42,7 +42,7 @@ class Fingerprint:
 def take_fingerprint(volume: NDArray[Any]) -> Fingerprint:
     """The fingerprint of an uptake or a CT.
 
-    Negative uptake counts as 0; CT is taken above -1000 HU, that of air. A volume without any value has a
+    Negative uptake counts as 0; CT counts from -1000 HU, the value of air. A volume without any value has a
     fingerprint of zeros, which is near no other.
 
     Args:
@@ -56,7 +56,7 @@ def take_fingerprint(volume: NDArray[Any]) -> Fingerprint:
 
 
 def fingerprint_of_cells(cells: NDArray[np.float32]) -> Fingerprint:
-    """The fingerprint whose cells are known.
+    """The fingerprint with the given cells.
 
     Args:
         cells: `(24, 24, 24)`.
@@ -65,7 +65,7 @@ def fingerprint_of_cells(cells: NDArray[np.float32]) -> Fingerprint:
 
 
 def find_duplicates(prints: Sequence[Fingerprint]) -> list[tuple[int, int, float]]:
-    """Pairs that show the same volume: two places in `prints`, the first smaller, and how alike they are, to 1."""
+    """Pairs that show the same volume: two indices of `prints`, the smaller first, and their likeness, at most 1."""
     if len(prints) < 2:
         return []
     lists = np.stack([fingerprint.sorted for fingerprint in prints])
@@ -96,7 +96,7 @@ def likeness(first: Fingerprint, second: Fingerprint) -> float:
 
 
 def _detail(cells: NDArray[np.float32]) -> NDArray[np.float64]:
-    """What a cell has beyond the mean of its surroundings."""
+    """Subtract from each cell the mean of its surroundings."""
     from scipy import ndimage
 
     wide = cells.astype(np.float64)
@@ -106,14 +106,14 @@ def _detail(cells: NDArray[np.float32]) -> NDArray[np.float64]:
 def _average(volume: NDArray[Any]) -> NDArray[np.float64]:
     """Means over 24 equal parts of each axis; voxels that a border cuts count by their share."""
     nx, ny, nz = volume.shape
-    # the last axis first: in Fortran order, as images are read, that is one product of matrices, without a copy
+    # the last axis first: in Fortran order, as images are read, this is one matrix product without a copy
     flat = np.asfortranarray(volume, dtype=np.float32).reshape(nx * ny, nz, order="F")
     stack = (flat @ _shares(nz).T.astype(np.float32)).reshape(nx, ny, CELLS, order="F").astype(np.float64)
     return np.einsum("ai,bj,ijc->abc", _shares(nx), _shares(ny), stack, optimize=True)
 
 
 def _shares(length: int) -> NDArray[np.float64]:
-    """`(24, length)`: how much of each voxel lies in each part, over the size of a part."""
+    """`(24, length)`: how much of each voxel lies in each part, divided by the size of a part."""
     borders = np.linspace(0, length, CELLS + 1)
     voxel = np.arange(length)
     low = np.maximum(borders[:-1, None], voxel[None])

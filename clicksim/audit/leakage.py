@@ -6,8 +6,8 @@
     same-label          two patients whose label files are equal byte by byte
     near-duplicate      two patients whose images show the same body (reads every image)
 
-A pair in two folds of a plan is an error; a pair that no plan tears apart is a warning. A plan that was stored by
-clicksim cannot split a patient; one that was edited, or made before a conversion gave patients other keys, can.
+A pair is an error if a plan has it in different folds, and a warning otherwise. A plan that clicksim stored cannot
+split a patient; a plan that was edited, or drawn before a conversion changed the patient keys, can.
 """
 
 from collections import defaultdict
@@ -23,9 +23,9 @@ from clicksim.errors import counted
 from clicksim.findings import Finding
 
 RELATIVE = 5e-3
-"""Lesion volumes and uptakes of one image under two names agree to this."""
+"""Largest relative difference of lesion volumes and uptakes of one image under two names."""
 FEWEST_VOXELS = 10
-"""Of all lesions of a case; two tiny lesions can agree by chance."""
+"""In all lesions of a case together; two tiny lesions can agree by chance."""
 MOST_NAMES = 10
 Fold = dict[Key, Any]
 Print = tuple[dict[str, Any], Fingerprint]
@@ -47,12 +47,12 @@ def check_patient_split(catalog: Catalog) -> Iterator[Finding]:
                     "error",
                     "patient-split",
                     (train[patient], validation[patient]),
-                    f"plan {plan}, fold {split.fold}: patient {patient} is trained on and validated",
+                    f"plan {plan}, fold {split.fold}: patient {patient} is in training and in validation",
                 )
         lost = [key[1] for key in folds.fold_of if key not in today]
         covered = set(folds.about.get("sources", catalog.parts("cases")))
         new = [name for source, name in sorted(today.keys() - folds.fold_of.keys()) if source in covered]
-        for names, what in ((lost, "has cases that are not in the catalog"), (new, "knows nothing of these cases")):
+        for names, what in ((lost, "has cases that are not in the catalog"), (new, "lacks cases of the catalog")):
             if names:
                 detail = f"plan {plan} {what}: {len(names)}; draw it again"
                 yield Finding("warning", "patient-split", tuple(sorted(names)[:MOST_NAMES]), detail)
@@ -95,7 +95,7 @@ def check_study_twice(catalog: Catalog) -> Iterator[Finding]:
 
 
 def check_same_label(catalog: Catalog) -> Iterator[Finding]:
-    """No two patients with one label file, empty ones aside."""
+    """No two patients with the same label file, except empty ones."""
     columns = ["case_id", "source", "patient_key", "study_key", "sha256_in", "lesion_present"]
     held: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in catalog.cases.select(columns).to_pylist():
@@ -108,9 +108,9 @@ def check_same_label(catalog: Catalog) -> Iterator[Finding]:
 
 
 def check_same_lesions(catalog: Catalog) -> Iterator[Finding]:
-    """No two patients with the same lesions: volumes, and uptakes where there are some, to half a percent.
+    """No two patients with the same lesion volumes, and uptakes if there are any, to half a percent.
 
-    They do not change when a volume is mirrored or turned, and this check reads no image.
+    These do not change when a volume is mirrored or turned. This check reads no image.
     """
     columns = ["case_id", "source", "patient_key", "study_key"]
     cases = {_key(row): row for row in catalog.cases.select(columns).to_pylist()}
@@ -134,7 +134,7 @@ def check_same_lesions(catalog: Catalog) -> Iterator[Finding]:
 
 
 def check_near_duplicates(catalog: Catalog, prints: Sequence[Print]) -> Iterator[Finding]:
-    """No two patients with one image; reads the uptake of every case, else its CT.
+    """No two patients with the same image; reads the PET of every case, or the CT if there is no PET.
 
     Args:
         catalog: An open catalog.
@@ -146,11 +146,11 @@ def check_near_duplicates(catalog: Catalog, prints: Sequence[Print]) -> Iterator
         for first, second, alike in find_duplicates([fingerprint for _, fingerprint in taken]):
             pair = [taken[first][0], taken[second][0]]
             if pair[0]["patient_key"] != pair[1]["patient_key"]:
-                yield _pair_finding("near-duplicate", pair, f"images are alike to {alike:.3f} of 1", folds)
+                yield _pair_finding("near-duplicate", pair, f"images have a likeness of {alike:.3f}", folds)
 
 
 def plan_folds(catalog: Catalog) -> dict[str, Fold]:
-    """The fold of each case, by plan; the publisher's folds are a plan too, where there are some."""
+    """The fold of each case, by plan; the publisher's folds, if any, count as a plan."""
     plans: dict[str, Fold] = {name: dict(read_folds(catalog, name).fold_of) for name in catalog.parts("folds")}
     rows = catalog.cases.select(["source", "case_id", "official_fold", "official_split"]).to_pylist()
     for column in ("official_fold", "official_split"):
@@ -161,10 +161,10 @@ def plan_folds(catalog: Catalog) -> dict[str, Fold]:
 
 
 def _pair_finding(check: str, rows: list[dict[str, Any]], detail: str, folds: dict[str, Fold]) -> Finding:
-    """An error where a plan tears the cases apart, else a warning."""
+    """An error if a plan has the cases in different folds, else a warning."""
     torn = _torn_plans([_key(row) for row in rows], folds)
     patients = " and ".join(sorted({row["patient_key"] or "unknown" for row in rows}))
-    text = f"{detail}, yet patients are {patients}"
+    text = f"{detail}, but the patients are {patients}"
     if torn:
         return Finding("error", check, _cases(rows), f"{text}, in different folds of {', '.join(torn)}")
     return Finding("warning", check, _cases(rows), text)
@@ -176,7 +176,7 @@ def _torn_plans(keys: list[Key], folds: dict[str, Fold]) -> list[str]:
 
 
 def _neighbours(group: list[tuple[float, Key]]) -> Iterator[tuple[Key, Key]]:
-    """Pairs whose totals differ by little, of a sorted list."""
+    """Pairs of a sorted list whose totals differ by little."""
     for n, (total, key) in enumerate(group):
         for other, second in group[n + 1 :]:
             if other - total > RELATIVE * other:

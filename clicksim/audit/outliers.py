@@ -1,17 +1,17 @@
-"""Outliers and contradictions: cases whose numbers cannot be, or are unlike those of all others.
+"""Outliers and contradictions: cases whose numbers are impossible, or unlike those of all others.
 
-    geometry        voxel sizes, extents and affines that no whole-body scan has; odd ones of their group
+    geometry        voxel sizes, extents and affines that no whole-body scan has; outliers of their group
     uptake          SUV that points to a wrong unit or factor
-    lesions         masks that are no lesions, or unlike those of all others
-    diagnosis       empty where the table names a disease, and the reverse
+    lesions         masks that are not lesions, or unlike those of all others
+    diagnosis       masks that are empty although the table names a disease, and the reverse
     threshold       lesion voxels below the threshold that they were drawn with
     defaced         lesions where the face, and with it all uptake, was removed
     points          published centroids outside their volume
     prompts         prompt voxels outside their volume
 
-A value is odd in its group (source and tracer, 20 cases at least) where its logarithm lies more than eight robust
-standard deviations from the median (1.4826 times the median absolute deviation, and not less than 0.05): beyond
-what heavy tails of lesion volumes give.
+A value is an outlier of its group (source and tracer, at least 20 cases) if its logarithm is more than eight robust
+standard deviations from the median (1.4826 times the median absolute deviation, at least 0.05). The heavy tails of
+lesion volumes do not reach this far.
 """
 
 import math
@@ -30,9 +30,9 @@ FAR, LEAST_SPREAD = 8.0, 0.05
 VOXEL_MM = (0.2, 20.0)
 EXTENT_MM = (100.0, 2600.0)
 SUV_TOP = (0.5, 1000.0)  # g/ml, highest of a volume; the published lesions reach 393
-LEAST_COVERED = 0.4  # of the PET by the CT: 500 mm against 700 mm within the slice leave a half
+LEAST_COVERED = 0.4  # of the PET by the CT; 500 mm of 700 mm within the slice cover half of it
 FILLED = 0.2  # of the volume; a whole body fills about a third of its field of view
-NO_SHAPE = (2**31, 2**31, 2**31)  # of a case that is not known: nothing lies outside
+NO_SHAPE = (2**31, 2**31, 2**31)  # of an unknown case: no voxel is outside
 PER_STUDY = {"NEGATIVE", "MELANOMA", "LYMPHOMA", "LUNG_CANCER"}
 Row = Mapping[str, Any]
 Values = Callable[[Row], float | None]
@@ -53,7 +53,7 @@ def check_geometry(catalog: Catalog) -> Iterator[Finding]:
 
 
 def check_uptake_outliers(catalog: Catalog) -> Iterator[Finding]:
-    """Highest uptakes as SUV has them, and none in a lesion above that of the volume."""
+    """Highest uptakes that are possible SUV, and none in a lesion above that of the volume."""
     columns = ["case_id", "source", "tracer_class", "suv_max", "suv_max_in_lesion", "suv_warnings"]
     rows = catalog.cases.select(columns).to_pylist()
     for row in rows:
@@ -68,7 +68,7 @@ def check_uptake_outliers(catalog: Catalog) -> Iterator[Finding]:
 
 
 def check_lesion_outliers(catalog: Catalog) -> Iterator[Finding]:
-    """Lesions inside their volume, that do not fill it, and whose uptake is that of tissue."""
+    """Lesions are inside their volume, do not fill it, and have no negative highest uptake."""
     columns = ["case_id", "source", "tracer_class", "shape_xyz", "spacing_xyz_mm", "lesion_volume_ml", "n_lesions"]
     rows = catalog.cases.select(columns).to_pylist()
     shapes = {(row["source"], row["case_id"]): row["shape_xyz"] for row in rows}
@@ -80,7 +80,7 @@ def check_lesion_outliers(catalog: Catalog) -> Iterator[Finding]:
     for row in catalog.lesions.select(["case_id", "source", "lesion_index", "bbox_ijk", "suv_max"]).to_pylist():
         name, shape, box = f"lesion {row['lesion_index']}", shapes.get((row["source"], row["case_id"])), row["bbox_ijk"]
         if shape and box and not all(0 <= a <= b < n for a, b, n in zip(box[:3], box[3:], shape, strict=True)):
-            detail = f"{name} lies at {box}, outside {shape}"
+            detail = f"{name} is at {box}, outside {shape}"
             yield Finding("error", "lesions", (row["case_id"],), detail)
         if row["suv_max"] is not None and row["suv_max"] < 0:
             yield Finding("warning", "lesions", (row["case_id"],), f"{name}: highest SUV {row['suv_max']:.4g}")
@@ -89,9 +89,9 @@ def check_lesion_outliers(catalog: Catalog) -> Iterator[Finding]:
 
 
 def check_diagnosis(catalog: Catalog) -> Iterator[Finding]:
-    """A mask as the diagnosis of the study lets expect.
+    """Masks that agree with the diagnosis of their study: empty if it is negative, and only then.
 
-    Where the publisher gives one diagnosis to all, as of PSMA, it says nothing about a study.
+    One diagnosis for all studies, such as the publisher's of PSMA, says nothing about a study and is not used.
     """
     columns = ["case_id", "tracer_class", "diagnosis", "lesion_present"]
     for row in catalog.cases.select(columns).to_pylist():
@@ -147,7 +147,7 @@ def check_points(catalog: Catalog) -> Iterator[Finding]:
                 found[row["case_id"]].append(f"{column} of lesion {row['lesion_index']} at ({place})")
     for row in rows:
         if "COG_OUTSIDE" in (row["quality_flags"] or []) and row["case_id"] not in found:
-            found[row["case_id"]].append("the converter met a centroid outside")
+            found[row["case_id"]].append("the converter found a centroid outside")
     for case, faults in found.items():
         yield Finding("warning", "points", (case,), f"outside the volume: {'; '.join(faults[:10])}")
 
@@ -190,7 +190,7 @@ def _grid_faults(row: Row) -> Iterator[tuple[str, str]]:
                 yield "error", f"the affine has voxels of {stated} mm, the header says {size} mm"
     low, high = row["z_gap_min_mm"], row["z_gap_max_mm"]
     if low and high and high > low * 1.01 + 0.1:
-        yield "warning", f"slices lie {low:.4g} to {high:.4g} mm apart"
+        yield "warning", f"slices are {low:.4g} to {high:.4g} mm apart"
     covered = row["ct_coverage_fraction"]
     if covered is not None and covered < LEAST_COVERED:
         yield "warning", f"the CT covers {100 * covered:.0f} % of the PET"

@@ -17,7 +17,7 @@ def write_audit_page(
     Args:
         path: The HTML file; an existing one is replaced.
         findings: In the order in which they are shown within their check.
-        checks: The checks that were made, each with what it looks at; those without a finding are named too.
+        checks: The checks that were made, each with its description; those without a finding are listed too.
         title: Heading and window title.
         about: One paragraph below it.
     """

@@ -45,7 +45,7 @@ def as_audit_finding(fault: Finding) -> Finding:
 
 
 def checks_made(*, read_data: bool) -> dict[str, str]:
-    """The checks of an audit, each with the first sentence of what it says about itself."""
+    """The checks of an audit, each with the first line of its docstring."""
     checks: dict[str, Callable[..., object]] = {"catalog": check_catalog, **AUDIT_CHECKS}
     if read_data:
         checks["near-duplicate"] = leakage.check_near_duplicates

@@ -72,7 +72,7 @@ class Commit:
             temporary.write_text(content, encoding="utf-8", newline="\n")
 
     def link(self, source: Path, name: str) -> None:
-        """Give a file that lies elsewhere on the same disk a second name; its content is not copied.
+        """Give a file elsewhere on the same disk a second name; its content is not copied.
 
         Raises:
             StorageError: The disk is full, cannot be written, or fails.
@@ -184,7 +184,7 @@ def _carry_out(home: Path, record: dict[str, Any]) -> None:
     work = home / WORK
     moves = record["moves"]
     _move_all(home, moves[:-1], record["removed"])
-    _move_all(home, moves[-1:], [])  # what says that all is there reaches the disk after the rest
+    _move_all(home, moves[-1:], [])  # the file that marks the result as complete reaches the disk last
     if record["done_with"]:
         drop(work / record["done_with"])
     (work / RECORD).unlink()
@@ -193,7 +193,7 @@ def _carry_out(home: Path, record: dict[str, Any]) -> None:
 
 
 def _move_all(home: Path, moves: Sequence[Sequence[str]], removed: Sequence[str]) -> None:
-    """Rename and remove files, as far as that is not done, and flush their folders."""
+    """Rename and remove files, unless that is done already, and flush their folders."""
     folders = set()
     for source, name in moves:
         staged, target = home / source, _target(home, name)
@@ -202,7 +202,7 @@ def _move_all(home: Path, moves: Sequence[Sequence[str]], removed: Sequence[str]
             staged.replace(target)
         elif not os.path.lexists(target):
             raise CatalogError(
-                f"{home} was being changed when its disk lost {source}; do again what was interrupted, without --resume"
+                f"{home} was being changed when its disk lost {source}; run the command again without --resume"
             )
         folders.add(target.parent)
     for name in removed:
@@ -242,12 +242,12 @@ def _read_record(file: Path) -> dict[str, Any]:
         removed, done_with = [str(name) for name in record["removed"]], record["done_with"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         told = f"{file}, the record of a commit, is damaged ({error!r})"
-        raise CatalogError(f"{told}; delete it, and run again what was interrupted") from error
+        raise CatalogError(f"{told}; delete it, and run the command again") from error
     for source, _ in moves:
         if not source.startswith(f"{WORK}/") or ".." in PurePosixPath(source).parts:
-            raise CatalogError(f"{file} names {source!r}, which is not in {WORK}; delete it, and run again")
+            raise CatalogError(f"{file} names {source!r}, which is not in {WORK}; delete it, and try again")
     if done_with is not None and (done_with in ("", ".", "..") or Path(str(done_with)).name != done_with):
-        raise CatalogError(f"{file} names {done_with!r}, which is no folder of {WORK}; delete it, and run again")
+        raise CatalogError(f"{file} names {done_with!r}, which is not a folder of {WORK}; delete it, and try again")
     return {"moves": moves, "removed": removed, "done_with": done_with}
 
 
@@ -255,5 +255,5 @@ def _target(home: Path, name: str) -> Path:
     """Return the file of a name; it may itself be a link, but no folder above it may lead out of `home`."""
     parent, _, last = name.rpartition("/")
     if last in ("", ".", "..") or name.startswith("/"):
-        raise CatalogError(f"{name!r} names no file of {home}")
+        raise CatalogError(f"{name!r} does not name a file of {home}")
     return inside(home, parent or ".") / last

@@ -359,7 +359,7 @@ def _official_folds(cases: Sequence[Row], n_folds: int) -> dict[str, int]:
     kept = {patient: folds.pop() for patient, folds in found.items()}
     if kept and max(kept.values()) >= n_folds:
         raise SettingError(
-            f"the official folds go up to {max(kept.values())}, beyond {counted(n_folds, 'fold')} from 0; ask for "
+            f"the official folds go up to {max(kept.values())}, beyond {counted(n_folds, 'fold')} from 0; draw "
             f"{max(kept.values()) + 1}, or set official='ignore' (--official ignore)"
         )
     return kept
@@ -374,7 +374,7 @@ def _stratify(cases: Sequence[Row], n_folds: int, seed: int, kept: Mapping[str, 
     patients = sorted({case["patient_key"] for case in cases})
     most = min(len(patients), LARGEST_FOLDS)
     if not 2 <= n_folds <= most:
-        allowed = f"allowed: 2 to {most}" if most > 1 else "two patients are needed at least"
+        allowed = f"allowed: 2 to {most}" if most > 1 else "at least two patients are needed"
         raise SettingError(
             f"{counted(n_folds, 'fold')} of {counted(len(patients), 'patient')} cannot be made; {allowed}"
         )
@@ -456,7 +456,7 @@ def _check_splits(folds: Folds) -> None:
     """Reject a plan with a fold that has nothing to train on."""
     splits = folds.splits()
     if len(splits) < 2:
-        raise CatalogError(f"{folds.about['scheme']} needs two groups at least, these cases have {_names(splits)} only")
+        raise CatalogError(f"{folds.about['scheme']} needs at least two groups; these cases have only {_names(splits)}")
     bare = [split for split in splits if not split.train]
     if bare:
         raise CatalogError(

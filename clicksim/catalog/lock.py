@@ -62,7 +62,7 @@ def writing(folder: Path) -> Iterator[None]:
             lock.acquire()
         except Timeout as error:
             raise LockedError(
-                f"{folder} is being written by {_holder(place)}; wait for its end, or stop it, and try again"
+                f"{folder} is being written by {_holder(place)}; wait until it ends, or stop it, and try again"
             ) from error
     try:
         if not again:
@@ -97,7 +97,7 @@ def _leave_word(file: Path) -> None:
 
 
 def _take_back_word(file: Path) -> None:
-    for _ in range(2):  # a file server may fail once, and a note that stays would name a process that is gone
+    for _ in range(2):  # a file server may fail once, and a leftover note would name a process that has ended
         with suppress(OSError):
             file.unlink(missing_ok=True)
             return

@@ -1,4 +1,4 @@
-"""Whole catalogs: summed up and cited."""
+"""Summarise a catalog, and cite its sources."""
 
 from collections.abc import Sequence
 from statistics import median
@@ -11,9 +11,9 @@ if TYPE_CHECKING:
 
 
 def summarise_catalog(catalog: Catalog) -> list[dict[str, Any]]:
-    """One row per source: cases, patients, lesions, volumes, tracers, folds, flags, rejections.
+    """Summarise each source: cases, patients, lesions, volumes, tracers, folds, flags, rejections.
 
-    What is null is not counted: a case with neither mask nor volume is none without lesions.
+    Null values are not counted: a case with neither mask nor volume does not count as one without lesions.
     """
     rows = []
     for source in catalog.parts("cases"):
@@ -40,7 +40,7 @@ def summarise_catalog(catalog: Catalog) -> list[dict[str, Any]]:
 
 
 def cite_sources(catalog: Catalog, *, bibtex: bool = False) -> str:
-    """What a paper that uses the catalog's cases must cite, each source with its licence."""
+    """Return what a paper that uses the catalog's cases must cite, each source with its licence."""
     used = set(catalog.parts("cases"))
     rows = [row for row in catalog.sources.to_pylist() if row["source"] in used]
     if bibtex:
@@ -49,7 +49,7 @@ def cite_sources(catalog: Catalog, *, bibtex: bool = False) -> str:
 
 
 def _cite_source(row: dict[str, Any]) -> str:
-    """Title, release and licence, how to cite it, its DOI; what a source does not state is left out."""
+    """Return title, release, licence, citation and DOI; what a source does not state is left out."""
     release = f" ({row['release']})" if row["release"] else ""
     lines = (f"{row['title']}{release}. Licence: {row['licence']}.", row["citation"], row["doi"])
     return "\n".join(line for line in lines if line)

@@ -42,7 +42,7 @@ def check_names(names: Iterable[str]) -> None:
     twice = sorted(name for name, count in Counter(names).items() if count > 1)
     if twice:
         raise CatalogError(
-            f"several cases are called {up_to_ten(twice)}, and prompts name a case by nothing else; take one "
+            f"several cases are called {up_to_ten(twice)}, and prompts identify a case only by its name; use one "
             "source at a time (--source), or convert one under other names"
         )
 

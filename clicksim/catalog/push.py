@@ -1,13 +1,13 @@
-"""A catalog onto object storage, or into a folder such as one of a file server, and back.
+"""Copy a catalog to object storage, or to a folder such as one of a file server, and back.
 
-What a reader sees. Every file is stored under a name with its checksum in it, so a push adds files and overwrites none
-but the last: `catalog.json`. Whoever opened the catalog before that goes on reading the old state, whole, tables and
-images; whoever opens it after reads the new one. A push that is killed has changed nothing that anybody reads, and the
-next one finds what is there already. Files of older states stay until a push prunes them; a reader that still has an
-older state open is then told that a file is gone, and opens the catalog again.
+Every file is stored under a name with its checksum in it, so a push adds files and overwrites only the last one:
+`catalog.json`. A reader that opened the catalog before continues to read the complete old state, tables and images; a
+reader that opens it afterwards reads the new one. A push that is killed has changed nothing that a reader sees, and the
+next push finds the files that are there already. Files of older states stay until a push prunes them; a reader that
+still has an older state open then gets an error for a missing file, and must open the catalog again.
 
-Of two pushes at once the one that ends last is what is read, whole. Do not prune while another push runs. A folder has
-a lock, and takes one push at a time.
+Of two pushes at the same time, readers see the complete state of the one that ends last. Do not prune while another
+push runs. A folder has a lock, and accepts one push at a time.
 """
 
 import hashlib
@@ -39,13 +39,13 @@ from clicksim.errors import CatalogError, ClicksimError, counted, unknown_name, 
 from clicksim.files import check_space, make_folder, replacing
 
 PULL = "pull"
-"""The folder of `.work` in which fetched files wait."""
+"""The folder of `.work` for fetched files until all are complete."""
 Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
 class Moved:
-    """What a push or pull did: files of the catalog, those that were sent or fetched and their bytes, those deleted."""
+    """The result of a push or pull: files of the catalog, files sent or fetched, their bytes, and files deleted."""
 
     files: int
     moved: int
@@ -64,35 +64,35 @@ def push_catalog(
     filesystem: Any = None,
     progress: Progress | None = None,
 ) -> Moved:
-    """Bring a catalog to object storage: what is not there yet, and `catalog.json` last.
+    """Copy a catalog to object storage: the files that are not there yet, and `catalog.json` last.
 
-    Tables, the facts of runs, and the images that lie in the catalog's folder go along. Images of a source that is used
-    in place stay where they are: name where they can be read from with `roots`.
+    It copies tables, the facts of runs, and the images in the catalog's folder. Images of a source that is used in
+    place stay where they are: say with `roots` where readers find them.
 
     Args:
-        path: The catalog, a folder; nobody can write to it meanwhile.
-        url: Where to, such as `s3://bucket/catalog`; an empty place, or one that was pushed to.
-        images: Also images. Without, those of the state that is there already stay in the new one.
+        path: The folder of the catalog; it is locked meanwhile.
+        url: The target, such as `s3://bucket/catalog`: an empty place, or one that was pushed to before.
+        images: Also copy images. If not, the new state keeps the images of the state that is there.
         prune: Delete files of older states afterwards.
-        verify: Read what is there already, and send again what is damaged; without, its size is compared alone.
-        roots: Where roots lie for readers, folders or URLs by name; others keep the place that they have here.
+        verify: Read the files that are there, and send damaged ones again; by default only sizes are compared.
+        roots: Folders or URLs of roots for readers, by name; other roots keep the place that they have here.
         filesystem: A file system of PyArrow or fsspec; `url` is then a path in it.
-        progress: Told after each file.
+        progress: Called after each file.
 
     Raises:
         LockedError: The catalog is being written, or another push to the same folder runs.
-        CatalogError: No catalog, a place that is no URL, holds another kind of catalog or
-            cannot be written, a link that leaves the folder or leads nowhere, or a file that changed on the way.
-        SettingError: A root that the catalog does not have.
+        CatalogError: There is no catalog; the target is not a URL, has another kind of catalog or cannot be written; a
+            link leaves the folder or is broken; or a file changed while it was sent.
+        SettingError: The catalog does not have such a root.
     """
     if filesystem is None and not is_url(url):
         check_address(url)
-        raise CatalogError(f"{url} is no URL, such as s3://bucket/catalog; a folder is named by file:// and its path")
+        raise CatalogError(f"{url} is not a URL such as s3://bucket/catalog; for a folder write file:// and its path")
     catalog, target = open_catalog(path), as_place(url, filesystem)
     for name, where in (roots or {}).items():
         if name not in catalog.roots or name == "catalog":
             raise unknown_name("root", name, set(catalog.roots) - {"catalog"})
-        as_place(where)  # a URL with credentials is refused before it is written
+        as_place(where)  # a URL with credentials is rejected before it is written
     folder = catalog.path
     with writing(folder), _alone(target):
         held, kept = _sizes(target), _kept(target, images=images)
@@ -121,23 +121,22 @@ def pull_catalog(
     filesystem: Any = None,
     progress: Progress | None = None,
 ) -> Moved:
-    """Bring a pushed catalog into a folder: what is not there yet, and `catalog.json` last.
+    """Copy a pushed catalog to a folder: the files that are not there yet, and `catalog.json` last.
 
-    Each file is compared with its checksum, and waits in `.work` until all are there; then they get their names in one
-    step. Files of the folder that the pushed state does not have stay; roots that the folder's catalog has keep their
-    place.
+    Each file is compared with its checksum and stays in `.work` until all are there; then all get their names in one
+    step. Other files of the folder stay; roots of the folder's catalog keep their place.
 
     Args:
-        url: Where from.
-        path: A new folder, a catalog, or what an interrupted pull left.
-        overwrite: Replace files that differ; else they are refused, and nothing is fetched.
+        url: The pushed catalog.
+        path: A new folder, a catalog, or the folder of an interrupted pull.
+        overwrite: Replace files that differ; by default they are an error, and nothing is fetched.
         filesystem: A file system of PyArrow or fsspec; `url` is then a path in it.
-        progress: Told after each file.
+        progress: Called after each file.
 
     Raises:
-        CatalogError: No pushed catalog there, a file that cannot be fetched or is damaged, a folder that holds other
-            things, or files that differ.
-        StorageError: Too little space is free, from the beginning or later.
+        CatalogError: There is no pushed catalog, a file cannot be fetched or is damaged, the folder has other files, or
+            files differ.
+        StorageError: Too little space is free, at the beginning or later.
     """
     catalog, folder = open_catalog(url, filesystem=filesystem), Path(path)
     files = catalog.files
@@ -165,20 +164,20 @@ def pull_catalog(
 
 
 def _fetched(folder: Path, file: Stored) -> Path:
-    """Where a fetched file waits until all are there; its name has its checksum, so it is never another content."""
+    """Return the place of a fetched file until all are there; its name has its checksum, so it fixes the content."""
     return folder / WORK / PULL / file.at
 
 
 def _is_here(folder: Path, file: Stored) -> bool:
-    """Whether its space is taken already: it was fetched, or it replaces another."""
+    """Check whether a file's space is taken already: it was fetched, or it replaces another."""
     return (folder / file.name).exists() or _fetched(folder, file).is_file()
 
 
 @contextmanager
 def _alone(target: Place) -> Iterator[None]:
-    """Hold the lock of a place that is a folder, and delete what a killed push was writing there.
+    """Hold the lock of a place that is a folder, and delete partial files of a killed push.
 
-    Object storage has no locks, and shows no file before it is whole.
+    Object storage has no locks, and shows a file only when it is complete.
     """
     if isinstance(target, RemotePath):
         yield
@@ -194,7 +193,7 @@ def _alone(target: Place) -> Iterator[None]:
 
 
 def _names(folder: Path, *, images: bool) -> Iterator[str]:
-    """The files of a catalog that are pushed: tables, facts of runs, images; nothing that is being written."""
+    """Yield the files of a catalog to push: tables, facts of runs, images; no file that is being written."""
     patterns = [f"{name}/*/part-0.parquet" for name in (*TABLES, "prompts")]
     patterns += ["sources.parquet", "runs/*.json"]
     for pattern in patterns:
@@ -206,10 +205,10 @@ def _names(folder: Path, *, images: bool) -> Iterator[str]:
 
 
 def _stored(folder: Path, name: str) -> Stored:
-    """A file of the catalog, with its checksum.
+    """Return a file of the catalog, with its checksum.
 
     Raises:
-        CatalogError: It is a link that leaves the folder.
+        CatalogError: The file is a link that leaves the folder.
     """
     file = inside(folder, name)
     with file.open("rb") as opened:
@@ -218,7 +217,7 @@ def _stored(folder: Path, name: str) -> Stored:
 
 
 def _is_whole(place: Place, file: Stored) -> bool:
-    """Whether what is stored has the content that its name says."""
+    """Check whether a stored file has the checksum in its name."""
     total = hashlib.sha256()
     with reaching(place), place.open("rb") as opened:
         for block in blocks_of(opened):
@@ -227,7 +226,7 @@ def _is_whole(place: Place, file: Stored) -> bool:
 
 
 def _send(source: Path, target: Place, file: Stored) -> None:
-    """Write a file to the storage; what changed on the way is refused, and never named by a `catalog.json`."""
+    """Write a file to the storage; a file that changed meanwhile is an error, and no `catalog.json` names it."""
     total = hashlib.sha256()
 
     def hashed(blocks: Iterable[bytes]) -> Iterator[bytes]:
@@ -243,7 +242,7 @@ def _send(source: Path, target: Place, file: Stored) -> None:
 
 
 def _write(target: Place, name: str, blocks: Iterable[bytes]) -> None:
-    """Write a file below a place; in a folder it gets its name once it is whole, as on an object store."""
+    """Write a file below a place; in a folder it gets its name when it is complete, as on an object store."""
     place = target / name
     if isinstance(place, RemotePath):
         place.write(blocks)
@@ -264,7 +263,7 @@ def _fetch(source: Place, target: Path, file: Stored) -> None:
 
 
 def _sizes(target: Place) -> dict[str, int]:
-    """The files below a place, with their sizes."""
+    """Return the files below a place, with their sizes."""
     if isinstance(target, RemotePath):
         return target.files()
     found = target.rglob("*") if target.is_dir() else ()
@@ -272,23 +271,23 @@ def _sizes(target: Place) -> dict[str, int]:
 
 
 def _kept(target: Place, *, images: bool) -> Files:
-    """The images of the state that lies there, where none are pushed.
+    """Return the images of the state at the target, if no images are pushed.
 
     Raises:
-        CatalogError: A catalog that was not pushed: its head is not to be replaced by a push.
+        CatalogError: The catalog there was not pushed: a push must not replace its head.
     """
     if not (target / HEAD).is_file():
         return {}
     catalog = open_catalog(target)
     if not catalog.index:
         raise CatalogError(f"{target} holds a catalog that was not pushed there; push to an empty place")
-    if images:  # the index is not read: a push mends one that is damaged
+    if images:  # the index is not read: a push replaces a damaged one
         return {}
     return {name: file for name, file in (catalog.files or {}).items() if name.startswith("images/")}
 
 
 def _prune(target: Place, current: set[str]) -> int:
-    """Delete files of older states: those with a checksum in their name that `catalog.json` no longer leads to."""
+    """Delete files of older states: files with a checksum in their name that the current state does not have."""
     tops = {*TABLES, "prompts", "runs", "images"}
     old = [
         name
@@ -303,20 +302,20 @@ def _prune(target: Place, current: set[str]) -> int:
 
 
 def _to_fetch(files: Files, folder: Path, *, overwrite: bool) -> list[Stored]:
-    """What a folder does not have yet.
+    """Return the files that a folder does not have yet.
 
     Raises:
-        CatalogError: It holds other things, or files that differ and are not to be replaced.
+        CatalogError: The folder has other files, or files that differ and `overwrite` is not set.
     """
     here = {name for name in _sizes(folder) if not name.startswith((".writing-", LOCK, HOLDER, f"{WORK}/"))}
     here |= {name for name in files if (folder / name).is_file()}  # behind a linked folder as well
     if not (folder / HEAD).is_file() and (others := sorted(here - set(files))):
-        raise CatalogError(f"{folder} holds other things, such as {others[0]}; name an empty or a new folder")
+        raise CatalogError(f"{folder} has other files, such as {others[0]}; name an empty or a new folder")
     known = [file for name, file in files.items() if name in here]
     differing = {file.name for file in known if _stored(folder, file.name) != file}
     if differing and not overwrite:
         raise CatalogError(
-            f"{folder} has {counted(len(differing), 'file')} unlike what was pushed: {up_to_ten(sorted(differing))}; "
-            "take a new folder, or --overwrite what differs"
+            f"{folder} has {counted(len(differing), 'file')} unlike the pushed ones: {up_to_ten(sorted(differing))}; "
+            "name a new folder, or replace them with --overwrite"
         )
     return [file for name, file in files.items() if name not in here or name in differing]

@@ -27,5 +27,5 @@ def run_query(tables: "Mapping[str, pa.Table]", query: str) -> "pa.Table":
             if answer is not None:
                 return answer.to_arrow_table()  # some errors appear only here
         except duckdb.Error as error:
-            raise CatalogError(f"the query was refused: {' '.join(str(error).split())}") from error
-    raise CatalogError("the query has no answer: ask with SELECT; the tables cannot be changed by SQL")
+            raise CatalogError(f"the query was rejected: {' '.join(str(error).split())}") from error
+    raise CatalogError("the query has no answer: use SELECT; SQL cannot change the tables")

@@ -1,4 +1,4 @@
-"""The runs of a catalog: what there is, and their names; `latest` means the run that ended last."""
+"""The runs of a catalog and their names; `latest` means the run that ended last."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ RUN_COLUMNS = ("run", "kind", "protocol", "predictor", "seed", "settings", "case
 
 
 def find_run(catalog: Catalog, table: str, name: str) -> str:
-    """The run of a table that a name means.
+    """Find the run of a table by its name.
 
     Args:
         catalog: The catalog.
@@ -20,33 +20,33 @@ def find_run(catalog: Catalog, table: str, name: str) -> str:
         name: A run, which need not exist, or `latest`.
 
     Raises:
-        CatalogError: The latest run is asked for, and the table has none.
+        CatalogError: The name is `latest`, and the table has no run.
     """
     if name != LATEST:
         return name
     runs = catalog.parts(table)
     if not runs:
-        raise CatalogError(f"{catalog.home} has no run in its table {table}, and so no latest one")
+        raise CatalogError(f"table {table} of {catalog.home} has no run, so there is no latest one")
     return max(runs, key=lambda run: (*_ended(catalog, run), run))
 
 
 def check_run_name(table: str, name: str) -> None:
-    """Refuse what cannot be the name of a run.
+    """Reject an invalid name of a run.
 
     Raises:
-        CatalogError: It is `latest`, or as `check_part`.
+        CatalogError: The name is `latest`, or as `check_part`.
     """
     check_part(table, name)
     if name == LATEST:
-        raise CatalogError(f"a run cannot be called {LATEST}: that means the run that ended last; name it otherwise")
+        raise CatalogError(f"a run cannot be called {LATEST}: that means the run that ended last; use another name")
 
 
 def list_runs(catalog: Catalog) -> list[dict[str, Any]]:
-    """List the runs of a catalog, those that ended first at the top, and then the interrupted ones.
+    """List the runs of a catalog in the order in which they ended, then the interrupted ones.
 
     Returns:
         Rows with `run`, `kind` (`clicks`, `scribbles`, `rounds` or `interrupted`), `protocol`, `settings` (as
-        text), `cases`, `refused` and `ended`; what is not known is None.
+        text), `cases`, `refused` and `ended`; unknown values are None.
     """
     rows = []
     for run in sorted({*catalog.parts("prompts"), *catalog.parts("rounds")}):

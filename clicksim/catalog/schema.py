@@ -1,7 +1,7 @@
 """The catalog's columns, declared once: name, type, unit, meaning, and where each source takes it from.
 
 The reference page in the documentation is generated from this file. `case_id` is unique within a source and
-`source` stands in the folder name, as in any hive-partitioned table.
+`source` is in the folder name, as in any hive-partitioned table.
 """
 
 from collections.abc import Iterable, Mapping
@@ -81,7 +81,7 @@ CASES = (
     Column("suv_ref_time_rule", "word", "GE_PRIVATE, SERIES, BACK, ACQ or NONE", _from("rule")),
     Column("suv_adm_time_rule", "word", "TABLE, DATETIME, TIME, TIME_PREV_DAY or GE_PRIVATE", _from("rule")),
     Column("suv_warnings", "texts", "codes of the SUV rules", _from("rule")),
-    Column("suv_rules", "texts", "which rule and tag gave what: subject, rule, tag, value", _from("rule")),
+    Column("suv_rules", "texts", "the rule and tag of each value: subject, rule, tag, value", _from("rule")),
     Column("pet_bed_starts_s", "doubles", "s from the decay reference to each acquisition", _from("AcquisitionTime")),
     Column("pet_first_file_s", "double", "the same for the first file by name", _from("AcquisitionTime")),
     Column("pet_reconstruction", "text", "as found", _from("ReconstructionMethod")),
@@ -125,12 +125,12 @@ CASES = (
     Column("lesion_volume_ml", "double", "ml", _from(*["mask"] * 4)),
     Column("suv_max", "single", "g/ml, of the whole volume", _from("PET", "PET", "PET")),
     Column("suv_max_in_lesion", "single", "g/ml", _from("PET", "PET", "PET")),
-    Column("suv_threshold", "single", "g/ml; lesions and physiological uptake lie at or above it",
+    Column("suv_threshold", "single", "g/ml; lesions and physiological uptake are at or above it",
            _from(psma="threshold.json")),
     Column("ttb_below_threshold_voxels", "int", "lesion voxels below the threshold, on the native grid",
            _from(psma="computed")),
     Column("rigid_to_other_ras", "double16",
-           "RAS+ mm of this case to RAS+ mm of the other tracer's, row by row; the centre is folded in",
+           "RAS+ mm of this case to RAS+ mm of the other tracer's, row by row; the centre is included",
            _from(psma="rigid.tfm")),
     Column("paired_case_id", "text", "the other tracer, or the same region at the other time point",
            _from(psma="folder", longi="file name")),
@@ -157,13 +157,13 @@ LESIONS = (
     Column("centroid_ras_mm", "double3", "RAS+ mm"),
     Column("deepest_ijk", "int3", "the voxel farthest from the outside, in mm"),
     Column("depth_mm", "single", "its distance to the nearest voxel outside, mm"),
-    Column("cog_csv_ijk", "double3", "the publisher's centroid, half a voxel already taken off",
+    Column("cog_csv_ijk", "double3", "the publisher's centroid, half a voxel already subtracted",
            _from(longi="cog_bl or cog_fu")),
     Column("cog_propagated_ijk", "double3", "baseline centroid carried to the follow-up by registration",
            _from(longi="cog_propagated")),
     Column("cog_backpropagated_ijk", "double3", "follow-up centroid carried to the baseline",
            _from(longi="cog_backpropagated")),
-    Column("propagated_in_fov", "flag", "the propagated centroid lies inside the image", _from(longi="computed")),
+    Column("propagated_in_fov", "flag", "the propagated centroid is inside the image", _from(longi="computed")),
     Column("bbox_ijk", "int6", "first and last voxel of the box, both inside"),
     Column("suv_max", "single", "g/ml"),
     Column("suv_mean", "single", "g/ml"),
@@ -181,10 +181,10 @@ LINKS = (
     Column("patient_key", "text", "the patient"),
     Column("bl_case_id", "text", "case at baseline; null for a new lesion"),
     Column("bl_lesion", "int", "lesion_index there"),
-    Column("fu_case_id", "text", "case at follow-up; null for a lesion that is gone"),
+    Column("fu_case_id", "text", "case at follow-up; null for a lesion that disappeared"),
     Column("fu_lesion", "int", "lesion_index there"),
     Column("relation", "word", "same, merged, appeared, disappeared or split"),
-    Column("link_source", "word", "csv_class where the publisher says so, derived where ids and centroids do"),
+    Column("link_source", "word", "csv_class if the publisher gives the link, derived if ids and centroids give it"),
 )
 
 REJECTED = (
@@ -192,7 +192,7 @@ REJECTED = (
     Column("patient_key", "text", "the patient, where known"),
     Column("path", "text", "what was found, relative to the source folder"),
     Column("code", "text", "reason; a key of REASONS"),
-    Column("message", "text", "what is wrong, what came, how to mend it"),
+    Column("message", "text", "what is wrong, what was found, how to fix it"),
 )
 
 ORIGINS = (
@@ -214,7 +214,7 @@ ROUNDS = (
     Column("round", "int", "exchange with the model, from 0"),
     Column("dice", "double", "overlap of the masks; null where the rule leaves it undefined"),
     Column("dmm", "double", "lesion F1 of this case; null where undefined"),
-    Column("tp", "int", "lesions found; null, as all scores below, where there is no prediction"),
+    Column("tp", "int", "lesions found; null, like all scores below, if there is no prediction"),
     Column("fp", "int", "predicted components that match no lesion"),
     Column("fn", "int", "lesions not found"),
     Column("fpv_ml", "double", "volume of predicted components that touch no lesion, ml"),
@@ -222,8 +222,8 @@ ROUNDS = (
     Column("truth_ml", "double", "volume of the truth, ml"),
     Column("predicted_ml", "double", "volume of the prediction, ml"),
     Column("n_prompts", "int", "prompts seen so far: clicks, or strokes"),
-    Column("inferred", "flag", "the predictor was asked; not where the rounds had ended before"),
-    Column("failure", "word", "a key of FAILURES; null where all went well"),
+    Column("inferred", "flag", "the predictor was called; false if the rounds had ended before"),
+    Column("failure", "word", "a key of FAILURES; null if nothing failed"),
     Column("detail", "text", "what failed, in words"),
     Column("patient_key", "text", "the patient"),
     Column("source", "word", "name of the source; null outside a catalog"),
@@ -234,8 +234,8 @@ ROUNDS = (
 FOLDS = (
     Column("source", "text", "source of the case"),
     Column("case_id", "text", "the case"),
-    Column("patient_key", "text", "the patient; a fold never trains on a patient that it validates"),
-    Column("fold", "short", "the fold that validates on the case; null where all folds leave it out, as a test case"),
+    Column("patient_key", "text", "the patient; a fold never trains on a patient that it validates on"),
+    Column("fold", "short", "the fold that validates on the case; null if all folds leave it out, such as a test case"),
     Column("left_out", "text", "the tracer or scanner that the fold validates on; null in a stratified plan"),
     Column("official", "flag", "the fold is the publisher's"),
 )
@@ -262,12 +262,12 @@ SORT_KEYS: dict[str, tuple[str, ...]] = {
 }
 
 UNIQUE = {"cases": ["case_id"], "lesions": ["case_id", "lesion_index"]}
-"""Columns by which a row of one source is known."""
+"""Columns that identify a row of one source."""
 
 FLAGS = {
     "LABEL_FLOAT": "the label is stored as floating point",
     "LABEL_RESAMPLED": "the label was on another grid and was resampled, nearest neighbour",
-    "LABEL_REWRITTEN": "written anew as 0 and 1 with the header of the PET; the publisher's differs in one of these",
+    "LABEL_REWRITTEN": "rewritten as 0 and 1 with the header of the PET; the published label differs in one of these",
     "HEADERS_DIFFER": "headers of one lattice are more than 0.01 mm apart at a corner, less than a tenth of a voxel",
     "CT_RESAMPLED": "the CT was on another grid and was resampled",
     "CT_COVERAGE_LOW": "the CT covers less than 98 % of the PET",
@@ -275,7 +275,7 @@ FLAGS = {
     "CT_GRID_DIFFERS": "the CT is on another grid than the label; it is left as it is",
     "AXES_NOT_LAS": "the stored axes differ from those of most cases of the source",
     "QFORM_ONLY": "the affine comes from the qform alone",
-    "AFFINE_GUESSED": "the header has neither sform nor qform; the affine is made of the spacing alone",
+    "AFFINE_GUESSED": "the header has neither sform nor qform; the affine is made from the spacing alone",
     "EMPTY_BUT_DIAGNOSED": "no lesion in the mask, but the diagnosis is not NEGATIVE",
     "LESION_BUT_NEGATIVE": "lesions in the mask, but the diagnosis is NEGATIVE",
     "LESION_IN_DEFACED": "lesion voxels with an uptake of exactly 0, as de-facing leaves them",
@@ -284,10 +284,10 @@ FLAGS = {
     "METADATA_MISSING": "the metadata table has no row for this case",
     "METADATA_CONTRADICTS": "the metadata table has rows that contradict each other",
     "INJECTION_TIME_NOT_GIVEN": "the table of the option injection_times has no time for this case",
-    "METADATA_UNREADABLE": "a value in the metadata table is none that the column allows",
-    "THRESHOLD_UNUSUAL": "the threshold lies outside 1.5 to 8",
+    "METADATA_UNREADABLE": "the metadata table has a value that its column does not allow",
+    "THRESHOLD_UNUSUAL": "the threshold is outside 1.5 to 8",
     "TTB_BELOW_THRESHOLD": "lesion voxels below the threshold, at most 1 % of them",
-    "THRESHOLD_VIOLATION": "more than 1 % of the lesion voxels lie below the threshold",
+    "THRESHOLD_VIOLATION": "more than 1 % of the lesion voxels are below the threshold",
     "REGISTRATION_NOT_INVERSE": "the two registrations of a patient are not each other's inverse",
     "REGISTRATION_MISSING": "no usable registration between the tracers",
     "REGISTRATION_INVERTED": "the registration is the inverse of the other tracer's, as its own cannot be used",
@@ -300,10 +300,10 @@ FLAGS = {
     "CSV_ID_NOT_IN_MASK": "the table names a lesion that the mask does not hold",
     "MASK_ID_NOT_IN_CSV": "the mask holds a lesion that the table does not name",
     "COG_UNREADABLE": "a centroid in the table cannot be read",
-    "COG_OUTSIDE": "a centroid lies outside the image",
+    "COG_OUTSIDE": "a centroid is outside the image",
     "PROPAGATED_MISSING": "no propagated centroid in any row",
-    "COG_DIFFERS": "a centroid in the table lies more than a quarter of a voxel from that of the mask",
-    "LESION_TABLE_MISSING": "the patient has no lesion table, or none that can be read",
+    "COG_DIFFERS": "a centroid in the table is more than a quarter of a voxel from that of the mask",
+    "LESION_TABLE_MISSING": "the patient has no lesion table, or it cannot be read",
     "LESION_ROW_REFUSED": "the patient's lesion table has rows that cannot be used",
     "LESION_VALUE_UNREADABLE": "the lesion table has a value that its column does not allow; it is left out",
     "LESION_IMAGE_UNKNOWN": "the lesion table places a lesion at this time point but in no image",
@@ -317,8 +317,8 @@ FAILURES = {
     "TimeLimit": "no answer within the time limit",
     "NoPrediction": "the predictor ended without a prediction, or there is no recorded one",
     "WrongShape": "the prediction has another shape than the case",
-    "WrongGrid": "the prediction lies on another grid than the case",
-    "BadLabel": "the prediction has values that are no labels, or its file cannot be read",
+    "WrongGrid": "the prediction is on another grid than the case",
+    "BadLabel": "the prediction has values that are not labels, or its file cannot be read",
     "OneKindOfError": "published rule: without false positives or without false negatives its loop fails",
     "CaseRefused": "the case cannot be read, or its prompts cannot be simulated",
     "WorkerDied": "the process that played the case died twice, or ran out of memory",
@@ -327,10 +327,10 @@ FAILURES = {
 REASONS = {
     "BadName": "the file name does not follow the source's grammar",
     "MissingChannel": "a file that the case needs is not there",
-    "UnreadableFile": "a file cannot be read as what it should be",
-    "TruncatedFile": "a file ends before its header says, or is empty",
-    "GridMismatch": "two images of the case lie on different grids",
-    "BadLabel": "the label has values that are no lesion labels",
+    "UnreadableFile": "a file cannot be read, or does not have the expected format",
+    "TruncatedFile": "a file is shorter than its header says, or is empty",
+    "GridMismatch": "two images of the case are on different grids",
+    "BadLabel": "the label has values that are not lesion labels",
     "BadUptake": "the uptake has values that are not finite, has no unit of SUV, or is a CT or a label",
     "BadCt": "the CT has values that are not finite",
     "BadThreshold": "the threshold is missing, not finite, not positive or above 20",
@@ -351,7 +351,7 @@ KINDS = (
 
 @cache
 def table_schema(name: str) -> "pa.Schema":
-    """The Arrow schema of a table; each field carries its meaning as metadata.
+    """Return the Arrow schema of a table; each field has its meaning as metadata.
 
     Raises:
         CatalogError: There is no such table.
@@ -369,10 +369,10 @@ def table_schema(name: str) -> "pa.Schema":
 
 
 def rows_to_table(name: str, rows: Iterable[Mapping[str, Any]]) -> "pa.Table":
-    """Rows of a table, missing columns null; an unknown column or a value of the wrong type raises.
+    """Make a table from rows; missing columns are null.
 
     Raises:
-        CatalogError: A column that the schema does not have, or a value that does not fit it.
+        CatalogError: The schema does not have a column, or a value does not fit it.
     """
     import pyarrow as pa
 

@@ -127,7 +127,7 @@ class Source:
     def __post_init__(self) -> None:
         check_part("cases", self.name)
         if self.name == "catalog":
-            raise CatalogError("a source cannot be called `catalog`: that is the root of what the catalog itself holds")
+            raise CatalogError("a source cannot be called `catalog`: that is the name of the catalog's own root")
 
 
 def list_sources() -> dict[str, Source]:

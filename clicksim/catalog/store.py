@@ -441,8 +441,8 @@ def _settle(home: Path) -> None:
             settle(home)
     except StorageError as error:
         raise CatalogError(
-            f"{home} holds a commit that was interrupted, and it cannot be completed: {error.strerror}; open the "
-            "catalog once as somebody who may write to it"
+            f"{home} has an interrupted commit that cannot be completed: {error.strerror}; open the catalog "
+            "once as a user who may write to it"
         ) from error
     except LockedError:
         if not wait_until_settled(home):
@@ -463,7 +463,7 @@ def create_catalog(path: str | Path) -> Catalog:
     try:
         # a run that was killed at the start leaves a partial head and its lock
         if folder.exists() and any(not file.name.startswith((".writing-", LOCK)) for file in folder.iterdir()):
-            raise CatalogError(f"{folder} exists and is no catalog; name an empty or a new folder")
+            raise CatalogError(f"{folder} exists and is not a catalog; name an empty or a new folder")
         try:
             make_folder(folder)
         except ClicksimError as error:

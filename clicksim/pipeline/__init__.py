@@ -1,6 +1,6 @@
 """Batch jobs over many cases, as the command line runs them: each is a function here.
 
-The names below are imported when they are first asked for, since each needs other parts of the library.
+The names below are imported on first use, because each needs other parts of the library.
 """
 
 from importlib import import_module

@@ -31,20 +31,20 @@ def check(
     resume: bool = False,
     overwrite: bool = False,
 ) -> list[Finding]:
-    """Whether a catalog holds what it says.
+    """Check that a catalog holds what it says.
 
     Args:
         catalog: Its folder or URL.
         read_data: Also open every image, and measure the lesions again.
         crew: Who reads; by default this process.
-        resume: Take up an interrupted check.
+        resume: Continue an interrupted check.
         overwrite: Drop the finished work of an interrupted check.
 
     Returns:
-        What was found; every finding is an error.
+        The findings; each is an error.
 
     Raises:
-        CatalogError: No catalog, or as `run_job`.
+        CatalogError: There is no catalog, or as `run_job`.
     """
     opened = open_catalog(catalog)
     found = check_catalog(opened)
@@ -66,16 +66,16 @@ def audit(
 
     Args:
         catalog: Its folder or URL.
-        read_data: Also open every image, which finds near-duplicates, and labels and PETs that differ from their row.
+        read_data: Also open every image, to find near-duplicates, and labels and PETs that differ from their row.
         crew: Who reads; by default this process.
-        resume: Take up an interrupted audit.
+        resume: Continue an interrupted audit.
         overwrite: Drop the finished work of an interrupted audit.
 
     Returns:
-        What was found, the worst first.
+        The findings, worst first.
 
     Raises:
-        CatalogError: No catalog, or as `run_job`.
+        CatalogError: There is no catalog, or as `run_job`.
     """
     opened = open_catalog(catalog)
     found = audit_catalog(opened)
@@ -89,7 +89,7 @@ def audit(
 def _read_images(
     catalog: Catalog, crew: Crew | None, *, fingerprints: bool, resume: bool, overwrite: bool
 ) -> tuple[list[Finding], list[Any]]:
-    """The faults of all images, and the fingerprint of each case beside its row."""
+    """Return the faults of all images, and rows of cases with their fingerprints."""
     columns = path_columns()
     units = [
         Unit(key, rows, local_files(catalog, [row[name] for row in rows for name in columns if row[name]]))
@@ -111,7 +111,7 @@ def _read_images(
 
 
 def _read_patient(catalog: Catalog, fingerprints: bool, unit: Unit, _folder: Path) -> Tables:
-    """The faults of a patient's images as one table, their fingerprints as another."""
+    """Return a table of the faults of a patient's images, and one of their fingerprints."""
     import pyarrow as pa
 
     faults: list[dict[str, Any]] = []
@@ -133,7 +133,7 @@ def _read_patient(catalog: Catalog, fingerprints: bool, unit: Unit, _folder: Pat
 def _collect(
     units: Sequence[Unit], tables: Tables, _commit: Commit, _facts: Mapping[str, Any]
 ) -> tuple[list[Finding], list[Any]]:
-    """Faults as findings, and fingerprints beside the rows of their cases."""
+    """Return the faults as findings, and rows of cases with their fingerprints."""
     rows = {(row["source"], row["case_id"]): row for unit in units for row in unit.content}
     faults = tables["faults"].to_pylist() if "faults" in tables else []
     findings = [Finding("error", DATA, (fault["case_id"],), fault["detail"]) for fault in faults]

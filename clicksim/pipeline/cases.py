@@ -1,4 +1,4 @@
-"""The cases that a job goes through: those of a catalog by patient, or files."""
+"""The cases of a job: those of a catalog by patient, or files."""
 
 import os
 import tempfile
@@ -32,16 +32,16 @@ FACTS = ("patient_key", "source", "tracer_class", "model")
 
 @dataclass(frozen=True)
 class CaseEntry:
-    """A case that a job goes through, as plain data: it travels to another process.
+    """A case of a job, as plain data: it is sent to another process.
 
     Attributes:
         case_id: Its name.
-        files: The paths of its images by role, or of a catalog their locations, `<root>:<relative path>`. They are
-            resolved when the case is read, so that a wrong one costs one case.
+        files: The paths of its images by role; in a catalog, locations `<root>:<relative path>`. They are resolved when
+            the case is read, so that a wrong one affects only this case.
         instances: How the values of its label become lesions.
         suv_threshold: The threshold that the publisher gives for the case.
-        facts: What rows of results repeat of it; see `FACTS`.
-        with_case: What a job adds, such as recorded prompts.
+        facts: The facts that rows of results repeat; see `FACTS`.
+        with_case: Data that a job adds, such as recorded prompts.
     """
 
     case_id: str
@@ -52,10 +52,10 @@ class CaseEntry:
     with_case: Any = None
 
     def open(self, catalog: Catalog | None, roles: Sequence[str]) -> CaseImages:
-        """The images of the case in some roles; they are read when they are asked for.
+        """Return the images of the case in some roles; each is read on first use.
 
         Raises:
-            CatalogError: A location that cannot be resolved.
+            CatalogError: A location cannot be resolved.
             ImageError: The case has no label.
         """
         named = {role: file for role, file in self.files.items() if role in roles}
@@ -70,7 +70,7 @@ def catalog_units(
     roles: Sequence[str] = ("label", "pet", "ct", "organs"),
     add: Callable[[CaseEntry], CaseEntry] | None = None,
 ) -> list[Unit]:
-    """The patients of a catalog; the content of each unit is a tuple of its cases.
+    """Make a unit of each patient of a catalog; its content is a tuple of cases.
 
     Args:
         catalog: The catalog.
@@ -79,7 +79,7 @@ def catalog_units(
         add: Adds to each case what the job needs.
 
     Raises:
-        CatalogError: There are none.
+        CatalogError: There are no cases.
     """
     columns = [*(f"{role}_path" for role in roles), "suv_threshold", "instances", *FACTS]
     patients = read_patients(catalog, columns, source)
@@ -100,7 +100,7 @@ def catalog_units(
 def file_units(
     labels: Iterable[Path], companions: Mapping[str, Path | None], *, case_id: str | None = None
 ) -> list[Unit]:
-    """Units of one case each, from label files.
+    """Make units of one case each, from label files.
 
     Args:
         labels: The labels.
@@ -119,11 +119,11 @@ def file_units(
 
 
 def folder_units(folder: Path, companions: Mapping[str, Path | None]) -> list[Unit]:
-    """The units of a folder of labels.
+    """Make the units of a folder of labels.
 
     Raises:
-        ImageError: The folder cannot be read, has no label, or two of one case; a companion is one file for several
-            cases, or a folder that has an image for none of them.
+        ImageError: The folder cannot be read, has no label, or has two of one case; a companion is one file for
+            several cases, or a folder without an image for any of them.
     """
     labels = list_labels(folder)
     for role, path in companions.items():
@@ -143,19 +143,19 @@ def folder_units(folder: Path, companions: Mapping[str, Path | None]) -> list[Un
 
 
 CHANNELS = {"pet": "_0001", "ct": "_0000"}
-"""What nnU-Net adds to the name of a case for its images."""
+"""The suffix that nnU-Net adds to the name of a case for its images."""
 
 
 def with_entries(units: Sequence[Unit], change: Callable[[CaseEntry], CaseEntry | None]) -> list[Unit]:
-    """The units with changed cases; a case for which None comes back is left out."""
+    """Change the cases of units; a case that becomes None is left out."""
     changed = [replace(unit, content=tuple(filter(None, map(change, unit.content)))) for unit in units]
     return [unit for unit in changed if unit.content]
 
 
 def refused_cases(units: Sequence[Unit], rejected: "pa.Table") -> list[dict[str, Any]]:
-    """The cases that a job refused: `case_id`, `code` and `message`, sorted, each once.
+    """Return the cases that a job refused: `case_id`, `code` and `message`, sorted, each once.
 
-    The cases of a unit whose process died are among them.
+    They include the cases of a unit whose process died.
     """
     contents = {unit.key: unit.content for unit in units}
     found: dict[str, dict[str, Any]] = {}
@@ -181,9 +181,9 @@ def reason_of(error: ClicksimError) -> str:
 
 @contextmanager
 def work_home(catalog: Catalog) -> Iterator[Path]:
-    """Where a job that only reads a catalog keeps its finished work: in the catalog, so that it can be resumed.
+    """Yield the folder for the finished work of a job that only reads a catalog: the catalog, to allow a resume.
 
-    For a catalog that cannot be written it is a temporary folder, and an interrupted job begins anew.
+    If the catalog cannot be written, it is a temporary folder, and an interrupted job must start again.
     """
     if catalog.read_only or not os.access(catalog.path, os.W_OK):
         with tempfile.TemporaryDirectory(prefix="clicksim-job-") as home:
@@ -199,7 +199,7 @@ def _entry_of(row: Mapping[str, Any], roles: Sequence[str]) -> CaseEntry:
 
 
 def local_files(catalog: Catalog, locations: Iterable[str]) -> tuple[Path, ...]:
-    """The local files behind locations; those on object storage are bound by the catalog that names them."""
+    """Return the local files at locations; files on object storage are identified by the catalog's digest."""
     found = []
     for location in locations:
         with suppress(CatalogError):  # the case itself will be refused
@@ -209,7 +209,7 @@ def local_files(catalog: Catalog, locations: Iterable[str]) -> tuple[Path, ...]:
 
 
 def _companion(label: Path, path: Path, role: str) -> Path:
-    """The image that belongs to a label: the path itself, or the case's file in that folder, there or not."""
+    """Return the image of a label: the path itself, or the case's file in that folder, even if it is missing."""
     if not path.is_dir():
         return path
     try:

@@ -11,20 +11,20 @@ from clicksim.errors import CatalogError
 
 PATIENCE_S = 20
 WORKERS_S = 60
-"""A scheduler is there at once; its workers may still be starting."""
+"""A scheduler answers at once; its workers may still be starting."""
 
 
 @contextmanager
 def dask_executor(scheduler: str) -> Iterator[Executor]:
-    """The executor of a running Dask cluster.
+    """Connect to a running Dask cluster.
 
     Args:
         scheduler: Its address, such as `tcp://head:8786`, or the file ending in `.json` that
             `dask scheduler --scheduler-file` writes.
 
     Raises:
-        CatalogError: Dask is not installed, nobody answers, no worker joins within a minute, or a worker has
-            several threads: when its process dies, nobody can tell which of the patients under way there killed it.
+        CatalogError: Dask is not installed, no scheduler answers, no worker joins within a minute, or a worker
+            has several threads: if its process dies, nothing shows which of its patients killed it.
     """
     try:
         from distributed import Client
@@ -52,24 +52,24 @@ def dask_executor(scheduler: str) -> Iterator[Executor]:
         threads = max(client.nthreads().values(), default=1)
         if threads > 1:
             raise CatalogError(
-                f"a worker at {scheduler} has {threads} threads, and one is allowed: start more workers with one each "
-                "(dask worker --nthreads 1)"
+                f"a worker at {scheduler} has {threads} threads, but only one is allowed: start more workers with one "
+                "each (dask worker --nthreads 1)"
             )
         yield ClusterExecutor(client)
 
 
 class ClusterExecutor(Executor):
-    """Hands calls to a cluster and says how they ended; what they return stays there.
+    """Submits calls to a cluster and reports how they ended; their results stay there.
 
-    Fetching it from a worker that dies in between can wait for ever, in Dask's own executor too.
+    Fetching a result from a worker that dies meanwhile can block for ever, also in Dask's own executor.
     """
 
     def __init__(self, client: Any) -> None:
-        """Work for a `distributed.Client`."""
+        """Use a `distributed.Client`."""
         self._client = client
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Hand in a call, the same one as often as wished; the result is None."""
+        """Submit a call, even one that was submitted before; the result is None."""
         future: Future[Any] = Future()
         handed_in = self._client.submit(fn, *args, **kwargs, pure=False)
         handed_in.add_done_callback(partial(_pass_on, future))
@@ -77,9 +77,9 @@ class ClusterExecutor(Executor):
 
 
 def _pass_on(future: Future[Any], done: Any) -> None:
-    """End a call as the cluster ended it; one that was done and is lost since was done."""
+    """End a call as the cluster ended it; a call counts as done even if its result is lost afterwards."""
     if done.status == "cancelled":
-        gone = "the Dask scheduler is gone; start it again and go on with --resume"
+        gone = "the Dask scheduler is gone; start it again and continue with --resume"
         future.set_exception(CatalogError(gone))
     elif done.status == "error":
         future.set_exception(done.exception())

@@ -25,7 +25,7 @@ TABLES = ("links", "lesions", "rejected", "cases")
 
 @dataclass(frozen=True)
 class Summary:
-    """How a run ended, by count of rows; `noted` are the cases of a prompt run that have notes."""
+    """The result of a run, as counts of cases; `noted` are the cases of a prompt run with notes."""
 
     cases: int
     rejected: int
@@ -44,29 +44,29 @@ def convert(
     add: bool = False,
     replace_rows: bool = False,
 ) -> Summary:
-    """Bring a source into a catalog.
+    """Convert a source into a catalog.
 
     Args:
         source: From `clicksim.catalog.find_source`.
         folder: The publisher's folder or archive.
-        catalog_path: A catalog, or where to make one.
+        catalog_path: A catalog, or the folder for a new one.
         crew: Who converts the patients; by default this process.
-        resume: Take up a run that was interrupted.
+        resume: Continue a run that was interrupted.
         shard: `(I, N)` converts every N-th patient from the I-th on.
         options: Options of the source.
-        add: Keep the cases of this source that the catalog has and the folder has not.
-        replace_rows: Replace what the catalog has of this source, whatever it was made from.
+        add: Keep cases of this source that are in the catalog but not in the folder.
+        replace_rows: Replace all rows of this source in the catalog, whatever they were made from.
 
     Raises:
         StorageError: The disk is full, cannot be written, or fails.
-        CatalogError: The folder does not exist; the catalog has cases of this source from another folder or by other
-            options, or cases that the folder does not have, and neither `add` nor `replace_rows` was asked for; as
+        CatalogError: The folder does not exist; the catalog has cases of this source from another folder or with other
+            options, or cases that the folder does not have, and neither `add` nor `replace_rows` is set; or as
             `run_job`.
     """
     if not folder.exists():
-        raise CatalogError(f"{folder} does not exist; clicksim convert --list shows what it should hold")
+        raise CatalogError(f"{folder} does not exist; clicksim convert --list shows what it should contain")
     if add and replace_rows:
-        raise SettingError("a conversion either adds to the cases of a source or replaces them; ask for one of both")
+        raise SettingError("a conversion either adds to the cases of a source or replaces them; choose one of the two")
     context = Context(folder.resolve(), catalog_path.resolve(), source.name, dict(options or {}))
     units, found = source.plan(context)  # before anything is written: it refuses a folder of another kind
     check_unit_keys(source.name, units)
@@ -96,14 +96,14 @@ def convert(
 
 
 def _with_inputs(units: list[Unit], source: Path) -> list[Unit]:
-    """The units; where a source does not say which files a unit reads, all files of the source count for it."""
+    """Give each unit inputs; if a source does not say which files a unit reads, all files of the source count."""
     if all(unit.inputs for unit in units):
         return units
     return [unit if unit.inputs else replace(unit, inputs=(source,)) for unit in units]
 
 
 def _check_space(source: Source, context: Context, catalog: Catalog, units: Sequence[Unit]) -> None:
-    """Refuse a disk that cannot hold the images of the units that are left.
+    """Reject a disk without space for the images of the remaining units.
 
     Raises:
         StorageError: Too little space is free.
@@ -114,7 +114,7 @@ def _check_space(source: Source, context: Context, catalog: Catalog, units: Sequ
 
 
 def _convert_patient(convert_unit: ConvertUnit, context: Context, unit: Unit, folder: Path) -> Tables:
-    """The rows of one patient; images are written to the folder of the part."""
+    """Convert one patient to rows; images are written to the folder of the part."""
     return tables_of(convert_unit(replace(context, catalog=folder), unit))
 
 
@@ -140,7 +140,7 @@ def _commit_source(
     if lost and not (add or replace_rows):
         raise CatalogError(
             f"{counted(len(lost), 'case')} of {name} in {catalog.home} are not in {context.source}: {up_to_ten(lost)}; "
-            f"{REMEDY}; what is converted is kept for --resume"
+            f"{REMEDY}; converted cases are kept for --resume"
         )
     if add:
         new = _added(held, new)
@@ -160,7 +160,7 @@ def _commit_source(
 
 
 def _held_rows(catalog: Catalog, table: str, source: str, *, needed: bool) -> "pa.Table":
-    """What the catalog has of a source; a damaged file counts as empty where its rows are replaced, not needed."""
+    """Return the rows of a source in the catalog; a damaged file counts as empty unless its rows are needed."""
     if source not in catalog.parts(table):
         return table_schema(table).empty_table()
     try:
@@ -172,7 +172,7 @@ def _held_rows(catalog: Catalog, table: str, source: str, *, needed: bool) -> "p
 
 
 def _added(held: Tables, new: Tables) -> Tables:
-    """The new rows, and the held ones of patients that are not among the new."""
+    """Join the new rows and the held rows of all other patients."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -194,7 +194,7 @@ def _added(held: Tables, new: Tables) -> Tables:
 
 
 def _image_names(cases: "pa.Table") -> set[str]:
-    """The files of cases that lie in the catalog itself."""
+    """Return the files of cases that are in the catalog itself."""
     columns = [name for name in cases.column_names if name.endswith("_path")]
     locations = {location for name in columns for location in cases[name].to_pylist() if location is not None}
     return {location.removeprefix("catalog:") for location in locations if location.startswith("catalog:")}

@@ -1,4 +1,4 @@
-"""Exports: a catalog in the form of another tool, made by patient and committed in one step."""
+"""Exports: a catalog in the format of another tool, made by patient and committed in one step."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -46,10 +46,10 @@ def export(
     resume: bool = False,
     overwrite: bool = False,
 ) -> Written:
-    """Write a catalog in the form of another tool.
+    """Write a catalog in the format of another tool.
 
-    A case that cannot be exported is refused, and the others are written. Until all is written an earlier export in
-    the folder stays as it is; then it is replaced in one step.
+    A case that cannot be exported is refused, and the others are written. An earlier export in the folder stays as it
+    is until all is written; then it is replaced in one step.
 
     Args:
         catalog: Its folder or URL.
@@ -58,16 +58,16 @@ def export(
         sources, run, plan, include_controlled: As `clicksim.manifests.select` takes them.
         settings: Settings of the format.
         crew: Who does the work; by default this process.
-        resume: Take up an export that was interrupted.
-        overwrite: Replace an export that was made in another way, and drop what an interrupted one left.
+        resume: Continue an export that was interrupted.
+        overwrite: Replace an export that was made in another way, and drop the work of an interrupted one.
 
     Returns:
         The files of each case, the refused cases, and notes.
 
     Raises:
-        SettingError: An unknown format or setting; as `select`.
-        CatalogError: The folder holds other things, or an export that was made in another way; no case can be
-            exported; as `select` and `run_job`.
+        SettingError: The format or a setting is unknown; or as `select`.
+        CatalogError: The folder has other files, or an export that was made in another way; no case can be
+            exported; or as `select` and `run_job`.
     """
     chosen = EXPORTS.find(kind) if isinstance(kind, str) else kind
     opened, filled = open_catalog(catalog), chosen.fill(settings or {})
@@ -102,7 +102,7 @@ def _check_earlier(out: Path, earlier: Mapping[str, Any], identity: Mapping[str,
     """Refuse to replace an export that was made in another way.
 
     Raises:
-        CatalogError: It was; the message names what differs.
+        CatalogError: The earlier export was made in another way; the message names what differs.
     """
     versions = earlier.get("versions")
     before = {
@@ -114,7 +114,7 @@ def _check_earlier(out: Path, earlier: Mapping[str, Any], identity: Mapping[str,
 
 
 def _plan_units(setup: ExportSetup, exported: Export) -> list[Unit]:
-    """A unit for each patient."""
+    """Make a unit for each patient."""
     patients: dict[str, list[ExportCase]] = {}
     for case in exported.cases:
         patients.setdefault(f"{case.row['source']}/{case.row['patient_key']}", []).append(case)
@@ -129,7 +129,7 @@ def _plan_units(setup: ExportSetup, exported: Export) -> list[Unit]:
 
 
 def _write_patient(write_case: WriteCase, setup: ExportSetup, unit: Unit, folder: Path) -> Tables:
-    """Write the cases of a patient; what a refused case left is deleted."""
+    """Write the cases of a patient; files of a refused case are deleted."""
     import pyarrow as pa
 
     outcome, written = Outcome(), []

@@ -2,10 +2,10 @@
 
     .work/<job>/job.json      the identity of the job, for people and for messages
     .work/<job>/<unit>/       a part for each finished unit, see `clicksim.pipeline.parts`
-    runs/<job>.json           what made the result, and when: left by the commit
+    runs/<job>.json           what made the result, and when; written by the commit
 
-A job can be killed at any moment. What is finished stays, and `resume` goes on from there. The identity is all that
-changes the bytes of the result; where the result is shown, and who does the work, is no part of it.
+A job can be killed at any moment. Finished work is kept, and `resume` continues from there. The identity is all that
+changes the bytes of the result; where the result is shown and who does the work are not part of it.
 """
 
 import getpass
@@ -53,10 +53,10 @@ GATHERED = 64  # units whose tables are read before they are joined
 LONGEST_VALUE = 80
 REMEDY = "name another folder, or replace it with --overwrite"
 RENAME = "give the run another name, or replace it with --overwrite"
-TRIES = 3  # parts that are altered while the job runs are done again, not for ever
+TRIES = 3  # how often parts that change while the job runs are done again
 Result = TypeVar("Result")
 Simple = Callable[[Unit, Path], Tables]
-"""The work on a unit: gives its tables, and writes its files below the folder, under their final names."""
+"""The work on a unit: returns its tables, and writes its files below the folder, under their final names."""
 
 
 @dataclass(frozen=True)
@@ -64,20 +64,20 @@ class Job(Generic[Result]):
     """A batch job.
 
     Attributes:
-        name: Of its work folder; a folder can be called so.
+        name: Name of the job and of its work folder; a valid folder name.
         home: The folder of the result: a catalog, or a folder of files.
         identity: All that changes the bytes of the result, as plain data; the version of clicksim is added.
         units: The pieces of work. Each names the files that it reads.
-        work: Does a unit; can be sent to another process, and depends on its arguments alone.
+        work: Does a unit; can be sent to another process, and depends only on its arguments.
         finish: Called with the joined tables, the commit, and the facts for the records. Writes the result and the
-            records into the commit, and returns what the job gives. The files of the parts are in the commit already.
+            records into the commit, and returns the result of the job. The commit has the files of the parts already.
         tables: Empty tables to start from, so that `finish` finds each of them.
         commit: Opens the commit; by default one of plain files.
-        records: The records that `finish` leaves by name, each with the identity of what it is about; by default one
-            with the name and the identity of the job. Empty for a job that leaves none.
+        records: The records that `finish` writes, by name, each with the identity of its result; by default one with
+            the name and the identity of the job. Empty for a job that writes none.
         remedy: How to replace a result that was made in another way.
-        anew: The option that drops what an interrupted run left.
-        begin: Called with the units that are left before the first of them is done; refuses a disk that is too small.
+        anew: The option that drops the work of an interrupted run.
+        begin: Called with the remaining units before the first of them is done; rejects a disk that is too small.
     """
 
     name: str
@@ -105,7 +105,7 @@ class Job(Generic[Result]):
 
     @property
     def about(self) -> dict[str, Any]:
-        """The identity with the version, as JSON gives it back."""
+        """The identity with the version, after a round trip through JSON."""
         return with_version(self.identity)
 
 
@@ -113,22 +113,21 @@ def run_job(job: Job[Result], crew: Crew | None = None, *, resume: bool = False,
     """Run a job to its end.
 
     Args:
-        job: What is done.
-        crew: Who does it; by default this process.
-        resume: Take up the finished units of a run that was interrupted.
-        overwrite: Replace a result that was made in another way, and drop what an interrupted run left.
+        job: The job.
+        crew: Who does the work; by default this process.
+        resume: Continue a run that was interrupted, and use its finished units.
+        overwrite: Replace a result that was made in another way, and drop the work of an interrupted run.
 
     Returns:
         What `job.finish` returns.
 
     Raises:
-        CatalogError: The result exists and was made in another way; an interrupted run is there and neither `resume`
-            nor `overwrite` was asked for, or it was another job; two units share a key; somebody else writes to the
-            folder.
+        CatalogError: The result exists and was made in another way; there is an interrupted run, of another job or
+            without `resume` or `overwrite`; two units share a key; another process writes to the folder.
         StorageError: The disk is full, cannot be written, or fails.
     """
     crew, started = crew or Crew(), time.time()
-    crew.processes  # noqa: B018 - a wrong number is refused before anything is written
+    crew.processes  # noqa: B018 - an invalid number is rejected before anything is written
     check_unit_keys(job.name, job.units)
     make_folder(job.home)
     check_work(job.home / WORK)
@@ -159,7 +158,7 @@ def run_job(job: Job[Result], crew: Crew | None = None, *, resume: bool = False,
 
 @contextmanager
 def result_folder(out: Path | None) -> Iterator[Path]:
-    """The folder of a result, or a temporary one for a result that is only returned."""
+    """Yield the folder of a result, or a temporary one for a result that is only returned."""
     if out is not None:
         yield out
         return
@@ -168,21 +167,21 @@ def result_folder(out: Path | None) -> Iterator[Path]:
 
 
 def with_version(identity: Mapping[str, Any]) -> dict[str, Any]:
-    """An identity with the version of clicksim, as JSON gives it back."""
+    """Return an identity with the version of clicksim, after a round trip through JSON."""
     about: dict[str, Any] = json.loads(json.dumps({"clicksim": __version__, **identity}, sort_keys=True))
     return about
 
 
 def record_name(name: str) -> str:
-    """The record of a job, relative to the folder of its result."""
+    """Return the name of a job's record, relative to the folder of its result."""
     return f"{RUNS}/{name}.json"
 
 
 def read_record(home: Path, name: str) -> dict[str, Any] | None:
-    """The record of a finished job; None if there is none.
+    """Read the record of a finished job; None if there is none.
 
     Raises:
-        CatalogError: It is damaged.
+        CatalogError: The record is damaged.
     """
     file = home / record_name(name)
     try:
@@ -197,7 +196,7 @@ def read_record(home: Path, name: str) -> dict[str, Any] | None:
 
 
 def write_record(commit: Commit, name: str, facts: Mapping[str, Any]) -> None:
-    """Write what is known of a run and is in no table: what made it, who, when, on what machine, how it ended."""
+    """Write the facts of a run that are in no table: what made it, who, when, on which machine, how it ended."""
     commit.text(record_name(name), json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
 
 
@@ -205,7 +204,7 @@ def check_record(home: Path, name: str, identity: Mapping[str, Any], remedy: str
     """Refuse to replace a result that was made in another way.
 
     Raises:
-        CatalogError: It was; the message names the settings that differ.
+        CatalogError: The result was made in another way; the message names the settings that differ.
     """
     record = read_record(home, name)
     if record is not None and "job" in record and (differing := differences(record["job"], with_version(identity))):
@@ -215,7 +214,7 @@ def check_record(home: Path, name: str, identity: Mapping[str, Any], remedy: str
 
 
 def differences(before: Any, now: Any, name: str = "") -> list[str]:
-    """Where two pieces of plain data differ, each as a phrase.
+    """List the differences between two pieces of plain data, each as a phrase.
 
     >>> differences({"seed": 1, "settings": {"n": 3}}, {"seed": 2, "settings": {"n": 3}})
     ['seed is 1 there and 2 here']
@@ -231,7 +230,7 @@ def differences(before: Any, now: Any, name: str = "") -> list[str]:
 
 
 def run_facts(started: float) -> dict[str, Any]:
-    """Who ran what, when and where: what is in `runs/` and in no table."""
+    """Return who ran what, when and where, for the records in `runs/`."""
     return {
         "started": _instant(started),
         "ended": _instant(time.time()),
@@ -245,12 +244,12 @@ def run_facts(started: float) -> dict[str, Any]:
 
 
 def tables_of(outcome: Outcome) -> Tables:
-    """The outcome as tables of the catalog's schema."""
+    """Return the outcome as tables of the catalog's schema."""
     return {name: rows_to_table(name, rows) for name, rows in outcome.tables().items()}
 
 
 class _Origin:
-    """What a part is made from: the job, what its unit carries, and the files that this reads."""
+    """The origin of a part: the job, the content of its unit, and the files that the unit reads."""
 
     def __init__(self, job: Job[Any]) -> None:
         self.identity = json.dumps(job.about, sort_keys=True)
@@ -261,10 +260,10 @@ class _Origin:
 
 
 def check_unit_keys(name: str, units: Sequence[Unit]) -> None:
-    """Refuse units that share a key: of two, one would be lost.
+    """Reject units that share a key: one of two would be lost.
 
     Raises:
-        CatalogError: Two units of the job or source called `name` do.
+        CatalogError: Two units of the job or source called `name` share a key.
     """
     twice = [key for key, count in Counter(unit.key for unit in units).items() if count > 1]
     if twice:
@@ -272,13 +271,13 @@ def check_unit_keys(name: str, units: Sequence[Unit]) -> None:
 
 
 def _open_work(job: Job[Any], *, resume: bool, overwrite: bool) -> None:
-    """Make the work folder, or take up that of an interrupted run."""
+    """Make the work folder, or continue with that of an interrupted run."""
     head = job.folder / JOB
     if job.folder.exists() and overwrite and not resume:
         drop(job.folder)
     for old in job.folder.glob(".writing-*"):
         discard(old)
-    for mark in job.folder.glob(f"{BEGUN}*"):  # of an interrupted run: its end was no unit's fault
+    for mark in job.folder.glob(f"{BEGUN}*"):  # of an interrupted run, which ended by no fault of a unit
         mark.unlink()
     if any(path.name != JOB for path in job.folder.glob("*")):
         there = f"an interrupted run of {job.name} left finished work in {job.folder}"
@@ -286,13 +285,13 @@ def _open_work(job: Job[Any], *, resume: bool, overwrite: bool) -> None:
         if before is not None and (differing := differences(before, job.about)):
             raise CatalogError(f"{there}, made in another way: {up_to_ten(differing)}; drop it with {job.anew}")
         if not resume:
-            raise CatalogError(f"{there}; go on with --resume, or begin anew with {job.anew}")
+            raise CatalogError(f"{there}; continue with --resume, or start again with {job.anew}")
     make_folder(job.folder)
     write_text(head, json.dumps(job.about, indent=1, sort_keys=True))
 
 
 def _leave_work(job: Job[Any]) -> None:
-    """Delete the work folder where no unit was finished, so that nothing has to be resumed or dropped."""
+    """Delete the work folder if no unit was finished, so that nothing has to be resumed or dropped."""
     with suppress(OSError):
         if [path.name for path in job.folder.iterdir()] == [JOB]:
             (job.folder / JOB).unlink()
@@ -301,7 +300,7 @@ def _leave_work(job: Job[Any]) -> None:
 
 
 def _identity_of(head: Path) -> Any:
-    """The identity of an interrupted run; None where its file is missing or damaged: each part has it as well."""
+    """Read the identity of an interrupted run; None if its file is missing or damaged, since each part has it too."""
     try:
         return json.loads(read_bounded(head))
     except (OSError, ValueError, RecursionError):
@@ -309,7 +308,7 @@ def _identity_of(head: Path) -> Any:
 
 
 def _do_units(job: Job[Any], crew: Crew, origin: _Origin) -> list[Part]:
-    """The parts of all units, in their order. A part that cannot be believed is made again, with a note."""
+    """Return the parts of all units, in their order. An invalid part is made again, with a note."""
     parts: dict[str, Part] = {}
     left, stale = [], []
     for unit in job.units:
@@ -322,7 +321,7 @@ def _do_units(job: Job[Any], crew: Crew, origin: _Origin) -> list[Part]:
         if is_there and part is None:
             stale.append(unit.key)
     if stale:
-        crew.say(f"done again, since the finished work or its inputs have changed: {up_to_ten(stale)}")
+        crew.say(f"done again, because the finished work or its inputs have changed: {up_to_ten(stale)}")
     if job.begin:
         job.begin(left)
     for _ in range(TRIES):
@@ -338,19 +337,19 @@ def _do_units(job: Job[Any], crew: Crew, origin: _Origin) -> list[Part]:
         if not left:
             return [parts[unit.key] for unit in job.units]
     raise CatalogError(
-        f"{len(left)} units have no part that can be read in {job.folder}, such as {left[0].key}: its inputs change "
-        "while it is done, or the file server does not show it yet; wait for that to end, and go on with --resume"
+        f"{len(left)} units have no valid part in {job.folder}, such as {left[0].key}: its inputs change while it "
+        "runs, or the file server does not show it yet; wait until this ends, and continue with --resume"
     )
 
 
 def _work_of(job: Job[Any], crew: Crew, origin: "_Origin") -> Callable[[Unit], None]:
-    """What a worker does with a unit; it is told absolute paths, since it may have been started elsewhere."""
+    """Return what a worker does with a unit; paths are absolute, since it may run in another folder."""
     do = do_unit if crew.executor is None else start_unit
     return partial(do, job.work, job.folder.resolve(), origin)
 
 
 def do_unit(work: Simple, folder: Path, origin: "_Origin", unit: Unit) -> None:
-    """Do a unit and leave its part; runs in any process.
+    """Do a unit and write its part; runs in any process.
 
     Raises:
         StorageError: The disk is full, cannot be written, or fails.
@@ -368,10 +367,11 @@ def do_unit(work: Simple, folder: Path, origin: "_Origin", unit: Unit) -> None:
 
 
 def start_unit(work: Simple, folder: Path, origin: "_Origin", unit: Unit) -> None:
-    """Do a unit where nobody tells why a process died: each start leaves a mark, and none follows the second.
+    """Do a unit on a cluster, which does not say why a process died: each start leaves a mark, and two are allowed.
 
-    A cluster starts a lost unit again by itself, as often as it is set to, also one that was done when its process
-    died, and blames the units that waited there too. The marks blame only those that had begun; what is done stays.
+    A cluster starts a lost unit again by itself, as often as it is configured to, even if the unit was done when its
+    process died, and also blames units that only waited there. The marks blame only units that had begun; a finished
+    unit is kept.
     """
     if read_part(folder, unit, origin(unit), contents=False):
         return
@@ -389,14 +389,14 @@ def start_unit(work: Simple, folder: Path, origin: "_Origin", unit: Unit) -> Non
 def give_up(
     folder: Path, origin: "_Origin", unit: Unit, what: str = "the process died twice while it worked on this"
 ) -> None:
-    """Leave the part of a unit that cannot be done: one rejection, whose path is the unit's key."""
+    """Write the part of a unit that cannot be done: one rejection, whose path is the unit's key."""
     outcome = Outcome()
     outcome.reject(DIED, f"{what}; is there enough memory? Try fewer workers", path=unit.key)
     PartWriter(folder, unit, origin(unit), died=True).finish(tables_of(outcome))
 
 
 def _gather(job: Job[Any], parts: Sequence[Part]) -> Tables:
-    """The tables of all parts, each after its empty one."""
+    """Join the tables of all parts, each to its empty table."""
     pieces = {name: [table] for name, table in job.tables.items()}
     for start in range(0, len(parts), GATHERED):
         found: dict[str, list[pa.Table]] = {}
@@ -409,7 +409,7 @@ def _gather(job: Job[Any], parts: Sequence[Part]) -> Tables:
 
 
 def _join(tables: Sequence["pa.Table"]) -> "pa.Table":
-    """One table without seams: a piece of a few rows takes many times the memory of its content."""
+    """Join tables into contiguous columns: a chunk of a few rows takes many times the memory of its content."""
     import pyarrow as pa
 
     return pa.concat_tables(tables, promote_options="permissive").combine_chunks()

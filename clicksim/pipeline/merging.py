@@ -1,4 +1,4 @@
-"""One catalog from several, such as the shards of a SLURM array."""
+"""Merge several catalogs into one, such as the shards of a SLURM array."""
 
 import filecmp
 import json
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 LEFT_OUT = ("sources", "folds")
-"""Tables that are not joined by part: sources have one table, and a fold plan over some patients is none over all."""
+"""Tables that are not joined by part: sources have one table, and a fold plan over some patients does not cover all."""
 
 
 def merge_catalogs(
@@ -46,8 +46,8 @@ def merge_catalogs(
         out: A new catalog, or one that gets the rows of the others as well.
         parts: The catalogs.
         crew: Who copies images; by default this process.
-        resume: Take up a merge that was interrupted.
-        overwrite: Drop what an interrupted merge left.
+        resume: Continue a merge that was interrupted.
+        overwrite: Drop the work of an interrupted merge.
 
     Raises:
         CatalogError: A case or a lesion has differing rows, an image differs, a root points to two folders, a part is
@@ -58,7 +58,7 @@ def merge_catalogs(
         raise CatalogError(f"{out} cannot be merged into itself; name a new folder")
     opened = [open_catalog(part) for part in parts]
     for catalog in opened:
-        catalog.path  # noqa: B018 - one that is read only is refused before anything is made
+        catalog.path  # noqa: B018 - a read-only catalog is rejected before anything is made
     runs = join_runs(opened)
     target = create_catalog(out)
     links, copies = _plan_images(target, opened)
@@ -77,7 +77,7 @@ def merge_catalogs(
 
 
 def _plan_images(target: Catalog, opened: Sequence[Catalog]) -> tuple[dict[str, Path], list[Unit]]:
-    """The images to link by name, and units for those that must be copied, one for each folder of images.
+    """Return the images to link by name, and units for images to copy, one for each folder of images.
 
     Raises:
         CatalogError: Two images of one name differ.
@@ -108,7 +108,7 @@ def _are_equal(one: Path, other: Path) -> bool:
 
 
 def _can_link(file: Path, folder: Path) -> bool:
-    """Whether a hard link to a file can be made in a folder."""
+    """Check whether a hard link to a file can be made in a folder."""
     probe = folder / f".writing-{os.urandom(6).hex()}-link"
     try:
         os.link(file, probe)
@@ -125,7 +125,7 @@ def _copy_images(unit: Unit, folder: Path) -> Tables:
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(file, copy)
         if not filecmp.cmp(file, copy, shallow=False):
-            raise CatalogError(f"the copy of {file} differs from it: does something change it, or does the disk fail?")
+            raise CatalogError(f"the copy of {file} differs from it: a program changes it, or the disk is failing")
     return {}
 
 
@@ -155,7 +155,7 @@ def _commit_merge(
 def _merge_part(
     commit: CatalogCommit, target: Catalog, name: str, part: str, members: Sequence[tuple[Catalog, str]]
 ) -> None:
-    """Write a source or run of the merged catalog, with what it has of it already."""
+    """Write a source or run of the merged catalog, with the rows that it has already."""
     held = [(target, part)] if part in target.parts(name) else []
     tables = [catalog.table(name, own) for catalog, own in [*held, *members]]
     texts = [catalog.part_metadata(name, own).get(METADATA_KEY) for catalog, own in [*held, *members]]
@@ -164,7 +164,7 @@ def _merge_part(
 
 
 def _merge_sources(commit: CatalogCommit, opened: Sequence[Catalog]) -> None:
-    """Write the rows of all sources; of several rows the last one stays."""
+    """Write the rows of all sources; of several rows the last one is kept."""
     from clicksim.catalog.schema import rows_to_table
 
     rows = {row["source"]: row for catalog in opened for row in catalog.sources.to_pylist()}
@@ -186,7 +186,7 @@ def _merge_roots(commit: CatalogCommit, target: Catalog, opened: Sequence[Catalo
 def _merge_records(
     commit: CatalogCommit, target: Catalog, opened: Sequence[Catalog], runs: Mapping[str, Sequence[Member]]
 ) -> None:
-    """Write the records of runs; those of shards lie side by side, and equal ones are kept once."""
+    """Write the records of runs; those of shards are kept side by side, equal ones once."""
     held = {file.stem: file.read_text(encoding="utf-8") for file in (target.path / "runs").glob("*.json")}
     for n, catalog in enumerate(opened):
         for file in sorted((catalog.path / "runs").glob("*.json")):
@@ -202,7 +202,7 @@ def _merge_records(
 
 
 def _union(tables: list["pa.Table"]) -> "pa.Table":
-    """The rows of all tables, equal ones once, without the column of the partition."""
+    """Join the rows of all tables, equal ones once, without the column of the partition."""
     import pyarrow as pa
 
     rows = pa.concat_tables(table.select(table.column_names[:-1]) for table in tables)
@@ -213,12 +213,12 @@ def _union(tables: list["pa.Table"]) -> "pa.Table":
 
 
 def _metadata(part: str, texts: Sequence[bytes | None]) -> dict[bytes, bytes] | None:
-    """The metadata of a run: shards share all but the cases that they cover, which are joined."""
+    """Join the metadata of a run: shards differ only in the cases that they cover."""
     found = [json.loads(text) for text in texts if text is not None]
     if not found:
         return None
     cases = sorted({case for about in found for case in about.pop("cases", [])})
     if any(about != found[0] for about in found):
-        raise CatalogError(f"run {part} has other settings in different catalogs; simulate it again")
+        raise CatalogError(f"run {part} has different settings in the catalogs; simulate it again")
     about = found[0] | ({"cases": cases} if cases else {})
     return {METADATA_KEY: json.dumps(about, sort_keys=True).encode()}

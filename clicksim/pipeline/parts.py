@@ -1,11 +1,11 @@
-"""The part that a finished unit leaves: its tables and its files, flushed, and bound to what made them.
+"""The part of a finished unit: its tables and files, flushed, with a record of what made them.
 
     .work/<job>/<unit>/tables.arrow     the tables, one Arrow stream after the other
     .work/<job>/<unit>/files/...        files, under the names that they get in the job's folder
-    .work/<job>/<unit>/part.json        what made the part, and the length and checksum of every file of it
+    .work/<job>/<unit>/part.json        what made the part, and the length and checksum of each of its files
 
-A part is made under a temporary name. It is believed only if everything that `part.json` says of it is true, so a
-part that is missing, short, altered, or made from other inputs is done again.
+A part is written under a temporary name. It is valid only if everything in `part.json` is true, so a part that is
+missing, short, altered, or made from other inputs is made again.
 """
 
 import hashlib
@@ -41,7 +41,7 @@ class Part:
         spans: Start and length of each table in its file.
         files: Names of its files, relative to the job's folder.
         rejected: Rows that the unit rejected.
-        died: Whether the unit was given up, since its process died.
+        died: Whether the unit was given up because its process died.
     """
 
     folder: Path
@@ -62,12 +62,12 @@ class Part:
 
 
 def part_folder(folder: Path, unit: "Unit") -> Path:
-    """Where the part of a unit is; any key gives a valid name, and no two keys the same."""
+    """Return the folder of a unit's part; every key gives a valid name, and no two keys give the same name."""
     return folder / slug(unit.key)
 
 
 def fingerprint(files: Iterable[Path]) -> str:
-    """A hash of the path, size and time of change of every input; a folder counts with all files below it."""
+    """Hash the path, size and modification time of every input; a folder counts with all files below it."""
     total = hashlib.blake2b(digest_size=16)
     for file in sorted(set(files)):
         for path in _files_at(str(file)):
@@ -81,12 +81,12 @@ def fingerprint(files: Iterable[Path]) -> str:
 
 
 def digest_content(content: Any) -> str:
-    """A hash of what a unit carries, such as rows of a table; the same in every process."""
+    """Hash the content of a unit, such as rows of a table; the same in every process."""
     return _digest(json.dumps(_plain(content)).encode())
 
 
 def _plain(value: Any) -> Any:
-    """A value as JSON can hold it, without the order of sets and mappings."""
+    """Convert a value to JSON types; the order of sets and mappings does not count."""
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if is_dataclass(value) and not isinstance(value, type):
@@ -103,7 +103,7 @@ def _plain(value: Any) -> Any:
 
 
 class PartWriter:
-    """A part in the making: files go below `files`, and `finish` gives the part its name."""
+    """A part that is being written: files go below `files`, and `finish` gives the part its name."""
 
     def __init__(self, folder: Path, unit: "Unit", made_from: Mapping[str, str], *, died: bool = False) -> None:
         """Begin a part.
@@ -138,25 +138,25 @@ class PartWriter:
         try:
             self._temporary.rename(self._target)
         except OSError:
-            if not self._target.is_dir():  # else a lost twin of this unit on a cluster has left the same part
+            if not self._target.is_dir():  # else a lost copy of this unit on a cluster has written the same part
                 raise
             self.abandon()
         flush_folder(self._target.parent)
 
     def abandon(self) -> None:
-        """Delete what was made so far."""
+        """Delete what was written so far."""
         shutil.rmtree(self._temporary, ignore_errors=True)
 
 
 def read_part(folder: Path, unit: "Unit", made_from: Mapping[str, str], *, contents: bool = True) -> Part | None:
-    """The part of a unit, or None if there is none that can be believed.
+    """Read the part of a unit; None if there is no valid part.
 
     Args:
         folder: The job's work folder.
         unit: The unit of work.
         made_from: The identity of the job and the fingerprint of the unit's inputs as they are now.
-        contents: Whether the checksums of all files are compared, or their lengths alone, as for a part that this run
-            has just made.
+        contents: Whether to compare the checksums of all files, or only their lengths, as for a part that this run has
+            just made.
     """
     place = part_folder(folder, unit)
     try:
@@ -174,14 +174,14 @@ def read_part(folder: Path, unit: "Unit", made_from: Mapping[str, str], *, conte
 
 
 def _holds(place: Path, listed: Mapping[str, Any], *, contents: bool) -> bool:
-    """Whether a part has the files that its head lists, and no others."""
+    """Check that a part has the files that its head lists, and no others."""
     found = {name: _sum_of(place / name) if contents else _length_of(place / name) for name in _names_below(place)}
     del found[HEAD]
     return found == (dict(listed) if contents else {name: sums[0] for name, sums in listed.items()})
 
 
 def discard(place: Path) -> None:
-    """Delete a part, whole or not; it is renamed first, so that none is taken for whole while it goes."""
+    """Delete a part, complete or not; it is renamed first, so that a half-deleted part never looks complete."""
     if not os.path.lexists(place):
         return
     aside = place.with_name(f".writing-{secrets.token_hex(4)}-old")
@@ -193,7 +193,7 @@ def discard(place: Path) -> None:
 
 
 def _write_tables(file: Path, tables: Tables) -> dict[str, tuple[int, int]]:
-    """Write the tables that have rows; returns the start and length of each."""
+    """Write the tables that have rows; return the start and length of each."""
     import pyarrow as pa
 
     spans: dict[str, tuple[int, int]] = {}
@@ -210,7 +210,7 @@ def _write_tables(file: Path, tables: Tables) -> dict[str, tuple[int, int]]:
 
 
 def _names_below(folder: Path) -> Iterator[str]:
-    """The files and links below a folder, relative to it, sorted; a link is not followed."""
+    """Yield the files and links below a folder, relative to it, sorted; links are not followed."""
     for above, below, names in os.walk(folder):
         linked = [name for name in below if (Path(above) / name).is_symlink()]
         below.sort()
@@ -219,7 +219,7 @@ def _names_below(folder: Path) -> Iterator[str]:
 
 
 def _sum_of(file: Path, *, flush: bool = False) -> list[Any]:
-    """Length and checksum of a file; of a link, where it points."""
+    """Return the length and checksum of a file; for a link, its target."""
     if file.is_symlink():
         return ["link", str(file.readlink())]
     with file.open(FLUSHABLE if flush else "rb") as opened:
@@ -240,7 +240,7 @@ def _digest(content: bytes) -> str:
 
 
 def _files_at(path: str) -> Iterator[str]:
-    """A file, or the files below a folder, in order; also a path where nothing is or that cannot be listed."""
+    """Yield a file, or the files below a folder, in order; also a path that is missing or cannot be listed."""
     try:
         with os.scandir(path) as entries:
             found = sorted((entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries)

@@ -8,7 +8,7 @@
         predictions/         <case>/iter_<round>.nii.gz, if they are kept
         runs/rounds.json     what made the result, and when
 
-A case is played from its first round to its last in one process. The number of processes changes nothing.
+A case is played from its first round to its last in one process. The number of processes does not change the result.
 """
 
 import hashlib
@@ -135,7 +135,7 @@ class RoundsRun:
 
 @dataclass(frozen=True)
 class RoundsResult:
-    """What became of a run.
+    """The result of a run.
 
     Attributes:
         run: Its id.
@@ -172,7 +172,7 @@ def play_rounds(
     """Play interactive rounds in many cases.
 
     The unit of work is a patient. A predictor that fails loses the round, a case that cannot be read or that has no
-    recorded prediction is refused, and the others go on.
+    recorded prediction is refused, and the others continue.
 
     Args:
         run: What to play.
@@ -263,10 +263,10 @@ def compare_rounds(catalog: str | Path | None, first: str, second: str, *, seed:
 
 
 def with_recordings(units: Sequence[Unit], recordings: Recordings) -> tuple[list[Unit], list[str]]:
-    """The units with the recordings of their cases, and the recorded cases that are not among them.
+    """Return the units with the recordings of their cases, and the recorded cases that are in no unit.
 
     Raises:
-        CatalogError: None of them is.
+        CatalogError: No recorded case is in a unit.
     """
     found = with_entries(
         units,
@@ -392,10 +392,10 @@ class _Player:
         return found
 
     def _check_predictions(self, entry: CaseEntry, recordings: Sequence[Recording | None]) -> None:
-        """Refuse a case without any recorded prediction, and one whose name cannot be that of a folder.
+        """Refuse a case without any recorded prediction, or whose name cannot be that of a folder.
 
         Raises:
-            RoundFailure: It is refused.
+            RoundFailure: The case is refused.
         """
         has_case = getattr(self.predictor, "has_case", None)
         if has_case is not None and not has_case(entry.case_id):
@@ -443,7 +443,7 @@ class _Player:
         return keep
 
     def _kept_file(self, case_id: str, recording: Recording | None, number: int) -> Path:
-        """Where the prediction of a round is kept; those for a person's prompts below the name of the person."""
+        """Return the file for the prediction of a round; for a person's prompts it is below the person's name."""
         person = "" if recording is None or recording.annotator == "simulated" else recording.annotator
         below = person and check_case_folder(person.replace("/", "_"))
         return self.folder / self.run.keep / below / prediction_file(case_id, number)
@@ -458,7 +458,7 @@ def needed_images(predictor: Predictor, run: RoundsRun) -> tuple[str, ...]:
 
 
 def refused_rows(run: RoundsRun, entry: CaseEntry, recording: Recording | None, failure: RoundFailure) -> list[Row]:
-    """The rows of a case that was not played: 0 if the published rule scores it so, or undefined.
+    """The rows of a case that was not played: 0 if the published rule says so, else undefined.
 
     A case without a recorded prediction is never scored: nothing was predicted.
     """
@@ -538,7 +538,7 @@ def _finish(
     commit: Commit,
     facts: Mapping[str, Any],
 ) -> RoundsResult:
-    """Sum up the run, and write it into the catalog, into the folder, or both."""
+    """Summarise the run, and write it into the catalog, into the folder, or both."""
     found = finish_round_tables(run, units, tables)
     summary = rounds_summary(run, run_id, units, found)
     rows = found[JOB].to_pylist()
@@ -578,14 +578,14 @@ def _session(spec: PredictorSpec, time_limit_s: float) -> Predictor:
 
 
 def _check_predictor_folder(spec: PredictorSpec, out: Path) -> None:
-    """Refuse to read predictions from where those of a run are kept.
+    """Reject a predictor that reads the folder in which the run keeps its predictions.
 
     Raises:
-        SettingError: The predictor does.
+        SettingError: It reads that folder.
     """
     if spec.kind == "dir" and Path(spec.argument).resolve().is_relative_to((out / PREDICTIONS).resolve()):
         raise SettingError(
-            f"{spec} reads the folder in which {out} keeps its predictions, and they would replace what is read; name "
+            f"{spec} reads the folder in which {out} keeps its predictions, which would overwrite what it reads; name "
             "another --out"
         )
 

@@ -1,4 +1,4 @@
-"""Prompt files of the organisers, brought into a catalog as a run."""
+"""Import prompt files of the organisers into a catalog as a run."""
 
 import zipfile
 from collections import Counter
@@ -28,11 +28,11 @@ ENDINGS = (f"_{LESION_CLICKS}", "_clicks.json", "_scribbles.json", ".json")
 
 @dataclass(frozen=True)
 class Import:
-    """What an import brought.
+    """The result of an import.
 
     Attributes:
-        cases: Cases whose file was taken.
-        unmatched: Files whose name is no case of the catalog.
+        cases: Cases whose file was imported.
+        unmatched: Files whose name is not a case of the catalog.
         refused: Files that could not be read, with the reason.
         missing: Cases of the catalog without a file.
     """
@@ -54,7 +54,7 @@ def import_prompts(
     resume: bool = False,
     overwrite: bool = False,
 ) -> Import:
-    """Bring a zip or a folder of prompt files into a catalog as one run.
+    """Import a zip or a folder of prompt files into a catalog as one run.
 
     A file belongs to the case whose id is its name without `_clicks.json`, `_scribbles.json`, `_lesion-clicks.json` or
     `.json`; a slash in an id is an underscore in the name, as `clicksim clicks --catalog --out` writes it.
@@ -68,12 +68,12 @@ def import_prompts(
         kind: `click` or `scribble`: what the voxels are.
         protocol: The rule that the files are said to follow, for `clicksim verify`.
         seed: The seed of that rule.
-        resume: Take up an import that was interrupted.
+        resume: Continue an import that was interrupted.
         overwrite: Replace a run of this name.
 
     Raises:
-        CatalogError: The name is taken or impossible, or nothing in `files` is the prompts of a case.
-        SettingError: No such protocol.
+        CatalogError: The name is taken or invalid, or `files` has no prompts of a case.
+        SettingError: There is no such protocol.
     """
     catalog = open_catalog(catalog_path)
     check_part("prompts", run)
@@ -107,17 +107,17 @@ def _case_rows(catalog: Catalog) -> list[dict[str, Any]]:
 
 
 def _file_schema() -> "pa.Schema":
-    """What became of each file: the case that took it, or why it was refused; neither where no case has its name."""
+    """The result for each file: its case, and why it was refused if it was; neither if no case has its name."""
     import pyarrow as pa
 
     return pa.schema([("name", pa.string()), ("case_id", pa.string()), ("refused", pa.string())])
 
 
 def _read_files(home: Path, rows: list[dict[str, Any]], files: Path, kind: str, _unit: Unit, _folder: Path) -> Tables:
-    """The prompts of all files, and what became of each file.
+    """Read the prompts of all files, and return them with the result for each file.
 
     Raises:
-        CatalogError: No file could be taken.
+        CatalogError: No file could be imported.
     """
     import pyarrow as pa
 
@@ -142,7 +142,7 @@ def _read_files(home: Path, rows: list[dict[str, Any]], files: Path, kind: str, 
     if not taken:  # refused here, so that no finished work is left behind
         refusals = [str(row["refused"]) for row in listed if row["refused"]]
         if refusals:
-            raise CatalogError(f"no file in {files} could be taken: {'; '.join(refusals[:10])}")
+            raise CatalogError(f"no file in {files} could be imported: {'; '.join(refusals[:10])}")
         there = ", ".join(str(row["name"]) for row in listed[:10]) or "no .json file"
         raise CatalogError(f"no file in {files} has the name of a case of {home}; there is: {there}")
     return {"prompts": pa.concat_tables(tables), "files": pa.Table.from_pylist(listed, _file_schema())}
@@ -167,7 +167,7 @@ def _commit_import(
 
 
 def _prompt_files(files: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
-    """Names and readers of all JSON files of a zip or a folder, sorted by name."""
+    """Yield names and readers of all JSON files of a zip or a folder, sorted by name."""
     if files.is_dir():
         for path in sorted(files.rglob("*.json")):
             inside = path.relative_to(files).parts
@@ -193,7 +193,7 @@ def _file(path: Path) -> bytes:
 
 def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
     if info.file_size > MOST_BOUNDED:
-        raise PromptFormatError(f"{info.file_size} bytes are no prompt file; the largest allowed has {MOST_BOUNDED}")
+        raise PromptFormatError(f"it has {info.file_size} bytes; a prompt file has at most {MOST_BOUNDED}")
     try:
         return b"".join(unpack(archive, info))
     except zipfile.BadZipFile as error:

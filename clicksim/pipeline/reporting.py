@@ -1,4 +1,4 @@
-"""The page about a catalog: its cases are checked and drawn, and the page is written."""
+"""Check and draw the cases of a catalog, and write a page about it."""
 
 import shutil
 from collections.abc import Iterator, Mapping
@@ -45,14 +45,14 @@ def report(
         cases: How many cases are listed; None lists all.
         title: Heading of the page.
         crew: Who draws; by default this process.
-        resume: Take up the pictures of a report that was interrupted.
+        resume: Continue a report that was interrupted, and use its pictures.
         overwrite: Drop the pictures of a report that was interrupted.
 
     Returns:
         The page.
 
     Raises:
-        CatalogError: No catalog, no cases, or as `run_job`.
+        CatalogError: There is no catalog or no case, or as `run_job`.
         StorageError: The page cannot be written.
     """
     opened = open_catalog(catalog)
@@ -76,7 +76,7 @@ def report(
 
 @contextmanager
 def work_beside(out: Path) -> Iterator[Path]:
-    """The home of a job whose result is one file: a hidden folder beside it, which goes when all went well."""
+    """Yield the home of a job whose result is one file: a hidden folder beside it, deleted on success."""
     home = out.with_name(f".{out.name}.work")
     yield home
     shutil.rmtree(home)

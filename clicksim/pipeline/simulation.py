@@ -42,11 +42,11 @@ if TYPE_CHECKING:
     from clicksim.volumes.case import CaseImages
 
 BLOCK = 4096
-"""Bytes that a file takes on a disk at the least."""
+"""Bytes that a file takes on a disk at least."""
 MOST_NOTES = 1000
-"""Notes on cases, such as that there was no PET, that `runs/<id>.json` holds; `noted` there counts all such cases."""
+"""How many notes on cases, such as that there is no PET, are in `runs/<id>.json`; `noted` there counts all cases."""
 RUN = "run"
-"""The column that says to which run of a sweep a row belongs, as long as the job works."""
+"""The column that says to which run of a sweep a row belongs, while the job runs."""
 
 
 @dataclass(frozen=True)
@@ -55,12 +55,12 @@ class PromptRun:
 
     Attributes:
         protocol, seed: As `clicksim.simulate_clicks` takes them.
-        settings: The user's own.
+        settings: The settings that the user gave.
         table: The protocol's table: `clicks` or `scribbles`.
         annotator: A model of the person, who changes the prompts of the rule; None for the rule's own.
-        instances: How values of labels become lesions; `auto` takes what a catalog says of each case.
-        round: Of a correction, the exchange.
-        folder: Of a sweep, the folder of this run's files; empty without one.
+        instances: How values of labels become lesions; `auto` uses the value in the catalog for each case.
+        round: The round of a correction.
+        folder: The folder of this run's files in a sweep; empty without a sweep.
         text: The effective settings as TOML, written beside the files of a folder.
     """
 
@@ -78,7 +78,7 @@ class PromptRun:
         object.__setattr__(self, "protocol", freeze_protocol(self.protocol))
 
     def about(self) -> dict[str, Any]:
-        """What the run's metadata say: `table` for scribbles, `annotator_model` for those of a person, as well."""
+        """The run's metadata; scribbles also have `table`, prompts of a person also `annotator_model`."""
         settings, _ = effective_settings(load_protocol(self.protocol), self.table, self.settings)
         about = {"version": __version__, **protocol_facts(self.protocol), "seed": self.seed, "settings": settings}
         if self.table != "clicks":
@@ -91,7 +91,7 @@ class PromptRun:
 
     @classmethod
     def of_metadata(cls, about: Mapping[str, Any]) -> "PromptRun":
-        """The run behind its metadata; of an imported one, the one named at import."""
+        """Return the run that metadata describe; for imported files, the rule that was named at import."""
         own = {name: value for name, value in about["settings"].items() if name != "rule"}
         person = about.get("annotator_model")
         if person is not None:
@@ -101,7 +101,7 @@ class PromptRun:
         return cls(protocol_of(about), about["seed"], own, table=about.get("table", "clicks"), annotator=person)
 
     def make(self, case: "CaseImages", entry: CaseEntry) -> Prompts:
-        """The prompts of one case.
+        """Simulate the prompts of one case.
 
         Raises:
             ClicksimError: The images or the settings are refused.
@@ -140,30 +140,30 @@ def simulate_catalog(
     """Simulate clicks or scribbles in every case of a catalog, and commit them as prompt runs.
 
     The unit of work is a patient, whose images are read once for all runs. A case that cannot be simulated is
-    reported and the others go on.
+    reported, and the others continue.
 
     Args:
         catalog: Its folder.
         runs: What to simulate.
         source: One source of the catalog, or all.
-        out: Where to write one file per case as well, or None.
-        layout: Of those files: `plain`, `grand-challenge` or `rows` (Parquet).
-        name: Of the one run; by default a hash of protocol, settings, seed and cases.
+        out: A folder for one file per case as well, or None.
+        layout: The layout of those files: `plain`, `grand-challenge` or `rows` (Parquet).
+        name: The name of the only run; by default a hash of protocol, settings, seed and cases.
         crew: Who does the work; by default this process.
-        resume: Take up a run that was interrupted.
+        resume: Continue a run that was interrupted.
         overwrite: Replace a run or files of the same name that were made in another way.
 
     Returns:
-        By the id of each run, how many cases were simulated, refused and noted. `runs/<id>.json` has the refused
-        ones, and the first `MOST_NOTES` notes, by case.
+        For each run id, the numbers of cases that were simulated, refused and noted. `runs/<id>.json` has the refused
+        cases, and the first `MOST_NOTES` notes, by case.
 
     Raises:
-        CatalogError: No cases, cases of several sources with one id, or as `run_job`.
-        SettingError: An unknown protocol or setting.
-        StorageError: Too little space is free, or a folder may not be written.
+        CatalogError: There are no cases, cases of several sources have one id, or as `run_job`.
+        SettingError: The protocol or a setting is unknown.
+        StorageError: Too little space is free, or a folder cannot be written.
     """
     opened = open_catalog(catalog)
-    opened.path  # noqa: B018 - a catalog that is read only is refused here
+    opened.path  # noqa: B018 - a read-only catalog is rejected here
     roles = ("label", "pet", "organs")
     units = catalog_units(opened, source, roles=roles)
     names = [entry.case_id for unit in units for entry in unit.content]
@@ -198,12 +198,12 @@ def simulate_catalog(
 def simulate_folder(
     labels: Path, runs: Sequence[PromptRun], out: Path, *, companions: Mapping[str, Path | None], **options: Any
 ) -> list[dict[str, Any]]:
-    """Simulate clicks or scribbles for every label of a folder, a file for each case and run.
+    """Simulate clicks or scribbles for every label of a folder: one file for each case and run.
 
     Args:
         labels: The folder.
         runs, out, **options: As `simulate_cases` takes them.
-        companions: By role (`pet`, `organs`, `prediction`), the folder of those images.
+        companions: The folder of images by role (`pet`, `organs`, `prediction`).
 
     Raises:
         ImageError: As `folder_units`.
@@ -224,16 +224,16 @@ def simulate_cases(
     resume: bool = False,
     overwrite: bool = False,
 ) -> list[dict[str, Any]]:
-    """Simulate clicks or scribbles for cases that are files, a file for each case and run.
+    """Simulate clicks or scribbles for cases that are files: one file for each case and run.
 
     Args:
         units: The cases, from `clicksim.pipeline.cases`.
         runs: What to simulate.
-        out: The folder of the result; the files of a run lie in its `folder` there.
+        out: The folder of the result; the files of a run are in its `folder` there.
         roles: The images that are read.
-        layout: Of the files: `plain`, `grand-challenge` or `rows` (Parquet).
+        layout: The layout of the files: `plain`, `grand-challenge` or `rows` (Parquet).
         crew: Who does the work; by default this process.
-        resume: Take up a run that was interrupted.
+        resume: Continue a run that was interrupted.
         overwrite: Replace files that were made in another way.
 
     Returns:
@@ -264,7 +264,7 @@ def simulate_unit(
     unit: Unit,
     folder: Path,
 ) -> Tables:
-    """The prompt rows of one unit's cases in every run, with the notes on them, and a file for each where asked."""
+    """Simulate the cases of one unit in every run; return rows and notes, and write a file for each if asked."""
     import pyarrow as pa
 
     rejected: list[dict[str, Any]] = []
@@ -298,12 +298,12 @@ def simulate_unit(
 
 
 def _check_space(out: Path, runs: int, units: Sequence[Unit]) -> None:
-    """Refuse a disk that cannot hold the files of the units that are left."""
+    """Reject a disk without space for the files of the remaining units."""
     check_space(out, BLOCK * sum(len(unit.content) for unit in units) * runs, "a file for each case")
 
 
 def write_prompt_file(folder: Path, prompts: Prompts, layout: str, table: str) -> Path:
-    """Write the file of one case to a folder, which is made; returns it."""
+    """Write the file of one case to a folder, which is created; return the file."""
     file = folder / f"{_file_name(prompts.case_id)}{PROMPT_ENDINGS[layout].format(table)}"
     folder.mkdir(parents=True, exist_ok=True)
     write_prompts_as(file, prompts, layout)
@@ -323,7 +323,7 @@ def write_prompts_as(file: Path, prompts: Prompts, layout: str) -> None:
 
 
 def _make(run: PromptRun, case: "CaseImages", entry: CaseEntry) -> tuple[Prompts, list[str]]:
-    """The prompts of one case, and what is to be said of them."""
+    """Simulate the prompts of one case; return them with the notes on them."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         prompts = run.make(case, entry)
@@ -354,14 +354,14 @@ def _run_id(run: PromptRun, units: Sequence[Unit]) -> str:
 
 
 def _joint_id(ids: Sequence[str]) -> str:
-    """A name for several runs together; that of one is its own."""
+    """Return one name for several runs; a single run keeps its own."""
     if len(ids) == 1:
         return ids[0]
     return hashlib.blake2b(json.dumps(list(ids)).encode(), digest_size=8).hexdigest()
 
 
 def _refusals(units: Sequence[Unit], runs: Sequence[str], tables: Tables) -> list[dict[str, Any]]:
-    """The refusals; one for each case of each run where the process of a unit died."""
+    """Return the refusals; if the process of a unit died, one for each of its cases in each run."""
     patients = {entry.case_id: entry.facts["patient_key"] for unit in units for entry in unit.content}
     found: list[dict[str, Any]] = tables["refusals"].to_pylist()
     contents = {unit.key: unit.content for unit in units}
@@ -381,7 +381,7 @@ def _commit_runs(
     commit: Commit,
     facts: Mapping[str, Any],
 ) -> dict[str, Summary]:
-    """Commit the runs to the catalog; files go to their folder after that, and both are done again after a kill."""
+    """Commit the runs to the catalog, then files to their folder; after a kill both are done again."""
     if isinstance(commit, CatalogCommit):
         return _write_runs(units, runs, tables, commit, facts)
     with catalog.commit() as own:
@@ -418,7 +418,7 @@ def _write_runs(
 
 
 def commit_prompts(commit: CatalogCommit, run: str, table: "pa.Table", about: Mapping[str, Any]) -> None:
-    """Write a prompt run; what all its rows share is in the metadata of the file."""
+    """Write a prompt run; the values that all its rows share are in the metadata of the file."""
     metadata = {METADATA_KEY: json.dumps(about, sort_keys=True).encode()}
     commit.write_part("prompts", run, table.replace_schema_metadata(metadata))
 
@@ -430,7 +430,7 @@ def _finish_folder(
     commit: Commit,
     facts: Mapping[str, Any],
 ) -> list[dict[str, Any]]:
-    """What became of each case of each run; the files are in the commit already."""
+    """Return the result for each case of each run; the commit has the files already."""
     refused = {(row[RUN], row["case_id"]): row["message"] for row in _refusals(units, list(runs), tables)}
     notes: dict[tuple[str, str], list[str]] = {}
     for row in tables["notes"].to_pylist():
@@ -442,14 +442,14 @@ def _finish_folder(
 
 
 def _write_settings(runs: Mapping[str, PromptRun], commit: Commit) -> None:
-    """Leave the settings of each run beside its files."""
+    """Write the settings of each run beside its files."""
     for run in runs.values():
         if run.text:
             commit.text(f"{run.folder}/settings.toml".lstrip("/"), run.text)
 
 
 def _notes_by_case(table: "pa.Table") -> dict[str, list[str]]:
-    """The first notes, by case."""
+    """Return the first notes, by case."""
     found: dict[str, list[str]] = {}
     for row in table.slice(0, MOST_NOTES).to_pylist():
         found.setdefault(row["case_id"], []).append(row["note"])

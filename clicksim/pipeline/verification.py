@@ -1,4 +1,4 @@
-"""Recorded prompts compared with their rule: every case is simulated again and compared voxel by voxel."""
+"""Compare recorded prompts with their rule: simulate every case again, and compare voxel by voxel."""
 
 import tempfile
 import warnings
@@ -48,17 +48,17 @@ def verify_run(catalog_path: str | Path, run: str, *, crew: Crew | None = None, 
     scribbles are compared as one sorted list per polarity, which is all that published files hold.
 
     Args:
-        catalog_path: A catalog; one that is read only is verified without `resume`.
+        catalog_path: A catalog; with a read-only one, an interrupted verification cannot be resumed.
         run: A prompt run of it.
         crew: Who does the work; by default this process.
-        resume: Take up a verification that was interrupted.
+        resume: Continue a verification that was interrupted.
 
     Returns:
-        One verdict per case of the run, by case id. A case is not reproducible where its images are missing, the rule
+        One verdict per case of the run, by case id. A case is not reproducible if its images are missing, the rule
         refuses them, or several sources have a case of this id.
 
     Raises:
-        CatalogError: No such run, or one without a protocol; as `run_job`.
+        CatalogError: There is no such run, or it has no protocol; or as `run_job`.
     """
     catalog = open_catalog(catalog_path)
     about = catalog.metadata(run)
@@ -102,14 +102,14 @@ def verify_folder(
     layout: str = "plain",
     crew: Crew | None = None,
 ) -> list[Verdict]:
-    """Simulate the prompts of every label of a folder again, and compare them with the files of another.
+    """Simulate the prompts of every label of a folder again, and compare them with prompt files.
 
     Args:
         labels: The folder of labels.
         prompts: The folder of prompt files, as `clicksim clicks --label FOLDER --out` writes it.
-        rule: What is simulated.
-        companions: By role, the PET or organ labels: a folder of them.
-        layout: Of the prompt files: `plain` or `grand-challenge`.
+        rule: What to simulate.
+        companions: The folders of PETs and of organ labels, by role.
+        layout: The layout of the prompt files: `plain` or `grand-challenge`.
         crew: Who does the work; by default this process.
 
     Returns:
@@ -137,7 +137,7 @@ def verify_folder(
 
 
 def _recorded_voxels(table: "pa.Table") -> dict[str, dict[str, list[list[int]]]]:
-    """The voxels of each case by polarity, in order."""
+    """Return the voxels of each case by polarity, in order."""
     found: dict[str, dict[str, list[list[int]]]] = {}
     columns = ["case", "polarity", "order", "i", "j", "k"]
     for row in table.select(columns).sort_by([("case", "ascending"), ("order", "ascending")]).to_pylist():
@@ -174,7 +174,7 @@ def _compare(catalog: Catalog | None, entry: CaseEntry, rule: PromptRun, *, list
     try:
         case = entry.open(catalog, ("label", "pet", "organs"))
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # settings of a whole run, of which some are idle
+            warnings.simplefilter("ignore", UserWarning)  # settings of a whole run, of which some have no effect
             prompts = rule.make(case, entry)
         recorded = _recorded_of(entry, prompts)
     except ClicksimError as error:

@@ -1,6 +1,6 @@
 """Where the units of a job are done: in this process, in processes of this machine, or on a cluster.
 
-A unit whose process dies is started once more; if that one dies too, the unit is given up and the others go on.
+A unit whose process dies is started once more; if it dies again, the unit is given up and the others continue.
 """
 
 import os
@@ -26,21 +26,21 @@ STARTS = 2  # of a unit whose process dies
 
 
 class Progress(Protocol):
-    """What a job reports to after each unit."""
+    """A function that a job calls after each unit."""
 
     def __call__(self, done: int, total: int, refused: int = 0) -> None:
-        """Units done, of all; rows refused so far."""
+        """Report the units done, their total, and the rows refused so far."""
 
 
 @dataclass(frozen=True)
 class Crew:
-    """Who does the work. It is no part of a job's identity: nothing in a result depends on it.
+    """Who does the work. It is not part of a job's identity: no result depends on it.
 
     Attributes:
-        workers: Processes of this machine; 0 works in this process, `auto` takes the cores that it may use.
-        executor: Does the units instead, such as that of a Dask cluster; its workers see the same files.
-        progress: Told after each unit.
-        note: Told what a person should know; by default it becomes a warning.
+        workers: Processes of this machine; 0 works in this process, `auto` uses all cores that it may use.
+        executor: Does the units instead, such as that of a Dask cluster; its workers must see the same files.
+        progress: Called after each unit.
+        note: Called with notes for the user; by default they become warnings.
     """
 
     workers: int | Literal["auto"] = 0
@@ -53,7 +53,7 @@ class Crew:
         """The number of processes.
 
         Raises:
-            SettingError: Neither `auto` nor a whole number of at least 0.
+            SettingError: `workers` is neither `auto` nor a whole number of at least 0.
         """
         if self.workers == "auto":
             return available_cores()
@@ -69,10 +69,10 @@ class Crew:
             warnings.warn(sentence, UserWarning, stacklevel=3)
 
     def do(self, work: Work, units: Sequence["Unit"], give_up: Work) -> Iterator["Unit"]:
-        """Do units; yields them as they end.
+        """Do units; yield each when it ends.
 
         Args:
-            work: Can be sent to another process; what it returns is not asked for.
+            work: Can be sent to another process; its result is ignored.
             units: In the order in which they begin.
             give_up: Called in this process for a unit whose process died twice.
         """
@@ -84,7 +84,7 @@ class Crew:
 
 
 def available_cores() -> int:
-    """The cores that this process may use: those of its affinity, and no more than its container is allowed.
+    """Count the cores that this process may use: those of its affinity, and no more than its container allows.
 
     Source of the limit: `cpu.max` of cgroup version 2.
     """
@@ -128,12 +128,12 @@ def _do_in_processes(processes: int, work: Work, units: Sequence["Unit"], give_u
 
 @contextmanager
 def _pool(processes: int) -> Iterator[Any]:
-    """Processes that start afresh: a fork would inherit the locks and threads of this one.
+    """Spawn processes: a fork would inherit the locks and threads of this one.
 
-    They are not left to a fork server, whose socket below `TMPDIR` has no room for a long path. A signal may
-    go to the whole group. Workers begin with SIGINT blocked, for which a starting interpreter shows a traceback. The
-    process of Python that deletes semaphores after all others must not end before them; SIGHUP is the only one of these
-    signals that it does not ignore by itself.
+    No fork server is used, because its socket below `TMPDIR` cannot have a long path. A signal may go to the whole
+    group. Workers start with SIGINT blocked, because a starting interpreter shows a traceback. The process in which
+    Python deletes semaphores must end after all others; of these signals, SIGHUP is the only one that it does not
+    ignore by itself.
     """
     import multiprocessing
     from multiprocessing import resource_tracker
@@ -169,7 +169,7 @@ def _blocking(name: str) -> Iterator[None]:
 
 
 def _begin_worker() -> None:
-    """Prepare a worker: it ends in order when it is told to, and with the process that started it."""
+    """Prepare a worker: it ends cleanly when it is told to, and with the process that started it."""
     import multiprocessing
     import threading
 
@@ -192,7 +192,7 @@ _under_way: list["Unit"] = []
 
 
 def _end_worker(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - what a handler is called with
-    """End an idle worker at once; one at work lets go of what it holds first."""
+    """End an idle worker at once; a busy one first releases what it holds."""
     for other in SIGNALS:
         signal.signal(other, signal.SIG_IGN)
     if not _under_way:
@@ -201,7 +201,7 @@ def _end_worker(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 -
 
 
 def _finish_or_end(work: Work, unit: "Unit") -> None:
-    """Do a unit in a worker; once told to end, the worker takes no other."""
+    """Do a unit in a worker; a worker that is told to end takes no other unit."""
     _under_way.append(unit)
     try:
         work(unit)
@@ -212,10 +212,10 @@ def _finish_or_end(work: Work, unit: "Unit") -> None:
 
 
 def _do_on(executor: Executor, work: Work, units: Sequence["Unit"], give_up: Work) -> Iterator["Unit"]:
-    """Do units on an executor that somebody else runs, such as that of a Dask cluster.
+    """Do units on a given executor, such as that of a Dask cluster.
 
-    One that the cluster gives up (`KilledWorker`) may only have waited beside the one that kills: it is handed in
-    once more, then alone after all others, and is given up when that fails too.
+    A unit that the cluster gives up (`KilledWorker`) may only have waited beside the one that killed the worker: it is
+    submitted once more, then alone after all others, and is given up if that fails too.
     """
     running: dict[Future[None], tuple[Unit, int]] = {}
     waiting = [(unit, 0) for unit in reversed(units)]

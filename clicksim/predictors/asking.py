@@ -27,7 +27,7 @@ def ask_predictor(predictor: Predictor, scan: Scan, prompts: Prompts, time_limit
 
     Raises:
         RoundFailure: There is no usable mask.
-        StorageError: The disk on which the predictor exchanges files is full. That is no fault of the predictor.
+        StorageError: The disk on which the predictor exchanges files is full. This is not the predictor's fault.
     """
     own = getattr(predictor, "limits_itself", False)
     started = time.monotonic()
@@ -66,12 +66,12 @@ def let_finish(predictor: Predictor) -> tuple[str, ...]:
 
 
 def shorten_error(text: str) -> str:
-    """A text on one line, cut to `LONGEST_DETAIL` characters."""
+    """Put a text on one line, and cut it to `LONGEST_DETAIL` characters."""
     return " ".join(text.split())[:LONGEST_DETAIL]
 
 
 def _as_mask(answer: Any, scan: Scan) -> NDArray[np.uint8]:
-    """The answer as a mask; every value except 0 is lesion."""
+    """Return the answer as a mask; every value except 0 is lesion."""
     if answer is None:
         raise RoundFailure("NoPrediction", "the predictor returned None")
     array = answer.array if isinstance(answer, Volume) else np.asarray(answer)
@@ -85,7 +85,7 @@ def _as_mask(answer: Any, scan: Scan) -> NDArray[np.uint8]:
         raise RoundFailure("BadLabel", shorten_error(str(error))) from error
     if labels.dtype != np.uint8 or (labels.size and labels.max() > 1):
         labels = (labels != 0).view(np.uint8)
-    return np.array(labels, order="F")  # a copy: the predictor may go on to write to its own array
+    return np.array(labels, order="F")  # a copy: the predictor may still write to its own array
 
 
 class _OutOfTimeError(BaseException):
@@ -94,7 +94,7 @@ class _OutOfTimeError(BaseException):
 
 @contextmanager
 def _time_limit(seconds: float) -> Iterator[None]:
-    """Interrupt the block after some seconds; 0 sets no limit. Where no timer can be set, there is none."""
+    """Interrupt the block after some seconds; 0 sets no limit. Without a timer, there is no limit."""
     if not seconds or threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
         yield
         return

@@ -49,8 +49,8 @@ class CommandPredictor:
         """Check a command.
 
         Args:
-            command: With `{input}` and `{output}` in place of the two folders; both are quoted for the shell.
-            time_limit_s: For one round. The command is then ended with all processes that it started.
+            command: The command, with `{input}` and `{output}` for the two folders; both are quoted for the shell.
+            time_limit_s: Limit for one round. Then the command is ended with all processes that it started.
 
         Raises:
             SettingError: `{input}` or `{output}` is missing.
@@ -92,7 +92,7 @@ class CommandPredictor:
                 home.cleanup()
 
     def _images(self, case: Scan) -> Path:
-        """The folder with the images of a case; a new case is written first."""
+        """Return the folder with the images of a case; a new case is written first."""
         if self._home is None or self._case is None or self._case != (case.case_id, case.grid):
             self.finish()
             with storing(Path(tempfile.gettempdir())):
@@ -140,7 +140,7 @@ class CommandPredictor:
 
 @contextmanager
 def _temporary_folder(above: Path) -> Iterator[Path]:
-    """A folder for one round. What the disk refuses is no failure of the predictor.
+    """Yield a folder for one round. An error of the disk is not a failure of the predictor.
 
     Raises:
         StorageError: The folder cannot be made or deleted.
@@ -155,7 +155,7 @@ def _temporary_folder(above: Path) -> Iterator[Path]:
 
 
 def predict_folder(source: str | Path, target: str | Path, predictor: Predictor) -> Path:
-    """Be the command: read the input folder of a round, ask a predictor, and write the output folder.
+    """Act as the command: read the input folder of a round, ask a predictor, and write the output folder.
 
     Args:
         source: The folder with `images/ct`, `images/pet` (either may be missing) and `lesion-clicks.json`.
@@ -212,7 +212,7 @@ def _read_result(target: Path, stem: str) -> Volume:
 
 
 def _uuid(case_id: str) -> str:
-    """A name for a case that is always the same and reveals nothing about it."""
+    """Return a name for a case that is always the same and reveals nothing about it."""
     return str(uuid.uuid5(uuid.NAMESPACE_URL, f"clicksim:{case_id}"))
 
 
@@ -235,7 +235,7 @@ def _end_group(process: "subprocess.Popen[Any] | None") -> None:
 
 
 def _signal_group(process: "subprocess.Popen[Any]", number: int) -> bool:
-    """Whether the process group of a command was there to receive a signal."""
+    """Send a signal to the process group of a command; return whether it existed."""
     try:
         os.killpg(process.pid, number)
     except (ProcessLookupError, PermissionError):
@@ -244,7 +244,7 @@ def _signal_group(process: "subprocess.Popen[Any]", number: int) -> bool:
 
 
 def _last_line(heard: IO[bytes]) -> str:
-    """The last line that is not empty, within the last 4 KiB."""
+    """Return the last line that is not empty, within the last 4 KiB."""
     size = heard.seek(0, os.SEEK_END)
     heard.seek(max(0, size - 4096))
     lines = [line.strip() for line in heard.read().decode(errors="replace").splitlines() if line.strip()]

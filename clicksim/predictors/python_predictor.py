@@ -54,7 +54,7 @@ def _check(spec: PredictorSpec) -> None:
 
 
 def _title(spec: PredictorSpec) -> str:
-    """The name of the function, or of its module if the function has a name that any would have."""
+    """Return the name of the function, or of its module if the function has a general name."""
     module, _, attribute = spec.argument.partition(":")
     last = attribute.rpartition(".")[2]
     return module.rpartition(".")[2] if last in PLAIN else last

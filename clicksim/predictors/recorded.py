@@ -11,7 +11,7 @@ from clicksim.prompts import Prompts
 from clicksim.volumes import EXTENSIONS, Volume, read_image
 
 CHANNEL = "_0000"
-"""What nnU-Net adds to the name of a case, and some tools keep."""
+"""The suffix that nnU-Net adds to the name of a case, and some tools keep."""
 
 
 @dataclass(frozen=True)
@@ -38,14 +38,14 @@ class RecordedPredictor:
         raise RoundFailure("NoPrediction", f"no {first} or {other} in the folder {self.folder.name}")
 
     def files(self, case_id: str, number: int) -> Iterator[Path]:
-        """Where the prediction of a round may be."""
+        """Yield the files in which the prediction of a round may be."""
         name = check_case_folder(case_id)
         for stem in (f"{name}/iter_{number}", f"{name}{CHANNEL}/iter_{number}", _flat(name, number)):
             for ending in EXTENSIONS:
                 yield self.folder / f"{stem}{ending}"
 
     def has_case(self, case_id: str) -> bool:
-        """Whether there is a prediction for any round of a case."""
+        """Check whether there is a prediction for any round of a case."""
         name = check_case_folder(case_id)
         folders = [self.folder / name, self.folder / f"{name}{CHANNEL}"]
         if any(file.name.endswith(EXTENSIONS) for folder in folders for file in folder.glob("iter_*")):
@@ -58,12 +58,12 @@ MOST_ROUNDS = 100
 
 
 def prediction_file(case_id: str, number: int) -> str:
-    """The name under which the prediction of a round is kept, for `dir:` to find it again."""
+    """Return the name of the file for the prediction of a round, where `dir:` finds it."""
     return f"{check_case_folder(case_id)}/iter_{number}.nii.gz"
 
 
 def check_case_folder(case_id: str) -> str:
-    """The name of a case, which becomes the name of a folder.
+    """Check the name of a case, which becomes the name of a folder.
 
     Raises:
         RoundFailure: A folder of that name would be outside the folder in which it belongs.
@@ -86,7 +86,7 @@ def _check(spec: PredictorSpec) -> None:
 
 
 def _inputs(spec: PredictorSpec, case_id: str, rounds: int) -> tuple[Path, ...]:
-    """All files that may hold a prediction of the case: one that appears or goes counts as well."""
+    """Return all files that may hold a prediction of the case: one that appears or disappears counts too."""
     predictor = RecordedPredictor(Path(spec.argument).absolute())
     try:
         return tuple(file for number in range(rounds) for file in predictor.files(case_id, number))

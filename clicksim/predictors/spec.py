@@ -47,7 +47,7 @@ class PredictorSpec:
         return replace(self, argument=str(Path(self.argument).absolute())) if kind.is_path else self
 
     def check(self) -> None:
-        """Refuse what cannot be opened.
+        """Reject a predictor that cannot be opened.
 
         Raises:
             ClicksimError: The reason.
@@ -60,7 +60,7 @@ class PredictorSpec:
 
 
 def _no_check(_spec: PredictorSpec) -> None:
-    """Leave everything to the moment in which the predictor is opened."""
+    """Check nothing before the predictor is opened."""
 
 
 def _no_inputs(_spec: PredictorSpec, _case_id: str, _rounds: int) -> tuple[Path, ...]:
@@ -78,7 +78,7 @@ class PredictorKind:
         options: The type of each option (`str`, `bool`, `int` or `float`) by name; None accepts any name, and reads
             the value as TOML.
         title: What a person calls the predictor.
-        check: Refuses, before the work begins and without opening it, a predictor that cannot be opened.
+        check: Rejects a predictor that cannot be opened, before the work begins and without opening it.
         inputs: See `PredictorSpec.inputs`.
         is_path: Whether the argument is the path of a file or folder.
     """
@@ -97,8 +97,8 @@ def open_predictor(spec: str | PredictorSpec, *, time_limit_s: float = TIME_LIMI
     """Open a predictor.
 
     Args:
-        spec: As text, such as `builtin:threshold?suv=4`, or parsed.
-        time_limit_s: For one round of a predictor that enforces it by its own means.
+        spec: The SPEC as text, such as `builtin:threshold?suv=4`, or parsed.
+        time_limit_s: Limit for one round, for a predictor that enforces it by its own means.
 
     Raises:
         SettingError: The kind or an option is unknown, or the predictor cannot be opened.
@@ -148,7 +148,7 @@ PREDICTOR_KINDS = ExtensionRegistry("clicksim.predictors", "kind of predictor", 
 
 
 def _parse_options(kind: PredictorKind, listed: str, text: str) -> dict[str, Any]:
-    """The options of a SPEC, each with a value of its type."""
+    """Return the options of a SPEC, each with a value of its type."""
     found: dict[str, Any] = {}
     for pair in listed.split("&") if listed else ():
         name, equals, value = pair.partition("=")
@@ -177,7 +177,7 @@ def _parse_option(name: str, value: str, wanted: type | None) -> Any:
 
 
 def _option_text(value: Any) -> str:
-    """The value of an option as `parse_spec` reads it."""
+    """Write the value of an option as `parse_spec` reads it."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, tuple):

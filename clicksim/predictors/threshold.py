@@ -71,7 +71,7 @@ class ThresholdPredictor:
 
 
 def _cut(mask: Mask, ahead: Ints, behind: Ints, spacing: Spacing) -> None:
-    """Remove from the mask what background prompts point at."""
+    """Remove from the mask the components, or parts of them, that background prompts mark."""
     from scipy.spatial import cKDTree
 
     size = np.asarray(spacing)
@@ -89,7 +89,7 @@ def _cut(mask: Mask, ahead: Ints, behind: Ints, spacing: Spacing) -> None:
 
 
 def _in(box: tuple[Ints, Ints], voxels: Ints) -> Ints:
-    """The voxels inside a box."""
+    """Return the voxels inside a box."""
     low, high = box
     return voxels[np.all((voxels >= low) & (voxels <= high), axis=1)]
 

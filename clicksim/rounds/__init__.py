@@ -3,7 +3,7 @@
 play(case, predictor, protocol="autopet-v@2")     one case, round by round
 summarise(rows), compare_runs(a, b)               means with intervals, paired differences
 
-`clicksim.pipeline.play_rounds` and `clicksim rounds` do it for many cases.
+`clicksim.pipeline.play_rounds` and `clicksim rounds` do this for many cases.
 """
 
 from clicksim.rounds.loop import play

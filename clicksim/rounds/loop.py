@@ -5,7 +5,7 @@
 
 Source: `interactive/` of lab-midas/autoPETV, and the challenge pages. What happens in special cases:
 
-    the predictor fails       Dice and DMM are 0; the next round corrects the last prediction there is
+    the predictor fails       Dice and DMM are 0; the next round corrects the last available prediction
     the mask is perfect       the rounds end and keep their score (revised rule)
     one kind of error left    Dice and DMM are 0 in this and all later rounds, without a prediction: the published loop
                               fails here (published rule)
@@ -59,7 +59,7 @@ def play(
         predictor: A callable; `open_predictor` returns one for a SPEC.
         protocol: Name and version. It says where prompts come from and how rounds are scored.
         seed: The seed of all draws.
-        time_limit_s: For one prediction.
+        time_limit_s: Limit for one prediction.
         recording: Prompts to replay instead of those of the protocol. There are as many rounds as it has steps.
         annotator: A model of a person who changes the prompts of the protocol; it has no effect on a recording.
         keep: Called with the number of each round and its prediction.
@@ -242,7 +242,7 @@ class _Scorer:
 
 
 def _prepared(case: RoundsCase) -> RoundsCase:
-    """The case with a truth that no round has to copy, and with images that a predictor cannot change."""
+    """Return the case with a truth that no round has to copy, and images that a predictor cannot change."""
     scan = case.scan
     truth = np.asarray(case.truth)
     for name, array in (("truth", truth), ("CT", scan.ct), ("PET", scan.pet)):
@@ -261,10 +261,10 @@ def _locked(array: NDArray[Any] | None) -> NDArray[Any] | None:
 
 
 def check_recording(recording: Recording, case: RoundsCase) -> None:
-    """Refuse recorded prompts outside the volume.
+    """Reject recorded prompts outside the volume.
 
     Raises:
-        GeometryError: There are some.
+        GeometryError: A prompt is outside the volume.
     """
     items = tuple(prompt for step in recording.steps for prompt in step)
     check_inside(Prompts(items, case.scan.grid), where=f"case {case.scan.case_id}")

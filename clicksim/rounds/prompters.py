@@ -60,7 +60,7 @@ class Prompter(Protocol):
 
         Args:
             number: The round, from 0.
-            prediction: The last prediction there is, or None.
+            prediction: The last available prediction, or None.
             so_far: The prompts of earlier rounds.
 
         Raises:

@@ -87,8 +87,8 @@ def make_recordings(prompts: "pa.Table", rounds: Sequence[Row] = (), *, where: s
     Args:
         prompts: Columns as in `clicksim.prompts.table`; `annotator`, `lesion` and `effort_s` may be missing. The
             seconds of a stroke are in any or all of its rows.
-        rounds: Rows of the run that made the prompts: they tell how many rounds each case had. Without them the last
-            round with a prompt is the last round.
+        rounds: Rows of the run that made the prompts: they give the number of rounds of each case. Without them,
+            the last round with a prompt is the last round.
         where: A file to name in errors.
 
     Raises:

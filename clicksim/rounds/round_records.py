@@ -20,7 +20,7 @@ class RoundsCase:
     Attributes:
         scan: What a predictor sees.
         truth: `(I, J, K)`, a mask or an instance map.
-        facts: `patient_key`, `source`, `tracer_class` and `model`, as far as they are known.
+        facts: `patient_key`, `source`, `tracer_class` and `model`, if known.
     """
 
     scan: Scan
@@ -29,7 +29,7 @@ class RoundsCase:
 
     @classmethod
     def of(cls, images: CaseImages, facts: Mapping[str, str | None] | None = None) -> "RoundsCase":
-        """Read a case; `images.notes` then has the doubts about its images.
+        """Read a case; `images.notes` then has the warnings about its images.
 
         Raises:
             GeometryError: An image is on another grid than the label.
@@ -48,7 +48,7 @@ class PlayedCase:
     Attributes:
         rows: One per round; the columns are those of the catalog's table `rounds`.
         prompts: All prompts, each with the round in which it first appeared.
-        seconds: Per round, of the predictor and of everything else; (0, 0) if nothing was done.
+        seconds: Per round, the seconds of the predictor and of everything else; (0, 0) if nothing was done.
         notes: Sentences for the user.
     """
 

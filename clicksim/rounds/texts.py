@@ -10,7 +10,7 @@ SHOWN = ("auc_dice", "auc_dmm", "final_fpv_ml", "final_fnv_ml")
 
 
 def summary_lines(part: Mapping[str, Any]) -> list[str]:
-    """Dice, lesion F1 and failures over the rounds, then the areas and the volumes of the last round.
+    """List Dice, lesion F1 and failures over the rounds, then the areas and the volumes of the last round.
 
     Args:
         part: `all`, or a group, of `clicksim.rounds.summarise`.
@@ -23,7 +23,7 @@ def summary_lines(part: Mapping[str, Any]) -> list[str]:
 
 
 def failure_lines(rows: Iterable[Row]) -> list[str]:
-    """Why rounds failed: the ten most frequent reasons, each with its count and first occurrence."""
+    """List why rounds failed: the ten most frequent reasons, each with its count and first occurrence."""
     places: dict[tuple[str, str], list[str]] = {}
     for row in rows:
         if row["failure"]:
@@ -38,7 +38,7 @@ def failure_lines(rows: Iterable[Row]) -> list[str]:
 
 
 def mean_text(entry: Mapping[str, Any]) -> str:
-    """A mean with its interval.
+    """Write a mean with its interval.
 
     >>> mean_text({"mean": 0.5, "low": 0.4, "high": 0.6}), mean_text({"mean": None, "low": None, "high": None})
     ('0.500 (0.400 to 0.600)', 'undefined')
@@ -50,5 +50,5 @@ def mean_text(entry: Mapping[str, Any]) -> str:
 
 
 def ten_lines(lines: Sequence[str], rest: str) -> list[str]:
-    """The first ten lines; if there are more, one line tells how many."""
+    """Return the first ten lines; if there are more, one line says how many."""
     return [*lines[:10], *([f"and {len(lines) - 10} more{rest}"] if len(lines) > 10 else [])]

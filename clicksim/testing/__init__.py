@@ -1,7 +1,7 @@
-"""The kit that a package runs in its own tests against what it adds to clicksim.
+"""Checks that a package runs in its own tests, on what it adds to clicksim.
 
 Each function takes what the package registers and a folder to work in, tries it in many ways, and raises
-`AssertionError` with a sentence for the first promise that is broken. It works with any test runner.
+`AssertionError` with a sentence for the first promise that it breaks. It works with any test runner.
 
     def test_source(tmp_path):
         check_source("my-source", write_tree, tmp_path)

@@ -1,21 +1,21 @@
-"""Folders compared and damaged."""
+"""Compare folders, and damage their files."""
 
 import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 PASSING = (".lock", ".lock-holder.json")
-"""Files that hold nothing of a result."""
+"""Files that are not part of a result."""
 
 
 def promise(holds: object, told: str) -> None:
-    """Raise `AssertionError` with a sentence where something does not hold."""
+    """Raise `AssertionError` with a sentence if something does not hold."""
     if not holds:
         raise AssertionError(told)
 
 
 def contents(folder: Path, *, replaced: str = "") -> dict[str, str]:
-    """The checksum of every file below a folder by its relative name, without records of runs and locks.
+    """Return the checksum of every file below a folder by its relative name, without records of runs and locks.
 
     Args:
         folder: The folder.
@@ -32,13 +32,13 @@ def contents(folder: Path, *, replaced: str = "") -> dict[str, str]:
 
 
 def assert_same(first: dict[str, str], second: dict[str, str], what: str) -> None:
-    """Raise where two folders differ, with the names that do."""
+    """Raise if two folders differ, with the names of differing files."""
     names = sorted(name for name in {*first, *second} if first.get(name) != second.get(name))
     promise(not names, f"{what}: {len(names)} files differ, such as {', '.join(names[:5])}")
 
 
 def damages() -> dict[str, Callable[[Path], None]]:
-    """Ways to damage a file, by name."""
+    """Return ways to damage a file, by name."""
 
     def cut(file: Path) -> None:
         file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
@@ -59,5 +59,5 @@ def damages() -> dict[str, Callable[[Path], None]]:
 
 
 def tree_files(folder: Path) -> Iterator[Path]:
-    """All files below a folder, sorted."""
+    """Yield all files below a folder, sorted."""
     yield from sorted(file for file in folder.rglob("*") if file.is_file())

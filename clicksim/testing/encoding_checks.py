@@ -1,4 +1,4 @@
-"""What an encoding promises, tried on random prompts."""
+"""Check what an encoding promises, on random prompts."""
 
 import pickle
 import warnings
@@ -27,7 +27,7 @@ def check_encoding(name: str, *, seeds: int = 6) -> None:
     - Without prompts a channel is 0; every value is finite, with lengths in mm and in voxels.
     - A patch equals the same part of the whole volume.
     - The order of the prompts changes nothing.
-    - Beyond `reach` the channel is 0, and a stencil is what its prompts give one by one, merged.
+    - Beyond `reach` the channel is 0, and a stencil equals the channels of its single prompts, merged.
 
     Args:
         name: The name of its entry point.

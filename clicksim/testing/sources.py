@@ -1,4 +1,4 @@
-"""What a source promises, tried on trees that a package can write."""
+"""Check what a source promises, on trees that a package can write."""
 
 import pickle
 import shutil
@@ -22,17 +22,17 @@ class _Stop(BaseException):
 def check_source(source: str | Source, write_tree: WriteTree, folder: Path, *, most_damages: int = 60) -> None:
     """Try everything that a source promises.
 
-    - A folder of another kind is refused by name, and nothing is written.
-    - Whatever is found is a case or a rejection, `clicksim catalog check` finds no fault, and each path of a case can
-      be read.
-    - The same bytes come out in this process, in worker processes, when it is run again, and when it is interrupted
+    - A folder of another kind is refused with its name, and nothing is written.
+    - Everything found is a case or a rejection, `clicksim catalog check` finds no fault, and each path of a case
+      can be read.
+    - The bytes are the same in this process, in worker processes, when it is run again, and when it is interrupted
       and resumed.
-    - A damaged, missing or empty file costs at most the cases that need it: it ends in a rejection or a refusal with
-      words, never in another exception.
+    - A damaged, missing or empty file costs at most the cases that need it: it ends in a rejection, or in a
+      `ClicksimError` with a message, never in another exception.
 
     Args:
         source: The source, or the name of its entry point.
-        write_tree: Writes a small sound tree of the publisher's layout into a folder that exists; with at least two
+        write_tree: Writes a small valid tree of the publisher's layout into an existing folder; with at least two
             patients, so that one can be done before the interruption and one after it.
         folder: A folder to work in.
         most_damages: How many damaged trees are tried; they are spread over all files.
@@ -86,7 +86,7 @@ def _is_complete(source: Source, catalog: Path) -> None:
     promise(len({row["patient_key"] for row in rows}) > 1, "the tree needs at least two patients that convert")
     for row in rows:
         for column in (name for name in row if name.endswith("_path") and row[name] is not None):
-            promise(opened.resolve(row[column]).is_file(), f"{column} of case {row['case_id']} is no file")
+            promise(opened.resolve(row[column]).is_file(), f"{column} of case {row['case_id']} is not a file")
     unknown = sorted({row["code"] for row in opened.rejected.to_pylist()} - set(REASONS))
     promise(not unknown, f"rejections have codes that are not in REASONS: {', '.join(unknown)}")
     for finding in check_catalog(opened):
@@ -118,7 +118,7 @@ def _survives_damage(source: Source, tree: Path, folder: Path, most: int) -> Non
         try:
             convert(source, spoiled, catalog)
         except ClicksimError as error:
-            promise(str(error).strip(), f"{name} {how}: a refusal without words")
+            promise(str(error).strip(), f"{name} {how}: an error without a message")
         except Exception as error:
             raise AssertionError(f"{name} {how}: {type(error).__name__}: {error}; reject the case instead") from error
         shutil.rmtree(spoiled)

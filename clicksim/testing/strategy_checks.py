@@ -1,4 +1,4 @@
-"""What a strategy promises, tried on random regions."""
+"""Check what a strategy promises, on random regions."""
 
 from collections.abc import Iterator
 from itertools import islice
@@ -18,7 +18,7 @@ SPACINGS = ((2.0, 2.0, 3.0), (1.0, 1.0, 1.0), (1.3, 0.7, 4.0))
 def check_click_strategy(name: str, *, seeds: int = 8) -> None:
     """Try everything that a strategy for clicks promises.
 
-    - It yields voxels of the component, at least one, and comes to an end.
+    - It yields voxels of the component, at least one, and ends.
     - The same component and the same stream give the same voxels.
     - It draws from the given stream only.
 
@@ -34,8 +34,8 @@ def check_click_strategy(name: str, *, seeds: int = 8) -> None:
         most = 20 * len(component.voxels) + 100
         first = list(islice(place(component, spacing, np.random.default_rng(seed)), most))
         promise(first, "no voxel for a component")
-        promise(len(first) < most, f"{most} voxels and no end for a component of {len(component.voxels)}")
-        promise(all(component.holds(voxel) for voxel in first), "a voxel lies outside the component")
+        promise(len(first) < most, f"{most} voxels without an end for a component of {len(component.voxels)}")
+        promise(all(component.holds(voxel) for voxel in first), "a voxel is outside the component")
         np.random.seed(seed)  # noqa: NPY002 - the global stream must have no effect
         again = list(place(component, spacing, np.random.default_rng(seed)))
         promise(again == first, "the same arguments give other voxels")
@@ -64,7 +64,7 @@ def check_stroke_strategy(name: str, *, seeds: int = 8) -> None:
             promise(path.ndim == 2 and path.shape[1] == 2 and len(path), f"not pixels of shape (n, 2): {path.shape}")
             promise(path.dtype.kind == "i", f"pixels are whole numbers, got {path.dtype}")
             inside = (path >= 0).all() and (path < section.mask.shape).all() and section.mask[tuple(path.T)].all()
-            promise(inside, "a pixel lies outside the section")
+            promise(inside, "a pixel is outside the section")
             np.random.seed(seed)  # noqa: NPY002 - the global stream must have no effect
             again = draw(section, settings, np.random.default_rng(seed))
             promise(np.array_equal(path, again), "the same arguments give other pixels")

@@ -66,7 +66,7 @@ def fetch(file: RemotePath, sha256: str = "") -> Path:
         raise CatalogError(f"there is no {file}; {HINT}") from error
     except NotADirectoryError as error:
         raise SettingError(
-            f"fetched images cannot lie in {cache_folder()}, a file; name a folder with CLICKSIM_CACHE"
+            f"{cache_folder()} is a file, not a folder for fetched images; name a folder with CLICKSIM_CACHE"
         ) from error
     _trim_now_and_then(cache_folder(), held.stat().st_size, limit)
     return held
@@ -90,8 +90,8 @@ def download(file: Place, target: Path, sha256: str = "") -> None:
             out.write(block)
     if sha256 and total.hexdigest() != sha256:
         raise CatalogError(
-            f"{file} is damaged: its checksum is not that of the file that was pushed; push it again with "
-            "--verify, which reads what is there and replaces what is damaged"
+            f"{file} is damaged: its checksum is not that of the pushed file; push again with --verify, "
+            "which replaces damaged files"
         )
 
 

@@ -86,24 +86,24 @@ def read_index(folder: Place, name: str) -> Files:
 
     where = folder / name
     if not INDEX_NAME.fullmatch(name):
-        raise CatalogError(f"catalog.json of {folder} names {name!r} as its index; it is no name of one")
+        raise CatalogError(f"catalog.json of {folder} names {name!r} as its index, which is not the name of one")
     try:
         content = where.read_bytes()
     except FileNotFoundError as error:
         raise CatalogError(f"there is no {where}: a newer state has been pushed, and this one pruned") from error
     if stored_name(INDEX, hashlib.sha256(content).hexdigest()) != name:
         raise CatalogError(
-            f"{where} is damaged: its checksum is not that of its name; push the catalog again, with its images"
+            f"{where} is damaged: its checksum is not the one in its name; push the catalog again, with its images"
         )
     try:
         rows = pq.read_table(io.BytesIO(content)).cast(_schema()).to_pylist()
     except (pa.ArrowException, ValueError) as error:
-        raise CatalogError(f"{where} is no index of a catalog: {error}") from error
+        raise CatalogError(f"{where} is not an index of a catalog: {error}") from error
     files = {row["name"]: Stored(**row) for row in rows}
     for file in files.values():
         pure = PurePosixPath(file.name)
         if pure.is_absolute() or ".." in pure.parts or not re.fullmatch("[0-9a-f]{64}", file.sha256):
-            raise CatalogError(f"{where} names {file.name!r} with checksum {file.sha256!r}: no file of a catalog")
+            raise CatalogError(f"{where} names {file.name!r} with checksum {file.sha256!r}: not a file of a catalog")
     return files
 
 

@@ -145,7 +145,7 @@ class RemotePath:
         names = {info.path.strip("/"): info.size for info in found if info.is_file}
         for name in names:
             if not name.startswith(start):
-                raise CatalogError(f"{self} was listed, and its file system answers with {name!r}, a file elsewhere")
+                raise CatalogError(f"{self} was listed, but its file system returns {name!r}, a file elsewhere")
         return {name[len(start) :]: size for name, size in names.items()}
 
     def write(self, blocks: Iterable[bytes]) -> None:
@@ -225,7 +225,7 @@ def as_place(where: "str | Path | RemotePath", filesystem: Any = None) -> Place:
     url = str(where)
     if url.startswith("file://"):
         if not url.startswith("file:///"):
-            raise CatalogError(f"{url} names no folder of this machine: a path begins with a slash, as in file:///data")
+            raise CatalogError(f"{url} is not a folder of this machine: a path begins with a slash, as in file:///data")
         return Path(_connect(url.rstrip("/") if url != "file:///" else url)[1])
     return RemotePath(url.rstrip("/"))
 
@@ -243,18 +243,18 @@ def check_address(where: str | Path) -> None:
     if not is_url(where):
         if (found := SCHEME.match(text)) and not Path(where).exists():
             raise CatalogError(
-                f"{found[1]}:/... looks like a URL that was made a path; give it as text, with two slashes"
+                f"{found[1]}:/... looks like a URL that became a path; give it as text, with two slashes"
             )
         return
     scheme, _, rest = text.partition("://")
     shown = f"{scheme}://..." if SCHEME.fullmatch(f"{scheme}:/") else "the address"
     if "::" in text or shown == "the address":
-        raise CatalogError(f"{shown} is not one plain address such as s3://bucket/catalog; give it without :: and more")
+        raise CatalogError(f"{shown} is not one plain address such as s3://bucket/catalog; leave out :: and the rest")
     if "?" in rest or "#" in rest or _has_user(scheme.lower(), unquote(rest)):
         raise CatalogError(
-            f"{shown} holds credentials or settings, which would stand in catalogs and logs; leave them out and set "
-            "them in the environment, such as AWS_ACCESS_KEY_ID or AWS_ENDPOINT_URL (signs ? # and : before @ are "
-            "read as such)"
+            f"{shown} holds credentials or settings, which would get into catalogs and logs; leave them out and set "
+            "them in the environment, such as AWS_ACCESS_KEY_ID or AWS_ENDPOINT_URL (the characters ? and #, and : "
+            "before @, count as such)"
         )
 
 
@@ -301,7 +301,7 @@ def files_below(folder: Path, name: str, above: tuple[Path, ...] = ()) -> Iterat
     """
     here = inside(folder, name)
     if here in above:
-        raise CatalogError(f"{folder / name} is a link to a folder that it lies in; delete it, or put the files there")
+        raise CatalogError(f"{folder / name} is a link to a folder that contains it; delete it, or put the files there")
     for entry in sorted((folder / name).iterdir()):
         below = f"{name}/{entry.name}"
         if entry.name.startswith(".") and not entry.is_dir():  # a file that is being written
@@ -312,7 +312,7 @@ def files_below(folder: Path, name: str, above: tuple[Path, ...] = ()) -> Iterat
         elif file.is_file():
             yield below
         elif entry.is_symlink():
-            raise CatalogError(f"{entry} is a link to nothing; delete it, or put the file there")
+            raise CatalogError(f"{entry} is a broken link; delete it, or put the file there")
 
 
 @contextmanager
