@@ -137,7 +137,7 @@ def test_convert__that_was_interrupted_goes_on_with_resume_alone(here, phantoms,
     monkeypatch.undo()
     monkeypatch.chdir(here)
     assert result.exit_code == 130
-    assert "clicksim: ended by SIGINT; what is finished is kept; go on with --resume" in result.stderr
+    assert "clicksim: ended by SIGINT; finished work is kept; continue with --resume" in result.stderr
     assert "go on with --resume, or begin anew with --replace" in refused("convert", "fdat", phantoms / "fdat", "new")
     other = refused("convert", "fdat", phantoms / "fdat", "new", "--resume", "--option", "labels_only=true")
     assert 'made in another way: options.labels_only is absent there and "true" here; drop it with --replace' in other
@@ -225,7 +225,7 @@ def test_clicks__over_a_catalog_refuse_cases_with_exit_code_1(here):
     assert "unknown setting" in refused("clicks", "--catalog", "catalog", "--set", "n_foregroun=3")
     assert "leave --instances at auto" in refused("clicks", "--catalog", "catalog", "--instances", "labels")
     assert "--label or --catalog" in misused("clicks", "--catalog", "catalog", "--label", "catalog")
-    assert "only --out DIR writes some" in misused("clicks", "--catalog", "catalog", "--format", "rows")
+    assert "only --out DIR writes files" in misused("clicks", "--catalog", "catalog", "--format", "rows")
 
 
 # verify and import-prompts
@@ -463,6 +463,6 @@ def test_demo__replaces_its_own_and_nothing_else(tmp_path, monkeypatch):
     assert open_catalog(tmp_path / "catalog").digest() == first
     assert (tmp_path / "mine.txt").read_text() == "mine"
     (tmp_path / ".clicksim-demo").unlink()
-    assert "that no demo made" in refused("demo", "--out", tmp_path)
+    assert "not made by a demo" in refused("demo", "--out", tmp_path)
     assert "cannot make the folder" in refused("demo", "--out", tmp_path / "mine.txt" / "demo")
     assert open_catalog(tmp_path / "catalog").digest() == first
