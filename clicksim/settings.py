@@ -166,7 +166,7 @@ def conditions_of(table: SettingsTable, name: str, settings: Iterable[str]) -> d
 
 
 def idle_settings(table: SettingsTable, settings: Mapping[str, Value], given: Iterable[str]) -> list[str]:
-    """Sentences about given settings that have no effect beside the others.
+    """Sentences about given settings that have no effect together with the others.
 
     Args:
         table: The declarations.

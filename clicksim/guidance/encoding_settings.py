@@ -152,7 +152,7 @@ PRESETS: dict[str, Preset] = {
         "gaussian", {"sigma_vx": 4.0, "channels": "signed"}, "fourth of autoPET IV: peaks 1 and -1, sigma 3 to 5"
     ),
     "tutorial-gaussian@1": Preset("gaussian", {"sigma_vx": 2.0, "scale": "sum", "merge": "add", **_TUTORIAL},
-                                  "autoPET V guidance tutorial; foreground alone"),
+                                  "autoPET V guidance tutorial; foreground only"),
     "tutorial-disk@1": Preset(
         "disk", {"radius_vx": 3.0, "scale": "sum", "merge": "add", **_TUTORIAL},
         "autoPET V guidance tutorial; overlapping disks dim all other disks",
