@@ -277,8 +277,8 @@ def test_score__surface_mm_is_a_length(here):
     for text, words in (
         ("abc", "not a valid float"),
         ("-1", "not in the range"),
-        ("nan", "no finite"),
-        ("inf", "no finite"),
+        ("nan", "not a finite"),
+        ("inf", "not a finite"),
     ):
         misused(run(*args, text), "--surface-mm", text, words)
     assert "surface_dice" in run(*args, "0").stdout
@@ -365,7 +365,7 @@ def test_clicks__refuses_rows_where_nothing_can_be_written(here):
     ("text", "words"),
     [
         ("seed = = 7", ["c.toml is not TOML", "line 1"]),
-        ("protcol = 'autopet-iv@2'", ["c.toml has protcol", "protocol, seed, instances"]),
+        ("protcol = 'autopet-iv@2'", ["c.toml has unknown entries: protcol", "protocol, seed, instances"]),
         ("clicks = 3", ["table", "c.toml"]),
         ("seed = 'x'", ["seed must be a whole number"]),
         ("seed = true", ["seed must be a whole number"]),

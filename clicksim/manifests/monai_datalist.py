@@ -58,9 +58,7 @@ def finish_datalists(done: ExportedCases, commit: Commit) -> list[str]:
         training = [{**entries[case.key], "fold": case.fold or 0} for case in done.cases if not case.held_out]
         write_json(commit, FILE, _content(done.export, {"training": training, "test": test}))
     numbered = sum(done.item(case)["numbered"] for case in done.cases)
-    return (
-        [f"{counted(numbered, 'label')} with values above 1: make masks from them in a transform"] if numbered else []
-    )
+    return [f"{counted(numbered, 'label')} with values above 1: a transform must make masks"] if numbered else []
 
 
 def _patients_span_folds(export: Export) -> bool:

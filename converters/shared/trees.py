@@ -205,12 +205,10 @@ def _check_members(members: list[zipfile.ZipInfo], source: Path) -> None:
     leaving = [name for name in names if _leaves(name)]
     if leaving:
         raise CatalogError(
-            f"{source} contains names that lead out of it: {up_to_ten(map(repr, leaving))}; the archive is refused"
+            f"{source} has names that lead out of it: {up_to_ten(map(repr, leaving))}; the archive is refused"
         )
     if twice := sorted(name for name, count in Counter(names).items() if count > 1):
-        raise CatalogError(
-            f"{source} contains the same name twice: {up_to_ten(map(repr, twice))}; the archive is refused"
-        )
+        raise CatalogError(f"{source} has the same name twice: {up_to_ten(map(repr, twice))}; the archive is refused")
 
 
 def _leaves(name: str) -> bool:
