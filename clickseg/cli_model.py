@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 PATH = click.Path(path_type=Path)
 FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 MODEL_VARIABLE, CACHE_VARIABLE = "CLICKSEG_MODEL", "CLICKSEG_CACHE"
-SOURCES = click.option("--source", "sources", multiple=True, help="Take this source only; repeatable.")
+SOURCES = click.option("--source", "sources", multiple=True, help="Use only this source; repeatable.")
 DEVICE = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ...")
 OVERLAP = click.option(
     "--overlap",
@@ -232,7 +232,7 @@ def container_check(
     images = {"label": label, "ct": ct, "pet": pet}
     given = {name: file for name, file in images.items() if file is not None}
     if given and len(given) < len(images):
-        raise click.UsageError("a case of your own needs --ct, --pet and --label")
+        raise click.UsageError("your own case needs --ct, --pet and --label")
     own = CaseImages(images) if given else None
     case = phantom_case() if own is None else RoundsCase.of(own)
     _say(() if own is None else own.notes)

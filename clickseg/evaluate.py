@@ -114,7 +114,7 @@ def evaluate_model(
 
     Raises:
         CheckpointError: `model` is not a checkpoint.
-        CatalogError: There is no case to play; also as `run_job`.
+        CatalogError: There is no case to play; see also `run_job`.
         SettingError: A protocol, setting, fold or fold plan is unknown.
     """
     about = read_about(model)
@@ -157,7 +157,7 @@ def choose_cohort(
     fold_of = plan.folds.fold_of
     numbers = sorted({number for number in fold_of.values() if number is not None})
     if fold not in ("auto", "all", *map(str, numbers)):
-        raise SettingError(f"fold is all, auto or one of {', '.join(map(str, numbers))}; got {fold!r}")
+        raise SettingError(f"fold must be all, auto or one of {', '.join(map(str, numbers))}; got {fold!r}")
     same = about.get("catalog_digest") == catalog.digest() and about["folds"]["digest"] == plan.about()["digest"]
     held = int(about["train"]["fold"])
     unseen = held if same and held >= 0 else None

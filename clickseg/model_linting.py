@@ -29,7 +29,7 @@ def lint_model(session: Session, catalog: Catalog, units: Sequence[Unit], cases:
             continue
         if findings:
             texts.append(f"case {entry.case_id}\n{format_lint(findings)}")
-    return "\n\n".join([*(texts or ["no case with a lesion to try it on"]), *ten_lines(refused, " that are left out")])
+    return "\n\n".join([*(texts or ["no case has a lesion for the test"]), *ten_lines(refused, " that are left out")])
 
 
 def _lint_case(session: Session, catalog: Catalog, entry: CaseEntry, seed: int) -> list[Finding]:

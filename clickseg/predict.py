@@ -107,7 +107,7 @@ class Session:
         if previous is None:
             previous = turns[-1].mask.mask() if turns else np.zeros(case.windows.shape, np.bool_)
         elif previous.shape != case.windows.shape:
-            raise GeometryError(f"a previous mask has the shape of the model's grid, {case.windows.shape}")
+            raise GeometryError(f"a previous mask must have the shape of the model's grid, {case.windows.shape}")
         rows = channel_rows(case.frame.prompts(Prompts(items, new.grid)))
         probability = case.answer(rows, previous, self.progress)
         self.computed = case.computed

@@ -102,7 +102,7 @@ def train_model(
                 threads = torch.get_num_threads()
                 say(f"no GPU: the training runs on the CPU, {threads} thread{'s' if threads > 1 else ''}")
             if resume and not first:
-                say(f"nothing to resume in {folder}: starts anew")
+                say(f"nothing to resume in {folder}: training starts from step 0")
         for step in run.steps(first):
             if progress and world.is_first:
                 progress(step, how.steps)
@@ -152,7 +152,7 @@ class TrainingRun:
             make_folder(self.folder)
             return 0
         if not resume:
-            raise CheckpointError(f"{self.folder} holds a run; go on with --resume, or name another folder")
+            raise CheckpointError(f"{self.folder} contains a run; continue with --resume, or name another folder")
         before = read_about(last)
         check_same_run(before, self.about, where=str(last))
         self.about |= {name: before[name] for name in ("init", "sources")}  # `init` is not given again on resume
@@ -235,7 +235,7 @@ class TrainingRun:
         """Stop if the training has diverged; with float16 the scaler skips single steps that overflow."""
         if not math.isfinite(loss) and not self.scaler.is_enabled():
             raise SettingError(
-                f"the loss is {loss} at step {step}: the training has diverged; start anew with a lower rate than "
+                f"the loss is {loss} at step {step}: the training has diverged; start again with a lower rate than "
                 f"{self.settings.rate:g}, or more warmup ({self.folder})"
             )
 
@@ -324,7 +324,7 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
         good = device.type == "cuda" and torch.cuda.is_bf16_supported()
         return torch.bfloat16 if good else torch.float32
     if name == "float16" and device.type == "cpu":
-        raise SettingError("float16 needs a GPU; on a CPU take float32 or bfloat16")
+        raise SettingError("float16 needs a GPU; on a CPU use float32 or bfloat16")
     return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
 
 
@@ -358,12 +358,12 @@ def check_same_run(before: Mapping[str, Any], now: Mapping[str, Any], *, where: 
         changed += changes(before[group], now[group], free=FREE_TO_CHANGE if group == "train" else ())
     for name, meaning in (("catalog_digest", "the catalog"), ("world", "the number of devices")):
         if before[name] != now[name]:
-            changed.append(f"{meaning} was {before[name]!r}, is {now[name]!r}")
+            changed.append(f"{meaning} was {before[name]!r}, is now {now[name]!r}")
     if before["folds"]["digest"] != now["folds"]["digest"]:
-        changed.append(f"the fold plan was {before['folds']['plan'] or 'drawn'}, is {now['folds']['plan'] or 'drawn'}")
+        changed.append(f"fold plan was {before['folds']['plan'] or 'drawn'}, is now {now['folds']['plan'] or 'drawn'}")
     if changed:
         raise SettingError(
-            f"{where} was trained otherwise: {'; '.join(changed)}; take the same, or --init in a new folder"
+            f"{where} was trained differently: {'; '.join(changed)}; use the same, or --init in a new folder"
         )
 
 

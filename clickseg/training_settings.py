@@ -143,15 +143,15 @@ class ModelSettings(_Group):
     size: str = _setting("medium", "size of the network", choices=SIZES)
     patch: tuple[int, ...] = _setting((128, 128, 96), "voxels of a patch along R, A, S", low=8, high=512)
     deep_supervision: int = _setting(
-        0, "coarser outputs with a loss of their own; a tiny network has 1, each larger size one more", low=0, high=4
+        0, "coarser outputs with their own loss; a tiny network has 1, each larger size one more", low=0, high=4
     )
     encoding: str = _setting(
         "edt-ball",
         "encoding or preset of the prompts; its own settings are encoding_<name>, see clicksim encode --list",
         choices=_encoding_names,
     )
-    ct_window: tuple[float, ...] = _setting((-1000.0, 1000.0), "CT is clipped to this range of HU ...")
-    ct_scale: float = _setting(300.0, "... and divided by this", low=1)
+    ct_window: tuple[float, ...] = _setting((-1000.0, 1000.0), "CT is clipped to this range of HU")
+    ct_scale: float = _setting(300.0, "the clipped CT is divided by this", low=1)
     suv_limit: float = _setting(100.0, "SUV is clipped to 0 and this, then log(1 + SUV) is taken", low=1)
     head_bias: float = _setting(-2.0, "bias of the last layer at the start: lesions are rare")
     encoding_settings: Mapping[str, Any] = field(default_factory=dict)
@@ -227,7 +227,7 @@ class TrainSettings(_Group):
     law: str = _setting(
         "uniform", "distribution of the number of prompts of each polarity before the first prediction", choices=LAWS
     )
-    max_prompts: int = _setting(10, "largest number of them", low=0, high=100)
+    max_prompts: int = _setting(10, "largest number of prompts of each polarity", low=0, high=100)
     silent: float = _setting(
         0.15, "share of samples without any prompt; a model must work without prompts", low=0.01, high=1
     )
@@ -253,7 +253,7 @@ class TrainSettings(_Group):
     accumulate: int = _setting(1, "passes in one step", low=1, high=1024)
     rate: float = _setting(3e-4, "highest learning rate (AdamW)", low=0)
     warmup: float = _setting(
-        0.01, "share of the steps in which the rate rises; it falls with a cosine after", low=0, high=1
+        0.01, "share of the steps in which the rate rises; then it falls with a cosine", low=0, high=1
     )
     decay: float = _setting(0.01, "weight decay", low=0)
     clip: float = _setting(12.0, "largest norm of the gradient", low=0)
@@ -272,7 +272,7 @@ class TrainSettings(_Group):
     save_every: int = _setting(500, "steps between checkpoints", low=1)
     validate_every: int = _setting(2000, "steps between scores on held-out patches; 0 for never", low=0)
     validation_patches: int = _setting(32, "held-out patches that are scored", low=1)
-    validation_rounds: int = _setting(3, "prompts that each of them gets, one at a time", low=0, high=20)
+    validation_rounds: int = _setting(3, "prompts of each of these patches, one at a time", low=0, high=20)
 
     def __post_init__(self) -> None:
         protocols = {name: getattr(self, name) for name in ("click_protocol", "correction_protocol")}
@@ -287,9 +287,9 @@ class TrainSettings(_Group):
         if not self.strokes:
             raise SettingError("strokes needs at least one strategy")
         if sum(self.odds) <= 0:
-            raise SettingError(f"odds are those of lesion, hot uptake and body, not all 0; got {self.odds}")
+            raise SettingError(f"the odds of lesion, hot uptake and body must not all be 0; got {self.odds}")
         if self.corrections_full < self.corrections_from:
-            raise SettingError("corrections_full must not lie before corrections_from")
+            raise SettingError("corrections_full must not be below corrections_from")
 
 
 FREE_TO_CHANGE = ("workers", "save_every", "compiled")
@@ -299,7 +299,7 @@ FREE_TO_CHANGE = ("workers", "save_every", "compiled")
 def changes(before: Mapping[str, Any], now: Mapping[str, Any], *, free: Collection[str] = ()) -> list[str]:
     """Describe the differences between two groups, one phrase for each setting that must not change."""
     return [
-        f"{name} was {before.get(name)!r}, is {now.get(name)!r}"
+        f"{name} was {before.get(name)!r}, is now {now.get(name)!r}"
         for name in {**now, **before}
         if before.get(name) != now.get(name) and name not in free
     ]

@@ -84,7 +84,7 @@ def check_value(name: str, setting: Setting, value: Value) -> Value:
     NumPy values become plain Python values. A single value is accepted for a list.
 
     Raises:
-        SettingError: The value is not allowed; the message says what is.
+        SettingError: The value is not allowed; the message lists what is allowed.
     """
     value = value.tolist() if hasattr(value, "tolist") else value
     if setting.kind == "bool":
@@ -137,12 +137,12 @@ def fill_settings(table: SettingsTable, given: Mapping[str, Value], owner: str) 
 
 
 def unknown_setting(owner: str, name: str, tables: Mapping[str, Iterable[str]]) -> SettingError:
-    """A `SettingError` for an unknown name: it gives the nearest name and lists the settings of every table.
+    """A `SettingError` for an unknown name, with the nearest name and the settings of every table.
 
     Args:
         owner: Whose settings these are.
         name: The unknown name.
-        tables: The names that exist, by table; the name of the only table may be empty.
+        tables: The names that exist, by table; if there is only one table, its name may be empty.
 
     >>> str(unknown_setting("my.toml", "n_round", {"scribbles": ["strategy"], "rounds": ["n_rounds"]}))
     "unknown setting 'n_round' of my.toml; did you mean 'n_rounds'? Allowed: [scribbles] strategy; [rounds] n_rounds"
@@ -166,7 +166,7 @@ def conditions_of(table: SettingsTable, name: str, settings: Iterable[str]) -> d
 
 
 def idle_settings(table: SettingsTable, settings: Mapping[str, Value], given: Iterable[str]) -> list[str]:
-    """Sentences about given settings that have no effect beside the others.
+    """Sentences about given settings that have no effect together with the others.
 
     Args:
         table: The declarations.
@@ -217,7 +217,7 @@ def parse_value(text: str) -> Value:
 
 
 def dump_table(name: str, values: Mapping[str, Value]) -> str:
-    """Write a TOML table of plain values, lists and tables; no heading where the name is empty.
+    """Write a TOML table of plain values, lists and tables; an empty name gives no heading.
 
     >>> print(dump_table("a", {"b": 1, "c": {"d": [2.5, "x"]}}))
     [a]
@@ -247,7 +247,7 @@ def _as_word(value: Value) -> str:
 
 
 def _as_toml(value: Value) -> str:
-    """JSON writes a value as TOML does, except numbers that are not finite and two kinds of character."""
+    """Write as JSON, which equals TOML except for numbers that are not finite and two kinds of character."""
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)  # inf, -inf, nan
     # TOML has no surrogate pairs, and no bare delete
@@ -283,7 +283,7 @@ def _check_list(name: str, setting: Setting, entries: list[Value]) -> list[float
         )
     numbers = [_check_number(name, setting, setting.kind[:-1], entry) for entry in entries]
     if setting.ascending and numbers != sorted(numbers):
-        raise SettingError(f"{name} must not descend, got {reprlib.repr(numbers)}")
+        raise SettingError(f"{name} must be in ascending order, got {reprlib.repr(numbers)}")
     return numbers
 
 

@@ -220,10 +220,10 @@ def test_annotators__are_shown_with_meaning_and_as_assumed(tmp_path: Path) -> No
     assert json.loads(run("annotators", "careful", "--json", "--out", tmp_path / "c.toml"))["offset_mm"] == 1.0
     assert load_annotator(tmp_path / "c.toml") == PRESETS["careful"]
     assert [model["name"] for model in json.loads(run("annotators", "--json"))] == list(PRESETS)
-    assert "only with --fit: --label" in refused("annotators", "--label", tmp_path)
+    assert "options that need --fit: --label" in refused("annotators", "--label", tmp_path)
     assert "one NAME" in refused("annotators", "ideal", "hurried")
     assert "needs PROMPTS" in refused("annotators", "--fit", "--label", tmp_path)
-    assert "give --catalog or --label" in refused("annotators", "--fit", "x.parquet")
+    assert "either --catalog or --label" in refused("annotators", "--fit", "x.parquet")
 
 
 def test_annotators__a_fit_is_used_by_clicks_and_scribbles(recorded: Path, tmp_path: Path) -> None:
@@ -256,7 +256,7 @@ def test_save_config__holds_the_annotator_which_config_reads_back(
     Path("mine.toml").write_text(annotator_toml(mine))
     run(*words, "--out", "rule")
     over = [str(word) for word in (*words, "--annotator", "mine.toml", "--save-config", "./mine.toml", "--out", "x")]
-    assert "write over the file of --annotator" in CliRunner().invoke(main, over).stderr
+    assert "overwrite the file of --annotator" in CliRunner().invoke(main, over).stderr
     for name in ("hurried", "mine.toml"):
         run(*words, "--annotator", name, "--save-config", "s.toml", "--out", "first")
         if name == "mine.toml":

@@ -256,7 +256,7 @@ def test_open_catalog__refuses_a_head_that_is_none(catalog, text):
 
 
 def test_open_catalog__says_how_to_make_one(tmp_path):
-    with pytest.raises(CatalogError, match="clicksim convert makes one"):
+    with pytest.raises(CatalogError, match="create one with clicksim convert"):
         open_catalog(tmp_path)
 
 

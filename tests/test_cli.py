@@ -234,7 +234,7 @@ def test_clicks__refuses_a_ct_or_a_label_as_pet(here):
     write_image("float.nii.gz", lesions()[::-1].astype(np.float64), GRID)
     refused(clicks("--pet", "float.nii.gz"), "float.nii.gz", "contains only 0 and 1: is this a label?")
     write_image("map.nii.gz", lesions() * np.uint8(3), GRID)
-    refused(run("clicks", "--label", "map.nii.gz", "--pet", "./map.nii.gz"), "--pet is the label itself")
+    refused(run("clicks", "--label", "map.nii.gz", "--pet", "./map.nii.gz"), "--pet is the same file as --label")
     args = ("--prediction", "a.nii.gz", "--threshold", "3", "--out", "r.nii.gz")
     refused(run("refine", *args, "--pet", "ct.nii.gz"), "is this a CT?")
     assert not Path("r.nii.gz").exists()
@@ -247,11 +247,11 @@ def test_clicks__refuses_a_ct_or_a_label_as_pet(here):
 
 def test_commands__write_over_nothing_that_they_read(here):
     args = ("refine", "--prediction", "a.nii.gz", "--pet", "a_0001.nii.gz", "--threshold", "3")
-    misused(run(*args, "--out", "./a.nii.gz"), "--out would write over the file of --prediction")
+    misused(run(*args, "--out", "./a.nii.gz"), "--out would overwrite the file of --prediction")
     misused(run(*args, "--out", "r.nii.gz", "--keep", "liver"), "--keep has no effect without --organs")
     clicks("--format", "rows", "--out", "a.parquet")
     fit = run("annotators", "--fit", "a.parquet", "--label", "a.nii.gz", "--out", "a.parquet")
-    misused(fit, "--out would write over the file of a.parquet")
+    misused(fit, "--out would overwrite the file of a.parquet")
     assert pq.read_table("a.parquet").num_rows
 
 
@@ -277,8 +277,8 @@ def test_score__surface_mm_is_a_length(here):
     for text, words in (
         ("abc", "not a valid float"),
         ("-1", "not in the range"),
-        ("nan", "no finite"),
-        ("inf", "no finite"),
+        ("nan", "not a finite"),
+        ("inf", "not a finite"),
     ):
         misused(run(*args, text), "--surface-mm", text, words)
     assert "surface_dice" in run(*args, "0").stdout
@@ -292,7 +292,7 @@ def test_score__surface_mm_is_a_length(here):
         (["--protocol", "autopet-iiv@2"], ["did you mean 'autopet-iv@2'"]),
         (["--set", "n_forground=3"], ["did you mean 'n_foreground'"]),
         (["--set", "n_foreground=abc"], ["whole number", "'abc'"]),
-        (["--set", "shell_mm=20,5"], ["must not descend"]),
+        (["--set", "shell_mm=20,5"], ["must be in ascending order"]),
         (["--set", 'strategy="rim"\nseed=3'], ["unknown strategy"]),
         (["--set", "background=organ"], ["--organs"]),
         (["--set", "background=others"], ["set target"]),
@@ -331,13 +331,13 @@ def test_clicks__refuses_in_one_line(here, args, words):
         (["--sweep", "n_foreground=1,2"], ["needs --out DIR"]),
         (["--sweep", "n_foreground=1,1", "--out", "o"], ["a value twice"]),
         (["--sweep", "n_foreground=1,,2", "--out", "o"], ["empty value"]),
-        (["--sweep", "n_foreground=1", "--sweep", "n_foreground=2", "--out", "o"], ["given once more"]),
-        (["--sweep", "n_foreground=1", "--set", "n_foreground=2", "--out", "o"], ["given once more"]),
-        (["--sweep", "seed=1,2", "--seed", "3", "--out", "o"], ["given once more"]),
+        (["--sweep", "n_foreground=1", "--sweep", "n_foreground=2", "--out", "o"], ["a second time"]),
+        (["--sweep", "n_foreground=1", "--set", "n_foreground=2", "--out", "o"], ["a second time"]),
+        (["--sweep", "seed=1,2", "--seed", "3", "--out", "o"], ["a second time"]),
         (["--sweep", "n_foreground=1", "--save-config", "c.toml", "--out", "o"], ["--save-config is for one run"]),
         (["--sweep", "n_foreground=1", "--preview", "p.png", "--out", "o"], ["--preview is for one label"]),
-        (["--out", "a.nii.gz"], ["write over the file of --label"]),
-        (["--out", "x", "--save-config", "./x"], ["write over"]),
+        (["--out", "a.nii.gz"], ["overwrite the file of --label"]),
+        (["--out", "x", "--save-config", "./x"], ["overwrite"]),
     ],
 )
 def test_clicks__wrong_usage_exits_2(here, args, words):
@@ -365,7 +365,7 @@ def test_clicks__refuses_rows_where_nothing_can_be_written(here):
     ("text", "words"),
     [
         ("seed = = 7", ["c.toml is not TOML", "line 1"]),
-        ("protcol = 'autopet-iv@2'", ["c.toml has protcol", "protocol, seed, instances"]),
+        ("protcol = 'autopet-iv@2'", ["c.toml has unknown entries: protcol", "protocol, seed, instances"]),
         ("clicks = 3", ["table", "c.toml"]),
         ("seed = 'x'", ["seed must be a whole number"]),
         ("seed = true", ["seed must be a whole number"]),
@@ -455,7 +455,7 @@ def test_clicks__refuses_folders_it_cannot_use(folder):
     Path("none").mkdir()
     many = ("clicks", "--label", "labels", "--out", "out")
     refused(run(*many, "--pet", "none"), "--pet: no image of case x in none, such as x_0001.nii.gz; none of the 3")
-    refused(run(*many, "--pet", "labels"), "--pet is the label itself")
+    refused(run(*many, "--pet", "labels"), "--pet is the same file as --label")
     refused(run("clicks", "--label", "none", "--out", "out"), "no label in none", ".nii.gz")
     refused(run("clicks", "--label", "labels", "--out", "a.nii.gz"), "a.nii.gz is a file")
     misused(run("clicks", "--label", "labels"), "needs --out DIR")

@@ -140,7 +140,7 @@ def test_convert__that_was_interrupted_goes_on_with_resume_alone(here, phantoms,
     monkeypatch.undo()
     monkeypatch.chdir(here)
     assert result.exit_code == 130
-    assert "clicksim: ended by SIGINT; what is finished is kept; go on with --resume" in result.stderr
+    assert "clicksim: ended by SIGINT; finished work is kept; continue with --resume" in result.stderr
     assert "--resume, or start again with --replace" in refused("convert", "fdat", phantoms / "fdat", "new")
     other = refused("convert", "fdat", phantoms / "fdat", "new", "--resume", "--option", "labels_only=true")
     assert 'made in another way: options.labels_only is absent there and "true" here; drop it with --replace' in other
@@ -252,7 +252,7 @@ def test_clicks__over_a_catalog_refuse_cases_with_exit_code_1(here):
     assert "unknown setting" in refused("clicks", "--catalog", "catalog", "--set", "n_foregroun=3")
     assert "leave --instances at auto" in refused("clicks", "--catalog", "catalog", "--instances", "labels")
     assert "--label or --catalog" in misused("clicks", "--catalog", "catalog", "--label", "catalog")
-    assert "only --out DIR writes some" in misused("clicks", "--catalog", "catalog", "--format", "rows")
+    assert "only --out DIR writes files" in misused("clicks", "--catalog", "catalog", "--format", "rows")
 
 
 # verify and import-prompts
@@ -419,14 +419,14 @@ def test_relocate__moves_a_root_that_is_there(here, phantoms, monkeypatch):
 @pytest.mark.parametrize("command", ["summary", "check", "rejected", "cite"])
 def test_catalog__commands_refuse_what_is_no_catalog(tmp_path, command):
     assert "no catalog in" in refused("catalog", command, tmp_path)
-    assert "does not exist; clicksim convert makes one" in refused("catalog", command, tmp_path / "nowhere")
+    assert "does not exist; create one with clicksim convert" in refused("catalog", command, tmp_path / "nowhere")
     assert "is a file" in misused("catalog", command, __file__)
 
 
 def test_catalog__a_missing_catalog_is_one_line_wherever_it_is_an_option(tmp_path):
     result = run("clicks", "--catalog", tmp_path / "nowhere")
     assert result.stderr == (
-        f"clicksim: no catalog in {tmp_path / 'nowhere'}: the folder does not exist; clicksim convert makes one\n"
+        f"clicksim: no catalog in {tmp_path / 'nowhere'}: the folder does not exist; create one with clicksim convert\n"
     )
 
 
@@ -490,6 +490,6 @@ def test_demo__replaces_its_own_and_nothing_else(tmp_path, monkeypatch):
     assert open_catalog(tmp_path / "catalog").digest() == first
     assert (tmp_path / "mine.txt").read_text() == "mine"
     (tmp_path / ".clicksim-demo").unlink()
-    assert "that no demo made" in refused("demo", "--out", tmp_path)
+    assert "not made by a demo" in refused("demo", "--out", tmp_path)
     assert "cannot make the folder" in refused("demo", "--out", tmp_path / "mine.txt" / "demo")
     assert open_catalog(tmp_path / "catalog").digest() == first

@@ -78,10 +78,10 @@ def test_encode__list_names_encodings_and_presets(here):
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        ((), 2, "give --out for files or --lint"),
-        (("--json", "--out", "a"), 2, "go with --lint"),
-        (("--lint", "--check", "a_0001.nii.gz", "--set", "sigma_mm=3"), 2, "--check reads channels"),
-        (("--lint", "--check", "a_0001.nii.gz", "--encoding", "ball"), 2, "only for drawing them: --encoding"),
+        ((), 2, "give --out to write the channels, --lint"),
+        (("--json", "--out", "a"), 2, "need --lint"),
+        (("--lint", "--check", "a_0001.nii.gz", "--set", "sigma_mm=3"), 2, "--check reads stored channels"),
+        (("--lint", "--check", "a_0001.nii.gz", "--encoding", "ball"), 2, "these options have no effect: --encoding"),
         (("--lint", "--set", "sigma_mm"), 2, "is not NAME=VALUE"),
         (("--lint", "--set", "sigma_mm=3", "--set", "sigma_mm=4"), 2, "given twice"),
         (("--lint", "--encoding", "gausian"), 1, "did you mean 'gaussian'"),
@@ -102,7 +102,7 @@ def test_encode__says_what_has_no_effect(here):
     assert result.exit_code == 0
     assert result.stderr.splitlines() == [
         "decay_by has no effect while decay is 1",
-        "--image has no effect: the encoding gaussian reads none",
+        "--image has no effect: the encoding gaussian reads no image",
     ]
 
 

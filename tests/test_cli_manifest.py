@@ -170,7 +170,7 @@ def test_folds__prints_the_balance_and_stores_the_plan(catalog: Path, tmp_path: 
     assert run("manifest", "csv", catalog, tmp_path / "out", "--folds", "two").exit_code == 0
     assert run("catalog", "folds", catalog, "--folds", 99).exit_code == 1
     idle = run("catalog", "folds", catalog, "--scheme", "leave-one-tracer-out", "--folds", 3)
-    assert (idle.exit_code, "only with --scheme stratified: --folds" in idle.stderr) == (2, True)
+    assert (idle.exit_code, "options that need --scheme stratified: --folds" in idle.stderr) == (2, True)
 
 
 def test_audit__text_page_rows_and_exit_code(catalog: Path, tmp_path: Path) -> None:

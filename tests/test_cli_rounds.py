@@ -256,7 +256,7 @@ def test_rounds__a_signal_ends_the_command_and_deletes_its_images(here, monkeypa
     process.send_signal(number)
     assert process.wait(30) == 128 + number
     told = (here / "stderr").read_text()
-    assert f"clicksim: ended by {number.name}; what is finished is kept; go on with --resume" in told
+    assert f"clicksim: ended by {number.name}; finished work is kept; continue with --resume" in told
     assert "Traceback" not in told
     wait_for(lambda: ended(group), 10)
     wait_for(lambda: not images(), 10)
@@ -376,12 +376,12 @@ def test_rounds__replays_people_and_measures_their_agreement(here):
         (("--label", ".", "--case-id", "x", "--predictor", "builtin:threshold"), "--case-id is for one label"),
         (("--label", "a.nii.gz", "--predictor", "builtin:threshold", "--resume"), "need --out or --catalog"),
         (("--label", "a.nii.gz"), "--predictor is missing"),
-        (("--catalog", "cat", "--ct", "ct.nii.gz", "--predictor", "builtin:threshold"), "go with --label"),
+        (("--catalog", "cat", "--ct", "ct.nii.gz", "--predictor", "builtin:threshold"), "need --label"),
         (("--label", "a.nii.gz", "--predictor", "builtin:threshold", "--keep-predictions"), "needs --out"),
-        (("--label", "a.nii.gz", "--predictor", "builtin:threshold", "--gap"), "goes with --replay"),
+        (("--label", "a.nii.gz", "--predictor", "builtin:threshold", "--gap"), "--gap needs --replay"),
         (("--label", "a.nii.gz", "--catalog", "cat", "--predictor", "builtin:threshold"), "--catalog, or --label"),
-        (("--compare", "x", "y", "--out", "z", "--gap"), "no effect with --compare: --out, --gap"),
-        (("--label", "a.nii.gz", "--predictor", "builtin:threshold", "--time-limit", "nan"), "no finite number"),
+        (("--compare", "x", "y", "--out", "z", "--gap"), "without effect on --compare: --out, --gap"),
+        (("--label", "a.nii.gz", "--predictor", "builtin:threshold", "--time-limit", "nan"), "not a finite number"),
     ],
 )
 def test_rounds__refuses_wrong_usage(here, args, words):
@@ -555,15 +555,15 @@ def test_score__of_folders_resumes_and_refuses_to_replace(folders):
     ("args", "words"),
     [
         (("--prediction", "p.nii.gz"), "two files or two folders"),
-        (("--prediction", "masks", "--lesions", "l.csv"), "no effect for folders: --lesions"),
-        (("--prediction", "masks", "--case-id", "x"), "no effect for folders: --case-id"),
+        (("--prediction", "masks", "--lesions", "l.csv"), "without effect on folders: --lesions"),
+        (("--prediction", "masks", "--case-id", "x"), "without effect on folders: --case-id"),
         (("--prediction", "masks", "--resume"), "need --out"),
     ],
 )
 def test_score__refuses_wrong_usage(folders, args, words):
     assert words in run("score", "--label", "labels", *args, code=2).stderr
     told = run("score", "--label", "a.nii.gz", "--prediction", "p.nii.gz", "--workers", 2, code=2)
-    assert "no effect for one case: --workers" in told.stderr
+    assert "without effect on one case: --workers" in told.stderr
 
 
 # scribbles

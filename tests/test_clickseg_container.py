@@ -112,13 +112,13 @@ def test_container_run__rounds_over_the_cache_equal_one_session(tree, model, pha
         assert first == again  # byte for byte
         assert np.array_equal(read_image(tree / "output" / RESULT).array, expected[number])
     without, said = done(tree, model, cache="")
-    assert "no previous mask: no cache folder was named" in said
+    assert "no previous mask: no cache folder was given" in said
     assert without != first  # the mask of the round before was of use
 
 
 def test_container_run__says_why_there_is_no_previous_mask(tree, model, phantom, tmp_path):
     plain, _ = done(tree, model, cache="")
-    for cache, words in (("absent", "there is no folder"), ("cache", "holds none with fewer prompts")):
+    for cache, words in (("absent", "there is no folder"), ("cache", "has none with fewer prompts")):
         found, said = done(tree, model, cache=cache)
         assert found == plain
         assert words in said
@@ -130,11 +130,11 @@ def test_container_run__says_why_there_is_no_previous_mask(tree, model, phantom,
     alone, _ = done(tmp_path / "elsewhere", model, cache="")
     shared, said = done(tmp_path / "elsewhere", model, cache=tree / "cache")
     assert shared == alone
-    assert "1 masks there are of another case or model" in said
+    assert "1 masks there belong to another case or model" in said
     # and with fewer or other prompts than before
     write_input(tree / "input", phantom, CLICKS[1:])
     _, said = done(tree, model)
-    assert "holds none with fewer prompts" in said
+    assert "has none with fewer prompts" in said
 
 
 def test_container_run__takes_no_damaged_previous_mask(tree, model, phantom):
@@ -153,7 +153,7 @@ def test_container_run__takes_no_damaged_previous_mask(tree, model, phantom):
         file.write_bytes(bytes_)
         found, said = done(tree, model)
         assert found == plain
-        assert "cannot be read and is left out" in said
+        assert "cannot be read and is not used" in said
 
 
 def test_container_run__an_unwritable_cache_is_no_failure(tree, model, phantom):
@@ -234,7 +234,7 @@ def test_container_run__refuses_malformed_input(tree, model, phantom, name):
 
 def test_container_run__refuses_a_model_that_is_none(tree, phantom):
     (tree / "bad.safetensors").write_bytes(b"nothing")
-    for name, words in (("bad.safetensors", "no safetensors file"), ("gone.safetensors", "no checkpoint")):
+    for name, words in (("bad.safetensors", "not a safetensors file"), ("gone.safetensors", "no checkpoint")):
         result = run(tree, tree / name)
         assert result.exit_code == 1
         assert words in result.stderr
@@ -281,7 +281,7 @@ def test_container_check__names_what_failed(tmp_path, phantom):
     case = RoundsCase(Scan("a", phantom.grid, phantom.ct, phantom.pet), phantom.label)
     report = check_container(tmp_path / "bad.safetensors", case, rounds=1)
     assert len(report.faults) == 3
-    assert "no safetensors file" in report.text()
+    assert "not a safetensors file" in report.text()
     if find_engine() is None:
         with pytest.raises(ClicksimError, match="no container engine"):
             check_container(tmp_path / "bad.safetensors", case, image="x")
@@ -290,7 +290,7 @@ def test_container_check__names_what_failed(tmp_path, phantom):
 
 def test_sealed_process__can_write_to_its_two_folders_only(tmp_path):
     if not can_seal():
-        pytest.skip("this machine lets nobody close off network and file system (unshare -rnm)")
+        pytest.skip("this machine does not allow isolation (unshare -rnm)")
     from clickseg.container.container_check import SEALED
 
     (tmp_path / "inside").mkdir()
@@ -357,7 +357,7 @@ def test_container_build__refuses_a_folder_with_something_in_it(model, tmp_path)
     (tmp_path / "mine").write_text("keep")
     result = CliRunner().invoke(main, ["container", "build", str(model), str(tmp_path)])
     assert result.exit_code == 1
-    assert "is there already" in result.stderr
+    assert "already exists" in result.stderr
     assert (tmp_path / "mine").read_text() == "keep"
 
 

@@ -176,7 +176,7 @@ def test_choose_cohort__auto_takes_the_held_out_fold_of_its_own_catalog(catalog)
         assert chosen(own | other)[0] == everyone
         assert chosen(own | other)[1].endswith("is not known here")
     assert chosen({**own, "train": {"fold": -1}})[0] == everyone
-    with pytest.raises(SettingError, match="fold is all, auto or one of 0, 1, 2; got '4'"):
+    with pytest.raises(SettingError, match="fold must be all, auto or one of 0, 1, 2; got '4'"):
         chosen(own, "4")
 
 
@@ -255,7 +255,7 @@ def test_lint_model__sees_a_model_that_ignores_its_guidance(catalog, model):
     ignored = lint_model(session, catalog, units, 1, 42)
     assert "does not use it" not in used
     assert ignored.count("does not use it") == 4
-    assert lint_model(session, catalog, [], 1, 42).startswith("no case with a lesion")
+    assert lint_model(session, catalog, [], 1, 42).startswith("no case has a lesion")
 
 
 def test_evaluate__says_which_pet_it_doubts_and_lints_around_a_case_that_cannot_be_read(tmp_path):

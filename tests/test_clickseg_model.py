@@ -97,7 +97,7 @@ def test_make_model__refuses_more_coarser_outputs_than_the_network_has():
 
 
 def test_make_model__refuses_a_patch_that_it_cannot_halve():
-    with pytest.raises(SettingError, match="multiple of it, such as 24"):
+    with pytest.raises(SettingError, match="multiple of that, such as 24"):
         make_model(TINY.but(patch=(22, 16, 16)), 0)
 
 

@@ -298,7 +298,7 @@ def test_session__mirroring_makes_the_answer_mirror(phantom, model):
         session.prompt(none)
         assert np.allclose(one, session.probability()[::-1], atol=1e-3) == alike
     assert len(Options(mirror="RAS").flips) == 8
-    with pytest.raises(SettingError, match="mirror names axes"):
+    with pytest.raises(SettingError, match="mirror must name axes"):
         Options(mirror="RX")
 
 
@@ -479,7 +479,7 @@ def test_predict__command_refuses_in_one_line(files, phantom, tmp_path):
     base = ["predict", files / "model.safetensors", "--ct", files / "ct.nii.gz", "--out", tmp_path / "m.nii.gz"]
     for extra, words in (
         (["--prompts", tmp_path / "bad.json"], "JSON object"),
-        (["--mirror", "X"], "mirror names axes"),
+        (["--mirror", "X"], "mirror must name axes"),
         (["--device", "cpu; ls"], "unknown device"),
         (["--pet", files / "ct.nii.gz"], "is this a CT?"),
         (["--device", "cuda"], "no GPU") if not torch.cuda.is_available() else (["--device", "warp"], "unknown device"),

@@ -119,7 +119,7 @@ def test_train__says_that_it_has_no_gpu_and_nothing_to_resume(folder, tmp_path, 
     said, quick = [], QUICK.but(steps=2, batch=1, workers=4, validate_every=0)
     train.train_model(folder / "store", tmp_path / "run", MODEL, quick, resume=True, say=said.append)
     cpu = "no GPU: the training runs on the CPU, 1 thread"
-    assert said == [cpu, f"nothing to resume in {tmp_path / 'run'}: starts anew"]
+    assert said == [cpu, f"nothing to resume in {tmp_path / 'run'}: training starts from step 0"]
 
 
 def test_train__that_is_finished_is_left_as_it_is(folder, tmp_path):
@@ -182,7 +182,7 @@ def test_train__killed_and_resumed_gives_the_weights_of_an_undisturbed_run(folde
 
 
 def test_train__resumed_with_other_settings_is_refused(folder, reference):
-    with pytest.raises(SettingError, match=r"rate was 0.003, is 0.01"):
+    with pytest.raises(SettingError, match=r"rate was 0.003, is now 0.01"):
         train.train_model(folder / "store", reference, MODEL, QUICK.but(rate=0.01), resume=True)
     with pytest.raises(SettingError, match="encoding_radius_mm"):
         train.train_model(
@@ -224,7 +224,7 @@ def test_record__stops_a_training_that_has_diverged(folder, tmp_path):
     run = make_run(folder, tmp_path / "run", corrections=0, validate_every=0)
     run.begin(resume=False)
     run.loss = lambda logits, label: logits.sum() * math.nan
-    with pytest.raises(SettingError, match="the loss is nan at step 1: the training has diverged; start anew"):
+    with pytest.raises(SettingError, match="the loss is nan at step 1: the training has diverged; start again"):
         next(run.steps(0))
     assert not (tmp_path / "run" / "last.safetensors").exists()
 

@@ -380,11 +380,11 @@ def test_choose_series__chooses_the_ct_by_frame_coverage_kernel_and_step(tmp_pat
 
 def test_choose_series__refuses_a_study_without_ct_or_mask(tmp_path):
     write_stack(tmp_path / "p", "PT", series="pet")
-    with pytest.raises(DicomError, match="no usable CT: the study holds none") as caught:
+    with pytest.raises(DicomError, match="no usable CT: the study has none") as caught:
         choose_series(find_series(tmp_path))
     assert caught.value.code == "NoUsableCt"
     write_stack(tmp_path / "c", series="ct")
-    with pytest.raises(DicomError, match="no usable mask: the study holds none") as caught:
+    with pytest.raises(DicomError, match="no usable mask: the study has none") as caught:
         choose_series(find_series(tmp_path))
     assert caught.value.code == "NoUsableSeg"
 

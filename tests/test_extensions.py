@@ -105,7 +105,7 @@ def refused(tmp_path: Path, patch: pytest.MonkeyPatch, source: str, **entries: s
     [
         ("import nowhere_to_be_found", "odd_lab:CUBE", "cannot be loaded from odd_lab:CUBE (odd-lab 1.2)"),
         ("CUBE = 3", "odd_lab:CUBE", "an encoding is a clicksim.guidance.Encoding, got int"),
-        (SOURCE, "odd_lab:CUBE", "it calls itself 'lab-cube'"),
+        (SOURCE, "odd_lab:CUBE", "its name is 'lab-cube'"),
         (SOURCE, "odd_lab:SPHERE", "cannot be loaded from odd_lab:SPHERE"),
     ],
 )

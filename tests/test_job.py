@@ -463,7 +463,7 @@ def test_signal__ends_processes_and_temporary_files_and_says_how_to_go_on(
     _, said = process.communicate(timeout=60)
     assert process.returncode == 128 + number
     lines = [line for line in said.splitlines() if line.startswith("clicksim:")]
-    assert lines == [f"clicksim: ended by {number.name}; what is finished is kept; go on with --resume"], said
+    assert lines == [f"clicksim: ended by {number.name}; finished work is kept; continue with --resume"], said
     assert "Traceback" not in said
     wait_for(lambda: alive([*children, *pids(tmp_path, "pid")]), lambda left: not left)
     assert not [file for file in (tmp_path / "tmp").rglob("*") if file.is_file()]

@@ -188,7 +188,7 @@ def test_check_manifest__a_lost_file_is_named(kind: str, pattern: str, words: st
         ("monai", "datalist.json", "_0001.nii.gz", "_0009.nii.gz", "does not exist"),
         ("croissant", "croissant.json", '"column": "case_id"', '"column": "casus"', "column casus"),
         ("croissant", "croissant.json", '"license"', '"licence"', "no license"),
-        ("croissant", "croissant.json", '"sha256": "', '"sha256": "0', "another SHA-256"),
+        ("croissant", "croissant.json", '"sha256": "', '"sha256": "0', "a different SHA-256"),
         ("csv", "cases.csv", "patient_key", "patient", "has columns"),
     ],
 )
@@ -226,9 +226,9 @@ def test_check_manifest__a_case_that_changed_in_the_catalog_is_named(exports: Pa
     faults = faults_of(exports / "csv" / NAME, catalog)
     assert sorted(faults) == sorted(
         [
-            f"{changed} has changed in the catalog since",
+            f"{changed} has changed in the catalog since the export",
             f"{lost} is no longer in the catalog",
-            "new is in the catalog and not in the export",
+            "new is in the catalog but not in the export",
         ]
     )
 
@@ -237,7 +237,7 @@ def test_check_manifest__another_plan_or_run_of_the_catalog_does_not_matter(expo
     write_folds(catalog, "other", make_folds(catalog, n_folds=2, official="ignore"))
     assert faults_of(exports / "csv" / NAME, catalog) == []
     write_folds(catalog, "three", make_folds(catalog, n_folds=3, official="ignore", seed=1))
-    assert faults_of(exports / "csv" / NAME, catalog) == ["folds of three have changed in the catalog since"]
+    assert faults_of(exports / "csv" / NAME, catalog) == ["folds of three have changed in the catalog since the export"]
 
 
 def test_read_record__what_is_no_export_is_refused(tmp_path: Path) -> None:
@@ -465,7 +465,7 @@ def test_export__an_interrupted_one_goes_on_to_the_same_bytes(
         with pytest.raises(KeyboardInterrupt):
             write(kind, catalog, out, **how, crew=Crew(progress=stop_after(after)), resume=after > 1)
     assert {path.name for path in out.iterdir()} == {".lock", ".work"}
-    with pytest.raises(CatalogError, match="was interrupted; go on with --resume"):
+    with pytest.raises(CatalogError, match="was interrupted; continue with --resume"):
         check_manifest(out)
     with pytest.raises(CatalogError, match="continue with --resume, or start again with --overwrite"):
         write(kind, catalog, out, **how)
@@ -625,7 +625,7 @@ def test_write_monai__says_how_many_labels_are_not_0_and_1_alone(exports: Path, 
 
 
 def test_write_croissant__the_day_of_publication_is_a_day(built: Path, tmp_path: Path) -> None:
-    with pytest.raises(SettingError, match="is written as 2026-12-01, got 'yesterday'"):
+    with pytest.raises(SettingError, match="must be like 2026-12-01, got 'yesterday'"):
         write("croissant", open_catalog(built), tmp_path / NAME, settings={"published": "yesterday"})
     assert not (tmp_path / NAME).exists()
 

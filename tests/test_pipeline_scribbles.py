@@ -115,10 +115,10 @@ def test_scribbles__over_a_catalog_from_the_command_line(catalog, tmp_path):
     assert len(list((tmp_path / "out").glob("*_scribbles.json"))) == len(open_catalog(catalog).cases)
     wrong = run("scribbles", "--catalog", catalog, "--prediction", catalog)
     assert wrong.exit_code == 2
-    assert "only with --label" in wrong.stderr
+    assert "options that need --label" in wrong.stderr
     assert run("scribbles").exit_code == 2
     label = next(catalog.rglob("catalog.json"))
-    assert "only with --catalog, a folder of labels or a sweep: --resume" in run(
+    assert "options that need --catalog, a folder of labels or a sweep: --resume" in run(
         "scribbles", "--label", label, "--resume"
     ).stderr.replace("\n", " ")
 

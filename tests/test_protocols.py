@@ -144,7 +144,7 @@ def test_effective_settings__says_which_protocols_have_a_rule():
         ("strategy", ["rim"], "one of deepest"),
         ("shell_mm", 5, "takes 2 numbers"),
         ("shell_mm", [5, 10, 20], "takes 2 numbers"),
-        ("shell_mm", [20, 5], "must not descend"),
+        ("shell_mm", [20, 5], "must be in ascending order"),
         ("shell_mm", [5, "x"], "must be a number"),
         ("shell_mm", [-1, 5], "at least 0"),
         ("organ", [1.5], "whole number"),
@@ -246,7 +246,7 @@ def test_effective_settings__a_setting_of_an_idle_setting_is_idle():
 
 def test_effective_settings__refuses_a_shell_that_ends_before_it_begins():
     for protocol, table in (("autopet-iv@2", "clicks"), ("autopet-v@2", "scribbles")):
-        with pytest.raises(SettingError, match=r"shell_mm must not descend, got \[8.0, 2.0\]"):
+        with pytest.raises(SettingError, match=r"shell_mm must be in ascending order, got \[8.0, 2.0\]"):
             effective_settings(load_protocol(protocol), table, {"shell_mm": [8, 2], "background": "shell"})
 
 

@@ -274,7 +274,7 @@ def test_least_bytes__counts_the_slices_of_the_pet_alone(tmp_path: Path) -> None
 
 
 def test_plan__refuses_an_empty_tree_a_file_and_odd_options(tmp_path: Path) -> None:
-    with pytest.raises(CatalogError, match="holds no DICOM file"):
+    with pytest.raises(CatalogError, match="contains no DICOM file"):
         plan(context(tmp_path))
     (tmp_path / "x.zip").write_bytes(b"PK")
     with pytest.raises(CatalogError, match="unpack"):

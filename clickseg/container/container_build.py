@@ -47,7 +47,7 @@ def write_context(model: Path, out: Path) -> Path:
     about = read_about(model)
     pins = pinned()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ClicksimError(f"{out} is there already; name a new folder for the build context")
+        raise ClicksimError(f"{out} already exists; name a new folder for the build context")
     try:
         (out / "licences").mkdir(parents=True)
         (out / "Dockerfile").write_text(dockerfile(), encoding="utf-8")
@@ -99,7 +99,7 @@ def write_licences(folder: Path, pins: dict[str, str], about: dict[str, Any]) ->
         text = files("clickseg.container").joinpath("templates", "licences", name).read_text(encoding="utf-8")
         (folder / name).write_text(text, encoding="utf-8")
     lines = [
-        "# What is in this image, and under which licence",
+        "# The parts of this image and their licences",
         "",
         "| part | version | licence | texts |",
         "|---|---|---|---|",

@@ -150,7 +150,7 @@ class Command:
 
 
 class _Timed:
-    """A command predictor that is timed and says what its process needed.
+    """A command predictor that records the time and memory of its process.
 
     The output folder is deleted after each round, so the command copies the facts out of it.
     """
@@ -235,9 +235,9 @@ def _surroundings(command: Command) -> list[str]:
         return [f"image {command.image} under {command.engine}, without network, on a read-only root"]
     lines = ["no image was built: the entry point ran in fresh processes of this Python, without the user's variables"]
     if command.sealed:
-        lines.append("they had no network, and could write to nothing but the output and the cache")
+        lines.append("they had no network, and could write only to the output and the cache")
     else:
-        lines.append("network and file system were as on this machine: it lets nobody close them off (unshare -rnm)")
+        lines.append("they were not isolated: this machine does not allow it (unshare -rnm)")
     if not command.engine:
         lines.append(f"no container engine ({', '.join(ENGINES)}) runs here")
     return lines

@@ -90,7 +90,7 @@ def run_round(
     memory = None if cache is None else PreviousMasks(cache, case_key(asked, model, chosen))
     previous = None
     if memory is None:
-        say("no previous mask: no cache folder was named")
+        say("no previous mask: no cache folder was given")
     elif len(asked.prompts):
         previous = memory.recall(asked.prompts, say)
     mask = session.prompt(asked.prompts, previous=_fitting(previous, session, say))
@@ -138,19 +138,19 @@ class PreviousMasks:
             try:
                 entry = _read_entry(file)
             except Exception as error:  # a damaged archive can raise many kinds of errors
-                say(f"{file} cannot be read and is left out: {error}")
+                say(f"{file} cannot be read and is not used: {error}")
                 continue
             if entry["key"] != self.key:
                 foreign += 1
             elif entry["count"] < count and entry["rows"] <= now:
                 mask: Bools = entry["mask"]
                 return mask
-        others = f"; {foreign} masks there are of another case or model" if foreign else ""
-        say(f"no previous mask: {self.folder} holds none with fewer prompts{others}")
+        others = f"; {foreign} masks there belong to another case or model" if foreign else ""
+        say(f"no previous mask: {self.folder} has none with fewer prompts{others}")
         return None
 
     def keep(self, prompts: Prompts, mask: Bools, say: Say) -> None:
-        """Save a mask for later rounds; if that fails, only say so."""
+        """Save a mask for later rounds; a failure is only reported."""
         rows = np.array(sorted(_rows(prompts)), dtype=np.int32).reshape(-1, 4)
         try:
             with replacing(self.folder / f"previous-{_size(prompts):06d}.npz") as temporary:
@@ -193,7 +193,7 @@ def _read_entry(file: Path) -> dict[str, Any]:
         shape = tuple(int(n) for n in data["shape"])
         flat = np.unpackbits(data["bits"])
         if len(shape) != 3 or min(shape) < 1 or not 0 <= len(flat) - int(np.prod(shape)) < 8:
-            raise ValueError(f"a mask of shape {shape} has not {len(flat)} voxels")
+            raise ValueError(f"a mask of shape {shape} does not have {len(flat)} voxels")
         mask = flat[: int(np.prod(shape))].reshape(shape).astype(np.bool_)
         rows = {tuple(row) for row in data["rows"].tolist()}
         return {"key": str(data["key"]), "count": int(data["count"]), "rows": rows, "mask": mask}
@@ -202,7 +202,7 @@ def _read_entry(file: Path) -> dict[str, Any]:
 def _fitting(previous: Bools | None, session: Session, say: Say) -> Bools | None:
     """Return the mask if it is on the model's grid, else None."""
     if previous is not None and previous.shape != session.shape:
-        say(f"no previous mask: the one found has shape {previous.shape}, the model works on {session.shape}")
+        say(f"no previous mask: it has shape {previous.shape}, but the model works on {session.shape}")
         return None
     return previous
 

@@ -51,9 +51,9 @@ class GridTransform:
             GeometryError: The grid has no affine, or `spacing_mm` does not have three sizes.
         """
         if source.affine is None or source.spacing is None:
-            raise GeometryError(f"a model needs to know where a voxel lies; this grid has no affine: {source}")
+            raise GeometryError(f"a model needs the position of each voxel, but this grid has no affine: {source}")
         if len(spacing_mm) not in (0, 3):
-            raise GeometryError(f"spacing_mm has three sizes or none, got {tuple(spacing_mm)}")
+            raise GeometryError(f"spacing_mm must have three sizes or none, got {tuple(spacing_mm)}")
         axes, flipped = _to_ras(source.affine)
         oriented = source.permute(axes)
         for axis in flipped:
@@ -99,14 +99,14 @@ class GridTransform:
     def back(self, array: NDArray[Any]) -> NDArray[np.float32]:
         """Interpolate probabilities on the grid of the case's files, with axes as stored there."""
         if tuple(array.shape) != self.target.shape:
-            raise GeometryError(f"a result of this frame has shape {self.target.shape}, got {array.shape}")
+            raise GeometryError(f"a result must have shape {self.target.shape}, got {array.shape}")
         full = resize(array, self.oriented.shape)
         full = np.flip(full, self.flipped) if self.flipped else full
         return np.transpose(full, np.argsort(self.axes))
 
     def _orient(self, array: NDArray[Any]) -> NDArray[Any]:
         if tuple(array.shape) != self.source.shape:
-            raise GeometryError(f"an array of this frame has shape {self.source.shape}, got {array.shape}")
+            raise GeometryError(f"the array must have shape {self.source.shape}, got {array.shape}")
         turned = np.transpose(array, self.axes)
         return np.flip(turned, self.flipped) if self.flipped else turned
 

@@ -172,13 +172,13 @@ def open_store(path: str | Path) -> Store:
         rows = pq.read_table(folder / "cases.parquet").to_pylist()
     except FileNotFoundError as error:
         raise CatalogError(
-            f"no patch store in {path}: {error.filename} is missing; clickseg prepare makes one"
+            f"no patch store in {path}: {error.filename} is missing; create one with clickseg prepare"
         ) from error
     except (OSError, ValueError) as error:
         raise CatalogError(f"{path} is not a patch store: {error}") from error
     if about.get("format") != FORMAT:
         raise CatalogError(
-            f"{path} has store format {about.get('format')}, this clickseg knows {FORMAT}; prepare it again"
+            f"{path} has store format {about.get('format')}, but this clickseg reads {FORMAT}; prepare it again"
         )
     return Store(folder, about, tuple(StoreCase(row, folder / "arrays" / row["folder"]) for row in rows))
 
@@ -194,14 +194,14 @@ def case_schema() -> "pa.Schema":
         ("patient_key", text, "pseudonym of the patient"),
         ("tracer_class", text, "FDG, PSMA or none"),
         ("fold", number, "the fold of the plan that validates on the case; null if the plan leaves the case out"),
-        ("instances", text, "components, or labels where its values are the lesions' ids"),
+        ("instances", text, "components, or labels if its values are the lesions' ids"),
         ("has_pet", pa.bool_(), "the case has an uptake"),
         ("n_lesions", number, "lesions on the grid of the store"),
         ("shape", pa.list_(number, 3), "voxels along R, A, S"),
         ("spacing_mm", pa.list_(pa.float64(), 3), "mm along R, A, S"),
         ("affine_ras", pa.list_(pa.float64(), 16), "voxel to RAS+ mm, row by row"),
         ("note", text, "a possible problem of its files, such as a PET that may be a CT; else null"),
-        ("folder", text, "of its arrays, below arrays/"),
+        ("folder", text, "folder of its arrays, below arrays/"),
     ]
     return pa.schema([pa.field(name, kind, metadata={"meaning": meaning}) for name, kind, meaning in columns])
 

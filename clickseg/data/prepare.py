@@ -80,8 +80,8 @@ def prepare_store(
         overwrite: Replace a store that was made by other rules or with other folds.
 
     Raises:
-        CatalogError: There is no catalog, no case in it or in one of the sources, or no case that can be prepared; also
-            as `run_job`.
+        CatalogError: There is no catalog, no case in it or in one of the sources, or no case that can be prepared; see
+            also `run_job`.
         SettingError: The fold plan does not exist, or there are several and none is named.
         StorageError: The disk is full, cannot be written, or fails.
     """

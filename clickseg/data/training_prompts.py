@@ -152,7 +152,7 @@ def check_protocols(settings: TrainSettings) -> None:
         chosen, _ = effective_settings(rule, table, {})
         if chosen["rule"] != "revised":
             raise SettingError(
-                f"{rule.id} is a published rule for whole cases; training simulates on patches and takes a revised "
+                f"{rule.id} is a published rule for whole cases; training simulates on patches and needs a revised "
                 "one, such as autopet-iv@2 for clicks and autopet-v@2 for corrections"
             )
 

@@ -74,10 +74,10 @@ def read_about(path: str | Path) -> dict[str, Any]:
     with _opened(path) as file:
         text = (file.metadata() or {}).get(KEY)
     if text is None:
-        raise CheckpointError(f"{path} holds tensors but is no checkpoint of clickseg")
+        raise CheckpointError(f"{path} has tensors but is not a checkpoint of clickseg")
     about: dict[str, Any] = json.loads(text)
     if about.get("format") != FORMAT:
-        raise CheckpointError(f"{path} has checkpoint format {about.get('format')}, this clickseg knows {FORMAT}")
+        raise CheckpointError(f"{path} has checkpoint format {about.get('format')}, but this clickseg reads {FORMAT}")
     return about
 
 
@@ -147,6 +147,6 @@ def _opened(path: str | Path) -> Any:
     try:
         return safe_open(str(path), framework="pt")
     except FileNotFoundError as error:
-        raise CheckpointError(f"no checkpoint {path}") from error
+        raise CheckpointError(f"there is no checkpoint {path}") from error
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is no safetensors file, or is damaged: {error}") from error
+        raise CheckpointError(f"{path} is not a safetensors file, or is damaged: {error}") from error

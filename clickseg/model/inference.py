@@ -53,7 +53,7 @@ class Options:
 
     def __post_init__(self) -> None:
         if any(axis not in AXES for axis in self.mirror) or len(set(self.mirror)) < len(self.mirror):
-            raise SettingError(f"mirror names axes of {AXES}, each once, such as R or RAS; got {self.mirror!r}")
+            raise SettingError(f"mirror must name axes of {AXES}, each once, such as R or RAS; got {self.mirror!r}")
 
     @property
     def flips(self) -> list[tuple[int, ...]]:
@@ -104,7 +104,7 @@ class Inference:
         ct: NDArray[Any],
         pet: NDArray[Any] | None,
     ) -> None:
-        """Resample a case to the model's grid; nothing is computed yet. Raises as `Session.set_case`."""
+        """Resample a case to the model's grid; nothing is computed yet. For errors see `Session.set_case`."""
         self.model, self.options = model, options
         self.device = next(model.parameters()).device
         self.frame = GridTransform.of(grid, rules.spacing_mm)
@@ -234,7 +234,7 @@ def choose_device(name: str) -> torch.device:
     except RuntimeError as error:
         raise SettingError(f"unknown device {name!r}; allowed: auto, cpu, cuda, cuda:0, ...") from error
     if device.type == "cuda" and not cuda:
-        raise SettingError(f"device {name}: there is no GPU here that Torch can use; take cpu, or auto")
+        raise SettingError(f"device {name}: there is no GPU here that Torch can use; use cpu or auto")
     return device
 
 

@@ -143,8 +143,8 @@ def build_network(settings: ModelSettings) -> nn.Module:
         factor = int(np.prod([step[axis] for step in steps]))
         if length % factor:
             raise SettingError(
-                f"a {settings.size} network halves axis {axis} of the patch to a {factor}th: {length} must be a "
-                f"multiple of it, such as {max(1, round(length / factor)) * factor}"
+                f"a {settings.size} network divides axis {axis} of the patch by {factor}: {length} must be a "
+                f"multiple of that, such as {max(1, round(length / factor)) * factor}"
             )
     supervised, most = settings.deep_supervision, len(steps) - 2
     if supervised > most:
@@ -177,7 +177,7 @@ def strides(settings: ModelSettings) -> list[tuple[int, int, int]]:
         SettingError: The patch does not have three axes.
     """
     if len(settings.patch) != 3:
-        raise SettingError(f"patch has three lengths, got {settings.patch}")
+        raise SettingError(f"patch must have three lengths, got {settings.patch}")
     left = list(settings.patch)
     out = [(1, 1, 1)]
     for _ in FILTERS[settings.size][1:]:

@@ -41,7 +41,7 @@ class Windows:
 
     def __post_init__(self) -> None:
         if not 0 <= self.overlap < 1:
-            raise SettingError(f"windows overlap by a share from 0 to below 1, got {self.overlap}")
+            raise SettingError(f"the overlap of windows must be from 0 to below 1, got {self.overlap}")
 
     @cached_property
     def along(self) -> tuple[list[int], ...]:

@@ -25,7 +25,7 @@ def read_head(home: Place) -> tuple[dict[str, str], str]:
         content = json.loads(head.read_text(encoding="utf-8"))
         version, roots, index = content["format_version"], dict(content["roots"]), str(content.get("files", ""))
     except FileNotFoundError as error:
-        mend = "name the folder of a catalog; clicksim convert makes one" if isinstance(home, Path) else HINT
+        mend = "name the folder of a catalog, or create one with clicksim convert" if isinstance(home, Path) else HINT
         raise CatalogError(f"no catalog in {home}: {HEAD} is missing; {mend}") from error
     except CatalogError:
         raise

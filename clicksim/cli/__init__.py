@@ -19,14 +19,14 @@ COMMANDS = {
     "annotators": "Models of the person who prompts; fit one to recorded prompts.",
     "catalog": "Show, check, query, merge and move a catalog.",
     "clicks": "Simulated clicks for one case or a folder of cases.",
-    "convert": "Bring a publisher's folder into a catalog.",
+    "convert": "Convert a publisher's folder into a catalog.",
     "demo": "See what clicksim does in seconds: phantoms, clicks, pictures and a report.",
     "encode": "Draw guidance channels from prompts, check them, and write them to files.",
     "manifest": "Export a catalog for trainers, challenges and archives.",
     "protocols": "The rules that clicksim knows, with all their settings.",
     "refine": "Fit a prediction to the uptake by a threshold, as DEEP-PSMA does.",
     "report": "One page about a catalog: figures, cases with pictures, findings, curves.",
-    "rounds": "Play prompts and predictions in turns, and score every round.",
+    "rounds": "Alternate prompts and predictions, and score every round.",
     "score": "Score a prediction: Dice, lesion F1, false volumes.",
     "scribbles": "Simulated scribbles for a label, or for a prediction's errors.",
     "verify": "Simulate a prompt run again and compare voxel by voxel.",
@@ -41,7 +41,7 @@ class Refusing(click.Group):
     """
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; report in one line an error, or that it was ended and how to continue."""
+        """Run the command. Report an error in one line; after a signal, also say how to continue."""
         from clicksim.interruption import Terminated, ending_in_order
 
         words = _words(ctx)  # click empties them
@@ -76,8 +76,8 @@ def _way_on(group: click.Group, ctx: click.Context, words: Sequence[str]) -> str
             command = command.get_command(ctx, word) or command
     names = {name for param in command.params for name in param.opts}
     if "--resume" in names:
-        return "what is finished is kept; go on with --resume"
-    return "nothing is half-written; run it again"
+        return "finished work is kept; continue with --resume"
+    return "no file is half-written; run the command again"
 
 
 class Listing(click.Group):

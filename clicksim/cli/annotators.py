@@ -50,9 +50,9 @@ def command(names: tuple[str, ...], fits: bool, out: Path | None, as_json: bool,
         return
     idle = given_options(but=("names", "out", "as_json"))
     if idle:
-        raise click.UsageError(f"only with --fit: {', '.join(idle)}")
+        raise click.UsageError(f"options that need --fit: {', '.join(idle)}")
     if len(names) > 1:
-        raise click.UsageError(f"one NAME at a time, got {', '.join(names)}; prompt files need --fit")
+        raise click.UsageError(f"give one NAME, got {', '.join(names)}; prompt files need --fit")
     if out and not names:
         raise click.UsageError("--out needs NAME or --fit")
     from clicksim.simulate.annotators.annotator_files import annotator_facts, open_annotator
@@ -83,7 +83,7 @@ def _fit(
     if not names:
         raise click.UsageError("--fit needs PROMPTS: Parquet files, or runs of --catalog")
     if pet and label is None:
-        raise click.UsageError("--pet goes with --label")
+        raise click.UsageError("--pet needs --label")
     if label is not None and catalog is None:
         cases = files.cases_of_files(label, pet)
         tables = [files.read_rows(Path(path)) for path in names]
@@ -92,7 +92,7 @@ def _fit(
         cases, runs = files.cases_of_catalog(opened), opened.parts("prompts")
         tables = [opened.table("prompts", run) if run in runs else files.read_rows(Path(run)) for run in names]
     else:
-        raise click.UsageError("--fit needs the labels of the cases: give --catalog or --label, one of them")
+        raise click.UsageError("--fit needs the labels of the cases: give either --catalog or --label")
     return files.fit_rows(tables, cases, name=name, annotator=person, seed=seed)
 
 

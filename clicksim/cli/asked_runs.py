@@ -115,10 +115,10 @@ def plan_runs(
     names = [name for name, _ in axes]
     for name in names:
         if names.count(name) > 1 or name in settings or name in given:
-            raise click.UsageError(f"{name} is swept and given once more; give its values in one --sweep alone")
+            raise click.UsageError(f"{name} is given in --sweep and a second time; give its values in one --sweep only")
     count = math.prod(len(values) for _, values in axes)
     if count > MOST_RUNS:
-        raise click.UsageError(f"the sweeps make {count} runs; at most {MOST_RUNS} are taken")
+        raise click.UsageError(f"the sweeps make {count} runs; at most {MOST_RUNS} are allowed")
     combinations = itertools.product(*(values for _, values in axes))
     person = open_person(given.get(ANNOTATOR)) or _stored_person(stored.get(ANNOTATOR), config)
     return [
@@ -164,8 +164,8 @@ def read_config(path: Path, table: str = "clicks") -> dict[str, Any]:
     unknown = sorted(set(values) - {*allowed, table})
     if unknown:
         raise SettingError(
-            f"{path} has {', '.join(unknown[:10])}; allowed: {', '.join(allowed)} and, for settings of the protocol, "
-            f"the table [{table}]"
+            f"{path} has unknown entries: {', '.join(unknown[:10])}; allowed: {', '.join(allowed)} "
+            f"and, for settings of the protocol, the table [{table}]"
         )
     if not isinstance(values.get(table, {}), dict):
         raise SettingError(f"{table} must be a table of settings, [{table}], got {values[table]!r} ({path})")
@@ -195,7 +195,7 @@ def _axis(text: str) -> tuple[str, list[Any]]:
     if not found or "" in words:
         raise click.UsageError(f"{text!r} has an empty value; a sweep is NAME=A,B,...")
     if len(set(words)) < len(words):
-        raise click.UsageError(f"{text!r} has a value twice")
+        raise click.UsageError(f"{text!r} contains a value twice")
     return name, found
 
 

@@ -105,14 +105,14 @@ def check(
 
 
 def _need_data(read_data: bool) -> None:
-    """Reject options of the job that reads images if no image is read.
+    """Reject options that apply only if images are read.
 
     Raises:
         click.UsageError: Such options are given.
     """
     idle = sorted({"--workers", "--scheduler", "--resume", "--overwrite"}.intersection(given_options()))
     if idle and not read_data:
-        raise click.UsageError(f"only with --read-data: {', '.join(idle)}")
+        raise click.UsageError(f"options that need --read-data: {', '.join(idle)}")
 
 
 @command.command()
@@ -174,9 +174,9 @@ def rejected(catalog: str | Path, as_json: bool) -> None:
 @CATALOG
 @JSON
 def runs(catalog: str | Path, as_json: bool) -> None:
-    """Runs of prompts and rounds with protocol, settings and cases, and jobs that were interrupted.
+    """List runs of prompts and rounds with protocol, settings and cases, and interrupted jobs.
 
-    A command that takes the name of a run takes `latest` as well.
+    A command that takes the name of a run also takes `latest`.
     """
     import pyarrow as pa
 
@@ -238,7 +238,7 @@ def relocate(catalog: Path, moves: tuple[str, ...]) -> None:
         if name == "catalog":
             raise CatalogError("the root `catalog` is the catalog's own folder; move the folder itself")
         if not as_place(folder).exists():
-            raise CatalogError(f"{folder} does not exist; root {name} stays {opened.roots[name]}")
+            raise CatalogError(f"{folder} does not exist; root {name} is still {opened.roots[name]}")
         places[name] = folder
     with opened.commit() as commit:
         for name, folder in places.items():
@@ -253,11 +253,11 @@ def relocate(catalog: Path, moves: tuple[str, ...]) -> None:
 @click.argument("files", type=click.Path(path_type=Path, exists=True))
 @click.option("--run", required=True, help="Name of the run.")
 @click.option(
-    "--kind", type=click.Choice(["click", "scribble"]), default="click", show_default=True, help="What the files hold."
+    "--kind", type=click.Choice(["click", "scribble"]), default="click", show_default=True, help="Kind of the prompts."
 )
 @click.option("--protocol", default="", help="The rule that the files follow, for `clicksim verify`.")
 @click.option("--seed", type=int, default=42, show_default=True, help="The seed of that rule.")
-@click.option("--resume", is_flag=True, help="Go on with an import that was interrupted.")
+@click.option("--resume", is_flag=True, help="Continue an interrupted import.")
 @click.option("--overwrite", is_flag=True, help="Replace a run of this name.")
 def import_prompts(
     catalog: Path, files: Path, run: str, kind: str, protocol: str, seed: int, resume: bool, overwrite: bool
@@ -279,7 +279,7 @@ def _print_table(table: Any, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(table.to_pylist(), default=str))
         return
-    columns = [column.to_pylist() for column in table.columns]  # two of them may have one name
+    columns = [column.to_pylist() for column in table.columns]  # two of them may have the same name
     rows = [["" if value is None else str(value) for value in row] for row in zip(*columns, strict=True)]
     if not sys.stdout.isatty():
         for line in [table.column_names, *rows]:
@@ -320,7 +320,7 @@ def folds(
 
     idle = sorted({"--folds", "--seed"}.intersection(given_options()))
     if scheme != "stratified" and idle:
-        raise click.UsageError(f"only with --scheme stratified: {', '.join(idle)}")
+        raise click.UsageError(f"options that need --scheme stratified: {', '.join(idle)}")
     opened = open_catalog(catalog)
     plan = make_folds(
         opened, scheme=scheme, n_folds=n_folds, seed=seed, sources=list(sources) or None, official=official

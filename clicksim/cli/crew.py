@@ -88,7 +88,7 @@ def _open_scheduler(scheduler: str | None, workers: int | str) -> Iterator[Execu
         yield None
         return
     if workers:
-        raise click.UsageError("--workers starts processes here, and --scheduler has workers of its own; give one")
+        raise click.UsageError("--workers starts processes here, but --scheduler has its own workers; give only one")
     if not scheduler.endswith(".json") and ":" not in scheduler:
         raise SettingError(
             "--scheduler takes an address, such as tcp://host:8786, or the file ending in .json that "

@@ -85,7 +85,7 @@ def make_demo(out: Path, *, patients: int = 3, seed: int = 42) -> Path:
     catalog = out / "catalog"
     for part in PARTS:
         if part.name == "tcia_fdg" and not find_spec("highdicom"):
-            click.echo(f"{part.command}: left out, DICOM needs pip install 'clicksim[dicom]'", err=True)
+            click.echo(f"{part.command}: skipped, since DICOM needs pip install 'clicksim[dicom]'", err=True)
             continue
         click.echo(f"{part.command}: phantoms", err=True)
         tree = _write_source(out / "sources" / part.name, part, patients, seed)
@@ -96,7 +96,7 @@ def make_demo(out: Path, *, patients: int = 3, seed: int = 42) -> Path:
             (run,) = simulate_catalog(catalog, [rule], source=part.name, out=out / "clicks" / part.name, crew=crew)
         click.echo(f"{part.command}: pictures", err=True)
         _draw_cases(open_catalog(catalog), part, run, out / "pictures")
-    click.echo(f"six rounds of autopet-v@2 against {PREDICTOR}", err=True)
+    click.echo(f"six rounds of autopet-v@2 with {PREDICTOR}", err=True)
     _play(catalog, seed)
     click.echo("report", err=True)
     with open_crew("pictures") as crew:  # phantoms have no face
@@ -117,7 +117,7 @@ def _clear(out: Path) -> None:
     """Delete an earlier demo, and nothing else."""
     found = [name for name in MADE if (out / name).exists()]
     if found and not (out / MARK).is_file():
-        raise ClicksimError(f"{out} has {', '.join(found)} that no demo made; name another folder with --out")
+        raise ClicksimError(f"{out} has {', '.join(found)}, not made by a demo; choose another folder with --out")
     for name in found:
         shutil.rmtree(out / name)
     make_folder(out)

@@ -69,12 +69,12 @@ def command(
       clicksim encode --prompts c.json --like c_0001.nii.gz --lint --check c_0002.nii.gz --check c_0003.nii.gz
     """  # noqa: D301 - click wants the character itself
     if not (prefix or linted):
-        raise click.UsageError("give --out for files or --lint for a verdict: guidance is drawn when it is needed")
+        raise click.UsageError("give --out to write the channels, --lint to check them, or both")
     if (checked or as_json) and not linted:
-        raise click.UsageError("--check and --json go with --lint")
+        raise click.UsageError("--check and --json need --lint")
     idle = given_options(but=("file", "like", "linted", "checked", "as_json"))
     if checked and idle:
-        raise click.UsageError(f"--check reads channels; only for drawing them: {', '.join(idle)}")
+        raise click.UsageError(f"--check reads stored channels, so these options have no effect: {', '.join(idle)}")
 
     from clicksim.prompts.prompt_files import read_prompts
     from clicksim.volumes import case_id_of, read_grid
@@ -105,7 +105,7 @@ def _draw(prompts: "Prompts", like: Path, image: Path | None, encoding: str, set
         prompts.grid.check_same(volume.grid, ("--like", "--image"))
         uptake = volume.array
     elif image:
-        click.echo(f"--image has no effect: the encoding {plan.encoding.name} reads none", err=True)
+        click.echo(f"--image has no effect: the encoding {plan.encoding.name} reads no image", err=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # already reported above
         return encode(prompts, prompts.grid.shape, encoding=encoding, image=uptake, **settings)

@@ -25,7 +25,7 @@ class Number(click.FloatRange):
         """Convert to a number; invalid, infinite or out-of-range values are wrong usage."""
         number = float(super().convert(value, param, ctx))
         if not math.isfinite(number):
-            self.fail(f"{value!r} is no finite number", param, ctx)
+            self.fail(f"{value!r} is not a finite number", param, ctx)
         return number
 
 

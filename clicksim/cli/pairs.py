@@ -10,7 +10,7 @@ def split_pair(text: str) -> tuple[str, str]:
     """Split a text into name and value, without surrounding blanks.
 
     Raises:
-        click.UsageError: There is no `=`, or one of them is empty.
+        click.UsageError: There is no `=`, or the name or the value is empty.
     """
     name, equals, value = (part.strip() for part in text.partition("="))
     if not equals or not name or not value:
@@ -40,12 +40,12 @@ def read_settings(texts: Sequence[str], options: Sequence[str] = ()) -> dict[str
         options: Names of the command's own options that look like settings.
 
     Raises:
-        click.UsageError: As `read_pairs`, or a name is that of an option.
+        click.UsageError: See `read_pairs`; also if a name is that of an option.
     """
     from clicksim.settings import parse_value
 
     found = read_pairs(texts)
     for name in options:
         if name in found:
-            raise click.UsageError(f"{name} is no setting of a protocol but an option: --{name} {found[name]}")
+            raise click.UsageError(f"{name} is an option, not a setting of a protocol: use --{name} {found[name]}")
     return {name: parse_value(value) for name, value in found.items()}

@@ -33,7 +33,7 @@ def write_result(file: Path, text: str) -> None:
     """Write text to a file that is complete or missing; create its folder.
 
     Raises:
-        StorageError, ClicksimError: As `making_folder`.
+        StorageError, ClicksimError: See `making_folder`.
     """
     with making_folder(file):
         files.write_text(file, text)
@@ -54,7 +54,7 @@ def check_distinct(read: Mapping[str, Any], written: Mapping[str, Path | None]) 
             continue
         other = seen.setdefault(path.resolve(), option)
         if other != option and option in written:
-            raise click.UsageError(f"{option} would write over the file of {other}: {path}")
+            raise click.UsageError(f"{option} would overwrite the file of {other}: {path}")
 
 
 class CatalogPath(click.Path):
@@ -82,7 +82,9 @@ class CatalogPath(click.Path):
         check_address(value)  # first, since every other error repeats the value
         if not is_url(value):
             if self.exists and not Path(value).exists():
-                raise CatalogError(f"no catalog in {value}: the folder does not exist; clicksim convert makes one")
+                raise CatalogError(
+                    f"no catalog in {value}: the folder does not exist; create one with clicksim convert"
+                )
             return super().convert(value, param, ctx)
         if self.writes:
             raise read_only(value)

@@ -65,14 +65,14 @@ class Request:
         """Carry out the request; exit code 1 if a case was refused.
 
         Raises:
-            SettingError: As `plan_runs`.
+            SettingError: See `plan_runs`.
             click.UsageError: Options do not fit together.
         """
         options = {name: getattr(self, name) for name in ("protocol", "seed", "instances", "annotator")}
         runs = plan_runs(self.config, options, self.pairs, self.sweep, table=self.kind, defaults=defaults)
         self._check_runs(runs)
         if (self.label is None) == (self.catalog is None):
-            raise click.UsageError("give --label or --catalog, one of them")
+            raise click.UsageError("give either --label or --catalog")
         if self.catalog is not None:
             self._simulate_catalog(self.catalog, runs)
             return
@@ -99,13 +99,13 @@ class Request:
 
         more = {"--preview": self.preview, "--save-config": self.save_config, "--dry-run": self.dry_run}
         alone = {f"--{role}": path for role, path in self.companions.items()}
-        self._check_effect({**alone, "--case-id": self.case_id, **more}, "only with --label")
+        self._check_effect({**alone, "--case-id": self.case_id, **more}, "options that need --label")
         if self.layout != "plain" and self.out is None:
-            raise click.UsageError("--format is that of files, and with --catalog only --out DIR writes some")
+            raise click.UsageError("--format applies to files; with --catalog, only --out DIR writes files")
         if self.run is not None and len(runs) > 1:
-            raise click.UsageError("--run names one run; the runs of a sweep have names of their own")
+            raise click.UsageError("--run names one run; each run of a sweep gets its own name")
         if any(run.keys["instances"] != "auto" for run in runs):
-            raise SettingError("a catalog knows how the labels of each case are meant; leave --instances at auto")
+            raise SettingError("a catalog records how the labels of each case are read; leave --instances at auto")
         with open_crew("patients", self.workers, self.scheduler) as crew:
             found = simulate_catalog(
                 catalog,
@@ -225,18 +225,18 @@ class Request:
 
     def _check(self) -> None:
         """Reject invalid requests before any work."""
-        self._check_effect({"--source": self.source, "--run": self.run}, "only with --catalog")
+        self._check_effect({"--source": self.source, "--run": self.run}, "options that need --catalog")
         if not self.many:
             batch = {"--workers": self.workers, "--scheduler": self.scheduler, "--resume": self.resume}
             batch["--overwrite"] = self.overwrite
-            self._check_effect(batch, "only with --catalog, a folder of labels or a sweep")
+            self._check_effect(batch, "options that need --catalog, a folder of labels or a sweep")
         needs_out = not self.dry_run
         if self.many and needs_out and self.out is None:
             raise click.UsageError("a folder of labels or a sweep needs --out DIR")
         if self.layout == "rows" and needs_out and self.out is None:
             raise click.UsageError("--format rows is a Parquet file and needs --out")
         if self._folder and self.case_id is not None:
-            raise click.UsageError("--case-id is for one label; in a folder each case has its file's name")
+            raise click.UsageError("--case-id is for one label; in a folder each case is named after its file")
         if self.case_id is not None and (not self.case_id or (self.many and Path(self.case_id).name != self.case_id)):
             raise click.UsageError(f"--case-id {self.case_id!r} cannot be the name of a file")
         if self.many and self.preview:
@@ -246,7 +246,7 @@ class Request:
             raise click.UsageError(f"--preview is written as {endings}, got {self.preview.name!r}")
         pet = self.companions.get("pet")
         if self.label is not None and pet is not None and pet.resolve() == self.label.resolve():
-            raise ClicksimError(f"--pet is the label itself, {pet}; it takes a PET with SUV")
+            raise ClicksimError(f"--pet is the same file as --label, {pet}; give a PET in SUV")
         self._check_out()
         self._check_distinct()
         if self.sweep and self.save_config:

@@ -63,7 +63,7 @@ def command(
     from clicksim.volumes.case import read_pet
 
     if normal and normal_value:
-        raise click.UsageError("give --normal or --normal-value, one of them")
+        raise click.UsageError("give either --normal or --normal-value")
     if organs is None and "--keep" in given_options():
         raise click.UsageError("--keep has no effect without --organs")
     read = {"--prediction": prediction, "--pet": pet, "--organs": organs, "--normal": normal}

@@ -65,7 +65,7 @@ KINDS = "py:module:function, 'cmd:<shell with {input} {output}>', dir:PATH, buil
 @click.option("--json", "as_json", is_flag=True, help="Print the whole summary as JSON.")
 @batch_options()
 def command(compare: tuple[str, str] | None, as_json: bool, **given: Any) -> None:
-    """Play prompts and predictions in turns, and score every round.
+    """Alternate prompts and predictions, and score every round.
 
     A predictor that fails, is too slow or answers on another grid loses the round, with a reason in the table, and the
     run continues. Exit code 1 if a case was refused or every round failed.
@@ -85,7 +85,7 @@ def command(compare: tuple[str, str] | None, as_json: bool, **given: Any) -> Non
 
         idle = given_options(but=("compare", "catalog", "seed", "as_json"))
         if idle:
-            raise click.UsageError(f"no effect with --compare: {', '.join(idle)}")
+            raise click.UsageError(f"options without effect on --compare: {', '.join(idle)}")
         found = compare_rounds(given["catalog"], *compare, seed=given["seed"])
         click.echo(json.dumps(found, indent=1, allow_nan=False) if as_json else _difference(found["all"]))
         return
@@ -123,9 +123,9 @@ def _play(
     if (catalog is None) == (label is None):
         raise click.UsageError("give --catalog, or --label with --pet and --ct")
     if label is None and (pet or ct or case_id):
-        raise click.UsageError("--pet, --ct and --case-id go with --label")
+        raise click.UsageError("--pet, --ct and --case-id need --label")
     if catalog is None and (source or scheduler):
-        raise click.UsageError("--source and --scheduler go with --catalog")
+        raise click.UsageError("--source and --scheduler need --catalog")
     if keep_predictions and out is None:
         raise click.UsageError("--keep-predictions needs --out")
     if person and replay and not gap:
@@ -133,9 +133,9 @@ def _play(
             "--annotator has no effect on a replay; with --gap it changes the predictor's own rounds"
         )
     if gap and not replay:
-        raise click.UsageError("--gap goes with --replay")
+        raise click.UsageError("--gap needs --replay")
     if out is None and catalog is None and (resume or overwrite):
-        raise click.UsageError("--resume and --overwrite need --out or --catalog: nothing is written without")
+        raise click.UsageError("--resume and --overwrite need --out or --catalog; otherwise nothing is written")
     settings = read_settings(pairs, ("protocol", "seed"))
     from clicksim.cli.asked_runs import open_person
     from clicksim.pipeline.playing import PREDICTIONS, RoundsRun, play_rounds
@@ -166,7 +166,7 @@ def _file_cases(label: Path | None, companions: dict[str, Path | None], case_id:
     if not label.is_dir():
         return file_units([label], companions, case_id=case_id)
     if case_id is not None:
-        raise click.UsageError("--case-id is for one label; in a folder each case has the name of its file")
+        raise click.UsageError("--case-id is for one label; in a folder each case is named after its file")
     return folder_units(label, companions)
 
 

@@ -23,12 +23,12 @@ FOR_FILES = ("case_id", "table")
 
 @click.command("score")
 @click.option("--label", type=IMAGE, required=True, help="The truth: a mask or an instance map; or a folder of them.")
-@click.option("--prediction", type=IMAGE, required=True, help="On the grid of the label; or a folder, named alike.")
+@click.option("--prediction", type=IMAGE, required=True, help="On the grid of the label; or a folder, same names.")
 @click.option(
     "--protocol",
     default="autopet-v@1",
     show_default=True,
-    help="The rule; by default a published one, since scores are compared with those of others.",
+    help="The rule; by default a published one, so that scores compare with those of others.",
 )
 @SETTINGS
 @CASE_ID
@@ -91,7 +91,7 @@ def _check_options(folders: bool) -> None:
     every = [str(param.name) for param in click.get_current_context().command.params]
     idle = given_options(but=[name for name in every if name not in names])
     if idle:
-        raise click.UsageError(f"no effect for {'folders' if folders else 'one case'}: {', '.join(idle)}")
+        raise click.UsageError(f"options without effect on {'folders' if folders else 'one case'}: {', '.join(idle)}")
 
 
 def _score_folder(

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @click.option(
     "--images/--no-images", default=True, show_default=True, help="Include the images in the catalog's folder."
 )
-@click.option("--prune", is_flag=True, help="Then delete files of older states; somebody may be reading them.")
+@click.option("--prune", is_flag=True, help="Then delete files of older states, even if somebody is reading them.")
 @click.option("--verify", is_flag=True, help="Also read the stored files, and send damaged ones again.")
 @click.option("--root", "moves", multiple=True, metavar="NAME=URL", help="Where readers find a root; repeatable.")
 def push(catalog: Path, url: str, images: bool, prune: bool, verify: bool, moves: tuple[str, ...]) -> None:

@@ -39,7 +39,7 @@ def command(catalog: str | Path | None, run: str, as_json: bool, **given: Any) -
     """  # noqa: D301 - click wants the character itself
     label: Path | None = given["label"]
     if (catalog is None) == (label is None):
-        raise click.UsageError("give CATALOG or --label, one of them")
+        raise click.UsageError("give either CATALOG or --label")
     with open_crew("cases", given["workers"], given["scheduler"]) as crew:
         if catalog is not None:
             from clicksim.pipeline.verification import verify_run

@@ -2,7 +2,7 @@
 
 encode              prompts to channels, on any patch, in any encoding, into the caller's buffer
 write_channels      channels as NIfTI files in nnU-Net's naming
-lint                what a channel shows and hides, as findings
+lint                findings about what a channel shows
 lint_predictor      how a model reacts to its guidance
 ENCODINGS, PRESETS  the installed encodings, and the settings of published entries
 """

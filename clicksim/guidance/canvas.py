@@ -1,4 +1,4 @@
-"""What a drawing function gets: one channel of a buffer, the voxels of the prompts, and the image."""
+"""The arguments of a drawing function: one channel of a buffer, the voxels of the prompts, and the image."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -120,7 +120,7 @@ class ChannelCanvas:
 
 @dataclass(frozen=True, eq=False)
 class Image:
-    """The image that an encoding reads: of the whole volume, or of the patch alone.
+    """The image that an encoding reads: of the whole volume, or only of the patch.
 
     Only the values that are read are checked, so that a small patch of a large image is cheap.
 
@@ -195,7 +195,7 @@ def dense_buffer(out: NDArray[Any] | None, shape: tuple[int, ...]) -> NDArray[np
     if not np.shares_memory(out, out.ravel(order="K")) or min(out.strides) < 0:
         raise GeometryError(
             f"out must be dense memory, in any order of its axes; got shape {out.shape} with strides {out.strides}; "
-            "np.empty(shape, np.float32) makes one"
+            "np.empty(shape, np.float32) creates one"
         )
     out.fill(0.0)
     return out
@@ -213,7 +213,7 @@ def whole_origin(origin: Sequence[int]) -> Ints:
 
 
 def crop_image(image: Any, volume: Shape, shape: Shape, origin: Ints) -> Image:
-    """Place the image by its shape: it is that of the whole volume, or that of the patch.
+    """Place the image by its shape, which is that of the whole volume or that of the patch.
 
     Raises:
         ImageError: It is not a real array with three axes.

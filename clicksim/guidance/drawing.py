@@ -43,7 +43,7 @@ def encode(
         encoding: A name of `clicksim.guidance.ENCODINGS` or `PRESETS`; formulas in `clicksim.guidance.encodings`.
         out: float32 `(2, I, J, K)`, dense memory in any order of the axes; overwritten and returned.
         origin: The voxel of the prompts' grid at which the patch begins; it may be negative.
-        image: The uptake, for encodings that read it; its shape says whether it is that of the volume or of the patch.
+        image: The uptake, for encodings that read it; its shape shows whether it covers the volume or the patch.
         **settings: Settings of the encoding; those of all encodings are `channels`, `decay`, `decay_by`,
             `background`, `normalise` and `threshold`: see `clicksim.guidance.encoding_settings.COMMON`.
 
@@ -72,7 +72,7 @@ def encode(
     if not two:
         channels += ChannelCanvas.channels(np.zeros((1, *size), dtype=np.float32), start)
     weights = _weights(prompts, plan)
-    # where values add up, a box is drawn from all its voxels; elsewhere from its surface, and the inside is filled
+    # if values add up, a box is drawn from all its voxels; otherwise from its surface, and the inside is filled
     solid = plan.encoding.solid or plan.adds or plan.settings.get("scale") == "sum"
     for canvas, foreground in zip(channels, (True, False), strict=True):
         seeds = find_seeds(prompts, foreground=foreground, weights=weights, spacing=known, solid=solid)
@@ -120,7 +120,7 @@ def _check_patch(grid: Grid, shape: Sequence[int], origin: Sequence[int] | None)
     if origin is None:
         if size != grid.shape:
             raise GeometryError(
-                f"the volume of the prompts has shape {grid.shape}, the channels are to have shape {size}; "
+                f"the volume of the prompts has shape {grid.shape}, but shape {size} was requested; "
                 "a patch needs origin=, the voxel at which it begins"
             )
         return size, np.zeros(3, dtype=np.int64)

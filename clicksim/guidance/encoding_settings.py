@@ -1,4 +1,4 @@
-"""Encodings: how one is declared and found, its settings, and the presets for what published entries used.
+"""Encodings: their declaration, their settings, and presets of published entries.
 
 An encoding is an `Encoding`, named in the entry-point group `clicksim.encodings`. Everything that draws guidance finds
 it there: `clicksim.encode`, the command line, the linter, the adapters and training. A package adds one in its
@@ -18,10 +18,10 @@ it there: `clicksim.encode`, the command line, the linter, the adapters and trai
     HALF = Setting("length", "half of an edge", default=5.0, low=0, high=1000, unit="mm")
     CUBE = Encoding("cube", draw_cube, {"half_mm": HALF}, stencil=True, reach=reach_cube)
 
-`clicksim.testing.check_encoding` tests it. `clicksim.guidance.canvas` describes what a drawing function gets.
+`clicksim.testing.check_encoding` tests it. `clicksim.guidance.canvas` describes the arguments of a drawing function.
 
-A length is given in mm or, by name, in voxels: `half_mm=5` or `half_vx=2`; in voxels also as three numbers along
-`i, j, k`. Giving one of the two replaces the other one's default.
+A length is given in mm or in voxels, by its name: `half_mm=5` or `half_vx=2`. A length in voxels may also be three
+numbers along `i, j, k`. A given length replaces the default in the other unit.
 """
 
 import warnings
@@ -66,18 +66,18 @@ class Encoding:
     """An encoding of prompts.
 
     Attributes:
-        name: That of its entry point.
-        draw: Draws the prompts of one polarity into one channel: `draw(canvas, seeds, plan)`, or with
-            `draw(canvas, seeds, plan, image)` where it reads the image. Its docstring gives the formula.
+        name: The name of its entry point.
+        draw: Draws the prompts of one polarity into one channel: `draw(canvas, seeds, plan)`, or
+            `draw(canvas, seeds, plan, image)` if it reads the image. Its docstring gives the formula.
         settings: Its own settings with their defaults, without `COMMON`. The name of a `length` ends in `_mm`.
-        needs_image: Whether it reads the image beside the prompts.
+        needs_image: Whether it also reads the image.
         solid: Whether a box is drawn from all of its voxels. Otherwise `draw` gets its surface, and the inside is
             filled with 1.
-        stencil: Whether the values around a prompt depend on the offset from it alone, and the largest value is kept
-            where prompts meet, or their sum where the setting `merge` is `add`. Training draws stencils on the GPU;
+        stencil: Whether the values around a prompt depend only on the offset from it, and the largest value is kept
+            where prompts meet, or their sum if the setting `merge` is `add`. Training draws stencils on the GPU;
             other encodings are drawn on the CPU.
         reach: `reach(plan, spacing)` gives the distance along `i, j, k`, in voxels, beyond which a prompt changes
-            nothing; infinite, or no function, where there is no such distance. A stencil needs a finite one.
+            nothing; infinite, or no function, if there is no such distance. A stencil needs a finite one.
         check: Raises a `SettingError` for settings that do not fit together.
     """
 
@@ -117,7 +117,7 @@ class Preset:
 
     Attributes:
         encoding: The name of the encoding.
-        settings: What differs from its defaults.
+        settings: The settings that differ from its defaults.
         source: Who used it, and what is wrong with it, if anything.
     """
 
@@ -152,10 +152,10 @@ PRESETS: dict[str, Preset] = {
         "gaussian", {"sigma_vx": 4.0, "channels": "signed"}, "fourth of autoPET IV: peaks 1 and -1, sigma 3 to 5"
     ),
     "tutorial-gaussian@1": Preset("gaussian", {"sigma_vx": 2.0, "scale": "sum", "merge": "add", **_TUTORIAL},
-                                  "autoPET V guidance tutorial; foreground alone"),
+                                  "autoPET V guidance tutorial; foreground only"),
     "tutorial-disk@1": Preset(
         "disk", {"radius_vx": 3.0, "scale": "sum", "merge": "add", **_TUTORIAL},
-        "autoPET V guidance tutorial; disks that meet dim those that stand alone",
+        "autoPET V guidance tutorial; overlapping disks dim all other disks",
     ),
     "tutorial-euclidean@1": Preset(
         "inverse-distance", {**_TUTORIAL}, "autoPET V guidance tutorial; one millionth one voxel away: in effect binary"
@@ -173,7 +173,7 @@ class DrawingPlan:
 
     Attributes:
         encoding: The encoding.
-        settings: Every setting, defaults included; of each length one of `_mm` and `_vx`.
+        settings: Every setting, defaults included; each length in one unit, `_mm` or `_vx`.
     """
 
     encoding: Encoding
@@ -239,9 +239,9 @@ def _check_encoding(name: str, found: Any) -> Encoding:
     if not isinstance(found, Encoding):
         raise TypeError(f"an encoding is a clicksim.guidance.Encoding, got {type(found).__name__}")
     if found.name != name:
-        raise TypeError(f"it calls itself {found.name!r}; let its entry point have the same name")
+        raise TypeError(f"its name is {found.name!r}; give its entry point the same name")
     if name in PRESETS:
-        raise TypeError("a preset of clicksim has the same name; give it another")
+        raise TypeError("a preset of clicksim has the same name; choose another")
     if found.stencil and found.reach is None:
         raise TypeError("a stencil needs reach")
     return found
@@ -276,7 +276,7 @@ def plan_encoding(name: str, given: Mapping[str, Any]) -> DrawingPlan:
                 raise unknown_setting(name, key, {"": allowed})
             twin = _twin(key, allowed)
             if twin in changes:
-                raise SettingError(f"{key} and {twin} are one length in two units; give one of them (encoding {name})")
+                raise SettingError(f"{key} and {twin} are one length in two units; give only one (encoding {name})")
             settings.pop(twin, None)
             settings[key] = check_value(key, allowed[key], value)
     if "decay_by" in given and settings["decay"] == 1.0:

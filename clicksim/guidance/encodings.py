@@ -78,7 +78,7 @@ def draw_edt_ball(canvas: ChannelCanvas, seeds: Seeds, plan: DrawingPlan) -> Non
         return
     radius, spacing = plan.length("radius", seeds.spacing)
     ball = distance_template(radius, spacing, lambda d: d <= radius) > 0
-    # one cell around, so that a ball that fills its box has an outside
+    # a margin of one cell, so that a ball that fills its box has an outside
     template = edt_ball_template(np.pad(ball, 1), spacing)
     canvas.stamp(template, _middle(template), seeds)
 
@@ -376,7 +376,7 @@ INVERSE_DISTANCE = Encoding(
             "float", "what is added to the distance before its inverse is taken", default=1e-6, low=0, high=1e9,
             above=True, unit="voxels",
         ),
-        "inverted": Setting("bool", "whether the distance is that inside the prompts, not that to them", default=False),
+        "inverted": Setting("bool", "whether the distance is measured inside the prompts", default=False),
     },
     solid=True,
 )  # fmt: skip

@@ -39,13 +39,13 @@ def draw_exp_geodesic(canvas: ChannelCanvas, seeds: Seeds, plan: DrawingPlan, im
 def geodesic_distance(
     image: Floats, seeds: np.ndarray, spacing: tuple[float, float, float], *, mix: float, contrast: float, reach: float
 ) -> Floats:
-    """The geodesic distance from every voxel of a box to the nearest seed; infinite beyond `reach`.
+    """Compute the geodesic distance from every voxel of a box to the nearest seed; infinite beyond `reach`.
 
     Args:
         image: `(I, J, K)` float64, C-contiguous.
         seeds: `(n, 3)` voxels.
         spacing: Voxel size; the distance has its unit.
-        mix, contrast: As in `draw_geodesic`.
+        mix, contrast: See `draw_geodesic`.
         reach: The largest distance of interest; may be infinite.
     """
     distance = np.full(image.shape, np.inf)

@@ -1,7 +1,7 @@
 """The guidance linter: what a channel shows, and what is wrong with it.
 
 A faulty channel raises no error: the network trains, but worse. Each check looks for one fault that has been published,
-and gives a verdict with the number that it rests on.
+and gives a verdict with the number that it measured.
 """
 
 from collections.abc import Callable, Sequence
@@ -142,7 +142,7 @@ def _without_prompts(side: _Side) -> Finding:
     span = float(np.abs(side.channel).max())
     if span == 0:
         return side.good("prompts", "no prompts, and the channel is zero")
-    return side.error("prompts", f"no prompts, and yet values up to {span:.3g}: a ramp or a leftover", span)
+    return side.error("prompts", f"no prompts, but values up to {span:.3g}: a ramp or leftover values", span)
 
 
 def _prompts(side: _Side) -> Finding:
@@ -177,8 +177,8 @@ def _peak(side: _Side) -> Finding:
     peak = side.peak
     if peak < LOW_PEAK:
         return side.error(
-            "peak", f"the peak is {peak:.2g}, not 1: normalised to a unit sum? Against images of unit variance it "
-            "vanishes; scale by the peak", peak,
+            "peak", f"the peak is {peak:.2g}, not 1: normalised to a unit sum? It vanishes beside images of unit "
+            "variance; divide by the peak", peak,
         )  # fmt: skip
     if peak < FAINT_PEAK or peak > 1.5:
         return side.warning("peak", f"the peak is {peak:.3g}; 1 is usual", peak)
@@ -241,7 +241,7 @@ def _support(side: _Side) -> Finding:
         if share > 0.5:
             return side.error(
                 "support", f"a delta: {beside:.2g} one voxel from a prompt, though {share:.0%} of the voxels are not "
-                "zero; it is called a distance but is none", beside,
+                "zero; it is called a distance but is not one", beside,
             )  # fmt: skip
         return side.warning("support", "single voxels: a resampling or a pooling layer may lose them", 0.0)
     size = side.spacing or (1.0, 1.0, 1.0)
@@ -270,7 +270,7 @@ def _balance(side: _Side) -> Finding:
         ratio = min(ratio, float(values.min()) / max(float(values.max()), 1e-300))
     text = f"the weakest prompt of a round has {ratio:.2g} of the strongest"
     if ratio < 0.2:
-        return side.error("balance", f"{text}: some prompts are next to invisible", ratio)
+        return side.error("balance", f"{text}: some prompts are nearly invisible", ratio)
     return side.warning("balance", text, ratio) if ratio < 0.6 else side.good("balance", text, ratio)
 
 
@@ -298,7 +298,7 @@ def _overlap(first: _Side, second: _Side) -> Finding:
         names = ", ".join(map(str, sorted(both)[:10]))
         return _both("error", f"{len(both)} voxels have prompts of both polarities: {names}")
     if not (len(first.voxels) and len(second.voxels)):
-        return _both("good", "one polarity alone", 0.0)
+        return _both("good", "only one polarity", 0.0)
     if not (np.isfinite(first.channel).all() and np.isfinite(second.channel).all()):
         return _both("error", "not checked: values are not finite")
     shared = int(np.count_nonzero(first.strong & second.strong))

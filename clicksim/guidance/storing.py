@@ -14,7 +14,7 @@ from clicksim.volumes import write_image
 def write_channels(prefix: str | Path, channels: NDArray[Any], grid: Grid, *, first: int = 2) -> list[Path]:
     """Write channels as `<prefix>_0002.nii.gz`, `<prefix>_0003.nii.gz`, ...: nnU-Net's naming, after CT and PET.
 
-    Files are float32 with a header of their own. With the header of a label they would be stored in 8 bits: 1 would be
+    Files are float32 with their own header. With the header of a label they would be stored in 8 bits: 1 would be
     read back as 1.0000000591, and a soft channel would have 256 levels.
 
     Args:

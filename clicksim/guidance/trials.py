@@ -36,7 +36,7 @@ def lint_predictor(
     the two masks; the change of `repeat` counts as noise.
 
     Args:
-        predict: Takes guidance `(2, I, J, K)` and returns a mask or probabilities `(I, J, K)`; it holds the images.
+        predict: Takes guidance `(2, I, J, K)` and returns a mask or probabilities `(I, J, K)`; it has the images.
         guidance: Foreground and background as the model takes them, on the prompts' grid.
         prompts: The prompts that the guidance shows.
         spacing: Voxel size in mm, if the prompts' grid has none; if it is unknown, a voxel counts as 1 mm.

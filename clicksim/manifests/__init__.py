@@ -1,9 +1,9 @@
-"""Exports of a catalog in the forms that trainers, challenges and archives read.
+"""Exports of a catalog in formats that trainers, challenges and archives read.
 
 EXPORTS           all formats, by their entry points
-ExportFormat      what a format declares
-select            which cases, prompts and folds, with their licences
-check_manifest    the faults of an export
+ExportFormat      the declaration of a format
+select            chooses cases, prompts and folds, with their licences
+check_manifest    finds the faults of an export
 
 `clicksim.pipeline.export` writes one.
 """

@@ -1,4 +1,4 @@
-"""Croissant 1.0: JSON-LD that describes the tables of a catalog, with the tables beside it, ready to be published.
+"""Croissant 1.0: JSON-LD that describes the tables of a catalog, with the tables beside it, ready for publication.
 
 The folder holds `croissant.json` and one Parquet file per table, limited to the exported cases: rows without images,
 and nothing of `runs/`. Each column becomes a field with its meaning.
@@ -76,27 +76,27 @@ LICENCE_URLS = {
 
 SETTINGS = {
     "name": Setting("str", "name of the dataset", default="clicksim-catalog"),
-    "url": Setting("str", "where it will be published; empty if that is not known yet", default=""),
-    "published": Setting("str", "day of publication, such as 2026-12-01; empty if that is not known yet", default=""),
+    "url": Setting("str", "where it will be published; empty if unknown", default=""),
+    "published": Setting("str", "day of publication, such as 2026-12-01; empty if unknown", default=""),
 }
 
 
 def check_day(given: Mapping[str, Value]) -> dict[str, Value]:
-    """The settings of the format.
+    """Check the settings of the format and return all of them.
 
     Raises:
-        SettingError: As `fill_settings`; the day of publication is not a date.
+        SettingError: See `fill_settings`; also if the day of publication is not a date.
     """
     settings = fill_settings(SETTINGS, given, "the export croissant")
     try:
         settings["published"] = date.fromisoformat(settings["published"]).isoformat() if settings["published"] else ""
     except ValueError as error:
-        raise SettingError(f"the day of publication is written as 2026-12-01, got {settings['published']!r}") from error
+        raise SettingError(f"the day of publication must be like 2026-12-01, got {settings['published']!r}") from error
     return settings
 
 
 def describe_case(setup: ExportSetup, case: ExportCase, folder: Path) -> CaseFiles:  # noqa: ARG001 - of any format
-    """Nothing: the tables have a row for each case."""
+    """Write nothing: the tables have a row for each case."""
     return CaseFiles({})
 
 
@@ -122,7 +122,7 @@ def finish_croissant(done: ExportedCases, commit: Commit) -> list[str]:
 
 
 def _describe(export: Export) -> dict[str, Any]:
-    """What Croissant says of the whole dataset."""
+    """Describe the whole dataset in the terms of Croissant."""
     sources = export.about["sources"]
     titles = [source["title"] or source["source"] for source in sources]
     return {
@@ -141,7 +141,7 @@ def _describe(export: Export) -> dict[str, Any]:
 
 
 def check_croissant(out: Path) -> list[str]:
-    """The faults: missing fields of Croissant, files and hashes that differ, fields that name no column."""
+    """List faults: missing fields of Croissant, files and hashes that differ, fields that name no column."""
     import pyarrow.parquet as pq
 
     try:
@@ -163,7 +163,7 @@ def check_croissant(out: Path) -> list[str]:
         if not file.is_file():
             faults.append(f"{entry['contentUrl']} does not exist")
         elif _sha256(file) != entry["sha256"]:
-            faults.append(f"{entry['contentUrl']} has another SHA-256")
+            faults.append(f"{entry['contentUrl']} has a different SHA-256")
         else:
             columns[entry["@id"]] = pq.read_schema(file).names
     for record in content.get("recordSet", []):
@@ -258,7 +258,7 @@ def _dois(text: str | None) -> list[str]:
 
 FORMAT = ExportFormat(
     "croissant",
-    "Croissant 1.0: JSON-LD with the tables beside it, ready to be published.",
+    "Croissant 1.0: JSON-LD with the tables beside it, ready for publication.",
     write_case=describe_case,
     finish=finish_croissant,
     check=check_croissant,

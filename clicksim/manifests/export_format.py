@@ -1,8 +1,8 @@
 """A format in which catalogs are exported: one record, found by its entry point in the group `clicksim.exports`.
 
 A format writes the files of one case at a time, possibly in several processes, and afterwards the files of the whole
-folder. The rest is done for it: choosing the cases, naming their files, resuming, replacing an earlier export in one
-step, licences, citations and the record.
+folder. clicksim does the rest: it chooses the cases, names their files, resumes, replaces an earlier export in one
+step, and writes licences, citations and the record.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -23,7 +23,7 @@ class CaseFiles:
 
     Attributes:
         files: Its files by name, relative to the folder of the export, with forward slashes.
-        item: What `finish` needs to know of the case, as JSON can hold it.
+        item: What `finish` needs to know about the case, as JSON data.
     """
 
     files: Mapping[str, str]
@@ -32,10 +32,10 @@ class CaseFiles:
 
 @dataclass(frozen=True)
 class ExportedCases:
-    """What `finish` of a format works on: the cases that were written.
+    """The input of `finish` of a format: the cases that were written.
 
     Attributes:
-        export: What was to be exported, refused cases too.
+        export: The requested export, including refused cases.
         settings: All settings of the format.
         written: By source and case id, sorted.
     """
@@ -63,16 +63,16 @@ class ExportFormat:
     """A format.
 
     Attributes:
-        name: As its entry point.
+        name: The name of its entry point.
         meaning: One line.
         settings: Its settings, which become options of `clicksim manifest NAME`.
         write_case: Writes the files of a case below the given folder, under the names that they get in the export. It
-            is sent to worker processes, so it must be at the top level of a module. A `ClicksimError` refuses the case
-            alone.
+            is sent to worker processes, so it must be at the top level of a module. A `ClicksimError` refuses only
+            this case.
         finish: Writes the files of the whole folder into the commit, and returns notes for the user.
-        check: The faults of an export, a sentence each. It may raise whatever reading damaged files raises.
-        prepare: Refuses, by a `ClicksimError`, what cannot be exported, before anything is written.
-        complete: Checks the given settings and returns all of them; by default as `settings` declares them.
+        check: Returns the faults of an export, one sentence each. It may raise any error of reading damaged files.
+        prepare: Raises a `ClicksimError`, before anything is written, if something cannot be exported.
+        complete: Checks the given settings and returns all of them; by default as declared in `settings`.
     """
 
     name: str
@@ -99,9 +99,9 @@ def _check_format(name: str, found: Any) -> ExportFormat:
     if not isinstance(found, ExportFormat):
         raise TypeError(f"an entry point must name an ExportFormat, got {type(found).__name__}")
     if found.name != name:
-        raise TypeError(f"its entry point is called {name!r}, the format {found.name!r}; use one name")
+        raise TypeError(f"its entry point is named {name!r}, but the format {found.name!r}; use one name")
     return found
 
 
 EXPORTS = ExtensionRegistry("clicksim.exports", "export format", _check_format)
-"""All formats, those of other packages too."""
+"""All formats, including those of other packages."""

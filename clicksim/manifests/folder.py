@@ -1,4 +1,4 @@
-"""The folder of an export: what may be in it, licences and citations, and the record.
+"""The folder of an export: its allowed content, licences and citations, and the record.
 
 Every export leaves `clicksim-manifest.json`: the digest of the catalog, the prompt run, the fold plan, settings and
 versions, the sources with licence and citation, and for each case a hash of its row. With it an export can be compared
@@ -46,10 +46,10 @@ class Written:
 
 
 def check_folder(out: Path) -> None:
-    """Refuse a folder that holds anything but an export, whole or interrupted.
+    """Reject a folder that contains anything but an export, complete or interrupted.
 
     Raises:
-        CatalogError: It does.
+        CatalogError: The folder contains something else.
     """
     if not out.exists():
         return
@@ -64,7 +64,7 @@ def load_record(out: Path) -> dict[str, Any] | None:
     """The record of an export; None if there is none.
 
     Raises:
-        CatalogError: It is damaged.
+        CatalogError: The record is damaged.
     """
     file = out / RECORD
     try:
@@ -79,7 +79,7 @@ def load_record(out: Path) -> dict[str, Any] | None:
 
 
 def recorded_files(record: Mapping[str, Any]) -> set[str]:
-    """All files that a record names, as far as they are below its folder."""
+    """All files that a record names and that are below its folder."""
     names: list[str] = [RECORD, LICENCES, BIBLIOGRAPHY]
     with suppress(KeyError, TypeError, AttributeError):  # a record that somebody edited
         names += [str(file) for case in record["cases"] for file in case["files"].values()]
@@ -89,9 +89,9 @@ def recorded_files(record: Mapping[str, Any]) -> set[str]:
 
 
 def record_identity(record: Mapping[str, Any]) -> dict[str, Any]:
-    """What made an export, of its record: all that changes its bytes.
+    """The entries of a record that determine the bytes of the export.
 
-    Parts of the catalog count by their own hashes, so that another source or run of the catalog changes nothing.
+    Each part of the catalog has its own hash, so that another source or run of the catalog changes nothing.
     """
     names = ("format", "settings", "sources", "controlled_access", "prompts", "folds")
     catalog = record.get("catalog")
@@ -102,7 +102,7 @@ def record_identity(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_copies(export: Export, out: Path) -> None:
-    """Refuse to begin on a disk that cannot hold copies of the images.
+    """Check that the disk has space for copies of the images.
 
     Raises:
         StorageError: Too little space is free.
@@ -118,7 +118,7 @@ def check_copies(export: Export, out: Path) -> None:
 
 
 def place(source: Path, target: Path, *, copy: bool) -> None:
-    """Link a file, or copy it, to a name that is free.
+    """Link or copy a file to an unused name.
 
     Raises:
         CatalogError: The file system has no links.
@@ -141,10 +141,10 @@ def write_json(commit: Commit, name: str, content: Any) -> None:
 def write_manifest(
     commit: Commit, kind: str, done: ExportedCases, refused: Mapping[str, str], earlier: Mapping[str, Any] | None
 ) -> None:
-    """Write licences, citations and, last, the record; remove what an earlier export has and this one has not.
+    """Write licences, citations and, last, the record; remove files of an earlier export that this one lacks.
 
     Raises:
-        CatalogError: A file of somebody else has the name of one that is to be written.
+        CatalogError: A file that no export made has a name that this export needs.
     """
     about = done.export.about
     commit.text(LICENCES, licence_text(done.export))
@@ -178,8 +178,8 @@ def write_manifest(
     foreign = [name for name in commit.names if name not in before and os.path.lexists(commit.home / name)]
     if foreign:
         raise CatalogError(
-            f"{commit.home} has files that no export made, under names that this one needs: {up_to_ten(foreign)}; move "
-            "them away, and go on with --resume"
+            f"{commit.home} has files that no export made, with names that this export needs: {up_to_ten(foreign)}; "
+            "move them away and continue with --resume"
         )
     for name in sorted(before):
         commit.remove(name)
@@ -193,7 +193,7 @@ def bare_cases(done: ExportedCases) -> list[str]:
 
 def licence_text(export: Export) -> str:
     """The licences and citations of exactly the sources in the export."""
-    lines = ["# Licences", "", f"Strictest: **{export.about['licence']}**. It applies to anything made of all cases."]
+    lines = ["# Licences", "", f"Strictest: **{export.about['licence']}**. It applies to anything made from all cases."]
     for source in export.about["sources"]:
         lines += [
             "",
@@ -210,7 +210,7 @@ def licence_text(export: Export) -> str:
 
 
 def row_hash(row: Mapping[str, Any]) -> str:
-    """A hash of everything that the catalog says of a case."""
+    """A hash of everything that the catalog says about a case."""
     return hashlib.blake2b(json.dumps(row, sort_keys=True, default=str).encode(), digest_size=8).hexdigest()
 
 

@@ -33,7 +33,7 @@ def write_archive_item(setup: ExportSetup, case: ExportCase, folder: Path) -> Ca
 
 
 def finish_archive(done: ExportedCases, commit: Commit) -> list[str]:  # noqa: ARG001 - of any format
-    """The folders of the cases are all that there is."""
+    """Write nothing: the export consists of the folders of the cases."""
     return []
 
 

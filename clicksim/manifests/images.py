@@ -1,4 +1,4 @@
-"""Images of a case as an export wants them: linked if they are right as they are, otherwise written anew."""
+"""Images of a case in an export: linked if they can be used unchanged, otherwise written again."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,16 +12,16 @@ from clicksim.manifests.folder import place
 from clicksim.manifests.selection import Export, ExportCase, ExportSetup
 
 TIGHT_MM, LOOSE_MM = 1e-4, 0.1
-"""Readers compare grids with a tolerance. Within the first an image is linked, beyond the second it is refused.
-In between, as where headers of one study differ by rounding, it is written with the header of the label."""
+"""Readers compare grids with a tolerance. Within the first, an image is linked; beyond the second, it is refused.
+In between, as when headers of one study differ by rounding, it is written with the header of the label."""
 SUFFIX = ".nii.gz"
 
 
 def need_channels(export: Export, out: Path, settings: Mapping[str, Any]) -> None:  # noqa: ARG001 - of any format
-    """Refuse cases that have no image in common; `prepare` of formats that have images.
+    """Refuse cases that have no image in common; this is `prepare` of formats that have images.
 
     Raises:
-        CatalogError: They have none.
+        CatalogError: The cases have no image in common.
     """
     if not export.channels:
         raise CatalogError("the cases have no image in common; choose sources with --source")
@@ -44,18 +44,18 @@ def place_export_image(setup: ExportSetup, case: ExportCase, column: str, target
         return
     if not _fits(own, grid, LOOSE_MM):
         own.check_same(grid, (column.removesuffix("_path"), "label"), where=f"case {case.case_id}")
-        raise GeometryError(f"{column} of case {case.case_id} is on another grid than the label; convert it again")
+        raise GeometryError(f"{column} and label of case {case.case_id} are on different grids; convert it again")
     target.parent.mkdir(parents=True, exist_ok=True)
     write_image(target, read_image(source).array, grid)
 
 
 def place_label(setup: ExportSetup, case: ExportCase, target: Path, *, copy: bool) -> None:
-    """Put the label at `target` as 0 and 1, stored as whole numbers; it is linked if it is so already.
+    """Put the label at `target` as 0 and 1, stored as whole numbers; a label in this form is linked.
 
-    No catalog says which values a file holds, and a mask may be 0 and 255: each label is read, once.
+    A catalog does not record the values in a file, and a mask may be 0 and 255, so each label is read once.
 
     Raises:
-        ImageError, CatalogError: As `place_export_image`.
+        ImageError, CatalogError: See `place_export_image`.
     """
     from clicksim.volumes import read_label, write_image
 
@@ -84,7 +84,7 @@ def label_grid(setup: ExportSetup, case: ExportCase) -> Grid:
     """The grid of a case, from the header of its label.
 
     Raises:
-        CatalogError: As `label_file`.
+        CatalogError: See `label_file`.
     """
     from clicksim.volumes import read_grid
 

@@ -1,4 +1,4 @@
-"""Whether an export is complete, and still agrees with the catalog."""
+"""Check that an export is complete and still agrees with the catalog."""
 
 import csv
 from collections.abc import Mapping
@@ -14,19 +14,19 @@ from clicksim.manifests.folder import RECORD, RECORD_VERSION, load_record, row_h
 from clicksim.manifests.selection import key_of
 
 DAMAGE = (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError, csv.Error)
-"""What reading a file raises that has not the form of the export's own."""
+"""The errors that occur if a file does not have the form that the export gave it."""
 
 
 def read_manifest(out: str | Path) -> dict[str, Any]:
     """The record of an export.
 
     Raises:
-        CatalogError: There is none, it is damaged or of a newer clicksim, or the export was interrupted.
+        CatalogError: The record is missing, damaged or from a newer clicksim, or the export was interrupted.
     """
     folder = Path(out)
     record = load_record(folder) if is_settled(folder) else None
     if record is None and (folder / WORK).is_dir():
-        raise CatalogError(f"the export in {out} was interrupted; go on with --resume")
+        raise CatalogError(f"the export in {out} was interrupted; continue with --resume")
     if record is None:
         raise CatalogError(f"{out} is not an export of clicksim: {RECORD} is missing")
     try:
@@ -34,26 +34,26 @@ def read_manifest(out: str | Path) -> dict[str, Any]:
     except DAMAGE as error:
         raise CatalogError(f"{folder / RECORD} cannot be read: {error!r}; write the export again") from error
     if version > RECORD_VERSION:
-        raise CatalogError(f"{folder / RECORD} is of a newer clicksim (version {version})")
+        raise CatalogError(f"{folder / RECORD} was written by a newer clicksim (version {version})")
     if kind not in EXPORTS:
         raise CatalogError(
-            f"{folder / RECORD} is of the format {kind}, which is not installed; there is: {', '.join(EXPORTS.names)}"
+            f"{folder / RECORD} has the format {kind}, which is not installed; installed: {', '.join(EXPORTS.names)}"
         )
     return record
 
 
 def check_manifest(out: str | Path, catalog: Catalog | None = None) -> list[Finding]:
-    """The faults of an export; none if it is complete and agrees with the catalog.
+    """List the faults of an export; the list is empty if it is complete and agrees with the catalog.
 
-    A catalog that has grown by another source or run does not matter. A case, run or plan of the export that changed
-    does.
+    A new source or run in the catalog is not a fault. A changed case, run or plan of the export is one.
+
 
     Args:
         out: The folder of the export.
-        catalog: The catalog to compare it with; None looks at the export alone.
+        catalog: The catalog to compare it with; None checks only the export.
 
     Raises:
-        CatalogError: As `read_manifest`.
+        CatalogError: See `read_manifest`.
     """
     folder, record = Path(out), read_manifest(out)
     try:
@@ -95,7 +95,7 @@ def _compare_catalog(record: Mapping[str, Any], catalog: Catalog) -> list[Findin
         if name not in catalog.parts(table):
             faults.append(_fault("catalog", "", f"the catalog no longer has {table} of {name}"))
         elif catalog.part_digest(table, name) != digest and table != "cases":
-            faults.append(_fault("catalog", "", f"{table} of {name} have changed in the catalog since"))
+            faults.append(_fault("catalog", "", f"{table} of {name} have changed in the catalog since the export"))
     rows = {key_of(row): row for row in catalog.cases.to_pylist()}
     exported = {(case["source"], case["case_id"]): case for case in record["cases"]}
     sources = {source["source"] for source in record["sources"]}
@@ -103,10 +103,10 @@ def _compare_catalog(record: Mapping[str, Any], catalog: Catalog) -> list[Findin
         if key not in rows:
             faults.append(_fault("catalog", key[1], "is no longer in the catalog"))
         elif row_hash(rows[key]) != case["row"]:
-            faults.append(_fault("catalog", key[1], "has changed in the catalog since"))
+            faults.append(_fault("catalog", key[1], "has changed in the catalog since the export"))
     known = {*exported, *((source, name) for source in sources for name in record["refused"])}
     new = sorted(name for source, name in rows.keys() - known if source in sources)
-    return faults + [_fault("catalog", name, "is in the catalog and not in the export") for name in new]
+    return faults + [_fault("catalog", name, "is in the catalog but not in the export") for name in new]
 
 
 def _fault(check: str, case_id: str, detail: str) -> Finding:

@@ -2,7 +2,7 @@
 
 `load_decathlon_datalist(OUT/datalist.json)` reads it: `training` has the cases of all folds with their `fold`, `test`
 those that the publisher holds out. If a plan leaves one scanner or tracer out and a patient has studies on both sides,
-training on all other folds would train on patients of the validation. Each fold then has a list of its own,
+training on all other folds would train on patients of the validation. Each fold then has its own list,
 `datalist_fold0.json` and so on, with `training` and `validation`. Paths are absolute, as the images stay where they
 are. A label whose `instances` is `labels` holds the numbers of its lesions; a note counts the labels that hold more
 than 0 and 1. `prompts` are voxels `[i, j, k]` of the stored array; a transform that reorients or crops the image must
@@ -58,11 +58,11 @@ def finish_datalists(done: ExportedCases, commit: Commit) -> list[str]:
         training = [{**entries[case.key], "fold": case.fold or 0} for case in done.cases if not case.held_out]
         write_json(commit, FILE, _content(done.export, {"training": training, "test": test}))
     numbered = sum(done.item(case)["numbered"] for case in done.cases)
-    return [f"{counted(numbered, 'label')} with values above 1: make masks of them in a transform"] if numbered else []
+    return [f"{counted(numbered, 'label')} with values above 1: a transform must make masks"] if numbered else []
 
 
 def _patients_span_folds(export: Export) -> bool:
-    """Whether a patient has studies in several folds, so that `fold` alone does not say whom to train on."""
+    """Whether a patient has studies in several folds, so that `fold` alone does not define the training cases."""
     folds: dict[str, set[int | None]] = {}
     for case in export.cases:
         folds.setdefault(case.row["patient_key"], set()).add(case.fold)
@@ -103,12 +103,12 @@ def _check_list(file: Path) -> list[str]:
         return faults
     for key, count in (("training", "numTraining"), ("test", "numTest")):
         if len(content.get(key, [])) != content.get(count, 0):
-            faults.append(f"{count} is {content.get(count)}, there are {len(content.get(key, []))} items")
+            faults.append(f"{count} is {content.get(count)}, but there are {len(content.get(key, []))} items")
     lists = {key: content.get(key, []) for key in ("training", "validation", "test")}
     for item in (item for items in lists.values() for item in items):
         name, paths = item.get("case_id", "?"), [*item["image"], item["label"]]
         if len(item["image"]) != len(content["modality"]):
-            faults.append(f"{name} has {len(item['image'])} images, {len(content['modality'])} channels are named")
+            faults.append(f"{name} has {len(item['image'])} images, but {len(content['modality'])} channels are named")
         faults += [f"{name}: {path} does not exist" for path in paths if not Path(path).is_file()]
     trained = {item["patient_key"] for item in lists["training"]}
     validated = {item["patient_key"] for key in ("validation", "test") for item in lists[key]}

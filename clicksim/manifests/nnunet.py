@@ -35,10 +35,10 @@ SETTINGS = {
 
 
 def complete_settings(given: Mapping[str, Value]) -> dict[str, Value]:
-    """The settings of the format; further ones are those of the encoding.
+    """The settings of the format; other settings belong to the encoding.
 
     Raises:
-        SettingError: An unknown encoding or setting; settings of an encoding, and none is named.
+        SettingError: An unknown encoding or setting; settings of an encoding without `guidance`.
     """
     own = {name: value for name, value in given.items() if name in SETTINGS}
     drawing = {name: value for name, value in given.items() if name not in SETTINGS}
@@ -51,14 +51,14 @@ def complete_settings(given: Mapping[str, Value]) -> dict[str, Value]:
 
 
 def check_dataset(export: Export, out: Path, settings: Mapping[str, Any]) -> None:
-    """Refuse what is not a dataset.
+    """Reject an export that would not be a dataset.
 
     Raises:
         SettingError: A folder that is not called `DatasetNNN_Name`; guidance without a prompt run.
         CatalogError: The cases have no image in common.
     """
     if not NAME.fullmatch(out.name):
-        raise SettingError(f"nnU-Net finds a dataset by its folder, DatasetNNN_Name, got {out.name!r}")
+        raise SettingError(f"the folder of an nnU-Net dataset must be named DatasetNNN_Name, got {out.name!r}")
     need_channels(export, out, settings)
     if settings["guidance"] and not export.run:
         raise SettingError("guidance is drawn from prompts; name their run with --run")
@@ -132,7 +132,7 @@ def check_nnunet(out: Path) -> list[str]:
     except FileNotFoundError as error:
         return [f"{Path(str(error.filename)).name} is missing"]
     except ValueError as error:
-        return [f"JSON that cannot be read: {error}"]
+        return [f"JSON cannot be read: {error}"]
     needed = ("channel_names", "labels", "numTraining", "file_ending")
     faults = [f"dataset.json has no {key}" for key in needed if key not in content]
     if folds and not splits:
@@ -144,11 +144,11 @@ def check_nnunet(out: Path) -> list[str]:
     images = {file.name for file in (out / "imagesTr").glob(f"*{ending}")}
     wanted = {f"{name}_{int(n):04d}{ending}" for name in labels for n in channels}
     if sorted(map(int, channels)) != list(range(len(channels))):
-        faults.append(f"channels are numbered {sorted(channels)}, not from 0 on")
+        faults.append(f"channels are numbered {sorted(channels)}, but must start at 0 without a gap")
     if sorted(content["labels"].values()) != list(range(len(content["labels"]))):
         faults.append(f"labels are {content['labels']}, not 0, 1, ... without a gap")
     if len(labels) != content["numTraining"]:
-        faults.append(f"numTraining is {content['numTraining']}, there are {len(labels)} labels")
+        faults.append(f"numTraining is {content['numTraining']}, but there are {len(labels)} labels")
     faults += [f"imagesTr/{name} is missing" for name in sorted(wanted - images)]
     faults += [f"imagesTr/{name} belongs to no label" for name in sorted(images - wanted)]
     for role in content.get("channel_roles", {}).items():
@@ -168,7 +168,7 @@ def _norm_name(channel: Channel) -> str:
 
 
 def _check_encoding(guidance: str, settings: Mapping[str, Any]) -> None:
-    """Refuse an encoding that cannot be drawn as two channels."""
+    """Reject an encoding that cannot be drawn as two channels."""
     from clicksim.guidance import encode
 
     one = Prompts((Click((1, 1, 1), True),), Grid.from_spacing((3, 3, 3), (1, 1, 1)))

@@ -1,4 +1,4 @@
-"""What is exported: which cases, under which names and licences, with which prompts and folds."""
+"""Choose what to export: cases, their names and licences, prompts and folds."""
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ STROKE = ("annotator", "round", "stroke", "polarity")
 """The columns that the voxels of one stroke share; the strokes of each person are counted from 0."""
 UNSAFE = frozenset('/\\:*?"<>|') | {chr(n) for n in range(32)}
 LONGEST = 150
-"""Bytes of a file name before its endings; a name has at most 255 with them, and while it is written a prefix too."""
+"""Bytes of a file name before its endings; a name may have 255 with them and a temporary prefix."""
 RESERVED = {"con", "prn", "aux", "nul", *(f"{name}{n}" for name in ("com", "lpt") for n in range(10)),
             "clicksim-manifest", "licences", "citation", "readme"}  # fmt: skip
 """Names that Windows reserves for devices, whatever their ending, and names of the export's own files."""
@@ -130,11 +130,11 @@ class ExportSetup:
         """The file behind a path of a case, for a list that is read later.
 
         Raises:
-            CatalogError: It does not exist, or is on object storage, from where it is only fetched for a while.
+            CatalogError: It does not exist, or is on object storage, from which files are fetched temporarily.
         """
         if self.catalog.is_remote(case.row[column]):
             raise CatalogError(
-                f"{column} of case {case.case_id} is on object storage, and a list needs files that stay: run clicksim "
+                f"{column} of case {case.case_id} is on object storage, but a list needs permanent files: run clicksim "
                 "catalog pull first, or choose a format that copies images"
             )
         return self.file(case, column).as_posix()
@@ -150,7 +150,7 @@ class Export:
         channels: The images that every case has.
         folds: The plan; None if there are too few patients for one.
         run: The prompt run; empty without one.
-        about: What the record of the export says of the catalog, licences, prompts and folds.
+        about: What the record of the export says about the catalog, licences, prompts and folds.
     """
 
     catalog: Catalog
@@ -177,9 +177,9 @@ def select(
 
     Args:
         catalog: An open catalog.
-        sources: Names in the tables, or all.
-        run: A prompt run, of which `latest` is the one that ended last; or none.
-        plan: A fold plan of the catalog; by default as `clicksim.catalog.folds.choose_folds` chooses it.
+        sources: Names in the tables; by default all.
+        run: A prompt run, if any; `latest` is the one that ended last.
+        plan: A fold plan of the catalog; by default the choice of `clicksim.catalog.folds.choose_folds`.
         include_controlled: Include cases for which the publisher demands an agreement.
 
     Raises:
@@ -260,7 +260,7 @@ def file_names(cases: Sequence[Mapping[str, Any]]) -> dict[Key, str]:
 
 
 def _is_portable(name: str) -> bool:
-    """Whether a name with an ending behind it can be the name of a file or folder on any system."""
+    """Whether a name, with or without an ending, is valid for a file or folder on any system."""
     return (
         bool(name)
         and len(name.encode()) <= LONGEST

@@ -69,7 +69,7 @@ CLICKS = {
     ),
     "suv": Setting(
         "float", "hot uptake is above this value, threshold uptake at or above it; 0 takes the percentile, or the "
-        "threshold that the catalog holds for the case", low=0, only_with={"background": ("hot", "threshold")},
+        "threshold of the case in the catalog", low=0, only_with={"background": ("hot", "threshold")},
     ),
     "margin_mm": Setting(
         "float", "smallest distance between a background click and a lesion", low=0, high=1000, unit="mm",

@@ -307,7 +307,7 @@ function drawRounds() {
   const shown = lines.filter((line) => line.mean.some((v) => v !== null));
   drawLegend($("round-legend"), shown.map((line) => line.name));
   $("means").replaceChildren();
-  if (!shown.length) { $("curves").replaceChildren(make("p", {class: "note"}, "No case that is left has such scores.")); return; }
+  if (!shown.length) { $("curves").replaceChildren(make("p", {class: "note"}, "No case with such scores passes the filters.")); return; }
   const most = Math.max(...shown.flatMap((line) => [...line.mean, ...line.high]).filter((v) => v !== null));
   const top = choice.score === "dice" || choice.score === "dmm" ? 1 : most || 1;
   $("curves").replaceChildren(drawChart(shown, top, 820));

@@ -203,7 +203,7 @@ def _list_findings(selection: Selection, findings: Sequence[Finding]) -> list[di
     def about(case_id: str) -> tuple[str, int]:
         place = released.find(case_id)
         if place is None:
-            return "one that is not listed in the catalog", -1
+            return "a case that is not in the catalog", -1
         return released.rows[place]["name"], places.get(place, -1)
 
     return [

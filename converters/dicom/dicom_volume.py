@@ -55,7 +55,7 @@ def read_volume(series: Series, *, double: bool = False, gaps: str = "refuse") -
     ordered = [by_uid[uid] for uid in geometry.uids]
     grid = geometry.grid(gaps=gaps)
     weights = _weights(geometry, grid.shape[2])
-    # check the header against the size of its file before memory is allocated
+    # compare the header with the size of its file before memory is allocated
     known = {0: slice_values(ordered[0], series)}
     whole = series.modality == "CT" and not double and all(weight == 0 for _, weight in weights)
     kind = np.float64 if double else np.int16 if whole else np.float32
@@ -112,12 +112,12 @@ def slice_values(entry: Slice, series: Series) -> NDArray[Any]:
         if entry.slope is None and series.modality == "PT":
             raise DicomError("UnsupportedPixels", f"a PET slice without RescaleSlope has no unit ({entry.path})")
         if entry.slope is None and dataset.get("ModalityLUTSequence"):
-            raise DicomError("UnsupportedPixels", f"values given by a lookup table are not read ({entry.path})")
+            raise DicomError("UnsupportedPixels", f"values in a lookup table are not supported ({entry.path})")
     stored = _stored_values(dataset, entry.path)
     if stored.shape != (entry.rows, entry.columns):
         raise DicomError(
             "UnsupportedPixels",
-            f"pixels of shape {stored.shape}; Rows and Columns say {(entry.rows, entry.columns)} ({entry.path})",
+            f"pixels of shape {stored.shape}, but Rows and Columns are {(entry.rows, entry.columns)} ({entry.path})",
         )
     slope = 1.0 if entry.slope is None else entry.slope
     intercept = entry.intercept or 0.0
@@ -126,7 +126,7 @@ def slice_values(entry: Slice, series: Series) -> NDArray[Any]:
         return stored.astype(np.int64) + int(intercept)
     values = stored.astype(np.float64) * slope + intercept
     if not np.all(np.isfinite(values)):
-        raise DicomError("UnsupportedPixels", f"values that are not finite ({entry.path})")
+        raise DicomError("UnsupportedPixels", f"the slice has values that are not finite ({entry.path})")
     return values
 
 

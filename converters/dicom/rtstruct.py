@@ -59,7 +59,7 @@ def read_rtstruct(source: Any, grid: Grid, *, frame_of_reference: str = "", stru
             if number not in known and item.get("ContourSequence"):
                 raise SegmentationError(
                     "RtInconsistent",
-                    f"contours of structure {number}, which is not in the list of structures ({where})",
+                    f"there are contours of structure {number}, which is not in the list of structures ({where})",
                 )
             if number in chosen:
                 count += _draw(item, number, grid, canvas, where)

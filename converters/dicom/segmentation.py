@@ -45,7 +45,7 @@ def read_frames(dataset: Any, count: int, where: str) -> Iterator[NDArray[Any]]:
     if bits not in (1, 8, 16) or rows < 1 or columns < 1 or int(dataset.get("SamplesPerPixel") or 1) != 1:
         raise DicomError(
             "SegInconsistent",
-            f"{columns} x {rows} pixels of {bits} bits; pixels of one value of 1, 8 or 16 bits are read ({where})",
+            f"{columns} x {rows} pixels of {bits} bits; allowed: pixels of one value of 1, 8 or 16 bits ({where})",
         )
     meta = getattr(dataset, "file_meta", None)
     syntax = None if meta is None else meta.get("TransferSyntaxUID")
@@ -154,7 +154,7 @@ class LabelCanvas:
         """Add `(I, J)` voxels of a segment to slice `k`; where two segments overlap, the lower number wins."""
         plane = self.labels[:, :, k]
         if np.any(mask & (plane > 0) & (plane != number)):
-            self.warn("SegmentsOverlap", "voxels belong to several segments; the lowest number stands")
+            self.warn("SegmentsOverlap", "voxels belong to several segments; the lowest number is used")
         plane[mask & ((plane == 0) | (plane > number))] = number
 
     def warn(self, code: str, text: str) -> None:
@@ -248,7 +248,7 @@ class _Reader:
                 f"NumberOfFrames is {frames}, but PerFrameFunctionalGroupsSequence describes only {len(groups)}",
             )
         if len(groups) > frames:
-            self.canvas.warn("SegFewerFrames", f"{len(groups)} frames are described, {frames} are there")
+            self.canvas.warn("SegFewerFrames", f"{len(groups)} frames are described, but there are {frames}")
         placed = 0
         for group, stored in zip(groups, read_frames(self.dataset, frames, self.where), strict=False):
             self.place(group, stored)
@@ -260,7 +260,7 @@ class _Reader:
     def place(self, group: Any, stored: NDArray[Any]) -> None:
         position = numbers(self.item(group, "PlanePositionSequence"), "ImagePositionPatient", 3)
         if position is None:
-            raise self.refusal("SegInconsistent", "a frame without ImagePositionPatient")
+            raise self.refusal("SegInconsistent", "a frame has no ImagePositionPatient")
         layout = self.layout(group, np.asarray(position), stored.shape)
         k = self.slice_index(group, np.asarray(position))
         oriented = layout.turn(stored)
@@ -294,7 +294,7 @@ class _Reader:
             return
         most = int(self.dataset.get("MaximumFractionalValue") or 0)
         if most <= 0:
-            raise self.refusal("SegInconsistent", f"MaximumFractionalValue is {most}; above 0 is needed")
+            raise self.refusal("SegInconsistent", f"MaximumFractionalValue is {most}; it must be above 0")
         self.canvas.warn("SegFractional", f"a fraction of one half ({most / 2:g} of {most}) and more counts as inside")
         yield number, values.astype(np.float64) * 2 >= most
 
@@ -326,7 +326,7 @@ class _Reader:
                 f"a frame lies {away[k]:.4f} mm from the slice that it references; its position decides",
             )
         else:
-            self.canvas.warn("SegPlacedByPosition", "frames without a reference to a slice; their position decides")
+            self.canvas.warn("SegPlacedByPosition", "frames do not reference a slice; their position decides")
         return self.nearest(away, offset)
 
     def nearest(self, away: NDArray[np.float64], offset: float) -> int:
@@ -351,7 +351,7 @@ class _Reader:
         if orientation is None or spacing is None or len(shape) != 2:
             raise self.refusal(
                 "SegInconsistent",
-                "a frame without ImageOrientationPatient or PixelSpacing, or with several values for each pixel",
+                "a frame has no ImageOrientationPatient or PixelSpacing, or has several values for each pixel",
             )
         transposed, turns = self.turns(orientation)
         expected = self.geometry.pixel_mm if not transposed else self.geometry.pixel_mm[::-1]

@@ -28,7 +28,7 @@ Point = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class SeriesFinding:
-    """A problem: something was not used, or used with care. Has the rule's name, a sentence, and the place."""
+    """A problem with input that was left out or used with caution: the rule's name, a sentence, and the place."""
 
     code: str
     message: str
@@ -295,11 +295,11 @@ def _describe(path: Path, header: Any) -> tuple[tuple[str, str, bool], tuple[Sli
     with quietly("UnreadableDicom", path):
         study, series, uid = (word(header, k) for k in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"))
         if not (study and series and uid):
-            raise DicomError("MissingUid", f"a DICOM file without study, series or instance UID ({path})")
+            raise DicomError("MissingUid", f"a DICOM file has no study, series or instance UID ({path})")
         entry = _slice_of(path, uid, header)
         if word(header, "Modality") in ("PT", "CT") and not (entry.rows and entry.columns):
             # if the file was cut inside its UID, it would become a series of one slice and leave a gap in its stack
-            raise DicomError("UnreadableDicom", f"a slice without Rows and Columns; was the file cut off? ({path})")
+            raise DicomError("UnreadableDicom", f"a slice has no Rows and Columns; was the file cut off? ({path})")
         localizer = "LOCALIZER" in words(header, "ImageType")
         return (study, series, localizer), (entry, header)
 
@@ -349,7 +349,7 @@ def _build(study: str, uid: str, entries: list[tuple[Slice, Any]]) -> list[Serie
     if parts is None:
         promised = template.promised_slices or 0
         if template.modality == "PT" and len(ordered) < promised:
-            text = f"{len(ordered)} of {promised} slices are there; a download may have been cut short"
+            text = f"{len(ordered)} of {promised} slices were found; the download may be incomplete"
             findings = (*findings, SeriesFinding("FewerSlicesThanPromised", text))
         return [replace(template, slices=tuple(ordered), findings=findings)]
     return [replace(template, part=part, slices=tuple(in_order(own)), findings=findings) for part, own in parts]

@@ -91,7 +91,7 @@ class SliceGeometry:
     def faults(self) -> list[tuple[str, str]]:
         """Reasons why the slices are not a regular volume, as pairs of code and sentence; empty if there are none."""
         if self.shape[2] < 2:
-            return [("IncompleteSeries", "one slice alone: the spacing between slices is unknown")]
+            return [("IncompleteSeries", "a single slice: the spacing between slices is unknown")]
         return [f for f in (self._duplicate(), self._unevenness(), self._tilt()) if f is not None]
 
     def grid(self, *, gaps: str = "refuse") -> Grid:

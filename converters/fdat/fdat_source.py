@@ -183,7 +183,7 @@ class FdatSettings:
         times = given.get("injection_times")
         labels_only = _switch(given, "labels_only", default=is_archive and not unpack)
         if unpack and labels_only:
-            raise SettingError("unpack and labels_only exclude each other; set one of them")
+            raise SettingError("unpack and labels_only exclude each other; set only one")
         resample = _switch(given, "resample_labels", default=False)
         return cls(labels_only, unpack, resample, None if times is None else str(times))
 

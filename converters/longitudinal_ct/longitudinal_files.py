@@ -171,7 +171,7 @@ def _read_split(context: Context, found: Outcome) -> dict[str, str] | None:
                 found.reject("BadName", f"{name} lists {pid!r:.80} under {key}, which is not a patient", path=name)
     for pid, names in sorted(splits.items()):
         if len(names) > 1:
-            message = f"{name} lists patient {pid} under {' and '.join(sorted(names))}; it has no split now"
+            message = f"{name} lists patient {pid} under {' and '.join(sorted(names))}; the patient gets no split"
             found.reject("BadTable", message, path=name, patient_key=LongitudinalPatient(pid).key)
     return {pid: min(names) for pid, names in splits.items() if len(names) == 1}
 

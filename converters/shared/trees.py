@@ -177,7 +177,7 @@ def _only_top(found: list[str], source: Path, marks: Sequence[str], layout: str)
     if "" in found or len(found) == 1:
         return "" if "" in found else found[0]
     if found:
-        raise CatalogError(f"{source} holds several trees: {up_to_ten(found)}; name one of them")
+        raise CatalogError(f"{source} contains several trees: {up_to_ten(found)}; give the path of one")
     raise CatalogError(f"{source} has no folder {' or '.join(marks)}; expected:\n{layout}")
 
 
@@ -205,10 +205,10 @@ def _check_members(members: list[zipfile.ZipInfo], source: Path) -> None:
     leaving = [name for name in names if _leaves(name)]
     if leaving:
         raise CatalogError(
-            f"{source} holds names that lead out of it: {up_to_ten(map(repr, leaving))}; the archive is refused"
+            f"{source} has names that lead out of it: {up_to_ten(map(repr, leaving))}; the archive is refused"
         )
     if twice := sorted(name for name, count in Counter(names).items() if count > 1):
-        raise CatalogError(f"{source} holds the same name twice: {up_to_ten(map(repr, twice))}; the archive is refused")
+        raise CatalogError(f"{source} has the same name twice: {up_to_ten(map(repr, twice))}; the archive is refused")
 
 
 def _leaves(name: str) -> bool:

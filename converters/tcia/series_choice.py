@@ -168,7 +168,7 @@ class _Chooser:
         self.left_out += faults
         if not usable:
             code, name = _ABSENT[kind]
-            found = "; ".join(f.message for f in faults[:10]) or "the study holds none"
+            found = "; ".join(f.message for f in faults[:10]) or "the study has none"
             raise DicomError(code, f"no usable {name}: {found}")
         return usable
 

@@ -140,7 +140,7 @@ def plan(context: Context) -> tuple[list[Unit], Outcome]:
     for folder, names in _folders(context.source, outcome):
         _assign(context.source, folder, names, patients, outcome)
     if not patients and not outcome.rejected:
-        raise CatalogError(f"{context.source} holds no DICOM file; expected:\n{LAYOUT}")
+        raise CatalogError(f"{context.source} contains no DICOM file; expected:\n{LAYOUT}")
     clinical = _clinical(context, settings)
     times = read_injection_times(settings.injection_times)
     units = [
@@ -224,10 +224,10 @@ def _patient_of(path: Path) -> str | None:
     header = dicom_header(path)
     if header is None:
         if path.suffix.lower() == ".dcm" and not is_dicomdir(path):
-            raise DicomError("UnreadableDicom", f"the name ends in .dcm, the content is not a DICOM image ({path})")
+            raise DicomError("UnreadableDicom", f"the name ends in .dcm, but the content is not a DICOM image ({path})")
         return None
     if not (key := word(header, "PatientID")):
-        raise DicomError("MissingPatientId", f"a DICOM file without PatientID ({path})")
+        raise DicomError("MissingPatientId", f"a DICOM file has no PatientID ({path})")
     return key
 
 
