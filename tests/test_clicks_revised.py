@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 import clicksim
 from clicksim.errors import GeometryError, ImageError, SettingError
+from clicksim.protocols.strategy_registry import CLICK_STRATEGIES
 from tests import reference, strategies
 
-STRATEGIES = ("deepest", "depth-weighted", "uniform", "rim")
+STRATEGIES = tuple(CLICK_STRATEGIES.names)  # those of installed packages too
 SPACING = (2.0, 2.5, 3.0)
 
 

@@ -1,5 +1,6 @@
 """Predictors by their SPEC: kinds as entry points, options, titles; what travels to a worker."""
 
+import json
 import pickle
 import signal
 import subprocess
@@ -9,10 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clicksim import Grid, Prompts, open_predictor
+from clicksim import Grid, Prompts, __version__, open_predictor
 from clicksim.errors import ClicksimError, SettingError
 from clicksim.interruption import Terminated, ending_in_order, holding_signals
 from clicksim.predictors import PREDICTOR_KINDS, Scan, ThresholdPredictor, parse_spec
+from tests.commands import done
 
 GRID = Grid.from_spacing((4, 4, 4), (4, 4, 4))
 
@@ -163,3 +165,16 @@ def test_holding_signals__delivers_the_first_signal_after_the_block() -> None:
         receive(signal.SIGINT)
     assert seen == ["inside", "inside"]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_predictors__lists_every_kind_with_its_options():
+    rows = {row["kind"]: row for row in json.loads(done("predictors", "--json"))}
+    assert set(rows) == set(PREDICTOR_KINDS.names)
+    assert rows["builtin"]["options"] == {"suv": "float", "share": "float", "reach_mm": "float"}
+    page = done("predictors")
+    assert all(row["usage"] in page and row["summary"] in page for row in rows.values())
+
+
+def test_clicksim__can_be_run_as_a_module():
+    told = subprocess.run([sys.executable, "-m", "clicksim", "--version"], capture_output=True, text=True, check=True)
+    assert told.stdout == f"clicksim, version {__version__}\n"

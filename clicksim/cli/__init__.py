@@ -23,6 +23,7 @@ COMMANDS = {
     "demo": "See what clicksim does in seconds: phantoms, clicks, pictures and a report.",
     "encode": "Draw guidance channels from prompts, check them, and write them to files.",
     "manifest": "Export a catalog for trainers, challenges and archives.",
+    "predictors": "The kinds of predictors for rounds, with their options.",
     "protocols": "The rules that clicksim knows, with all their settings.",
     "refine": "Fit a prediction to the uptake by a threshold, as DEEP-PSMA does.",
     "report": "One page about a catalog: figures, cases with pictures, findings, curves.",

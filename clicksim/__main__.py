@@ -1,0 +1,5 @@
+"""`python -m clicksim`."""
+
+from clicksim.cli import main
+
+main(prog_name="clicksim")
