@@ -28,9 +28,11 @@ from clickseg.model.checkpoint import CheckpointError, load_model, read_about, r
 from clickseg.model.network import make_model  # noqa: E402
 from clickseg.process_group import join_process_group  # noqa: E402
 from clickseg.training_settings import ModelSettings, StoreRules, TrainSettings  # noqa: E402
+from clicksim.catalog.folds import read_folds  # noqa: E402
 from clicksim.errors import CatalogError, SettingError  # noqa: E402
 from tests.clickseg_models import write_model  # noqa: E402
 from tests.clickseg_phantoms import SPACING, write_toys  # noqa: E402
+from tests.commands import done  # noqa: E402
 
 pytestmark = pytest.mark.torch
 
@@ -112,6 +114,33 @@ def test_train__hands_batches_over_below_a_long_temporary_folder(folder, tmp_pat
         command(call, blocked="SimpleITK"), env=environment, stdout=subprocess.DEVNULL, check=True, timeout=120
     )
     assert (tmp_path / "run/model.safetensors").exists()
+
+
+def test_train__holds_out_the_fold_that_catalog_folds_planned(tmp_path, monkeypatch):
+    catalog = write_toys(tmp_path / "catalog", 6)
+    done("catalog", "folds", catalog.path, "--name", "mine", "--folds", "3", "--seed", "5", "--official", "ignore")
+    done("catalog", "folds", catalog.path, "--name", "other", "--folds", "3", "--seed", "6", "--official", "ignore")
+    sampled = set()
+
+    def watch(cases, *more, **named):
+        sampled.update(case.case_id for case in cases)
+        return PatchDataset(cases, *more, **named)
+
+    monkeypatch.setattr(train, "PatchDataset", watch)
+    spacing = words({"spacing_mm": SPACING})
+    quick = QUICK.but(steps=1, fold=2, save_every=1, validate_every=0)
+    for name in ("mine", "other"):
+        sampled.clear()
+        store, run = tmp_path / name, tmp_path / f"run-{name}"
+        for call in (
+            ["prepare", catalog.path, store, "--folds", name, *spacing],
+            ["train", store, run, *words({**MODEL.plain(), **quick.plain()})],
+        ):
+            ended = CliRunner().invoke(main, [str(word) for word in call])
+            assert ended.exit_code == 0, ended.output
+        split = read_folds(catalog, name).splits()[2]
+        assert sampled == {case_id for _, case_id in split.train}
+        assert read_about(run / "model.safetensors")["folds"]["plan"] == name
 
 
 def test_train__says_that_it_has_no_gpu_and_nothing_to_resume(folder, tmp_path, monkeypatch):
