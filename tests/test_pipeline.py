@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from clicksim.audit import audit_catalog
-from clicksim.catalog import Outcome, Source, Unit, create_catalog, find_source, open_catalog
+from clicksim.catalog import Context, Outcome, Source, Unit, create_catalog, find_source, open_catalog
 from clicksim.catalog.commit import WORK
 from clicksim.catalog.schema import TABLES, rows_to_table
 from clicksim.errors import CatalogError, PromptFormatError, SettingError
@@ -31,6 +31,7 @@ from clicksim.pipeline.merging import merge_catalogs
 from clicksim.pipeline.prompt_import import import_prompts
 from clicksim.pipeline.verification import verify_run
 from clicksim.volumes import read_image, write_image
+from tests.commands import done
 from tests.conftest import WRITERS
 from tests.simulated import simulate_run
 
@@ -284,6 +285,32 @@ def test_convert__resumes_the_same_job_only(folder, tmp_path):
     )
     assert [n for n, _ in told] == [5, 6, 7, 8], "the finished ones are not done again"
     assert {refused for _, refused in told} == {1}, "what was refused before counts"
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_convert__does_a_patient_again_whose_file_was_touched_and_no_other(name, phantoms, tmp_path):
+    source, folder = find_source(name), shutil.copytree(phantoms / name, tmp_path / name)
+    convert(source, folder, tmp_path / "whole")
+    context = Context(folder, tmp_path / "c", source.name, {})
+    units = {unit.key: unit for unit in source.plan(context)[0]}
+
+    assert len(units) > 1
+
+    def stop(done, total, refused=0):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        convert(source, folder, tmp_path / "c", crew=Crew(progress=stop))
+    touched = next(iter(units.values()))  # in one process the first is done first
+    below = (path.rglob("*") if path.is_dir() else [path] for path in touched.inputs)
+    for file in sorted(path for paths in below for path in paths if path.is_file()):
+        os.utime(file, ns=(1, 1))
+        said = []
+        with pytest.raises(KeyboardInterrupt):
+            convert(source, folder, tmp_path / "c", resume=True, crew=Crew(progress=stop, note=said.append))
+        assert [line for line in said if line.startswith("done again") and line.endswith(f": {touched.key}")], file
+    convert(source, folder, tmp_path / "c", resume=True)
+    assert content(tmp_path / "c") == content(tmp_path / "whole")
 
 
 def test_convert__shards_hold_each_patient_once(folder, tmp_path):
@@ -629,6 +656,26 @@ def test_simulate_catalog__goes_on_with_resume_alone(catalog, monkeypatch):
         simulate_run(catalog, source="fdat")
     assert simulate_run(catalog, source="fdat", resume=True)[0] == whole
     assert (catalog / f"prompts/run={whole}/part-0.parquet").read_bytes() == expected
+
+
+@pytest.mark.parametrize("over", ["catalog", "folder"])
+def test_sweep__reads_each_image_once_for_all_runs(catalog, phantoms, tmp_path, monkeypatch, over):
+    from clicksim.volumes import case
+
+    read = []
+    for name in ("read_label", "read_pet"):
+        plain = getattr(case, name)
+        monkeypatch.setattr(case, name, lambda file, plain=plain: read.append(file) or plain(file))
+    runs = [PromptRun("autopet-iv@2", settings={"n_foreground": n}) for n in (1, 2, 3, 5, 8)]
+    if over == "catalog":
+        simulate_catalog(catalog, runs, source="fdat")
+        cases = open_catalog(catalog).table("cases", "fdat").num_rows
+    else:
+        tree = phantoms / "fdat"
+        words = ("--label", tree / "labelsTr", "--pet", tree / "imagesTr", "--out", tmp_path / "out")
+        done("clicks", *words, "--protocol", "autopet-iv@2", "--sweep", "n_foreground=1,2,3,5,8")
+        cases = len(list((tree / "labelsTr").glob("*.nii.gz")))
+    assert len(read) == len(set(read)) == 2 * cases
 
 
 def test_simulate_catalog__refuses_a_source_without_cases(catalog):
