@@ -17,6 +17,7 @@ from typing import Any, Generic, TypeVar
 from clicksim.errors import ClicksimError, SettingError, unknown_name
 
 T = TypeVar("T")
+OWN = "clicksim"
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,24 @@ class ExtensionRegistry(Generic[T]):
         found = self._entries[name].dist
         return f"{found.name} {found.version}" if found else ""
 
+    def package(self, name: str) -> str:
+        """The import package that an entry comes from, such as `my_package`."""
+        return self._entries[name].value.partition(":")[0].partition(".")[0]
+
+    def made_by_others(self, *names: object) -> dict[str, list[str]]:
+        """The origins of entries that are not clicksim's own, for the record of what used them.
+
+        Args:
+            names: Names, or other values of settings, which are skipped.
+
+        Returns:
+            `packages` with the origins, sorted; nothing at all where all are clicksim's own.
+        """
+        entries = self._entries
+        origins = {self.origin(name) for name in names if isinstance(name, str) and name in entries}
+        others = sorted(origin for origin in origins if origin.partition(" ")[0] != OWN)
+        return {"packages": others} if others else {}
+
     @property
     def _entries(self) -> Mapping[str, EntryPoint]:
         prefix = f"{self.section}." if self.section else ""
@@ -83,6 +102,8 @@ class ExtensionRegistry(Generic[T]):
             raise ClicksimError(f"{self.noun} {name!r} ({entry.value}, {self.origin(name)}): {error}") from error
         except Exception as error:  # the import runs foreign code
             told = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+            if self.package(name) == "converters" and str(getattr(error, "name", "")).startswith("converters"):
+                told += "; another distribution has replaced the package `converters`: reinstall clicksim after it"
             raise ClicksimError(
                 f"{self.noun} {name!r} cannot be loaded from {entry.value} ({self.origin(name)}): {told}"
             ) from error
@@ -104,7 +125,7 @@ def _read_group(group: str, path: tuple[str, ...]) -> Mapping[str, EntryPoint]: 
             raise SettingError(
                 f"{entry.name!r} is the name of two entries of {group}, in {' and in '.join(owners)}; uninstall one"
             )
-    if not any(entry.dist is not None and entry.dist.name == "clicksim" for entry in found.values()):
+    if not any(entry.dist is not None and entry.dist.name == OWN for entry in found.values()):
         raise ClicksimError(
             f"clicksim is not installed, or its installation is older than its source: it has no entry of {group}; "
             "run `make install`, or `pip install -e .`"

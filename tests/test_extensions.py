@@ -7,9 +7,12 @@ import numpy as np
 import pytest
 
 import clicksim
-from clicksim import Click, Grid, Prompts, encode
-from clicksim.errors import ClicksimError, SettingError
+from clicksim import Click, Grid, Prompts, encode, extensions
+from clicksim.catalog import find_source, open_catalog
+from clicksim.errors import CatalogError, ClicksimError, SettingError
 from clicksim.guidance import ENCODINGS, lint
+from clicksim.phantom.layouts import write_fdat
+from clicksim.pipeline import PromptRun, convert, simulate_catalog
 from clicksim.protocols.strategy_registry import CLICK_STRATEGIES, STROKE_STRATEGIES
 from clicksim.testing import check_click_strategy, check_encoding, check_stroke_strategy
 from tests import commands
@@ -70,6 +73,24 @@ def test_strategies__of_another_package_are_choices_of_a_released_protocol() -> 
     assert "lab-top" in commands.run("protocols", "autopet-iv@2").stdout
 
 
+@pytest.mark.usefixtures("lab")
+def test_strategies__of_another_package_are_recorded_with_their_version(tmp_path: Path) -> None:
+    write_fdat(tmp_path / "tree", patients=2, seed=1)
+    convert(find_source("fdat"), tmp_path / "tree", tmp_path / "catalog")
+    run = PromptRun("autopet-iv@2", settings={"strategy": "lab-top"})
+    simulate_catalog(tmp_path / "catalog", [run, PromptRun("autopet-iv@2")])
+    catalog = open_catalog(tmp_path / "catalog")
+    found = {name: catalog.metadata(name) for name in catalog.runs}
+    packages = {about["settings"]["strategy"]: about.get("packages") for about in found.values()}
+    assert packages == {"lab-top": ["the-lab 1.2"], "deepest": None}
+    simulate_catalog(tmp_path / "catalog", [run], name="mine")
+    metadata = next(tmp_path.rglob("METADATA"))
+    metadata.write_text(metadata.read_text(encoding="utf-8").replace("1.2", "1.3"), encoding="utf-8")
+    extensions._read_group.cache_clear()
+    with pytest.raises(CatalogError, match=r'packages is \["the-lab 1.2"\] there and \["the-lab 1.3"\] here'):
+        simulate_catalog(tmp_path / "catalog", [run], name="mine")
+
+
 @pytest.mark.torch
 @pytest.mark.usefixtures("lab")
 @pytest.mark.parametrize("encoding", ["lab-cube", "lab-bright"])
@@ -79,9 +100,6 @@ def test_encodings__of_another_package_train(encoding: str, tmp_path: Path) -> N
     from clickseg.model.checkpoint import load_model
     from clickseg.train import train_model
     from clickseg.training_settings import ModelSettings, StoreRules, TrainSettings
-    from clicksim.catalog import find_source
-    from clicksim.phantom.layouts import write_fdat
-    from clicksim.pipeline import convert
 
     write_fdat(tmp_path / "tree", patients=2, seed=1)
     convert(find_source("fdat"), tmp_path / "tree", tmp_path / "catalog")

@@ -6,17 +6,16 @@ a laboratory can add its own converter without changing clicksim.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clicksim.catalog.store import check_part
-from clicksim.errors import CatalogError, unknown_name
+from clicksim.errors import CatalogError
+from clicksim.extensions import ExtensionRegistry
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-ENTRY_POINTS = "clicksim.sources"
 Row = dict[str, Any]
 
 
@@ -130,13 +129,22 @@ class Source:
             raise CatalogError("a source cannot be called `catalog`: that is the name of the catalog's own root")
 
 
+def _check_source(_name: str, thing: Any) -> Source:
+    if not isinstance(thing, Source):
+        raise TypeError(f"is {type(thing).__name__}, not a clicksim Source")
+    return thing
+
+
+SOURCES = ExtensionRegistry("clicksim.sources", "source", _check_source)
+
+
 def list_sources() -> dict[str, Source]:
     """Return all installed sources by the name of their command, such as `deep-psma`.
 
     Raises:
-        CatalogError: An entry point does not load, or is not a `Source`.
+        ClicksimError: An entry point does not load, or is not a `Source`.
     """
-    return {entry.name: _load(entry) for entry in sorted(entry_points(group=ENTRY_POINTS), key=lambda e: e.name)}
+    return SOURCES.load_all()
 
 
 def find_source(name: str) -> Source:
@@ -144,22 +152,12 @@ def find_source(name: str) -> Source:
 
     Raises:
         SettingError: There is no such source; the message gives the nearest name.
-        CatalogError: The source does not load.
+        ClicksimError: The source does not load, or is not a `Source`.
     """
-    entries = {entry.name: entry for entry in entry_points(group=ENTRY_POINTS)}
-    if name not in entries:
-        raise unknown_name("source", name, entries)
-    return _load(entries[name])
+    return SOURCES.find(name)
 
 
-def _load(entry: Any) -> Source:
-    try:
-        source = entry.load()
-    except Exception as error:
-        hint = ""
-        if entry.value.startswith("converters.") and str(getattr(error, "name", "")).startswith("converters"):
-            hint = "; another distribution has replaced the package `converters`: reinstall clicksim after it"
-        raise CatalogError(f"source {entry.name!r} cannot be loaded from {entry.value}: {error}{hint}") from error
-    if not isinstance(source, Source):
-        raise CatalogError(f"entry point {entry.name!r} is {type(source).__name__}, not a clicksim Source")
-    return source
+def made_by_others(source: Source) -> dict[str, list[str]]:
+    """The origin of a source that is not clicksim's own; see `ExtensionRegistry.made_by_others`."""
+    package = source.convert.__module__.partition(".")[0]
+    return SOURCES.made_by_others(*(name for name in SOURCES.names if SOURCES.package(name) == package))

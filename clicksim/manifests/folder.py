@@ -21,7 +21,7 @@ from clicksim.catalog.folds import Key
 from clicksim.catalog.lock import HOLDER, LOCK
 from clicksim.errors import CatalogError, counted, up_to_ten
 from clicksim.files import check_space, read_bounded
-from clicksim.manifests.export_format import ExportedCases
+from clicksim.manifests.export_format import EXPORTS, ExportedCases
 from clicksim.manifests.selection import Export
 
 RECORD = "clicksim-manifest.json"
@@ -93,7 +93,7 @@ def record_identity(record: Mapping[str, Any]) -> dict[str, Any]:
 
     Each part of the catalog has its own hash, so that another source or run of the catalog changes nothing.
     """
-    names = ("format", "settings", "sources", "controlled_access", "prompts", "folds")
+    names = ("format", "packages", "settings", "sources", "controlled_access", "prompts", "folds")
     catalog = record.get("catalog")
     return {
         **{name: record.get(name) for name in names},
@@ -167,6 +167,7 @@ def write_manifest(
         "record_version": RECORD_VERSION,
         "format": kind,
         "versions": _versions(),
+        **EXPORTS.made_by_others(kind),
         **about,
         "settings": dict(done.settings),
         "cases": cases,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from clicksim.catalog import Catalog, Context, Outcome, Source, Unit, create_catalog
 from clicksim.catalog.schema import rows_to_table, table_schema
 from clicksim.catalog.source import Convert as ConvertUnit
+from clicksim.catalog.source import made_by_others
 from clicksim.catalog.store import CatalogCommit
 from clicksim.errors import CatalogError, SettingError, counted, up_to_ten
 from clicksim.files import check_space
@@ -82,6 +83,7 @@ def convert(
             "source": str(context.source),
             "options": {name: str(value) for name, value in context.options.items()},
             "shard": list(shard),
+            **made_by_others(source),
         },
         units=_with_inputs(chosen, context.source),
         work=partial(_convert_patient, source.convert, context),

@@ -73,7 +73,9 @@ def export(
     opened, filled = open_catalog(catalog), chosen.fill(settings or {})
     exported = select(opened, sources=sources, run=run, plan=plan, include_controlled=include_controlled)
     chosen.prepare(exported, out, filled)
-    identity = record_identity({**exported.about, "format": chosen.name, "settings": filled})
+    identity = record_identity(
+        {**exported.about, "format": chosen.name, "settings": filled, **EXPORTS.made_by_others(chosen.name)}
+    )
     setup = ExportSetup(opened, exported.channels, exported.run, filled)
     units = _plan_units(setup, exported)
     check_folder(out)

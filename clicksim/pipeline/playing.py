@@ -46,7 +46,7 @@ from clicksim.pipeline.parts import DIED, Tables
 from clicksim.pipeline.workers import Crew
 from clicksim.predictors.interface import Predictor, RoundFailure, placed
 from clicksim.predictors.recorded import check_case_folder, prediction_file
-from clicksim.predictors.spec import TIME_LIMIT_S, PredictorSpec, open_predictor
+from clicksim.predictors.spec import PREDICTOR_KINDS, TIME_LIMIT_S, PredictorSpec, open_predictor
 from clicksim.prompts.table import METADATA_KEY
 from clicksim.protocols import ProtocolName, freeze_protocol, protocol_facts
 from clicksim.rounds.case_curves import curves_of, metric_scores
@@ -129,6 +129,7 @@ class RoundsRun:
             "predictor": str(self.predictor),
             "title": self.predictor.title,
             "time_limit_s": self.time_limit_s,
+            **PREDICTOR_KINDS.made_by_others(self.predictor.kind),
             **person,
         }
 

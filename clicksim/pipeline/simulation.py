@@ -34,6 +34,7 @@ from clicksim.protocols import (
     protocol_facts,
     protocol_of,
 )
+from clicksim.protocols.strategy_registry import CLICK_STRATEGIES, STROKE_STRATEGIES
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -87,7 +88,8 @@ class PromptRun:
             from clicksim.simulate.annotators.annotator_files import annotator_facts
 
             about["annotator_model"] = annotator_facts(self.annotator)
-        return about
+        strategies = CLICK_STRATEGIES if self.table == "clicks" else STROKE_STRATEGIES
+        return about | strategies.made_by_others(*settings.values())
 
     @classmethod
     def of_metadata(cls, about: Mapping[str, Any]) -> "PromptRun":
