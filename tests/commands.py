@@ -36,6 +36,7 @@ def parse(words: list[str]) -> None:
     assert [p.name for p in needed if p.value_is_missing(p.consume_value(context, values)[0])] == [], words
 
 
-def heed_interrupts() -> None:
-    """For a process that a test starts: a suite in the background of a shell ignores SIGINT, and so would the child."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+def heed_signals() -> None:
+    """For a process that a test starts: a suite in the background, or under `nohup`, ignores some, as would the child."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)

@@ -161,7 +161,7 @@ def start(*args):
     with Path("stderr").open("wb") as heard:
         script = "import sys; from clicksim.cli import main; main()"
         words = [sys.executable, "-c", script, *map(str, args)]
-        return subprocess.Popen(words, stdout=heard, stderr=heard, preexec_fn=commands.heed_interrupts)
+        return subprocess.Popen(words, stdout=heard, stderr=heard, preexec_fn=commands.heed_signals)
 
 
 def wait_for(holds, seconds=120):

@@ -161,7 +161,12 @@ def empty(component, spacing, draws):
 
 @pytest.mark.parametrize(
     ("name", "words"),
-    [("outside", "outside the component"), ("endless", "no end"), ("restless", "other voxels"), ("empty", "no voxel")],
+    [
+        ("outside", "outside the component"),
+        ("endless", "without an end"),
+        ("restless", "other voxels"),
+        ("empty", "no voxel"),
+    ],
 )
 def test_check_click_strategy__catches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, words: str) -> None:
     entries = {"clicksim.strategies": {f"clicks.{name}": f"sloppy_lab:{name}"}}

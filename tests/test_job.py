@@ -22,7 +22,7 @@ from clicksim.pipeline import Crew, Job, run_job
 from clicksim.pipeline.job import differences, read_record, write_record
 from clicksim.pipeline.parts import HEAD, TABLES, digest_content, fingerprint, part_folder
 from clicksim.pipeline.workers import available_cores
-from tests.commands import heed_interrupts
+from tests.commands import heed_signals
 
 ROOT = Path(__file__).resolve().parents[1]
 RUN = [sys.executable, "-c", "import sys; from clicksim.cli import main; main(sys.argv[1:])"]
@@ -339,7 +339,10 @@ def test_run_job__asks_for_the_units_that_are_left_before_it_begins(halved: Path
 
 def test_differences__names_each_setting_with_its_place() -> None:
     before, now = {"a": {"b": [1], "c": 1}, "d": "x" * 100}, {"a": {"b": [2], "c": 1}, "e": None}
-    assert differences(before, now) == ["a.b is [1] there and [2] here", f'd is "{"x" * 79}... there and absent here']
+    assert differences(before, now) == [
+        "a.b is [1] there and [2] here",
+        f'd is "{"x" * 39}...{"x" * 39}" there and absent here',
+    ]
     assert differences(now, now) == []
 
 
@@ -426,7 +429,7 @@ def installed(tmp_path: Path) -> dict[str, str]:
 def start(place: Path, environment: dict[str, str], *more: str) -> "subprocess.Popen[str]":
     words = [*RUN, "convert", "slow", str(place / "source"), str(place / "catalog"), *more]
     return subprocess.Popen(
-        words, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=heed_interrupts
+        words, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=heed_signals
     )
 
 
