@@ -37,6 +37,6 @@ def parse(words: list[str]) -> None:
 
 
 def heed_signals() -> None:
-    """For a process that a test starts: a suite in the background, or under `nohup`, ignores some, as would the child."""
+    """For a process that a test starts: a suite in the background or under `nohup` ignores some, as would the child."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
