@@ -8,7 +8,7 @@ own strategies, encodings and so on are found in the same way.
 """
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
@@ -65,6 +65,14 @@ class ExtensionRegistry(Generic[T]):
             ClicksimError: As `find`.
         """
         return {name: self._load(name, entry) for name, entry in sorted(self._entries.items())}
+
+    def each(self) -> Iterator[tuple[str, T | ClicksimError]]:
+        """Yield all entries by name; for one that cannot be loaded, the error, for lists that people read."""
+        for name in self.names:
+            try:
+                yield name, self.find(name)
+            except ClicksimError as error:
+                yield name, error
 
     def origin(self, name: str) -> str:
         """The distribution and version that an entry comes from, such as `my-package 1.2`."""

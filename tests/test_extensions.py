@@ -133,6 +133,35 @@ def test_encodings__that_are_unsound_are_refused_by_name(
     assert words in refused(tmp_path, monkeypatch, source, **{"odd": value})
 
 
+FARSIGHTED = SOURCE.replace("inside = seeds.near(image.start, image.stop)", "inside = seeds")
+
+
+def test_check_encoding__catches_one_that_reads_outside_a_patch_of_the_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entries = {"clicksim.encodings": {"farsighted": "far_lab:BRIGHT"}}
+    source = FARSIGHTED.replace('"lab-bright"', '"farsighted"')
+    install(tmp_path, monkeypatch, entries, source, name="far_lab")
+    monkeypatch.delitem(sys.modules, "far_lab", raising=False)
+    with pytest.raises(AssertionError, match=r"patch alone is not enough: voxel .* is outside the image"):
+        check_encoding("farsighted")
+
+
+@pytest.mark.parametrize(
+    ("words", "kept"),
+    [(("convert", "--list"), "deep-psma"), (("encode", "--list"), "ball: "), (("predictors",), "dir:PATH")],
+)
+def test_lists__show_what_can_be_used_beside_what_cannot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], kept: str
+) -> None:
+    groups = ("clicksim.sources", "clicksim.encodings", "clicksim.predictors")
+    install(tmp_path, monkeypatch, {group: {"absent": "no_such_module:X"} for group in groups}, "", name="broken_lab")
+    told = commands.done(*words)
+    assert "absent" in told
+    assert "No module named 'no_such_module'" in told
+    assert kept in told
+
+
 def test_encodings__of_one_name_in_two_packages_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "is the name of two entries" in refused(tmp_path, monkeypatch, SOURCE, ball="odd_lab:CUBE")
 
@@ -156,6 +185,10 @@ def restless(component, spacing, draws):
 def empty(component, spacing, draws):
     "Nothing."
     return iter(())
+
+def rows(component, spacing, draws):
+    "Rows of an array in place of voxels."
+    yield component.voxels[0]
 """
 
 
@@ -166,6 +199,7 @@ def empty(component, spacing, draws):
         ("endless", "without an end"),
         ("restless", "other voxels"),
         ("empty", "no voxel"),
+        ("rows", "yield tuples of three int"),
     ],
 )
 def test_check_click_strategy__catches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, words: str) -> None:

@@ -26,6 +26,16 @@ def test_check_source__catches_a_plan_that_takes_any_folder(tmp_path: Path) -> N
         check_source(replace(find_source("deep-psma"), plan=plan), write_tree, tmp_path)
 
 
+def convert_some(context: Context, unit: Unit) -> Outcome:
+    return Outcome() if unit.key.endswith("2") else find_source("deep-psma").convert(context, unit)
+
+
+def test_check_source__catches_a_unit_without_any_row(tmp_path: Path) -> None:
+    faulty = replace(find_source("deep-psma"), convert=convert_some)
+    with pytest.raises(AssertionError, match="gives neither a case nor a rejection for"):
+        check_source(faulty, write_tree, tmp_path)
+
+
 def convert_or_raise(context: Context, unit: Unit) -> Outcome:
     for file in context.source.rglob("*.nii.gz"):
         if file.stat().st_size == 0:

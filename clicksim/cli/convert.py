@@ -8,7 +8,7 @@ import click
 from clicksim.cli.crew import batch_options, open_crew
 from clicksim.cli.pairs import read_pairs
 from clicksim.cli.paths import CatalogPath
-from clicksim.errors import SettingError, counted
+from clicksim.errors import ClicksimError, SettingError, counted
 
 PATH = click.Path(path_type=Path)
 
@@ -52,10 +52,13 @@ def command(
       clicksim convert deep-psma CHALLENGE_DATA catalog --resume
       clicksim convert fdat PSMA-FDG-PET-CT-Lesions_v2 catalog --scheduler tcp://head:8786
     """  # noqa: D301 - click wants the character itself
-    from clicksim.catalog import find_source, list_sources
+    from clicksim.catalog.source import SOURCES, find_source
 
     if list_only:
-        for name, known in list_sources().items():
+        for name, known in SOURCES.each():
+            if isinstance(known, ClicksimError):
+                click.echo(f"{name:18}cannot be used: {known}\n")
+                continue
             click.echo(f"{name:18}{known.title}\n")
             click.echo("\n".join(f"    {line}" for line in known.layout.strip("\n").splitlines()))
             for option, meaning in known.options.items():
@@ -102,5 +105,9 @@ def read_options(pairs: tuple[str, ...], known: Mapping[str, str]) -> dict[str, 
     options = read_pairs(pairs)
     for name in options:
         if name not in known:
-            raise unknown_name("option", name, known) if known else SettingError(f"this source has no options: {name}")
+            raise (
+                unknown_name("option", name, known)
+                if known
+                else SettingError(f"unknown option {name!r}; this source has no options")
+            )
     return options

@@ -20,8 +20,9 @@ def _list(context: click.Context, _: click.Parameter, wanted: bool) -> None:
         return
     from clicksim.guidance import ENCODINGS, PRESETS
 
-    for name, found in ENCODINGS.load_all().items():
-        click.echo(f"{name}: {_pairs(found.defaults)}".rstrip(": "))
+    for name, found in ENCODINGS.each():
+        shown = f"cannot be used: {found}" if isinstance(found, ClicksimError) else _pairs(found.defaults)
+        click.echo(f"{name}: {shown}".rstrip(": "))
     for name, preset in PRESETS.items():
         click.echo(f"{name}: {preset.encoding} {_pairs(dict(preset.settings))}".rstrip() + f" ({preset.source})")
     context.exit()

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from clicksim.errors import ClicksimError
-from clicksim.predictors.spec import PREDICTOR_KINDS
+from clicksim.predictors.spec import PREDICTOR_KINDS, PredictorKind
 
 
 @click.command("predictors")
@@ -19,7 +19,7 @@ def command(as_json: bool) -> None:
       clicksim predictors
       clicksim rounds --catalog CATALOG --predictor builtin:threshold?suv=4 --out DIR
     """  # noqa: D301 - click wants the character itself
-    rows = [_facts(name) for name in PREDICTOR_KINDS.names]
+    rows = [_facts(name, found) for name, found in PREDICTOR_KINDS.each()]
     if as_json:
         click.echo(json.dumps(rows))
         return
@@ -29,11 +29,9 @@ def command(as_json: bool) -> None:
             click.echo(f"{'':32}  options: {', '.join(f'{name} ({kind})' for name, kind in row['options'].items())}")
 
 
-def _facts(name: str) -> dict[str, Any]:
+def _facts(name: str, kind: PredictorKind | ClicksimError) -> dict[str, Any]:
     """What is known of a kind; one that cannot be loaded says why."""
-    try:
-        kind = PREDICTOR_KINDS.find(name)
-    except ClicksimError as error:
-        return {"kind": name, "usage": None, "summary": None, "options": {}, "error": str(error)}
+    if isinstance(kind, ClicksimError):
+        return {"kind": name, "usage": None, "summary": None, "options": {}, "error": str(kind)}
     options = {option: of.__name__ for option, of in (kind.options or {}).items()}
     return {"kind": name, "usage": kind.usage, "summary": kind.summary, "options": options, "error": None}

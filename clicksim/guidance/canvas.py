@@ -149,11 +149,21 @@ class Image:
         return _finite(values), first
 
     def at(self, voxels: Ints) -> Floats:
-        """The values at `(n, 3)` voxels of the volume, all inside the image.
+        """The values at `(n, 3)` voxels of the volume.
+
+        In training and prediction the image covers only a patch, and prompts may be outside it; keep those inside with
+        `seeds.near(image.start, image.stop)`.
 
         Raises:
-            ImageError: One of them is NaN or infinite.
+            ImageError: A voxel is outside the image, or a value is NaN or infinite.
         """
+        outside = np.any((voxels < self.start) | (voxels >= self.stop), axis=1)
+        if outside.any():
+            raise ImageError(
+                f"voxel {tuple(voxels[outside][0].tolist())} is outside the image, which covers "
+                f"{tuple(self.start.tolist())} to {tuple((self.stop - 1).tolist())}; keep the voxels inside it with "
+                "seeds.near(image.start, image.stop)"
+            )
         return _finite(self.array[tuple((voxels - self.start).T)].astype(np.float64))
 
 

@@ -13,7 +13,7 @@ from clicksim.manifests.export_format import EXPORTS
 from clicksim.manifests.folder import RECORD, RECORD_VERSION, load_record, row_hash
 from clicksim.manifests.selection import key_of
 
-DAMAGE = (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError, csv.Error)
+DAMAGE = (OSError, KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError, csv.Error)
 """The errors that occur if a file does not have the form that the export gave it."""
 
 

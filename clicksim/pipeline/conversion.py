@@ -116,8 +116,15 @@ def _check_space(source: Source, context: Context, catalog: Catalog, units: Sequ
 
 
 def _convert_patient(convert_unit: ConvertUnit, context: Context, unit: Unit, folder: Path) -> Tables:
-    """Convert one patient to rows; images are written to the folder of the part."""
-    return tables_of(convert_unit(replace(context, catalog=folder), unit))
+    """Convert one patient to rows; images are written to the folder of the part.
+
+    Raises:
+        CatalogError: The source gives no row at all, so that the patient would be dropped silently.
+    """
+    outcome = convert_unit(replace(context, catalog=folder), unit)
+    if not (outcome.cases or outcome.rejected):
+        raise CatalogError(f"the source {context.name} gives neither a case nor a rejection for {unit.key}")
+    return tables_of(outcome)
 
 
 def _commit_source(

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from clicksim.errors import ImageError
 from clicksim.geometry import Grid
 from clicksim.guidance import ENCODINGS, Encoding, encode
 from clicksim.guidance.encoding_settings import COMMON, DrawingPlan, in_voxels
@@ -25,7 +26,8 @@ def check_encoding(name: str, *, seeds: int = 6) -> None:
     - It has a formula (the docstring of `draw`), and each setting has a meaning and an allowed default.
     - It can be sent to a worker process.
     - Without prompts a channel is 0; every value is finite, with lengths in mm and in voxels.
-    - A patch equals the same part of the whole volume.
+    - A patch equals the same part of the whole volume. An encoding that reads the image also draws a patch with the
+      image of that patch alone, whichever prompts are outside it.
     - The order of the prompts changes nothing.
     - Beyond `reach` the channel is 0, and a stencil equals the channels of its single prompts, merged.
 
@@ -101,6 +103,22 @@ def _draws_soundly(encoding: Encoding, prompts: Prompts, image: NDArray[Any], gi
     patch = _drawn(encoding, prompts, image, shape=shape, origin=start, **given)
     part = whole[(slice(None), *(slice(a, None) for a in start))]
     promise(_close(patch, part), f"a patch is not the same part of the whole, {told}")
+    if encoding.needs_image:
+        _draws_with_a_patch_of_the_image(encoding, prompts, image, given)
+
+
+def _draws_with_a_patch_of_the_image(
+    encoding: Encoding, prompts: Prompts, image: NDArray[Any], given: dict[str, Any]
+) -> None:
+    """As training and prediction do: the middle third of the image, with prompts on all sides of it."""
+    low = [n // 3 for n in image.shape]
+    high = [max(a + 1, n - a) for a, n in zip(low, image.shape, strict=True)]
+    patch = image[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]
+    try:
+        drawn = _drawn(encoding, prompts, patch, shape=patch.shape, origin=low, **given)
+    except (ImageError, IndexError) as error:
+        raise AssertionError(f"an image of the patch alone is not enough: {error}") from error
+    promise(np.isfinite(drawn).all(), "with an image of the patch alone a channel has values that are not finite")
 
 
 def _reaches_so_far(encoding: Encoding, prompts: Prompts, image: NDArray[Any]) -> None:

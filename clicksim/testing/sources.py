@@ -46,7 +46,7 @@ def check_source(source: str | Source, write_tree: WriteTree, folder: Path, *, m
     tree.mkdir(parents=True)
     write_tree(tree)
     _refuses_other_folders(chosen, folder)
-    convert(chosen, tree, folder / "sound")
+    _converts(chosen, tree, folder / "sound")
     _is_complete(chosen, folder / "sound")
     sound = contents(folder / "sound")
     convert(chosen, tree, folder / "sound")
@@ -78,12 +78,21 @@ def _refuses_other_folders(source: Source, folder: Path) -> None:
     promise(not (folder / "nothing").exists(), "a catalog was made before `plan` refused the folder")
 
 
+def _converts(source: Source, tree: Path, catalog: Path) -> None:
+    try:
+        convert(source, tree, catalog)
+    except Exception as error:
+        raise AssertionError(f"the valid tree does not convert: {type(error).__name__}: {error}") from error
+
+
 def _is_complete(source: Source, catalog: Path) -> None:
     from clicksim.audit import check_catalog
 
     opened = open_catalog(catalog)
     rows = opened.table("cases", source.name).to_pylist()
-    promise(len({row["patient_key"] for row in rows}) > 1, "the tree needs at least two patients that convert")
+    rejected = opened.rejected.to_pylist()
+    why = f"; the first rejection is {rejected[0]['code']}: {rejected[0]['message']}" if rejected else ""
+    promise(len({row["patient_key"] for row in rows}) > 1, f"the tree needs at least two patients that convert{why}")
     for row in rows:
         for column in (name for name in row if name.endswith("_path") and row[name] is not None):
             promise(opened.resolve(row[column]).is_file(), f"{column} of case {row['case_id']} is not a file")

@@ -34,6 +34,8 @@ def check_click_strategy(name: str, *, seeds: int = 8) -> None:
         most = 20 * len(component.voxels) + 100
         first = list(islice(place(component, spacing, np.random.default_rng(seed)), most))
         promise(first, "no voxel for a component")
+        plain = all(isinstance(voxel, tuple) and [type(n) for n in voxel] == [int] * 3 for voxel in first)
+        promise(plain, f"yield tuples of three int, such as `as_voxel` gives, got {first[0]!r}")
         promise(len(first) < most, f"{most} voxels without an end for a component of {len(component.voxels)}")
         promise(all(component.holds(voxel) for voxel in first), "a voxel is outside the component")
         np.random.seed(seed)  # noqa: NPY002 - the global stream must have no effect
