@@ -65,7 +65,7 @@ def replacing(file: Path) -> Iterator[Path]:
         StorageError: The disk is full, cannot be written, or fails.
         OSError: The folder does not exist.
     """
-    temporary = file.with_name(f".writing-{_machine()}{secrets.token_hex(6)}{os.getpid():x}-{file.name}")
+    temporary = temporary_name(file)
     try:
         with storing(file):
             yield temporary
@@ -75,6 +75,11 @@ def replacing(file: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # the folder itself may be gone or be a file; the first error tells more
             temporary.unlink()
+
+
+def temporary_name(file: Path) -> Path:
+    """A name beside `file` that no other process uses, and that `clear_abandoned` finds once this one is gone."""
+    return file.with_name(f".writing-{_machine()}{secrets.token_hex(6)}{os.getpid():x}-{file.name}")
 
 
 def clear_abandoned(file: Path) -> None:

@@ -9,7 +9,7 @@ from clicksim import __version__
 from clicksim.catalog.remote.places import HINT, Place
 from clicksim.catalog.schema import FORMAT_VERSION
 from clicksim.errors import CatalogError
-from clicksim.files import make_folder, replacing
+from clicksim.files import clear_abandoned, make_folder, replacing
 
 HEAD = "catalog.json"
 
@@ -57,6 +57,7 @@ def write_catalog_json(file: Path, content: Mapping[str, Any]) -> None:
 
 def _write_bytes(file: Path, content: bytes) -> None:
     make_folder(file.parent)
+    clear_abandoned(file)
     with replacing(file) as temporary:
         temporary.write_bytes(content)
 

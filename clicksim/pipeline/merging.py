@@ -15,6 +15,7 @@ from clicksim.catalog.remote.places import files_below, inside
 from clicksim.catalog.schema import TABLES
 from clicksim.catalog.store import CatalogCommit
 from clicksim.errors import CatalogError
+from clicksim.files import clear_abandoned, temporary_name
 from clicksim.pipeline.job import Job, run_job
 from clicksim.pipeline.parts import Tables
 from clicksim.pipeline.workers import Crew
@@ -109,7 +110,8 @@ def _are_equal(one: Path, other: Path) -> bool:
 
 def _can_link(file: Path, folder: Path) -> bool:
     """Check whether a hard link to a file can be made in a folder."""
-    probe = folder / f".writing-{os.urandom(6).hex()}-link"
+    clear_abandoned(folder / "link")
+    probe = temporary_name(folder / "link")
     try:
         os.link(file, probe)
     except OSError:

@@ -4,8 +4,11 @@ SimpleITK accepts a damaged or truncated compressed stream without an error, ign
 spacing into a flipped axis.
 """
 
+import errno
 import io
+import os
 import re
+import shutil
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -58,7 +61,11 @@ def read_mha_header(file: Path, raw: BinaryIO, size: int) -> ImageHeader:
 
 
 def write_mha(temporary: Path, data: NDArray[Any], grid: Grid) -> None:
-    """Write a compressed image."""
+    """Write a compressed image.
+
+    Raises:
+        OSError: The disk refuses it. SimpleITK does not say why: it is taken to be full if little space is free.
+    """
     import SimpleITK
 
     sitk: Any = SimpleITK
@@ -68,7 +75,11 @@ def write_mha(temporary: Path, data: NDArray[Any], grid: Grid) -> None:
     image.SetSpacing(lengths.tolist())
     image.SetOrigin(lps[:3, 3].tolist())
     image.SetDirection((lps[:3, :3] / lengths).ravel().tolist())
-    sitk.WriteImage(image, str(temporary), useCompression=True, compressionLevel=2)
+    try:
+        sitk.WriteImage(image, str(temporary), useCompression=True, compressionLevel=2)
+    except RuntimeError as error:
+        number = errno.ENOSPC if shutil.disk_usage(temporary.parent).free < data.nbytes else errno.EIO
+        raise OSError(number, os.strerror(number), str(temporary)) from error
 
 
 class Zlib(io.RawIOBase):

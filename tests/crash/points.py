@@ -148,6 +148,8 @@ def play_point(host: Host, trace: Trace, mode: str, at: int) -> list[CrashFindin
     if ended.acted and mode != "error" and ended.code == -signal.SIGKILL:
         return _after_crash(host, trace)
     found = check_manners("itself", ended)
+    if mode == "error" and ended.in_child and not trace.job.workers and not found:
+        return []  # it met a program of the user, such as a predictor, whose failure is a result
     if ended.code == 0 and not found:
         return check_result("itself", trace.sound, host)
     return [*found, *_after_crash(host, trace)]
