@@ -154,7 +154,7 @@ class Disk:
 
     def _rename(self, op: Operation) -> None:
         source, target = self._place(op.path), self._place(op.other)
-        node = source[0].now.pop(source[1], None) if source else DiskFile(Path(op.other))
+        node = source[0].now.pop(source[1], None) if source else DiskFile()  # from outside: nothing of it was flushed
         if node is None or target is None:  # to or from outside: not followed further
             return
         target[0].now[target[1]] = node
