@@ -89,8 +89,9 @@ def clear_abandoned(file: Path) -> None:
     """
     if os.name == "nt":  # where asking whether a process is alive would end it
         return
+    name = rf"\.writing-{_machine()}[0-9a-f]{{12}}([0-9a-f]{{1,7}})-{re.escape(file.name)}"
     for left in file.parent.glob(f".writing-*-{glob.escape(file.name)}"):
-        found = re.fullmatch(rf"\.writing-{_machine()}[0-9a-f]{{12}}([0-9a-f]{{1,7}})-{re.escape(file.name)}", left.name)
+        found = re.fullmatch(name, left.name)
         if found and not _is_alive(int(found[1], 16)):
             with suppress(OSError):
                 left.unlink()
