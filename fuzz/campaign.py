@@ -1,7 +1,7 @@
-"""Runs targets under atheris, each in a process of its own, and gathers what came of it.
+"""Run targets under atheris, each in its own process, and collect the results.
 
-Everything stands in `.cache/fuzz/<target>`: the corpus, which later runs go on from, the findings, and the words of
-libFuzzer (`log.txt`).
+`.cache/fuzz/<target>` has the corpus, from which later runs continue, the findings, and the output of libFuzzer
+(`log.txt`).
 """
 
 import os

@@ -267,11 +267,10 @@ def make_loader(dataset: PatchDataset, batches: Batches, *, workers: int, pin: b
 
 
 def make_room_for_sockets() -> None:
-    """Let the sockets between processes lie below `/tmp` where the path of the temporary folder is too long for them.
+    """Put the sockets between processes below `/tmp` if the path of the temporary folder is too long for them.
 
-    Workers hand over batches through such sockets, whose paths must be shorter than 108 bytes on Linux and 104 on
-    macOS. With a longer one, a worker cannot hand over anything and training waits forever. Python 3.14 does the same
-    by itself.
+    Workers pass batches through such sockets, whose paths must be shorter than 108 bytes on Linux and 104 on macOS.
+    With a longer path, a worker cannot pass anything and training waits forever.
     """
     longest = 104 - len("/pymp-12345678/listener-12345678") - 1
     if os.name != "posix" or len(os.fsencode(tempfile.gettempdir())) <= longest:

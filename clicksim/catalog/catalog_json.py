@@ -25,8 +25,8 @@ def read_head(home: Place) -> tuple[dict[str, str], str]:
         content = json.loads(head.read_text(encoding="utf-8"))
         version, roots, index = content["format_version"], dict(content["roots"]), str(content.get("files", ""))
     except FileNotFoundError as error:
-        mend = "name the folder of a catalog, or create one with clicksim convert" if isinstance(home, Path) else HINT
-        raise CatalogError(f"no catalog in {home}: {HEAD} is missing; {mend}") from error
+        remedy = "name the folder of a catalog, or create one with clicksim convert" if isinstance(home, Path) else HINT
+        raise CatalogError(f"no catalog in {home}: {HEAD} is missing; {remedy}") from error
     except CatalogError:
         raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

@@ -135,5 +135,5 @@ def _reading(file: Place) -> Iterator[Any]:
                 raise OSError(f"it is damaged: it says that it has {about.num_rows} rows, and lists {rows}")
             yield parquet
     except (pa.ArrowException, OSError) as error:
-        mend = "convert or simulate that part again" if isinstance(file, Path) else f"{HINT}, or push it again"
-        raise CatalogError(f"{file} cannot be read: {error}; {mend}") from error
+        remedy = "convert or simulate that part again" if isinstance(file, Path) else f"{HINT}, or push it again"
+        raise CatalogError(f"{file} cannot be read: {error}; {remedy}") from error

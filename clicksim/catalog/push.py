@@ -147,10 +147,11 @@ def pull_catalog(
     make_folder(folder)
     with writing(folder):
         commit = Commit(folder)
-        moved = [file for file in missing if not _fetched(folder, file).is_file()]
+        moved = []
         for done, file in enumerate(missing, start=1):
             fetched = _fetched(folder, file)
-            if not fetched.is_file():
+            if not (fetched.is_file() and _is_whole(fetched, file)):
+                moved.append(file)
                 make_folder(fetched.parent)
                 with replacing(fetched) as temporary:
                     _fetch(catalog.home / file.at, temporary, file)

@@ -14,7 +14,7 @@ from tests import golden
 FOLDER = Path(__file__).parent
 
 TABLES = [{}, {"strategy": "random"}, {"strategy": "boundary"}]
-MENDED = [
+REVISED = [
     {"axis": 0, "tremor_mm": 2.0},
     {"axis": 1, "thickness_mm": 5.0},
     {"strategy": "random", "tremor_mm": 3.0, "thickness_mm": 4.5},
@@ -61,9 +61,9 @@ def vectors(name):
     prediction, label = CASES[name]()
     keys = {"spacing": golden.SPACING, "case_id": name}
     runs = [("label", "autopet-v@1", 42, table) for table in TABLES]
-    runs += [("label", "autopet-v@2", 7, table) for table in TABLES + MENDED]
+    runs += [("label", "autopet-v@2", 7, table) for table in TABLES + REVISED]
     runs += [("errors", "autopet-v@1", 42, table) for table in TABLES]
-    runs += [("errors", "autopet-v@2", 7, table) for table in TABLES + MENDED + CORRECTIONS]
+    runs += [("errors", "autopet-v@2", 7, table) for table in TABLES + REVISED + CORRECTIONS]
     out = []
     for work, protocol, seed, table in runs:
         arguments = keys | {"protocol": protocol, "seed": seed} | table
